@@ -1,0 +1,52 @@
+//! `org.build2.buildos.hostname1`, served by buildos-hostnamed: the name of
+//! the host and where it came from.
+
+use crate::words::words;
+
+/// Bus name of buildos-hostnamed.
+pub const NAME: &str = "org.build2.buildos.hostname1";
+/// Object that serves [`ManagerProxy`].
+pub const PATH: &str = "/org/build2/buildos/hostname1";
+
+words! {
+    /// Where the name came from, in the order of preference.
+    Source("hostname1 source") {
+        /// An administrator's static name (`/etc/hostname`), left alone.
+        Static = "static",
+        /// Configuration: `hostname` in a file or `buildos.hostname=`.
+        Configuration = "configuration",
+        /// DHCP option 81.
+        DhcpFqdn = "dhcp-fqdn",
+        /// DHCP option 12.
+        DhcpHostname = "dhcp-hostname",
+        /// `build-` and the last ten hexadecimal digits of the uplink's MAC.
+        Mac = "mac",
+        /// Nothing known yet.
+        None = "none",
+    }
+}
+
+/// The name and its source.
+#[zbus::proxy(
+    interface = "org.build2.buildos.hostname1.Manager",
+    default_service = "org.build2.buildos.hostname1",
+    default_path = "/org/build2/buildos/hostname1",
+    gen_blocking = false
+)]
+pub trait Manager {
+    /// The name in force, read back from systemd-hostnamed; empty before the first.
+    #[zbus(property)]
+    fn hostname(&self) -> zbus::Result<String>;
+    /// A [`Source`].
+    #[zbus(property)]
+    fn source(&self) -> zbus::Result<String>;
+    /// One line for people: why this name, or what is waited for.
+    #[zbus(property)]
+    fn reason(&self) -> zbus::Result<String>;
+    /// Names that were refused, each with the reason, escaped.
+    #[zbus(property)]
+    fn refused(&self) -> zbus::Result<Vec<String>>;
+    /// Errors in the configuration, one line each; empty when it is sound.
+    #[zbus(property)]
+    fn configuration_problems(&self) -> zbus::Result<Vec<String>>;
+}

@@ -1,0 +1,34 @@
+//! The D-Bus interfaces of buildos as their clients see them.
+//!
+//! Each daemon owns one bus name, serves one `Manager` object, and a child
+//! object per link or agent where there are several. State is properties with
+//! `PropertiesChanged`; methods are few. This crate holds the names, the paths,
+//! the words that properties may contain, and the zbus proxies; the serving
+//! side is `bus.rs` of each daemon. The XML of record is in `docs/dbus/`.
+
+pub mod agent1;
+pub mod hostname1;
+pub mod nat1;
+pub mod network1;
+pub mod system;
+mod words;
+
+pub use words::UnknownWord;
+
+use std::time::Duration;
+
+/// How long a method call may take before it is given up. Every peer of ours
+/// answers from memory; a peer that takes longer is hung or gone.
+pub const METHOD_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Connects to the system bus with [`METHOD_TIMEOUT`].
+///
+/// # Errors
+///
+/// The bus cannot be reached or refuses the connection.
+pub async fn system_bus() -> zbus::Result<zbus::Connection> {
+    zbus::connection::Builder::system()?
+        .method_timeout(METHOD_TIMEOUT)
+        .build()
+        .await
+}

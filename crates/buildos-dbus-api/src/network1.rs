@@ -1,0 +1,144 @@
+//! `org.build2.buildos.network1`, served by buildos-netd: the uplink, its
+//! lease and the two bridges.
+
+use std::collections::HashMap;
+
+use zbus::zvariant::{OwnedObjectPath, OwnedValue};
+
+use crate::words::words;
+
+/// Bus name of buildos-netd.
+pub const NAME: &str = "org.build2.buildos.network1";
+/// Object that serves [`ManagerProxy`].
+pub const PATH: &str = "/org/build2/buildos/network1";
+/// Parent of the link objects; the last element is the interface index.
+pub const LINK_PREFIX: &str = "/org/build2/buildos/network1/link";
+
+words! {
+    /// What the host as a whole has for a network.
+    State("network1 state") {
+        /// No candidate NIC has carrier.
+        NoCarrier = "no-carrier",
+        /// At least one NIC has carrier; no lease yet, or none any more.
+        Acquiring = "acquiring",
+        /// br0 has a port and a valid lease.
+        Online = "online",
+        /// br0 has a valid lease, but its port has lost carrier.
+        CarrierLost = "carrier-lost",
+    }
+}
+
+words! {
+    /// What netd does with one link.
+    LinkRole("network1 link role") {
+        /// Takes no part; the link's reason says why.
+        Ignored = "ignored",
+        /// May become the uplink.
+        Candidate = "candidate",
+        /// The port of br0 that carries the lease.
+        Uplink = "uplink",
+        /// One of the two bridges.
+        Bridge = "bridge",
+    }
+}
+
+/// Uplink, lease, bridges.
+#[zbus::proxy(
+    interface = "org.build2.buildos.network1.Manager",
+    default_service = "org.build2.buildos.network1",
+    default_path = "/org/build2/buildos/network1",
+    gen_blocking = false
+)]
+pub trait Manager {
+    /// Asks the DHCP server to extend the lease now.
+    fn renew(&self) -> zbus::Result<()>;
+    /// Reads the configuration again and applies what changed.
+    fn reconfigure(&self) -> zbus::Result<()>;
+
+    /// A [`State`].
+    #[zbus(property)]
+    fn state(&self) -> zbus::Result<String>;
+    /// One line for people: what is configured, or what is waited for.
+    #[zbus(property)]
+    fn reason(&self) -> zbus::Result<String>;
+    /// True while br0 has a valid lease.
+    #[zbus(property)]
+    fn online(&self) -> zbus::Result<bool>;
+    /// Name of the NIC in br0, or empty.
+    #[zbus(property)]
+    fn uplink(&self) -> zbus::Result<String>;
+    /// MAC address of the uplink (`aa:bb:cc:dd:ee:ff`), or empty.
+    #[zbus(property)]
+    fn uplink_address(&self) -> zbus::Result<String>;
+    /// Name of the public bridge, `br0`.
+    #[zbus(property)]
+    fn public_bridge(&self) -> zbus::Result<String>;
+    /// Name of the private bridge, `br1`.
+    #[zbus(property)]
+    fn private_bridge(&self) -> zbus::Result<String>;
+    /// Address of the host on the private bridge with its prefix
+    /// (`172.23.0.1/16`), or empty while br1 has none.
+    #[zbus(property)]
+    fn private_network(&self) -> zbus::Result<String>;
+    /// Leased address with its prefix (`192.0.2.7/24`), or empty.
+    #[zbus(property)]
+    fn address(&self) -> zbus::Result<String>;
+    /// Default gateway, or empty.
+    #[zbus(property)]
+    fn gateway(&self) -> zbus::Result<String>;
+    /// Name servers of the lease, in its order.
+    #[zbus(property, name = "DNS")]
+    fn dns(&self) -> zbus::Result<Vec<String>>;
+    /// Search domains of the lease, options 119 and 15.
+    #[zbus(property)]
+    fn search_domains(&self) -> zbus::Result<Vec<String>>;
+    /// NTP servers of the lease.
+    #[zbus(property, name = "NTP")]
+    fn ntp(&self) -> zbus::Result<Vec<String>>;
+    /// Host name of the lease (option 12) as received but escaped, or empty.
+    #[zbus(property)]
+    fn hostname(&self) -> zbus::Result<String>;
+    /// Fully qualified name of the lease (option 81) as received but escaped, or empty.
+    #[zbus(property, name = "FQDN")]
+    fn fqdn(&self) -> zbus::Result<String>;
+    /// The lease: `Address`, `Server`, `LeaseSeconds`, `AcquiredUSec`
+    /// (CLOCK_REALTIME) and one entry per option received.
+    #[zbus(property)]
+    fn lease(&self) -> zbus::Result<HashMap<String, OwnedValue>>;
+    /// Objects of the links, see [`LinkProxy`].
+    #[zbus(property)]
+    fn links(&self) -> zbus::Result<Vec<OwnedObjectPath>>;
+    /// Errors in the configuration, one line each; empty when it is sound.
+    #[zbus(property)]
+    fn configuration_problems(&self) -> zbus::Result<Vec<String>>;
+}
+
+/// One link that netd looks at.
+#[zbus::proxy(
+    interface = "org.build2.buildos.network1.Link",
+    default_service = "org.build2.buildos.network1",
+    gen_blocking = false
+)]
+pub trait Link {
+    /// Kernel name of the link.
+    #[zbus(property)]
+    fn name(&self) -> zbus::Result<String>;
+    /// Kernel index of the link.
+    #[zbus(property)]
+    fn index(&self) -> zbus::Result<u32>;
+    /// MAC address.
+    #[zbus(property)]
+    fn hardware_address(&self) -> zbus::Result<String>;
+    /// Whether the link has carrier.
+    #[zbus(property)]
+    fn carrier(&self) -> zbus::Result<bool>;
+    /// A [`LinkRole`].
+    #[zbus(property)]
+    fn role(&self) -> zbus::Result<String>;
+    /// RFC 2131 state of the DHCP client on this link (`SELECTING`), or empty.
+    #[zbus(property, name = "DHCPState")]
+    fn dhcp_state(&self) -> zbus::Result<String>;
+    /// One line for people: why the link is in this role and state.
+    #[zbus(property)]
+    fn reason(&self) -> zbus::Result<String>;
+}

@@ -1,0 +1,112 @@
+//! The parts of systemd's own interfaces that buildos calls
+//! (org.freedesktop.systemd1(5), org.freedesktop.hostname1(5)).
+
+#![allow(missing_docs)] // zbus generates public items for signals that cannot be documented here.
+
+use zbus::zvariant::OwnedObjectPath;
+
+/// systemd's manager.
+#[zbus::proxy(
+    interface = "org.freedesktop.systemd1.Manager",
+    default_service = "org.freedesktop.systemd1",
+    default_path = "/org/freedesktop/systemd1",
+    gen_blocking = false
+)]
+pub trait Systemd {
+    /// Asks for the signals of the manager and its units.
+    fn subscribe(&self) -> zbus::Result<()>;
+    /// Loads a unit and returns its object.
+    fn load_unit(&self, name: &str) -> zbus::Result<OwnedObjectPath>;
+    /// Queues a start job; `mode` is normally `replace`.
+    fn start_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
+    /// Queues a stop job.
+    fn stop_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
+    /// Queues a restart job.
+    fn restart_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
+    /// Takes a unit out of the failed state.
+    fn reset_failed_unit(&self, name: &str) -> zbus::Result<()>;
+    /// `(name, description, load, active, sub, following, object, job id, job type, job)`
+    /// of every unit that matches one of the patterns and one of the states (none = all).
+    #[allow(clippy::type_complexity)] // The shape is systemd's.
+    fn list_units_by_patterns(
+        &self,
+        states: &[&str],
+        patterns: &[&str],
+    ) -> zbus::Result<
+        Vec<(
+            String,
+            String,
+            String,
+            String,
+            String,
+            String,
+            OwnedObjectPath,
+            u32,
+            String,
+            OwnedObjectPath,
+        )>,
+    >;
+    /// A job has left the queue; `result` is `done`, `failed`, `canceled` …
+    #[zbus(signal)]
+    fn job_removed(
+        &self,
+        id: u32,
+        job: OwnedObjectPath,
+        unit: String,
+        result: String,
+    ) -> zbus::Result<()>;
+}
+
+/// One unit.
+#[zbus::proxy(
+    interface = "org.freedesktop.systemd1.Unit",
+    default_service = "org.freedesktop.systemd1",
+    gen_blocking = false
+)]
+pub trait Unit {
+    /// `active`, `inactive`, `failed`, `activating`, `deactivating`, `reloading`.
+    #[zbus(property)]
+    fn active_state(&self) -> zbus::Result<String>;
+    /// The finer state, for example `running`, `auto-restart`.
+    #[zbus(property)]
+    fn sub_state(&self) -> zbus::Result<String>;
+}
+
+/// The service part of a unit.
+#[zbus::proxy(
+    interface = "org.freedesktop.systemd1.Service",
+    default_service = "org.freedesktop.systemd1",
+    gen_blocking = false
+)]
+pub trait Service {
+    /// Process id of the main process, or 0.
+    #[zbus(property, name = "MainPID")]
+    fn main_pid(&self) -> zbus::Result<u32>;
+    /// `success`, `exit-code`, `signal`, `watchdog`, `timeout` …
+    #[zbus(property)]
+    fn result(&self) -> zbus::Result<String>;
+    /// `CLD_EXITED` (1), `CLD_KILLED` (2), `CLD_DUMPED` (3) of the last main process.
+    #[zbus(property)]
+    fn exec_main_code(&self) -> zbus::Result<i32>;
+    /// Exit status or signal of the last main process.
+    #[zbus(property)]
+    fn exec_main_status(&self) -> zbus::Result<i32>;
+}
+
+/// systemd-hostnamed.
+#[zbus::proxy(
+    interface = "org.freedesktop.hostname1",
+    default_service = "org.freedesktop.hostname1",
+    default_path = "/org/freedesktop/hostname1",
+    gen_blocking = false
+)]
+pub trait Hostname {
+    /// Sets the transient name; accepted and without effect while a static one exists.
+    fn set_hostname(&self, name: &str, interactive: bool) -> zbus::Result<()>;
+    /// The name in force.
+    #[zbus(property)]
+    fn hostname(&self) -> zbus::Result<String>;
+    /// The name in `/etc/hostname`, or empty.
+    #[zbus(property)]
+    fn static_hostname(&self) -> zbus::Result<String>;
+}

@@ -1,0 +1,1 @@
+//! Stand-ins for bbot-agent and bslave.
