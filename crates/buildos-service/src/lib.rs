@@ -1,1 +1,19 @@
-//! placeholder
+//! The edges that every buildos daemon shares: logging to the journal,
+//! readiness and status towards systemd, the watchdog, configuration from
+//! files and the kernel command line, and files that are replaced as a whole.
+//!
+//! Nothing here knows what a daemon does. A daemon's `main.rs` hands its
+//! schema and its `run` function to [`main`]; `run` gets a [`Service`], asks
+//! it for [`Request`]s in its one `select!`, and tells it when it is ready and
+//! what it waits for.
+
+mod arguments;
+pub mod cmdline;
+pub mod config;
+pub mod file;
+mod logging;
+mod notify;
+mod service;
+pub mod text;
+
+pub use service::{Request, Service, main};

@@ -1,0 +1,222 @@
+use serde::de::DeserializeOwned;
+use toml::Spanned;
+use toml::de::{DeValue, ValueDeserializer};
+
+/// What may be configured: every key of a daemon, where its value goes, and
+/// what it means.
+///
+/// A key is a dotted path. `*` in it stands for a name that the configuration
+/// chooses (`bbot.*.controllers`) and is passed to the setter. The type of the
+/// setter's value decides what is valid; its `Deserialize` is the one check.
+pub struct Schema<T> {
+    name: &'static str,
+    keys: Vec<Key<T>>,
+}
+
+/// One key of a [`Schema`].
+pub struct Key<T> {
+    /// Dotted path, with `*` for a chosen name.
+    pub path: &'static str,
+    /// One line for `--help` and the manual.
+    pub doc: &'static str,
+    /// Full name on the kernel command line, when it has a short one beside
+    /// `buildos.NAME.path`.
+    pub alias: Option<&'static str>,
+    set: Box<Setter<T>>,
+}
+
+type Setter<T> = dyn Fn(&mut T, &str, Text<'_>) -> Result<(), String>;
+
+/// A value as it was written.
+pub(super) enum Text<'a> {
+    /// In a TOML file.
+    Toml(Spanned<DeValue<'a>>),
+    /// On the kernel command line.
+    Bare(&'a str),
+}
+
+impl<T> Schema<T> {
+    /// The schema of daemon `buildos-NAME`, without keys.
+    #[must_use]
+    pub fn new(name: &'static str) -> Self {
+        Self {
+            name,
+            keys: Vec::new(),
+        }
+    }
+
+    /// Adds a key.
+    #[must_use]
+    pub fn key<V: DeserializeOwned>(
+        self,
+        path: &'static str,
+        doc: &'static str,
+        set: impl Fn(&mut T, V) + 'static,
+    ) -> Self {
+        self.named(path, doc, move |config, _, value| set(config, value))
+    }
+
+    /// Adds a key whose path has one `*`; the setter gets the name that stands there.
+    #[must_use]
+    pub fn named<V: DeserializeOwned>(
+        mut self,
+        path: &'static str,
+        doc: &'static str,
+        set: impl Fn(&mut T, &str, V) + 'static,
+    ) -> Self {
+        let set = Box::new(move |config: &mut T, name: &str, text: Text<'_>| {
+            set(config, name, text.value()?);
+            Ok(())
+        });
+        self.keys.push(Key {
+            path,
+            doc,
+            alias: None,
+            set,
+        });
+        self
+    }
+
+    /// Gives the key added last a short name on the kernel command line.
+    #[must_use]
+    pub fn alias(mut self, name: &'static str) -> Self {
+        if let Some(key) = self.keys.last_mut() {
+            key.alias = Some(name);
+        }
+        self
+    }
+
+    /// Name of the daemon without `buildos-`.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// All keys.
+    #[must_use]
+    pub fn keys(&self) -> &[Key<T>] {
+        &self.keys
+    }
+
+    pub(super) fn set(
+        &self,
+        config: &mut T,
+        path: &[&str],
+        text: Text<'_>,
+    ) -> Result<(), SetError> {
+        let (key, name) = self
+            .keys
+            .iter()
+            .find_map(|key| key.matches(path).map(|name| (key, name)))
+            .ok_or_else(|| SetError::Unknown {
+                nearest: self.nearest(path),
+            })?;
+        (key.set)(config, name, text).map_err(SetError::Value)
+    }
+
+    /// Whether longer keys begin with this path.
+    pub(super) fn has_below(&self, path: &[&str]) -> bool {
+        self.keys.iter().any(|key| {
+            let segments: Vec<_> = key.path.split('.').collect();
+            segments.len() > path.len()
+                && segments.iter().zip(path).all(|(s, p)| *s == "*" || s == p)
+        })
+    }
+
+    /// The known key with the smallest edit distance, with the chosen name put
+    /// in the place of `*`; none when nothing is near.
+    pub(super) fn nearest(&self, path: &[&str]) -> Option<String> {
+        let given = path.join(".");
+        self.keys
+            .iter()
+            .map(|key| key.filled(path))
+            .map(|key| (strsim::osa_distance(&key, &given), key))
+            .filter(|(distance, key)| *distance <= key.len().max(3) / 2)
+            .min()
+            .map(|(_, key)| key)
+    }
+}
+
+impl<T> Key<T> {
+    /// The name at `*` (or empty) if the path is this key's.
+    fn matches<'a>(&self, path: &[&'a str]) -> Option<&'a str> {
+        let mut name = "";
+        let mut segments = self.path.split('.');
+        for part in path {
+            match segments.next()? {
+                "*" => name = part,
+                segment if segment == *part => {}
+                _ => return None,
+            }
+        }
+        segments.next().is_none().then_some(name)
+    }
+
+    fn filled(&self, path: &[&str]) -> String {
+        let segments = self.path.split('.').enumerate();
+        let filled: Vec<_> = segments
+            .map(|(i, segment)| match path.get(i) {
+                Some(part) if segment == "*" => part,
+                _ => segment,
+            })
+            .collect();
+        filled.join(".")
+    }
+}
+
+/// Why a key was not set.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum SetError {
+    Unknown { nearest: Option<String> },
+    Value(String),
+}
+
+impl Text<'_> {
+    fn value<V: DeserializeOwned>(self) -> Result<V, String> {
+        match self {
+            Self::Toml(value) => {
+                V::deserialize(ValueDeserializer::from(value)).map_err(|e| first_line(&e))
+            }
+            Self::Bare(text) => bare(text),
+        }
+    }
+}
+
+/// Reads a value of the kernel command line, where TOML's quotes would be a
+/// nuisance: as TOML, as a string, or as a list of strings with commas between
+/// them, whichever fits the type first.
+fn bare<V: DeserializeOwned>(text: &str) -> Result<V, String> {
+    let toml = ValueDeserializer::parse(text).and_then(V::deserialize);
+    let Err(_) = toml else {
+        return toml.map_err(|e| first_line(&e));
+    };
+    let string = V::deserialize(ValueDeserializer::from(spanned(DeValue::String(
+        text.into(),
+    ))));
+    let Err(error) = string else {
+        return string.map_err(|e| first_line(&e));
+    };
+    let list = text
+        .split(',')
+        .map(|part| spanned(DeValue::String(part.into())))
+        .collect();
+    // The string's error is the one that says what was expected.
+    V::deserialize(ValueDeserializer::from(spanned(DeValue::Array(list)))).map_err(|list_error| {
+        let (error, list_error) = (first_line(&error), first_line(&list_error));
+        // "invalid type" speaks of the string; a list that fails inside says more.
+        if error.starts_with("invalid type") && !list_error.starts_with("invalid type") {
+            list_error
+        } else {
+            error
+        }
+    })
+}
+
+fn spanned(value: DeValue<'_>) -> Spanned<DeValue<'_>> {
+    Spanned::new(0..0, value)
+}
+
+/// The message without the drawing of the place, which [`super::Problem`] names.
+fn first_line(error: &toml::de::Error) -> String {
+    crate::text::escape(error.message().lines().next().unwrap_or("bad value"))
+}

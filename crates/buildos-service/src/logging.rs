@@ -1,0 +1,55 @@
+//! Log events go to the journal with their fields, or to standard error when
+//! there is no journal (a terminal, a container, a desk).
+//!
+//! Field names are sent without a prefix: `interface` becomes `INTERFACE=`,
+//! `message_id` becomes `MESSAGE_ID=`, and a daemon's own fields begin with
+//! `buildos_`. Levels follow who must act: error, a person; warn, somebody
+//! should look; info, a transition with its reason; debug, detail; trace, a
+//! packet. `BUILDOS_LOG=debug` in the unit's environment shows more.
+
+use std::io;
+
+use tracing::level_filters::LevelFilter;
+use tracing_journald::{Priority, PriorityMappings};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::registry;
+
+/// Sends this process's events where they belong, from now on.
+pub(crate) fn init(identifier: &str) {
+    let level = std::env::var("BUILDOS_LOG")
+        .ok()
+        .and_then(|level| level.parse::<LevelFilter>().ok())
+        .unwrap_or(LevelFilter::INFO);
+    // Set by systemd exactly when standard error is the journal (systemd.exec(5)).
+    let journal = std::env::var_os("JOURNAL_STREAM").and_then(|_| journal(identifier).ok());
+    let result = match journal {
+        Some(journal) => {
+            tracing::subscriber::set_global_default(registry().with(level).with(journal))
+        }
+        None => {
+            let stderr = tracing_subscriber::fmt::layer()
+                .with_writer(io::stderr)
+                .with_ansi(false)
+                .without_time()
+                .with_target(false);
+            tracing::subscriber::set_global_default(registry().with(level).with(stderr))
+        }
+    };
+    // Only a second call in one process fails; the first one's choice stands.
+    drop(result);
+}
+
+fn journal(identifier: &str) -> io::Result<tracing_journald::Layer> {
+    // The library maps info to notice and debug to informational by default.
+    let priorities = PriorityMappings {
+        info: Priority::Informational,
+        debug: Priority::Debug,
+        ..PriorityMappings::new()
+    };
+    Ok(tracing_journald::layer()?
+        .with_field_prefix(None)
+        .with_syslog_identifier(identifier.to_owned())
+        .with_priority_mappings(priorities)
+        // Facility 3 is "system daemons" (RFC 5424).
+        .with_custom_fields([("SYSLOG_FACILITY", "3")]))
+}

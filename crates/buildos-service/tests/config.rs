@@ -1,0 +1,260 @@
+//! Configuration as an operator writes it: files below a root, a kernel
+//! command line, and what a daemon makes of them.
+
+#![allow(clippy::unwrap_used)] // A test says what it expects by panicking.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use buildos_service::config::{Loaded, Schema, evaluate, sources};
+use tempfile::TempDir;
+
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+struct Settings {
+    private: String,
+    grace: u32,
+    include: Vec<String>,
+    controllers: BTreeMap<String, Vec<String>>,
+}
+
+fn schema() -> Schema<Settings> {
+    Schema::new("testd")
+        .key("private", "A string.", |c: &mut Settings, v| c.private = v)
+        .key("carrier.grace", "A number.", |c: &mut Settings, v| {
+            c.grace = v
+        })
+        .key("include", "A list.", |c: &mut Settings, v| c.include = v)
+        .alias("buildos.include")
+        .named(
+            "bbot.*.controllers",
+            "A list per name.",
+            |c: &mut Settings, name, v| {
+                c.controllers.insert(name.to_owned(), v);
+            },
+        )
+}
+
+/// A root with a kernel command line and the given files.
+fn root(cmdline: &str, files: &[(&str, &str)]) -> TempDir {
+    let root = tempfile::tempdir().unwrap();
+    write(root.path(), "proc/cmdline", cmdline);
+    for (path, text) in files {
+        write(root.path(), path, text);
+    }
+    root
+}
+
+fn write(root: &Path, path: &str, text: &str) {
+    let path = root.join(path);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, text).unwrap();
+}
+
+/// Settings, and the problems as shown, with the root cut off.
+fn load(root: &TempDir) -> (Settings, Vec<String>) {
+    let (fragments, mut problems) = sources::read(root.path(), "testd");
+    let Loaded {
+        settings,
+        problems: more,
+    } = evaluate(&schema(), &fragments);
+    problems.extend(more);
+    let prefix = root.path().to_str().unwrap();
+    (
+        settings,
+        problems
+            .iter()
+            .map(|p| p.to_string().replace(prefix, ""))
+            .collect(),
+    )
+}
+
+#[test]
+fn later_sources_win_key_by_key() {
+    let root = root(
+        "quiet buildos.testd.carrier.grace=3",
+        &[
+            (
+                "usr/lib/buildos/testd.conf.d/50-a.toml",
+                "private = 'usr'\ncarrier.grace = 1\n",
+            ),
+            ("run/buildos/testd.conf.d/40-a.toml", "include = ['run']\n"),
+            (
+                "etc/buildos/testd.conf.d/10-a.toml",
+                "private = 'etc'\n[carrier]\ngrace = 2\n",
+            ),
+        ],
+    );
+    let (settings, problems) = load(&root);
+    assert_eq!(problems, [""; 0]);
+    assert_eq!(settings.private, "etc");
+    assert_eq!(settings.grace, 3);
+    assert_eq!(settings.include, ["run"]);
+}
+
+#[test]
+fn the_same_file_name_hides_and_dev_null_masks() {
+    let root = root(
+        "",
+        &[
+            (
+                "usr/lib/buildos/testd.conf.d/50-a.toml",
+                "private = 'usr'\ncarrier.grace = 1\n",
+            ),
+            (
+                "usr/lib/buildos/testd.conf.d/60-b.toml",
+                "include = ['usr']\n",
+            ),
+            ("etc/buildos/testd.conf.d/50-a.toml", "private = 'etc'\n"),
+        ],
+    );
+    symlink(
+        "/dev/null",
+        root.path().join("etc/buildos/testd.conf.d/60-b.toml"),
+    )
+    .unwrap();
+    let (settings, problems) = load(&root);
+    assert_eq!(problems, [""; 0]);
+    assert_eq!(
+        settings,
+        Settings {
+            private: "etc".into(),
+            ..Settings::default()
+        }
+    );
+}
+
+#[test]
+fn a_bad_key_is_named_and_costs_only_itself() {
+    let text = "# comment\nprivat = 'x'\n\n[carrier]\ngrace = 'soon'\n[bbot.default]\ncontroller = []\ncontrollers = ['http://a/']\n";
+    let root = root(
+        "",
+        &[
+            (
+                "usr/lib/buildos/testd.conf.d/50-a.toml",
+                "carrier.grace = 7\n",
+            ),
+            ("etc/buildos/testd.conf.d/50-b.toml", text),
+        ],
+    );
+    let (settings, problems) = load(&root);
+    assert_eq!(
+        problems,
+        [
+            "/etc/buildos/testd.conf.d/50-b.toml:2: unknown key \"privat\"; the nearest valid key is \"private\"",
+            "/etc/buildos/testd.conf.d/50-b.toml:5: carrier.grace: invalid type: string \"soon\", expected u32",
+            "/etc/buildos/testd.conf.d/50-b.toml:7: unknown key \"bbot.default.controller\"; the nearest valid key is \"bbot.default.controllers\"",
+        ]
+    );
+    assert_eq!(settings.grace, 7);
+    assert_eq!(settings.controllers["default"], ["http://a/"]);
+}
+
+#[test]
+fn a_file_that_is_not_toml_costs_only_itself() {
+    let root = root(
+        "",
+        &[
+            (
+                "etc/buildos/testd.conf.d/10-a.toml",
+                "private = 'a'\nprivate private\n",
+            ),
+            ("etc/buildos/testd.conf.d/20-b.toml", "include = ['b']\n"),
+        ],
+    );
+    let (settings, problems) = load(&root);
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert!(
+        problems[0].starts_with(
+            "/etc/buildos/testd.conf.d/10-a.toml:2: not TOML, the whole file is ignored: "
+        ),
+        "{problems:?}"
+    );
+    assert_eq!(
+        settings,
+        Settings {
+            include: vec!["b".into()],
+            ..Settings::default()
+        }
+    );
+}
+
+#[test]
+fn a_wrong_suffix_is_not_ignored_in_silence() {
+    let root = root(
+        "",
+        &[("etc/buildos/testd.conf.d/10-a.conf", "private = 'a'\n")],
+    );
+    write(
+        root.path(),
+        "etc/buildos/testd.conf.d/10-a.toml.dpkg-old",
+        "private = 'old'\n",
+    );
+    let (settings, problems) = load(&root);
+    assert_eq!(
+        problems,
+        ["/etc/buildos/testd.conf.d/10-a.conf: ignored: its name does not end in .toml"]
+    );
+    assert_eq!(settings, Settings::default());
+}
+
+#[test]
+fn values_on_the_kernel_command_line_need_no_quotes() {
+    for (cmdline, expected) in [
+        ("buildos.testd.include=eth*", vec!["eth*"]),
+        ("buildos.testd.include=eth0,eth1", vec!["eth0", "eth1"]),
+        ("buildos.testd.include='[\"eth0\"]'", vec!["'[\"eth0\"]'"]),
+        ("buildos.include=eth9", vec!["eth9"]),
+    ] {
+        // Single quotes are not the kernel's: double quotes inside are dropped.
+        let expected: Vec<String> = expected.iter().map(|e| e.replace('"', "")).collect();
+        let (settings, problems) = load(&root(cmdline, &[]));
+        assert_eq!(problems, [""; 0], "{cmdline}");
+        assert_eq!(settings.include, expected, "{cmdline}");
+    }
+    // A number is a fine string, where a string is wanted.
+    assert_eq!(
+        load(&root("buildos.testd.private=12345", &[])).0.private,
+        "12345"
+    );
+}
+
+#[test]
+fn mistakes_on_the_kernel_command_line_are_named() {
+    let (settings, problems) = load(&root(
+        "buildos.testd.privte=x buildos.testd.carrier.grace=soon buildos.otherd.x=1",
+        &[],
+    ));
+    assert_eq!(
+        problems,
+        [
+            "kernel command line: unknown key \"buildos.testd.privte\"; the nearest valid key is \"buildos.testd.private\"",
+            "kernel command line: buildos.testd.carrier.grace: invalid type: string \"soon\", expected u32",
+        ]
+    );
+    assert_eq!(settings, Settings::default());
+}
+
+#[test]
+fn far_away_keys_get_no_suggestion() {
+    let (_, problems) = load(&root("buildos.testd.completely_different=x", &[]));
+    assert_eq!(
+        problems,
+        ["kernel command line: unknown key \"buildos.testd.completely_different\""]
+    );
+}
+
+#[test]
+fn a_value_where_a_section_belongs_is_an_unknown_key() {
+    let root = root(
+        "",
+        &[("etc/buildos/testd.conf.d/10-a.toml", "carrier = 3\n")],
+    );
+    let (_, problems) = load(&root);
+    assert_eq!(problems.len(), 1);
+    assert!(
+        problems[0].contains("unknown key \"carrier\""),
+        "{problems:?}"
+    );
+}
