@@ -32,13 +32,18 @@ pub fn evaluate<T: Default>(schema: &Schema<T>, fragments: &[Fragment]) -> Loade
 
 fn toml<T>(schema: &Schema<T>, fragment: &Fragment, loaded: &mut Loaded<T>) {
     match DeTable::parse(&fragment.text) {
-        Ok(table) => walk(
-            schema,
-            fragment,
-            table.into_inner(),
-            &mut Vec::new(),
-            loaded,
-        ),
+        Ok(table) => {
+            let before = loaded.problems.len();
+            walk(
+                schema,
+                fragment,
+                table.into_inner(),
+                &mut Vec::new(),
+                loaded,
+            );
+            // The parser hands out keys in alphabetical order.
+            loaded.problems[before..].sort_by_key(|problem| problem.line);
+        }
         Err(error) => loaded.problems.push(Problem {
             origin: fragment.origin.clone(),
             line: error.span().map(|span| line_of(&fragment.text, span.start)),
