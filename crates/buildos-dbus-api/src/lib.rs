@@ -4,13 +4,15 @@
 //! object per link or agent where there are several. State is properties with
 //! `PropertiesChanged`; methods are few. This crate holds the names, the paths,
 //! the words that properties may contain, and the zbus proxies; the serving
-//! side is `bus.rs` of each daemon. The XML of record is in `docs/dbus/`.
+//! side is `bus.rs` of each daemon. A daemon follows another one with a
+//! [`watch::Watch`]. The XML of record is in `docs/dbus/`.
 
 pub mod agent1;
 pub mod hostname1;
 pub mod nat1;
 pub mod network1;
 pub mod system;
+pub mod watch;
 mod words;
 
 pub use words::UnknownWord;

@@ -1,6 +1,10 @@
 //! `org.build2.buildos.nat1`, served by buildos-natd: NAT, DHCP and DNS for
 //! the machines on br1.
 
+use serde::Deserialize;
+use zbus::zvariant::{Type, as_value};
+
+use crate::watch::{Snapshot, Watch};
 use crate::words::words;
 
 /// Bus name of buildos-natd.
@@ -55,4 +59,33 @@ pub trait Manager {
     /// Errors in the configuration, one line each; empty when it is sound.
     #[zbus(property)]
     fn configuration_problems(&self) -> zbus::Result<Vec<String>>;
+}
+
+/// The properties of [`ManagerProxy`] that other daemons act on, read at once.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Type)]
+#[zvariant(signature = "a{sv}")]
+#[serde(default, rename_all = "PascalCase")]
+pub struct Nat {
+    /// A [`State`], or empty.
+    #[serde(with = "as_value")]
+    pub state: String,
+    /// One line for people.
+    #[serde(with = "as_value")]
+    pub reason: String,
+    /// True in state `active`.
+    #[serde(with = "as_value")]
+    pub ready: bool,
+}
+
+impl Snapshot for Nat {
+    const INTERFACE: &'static str = "org.build2.buildos.nat1.Manager";
+}
+
+/// Follows natd.
+///
+/// # Errors
+///
+/// As [`Watch::new`].
+pub async fn watch(connection: &zbus::Connection) -> zbus::Result<Watch<Nat>> {
+    Watch::new(connection, NAME, PATH).await
 }

@@ -3,8 +3,10 @@
 
 use std::collections::HashMap;
 
-use zbus::zvariant::{OwnedObjectPath, OwnedValue};
+use serde::Deserialize;
+use zbus::zvariant::{OwnedObjectPath, OwnedValue, Type, as_value};
 
+use crate::watch::{Snapshot, Watch};
 use crate::words::words;
 
 /// Bus name of buildos-netd.
@@ -141,4 +143,67 @@ pub trait Link {
     /// One line for people: why the link is in this role and state.
     #[zbus(property)]
     fn reason(&self) -> zbus::Result<String>;
+}
+
+/// The properties of [`ManagerProxy`] that other daemons act on, read at once.
+/// What an older or newer netd does not send has the value of "not known".
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Type)]
+#[zvariant(signature = "a{sv}")]
+#[serde(default, rename_all = "PascalCase")]
+pub struct Network {
+    /// A [`State`], or empty.
+    #[serde(with = "as_value")]
+    pub state: String,
+    /// One line for people.
+    #[serde(with = "as_value")]
+    pub reason: String,
+    /// True while br0 has a valid lease.
+    #[serde(with = "as_value")]
+    pub online: bool,
+    /// Name of the NIC in br0, or empty.
+    #[serde(with = "as_value")]
+    pub uplink: String,
+    /// MAC address of the uplink, or empty.
+    #[serde(with = "as_value")]
+    pub uplink_address: String,
+    /// Name of the public bridge.
+    #[serde(with = "as_value")]
+    pub public_bridge: String,
+    /// Name of the private bridge.
+    #[serde(with = "as_value")]
+    pub private_bridge: String,
+    /// Address of the host on the private bridge with its prefix, or empty.
+    #[serde(with = "as_value")]
+    pub private_network: String,
+    /// Leased address with its prefix, or empty.
+    #[serde(with = "as_value")]
+    pub address: String,
+    /// Default gateway, or empty.
+    #[serde(with = "as_value")]
+    pub gateway: String,
+    /// Name servers of the lease.
+    #[serde(rename = "DNS", with = "as_value")]
+    pub dns: Vec<String>,
+    /// Search domains of the lease.
+    #[serde(with = "as_value")]
+    pub search_domains: Vec<String>,
+    /// Host name of the lease, escaped, or empty.
+    #[serde(with = "as_value")]
+    pub hostname: String,
+    /// Fully qualified name of the lease, escaped, or empty.
+    #[serde(rename = "FQDN", with = "as_value")]
+    pub fqdn: String,
+}
+
+impl Snapshot for Network {
+    const INTERFACE: &'static str = "org.build2.buildos.network1.Manager";
+}
+
+/// Follows netd.
+///
+/// # Errors
+///
+/// As [`Watch::new`].
+pub async fn watch(connection: &zbus::Connection) -> zbus::Result<Watch<Network>> {
+    Watch::new(connection, NAME, PATH).await
 }

@@ -3,7 +3,17 @@
 
 #![allow(missing_docs)] // zbus generates public items for signals that cannot be documented here.
 
-use zbus::zvariant::OwnedObjectPath;
+use std::fmt::Write as _;
+
+use serde::Deserialize;
+use zbus::zvariant::{OwnedObjectPath, Type, as_value};
+
+use crate::watch::{Snapshot, Watch};
+
+/// Bus name of systemd's manager.
+pub const SYSTEMD_NAME: &str = "org.freedesktop.systemd1";
+/// Parent of systemd's unit objects.
+const UNIT_PREFIX: &str = "/org/freedesktop/systemd1/unit";
 
 /// systemd's manager.
 #[zbus::proxy(
@@ -109,4 +119,73 @@ pub trait Hostname {
     /// The name in `/etc/hostname`, or empty.
     #[zbus(property)]
     fn static_hostname(&self) -> zbus::Result<String>;
+}
+
+/// Where a unit is in its life, read at once.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Type)]
+#[zvariant(signature = "a{sv}")]
+#[serde(default, rename_all = "PascalCase")]
+pub struct UnitState {
+    /// As [`UnitProxy::active_state`].
+    #[serde(with = "as_value")]
+    pub active_state: String,
+    /// As [`UnitProxy::sub_state`].
+    #[serde(with = "as_value")]
+    pub sub_state: String,
+    /// `loaded`, `not-found`, `masked`, `error` …
+    #[serde(with = "as_value")]
+    pub load_state: String,
+}
+
+impl Snapshot for UnitState {
+    const INTERFACE: &'static str = "org.freedesktop.systemd1.Unit";
+}
+
+/// Follows a unit, for example `buildos-dnsmasq.service`. Needs no privilege.
+///
+/// # Errors
+///
+/// As [`Watch::new`].
+pub async fn watch_unit(
+    connection: &zbus::Connection,
+    name: &str,
+) -> zbus::Result<Watch<UnitState>> {
+    // Without a subscriber systemd sends no signals. Where there is no systemd
+    // (a container, a desk) nothing can be followed; the watch says so.
+    if let Err(error) = SystemdProxy::new(connection).await?.subscribe().await {
+        tracing::debug!(%error, "systemd does not take our subscription");
+    }
+    Watch::new(connection, SYSTEMD_NAME, &unit_path(name)).await
+}
+
+/// The object of a unit: what is not a letter or digit becomes `_` and two
+/// hexadecimal digits (sd_bus_path_encode(3)).
+fn unit_path(name: &str) -> String {
+    let mut path = format!("{UNIT_PREFIX}/");
+    for (i, byte) in name.bytes().enumerate() {
+        if byte.is_ascii_alphabetic() || (i > 0 && byte.is_ascii_digit()) {
+            path.push(char::from(byte));
+        } else {
+            // Writing to a String cannot fail.
+            let _ = write!(path, "_{byte:02x}");
+        }
+    }
+    path
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unit_paths_are_escaped_as_systemd_does() {
+        assert_eq!(
+            unit_path("buildos-bbot@a1.service"),
+            "/org/freedesktop/systemd1/unit/buildos_2dbbot_40a1_2eservice"
+        );
+        assert_eq!(
+            unit_path("1.mount"),
+            "/org/freedesktop/systemd1/unit/_31_2emount"
+        );
+    }
 }

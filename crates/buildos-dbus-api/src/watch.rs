@@ -1,0 +1,187 @@
+//! Following another daemon over its restarts.
+//!
+//! A [`Watch`] reads all properties of one object at once, and again whenever
+//! the object says that something changed or its daemon comes or goes: a
+//! signal only means "look again". A peer that is not on the bus is a normal
+//! state, [`None`], and is never started by looking at it.
+
+use futures_util::StreamExt as _;
+use serde::de::DeserializeOwned;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use zbus::fdo::{self, DBusProxy};
+use zbus::names::{OwnedBusName, OwnedUniqueName};
+use zbus::zvariant::{OwnedObjectPath, Type};
+use zbus::{Connection, MatchRule, MessageStream, message};
+
+use crate::METHOD_TIMEOUT;
+
+const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
+
+/// The properties of one interface, as a value.
+pub trait Snapshot: DeserializeOwned + Type + Clone + PartialEq + std::fmt::Debug {
+    /// Name of the interface.
+    const INTERFACE: &'static str;
+}
+
+/// The connection to the bus is gone. systemd restarts whoever ends with this.
+#[derive(Debug, thiserror::Error)]
+#[error("the connection to the system bus was lost")]
+pub struct BusLost;
+
+/// One object of one peer, followed.
+#[derive(Debug)]
+pub struct Watch<S> {
+    connection: Connection,
+    peer: OwnedBusName,
+    path: OwnedObjectPath,
+    /// Something happened; closed when the bus is gone. Holds one: events add up.
+    events: mpsc::Receiver<()>,
+    /// Empties the signal queues at once: zbus stops reading the connection,
+    /// and with it every reply, while one of them is full.
+    drain: JoinHandle<()>,
+    reading: Reading,
+    /// What [`Watch::next`] returned last.
+    last: Option<Option<S>>,
+}
+
+/// What the last reading is worth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reading {
+    /// Something happened since, or there was none.
+    Stale,
+    /// Nothing happened since.
+    Fresh,
+    /// There was no answer: look again at the next event, or after a while.
+    Failed,
+}
+
+impl<S: Snapshot> Watch<S> {
+    /// Starts to follow object `path` of the peer with the bus name `peer`.
+    ///
+    /// # Errors
+    ///
+    /// The bus refuses the match rules, or name or path are not valid.
+    pub async fn new(connection: &Connection, peer: &str, path: &str) -> zbus::Result<Self> {
+        let owner = MatchRule::builder()
+            .msg_type(message::Type::Signal)
+            .sender("org.freedesktop.DBus")?
+            .interface("org.freedesktop.DBus")?
+            .member("NameOwnerChanged")?
+            .add_arg(peer)?
+            .build();
+        let properties = MatchRule::builder()
+            .msg_type(message::Type::Signal)
+            .sender(peer)?
+            .path(path)?
+            .interface(PROPERTIES)?
+            .member("PropertiesChanged")?
+            .add_arg(S::INTERFACE)?
+            .build();
+        let owner = MessageStream::for_match_rule(owner, connection, None).await?;
+        let properties = MessageStream::for_match_rule(properties, connection, None).await?;
+        let (sender, events) = mpsc::channel(1);
+        Ok(Self {
+            connection: connection.clone(),
+            peer: peer.try_into()?,
+            path: path.try_into()?,
+            events,
+            drain: tokio::spawn(drain(owner, properties, sender)),
+            reading: Reading::Stale,
+            last: None,
+        })
+    }
+
+    /// The current snapshot when called first, then the next one that differs
+    /// from the one before; [`None`] while the peer is away. Cancel-safe.
+    ///
+    /// # Errors
+    ///
+    /// [`BusLost`]; what the peer does is never an error.
+    pub async fn next(&mut self) -> Result<Option<S>, BusLost> {
+        loop {
+            self.wait().await?;
+            let snapshot = self.read().await;
+            self.reading = match snapshot {
+                Ok(_) => Reading::Fresh,
+                Err(_) => Reading::Failed,
+            };
+            let snapshot = snapshot.unwrap_or_else(|error| {
+                if self.last != Some(None) {
+                    tracing::warn!(%error, peer = %self.peer, "cannot read a peer's properties");
+                }
+                None
+            });
+            if self.last.as_ref() != Some(&snapshot) {
+                self.last = Some(snapshot.clone());
+                return Ok(snapshot);
+            }
+        }
+    }
+
+    /// Until there is a reason to look.
+    async fn wait(&mut self) -> Result<(), BusLost> {
+        match self.reading {
+            Reading::Stale => return Ok(()),
+            Reading::Fresh => self.events.recv().await.ok_or(BusLost)?,
+            Reading::Failed => match timeout(METHOD_TIMEOUT, self.events.recv()).await {
+                Ok(event) => event.ok_or(BusLost)?,
+                Err(_elapsed) => {}
+            },
+        }
+        self.reading = Reading::Stale;
+        Ok(())
+    }
+
+    /// [`None`] when nobody owns the name. An error when the owner went away
+    /// meanwhile, hangs, or speaks another version.
+    async fn read(&self) -> zbus::Result<Option<S>> {
+        let Some(owner) = self.owner().await? else {
+            return Ok(None);
+        };
+        let reply = self
+            .connection
+            .call_method(
+                Some(&owner),
+                &self.path,
+                Some(PROPERTIES),
+                "GetAll",
+                &S::INTERFACE,
+            )
+            .await?;
+        reply.body().deserialize().map(Some)
+    }
+
+    /// The peer's unique name. Calls that go to it never start a service.
+    async fn owner(&self) -> zbus::Result<Option<OwnedUniqueName>> {
+        let bus = DBusProxy::new(&self.connection).await?;
+        match bus.get_name_owner(self.peer.as_ref()).await {
+            Ok(owner) => Ok(Some(owner)),
+            Err(fdo::Error::NameHasNoOwner(_)) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+impl<S> Drop for Watch<S> {
+    fn drop(&mut self) {
+        self.drain.abort();
+    }
+}
+
+async fn drain(mut owner: MessageStream, mut properties: MessageStream, sender: mpsc::Sender<()>) {
+    loop {
+        let message = tokio::select! {
+            message = owner.next() => message,
+            message = properties.next() => message,
+        };
+        match message {
+            Some(Ok(_)) => {
+                // Full: a look is due anyway. Closed: this task is about to be aborted.
+                let _ = sender.try_send(());
+            }
+            Some(Err(_)) | None => return,
+        }
+    }
+}

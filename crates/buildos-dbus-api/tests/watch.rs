@@ -1,0 +1,146 @@
+//! Following a peer on a real bus of our own.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)] // A test says what it expects by panicking.
+
+use std::time::Duration;
+
+#[path = "support/bus.rs"]
+mod bus;
+
+use buildos_dbus_api::network1::{self, Network};
+use buildos_dbus_api::watch::{BusLost, Watch};
+use bus::Bus;
+use zbus::Connection;
+
+/// A netd that knows two properties, one of them from the future.
+struct Netd {
+    uplink: String,
+}
+
+#[zbus::interface(name = "org.build2.buildos.network1.Manager")]
+impl Netd {
+    #[zbus(property)]
+    fn uplink(&self) -> &str {
+        &self.uplink
+    }
+
+    #[zbus(property)]
+    fn moon_phase(&self) -> (u8, Vec<f64>) {
+        (3, vec![0.5])
+    }
+}
+
+async fn start_netd(bus: &Bus, uplink: &str) -> Connection {
+    let connection = bus.connect().await;
+    let netd = Netd {
+        uplink: uplink.to_owned(),
+    };
+    connection
+        .object_server()
+        .at(network1::PATH, netd)
+        .await
+        .unwrap();
+    connection.request_name(network1::NAME).await.unwrap();
+    connection
+}
+
+async fn change(netd: &Connection, uplink: &str) {
+    let interface = netd
+        .object_server()
+        .interface::<_, Netd>(network1::PATH)
+        .await
+        .unwrap();
+    let mut state = interface.get_mut().await;
+    state.uplink = uplink.to_owned();
+    state
+        .uplink_changed(interface.signal_emitter())
+        .await
+        .unwrap();
+}
+
+async fn next(watch: &mut Watch<Network>) -> Result<Option<Network>, BusLost> {
+    tokio::time::timeout(Duration::from_secs(20), watch.next())
+        .await
+        .expect("nothing was seen")
+}
+
+fn uplink(name: &str) -> Option<Network> {
+    Some(Network {
+        uplink: name.to_owned(),
+        ..Network::default()
+    })
+}
+
+#[tokio::test]
+async fn a_peer_is_followed_over_its_restart() {
+    let bus = Bus::new();
+    let connection = bus.connect().await;
+    let mut watch = network1::watch(&connection).await.unwrap();
+    assert_eq!(next(&mut watch).await.unwrap(), None);
+
+    let netd = start_netd(&bus, "eth0").await;
+    assert_eq!(next(&mut watch).await.unwrap(), uplink("eth0"));
+    change(&netd, "eth1").await;
+    assert_eq!(next(&mut watch).await.unwrap(), uplink("eth1"));
+
+    netd.close().await.unwrap();
+    assert_eq!(next(&mut watch).await.unwrap(), None);
+    let _netd = start_netd(&bus, "eth1").await;
+    assert_eq!(next(&mut watch).await.unwrap(), uplink("eth1"));
+}
+
+/// zbus stops reading a connection while one signal queue is full (64); a
+/// watch that is not looked at must not keep replies from anybody.
+#[tokio::test]
+async fn a_storm_of_signals_does_not_stop_the_connection() {
+    let bus = Bus::new();
+    let connection = bus.connect().await;
+    let netd = start_netd(&bus, "eth0").await;
+    let mut watch = network1::watch(&connection).await.unwrap();
+    assert_eq!(next(&mut watch).await.unwrap(), uplink("eth0"));
+
+    for i in 0..300 {
+        change(&netd, &format!("eth{i}")).await;
+    }
+    let names = zbus::fdo::DBusProxy::new(&connection).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(20), names.list_names())
+        .await
+        .expect("the connection is stuck")
+        .unwrap();
+
+    while next(&mut watch).await.unwrap() != uplink("eth299") {}
+}
+
+#[tokio::test]
+async fn a_watch_that_was_interrupted_still_sees_the_change() {
+    let bus = Bus::new();
+    let connection = bus.connect().await;
+    let netd = start_netd(&bus, "eth0").await;
+    let mut watch = network1::watch(&connection).await.unwrap();
+    assert_eq!(next(&mut watch).await.unwrap(), uplink("eth0"));
+
+    change(&netd, "eth1").await;
+    // Polled once, then dropped, again and again, as a select! does.
+    for _ in 0..1000 {
+        let polled = tokio::select! {
+            biased;
+            polled = watch.next() => Some(polled.unwrap()),
+            () = tokio::task::yield_now() => None,
+        };
+        if let Some(seen) = polled {
+            assert_eq!(seen, uplink("eth1"));
+            return;
+        }
+    }
+    assert_eq!(next(&mut watch).await.unwrap(), uplink("eth1"));
+}
+
+#[tokio::test]
+async fn the_end_of_the_bus_is_an_error() {
+    let bus = Bus::new();
+    let connection = bus.connect().await;
+    let mut watch = network1::watch(&connection).await.unwrap();
+    assert_eq!(next(&mut watch).await.unwrap(), None);
+    drop(bus);
+    assert!(next(&mut watch).await.is_err());
+}
