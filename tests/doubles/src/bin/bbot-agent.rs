@@ -1,0 +1,63 @@
+//! A stand-in for bbot-agent.
+
+use buildos_doubles::End;
+use buildos_doubles::agent::Agent;
+use buildos_doubles::log::{Log, chain};
+use buildos_doubles::options::{Command, Options, parse};
+use std::env;
+use std::error::Error;
+use std::fs;
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::thread;
+use std::time::Duration;
+
+/// How often controllers are asked unless `BBOT_DOUBLE_INTERVAL_MS` says so.
+const INTERVAL: Duration = Duration::from_secs(5);
+
+fn main() -> ExitCode {
+    let mut log = Log::Terminal("bbot-agent");
+    let result = match parse(env::args_os().skip(1)) {
+        Ok(Command::Print(text)) => print(text),
+        Ok(Command::Run(options)) => {
+            if options.systemd_daemon {
+                log = Log::Journal;
+            }
+            run(options, log)
+        }
+        Err(error) => Err(error.into()),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            log.error(chain(error.as_ref()));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: Options, log: Log) -> Result<(), Box<dyn Error>> {
+    let (dump_machines, dump_task) = (options.dump_machines, options.dump_task);
+    let name = fs::read_to_string("/proc/sys/kernel/hostname")?;
+    let mut agent = Agent::new(options, log, name.trim())?;
+    if dump_machines {
+        return print(&agent.machines());
+    }
+    if dump_task {
+        return print(&agent.round().concat());
+    }
+    let interval = match env::var("BBOT_DOUBLE_INTERVAL_MS") {
+        Ok(text) => Duration::from_millis(text.parse()?),
+        Err(_) => INTERVAL,
+    };
+    let end = End::listen()?;
+    // The poller may be waiting for a controller: the process ends under it.
+    thread::spawn(move || agent.poll(interval));
+    end.wait();
+    log.info("ended");
+    Ok(())
+}
+
+fn print(text: &str) -> Result<(), Box<dyn Error>> {
+    Ok(io::stdout().write_all(text.as_bytes())?)
+}

@@ -1,0 +1,143 @@
+//! The build machines that an agent offers to its controllers.
+
+use crate::manifest::{self, Manifest};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// The machines could not be listed.
+#[derive(Debug, thiserror::Error)]
+pub enum MachineError {
+    /// A directory or file cannot be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The directory or file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// `--fake-machine` names a file that is no manifest.
+    #[error("{} is no machine manifest", path.display())]
+    Manifest {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: manifest::ParseError,
+    },
+}
+
+/// The manifest in the file that `--fake-machine` names.
+///
+/// # Errors
+///
+/// The file cannot be read or is no manifest.
+pub fn fake(path: &Path) -> Result<Vec<Manifest>, MachineError> {
+    let text = fs::read_to_string(path).map_err(|source| read_error(path, source))?;
+    manifest::parse(&text).map_err(|source| MachineError::Manifest {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// The machines below `directory`, by name: each `VOLUME/NAME` is a directory
+/// in which the symbolic link `NAME` leads to the revision in effect, `NAME-N`.
+/// No directory, no machines; then one is invented, as a controller is not
+/// asked without any.
+///
+/// # Errors
+///
+/// A directory cannot be read.
+pub fn list(directory: &Path) -> Result<Vec<Manifest>, MachineError> {
+    let mut machines = Vec::new();
+    for volume in entries(directory)? {
+        for machine in entries(&volume)? {
+            let Some(name) = machine.file_name().and_then(|name| name.to_str()) else {
+                continue;
+            };
+            let Ok(revision) = fs::read_link(machine.join(name)) else {
+                continue;
+            };
+            let Some(id) = revision.file_name().and_then(|id| id.to_str()) else {
+                continue;
+            };
+            machines.push(header(id, name, name));
+        }
+    }
+    if machines.is_empty() {
+        machines.push(header(
+            "linux_debian_13-gcc-1",
+            "linux_debian_13-gcc",
+            "Stand-in machine",
+        ));
+    }
+    Ok(machines)
+}
+
+fn header(id: &str, name: &str, summary: &str) -> Manifest {
+    Manifest::default()
+        .with("id", id)
+        .with("name", name)
+        .with("summary", summary)
+}
+
+fn entries(directory: &Path) -> Result<Vec<PathBuf>, MachineError> {
+    let listed = match fs::read_dir(directory) {
+        Ok(listed) => listed
+            .map(|entry| entry.map(|entry| entry.path()))
+            .collect(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error),
+    };
+    let mut paths: Vec<PathBuf> = listed.map_err(|source| read_error(directory, source))?;
+    paths.retain(|path| path.is_dir());
+    paths.sort();
+    Ok(paths)
+}
+
+fn read_error(path: &Path, source: io::Error) -> MachineError {
+    MachineError::Read {
+        path: path.to_owned(),
+        source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn machines_are_those_with_a_revision_in_effect() {
+        let top = tempfile::tempdir().unwrap();
+        for (name, revision) in [("debian_13", Some("debian_13-2")), ("unfinished", None)] {
+            let directory = top.path().join("default").join(name);
+            fs::create_dir_all(&directory).unwrap();
+            if let Some(revision) = revision {
+                symlink(revision, directory.join(name)).unwrap();
+            }
+        }
+        assert_eq!(
+            list(top.path()).unwrap(),
+            [header("debian_13-2", "debian_13", "debian_13")]
+        );
+    }
+
+    #[test]
+    fn without_machines_one_is_invented() {
+        assert_eq!(list(Path::new("/nonexistent")).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_fake_machine_is_a_manifest() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        assert!(
+            fake(file.path())
+                .unwrap_err()
+                .to_string()
+                .ends_with("is no machine manifest")
+        );
+        fs::write(file.path(), ": 1\nid: a-1\nname: a\nsummary: A\n").unwrap();
+        assert_eq!(fake(file.path()).unwrap(), [header("a-1", "a", "A")]);
+        assert!(fake(Path::new("/nonexistent")).is_err());
+    }
+}

@@ -1,0 +1,226 @@
+//! The manifest format of the build2 project, as agents and controllers use it.
+//!
+//! A body is a list of manifests. Each starts with a line `:` and has lines
+//! `name: value`; the first `:` of a body is followed by the version of the
+//! format, which is 1. Blank lines and lines that start with `#` mean nothing.
+//! Values of several lines, which the format also knows, do not occur in task
+//! requests and their answers and are refused.
+
+use std::fmt::Write;
+
+/// One manifest: pairs of name and value in their order, each name once.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Manifest(Vec<(String, String)>);
+
+/// Why a text is no list of manifests.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum ParseError {
+    /// The body has to start with `: 1`.
+    #[error("line {line}: expected \": 1\", the start of a manifest of version 1")]
+    Version {
+        /// The line, from 1.
+        line: usize,
+    },
+    /// Only a start of a manifest or `name: value` may stand on a line.
+    #[error("line {line}: expected \"name: value\"")]
+    Pair {
+        /// The line, from 1.
+        line: usize,
+    },
+    /// A value of several lines.
+    #[error("line {line}: the value of {name} has several lines")]
+    Multiline {
+        /// The line, from 1.
+        line: usize,
+        /// The value's name.
+        name: String,
+    },
+    /// The name stands twice in one manifest.
+    #[error("line {line}: {name} occurs twice")]
+    Twice {
+        /// The line, from 1.
+        line: usize,
+        /// The repeated name.
+        name: String,
+    },
+}
+
+impl Manifest {
+    /// Adds a pair; control characters of the value become spaces.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: &str) -> Self {
+        let value: String = value
+            .chars()
+            .map(|c| if c.is_control() { ' ' } else { c })
+            .collect();
+        self.0.push((name.to_owned(), value.trim().to_owned()));
+        self
+    }
+
+    /// The value of `name`.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0
+            .iter()
+            .find(|(n, _)| n == name)
+            .map(|(_, v)| v.as_str())
+    }
+}
+
+/// Writes a body.
+#[must_use]
+pub fn write(manifests: &[Manifest]) -> String {
+    let mut body = String::new();
+    for (index, Manifest(pairs)) in manifests.iter().enumerate() {
+        body.push_str(if index == 0 { ": 1\n" } else { ":\n" });
+        for (name, value) in pairs {
+            let space = if value.is_empty() { "" } else { " " };
+            // Writing to a String cannot fail.
+            let _ = writeln!(body, "{name}:{space}{value}");
+        }
+    }
+    body
+}
+
+/// Reads a body of at least one manifest.
+///
+/// # Errors
+///
+/// The text breaks the format; the error names the line.
+pub fn parse(body: &str) -> Result<Vec<Manifest>, ParseError> {
+    let mut manifests: Vec<Manifest> = Vec::new();
+    let mut line = 0;
+    for text in body.lines() {
+        line += 1;
+        let text = text.trim();
+        if text.is_empty() || text.starts_with('#') {
+            continue;
+        }
+        if let Some(version) = text.strip_prefix(':') {
+            let expected = if manifests.is_empty() { "1" } else { "" };
+            if version.trim() != expected {
+                return Err(ParseError::Version { line });
+            }
+            manifests.push(Manifest::default());
+            continue;
+        }
+        let Some(Manifest(pairs)) = manifests.last_mut() else {
+            return Err(ParseError::Version { line });
+        };
+        let (name, value) = text.split_once(':').ok_or(ParseError::Pair { line })?;
+        let (name, value) = (name.trim_end(), value.trim_start());
+        if !is_name(name) {
+            return Err(ParseError::Pair { line });
+        }
+        if value == "\\" {
+            return Err(ParseError::Multiline {
+                line,
+                name: name.to_owned(),
+            });
+        }
+        if pairs.iter().any(|(n, _)| n == name) {
+            return Err(ParseError::Twice {
+                line,
+                name: name.to_owned(),
+            });
+        }
+        pairs.push((name.to_owned(), value.to_owned()));
+    }
+    if manifests.is_empty() {
+        Err(ParseError::Version { line: line + 1 })
+    } else {
+        Ok(manifests)
+    }
+}
+
+fn is_name(name: &str) -> bool {
+    !name.is_empty()
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const ANSWER: &str = ": 1\nsession:\n";
+    const REQUEST: &str = "\
+: 1
+agent: build-adbeefb8da
+toolchain-name: default
+toolchain-version: 0.17.0
+:
+id: linux_debian_13-gcc-1
+name: linux_debian_13-gcc
+summary: Debian 13, GCC
+";
+
+    #[test]
+    fn a_body_is_read_into_its_manifests() {
+        let manifests = parse(REQUEST).unwrap();
+        assert_eq!(manifests.len(), 2);
+        assert_eq!(manifests[0].get("agent"), Some("build-adbeefb8da"));
+        assert_eq!(manifests[1].get("summary"), Some("Debian 13, GCC"));
+        assert_eq!(manifests[1].get("agent"), None);
+        assert_eq!(write(&manifests), REQUEST);
+    }
+
+    #[test]
+    fn an_empty_value_is_a_value() {
+        let manifests = parse(ANSWER).unwrap();
+        assert_eq!(manifests[0].get("session"), Some(""));
+        assert_eq!(write(&manifests), ANSWER);
+    }
+
+    #[test]
+    fn a_broken_body_is_refused_with_its_line() {
+        let name = "a".to_owned();
+        for (body, error) in [
+            ("", ParseError::Version { line: 1 }),
+            ("# nothing\n", ParseError::Version { line: 2 }),
+            ("agent: x\n", ParseError::Version { line: 1 }),
+            (": 2\n", ParseError::Version { line: 1 }),
+            (":\n", ParseError::Version { line: 1 }),
+            (": 1\n: 1\n", ParseError::Version { line: 2 }),
+            (": 1\na b\n", ParseError::Pair { line: 2 }),
+            (": 1\nA: b\n", ParseError::Pair { line: 2 }),
+            (
+                ": 1\na: 1\n\na: 2\n",
+                ParseError::Twice {
+                    line: 4,
+                    name: name.clone(),
+                },
+            ),
+            (
+                ": 1\na:\\\nb\n\\\n",
+                ParseError::Multiline { line: 2, name },
+            ),
+        ] {
+            assert_eq!(parse(body), Err(error), "{body:?}");
+        }
+    }
+
+    #[test]
+    fn no_value_can_end_its_line() {
+        let manifest = Manifest::default().with("summary", "x\n:\nid: y");
+        assert_eq!(parse(&write(&[manifest])).unwrap().len(), 1);
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_accepted_is_written_as_it_was_understood(body in "(: 1\n)?\\PC{0,20}(\n[a-z:#\\\\ ]{0,8}){0,6}") {
+            if let Ok(manifests) = parse(&body) {
+                prop_assert_eq!(parse(&write(&manifests)).unwrap(), manifests);
+            }
+        }
+
+        #[test]
+        fn a_damaged_body_does_no_harm(at in 0..REQUEST.len(), bytes in proptest::collection::vec(any::<u8>(), 0..8), cut in 0..REQUEST.len()) {
+            let mut body = REQUEST.as_bytes().to_vec();
+            body.splice(at..(at + cut).min(REQUEST.len()), bytes);
+            let _ = parse(&String::from_utf8_lossy(&body));
+        }
+    }
+}

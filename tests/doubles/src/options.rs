@@ -1,0 +1,354 @@
+//! bbot-agent's command line.
+
+use crate::controller::{Controller, ControllerError};
+use lexopt::Arg::{Long, Short, Value};
+use lexopt::ValueExt as _;
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// What `--help` prints.
+pub const USAGE: &str = "\
+Usage: bbot-agent --help | --version
+       bbot-agent [options] [priority=]url...
+
+A stand-in for the build2 build bot agent: polls the controllers, builds nothing.
+A priority is [F]DCBA, four or five decimal digits.
+
+  --systemd-daemon             log for systemd: to stderr, with <N> priorities
+  --verbose N                  0 to 6; from 2 on every poll is logged
+  --cpu N                      hardware threads to use
+  --instance N                 number of this instance
+  --instance-max N             concurrent tasks
+  --toolchain-name NAME        default: default
+  --toolchain-num N
+  --toolchain-ver VERSION
+  --toolchain-id ID
+  --interactive MODE           false, true or both
+  --build-ram KiB
+  --auxiliary-ram KiB
+  --bridge NAME                default: br1
+  --auth-key FILE
+  --trust FINGERPRINT          may be repeated
+  --machines DIR               default: /build/machines/
+  --tftp DIR
+  --tftp-port N
+  --connect-timeout SECONDS
+  --request-timeout SECONDS    default: 30
+  --request-retries N
+  --bootstrap-timeout SECONDS
+  --bootstrap-retries N
+  --build-timeout SECONDS
+  --build-retries N
+  --dump-machines              print the machines' manifests and exit
+  --dump-task                  ask every controller once, print the tasks, exit
+  --fake-machine FILE          send this machine manifest instead of --machines
+
+Environment: BBOT_DOUBLE_INTERVAL_MS, milliseconds between polls (default 5000).
+";
+
+const VERSION: &str = concat!("bbot-agent double ", env!("CARGO_PKG_VERSION"), "\n");
+
+/// What the command line asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// Print the usage or the version.
+    Print(&'static str),
+    /// Be an agent.
+    Run(Options),
+}
+
+/// The options that make a difference to the double. The others are checked
+/// and forgotten.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// Log with priorities for the journal.
+    pub systemd_daemon: bool,
+    /// How much is logged, 0 to 6.
+    pub verbose: u8,
+    /// The toolchain that this agent serves.
+    pub toolchain_name: String,
+    /// Its version.
+    pub toolchain_version: String,
+    /// Builds that an operator may log in to: `false`, `true` or `both`.
+    pub interactive: Interactive,
+    /// RAM for auxiliary machines, KiB.
+    pub auxiliary_ram: Option<u64>,
+    /// The bridge that machines would be connected to.
+    pub bridge: String,
+    /// Where machines are.
+    pub machines: PathBuf,
+    /// A machine manifest to send instead.
+    pub fake_machine: Option<PathBuf>,
+    /// How long a controller may take to answer, seconds.
+    pub request_timeout: u64,
+    /// Print the machines instead of polling.
+    pub dump_machines: bool,
+    /// Ask every controller once and print the tasks, instead of polling.
+    pub dump_task: bool,
+    /// The controllers, in the order of the command line; never empty unless
+    /// only the machines are printed.
+    pub controllers: Vec<Controller>,
+}
+
+/// The values of `--interactive`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Interactive {
+    /// Only builds that nobody logs in to.
+    False,
+    /// Only interactive builds.
+    True,
+    /// Both.
+    Both,
+}
+
+impl Interactive {
+    /// The word on the command line and in the task request.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::False => "false",
+            Self::True => "true",
+            Self::Both => "both",
+        }
+    }
+}
+
+impl FromStr for Interactive {
+    type Err = ();
+
+    fn from_str(word: &str) -> Result<Self, Self::Err> {
+        [Self::False, Self::True, Self::Both]
+            .into_iter()
+            .find(|i| i.as_str() == word)
+            .ok_or(())
+    }
+}
+
+/// Why a command line is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum UsageError {
+    /// An unknown option, a missing value, bytes that are not UTF-8.
+    #[error(transparent)]
+    Syntax(#[from] lexopt::Error),
+    /// The value of an option is out of its range.
+    #[error("invalid value {value:?} for {option}: {expected} is expected")]
+    Value {
+        /// The option, with its dashes.
+        option: &'static str,
+        /// The value.
+        value: String,
+        /// What would be valid.
+        expected: &'static str,
+    },
+    /// An argument is no controller.
+    #[error(transparent)]
+    Controller(#[from] ControllerError),
+    /// Nobody to ask for tasks.
+    #[error("no controller URL is given")]
+    NoController,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            systemd_daemon: false,
+            verbose: 1,
+            toolchain_name: "default".to_owned(),
+            toolchain_version: "0.17.0".to_owned(),
+            interactive: Interactive::False,
+            auxiliary_ram: None,
+            bridge: "br1".to_owned(),
+            machines: PathBuf::from("/build/machines/"),
+            fake_machine: None,
+            request_timeout: 30,
+            dump_machines: false,
+            dump_task: false,
+            controllers: Vec::new(),
+        }
+    }
+}
+
+/// Reads a command line without the program's name.
+///
+/// # Errors
+///
+/// Whatever bbot-agent would refuse to start with.
+pub fn parse(
+    arguments: impl IntoIterator<Item = impl Into<OsString>>,
+) -> Result<Command, UsageError> {
+    let mut parser = lexopt::Parser::from_args(arguments);
+    let mut options = Options::default();
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("help") => return Ok(Command::Print(USAGE)),
+            Long("version") => return Ok(Command::Print(VERSION)),
+            Long("systemd-daemon") => options.systemd_daemon = true,
+            Long("verbose") => {
+                options.verbose = value(&mut parser, "--verbose", "a number from 0 to 6", |n| {
+                    *n <= 6
+                })?;
+            }
+            Long("toolchain-name") => {
+                options.toolchain_name = word(&mut parser, "--toolchain-name")?
+            }
+            Long("toolchain-ver") => {
+                options.toolchain_version = word(&mut parser, "--toolchain-ver")?
+            }
+            Long("interactive") => {
+                options.interactive = any(&mut parser, "--interactive", "false, true or both")?;
+            }
+            Long("auxiliary-ram") => {
+                options.auxiliary_ram = Some(any(&mut parser, "--auxiliary-ram", "a size in KiB")?);
+            }
+            Long("bridge") => options.bridge = word(&mut parser, "--bridge")?,
+            Long("machines") => options.machines = parser.value()?.into(),
+            Long("fake-machine") => options.fake_machine = Some(parser.value()?.into()),
+            Long("request-timeout") => {
+                options.request_timeout = positive(&mut parser, "--request-timeout")?;
+            }
+            Long("dump-machines") => options.dump_machines = true,
+            Long("dump-task") => options.dump_task = true,
+            Long("cpu") => drop(positive(&mut parser, "--cpu")?),
+            Long("instance") => drop(positive(&mut parser, "--instance")?),
+            Long("instance-max") => drop(positive(&mut parser, "--instance-max")?),
+            Long("toolchain-num") => drop(positive(&mut parser, "--toolchain-num")?),
+            Long("build-ram") => drop(positive(&mut parser, "--build-ram")?),
+            Long("connect-timeout") => drop(positive(&mut parser, "--connect-timeout")?),
+            Long("bootstrap-timeout") => drop(positive(&mut parser, "--bootstrap-timeout")?),
+            Long("build-timeout") => drop(positive(&mut parser, "--build-timeout")?),
+            Long("request-retries") => drop(count(&mut parser, "--request-retries")?),
+            Long("bootstrap-retries") => drop(count(&mut parser, "--bootstrap-retries")?),
+            Long("build-retries") => drop(count(&mut parser, "--build-retries")?),
+            Long("tftp-port") => drop(any::<u16>(&mut parser, "--tftp-port", "a port number")?),
+            Long("toolchain-id") => drop(word(&mut parser, "--toolchain-id")?),
+            Long("trust") => drop(word(&mut parser, "--trust")?),
+            Long("auth-key" | "tftp") => drop(parser.value()?),
+            Value(url) => options.controllers.push(url.string()?.parse()?),
+            Short(_) | Long(_) => return Err(argument.unexpected().into()),
+        }
+    }
+    if options.controllers.is_empty() && !options.dump_machines {
+        return Err(UsageError::NoController);
+    }
+    Ok(Command::Run(options))
+}
+
+fn value<T: FromStr>(
+    parser: &mut lexopt::Parser,
+    option: &'static str,
+    expected: &'static str,
+    valid: impl Fn(&T) -> bool,
+) -> Result<T, UsageError> {
+    let value = parser.value()?.string()?;
+    match value.parse() {
+        Ok(parsed) if valid(&parsed) => Ok(parsed),
+        Ok(_) | Err(_) => Err(UsageError::Value {
+            option,
+            value,
+            expected,
+        }),
+    }
+}
+
+fn any<T: FromStr>(
+    parser: &mut lexopt::Parser,
+    option: &'static str,
+    expected: &'static str,
+) -> Result<T, UsageError> {
+    value(parser, option, expected, |_| true)
+}
+
+fn positive(parser: &mut lexopt::Parser, option: &'static str) -> Result<u64, UsageError> {
+    value(parser, option, "a positive number", |n| *n > 0)
+}
+
+fn count(parser: &mut lexopt::Parser, option: &'static str) -> Result<u64, UsageError> {
+    any(parser, option, "a number")
+}
+
+fn word(parser: &mut lexopt::Parser, option: &'static str) -> Result<String, UsageError> {
+    let plain = |word: &String| !word.is_empty() && !word.contains(|c: char| c.is_control());
+    value(parser, option, "a word", plain)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(arguments: &[&str]) -> String {
+        parse(arguments).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn every_option_of_the_usage_is_taken() {
+        let values = |metavariable: &str| match metavariable {
+            "MODE" => "both",
+            "N" | "KiB" | "SECONDS" => "3",
+            "" => "",
+            _ => "x",
+        };
+        let mut taken = 0;
+        for line in USAGE.lines() {
+            let mut columns = line.trim_start().split("  ");
+            let Some(option) = columns.next().filter(|option| option.starts_with("--")) else {
+                continue;
+            };
+            let (option, metavariable) = option.split_once(' ').unwrap_or((option, ""));
+            let mut arguments = vec![option, values(metavariable), "http://a"];
+            arguments.retain(|argument| !argument.is_empty());
+            parse(&arguments).unwrap_or_else(|error| panic!("{option}: {error}"));
+            taken += 1;
+        }
+        assert_eq!(taken, 28);
+    }
+
+    #[test]
+    fn the_command_line_of_a_host_is_read() {
+        let command = parse([
+            "--systemd-daemon",
+            "--verbose",
+            "3",
+            "--toolchain-name",
+            "default",
+            "--bridge",
+            "br1",
+            "--instance-max=4",
+            "0100=https://ci.example.org",
+            "http://192.0.2.1",
+        ]);
+        let Ok(Command::Run(options)) = command else {
+            panic!("{command:?}")
+        };
+        assert_eq!((options.systemd_daemon, options.verbose), (true, 3));
+        assert_eq!(options.controllers.len(), 2);
+        assert_eq!(options.bridge, "br1");
+    }
+
+    #[test]
+    fn what_needs_no_controller_is_told_apart() {
+        assert_eq!(parse(["--help", "--bad"]).unwrap(), Command::Print(USAGE));
+        assert_eq!(parse(["--version"]).unwrap(), Command::Print(VERSION));
+        assert!(matches!(parse(["--dump-machines"]), Ok(Command::Run(o)) if o.dump_machines));
+        assert_eq!(error(&["--dump-task"]), "no controller URL is given");
+    }
+
+    #[test]
+    fn a_bad_command_line_is_refused_with_the_reason() {
+        assert_eq!(error(&[]), "no controller URL is given");
+        assert_eq!(
+            error(&["--instances", "4", "http://a"]),
+            "invalid option '--instances'"
+        );
+        assert_eq!(error(&["-v", "http://a"]), "invalid option '-v'");
+        assert_eq!(
+            error(&["--interactive", "yes", "http://a"]),
+            "invalid value \"yes\" for --interactive: false, true or both is expected"
+        );
+        assert!(error(&["--verbose", "7", "http://a"]).contains("0 to 6"));
+        assert!(error(&["--cpu", "0", "http://a"]).contains("positive"));
+        assert!(error(&["--tftp-port", "70000", "http://a"]).contains("port"));
+        assert!(error(&["12=http://a"]).contains("priority"));
+        assert!(error(&["ci.example.org"]).contains("URL"));
+    }
+}
