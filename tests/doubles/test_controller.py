@@ -1,0 +1,112 @@
+"""The controller double refuses what breaks the protocol, and never falls over."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+from controller import NOTHING_TO_DO, Controller, ProtocolError, parse_task_request
+
+REQUEST = b"""\
+: 1
+agent: build-adbeefb8da
+toolchain-name: default
+toolchain-version: 0.17.0
+:
+id: linux_debian_13-gcc-1
+name: linux_debian_13-gcc
+summary: Debian 13, GCC
+"""
+
+
+def post(url: str, body: bytes) -> tuple[int, bytes]:
+    try:
+        with urllib.request.urlopen(url, data=body, timeout=10) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read()
+
+
+def test_a_task_request_is_answered_and_recorded(tmp_path: Path) -> None:
+    log = tmp_path / "requests.jsonl"
+    with Controller("127.0.0.1", log=log) as controller:
+        assert post(f"{controller.url}?build-task", REQUEST) == (200, NOTHING_TO_DO)
+        request = controller.wait_for_requests(1, deadline=10)[0]
+    assert (request.agent, request.toolchain) == ("build-adbeefb8da", "default 0.17.0")
+    assert (request.client, request.path) == ("127.0.0.1", "/?build-task")
+    assert request.machines == ["linux_debian_13-gcc"]
+    line = json.loads(log.read_text())
+    assert (line["status"], line["agent"], line["error"]) == (200, "build-adbeefb8da", None)
+
+
+def test_what_is_no_task_request_is_refused() -> None:
+    with Controller("127.0.0.1") as controller:
+        assert post(controller.url, b"agent: x\n")[0] == 400
+        assert post(controller.url, b"x" * 102_401)[0] == 413
+        with pytest.raises(urllib.error.HTTPError, match="405"):
+            urllib.request.urlopen(controller.url, timeout=10)
+        assert post(controller.url, REQUEST)[0] == 200
+        statuses = [request.status for request in controller.requests]
+    assert statuses == [400, 413, 405, 200]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        (b": 1\n", b"", "line 1"),
+        (b": 1\n", b": 2\n", "line 1"),
+        (b"agent: build-adbeefb8da\n", b"", "agent is missing"),
+        (b"agent: build-adbeefb8da", b"agent:", "agent is missing"),
+        (b"agent: build-adbeefb8da", b"agent: a\nagent: b", "line 3: agent occurs twice"),
+        (b"agent:", b"color: red\nagent:", "color is unknown"),
+        (b"summary: Debian 13, GCC\n", b"", "summary is missing"),
+        (b"summary: Debian 13, GCC", b"summary:\\\nDebian\n\\", "line 8: .* several lines"),
+        (b":\nid", b"id", "id is unknown"),
+        (b"Debian", b"\xff", "not UTF-8"),
+        (b"Debian", b"\x1b[2J", "control character"),
+    ],
+)
+def test_the_reason_of_a_refusal_is_given(old: bytes, new: bytes, reason: str) -> None:
+    assert old in REQUEST
+    with pytest.raises(ProtocolError, match=reason):
+        parse_task_request(REQUEST.replace(old, new, 1))
+
+
+def test_a_request_without_machines_is_refused() -> None:
+    with pytest.raises(ProtocolError, match="no machine"):
+        parse_task_request(REQUEST.split(b":\nid")[0])
+
+
+def test_damaged_requests_are_refused_or_understood() -> None:
+    lot = random.Random(20)
+    pieces = [b":", b"\n", b": 1\n", b"\\", b"\0", b"\xff", b"id: 2\n", b" ", b"x" * 50]
+    refused = 0
+    for _ in range(20_000):
+        body = bytearray(REQUEST)
+        for _ in range(lot.randint(1, 6)):
+            at = lot.randrange(len(body) + 1)
+            body[at : at + lot.randint(0, 5)] = lot.choice(pieces)
+        try:
+            header, machines = parse_task_request(bytes(body))
+            assert header["agent"] and machines
+        except ProtocolError:
+            refused += 1
+    assert 0 < refused < 20_000
+
+
+def test_as_a_program_it_serves_until_told_to_end() -> None:
+    program = Path(__file__).with_name("controller.py")
+    command = [sys.executable, str(program), "--listen", "127.0.0.1:0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        url = process.stdout.readline().split()[-1]
+        assert post(url, REQUEST) == (200, NOTHING_TO_DO)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=10) == 0
