@@ -1,0 +1,180 @@
+//! IPv4 and UDP around a message, for a packet socket.
+//!
+//! A host without an address can neither send nor receive DHCP through a UDP
+//! socket, so netd uses AF_PACKET with SOCK_DGRAM: the kernel adds and strips the
+//! Ethernet header, this module does the rest (RFC 791, RFC 768, RFC 1071).
+
+use std::net::Ipv4Addr;
+
+/// Port of DHCP servers and relays.
+pub const SERVER_PORT: u16 = 67;
+/// Port of DHCP clients.
+pub const CLIENT_PORT: u16 = 68;
+
+const IP_HEADER: usize = 20;
+const UDP_HEADER: usize = 8;
+const VERSION_AND_LENGTH: u8 = 0x45;
+const DONT_FRAGMENT: u16 = 0x4000;
+const FRAGMENT_BITS: u16 = 0x3fff;
+const TTL: u8 = 64;
+const UDP: u8 = 17;
+
+/// Why a packet is not a datagram for a DHCP client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum FrameError {
+    /// The packet is shorter than its headers say.
+    #[error("packet of {0} bytes is shorter than its headers say")]
+    Truncated(usize),
+    /// Not IPv4, or an impossible header length.
+    #[error("not an IPv4 packet")]
+    NotIpv4,
+    /// A part of a packet; DHCP servers do not send such to a client that cannot
+    /// put them together.
+    #[error("fragment")]
+    Fragment,
+    /// Another protocol or port.
+    #[error("not UDP to port 68")]
+    OtherPort,
+    /// The length in the UDP header is not that of the packet.
+    #[error("UDP length {0} is not the packet's")]
+    UdpLength(u16),
+    /// The IP header's checksum is wrong.
+    #[error("IP checksum is wrong")]
+    IpChecksum,
+    /// The UDP checksum is wrong.
+    #[error("UDP checksum is wrong")]
+    UdpChecksum,
+    /// The payload to send does not fit into a packet.
+    #[error("payload of {0} bytes does not fit into an IPv4 packet")]
+    TooLong(usize),
+}
+
+/// A datagram received.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Datagram<'a> {
+    /// Who sent it; a relay's or server's address.
+    pub source: Ipv4Addr,
+    /// To whom it was sent: broadcast, or the address offered.
+    pub destination: Ipv4Addr,
+    /// The DHCP message.
+    pub payload: &'a [u8],
+}
+
+/// An IPv4 packet from port 68 to port 67 with this payload.
+pub fn build(
+    source: Ipv4Addr,
+    destination: Ipv4Addr,
+    payload: &[u8],
+) -> Result<Vec<u8>, FrameError> {
+    let too_long = |_| FrameError::TooLong(payload.len());
+    let total = u16::try_from(IP_HEADER + UDP_HEADER + payload.len()).map_err(too_long)?;
+    let udp_length = u16::try_from(UDP_HEADER + payload.len()).map_err(too_long)?;
+
+    let mut packet = Vec::with_capacity(usize::from(total));
+    packet.extend([VERSION_AND_LENGTH, 0]);
+    packet.extend(total.to_be_bytes());
+    // RFC 6864, section 4.1: a packet that is never fragmented needs no identifier.
+    packet.extend([0, 0]);
+    packet.extend(DONT_FRAGMENT.to_be_bytes());
+    packet.extend([TTL, UDP, 0, 0]);
+    packet.extend(source.octets());
+    packet.extend(destination.octets());
+    let checksum = fold(sum(&packet));
+    packet[10..12].copy_from_slice(&checksum.to_be_bytes());
+
+    packet.extend(CLIENT_PORT.to_be_bytes());
+    packet.extend(SERVER_PORT.to_be_bytes());
+    packet.extend(udp_length.to_be_bytes());
+    packet.extend([0, 0]);
+    packet.extend(payload);
+    // A checksum of zero would say that there is none; its other form is the same
+    // number in ones' complement.
+    let checksum = match udp_checksum(source, destination, &packet[IP_HEADER..]) {
+        0 => u16::MAX,
+        checksum => checksum,
+    };
+    packet[IP_HEADER + 6..IP_HEADER + 8].copy_from_slice(&checksum.to_be_bytes());
+    Ok(packet)
+}
+
+/// Takes a packet apart, which may have an Ethernet padding at its end.
+///
+/// `checksum_ready` is false when the kernel says TP_STATUS_CSUMNOTREADY
+/// (PACKET_AUXDATA): packets from another process of the same machine have their
+/// UDP checksum still to be filled in by hardware that they never reach.
+pub fn parse(packet: &[u8], checksum_ready: bool) -> Result<Datagram<'_>, FrameError> {
+    let truncated = FrameError::Truncated(packet.len());
+    let fixed = packet.first_chunk::<IP_HEADER>().ok_or(truncated)?;
+    let header_length = usize::from(fixed[0] & 0x0f) * 4;
+    if fixed[0] >> 4 != 4 || header_length < IP_HEADER {
+        return Err(FrameError::NotIpv4);
+    }
+    let total = usize::from(u16::from_be_bytes([fixed[2], fixed[3]]));
+    let (header, segment) = packet
+        .get(..total)
+        .and_then(|packet| packet.split_at_checked(header_length))
+        .ok_or(truncated)?;
+    if fold(sum(header)) != 0 {
+        return Err(FrameError::IpChecksum);
+    }
+    if u16::from_be_bytes([fixed[6], fixed[7]]) & FRAGMENT_BITS != 0 {
+        return Err(FrameError::Fragment);
+    }
+    if fixed[9] != UDP {
+        return Err(FrameError::OtherPort);
+    }
+    let (udp, payload) = segment.split_first_chunk::<UDP_HEADER>().ok_or(truncated)?;
+    if u16::from_be_bytes([udp[2], udp[3]]) != CLIENT_PORT {
+        return Err(FrameError::OtherPort);
+    }
+    let udp_length = u16::from_be_bytes([udp[4], udp[5]]);
+    if usize::from(udp_length) != segment.len() {
+        return Err(FrameError::UdpLength(udp_length));
+    }
+    let source = Ipv4Addr::new(fixed[12], fixed[13], fixed[14], fixed[15]);
+    let destination = Ipv4Addr::new(fixed[16], fixed[17], fixed[18], fixed[19]);
+    let has_checksum = udp[6..] != [0, 0];
+    if has_checksum && checksum_ready && udp_checksum(source, destination, segment) != 0 {
+        return Err(FrameError::UdpChecksum);
+    }
+    Ok(Datagram {
+        source,
+        destination,
+        payload,
+    })
+}
+
+/// Checksum of a UDP segment with its pseudo header; zero for one that already
+/// holds its right checksum.
+fn udp_checksum(source: Ipv4Addr, destination: Ipv4Addr, segment: &[u8]) -> u16 {
+    // The length fits: IPv4 packets are no longer than 65,535 bytes.
+    let length = u32::try_from(segment.len()).unwrap_or(u32::MAX);
+    fold(
+        sum(&source.octets())
+            + sum(&destination.octets())
+            + u64::from(UDP)
+            + u64::from(length)
+            + sum(segment),
+    )
+}
+
+/// Sum of the 16-bit words; an odd byte at the end counts as a word's upper half.
+fn sum(bytes: &[u8]) -> u64 {
+    let words = bytes.chunks_exact(2);
+    let odd = words
+        .remainder()
+        .first()
+        .map_or(0, |byte| u64::from(*byte) << 8);
+    words
+        .map(|word| u64::from(u16::from_be_bytes([word[0], word[1]])))
+        .sum::<u64>()
+        + odd
+}
+
+/// Ones' complement of the sum folded to 16 bits.
+fn fold(mut sum: u64) -> u16 {
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    !(sum as u16)
+}

@@ -1,0 +1,247 @@
+//! The messages of both sides (RFC 2131, section 2 and table 5).
+
+use std::net::Ipv4Addr;
+
+use dhcproto::encoder::{Encodable, Encoder};
+use dhcproto::error::EncodeError;
+use dhcproto::v4::{DhcpOption, MessageType, OptionCode};
+
+use crate::options::OPTIONS;
+use crate::{Mac, Options, OptionsError, text};
+
+const BOOTREQUEST: u8 = 1;
+const BOOTREPLY: u8 = 2;
+const ETHERNET: u8 = 1;
+const MAC_LENGTH: u8 = 6;
+/// The first bit of the `flags` field: the server answers by broadcast.
+const BROADCAST: u8 = 0x80;
+/// The client's hardware address and the cookie in the header.
+const CHADDR: core::ops::Range<usize> = 28..34;
+const COOKIE: core::ops::Range<usize> = 236..OPTIONS;
+const MAGIC_COOKIE: [u8; 4] = [99, 130, 83, 99];
+/// BOOTP relays and some servers drop what is shorter (RFC 1542, section 2.1).
+const MINIMUM_LENGTH: usize = 300;
+/// Option 57: what an Ethernet frame holds without the IP and UDP headers, which
+/// is right under both readings of the option's definition.
+const MAXIMUM_LENGTH: u16 = 1472;
+/// Option 55, in the order of our preference. Classless routes come before the
+/// static routes and routers that they replace: RFC 3442 demands it, and a server
+/// that runs out of room cuts the end.
+const PARAMETERS: [u8; 14] = [1, 121, 33, 3, 6, 15, 119, 12, 81, 26, 28, 42, 58, 59];
+
+/// The message types that occur between this client and a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum MessageKind {
+    /// Asks every server for an offer.
+    Discover,
+    /// Offers an address.
+    Offer,
+    /// Asks for a lease, its extension or its confirmation.
+    Request,
+    /// Tells a server that its address is used by somebody else.
+    Decline,
+    /// Grants what was asked for.
+    Ack,
+    /// Denies it.
+    Nak,
+    /// Gives a lease back.
+    Release,
+}
+
+impl MessageKind {
+    /// The name without its `DHCP` prefix, such as `DISCOVER`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Discover => "DISCOVER",
+            Self::Offer => "OFFER",
+            Self::Request => "REQUEST",
+            Self::Decline => "DECLINE",
+            Self::Ack => "ACK",
+            Self::Nak => "NAK",
+            Self::Release => "RELEASE",
+        }
+    }
+
+    fn wire(self) -> MessageType {
+        match self {
+            Self::Discover => MessageType::Discover,
+            Self::Offer => MessageType::Offer,
+            Self::Request => MessageType::Request,
+            Self::Decline => MessageType::Decline,
+            Self::Ack => MessageType::Ack,
+            Self::Nak => MessageType::Nak,
+            Self::Release => MessageType::Release,
+        }
+    }
+}
+
+impl std::fmt::Display for MessageKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Why a payload received on port 68 is not a server's message to this client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// Shorter than the fixed header.
+    #[error("message of {0} bytes is too short")]
+    TooShort(usize),
+    /// `op`, `htype` or `hlen` is not that of a reply to an Ethernet host.
+    #[error("not a BOOTP reply to an Ethernet host")]
+    NotAReply,
+    /// `chaddr` is somebody else's.
+    #[error("meant for another hardware address")]
+    OtherClient,
+    /// BOOTP with other vendor information than DHCP's.
+    #[error("no DHCP magic cookie")]
+    NoCookie,
+    /// The options cannot be split.
+    #[error("options are malformed: {0}")]
+    Options(#[from] OptionsError),
+    /// No option 53, or none that a server sends.
+    #[error("no message type of a server (option 53)")]
+    NoType,
+    /// The server repeats a client identifier (option 61) that is not ours
+    /// (RFC 6842, section 3).
+    #[error("meant for another client identifier")]
+    OtherIdentifier,
+}
+
+/// An OFFER, ACK or NAK to this client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerMessage {
+    /// Offer, Ack or Nak.
+    pub kind: MessageKind,
+    /// Transaction id: that of the message it answers.
+    pub xid: u32,
+    /// `yiaddr`: the address offered or granted.
+    pub address: Ipv4Addr,
+    /// Option 54.
+    pub server: Option<Ipv4Addr>,
+    /// All options.
+    pub options: Options,
+}
+
+impl ServerMessage {
+    /// What the server says in words (option 56), escaped.
+    pub fn text(&self) -> Option<String> {
+        self.options.get(56).and_then(text::escape)
+    }
+}
+
+/// Reads the UDP payload of a message to the client with this hardware address.
+pub fn decode(payload: &[u8], mac: Mac) -> Result<ServerMessage, DecodeError> {
+    let Some((header, _)) = payload.split_first_chunk::<OPTIONS>() else {
+        return Err(DecodeError::TooShort(payload.len()));
+    };
+    if header[..3] != [BOOTREPLY, ETHERNET, MAC_LENGTH] {
+        return Err(DecodeError::NotAReply);
+    }
+    if header[CHADDR] != mac {
+        return Err(DecodeError::OtherClient);
+    }
+    if header[COOKIE] != MAGIC_COOKIE {
+        return Err(DecodeError::NoCookie);
+    }
+    let options = Options::parse(payload)?;
+    let kind = match options.get(53) {
+        Some([2]) => MessageKind::Offer,
+        Some([5]) => MessageKind::Ack,
+        Some([6]) => MessageKind::Nak,
+        _ => return Err(DecodeError::NoType),
+    };
+    if options
+        .get(61)
+        .is_some_and(|id| id != client_identifier(mac))
+    {
+        return Err(DecodeError::OtherIdentifier);
+    }
+    Ok(ServerMessage {
+        kind,
+        xid: u32::from_be_bytes([header[4], header[5], header[6], header[7]]),
+        address: Ipv4Addr::new(header[16], header[17], header[18], header[19]),
+        server: options.address(54),
+        options,
+    })
+}
+
+/// Hardware type and address, as the PXE ROM sends it: so the machine keeps the
+/// address that it booted with.
+fn client_identifier(mac: Mac) -> [u8; 7] {
+    let [a, b, c, d, e, f] = mac;
+    [ETHERNET, a, b, c, d, e, f]
+}
+
+/// A message of the client: what differs from one to the next.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ClientMessage {
+    pub(crate) kind: MessageKind,
+    pub(crate) xid: u32,
+    pub(crate) secs: u16,
+    /// Whether the server shall answer by broadcast.
+    pub(crate) broadcast: bool,
+    /// The address in use (RENEWING, REBINDING, RELEASE), else 0.0.0.0. It is also
+    /// the source address of the packet.
+    pub(crate) ciaddr: Ipv4Addr,
+    /// Option 50.
+    pub(crate) requested: Option<Ipv4Addr>,
+    /// Option 54.
+    pub(crate) server: Option<Ipv4Addr>,
+}
+
+impl ClientMessage {
+    /// A message with nothing in it.
+    pub(crate) fn new(kind: MessageKind, xid: u32) -> Self {
+        Self {
+            kind,
+            xid,
+            secs: 0,
+            broadcast: false,
+            ciaddr: Ipv4Addr::UNSPECIFIED,
+            requested: None,
+            server: None,
+        }
+    }
+
+    /// The UDP payload, padded to the length that BOOTP demands.
+    pub(crate) fn encode(&self, mac: Mac, hostname: Option<&str>) -> Result<Vec<u8>, EncodeError> {
+        let mut bytes = Vec::with_capacity(MINIMUM_LENGTH);
+        bytes.extend([BOOTREQUEST, ETHERNET, MAC_LENGTH, 0]);
+        bytes.extend(self.xid.to_be_bytes());
+        bytes.extend(self.secs.to_be_bytes());
+        bytes.extend([if self.broadcast { BROADCAST } else { 0 }, 0]);
+        bytes.extend(self.ciaddr.octets());
+        bytes.resize(CHADDR.start, 0);
+        bytes.extend(mac);
+        bytes.resize(COOKIE.start, 0);
+        bytes.extend(MAGIC_COOKIE);
+        let mut encoder = Encoder::new(&mut bytes);
+        for option in self.options(mac, hostname) {
+            option.encode(&mut encoder)?;
+        }
+        DhcpOption::End.encode(&mut encoder)?;
+        if bytes.len() < MINIMUM_LENGTH {
+            bytes.resize(MINIMUM_LENGTH, 0);
+        }
+        Ok(bytes)
+    }
+
+    /// RFC 2131, table 5.
+    fn options(&self, mac: Mac, hostname: Option<&str>) -> Vec<DhcpOption> {
+        let mut options = vec![
+            DhcpOption::MessageType(self.kind.wire()),
+            DhcpOption::ClientIdentifier(client_identifier(mac).to_vec()),
+        ];
+        options.extend(self.requested.map(DhcpOption::RequestedIpAddress));
+        options.extend(self.server.map(DhcpOption::ServerIdentifier));
+        if matches!(self.kind, MessageKind::Discover | MessageKind::Request) {
+            options.push(DhcpOption::MaxMessageSize(MAXIMUM_LENGTH));
+            options.extend(hostname.map(|name| DhcpOption::Hostname(name.to_owned())));
+            options.push(DhcpOption::ParameterRequestList(
+                PARAMETERS.into_iter().map(OptionCode::from).collect(),
+            ));
+        }
+        options
+    }
+}
