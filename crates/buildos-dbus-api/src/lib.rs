@@ -11,10 +11,12 @@ pub mod agent1;
 pub mod hostname1;
 pub mod nat1;
 pub mod network1;
+mod publish;
 pub mod system;
 pub mod watch;
 mod words;
 
+pub use publish::update;
 pub use words::UnknownWord;
 
 use std::time::Duration;

@@ -1,0 +1,44 @@
+//! State as properties: every daemon of buildos changes the value behind a
+//! served interface and tells the bus, in one signal, what differs.
+
+use std::collections::HashMap;
+
+use zbus::object_server::{Interface, InterfaceRef};
+use zbus::zvariant::{OwnedValue, Value};
+use zbus::{Connection, fdo};
+
+/// Changes the value served at `path` and emits one `PropertiesChanged` with
+/// the properties that have another value than before; none differs: no signal.
+///
+/// # Errors
+///
+/// Nothing of that type is served at `path`, or the bus is gone.
+pub async fn update<I: Interface>(
+    connection: &Connection,
+    path: &str,
+    change: impl FnOnce(&mut I),
+) -> zbus::Result<()> {
+    let served = connection.object_server().interface::<_, I>(path).await?;
+    let before = properties(connection, &served).await?;
+    change(&mut *served.get_mut().await);
+    let after = properties(connection, &served).await?;
+    let changed: HashMap<&str, Value<'_>> = after
+        .iter()
+        .filter(|(name, value)| before.get(*name) != Some(value))
+        .map(|(name, value)| (name.as_str(), (**value).try_clone()))
+        .map(|(name, value)| Ok((name, value?)))
+        .collect::<zbus::zvariant::Result<_>>()?;
+    if changed.is_empty() {
+        return Ok(());
+    }
+    let emitter = served.signal_emitter();
+    fdo::Properties::properties_changed(emitter, I::name(), changed, (&[]).into()).await
+}
+
+async fn properties<I: Interface>(
+    connection: &Connection,
+    served: &InterfaceRef<I>,
+) -> fdo::Result<HashMap<String, OwnedValue>> {
+    let server = connection.object_server();
+    served.get().await.get_all(server, connection, None, served.signal_emitter()).await
+}
