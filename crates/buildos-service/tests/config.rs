@@ -17,6 +17,7 @@ struct Settings {
     grace: u32,
     include: Vec<String>,
     controllers: BTreeMap<String, Vec<String>>,
+    speeds: BTreeMap<u8, u32>,
 }
 
 fn schema() -> Schema<Settings> {
@@ -30,8 +31,15 @@ fn schema() -> Schema<Settings> {
         .named(
             "bbot.*.controllers",
             "A list per name.",
-            |c: &mut Settings, name, v| {
-                c.controllers.insert(name.to_owned(), v);
+            |c: &mut Settings, name: String, v| {
+                c.controllers.insert(name, v);
+            },
+        )
+        .named(
+            "port.*.speed",
+            "A number per port.",
+            |c: &mut Settings, port: u8, v| {
+                c.speeds.insert(port, v);
             },
         )
 }
@@ -149,6 +157,18 @@ fn a_bad_key_is_named_and_costs_only_itself() {
     );
     assert_eq!(settings.grace, 7);
     assert_eq!(settings.controllers["default"], ["http://a/"]);
+}
+
+#[test]
+fn a_name_is_checked_where_it_is_chosen() {
+    let text = "[port.1]\nspeed = 10\n[port.one]\nspeed = 100\n";
+    let root = root("", &[("etc/buildos/testd.conf.d/10-a.toml", text)]);
+    let (settings, problems) = load(&root);
+    assert_eq!(
+        problems,
+        ["/etc/buildos/testd.conf.d/10-a.toml:4: port.one.speed: invalid digit found in string"]
+    );
+    assert_eq!(settings.speeds, BTreeMap::from([(1, 10)]));
 }
 
 #[test]

@@ -1,3 +1,6 @@
+use std::fmt::Display;
+use std::str::FromStr;
+
 use serde::de::DeserializeOwned;
 use toml::Spanned;
 use toml::de::{DeValue, ValueDeserializer};
@@ -6,8 +9,9 @@ use toml::de::{DeValue, ValueDeserializer};
 /// what it means.
 ///
 /// A key is a dotted path. `*` in it stands for a name that the configuration
-/// chooses (`bbot.*.controllers`) and is passed to the setter. The type of the
-/// setter's value decides what is valid; its `Deserialize` is the one check.
+/// chooses (`bbot.*.controllers`) and is passed to the setter. The types of the
+/// setter's name and value decide what is valid; `FromStr` and `Deserialize`
+/// are the one check.
 pub struct Schema<T> {
     name: &'static str,
     keys: Vec<Key<T>>,
@@ -53,18 +57,21 @@ impl<T> Schema<T> {
         doc: &'static str,
         set: impl Fn(&mut T, V) + 'static,
     ) -> Self {
-        self.named(path, doc, move |config, _, value| set(config, value))
+        self.named(path, doc, move |config, _: String, value| {
+            set(config, value)
+        })
     }
 
     /// Adds a key whose path has one `*`; the setter gets the name that stands there.
     #[must_use]
-    pub fn named<V: DeserializeOwned>(
+    pub fn named<N: FromStr<Err: Display>, V: DeserializeOwned>(
         mut self,
         path: &'static str,
         doc: &'static str,
-        set: impl Fn(&mut T, &str, V) + 'static,
+        set: impl Fn(&mut T, N, V) + 'static,
     ) -> Self {
         let set = Box::new(move |config: &mut T, name: &str, text: Text<'_>| {
+            let name = name.parse().map_err(|error: N::Err| error.to_string())?;
             set(config, name, text.value()?);
             Ok(())
         });
