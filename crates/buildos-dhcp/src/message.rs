@@ -216,11 +216,14 @@ impl ClientMessage {
         bytes.extend(mac);
         bytes.resize(COOKIE.start, 0);
         bytes.extend(MAGIC_COOKIE);
-        let mut encoder = Encoder::new(&mut bytes);
+        // An encoder writes from the beginning of its buffer, whatever is there.
+        let mut options = Vec::new();
+        let mut encoder = Encoder::new(&mut options);
         for option in self.options(mac, hostname) {
             option.encode(&mut encoder)?;
         }
         DhcpOption::End.encode(&mut encoder)?;
+        bytes.extend(options);
         if bytes.len() < MINIMUM_LENGTH {
             bytes.resize(MINIMUM_LENGTH, 0);
         }
@@ -237,6 +240,7 @@ impl ClientMessage {
         options.extend(self.server.map(DhcpOption::ServerIdentifier));
         if matches!(self.kind, MessageKind::Discover | MessageKind::Request) {
             options.push(DhcpOption::MaxMessageSize(MAXIMUM_LENGTH));
+            let hostname = hostname.filter(|name| !name.is_empty());
             options.extend(hostname.map(|name| DhcpOption::Hostname(name.to_owned())));
             options.push(DhcpOption::ParameterRequestList(
                 PARAMETERS.into_iter().map(OptionCode::from).collect(),

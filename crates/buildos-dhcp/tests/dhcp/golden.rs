@@ -1,0 +1,124 @@
+//! The client's messages, byte by byte.
+
+use buildos_dhcp::{Config, Input, State};
+
+use crate::host::{Host, MAC};
+use crate::reply::Reply;
+
+const PARAMETERS: &str = "37 0e 01 79 21 03 06 0f 77 0c 51 1a 1c 2a 3a 3b";
+
+fn hex(bytes: &[u8]) -> String {
+    bytes
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+/// Header and options; the rest must be zeros up to 300 bytes.
+fn split(payload: &[u8]) -> (String, String) {
+    assert_eq!(payload.len(), 300);
+    let end = payload.iter().rposition(|byte| *byte != 0).unwrap() + 1;
+    (hex(&payload[..240]), hex(&payload[240..end]))
+}
+
+fn header(xid: u32, secs: &str, flags: &str, ciaddr: &str) -> String {
+    let zeros = |count: usize| vec!["00"; count].join(" ");
+    [
+        "01 01 06 00",
+        &hex(&xid.to_be_bytes()),
+        secs,
+        flags,
+        ciaddr,
+        // yiaddr, siaddr, giaddr
+        &zeros(12),
+        "52 54 00 12 34 56",
+        // the rest of chaddr, sname, file
+        &zeros(10 + 64 + 128),
+        "63 82 53 63",
+    ]
+    .join(" ")
+}
+
+const NOWHERE: &str = "00 00 00 00";
+const ADDRESS: &str = "c0 00 02 4d";
+const IDENTIFIER: &str = "3d 07 01 52 54 00 12 34 56";
+
+#[test]
+fn discover() {
+    let mut config = Config::new(MAC);
+    config.hostname = Some("rack7".to_owned());
+    let mut host = Host::with(config, 42);
+    host.handle(Input::Start);
+    let (head, options) = split(&host.last().transmit.payload);
+    assert_eq!(head, header(host.xid, "00 00", "00 00", NOWHERE));
+    let expected =
+        format!("35 01 01 {IDENTIFIER} 39 02 05 c0 0c 05 72 61 63 6b 37 {PARAMETERS} ff");
+    assert_eq!(options, expected);
+}
+
+#[test]
+fn request_in_selecting() {
+    let mut host = Host::new();
+    host.handle(Input::Start);
+    // The third DISCOVER, with the broadcast flag.
+    host.run_until(4.0);
+    assert_eq!(host.sent.len(), 3);
+    let discover = host.last();
+    let (xid, secs) = (discover.xid, hex(&discover.secs.to_be_bytes()));
+    assert!(discover.secs >= 2);
+    host.reply(Reply::offer());
+    host.run_until(9.0);
+    host.handle(Input::Select);
+    let (head, options) = split(&host.last().transmit.payload);
+    assert_eq!(head, header(xid, &secs, "80 00", NOWHERE));
+    let expected = format!(
+        "35 01 03 {IDENTIFIER} 32 04 {ADDRESS} 36 04 c0 00 02 01 39 02 05 c0 {PARAMETERS} ff"
+    );
+    assert_eq!(options, expected);
+}
+
+#[test]
+fn request_in_the_states_with_a_lease() {
+    for (state, ciaddr, requested) in [
+        (State::Renewing, ADDRESS, String::new()),
+        (State::Rebinding, ADDRESS, String::new()),
+        (State::Rebooting, NOWHERE, format!("32 04 {ADDRESS} ")),
+    ] {
+        let mut host = Host::in_state(state);
+        let deadline = host.client.deadline().unwrap();
+        host.now = deadline;
+        host.handle(Input::Timeout);
+        let sent = host.last();
+        let secs = hex(&sent.secs.to_be_bytes());
+        let (head, options) = split(&sent.transmit.payload);
+        assert_eq!(head, header(sent.xid, &secs, "00 00", ciaddr), "{state}");
+        let expected = format!("35 01 03 {IDENTIFIER} {requested}39 02 05 c0 {PARAMETERS} ff");
+        assert_eq!(options, expected, "{state}");
+    }
+}
+
+#[test]
+fn release_and_decline_hold_nothing_else() {
+    let mut host = Host::in_state(State::Bound);
+    host.handle(Input::Release);
+    let (head, options) = split(&host.last().transmit.payload);
+    assert_eq!(head, header(host.last().xid, "00 00", "00 00", ADDRESS));
+    assert_eq!(
+        options,
+        format!("35 01 07 {IDENTIFIER} 36 04 c0 00 02 01 ff")
+    );
+
+    let mut host = Host::in_state(State::Bound);
+    let address = host.lease().address;
+    host.handle(Input::Conflict {
+        address,
+        mac: [2; 6],
+    });
+    let (head, options) = split(&host.last().transmit.payload);
+    assert_eq!(head, header(host.last().xid, "00 00", "00 00", NOWHERE));
+    assert_eq!(
+        options,
+        format!("35 01 04 {IDENTIFIER} 32 04 {ADDRESS} 36 04 c0 00 02 01 ff")
+    );
+}
