@@ -1,1 +1,26 @@
-//! The library of buildos-netd.
+//! buildos-netd: finds the uplink of a build host and makes its two bridges.
+//!
+//! Data flows one way. [`kernel`] observes links; [`candidate`] says which may
+//! become the uplink; [`race`] runs a DHCP client (`buildos-dhcp`) on each and
+//! decides; [`daemon`] makes a wish out of that; [`plan`] is the difference
+//! between wish and kernel; [`kernel`] applies it. [`picture`] is what others
+//! get to see, by [`bus`], [`state`], [`views`] and `STATUS=`.
+
+pub mod bus;
+pub mod candidate;
+pub mod clock;
+pub mod config;
+pub mod daemon;
+pub mod kernel;
+pub mod link;
+pub mod mac;
+pub mod messages;
+pub mod pattern;
+pub mod picture;
+pub mod plan;
+pub mod private;
+pub mod race;
+pub mod socket;
+pub mod state;
+pub mod views;
+pub mod wire;

@@ -1,0 +1,338 @@
+//! `org.build2.buildos.network1` on the system bus.
+//!
+//! The network comes up before the bus, without it, and while it restarts. So
+//! the bus lives in a task of its own: it takes the latest picture from a
+//! `watch` channel and passes on what clients ask for. Nothing in the daemon
+//! ever waits for it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use buildos_dbus_api::network1::{LINK_PREFIX, NAME, PATH, State};
+use buildos_dbus_api::{system_bus, update};
+use futures_util::StreamExt as _;
+use tokio::sync::{mpsc, watch};
+use zbus::zvariant::{self, OwnedObjectPath, OwnedValue, Value};
+use zbus::{Connection, MessageStream, fdo, interface};
+
+use crate::picture::{LinkPicture, Picture};
+use crate::plan::{PRIVATE_BRIDGE, PUBLIC_BRIDGE};
+use crate::views;
+
+/// Between attempts to join the bus.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// What a client asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Command {
+    /// Extend the lease now.
+    Renew,
+    /// Read the configuration again.
+    Reconfigure,
+}
+
+/// Serves the pictures for ever, whether or not there is a bus.
+pub async fn serve(mut pictures: watch::Receiver<Picture>, commands: mpsc::Sender<Command>) {
+    loop {
+        if let Err(error) = session(&mut pictures, &commands).await {
+            tracing::debug!(%error, "not on the bus");
+        }
+        if pictures.has_changed().is_err() {
+            return; // The daemon has ended.
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+/// One connection to the bus, from joining it to losing it.
+async fn session(
+    pictures: &mut watch::Receiver<Picture>,
+    commands: &mpsc::Sender<Command>,
+) -> zbus::Result<()> {
+    let connection = system_bus().await?;
+    let picture = pictures.borrow_and_update().clone();
+    let manager = Manager {
+        picture: picture.clone(),
+        commands: commands.clone(),
+    };
+    connection.object_server().at(PATH, manager).await?;
+    let mut links = BTreeMap::new();
+    publish_links(&connection, &mut links, &picture).await?;
+    connection.request_name(NAME).await?;
+    tracing::debug!("serving {NAME}");
+    let mut messages = MessageStream::from(&connection);
+    loop {
+        tokio::select! {
+            changed = pictures.changed() => {
+                if changed.is_err() {
+                    return Ok(());
+                }
+            }
+            message = messages.next() => match message {
+                // Calls are served elsewhere; here only the end of them matters.
+                Some(Ok(_)) => continue,
+                Some(Err(error)) => return Err(error),
+                None => return Ok(()),
+            },
+        }
+        let picture = pictures.borrow_and_update().clone();
+        publish_links(&connection, &mut links, &picture).await?;
+        update::<Manager>(&connection, PATH, |manager| manager.picture = picture).await?;
+    }
+}
+
+/// Adds, changes and removes the objects of links.
+async fn publish_links(
+    connection: &Connection,
+    served: &mut BTreeMap<u32, LinkPicture>,
+    picture: &Picture,
+) -> zbus::Result<()> {
+    let server = connection.object_server();
+    let gone: Vec<u32> = served
+        .keys()
+        .copied()
+        .filter(|i| picture.links.iter().all(|l| l.index != *i))
+        .collect();
+    for index in gone {
+        server.remove::<Link, _>(link_path(index)?).await?;
+        served.remove(&index);
+    }
+    for link in &picture.links {
+        let path = link_path(link.index)?;
+        match served.insert(link.index, link.clone()) {
+            None => {
+                server.at(path, Link(link.clone())).await?;
+            }
+            Some(old) if old != *link => {
+                update::<Link>(connection, path.as_str(), |served| served.0 = link.clone()).await?;
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(())
+}
+
+fn link_path(index: u32) -> zbus::Result<OwnedObjectPath> {
+    Ok(OwnedObjectPath::try_from(format!("{LINK_PREFIX}/{index}"))?)
+}
+
+struct Manager {
+    picture: Picture,
+    commands: mpsc::Sender<Command>,
+}
+
+#[interface(name = "org.build2.buildos.network1.Manager")]
+impl Manager {
+    /// Asks the DHCP server to extend the lease now.
+    async fn renew(&self) -> fdo::Result<()> {
+        if self.picture.lease.is_none() {
+            return Err(fdo::Error::Failed(format!(
+                "no lease to renew: {}",
+                self.picture.reason
+            )));
+        }
+        self.send(Command::Renew)
+    }
+
+    /// Reads the configuration again and applies what changed.
+    async fn reconfigure(&self) -> fdo::Result<()> {
+        self.send(Command::Reconfigure)
+    }
+
+    #[zbus(property)]
+    fn state(&self) -> &str {
+        self.picture.state.as_str()
+    }
+
+    #[zbus(property)]
+    fn reason(&self) -> &str {
+        &self.picture.reason
+    }
+
+    #[zbus(property)]
+    fn online(&self) -> bool {
+        self.picture.state == State::Online
+    }
+
+    #[zbus(property)]
+    fn uplink(&self) -> &str {
+        self.picture.uplink.as_ref().map_or("", |(name, _)| name)
+    }
+
+    #[zbus(property)]
+    fn uplink_address(&self) -> String {
+        text(self.picture.uplink.as_ref().map(|(_, mac)| mac))
+    }
+
+    #[zbus(property)]
+    fn public_bridge(&self) -> &str {
+        PUBLIC_BRIDGE
+    }
+
+    #[zbus(property)]
+    fn private_bridge(&self) -> &str {
+        PRIVATE_BRIDGE
+    }
+
+    #[zbus(property)]
+    fn private_network(&self) -> String {
+        text(self.picture.private)
+    }
+
+    #[zbus(property)]
+    fn address(&self) -> String {
+        text(
+            self.picture
+                .lease
+                .as_ref()
+                .map(|l| format!("{}/{}", l.address, l.prefix)),
+        )
+    }
+
+    #[zbus(property)]
+    fn gateway(&self) -> String {
+        text(
+            self.picture
+                .lease
+                .as_ref()
+                .and_then(|lease| lease.gateway()),
+        )
+    }
+
+    #[zbus(property, name = "DNS")]
+    fn dns(&self) -> Vec<String> {
+        self.picture
+            .lease
+            .iter()
+            .flat_map(|l| l.dns.iter().map(ToString::to_string))
+            .collect()
+    }
+
+    #[zbus(property)]
+    fn search_domains(&self) -> Vec<String> {
+        views::search_domains(&self.picture)
+    }
+
+    #[zbus(property, name = "NTP")]
+    fn ntp(&self) -> Vec<String> {
+        self.picture
+            .lease
+            .iter()
+            .flat_map(|l| l.ntp.iter().map(ToString::to_string))
+            .collect()
+    }
+
+    #[zbus(property)]
+    fn hostname(&self) -> &str {
+        self.picture
+            .lease
+            .as_ref()
+            .and_then(|l| l.hostname.as_deref())
+            .unwrap_or_default()
+    }
+
+    #[zbus(property, name = "FQDN")]
+    fn fqdn(&self) -> &str {
+        self.picture
+            .lease
+            .as_ref()
+            .and_then(|l| l.fqdn.as_deref())
+            .unwrap_or_default()
+    }
+
+    #[zbus(property)]
+    fn lease(&self) -> fdo::Result<HashMap<String, OwnedValue>> {
+        lease(&self.picture).map_err(|error| fdo::Error::Failed(error.to_string()))
+    }
+
+    #[zbus(property)]
+    fn links(&self) -> Vec<OwnedObjectPath> {
+        self.picture
+            .links
+            .iter()
+            .filter_map(|link| link_path(link.index).ok())
+            .collect()
+    }
+
+    #[zbus(property)]
+    fn configuration_problems(&self) -> Vec<String> {
+        self.picture.configuration_problems.clone()
+    }
+}
+
+impl Manager {
+    fn send(&self, command: Command) -> fdo::Result<()> {
+        self.commands.try_send(command).map_err(|_| {
+            fdo::Error::LimitsExceeded("buildos-netd still works on earlier requests".to_owned())
+        })
+    }
+}
+
+struct Link(LinkPicture);
+
+#[interface(name = "org.build2.buildos.network1.Link")]
+impl Link {
+    #[zbus(property)]
+    fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    #[zbus(property)]
+    fn index(&self) -> u32 {
+        self.0.index
+    }
+
+    #[zbus(property)]
+    fn hardware_address(&self) -> String {
+        text(self.0.mac)
+    }
+
+    #[zbus(property)]
+    fn carrier(&self) -> bool {
+        self.0.carrier
+    }
+
+    #[zbus(property)]
+    fn role(&self) -> &str {
+        self.0.role.as_str()
+    }
+
+    #[zbus(property, name = "DHCPState")]
+    fn dhcp_state(&self) -> &str {
+        self.0.dhcp_state.unwrap_or_default()
+    }
+
+    #[zbus(property)]
+    fn reason(&self) -> &str {
+        &self.0.reason
+    }
+}
+
+fn text(value: Option<impl ToString>) -> String {
+    value.map(|value| value.to_string()).unwrap_or_default()
+}
+
+/// The lease as a dictionary: what was agreed on, and the options as received.
+fn lease(picture: &Picture) -> zvariant::Result<HashMap<String, OwnedValue>> {
+    let Some(lease) = &picture.lease else {
+        return Ok(HashMap::new());
+    };
+    let mut entries: Vec<(String, Value<'_>)> = vec![
+        ("Address".into(), lease.address.to_string().into()),
+        ("PrefixLength".into(), lease.prefix.into()),
+        ("Server".into(), lease.server.to_string().into()),
+        ("AcquiredUSec".into(), picture.acquired_usec.into()),
+    ];
+    if let Some(term) = lease.term {
+        entries.push(("LeaseSeconds".into(), term.lease.as_secs().into()));
+        entries.push(("RenewSeconds".into(), term.renew.as_secs().into()));
+        entries.push(("RebindSeconds".into(), term.rebind.as_secs().into()));
+    }
+    for (code, bytes) in lease.options.iter() {
+        entries.push((format!("Option{code}"), bytes.to_vec().into()));
+    }
+    entries
+        .into_iter()
+        .map(|(key, value)| Ok((key, value.try_to_owned()?)))
+        .collect()
+}

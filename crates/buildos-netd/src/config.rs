@@ -1,0 +1,130 @@
+//! What may be configured (buildos-netd.conf(5)).
+
+use std::time::Duration;
+
+use buildos_service::config::Schema;
+
+use crate::mac::MacAddress;
+use crate::pattern::Pattern;
+use crate::private::PrivateNetwork;
+
+/// Settings of buildos-netd.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Private networks in the order of preference.
+    pub private: Vec<PrivateNetwork>,
+    /// Links that count although they are no physical NICs.
+    pub include: Vec<Pattern>,
+    /// Links that take no part.
+    pub exclude: Vec<Pattern>,
+    /// NIC that the machine booted from.
+    pub bootif: Option<MacAddress>,
+    /// How long the offers of other NICs wait for one of `bootif`.
+    pub head_start: Duration,
+    /// How long an uplink without carrier keeps other NICs from taking over.
+    pub carrier_grace: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            private: PrivateNetwork::DEFAULTS
+                .iter()
+                .filter_map(|text| text.parse().ok())
+                .collect(),
+            include: Vec::new(),
+            exclude: Vec::new(),
+            bootif: None,
+            // A server that probes an address before it offers it takes that long.
+            head_start: Duration::from_millis(1000),
+            // A switch port that restarts with spanning tree is back within this.
+            carrier_grace: Duration::from_secs(35),
+        }
+    }
+}
+
+/// The keys.
+#[must_use]
+pub fn schema() -> Schema<Settings> {
+    Schema::new("netd")
+        .key(
+            "private",
+            "Address of the host on br1 with its prefix; others are taken only when it overlaps with the uplink's networks.",
+            |s: &mut Settings, network: PrivateNetwork| s.private.insert(0, network),
+        )
+        .key(
+            "include",
+            "Names of links that may become the uplink although they are no physical NICs (\"eth*\").",
+            |s: &mut Settings, patterns| s.include = patterns,
+        )
+        .key(
+            "exclude",
+            "Names of links that take no part (\"enp9*\").",
+            |s: &mut Settings, patterns| s.exclude = patterns,
+        )
+        .key(
+            "bootif",
+            "Hardware address of the NIC whose offers are preferred.",
+            |s: &mut Settings, mac| s.bootif = Some(mac),
+        )
+        .alias("BOOTIF")
+        .key(
+            "bootif_head_start_ms",
+            "Milliseconds that offers on other NICs wait for one on bootif.",
+            |s: &mut Settings, ms: u32| s.head_start = Duration::from_millis(ms.into()),
+        )
+        .key(
+            "carrier_grace_s",
+            "Seconds that an uplink without carrier keeps its place before other NICs are tried.",
+            |s: &mut Settings, seconds: u32| s.carrier_grace = Duration::from_secs(seconds.into()),
+        )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use buildos_service::config::{Fragment, Origin, evaluate};
+
+    fn evaluated(cmdline: &str) -> (Settings, Vec<String>) {
+        let fragment = Fragment {
+            origin: Origin::KernelCommandLine,
+            text: cmdline.into(),
+        };
+        let loaded = evaluate(&schema(), &[fragment]);
+        (
+            loaded.settings,
+            loaded.problems.iter().map(ToString::to_string).collect(),
+        )
+    }
+
+    #[test]
+    fn every_default_is_a_private_network() {
+        assert_eq!(
+            Settings::default().private.len(),
+            PrivateNetwork::DEFAULTS.len()
+        );
+    }
+
+    #[test]
+    fn the_kernel_command_line_of_a_booted_host() {
+        let (settings, problems) = evaluated(
+            "BOOT_IMAGE=/buildos/buildos-image BOOTIF=01-de-ad-be-ef-b8-da buildos.netd.private=10.1.0.1/16",
+        );
+        assert_eq!(problems, [""; 0]);
+        assert_eq!(settings.bootif, Some("de:ad:be:ef:b8:da".parse().unwrap()));
+        assert_eq!(settings.private[0], "10.1.0.1/16".parse().unwrap());
+        assert_eq!(settings.private[1..], Settings::default().private);
+    }
+
+    #[test]
+    fn a_bad_value_leaves_the_default() {
+        let (settings, problems) = evaluated("buildos.netd.private=10.1.0.0/16");
+        assert_eq!(settings, Settings::default());
+        assert_eq!(
+            problems,
+            [
+                "kernel command line: buildos.netd.private: 10.1.0.0/16: this is the network's own or its broadcast address; try 10.1.0.1/16"
+            ]
+        );
+    }
+}

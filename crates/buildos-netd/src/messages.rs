@@ -1,0 +1,95 @@
+//! Journal messages: the identifiers that `units/systemd/catalog` explains,
+//! and the one place where DHCP events become text.
+
+use buildos_dhcp::Event;
+
+use crate::race::Candidate;
+
+/// A lease was taken.
+pub const BOUND: &str = "3a4d2f0d9c5e4be19c0a3a34b55f1b6a";
+/// A lease was extended or confirmed.
+pub const RENEWED: &str = "b7a65f0a3d554dd3a6b7f5c2e8c61f0d";
+/// A lease is gone.
+pub const LOST: &str = "5e1c9b7f8a0240b6b2c4d09e3f7a1d58";
+/// A resumed lease is used though nobody confirmed it.
+pub const UNCONFIRMED: &str = "94f1f0f6d2c64f7e8b1e0b9d7c3a2e15";
+/// A server was refused, or did not keep its offer.
+pub const REFUSED: &str = "e0b3c8d1a7f94c5cb6d2f1e4a9078b63";
+/// The set of candidates or their carrier changed.
+pub const CANDIDATE: &str = "1f8e7d6c5b4a49389271605f4e3d2c1b";
+/// Another private network was chosen.
+pub const PRIVATE: &str = "7c2f9d1e6b3a4850a1f4c8e7d0b95263";
+/// The kernel refused an operation.
+pub const KERNEL: &str = "d95b0e3c7a1f4268be90f2d4c6a8173e";
+/// A file in `/run` could not be written.
+pub const FILE: &str = "68a0d4f2c1b94e7f9d3c5e8b7a60f142";
+
+/// Writes an event of a DHCP client to the journal.
+pub fn log(candidate: &Candidate, event: &Event) {
+    let interface = candidate.name.as_str();
+    match event {
+        Event::Offered { server, address } => {
+            tracing::info!(interface, "{interface}: OFFER of {address} from {server}");
+        }
+        Event::Refused { kind, server, why } => {
+            let server = server
+                .map(|server| format!(" from {server}"))
+                .unwrap_or_default();
+            tracing::warn!(
+                message_id = REFUSED,
+                interface,
+                "{interface}: {kind}{server} refused: {why}"
+            );
+        }
+        Event::RequestFailed { server, why } => {
+            tracing::warn!(
+                message_id = REFUSED,
+                interface,
+                "{interface}: no lease from {server}: {why}"
+            );
+        }
+        Event::Bound(lease) => tracing::info!(
+            message_id = BOUND,
+            interface,
+            buildos_address = %lease.address,
+            buildos_server = %lease.server,
+            "{interface}: bound to {}/{} by {}, {}",
+            lease.address,
+            lease.prefix,
+            lease.server,
+            term(lease)
+        ),
+        Event::Renewed(lease) => tracing::info!(
+            message_id = RENEWED,
+            interface,
+            buildos_address = %lease.address,
+            buildos_server = %lease.server,
+            "{interface}: {}/{} extended by {}, {}",
+            lease.address,
+            lease.prefix,
+            lease.server,
+            term(lease)
+        ),
+        Event::Unconfirmed(lease) => tracing::warn!(
+            message_id = UNCONFIRMED,
+            interface,
+            buildos_address = %lease.address,
+            "{interface}: no server confirmed {}; it is used until its lease ends",
+            lease.address
+        ),
+        Event::Lost { lease, why } => tracing::warn!(
+            message_id = LOST,
+            interface,
+            buildos_address = %lease.address,
+            "{interface}: {} is gone: {why}",
+            lease.address
+        ),
+    }
+}
+
+fn term(lease: &buildos_dhcp::Lease) -> String {
+    match lease.term {
+        Some(term) => format!("lease {} s", term.lease.as_secs()),
+        None => "lease without end".to_owned(),
+    }
+}

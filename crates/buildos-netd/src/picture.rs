@@ -1,0 +1,213 @@
+//! What netd tells others: one value, from which the bus, `state.json`,
+//! `STATUS=` and the files in `/run/buildos/netd` are made.
+
+use buildos_dbus_api::network1::{LinkRole, State};
+use buildos_dhcp::{Instant, Lease};
+use serde::Serialize;
+
+use crate::candidate;
+use crate::config::Settings;
+use crate::mac::MacAddress;
+use crate::plan::{Observed, PRIVATE_BRIDGE, PUBLIC_BRIDGE};
+use crate::private::PrivateNetwork;
+use crate::race::Race;
+
+/// The network of the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Picture {
+    /// In one word.
+    pub state: State,
+    /// In one line for people.
+    pub reason: String,
+    /// Name and hardware address of the port of br0.
+    pub uplink: Option<(String, MacAddress)>,
+    /// Address of the host on br1, once it is there.
+    pub private: Option<PrivateNetwork>,
+    /// The lease in force.
+    pub lease: Option<Lease>,
+    /// When it was acquired, CLOCK_REALTIME microseconds.
+    pub acquired_usec: u64,
+    /// All links but the loopback.
+    pub links: Vec<LinkPicture>,
+    /// Errors in the configuration.
+    pub configuration_problems: Vec<String>,
+}
+
+/// One link.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LinkPicture {
+    /// Kernel index.
+    pub index: u32,
+    /// Kernel name.
+    pub name: String,
+    /// Hardware address.
+    pub mac: Option<MacAddress>,
+    /// Whether it has carrier.
+    pub carrier: bool,
+    /// What netd does with it.
+    pub role: LinkRole,
+    /// RFC 2131 state of its client.
+    pub dhcp_state: Option<&'static str>,
+    /// Why, in one line.
+    pub reason: String,
+}
+
+/// Draws the picture.
+#[must_use]
+pub fn draw(
+    observed: &Observed,
+    race: &Race,
+    settings: &Settings,
+    private: Option<PrivateNetwork>,
+    problems: Vec<String>,
+    clocks: Clocks,
+) -> Picture {
+    let links = links(observed, race, settings);
+    // A lease counts once its address is on br0.
+    let public = observed.bridge(PUBLIC_BRIDGE).map(|bridge| bridge.index);
+    let applied = |lease: &&Lease| {
+        observed
+            .addresses
+            .iter()
+            .any(|a| Some(a.link) == public && a.net.addr() == lease.address)
+    };
+    let lease = race.lease().filter(applied).cloned();
+    let carrier = race.port().is_some_and(|port| port.candidate.carrier);
+    let state = match &lease {
+        Some(_) if carrier => State::Online,
+        Some(_) => State::CarrierLost,
+        None if race.runners().any(|runner| runner.candidate.carrier) => State::Acquiring,
+        None => State::NoCarrier,
+    };
+    let bridge = observed.bridge(PRIVATE_BRIDGE).map(|bridge| bridge.index);
+    let private = private.filter(|network| {
+        observed
+            .addresses
+            .iter()
+            .any(|a| Some(a.link) == bridge && a.net == network.net())
+    });
+    Picture {
+        reason: reason(state, race, lease.as_ref()),
+        state,
+        uplink: race
+            .port()
+            .map(|port| (port.candidate.name.clone(), port.candidate.mac)),
+        private,
+        acquired_usec: lease
+            .as_ref()
+            .map_or(0, |lease| clocks.realtime_usec(lease.acquired)),
+        lease,
+        links,
+        configuration_problems: problems,
+    }
+}
+
+/// The two clocks at one moment.
+#[derive(Debug, Clone, Copy)]
+pub struct Clocks {
+    /// CLOCK_BOOTTIME.
+    pub boottime: Instant,
+    /// CLOCK_REALTIME since the epoch.
+    pub realtime: Instant,
+}
+
+impl Clocks {
+    /// A point of CLOCK_BOOTTIME as CLOCK_REALTIME, to the second so that it
+    /// stays the same from one look to the next.
+    fn realtime_usec(self, at: Instant) -> u64 {
+        let ago = self.boottime.saturating_sub(at);
+        self.realtime
+            .saturating_sub(ago)
+            .as_secs()
+            .saturating_mul(1_000_000)
+    }
+}
+
+fn links(observed: &Observed, race: &Race, settings: &Settings) -> Vec<LinkPicture> {
+    let public = observed.bridge(PUBLIC_BRIDGE).map(|bridge| bridge.index);
+    let port = race.port().map(|port| port.candidate.index);
+    let mut pictures = Vec::new();
+    for link in observed.links.values().filter(|link| link.name != "lo") {
+        let runner = race
+            .runners()
+            .find(|runner| runner.candidate.index == link.index);
+        let (role, reason) = match runner {
+            Some(runner) if !link.carrier => (role(port, link.index), {
+                let lease = runner
+                    .client
+                    .lease()
+                    .map(|_| format!("; {}", runner.client.reason()));
+                format!("no carrier{}", lease.unwrap_or_default())
+            }),
+            Some(runner) => (
+                role(port, link.index),
+                format!("carrier; DHCP {}", runner.client.reason()),
+            ),
+            None if [PUBLIC_BRIDGE, PRIVATE_BRIDGE].contains(&link.name.as_str()) => {
+                (LinkRole::Bridge, "made by buildos-netd".to_owned())
+            }
+            None => {
+                let verdict = candidate::check(link, public, &settings.include, &settings.exclude);
+                let why = verdict.err().map(|exclusion| exclusion.to_string());
+                (
+                    LinkRole::Ignored,
+                    why.unwrap_or_else(|| "about to be looked at".to_owned()),
+                )
+            }
+        };
+        pictures.push(LinkPicture {
+            index: link.index,
+            name: link.name.clone(),
+            mac: link.mac,
+            carrier: link.up && link.carrier,
+            role,
+            dhcp_state: runner.map(|runner| runner.client.state().as_str()),
+            reason,
+        });
+    }
+    pictures
+}
+
+fn role(port: Option<u32>, index: u32) -> LinkRole {
+    if port == Some(index) {
+        LinkRole::Uplink
+    } else {
+        LinkRole::Candidate
+    }
+}
+
+fn reason(state: State, race: &Race, lease: Option<&Lease>) -> String {
+    let port = race.port().map_or("", |port| port.candidate.name.as_str());
+    let with_carrier = || {
+        race.runners()
+            .filter(|runner| runner.candidate.carrier)
+            .map(|r| (&r.candidate, &r.client))
+    };
+    match (state, lease) {
+        (State::Online, Some(lease)) => {
+            format!(
+                "br0 has {}/{} by {port} from {}",
+                lease.address, lease.prefix, lease.server
+            )
+        }
+        (State::CarrierLost, Some(lease)) => {
+            format!(
+                "no carrier on {port}; br0 keeps {}/{}",
+                lease.address, lease.prefix
+            )
+        }
+        (State::NoCarrier, _) => {
+            let names: Vec<_> = race.runners().map(|r| r.candidate.name.as_str()).collect();
+            match names.as_slice() {
+                [] => "no Ethernet NIC".to_owned(),
+                names => format!("no carrier on {}", names.join(", ")),
+            }
+        }
+        (State::Acquiring | State::Online | State::CarrierLost, _) => {
+            let each: Vec<_> = with_carrier()
+                .map(|(c, client)| format!("{}: {}", c.name, client.reason()))
+                .collect();
+            format!("no lease yet; {}", each.join("; "))
+        }
+    }
+}

@@ -1,0 +1,551 @@
+//! The difference between what should be and what is.
+//!
+//! [`Wish`] and [`Observed`] are values; [`plan`] lists the operations that
+//! lead from one to the other, removals first. Operations on a bridge that
+//! does not exist yet come in the next round: the loop is observe, plan, apply,
+//! and again until there is nothing left to do. What is already right is not
+//! touched, and what is not ours is not looked at: our addresses and routes
+//! carry a protocol number (`IFA_PROTO`, `RTA_PROTOCOL`), so that a netd that was
+//! killed finds them again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use ipnet::Ipv4Net;
+
+use crate::link::{BridgeSettings, Link};
+use crate::mac::MacAddress;
+
+/// Name of the bridge that contains the uplink.
+pub const PUBLIC_BRIDGE: &str = "br0";
+/// Name of the bridge for machines behind NAT.
+pub const PRIVATE_BRIDGE: &str = "br1";
+
+/// Remaining lifetimes count in seconds on both sides; that much difference is
+/// rounding and delay.
+const LIFETIME_TOLERANCE: u32 = 2;
+/// `INFINITY_LIFE_TIME` of the kernel.
+const FOREVER: u32 = u32::MAX;
+
+/// What the kernel has.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Observed {
+    /// By index.
+    pub links: BTreeMap<u32, Link>,
+    /// IPv4 addresses that carry our mark.
+    pub addresses: Vec<Address>,
+    /// IPv4 routes of the main table that carry our mark.
+    pub routes: Vec<Route>,
+}
+
+/// An IPv4 address on a link.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Address {
+    /// Index of the link.
+    pub link: u32,
+    /// Address and prefix.
+    pub net: Ipv4Net,
+    /// Seconds that it remains valid; [`u32::MAX`] for ever.
+    pub valid: u32,
+}
+
+/// An IPv4 route of the main table.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Route {
+    /// Index of the link it leaves by.
+    pub link: u32,
+    /// Where it leads.
+    pub destination: Ipv4Net,
+    /// Next hop; none for what is on the link itself.
+    pub gateway: Option<Ipv4Addr>,
+    /// The gateway is on the link although no address says so.
+    pub onlink: bool,
+    /// Preferred source address.
+    pub source: Ipv4Addr,
+}
+
+/// What should be.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Wish {
+    /// Links that are up so that they can show carrier.
+    pub up: BTreeSet<u32>,
+    /// Port of br0.
+    pub uplink: Option<u32>,
+    /// What br0 carries besides its port.
+    pub lease: Option<LeaseWish>,
+    /// Address of br1.
+    pub private: Option<Ipv4Net>,
+}
+
+/// What a lease means to the kernel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeaseWish {
+    /// Address and prefix on br0.
+    pub net: Ipv4Net,
+    /// How long it stays valid from now; none for ever.
+    pub remaining: Option<Duration>,
+    /// `(destination, gateway, onlink)` in the order of the lease.
+    pub routes: Vec<(Ipv4Net, Option<Ipv4Addr>, bool)>,
+    /// Largest packet that the network carries.
+    pub mtu: Option<u32>,
+}
+
+/// One change to the kernel's state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Op {
+    /// Create a bridge with [`BridgeSettings::OURS`], up.
+    CreateBridge(&'static str),
+    /// Give a bridge [`BridgeSettings::OURS`].
+    SetBridge(u32),
+    /// Change the hardware address of a link.
+    SetMac(u32, MacAddress),
+    /// Change the MTU of a link.
+    SetMtu(u32, u32),
+    /// Set a link up.
+    SetUp(u32),
+    /// Take a port out of its bridge.
+    Detach(u32),
+    /// Put a link into a bridge.
+    Attach {
+        /// The link.
+        port: u32,
+        /// The bridge.
+        bridge: u32,
+    },
+    /// Remove an address.
+    RemoveAddress(Address),
+    /// Add an address, or renew its lifetime in place.
+    SetAddress(Address),
+    /// Remove a route.
+    RemoveRoute(Route),
+    /// Add a route.
+    AddRoute(Route),
+}
+
+/// The operations that bring what is closer to what should be; none when it is there.
+#[must_use]
+pub fn plan(wish: &Wish, observed: &Observed) -> Vec<Op> {
+    let public = observed.bridge(PUBLIC_BRIDGE);
+    let private = observed.bridge(PRIVATE_BRIDGE);
+    let mut ops = Vec::new();
+    for (name, bridge) in [(PUBLIC_BRIDGE, public), (PRIVATE_BRIDGE, private)] {
+        match bridge {
+            None => ops.push(Op::CreateBridge(name)),
+            Some(link) => {
+                if link.bridge != Some(BridgeSettings::OURS) {
+                    ops.push(Op::SetBridge(link.index));
+                }
+                if !link.up {
+                    ops.push(Op::SetUp(link.index));
+                }
+            }
+        }
+    }
+    if let Some(bridge) = public {
+        port(wish, observed, bridge, &mut ops);
+    }
+    let wanted = addresses(wish, public, private);
+    let routes = routes(wish, public);
+    ops.extend(
+        observed
+            .routes
+            .iter()
+            .filter(|r| !routes.contains(r))
+            .cloned()
+            .map(Op::RemoveRoute),
+    );
+    for address in &observed.addresses {
+        if !wanted
+            .iter()
+            .any(|w| w.link == address.link && w.net == address.net)
+        {
+            ops.push(Op::RemoveAddress(address.clone()));
+        }
+    }
+    for address in wanted {
+        let present = observed.addresses.iter().any(|a| {
+            a.link == address.link && a.net == address.net && same_lifetime(a.valid, address.valid)
+        });
+        if !present {
+            ops.push(Op::SetAddress(address));
+        }
+    }
+    ops.extend(
+        routes
+            .into_iter()
+            .filter(|r| !observed.routes.contains(r))
+            .map(Op::AddRoute),
+    );
+    for index in &wish.up {
+        if observed.links.get(index).is_some_and(|link| !link.up) {
+            ops.push(Op::SetUp(*index));
+        }
+    }
+    ops
+}
+
+/// The port of br0 and what br0 takes over from it.
+fn port(wish: &Wish, observed: &Observed, bridge: &Link, ops: &mut Vec<Op>) {
+    // A former uplink goes out before the new one comes in: two NICs on one
+    // network in a bridge without spanning tree are a loop. Other ports, such
+    // as containers of bslave, belong to somebody else.
+    if wish.uplink.is_some() {
+        let former = observed.links.values().filter(|link| {
+            wish.up.contains(&link.index)
+                && link.controller == Some(bridge.index)
+                && wish.uplink != Some(link.index)
+        });
+        ops.extend(former.map(|link| Op::Detach(link.index)));
+    }
+    let Some(uplink) = wish.uplink.and_then(|index| observed.links.get(&index)) else {
+        return;
+    };
+    match uplink.mac {
+        Some(mac) if bridge.mac != Some(mac) => ops.push(Op::SetMac(bridge.index, mac)),
+        _ => {}
+    }
+    if uplink.controller != Some(bridge.index) {
+        ops.push(Op::Attach {
+            port: uplink.index,
+            bridge: bridge.index,
+        });
+    }
+    let mtu = wish
+        .lease
+        .as_ref()
+        .and_then(|lease| lease.mtu)
+        .unwrap_or(uplink.mtu)
+        .min(uplink.mtu);
+    if bridge.mtu != mtu {
+        ops.push(Op::SetMtu(bridge.index, mtu));
+    }
+}
+
+fn addresses(wish: &Wish, public: Option<&Link>, private: Option<&Link>) -> Vec<Address> {
+    let leased = public
+        .zip(wish.lease.as_ref())
+        .map(|(bridge, lease)| Address {
+            link: bridge.index,
+            net: lease.net,
+            valid: lease.remaining.map_or(FOREVER, whole_seconds),
+        });
+    let own = private.zip(wish.private).map(|(bridge, net)| Address {
+        link: bridge.index,
+        net,
+        valid: FOREVER,
+    });
+    leased.into_iter().chain(own).collect()
+}
+
+fn routes(wish: &Wish, public: Option<&Link>) -> Vec<Route> {
+    let Some((bridge, lease)) = public.zip(wish.lease.as_ref()) else {
+        return Vec::new();
+    };
+    let mut routes = Vec::new();
+    for &(destination, gateway, onlink) in &lease.routes {
+        let route = Route {
+            link: bridge.index,
+            destination: destination.trunc(),
+            gateway,
+            onlink,
+            source: lease.net.addr(),
+        };
+        // The kernel holds one route of a metric per destination; the lease
+        // names the better ones first.
+        if !routes
+            .iter()
+            .any(|r: &Route| r.destination == route.destination)
+        {
+            routes.push(route);
+        }
+    }
+    routes
+}
+
+/// Rounded down: the address must never outlive the lease. Zero would be an
+/// error to the kernel.
+fn whole_seconds(remaining: Duration) -> u32 {
+    u32::try_from(remaining.as_secs())
+        .unwrap_or(FOREVER - 1)
+        .clamp(1, FOREVER - 1)
+}
+
+fn same_lifetime(a: u32, b: u32) -> bool {
+    (a == FOREVER) == (b == FOREVER) && a.abs_diff(b) <= LIFETIME_TOLERANCE
+}
+
+impl Observed {
+    /// The bridge of that name.
+    #[must_use]
+    pub fn bridge(&self, name: &str) -> Option<&Link> {
+        self.links
+            .values()
+            .find(|link| link.name == name && link.bridge.is_some())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const BR0: u32 = 10;
+    const BR1: u32 = 11;
+
+    fn link(index: u32, name: &str) -> Link {
+        Link {
+            index,
+            name: name.into(),
+            mac: Some(MacAddress([2, 0, 0, 0, 0, u8::try_from(index).unwrap()])),
+            mtu: 1500,
+            up: false,
+            carrier: false,
+            controller: None,
+            ethernet: true,
+            kind: None,
+            device: true,
+            wireless: false,
+            bridge: None,
+        }
+    }
+
+    fn two_nics() -> Observed {
+        let links = [link(2, "enp1s0"), link(3, "enp2s0")];
+        Observed {
+            links: links.into_iter().map(|l| (l.index, l)).collect(),
+            ..Observed::default()
+        }
+    }
+
+    fn net(text: &str) -> Ipv4Net {
+        text.parse().unwrap()
+    }
+
+    fn wish(uplink: Option<u32>) -> Wish {
+        Wish {
+            up: [2, 3].into(),
+            uplink,
+            lease: uplink.map(|_| LeaseWish {
+                net: net("192.0.2.10/24"),
+                remaining: Some(Duration::from_secs(3600)),
+                routes: vec![(net("0.0.0.0/0"), Some("192.0.2.1".parse().unwrap()), false)],
+                mtu: None,
+            }),
+            private: Some(net("172.23.0.1/16")),
+        }
+    }
+
+    /// A kernel that does what it is told.
+    fn apply(observed: &mut Observed, op: &Op) {
+        match op {
+            Op::CreateBridge(name) => {
+                let index = if *name == PUBLIC_BRIDGE { BR0 } else { BR1 };
+                let bridge = Link {
+                    up: true,
+                    bridge: Some(BridgeSettings::OURS),
+                    kind: Some("bridge".into()),
+                    ..link(index, name)
+                };
+                observed.links.insert(index, bridge);
+            }
+            Op::SetBridge(i) => {
+                observed.links.get_mut(i).unwrap().bridge = Some(BridgeSettings::OURS)
+            }
+            Op::SetMac(i, mac) => observed.links.get_mut(i).unwrap().mac = Some(*mac),
+            Op::SetMtu(i, mtu) => observed.links.get_mut(i).unwrap().mtu = *mtu,
+            Op::SetUp(i) => observed.links.get_mut(i).unwrap().up = true,
+            Op::Detach(i) => observed.links.get_mut(i).unwrap().controller = None,
+            Op::Attach { port, bridge } => {
+                observed.links.get_mut(port).unwrap().controller = Some(*bridge);
+            }
+            Op::RemoveAddress(a) => observed.addresses.retain(|o| o != a),
+            Op::SetAddress(a) => {
+                observed
+                    .addresses
+                    .retain(|o| (o.link, o.net) != (a.link, a.net));
+                observed.addresses.push(a.clone());
+            }
+            Op::RemoveRoute(r) => observed.routes.retain(|o| o != r),
+            Op::AddRoute(r) => observed.routes.push(r.clone()),
+        }
+    }
+
+    /// Rounds until there is nothing left to do.
+    fn settle(observed: &mut Observed, wish: &Wish) -> Vec<Op> {
+        let mut all = Vec::new();
+        for _ in 0..4 {
+            let ops = plan(wish, observed);
+            if ops.is_empty() {
+                return all;
+            }
+            ops.iter().for_each(|op| apply(observed, op));
+            all.extend(ops);
+        }
+        panic!("still to do after four rounds: {:?}", plan(wish, observed));
+    }
+
+    #[test]
+    fn from_nothing_to_a_configured_host() {
+        let mut observed = two_nics();
+        settle(&mut observed, &wish(None));
+        assert_eq!(
+            observed.addresses.len(),
+            1,
+            "br1 has its address before there is an uplink"
+        );
+        let ops = settle(&mut observed, &wish(Some(3)));
+        assert_eq!(
+            ops,
+            [
+                Op::SetMac(BR0, MacAddress([2, 0, 0, 0, 0, 3])),
+                Op::Attach {
+                    port: 3,
+                    bridge: BR0
+                },
+                Op::SetAddress(Address {
+                    link: BR0,
+                    net: net("192.0.2.10/24"),
+                    valid: 3600
+                }),
+                Op::AddRoute(Route {
+                    link: BR0,
+                    destination: net("0.0.0.0/0"),
+                    gateway: Some("192.0.2.1".parse().unwrap()),
+                    onlink: false,
+                    source: "192.0.2.10".parse().unwrap(),
+                }),
+            ]
+        );
+    }
+
+    #[test]
+    fn another_uplink_takes_the_place_of_the_first() {
+        let mut observed = two_nics();
+        settle(&mut observed, &wish(Some(2)));
+        let ops = settle(&mut observed, &wish(Some(3)));
+        assert_eq!(
+            ops,
+            [
+                Op::Detach(2),
+                Op::SetMac(BR0, MacAddress([2, 0, 0, 0, 0, 3])),
+                Op::Attach {
+                    port: 3,
+                    bridge: BR0
+                },
+            ]
+        );
+    }
+
+    #[test]
+    fn a_lost_lease_takes_its_address_and_routes_along_and_leaves_the_port() {
+        let mut observed = two_nics();
+        settle(&mut observed, &wish(Some(2)));
+        let ops = settle(
+            &mut observed,
+            &Wish {
+                lease: None,
+                ..wish(Some(2))
+            },
+        );
+        assert!(
+            matches!(ops[..], [Op::RemoveRoute(_), Op::RemoveAddress(_)]),
+            "{ops:?}"
+        );
+        assert_eq!(observed.links[&2].controller, Some(BR0));
+    }
+
+    #[test]
+    fn a_renewal_replaces_the_lifetime_in_place() {
+        let mut observed = two_nics();
+        settle(&mut observed, &wish(Some(2)));
+        observed
+            .addresses
+            .iter_mut()
+            .filter(|a| a.link == BR0)
+            .for_each(|a| a.valid = 1800);
+        let ops = plan(&wish(Some(2)), &observed);
+        assert!(
+            matches!(&ops[..], [Op::SetAddress(a)] if a.valid == 3600),
+            "{ops:?}"
+        );
+    }
+
+    #[test]
+    fn a_second_more_or_less_is_no_difference() {
+        let mut observed = two_nics();
+        settle(&mut observed, &wish(Some(2)));
+        observed
+            .addresses
+            .iter_mut()
+            .filter(|a| a.link == BR0)
+            .for_each(|a| a.valid = 3599);
+        assert_eq!(plan(&wish(Some(2)), &observed), []);
+    }
+
+    #[test]
+    fn a_bridge_with_spanning_tree_is_mended() {
+        let mut observed = two_nics();
+        settle(&mut observed, &wish(None));
+        observed.links.get_mut(&BR0).unwrap().bridge = Some(BridgeSettings {
+            stp: true,
+            forward_delay: 1500,
+        });
+        assert_eq!(plan(&wish(None), &observed), [Op::SetBridge(BR0)]);
+    }
+
+    #[test]
+    fn ports_of_somebody_else_stay() {
+        let mut observed = two_nics();
+        settle(&mut observed, &wish(Some(2)));
+        observed.links.insert(
+            20,
+            Link {
+                controller: Some(BR0),
+                ..link(20, "ve-slave")
+            },
+        );
+        assert_eq!(plan(&wish(Some(2)), &observed), []);
+    }
+
+    #[test]
+    fn the_mtu_of_the_lease_counts_if_it_is_the_smaller() {
+        for (lease, expected) in [(Some(1400), Some(1400)), (Some(9000), None), (None, None)] {
+            let mut observed = two_nics();
+            settle(&mut observed, &wish(Some(2)));
+            let mut wish = wish(Some(2));
+            wish.lease.as_mut().unwrap().mtu = lease;
+            let ops: Vec<_> = expected
+                .map(|mtu| Op::SetMtu(BR0, mtu))
+                .into_iter()
+                .collect();
+            assert_eq!(plan(&wish, &observed), ops);
+        }
+    }
+
+    proptest! {
+        /// Whatever the order of wishes: it settles, br0 has at most one port of
+        /// ours and its address, and an address only with a lease.
+        #[test]
+        fn any_sequence_settles(steps in prop::collection::vec((0usize..3, any::<bool>(), 1u64..100_000), 1..20)) {
+            let mut observed = two_nics();
+            for (uplink, leased, remaining) in steps {
+                let mut wish = wish([None, Some(2), Some(3)][uplink]);
+                if let (Some(lease), true) = (wish.lease.as_mut(), leased) {
+                    lease.remaining = Some(Duration::from_secs(remaining));
+                } else {
+                    wish.lease = None;
+                }
+                settle(&mut observed, &wish);
+                let ports: Vec<_> = observed.links.values().filter(|l| l.controller == Some(BR0)).collect();
+                prop_assert!(ports.len() <= 1);
+                if let Some(uplink) = wish.uplink {
+                    prop_assert_eq!(ports[0].index, uplink);
+                    prop_assert_eq!(ports[0].mac, observed.links[&BR0].mac);
+                }
+                let leased = observed.addresses.iter().filter(|a| a.link == BR0).count();
+                prop_assert_eq!(leased, usize::from(wish.lease.is_some()));
+            }
+        }
+    }
+}

@@ -1,0 +1,325 @@
+//! The uplink race: which NIC becomes the port of br0.
+//!
+//! One DHCP client runs on every candidate with carrier, all at once, so that a
+//! NIC without a server costs nothing. Only one of them at a time may send a
+//! REQUEST; the first that is bound wins, and the others withdraw without
+//! having taken a lease. Offers on the NIC that the machine booted from are
+//! preferred while its head start lasts.
+//!
+//! The winner keeps its place as the port of br0 until another NIC wins. The
+//! race is on again when its lease is gone, or when it has been without carrier
+//! for longer than the grace time. Pure: links, packets and time come in,
+//! packets and events go out.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use buildos_dhcp::{Client, Config, Event, Input, Instant, Lease, Output, Transmit};
+
+use crate::mac::MacAddress;
+
+/// What decides a race besides packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rules {
+    /// NIC that the machine booted from.
+    pub bootif: Option<MacAddress>,
+    /// How long the offers of others wait for one on `bootif`.
+    pub head_start: Duration,
+    /// How long the port of br0 may be without carrier before others may win.
+    pub carrier_grace: Duration,
+}
+
+/// A candidate as it is now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Candidate {
+    /// Index of the link.
+    pub index: u32,
+    /// Its name, for messages.
+    pub name: String,
+    /// Its hardware address.
+    pub mac: MacAddress,
+    /// Whether it has carrier.
+    pub carrier: bool,
+}
+
+/// What the race wants done or known, about the link of that index.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// Send a message.
+    Transmit(u32, Transmit),
+    /// Something happened to a client.
+    Event(u32, Event),
+}
+
+/// One NIC in the race.
+#[derive(Debug)]
+pub struct Runner {
+    /// The NIC.
+    pub candidate: Candidate,
+    /// Its DHCP client.
+    pub client: Client,
+    /// Whether the client has been started and not stopped since.
+    running: bool,
+    /// Since when an offer is held.
+    offered: Option<Instant>,
+    /// Since when there is no carrier.
+    dark: Option<Instant>,
+}
+
+/// The state of the race. See the module's description.
+#[derive(Debug)]
+pub struct Race {
+    rules: Rules,
+    runners: BTreeMap<u32, Runner>,
+    port: Option<u32>,
+    requesting: Option<u32>,
+    racing_since: Option<Instant>,
+    effects: VecDeque<Effect>,
+    seed: u64,
+}
+
+impl Race {
+    /// A race without candidates. `seed` is the source of all randomness.
+    #[must_use]
+    pub fn new(rules: Rules, seed: u64) -> Self {
+        Self {
+            rules,
+            runners: BTreeMap::new(),
+            port: None,
+            requesting: None,
+            racing_since: None,
+            effects: VecDeque::new(),
+            seed,
+        }
+    }
+
+    /// Other rules, from now on.
+    pub fn set_rules(&mut self, now: Instant, rules: Rules) {
+        self.rules = rules;
+        self.settle(now);
+    }
+
+    /// The candidates as they are now.
+    pub fn set_candidates(&mut self, now: Instant, candidates: Vec<Candidate>) {
+        self.runners.retain(|index, runner| {
+            candidates
+                .iter()
+                .any(|c| c.index == *index && c.mac == runner.candidate.mac)
+        });
+        if self
+            .port
+            .is_some_and(|port| !self.runners.contains_key(&port))
+        {
+            self.port = None;
+        }
+        if self
+            .requesting
+            .is_some_and(|index| !self.runners.contains_key(&index))
+        {
+            self.requesting = None;
+        }
+        for candidate in candidates {
+            let seed = self.next_seed();
+            let runner = self
+                .runners
+                .entry(candidate.index)
+                .or_insert_with(|| Runner {
+                    client: Client::new(Config::new(candidate.mac.0), seed),
+                    candidate: candidate.clone(),
+                    running: false,
+                    offered: None,
+                    dark: None,
+                });
+            runner.dark = match candidate.carrier {
+                true => None,
+                false => runner.dark.or(Some(now)),
+            };
+            runner.candidate = candidate;
+        }
+        self.settle(now);
+    }
+
+    /// Gives a candidate the lease that it had in an earlier life of this
+    /// process, and its place as the port of br0.
+    pub fn resume(&mut self, now: Instant, index: u32, lease: Lease) {
+        let Some(runner) = self.runners.get_mut(&index) else {
+            return;
+        };
+        runner.client.handle(now, Input::Stop);
+        runner.client.handle(now, Input::Resume(Box::new(lease)));
+        runner.running = true;
+        self.port = Some(index);
+        self.settle(now);
+    }
+
+    /// A DHCP message that came in for the client of that link.
+    pub fn packet(&mut self, now: Instant, index: u32, payload: &[u8]) {
+        self.input(now, index, Input::Packet(payload));
+    }
+
+    /// Asks the server of the lease to extend it now.
+    pub fn renew(&mut self, now: Instant) {
+        if let Some(port) = self.port {
+            self.input(now, port, Input::Renew);
+        }
+    }
+
+    /// [`Race::deadline`] has come.
+    pub fn timeout(&mut self, now: Instant) {
+        for runner in self.runners.values_mut() {
+            if runner
+                .client
+                .deadline()
+                .is_some_and(|deadline| deadline <= now)
+            {
+                runner.client.handle(now, Input::Timeout);
+            }
+        }
+        self.settle(now);
+    }
+
+    /// When [`Race::timeout`] is to be called at the latest.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        let clients = self
+            .runners
+            .values()
+            .filter_map(|runner| runner.client.deadline());
+        let head_start = self
+            .racing_since
+            .map(|since| since.saturating_add(self.rules.head_start));
+        let head_start = head_start.filter(|_| {
+            self.requesting.is_none() && self.runners.values().any(|r| r.offered.is_some())
+        });
+        let grace = self.port().and_then(|port| port.dark);
+        let grace = grace.map(|dark| dark.saturating_add(self.rules.carrier_grace));
+        let grace = grace.filter(|_| self.racing_since.is_none());
+        clients.chain(head_start).chain(grace).min()
+    }
+
+    /// The next thing to do.
+    pub fn poll(&mut self) -> Option<Effect> {
+        self.effects.pop_front()
+    }
+
+    /// All candidates.
+    pub fn runners(&self) -> impl Iterator<Item = &Runner> {
+        self.runners.values()
+    }
+
+    /// The port of br0.
+    #[must_use]
+    pub fn port(&self) -> Option<&Runner> {
+        self.runners.get(&self.port?)
+    }
+
+    /// The lease in force.
+    #[must_use]
+    pub fn lease(&self) -> Option<&Lease> {
+        self.port()?.client.lease()
+    }
+
+    fn input(&mut self, now: Instant, index: u32, input: Input<'_>) {
+        if let Some(runner) = self.runners.get_mut(&index) {
+            runner.client.handle(now, input);
+            self.settle(now);
+        }
+    }
+
+    /// Draws the consequences until there are none left.
+    fn settle(&mut self, now: Instant) {
+        self.drain(now);
+        self.start_and_stop(now);
+        self.drain(now);
+        if let Some(index) = self.next_to_request(now) {
+            self.requesting = Some(index);
+            if let Some(runner) = self.runners.get_mut(&index) {
+                runner.offered = None;
+                runner.client.handle(now, Input::Select);
+            }
+            self.drain(now);
+        }
+    }
+
+    fn drain(&mut self, now: Instant) {
+        for (index, runner) in &mut self.runners {
+            while let Some(output) = runner.client.poll_output() {
+                match output {
+                    Output::Transmit(transmit) => {
+                        self.effects.push_back(Effect::Transmit(*index, transmit));
+                    }
+                    Output::Event(event) => {
+                        match &event {
+                            Event::Offered { .. } => runner.offered = runner.offered.or(Some(now)),
+                            Event::RequestFailed { .. } | Event::Lost { .. } => {
+                                self.requesting = self.requesting.filter(|r| r != index);
+                            }
+                            Event::Bound(_) => {
+                                self.requesting = None;
+                                self.port = Some(*index);
+                            }
+                            Event::Refused { .. } | Event::Renewed(_) | Event::Unconfirmed(_) => {}
+                        }
+                        self.effects.push_back(Effect::Event(*index, event));
+                    }
+                }
+            }
+        }
+    }
+
+    fn start_and_stop(&mut self, now: Instant) {
+        let racing = self.is_open(now);
+        self.racing_since = racing.then(|| self.racing_since.unwrap_or(now));
+        for (index, runner) in &mut self.runners {
+            let is_port = self.port == Some(*index);
+            let runs = runner.candidate.carrier && (racing || is_port);
+            if runs == runner.running {
+                continue;
+            }
+            let input = match runs {
+                true => Input::Start,
+                false if is_port && runner.client.lease().is_some() => Input::Suspend,
+                false => Input::Stop,
+            };
+            runner.client.handle(now, input);
+            runner.running = runs;
+            runner.offered = None;
+            if self.requesting == Some(*index) {
+                self.requesting = None;
+            }
+        }
+    }
+
+    /// Whether a NIC other than the port may win.
+    fn is_open(&self, now: Instant) -> bool {
+        let Some(port) = self.port() else { return true };
+        let dark = port.dark.map(|since| now.saturating_sub(since));
+        port.client.lease().is_none() || dark.is_some_and(|dark| dark >= self.rules.carrier_grace)
+    }
+
+    /// Whose turn it is to send a REQUEST.
+    fn next_to_request(&self, now: Instant) -> Option<u32> {
+        let since = self.racing_since?;
+        if self.requesting.is_some() {
+            return None;
+        }
+        let booted_from = |runner: &Runner| self.rules.bootif == Some(runner.candidate.mac);
+        let head_start = now < since.saturating_add(self.rules.head_start);
+        let waited_for = self
+            .runners
+            .values()
+            .any(|r| booted_from(r) && r.running && r.offered.is_none());
+        self.runners
+            .iter()
+            .filter(|(_, runner)| !(head_start && waited_for) || booted_from(runner))
+            .filter_map(|(index, runner)| Some((!booted_from(runner), runner.offered?, *index)))
+            .min()
+            .map(|(.., index)| index)
+    }
+
+    /// A different seed for every client (Weyl sequence; the clients mix it).
+    fn next_seed(&mut self) -> u64 {
+        self.seed = self.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        self.seed
+    }
+}

@@ -1,0 +1,93 @@
+//! The files that show the network to others: `resolv.conf` (resolv.conf(5))
+//! and `interfaces` (interfaces(5) of ifupdown), which the image links from
+//! `/etc`. Both are made from the picture and never read by netd.
+
+use std::fmt::Write as _;
+
+use crate::picture::Picture;
+use crate::plan::{PRIVATE_BRIDGE, PUBLIC_BRIDGE};
+
+/// glibc looks at no more name servers than that (`MAXNS`).
+const NAME_SERVERS: usize = 3;
+
+/// The text of `resolv.conf`.
+#[must_use]
+pub fn resolv_conf(picture: &Picture) -> String {
+    let mut out =
+        "# Made by buildos-netd from the DHCP lease of br0; changes are lost.\n".to_owned();
+    let Some(lease) = &picture.lease else {
+        out.push_str("# There is no lease now.\n");
+        return out;
+    };
+    for server in lease.dns.iter().take(NAME_SERVERS) {
+        line(&mut out, &format!("nameserver {server}"));
+    }
+    for server in lease.dns.iter().skip(NAME_SERVERS) {
+        line(
+            &mut out,
+            &format!("# not used, too many: nameserver {server}"),
+        );
+    }
+    let domains = search_domains(picture);
+    if !domains.is_empty() {
+        line(&mut out, &format!("search {}", domains.join(" ")));
+    }
+    out
+}
+
+/// Domains to search: option 119, else option 15.
+#[must_use]
+pub fn search_domains(picture: &Picture) -> Vec<String> {
+    match &picture.lease {
+        None => Vec::new(),
+        Some(lease) if lease.search.is_empty() => lease.domain.iter().cloned().collect(),
+        Some(lease) => lease.search.clone(),
+    }
+}
+
+/// The text of `interfaces`: the configuration in force, in the form that
+/// ifupdown would be given it in.
+#[must_use]
+pub fn interfaces(picture: &Picture) -> String {
+    let mut out = "# Made by buildos-netd: the network configuration in force on this host.\n\
+                   # It is a view; to change it see buildos-netd.conf(5).\n\n\
+                   auto lo\niface lo inet loopback\n\n"
+        .to_owned();
+    line(&mut out, &format!("# {}", picture.reason));
+    line(&mut out, &format!("auto {PUBLIC_BRIDGE}"));
+    line(&mut out, &format!("iface {PUBLIC_BRIDGE} inet dhcp"));
+    bridge(
+        &mut out,
+        picture.uplink.as_ref().map_or("none", |(name, _)| name),
+    );
+    if let Some((_, mac)) = &picture.uplink {
+        line(&mut out, &format!("    hwaddress ether {mac}"));
+    }
+    if let Some(lease) = &picture.lease {
+        line(
+            &mut out,
+            &format!("    # address {}/{}", lease.address, lease.prefix),
+        );
+        if let Some(gateway) = lease.gateway() {
+            line(&mut out, &format!("    # gateway {gateway}"));
+        }
+    }
+    if let Some(private) = picture.private {
+        line(&mut out, &format!("\nauto {PRIVATE_BRIDGE}"));
+        line(&mut out, &format!("iface {PRIVATE_BRIDGE} inet static"));
+        line(&mut out, &format!("    address {private}"));
+        bridge(&mut out, "none");
+    }
+    out
+}
+
+fn bridge(out: &mut String, ports: &str) {
+    line(out, &format!("    bridge_ports {ports}"));
+    line(out, "    bridge_stp off");
+    line(out, "    bridge_fd 0");
+}
+
+fn line(out: &mut String, text: &str) {
+    // Writing to a String cannot fail.
+    let _ = writeln!(out, "{text}");
+}
