@@ -1,0 +1,257 @@
+"""Debian 13 roots below build/roots, and how commands run in them.
+
+A root is a directory made once by mmdebstrap and kept until its recipe changes.
+A command runs in it with mount, pid and ipc namespaces of its own, so nothing
+outlives the command or has to be unmounted, and without a network unless it is
+asked for. A layer is what was added to a root, kept apart from it: the root
+that builds the packages holds their Build-Depends and nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+TOP = Path(__file__).resolve().parent.parent
+BUILD = TOP / "build"
+SUITE = "trixie"
+
+# Runs as the first process of the namespaces: assembles the root at $1, with
+# the layer $2 if there is one, and executes the rest of its arguments there.
+# A network is the one of the outside, with its resolver and the certificates it
+# trusts; a command without a network has a loopback device.
+_ENTER = """
+root=$1 layer=$2 network=$3 binds=$4 directory=$5; shift 5
+mount -t tmpfs -o mode=755 tmpfs "$MOUNTPOINT"
+mkdir "$MOUNTPOINT/root"
+here=$MOUNTPOINT/root
+if [ -n "$layer" ]; then
+    mkdir -p "$layer/upper" "$layer/work"
+    mount -t overlay -o "lowerdir=$root,upperdir=$layer/upper,workdir=$layer/work" overlay "$here"
+else
+    mount --bind "$root" "$here"
+fi
+mount -t proc proc "$here/proc"
+mount --rbind /dev "$here/dev"
+mount -t tmpfs -o mode=1777 tmpfs "$here/tmp"
+mkdir -p "$here/work"
+mount -t tmpfs tmpfs "$here/work"
+printf '%s' "$binds" | while IFS='|' read -r source target; do
+    mkdir -p "$here$target"
+    mount --bind "$source" "$here$target"
+done
+if [ "$network" = yes ]; then
+    cp -L /etc/resolv.conf "$here/etc/resolv.conf"
+    if [ -e "$here$CERTIFICATES" ] && [ -e "$CERTIFICATES" ]; then
+        mount --bind "$CERTIFICATES" "$here$CERTIFICATES"
+    fi
+else
+    ip link set lo up
+fi
+exec chroot "$here" /usr/bin/env --ignore-environment --chdir="$directory" "$@"
+"""
+
+_ENVIRONMENT = {
+    "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+    "HOME": "/tmp",
+    "LC_ALL": "C.UTF-8",
+    "DEBIAN_FRONTEND": "noninteractive",
+}
+
+
+# What else the outside says about its network.
+_PROXIES = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
+
+
+class CommandFailed(Exception):
+    """A command in a root ended with an error, after it said why."""
+
+    def __init__(self, command: Sequence[str], status: int):
+        super().__init__(f"{shlex.join(command)}: failed with status {status}")
+
+
+def say(text: str) -> None:
+    """One line on what happens now, for whoever waits."""
+    print(f"==> {text}", flush=True)
+
+
+def digest(*parts: str | bytes | Path) -> str:
+    """A name for the content of `parts`; a path stands for the file's bytes."""
+    total = hashlib.sha256()
+    for part in parts:
+        data = part.read_bytes() if isinstance(part, Path) else part
+        data = data.encode() if isinstance(data, str) else data
+        total.update(hashlib.sha256(data).digest())
+    return total.hexdigest()
+
+
+class Stamp:
+    """Remembers in a file from which inputs a result was made."""
+
+    def __init__(self, path: Path, content: str):
+        self.path = path
+        self.content = content
+
+    def fresh(self) -> bool:
+        return self.path.exists() and self.path.read_text() == self.content
+
+    def clear(self) -> None:
+        self.path.unlink(missing_ok=True)
+
+    def set(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.write_text(self.content)
+
+
+class Root:
+    """A Debian root with, optionally, a layer of additions."""
+
+    def __init__(self, path: Path, layer: Path | None = None):
+        self.path = path
+        self.layer = layer
+
+    def run(
+        self,
+        command: Sequence[str],
+        *,
+        binds: Mapping[str, Path] | None = None,
+        env: Mapping[str, str] | None = None,
+        directory: str = "/",
+        network: bool = False,
+    ) -> None:
+        """Runs `command` as root in `directory` with `binds` (place in the root →
+        directory outside) mounted. Its output goes to ours; raises
+        `CommandFailed`."""
+        self._run(command, binds or {}, env or {}, directory, network, capture=False)
+
+    def output(
+        self,
+        command: Sequence[str],
+        *,
+        binds: Mapping[str, Path] | None = None,
+        env: Mapping[str, str] | None = None,
+        directory: str = "/",
+    ) -> bytes:
+        """What `command` prints; otherwise as `run`, without a network."""
+        return self._run(command, binds or {}, env or {}, directory, network=False, capture=True)
+
+    def _run(
+        self,
+        command: Sequence[str],
+        binds: Mapping[str, Path],
+        env: Mapping[str, str],
+        directory: str,
+        network: bool,
+        capture: bool,
+    ) -> bytes:
+        need_root()
+        unshare = ["unshare", "--mount", "--pid", "--ipc", "--fork", "--kill-child"]
+        if not network:
+            unshare.append("--net")
+        mounts = "".join(f"{source}|{target}\n" for target, source in binds.items())
+        proxies = {name: os.environ[name] for name in _PROXIES if network and name in os.environ}
+        variables = [f"{k}={v}" for k, v in {**_ENVIRONMENT, **proxies, **env}.items()]
+        enter = ["sh", "-euc", _ENTER, "enter", str(self.path), str(self.layer or "")]
+        enter += ["yes" if network else "no", mounts, directory, *variables, *command]
+        result = subprocess.run(
+            [*unshare, *enter],
+            env={
+                **os.environ,
+                "MOUNTPOINT": str(_mountpoint()),
+                "CERTIFICATES": "/etc/ssl/certs/ca-certificates.crt",
+            },
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE if capture else None,
+        )
+        if result.returncode != 0:
+            raise CommandFailed(command, result.returncode)
+        return result.stdout or b""
+
+
+def _mountpoint() -> Path:
+    path = BUILD / "roots" / "mnt"
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def make_root(name: str, packages: Sequence[str], hooks: Sequence[str] = (), key: str = "") -> Root:
+    """The root `name` with `packages`, made unless it is there already.
+
+    `hooks` are mmdebstrap's customize hooks; `key` stands for inputs that the
+    hooks read."""
+    path = BUILD / "roots" / name
+    recipe = ["--variant=minbase", f"--include={','.join(packages)}"]
+    # Packages are installed once and the root can be made again: no need to
+    # wait for the disk.
+    recipe += ["--dpkgopt=force-unsafe-io", '--aptopt=Acquire::Retries "5"']
+    # The name of the machine that built the root is not the name of a host.
+    recipe += ["--customize-hook=rm -f \"$1/etc/hostname\""]
+    recipe += [f"--customize-hook={hook}" for hook in hooks]
+    stamp = Stamp(path.with_suffix(".stamp"), digest(SUITE, *recipe, key))
+    if not stamp.fresh():
+        say(f"Making the Debian root {path.relative_to(TOP)}")
+        need_root()
+        stamp.clear()
+        shutil.rmtree(path, ignore_errors=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        quiet = ["--quiet"]
+        subprocess.run(["mmdebstrap", *quiet, *recipe, SUITE, str(path)], check=True)
+        stamp.set()
+    return Root(path)
+
+
+def build_root() -> Root:
+    """The root with build-essential and the Build-Depends of debian/control."""
+    control = TOP / "debian" / "control"
+    hook = (
+        'mkdir -p "$1/tmp/source/debian" && '
+        f'cp {control} "$1/tmp/source/debian/control" && '
+        'chroot "$1" apt-get --yes --quiet --no-install-recommends build-dep /tmp/source && '
+        'rm -r "$1/tmp/source"'
+    )
+    return make_root("build", ["build-essential"], [hook], build_depends(control.read_text()))
+
+
+def tools_root() -> Root:
+    """The build root, with what looks at the source and the packages on top."""
+    packages = ["ca-certificates", "lintian", "rust-clippy", "rustfmt"]
+    root = build_root()
+    layer = BUILD / "roots" / "tools"
+    made_from = root.path.with_suffix(".stamp").read_text()
+    stamp = Stamp(layer.with_suffix(".stamp"), digest(made_from, *packages))
+    tools = Root(root.path, layer)
+    if not stamp.fresh():
+        say(f"Adding tools in {layer.relative_to(TOP)}")
+        need_root()
+        stamp.clear()
+        shutil.rmtree(layer, ignore_errors=True)
+        tools.run(["apt-get", "--quiet", "update"], network=True)
+        install = ["apt-get", "--yes", "--quiet", "--no-install-recommends", "install"]
+        tools.run([*install, *packages], network=True)
+        tools.run(["apt-get", "clean"])
+        stamp.set()
+    return tools
+
+
+def build_depends(control: str) -> str:
+    """The Build-Depends field of a debian/control file, as it stands there."""
+    lines = control.split("\n\n", 1)[0].splitlines()
+    field: list[str] = []
+    for line in lines:
+        if line.startswith("Build-Depends:") or (field and line.startswith(" ")):
+            field.append(line)
+        elif field:
+            break
+    return "\n".join(field)
+
+
+def need_root() -> None:
+    """Ends the program with an explanation unless it runs as root."""
+    if os.geteuid() != 0:
+        sys.exit("Making Debian roots and mounting them needs root: use sudo.")
