@@ -3,15 +3,22 @@
 
 use zbus::zvariant::OwnedObjectPath;
 
+use crate::path;
 use crate::words::words;
 
 /// Bus name of buildos-agentd.
 pub const NAME: &str = "org.build2.buildos.agent1";
 /// Object that serves [`ManagerProxy`].
 pub const PATH: &str = "/org/build2/buildos/agent1";
-/// Parent of the instance objects; the last element is the unit name without
-/// `.service`, escaped as D-Bus paths are.
+/// Parent of the instance objects, see [`instance_path`].
 pub const INSTANCE_PREFIX: &str = "/org/build2/buildos/agent1/instance";
+
+/// Path of an instance: the last element is the unit name without `.service`
+/// (`buildos-bbot@default`), escaped as systemd does it.
+#[must_use]
+pub fn instance_path(unit: &str) -> String {
+    format!("{INSTANCE_PREFIX}/{}", path::element(unit))
+}
 
 words! {
     /// The two kinds of agent.

@@ -11,6 +11,7 @@ pub mod agent1;
 pub mod hostname1;
 pub mod nat1;
 pub mod network1;
+mod path;
 mod publish;
 pub mod system;
 pub mod watch;

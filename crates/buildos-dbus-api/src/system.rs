@@ -3,11 +3,10 @@
 
 #![allow(missing_docs)] // zbus generates public items for signals that cannot be documented here.
 
-use std::fmt::Write as _;
-
 use serde::Deserialize;
 use zbus::zvariant::{OwnedObjectPath, Type, as_value};
 
+use crate::path;
 use crate::watch::{Snapshot, Watch};
 
 /// Bus name of systemd's manager.
@@ -35,6 +34,13 @@ pub trait Systemd {
     fn restart_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
     /// Takes a unit out of the failed state.
     fn reset_failed_unit(&self, name: &str) -> zbus::Result<()>;
+    /// Keeps a unit loaded, and with it how it last ended, while the caller is
+    /// on the bus.
+    fn ref_unit(&self, name: &str) -> zbus::Result<()>;
+    /// Undoes one `RefUnit`.
+    fn unref_unit(&self, name: &str) -> zbus::Result<()>;
+    /// Reads all unit files again (`systemctl daemon-reload`).
+    fn reload(&self) -> zbus::Result<()>;
     /// `(name, description, load, active, sub, following, object, job id, job type, job)`
     /// of every unit that matches one of the patterns and one of the states (none = all).
     #[allow(clippy::type_complexity)] // The shape is systemd's.
@@ -80,6 +86,9 @@ pub trait Unit {
     /// The finer state, for example `running`, `auto-restart`.
     #[zbus(property)]
     fn sub_state(&self) -> zbus::Result<String>;
+    /// Whether the unit's files are newer than what systemd has read of them.
+    #[zbus(property)]
+    fn need_daemon_reload(&self) -> zbus::Result<bool>;
 }
 
 /// The service part of a unit.
@@ -101,6 +110,9 @@ pub trait Service {
     /// Exit status or signal of the last main process.
     #[zbus(property)]
     fn exec_main_status(&self) -> zbus::Result<i32>;
+    /// Starts after the service had ended by itself, since it was last started otherwise.
+    #[zbus(property, name = "NRestarts")]
+    fn n_restarts(&self) -> zbus::Result<u32>;
 }
 
 /// systemd-hostnamed.
@@ -158,34 +170,8 @@ pub async fn watch_unit(
     Watch::new(connection, SYSTEMD_NAME, &unit_path(name)).await
 }
 
-/// The object of a unit: what is not a letter or digit becomes `_` and two
-/// hexadecimal digits (sd_bus_path_encode(3)).
-fn unit_path(name: &str) -> String {
-    let mut path = format!("{UNIT_PREFIX}/");
-    for (i, byte) in name.bytes().enumerate() {
-        if byte.is_ascii_alphabetic() || (i > 0 && byte.is_ascii_digit()) {
-            path.push(char::from(byte));
-        } else {
-            // Writing to a String cannot fail.
-            let _ = write!(path, "_{byte:02x}");
-        }
-    }
-    path
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn unit_paths_are_escaped_as_systemd_does() {
-        assert_eq!(
-            unit_path("buildos-bbot@a1.service"),
-            "/org/freedesktop/systemd1/unit/buildos_2dbbot_40a1_2eservice"
-        );
-        assert_eq!(
-            unit_path("1.mount"),
-            "/org/freedesktop/systemd1/unit/_31_2emount"
-        );
-    }
+/// Path of the object of a unit, loaded or not.
+#[must_use]
+pub fn unit_path(name: &str) -> String {
+    format!("{UNIT_PREFIX}/{}", path::element(name))
 }
