@@ -103,26 +103,13 @@ impl Netd {
         let Some(resume) = state::read(&Path::new(RUNTIME_DIRECTORY).join("state.json")) else {
             return;
         };
-        let candidates = self.candidates();
-        let Some(index) = candidates
-            .iter()
-            .find(|c| c.mac == resume.uplink)
-            .map(|c| c.index)
-        else {
-            return;
-        };
-        let now = clock::now();
-        // Before the candidates are known to have carrier, so that nobody
-        // starts from the beginning.
-        let dark = candidates
-            .iter()
-            .map(|c| Candidate {
-                carrier: false,
-                ..c.clone()
-            })
-            .collect();
-        self.race.set_candidates(now, dark);
-        self.race.resume(now, index, resume.lease);
+        let uplink = self
+            .candidates()
+            .into_iter()
+            .find(|c| c.mac == resume.uplink);
+        if let Some(uplink) = uplink {
+            self.race.resume(clock::now(), uplink, resume.lease);
+        }
     }
 
     fn reload(&mut self, service: &mut Service<Settings>) {

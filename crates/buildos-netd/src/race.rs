@@ -139,15 +139,22 @@ impl Race {
         self.settle(now);
     }
 
-    /// Gives a candidate the lease that it had in an earlier life of this
-    /// process, and its place as the port of br0.
-    pub fn resume(&mut self, now: Instant, index: u32, lease: Lease) {
-        let Some(runner) = self.runners.get_mut(&index) else {
-            return;
+    /// Puts a candidate into its place as the port of br0 with the lease that it
+    /// had in an earlier life of this process. Before the first
+    /// [`Race::set_candidates`], so that nobody starts from the beginning.
+    pub fn resume(&mut self, now: Instant, candidate: Candidate, lease: Lease) {
+        let index = candidate.index;
+        let mut client = Client::new(Config::new(candidate.mac.0), self.next_seed());
+        client.handle(now, Input::Resume(Box::new(lease)));
+        let dark = (!candidate.carrier).then_some(now);
+        let runner = Runner {
+            candidate,
+            client,
+            running: true,
+            offered: None,
+            dark,
         };
-        runner.client.handle(now, Input::Stop);
-        runner.client.handle(now, Input::Resume(Box::new(lease)));
-        runner.running = true;
+        self.runners.insert(index, runner);
         self.port = Some(index);
         self.settle(now);
     }
