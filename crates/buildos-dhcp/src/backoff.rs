@@ -77,3 +77,74 @@ pub(crate) fn nak_gap(naks: u32) -> Duration {
         more => (SECOND * (1 << (more - 2).min(6))).min(LONGEST),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seconds(value: u64) -> Duration {
+        Duration::from_secs(value)
+    }
+
+    #[test]
+    fn random_numbers_differ_from_any_seed() {
+        for seed in [0, 1, u64::MAX] {
+            let mut random = Random::new(seed);
+            let mut seen: Vec<u32> = (0..1000).map(|_| random.next()).collect();
+            seen.sort_unstable();
+            seen.dedup();
+            assert!(seen.len() > 990, "{seed}");
+        }
+    }
+
+    #[test]
+    fn jitter_is_a_tenth_and_at_most_a_second() {
+        let mut random = Random::new(7);
+        for (gap, most) in [(1, 100), (4, 400), (8, 800), (64, 1000)] {
+            let (gap, most) = (seconds(gap), Duration::from_millis(most));
+            let gaps: Vec<Duration> = (0..1000).map(|_| random.jitter(gap)).collect();
+            let (least, greatest) = (gaps.iter().min().unwrap(), gaps.iter().max().unwrap());
+            assert!(*least >= gap - most && *least < gap - most * 9 / 10);
+            assert!(*greatest <= gap + most && *greatest > gap + most * 9 / 10);
+        }
+        assert_eq!(random.jitter(Duration::ZERO), Duration::ZERO);
+    }
+
+    #[test]
+    fn discovery_gaps() {
+        let gaps = |elapsed| [1, 2, 3, 4, u32::MAX].map(|sent| discovery_gap(sent, elapsed));
+        assert_eq!(gaps(Duration::ZERO), [1, 2, 4, 4, 4].map(seconds));
+        assert_eq!(gaps(seconds(119)), [1, 2, 4, 4, 4].map(seconds));
+        for (elapsed, gap) in [(120, 8), (128, 16), (144, 32), (176, 64), (10_000, 64)] {
+            assert_eq!(
+                discovery_gap(50, seconds(elapsed)),
+                seconds(gap),
+                "after {elapsed}"
+            );
+        }
+        assert_eq!(discovery_gap(50, Duration::MAX), LONGEST);
+        assert_eq!(discovery_gap(0, Duration::ZERO), SECOND);
+    }
+
+    #[test]
+    fn renewal_gaps() {
+        for (remains, lease, gap) in [
+            (Some(1000), Some(86_400), 500),
+            (Some(100), Some(86_400), 60),
+            (Some(0), Some(86_400), 60),
+            (Some(100), Some(640), 50),
+            (Some(10), Some(640), 20),
+            (Some(1), Some(8), 1),
+            (None, None, 60),
+        ] {
+            let found = renewal_gap(remains.map(seconds), lease.map(seconds));
+            assert_eq!(found, seconds(gap), "{remains:?} of {lease:?}");
+        }
+    }
+
+    #[test]
+    fn nak_gaps() {
+        let gaps = [1, 2, 3, 4, 8, 9, u32::MAX].map(nak_gap);
+        assert_eq!(gaps, [0, 1, 2, 4, 64, 64, 64].map(seconds));
+    }
+}

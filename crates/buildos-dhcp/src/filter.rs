@@ -95,3 +95,116 @@ pub fn program(mac: Mac) -> [Instruction; LENGTH] {
         load(RETURN, 0),
     ]
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+    use crate::frame;
+
+    const MAC: Mac = [0x52, 0x54, 0x00, 0xff, 0x34, 0x56];
+
+    /// Runs the program as the kernel does; a load outside the packet drops it.
+    fn run(program: &[Instruction], packet: &[u8]) -> u32 {
+        let load = |offset: u32, size: usize| {
+            let offset = usize::try_from(offset).unwrap();
+            let bytes = packet.get(offset..offset + size)?;
+            Some(
+                bytes
+                    .iter()
+                    .fold(0, |value, byte| value << 8 | u32::from(*byte)),
+            )
+        };
+        let (mut a, mut x, mut pc) = (0u32, 0u32, 0usize);
+        loop {
+            let Instruction { code, jt, jf, k } = program[pc];
+            pc += 1;
+            let value = match code {
+                LOAD_BYTE => load(k, 1),
+                LOAD_HALF => load(k, 2),
+                LOAD_BYTE_AT_X => load(x + k, 1),
+                LOAD_HALF_AT_X => load(x + k, 2),
+                LOAD_WORD_AT_X => load(x + k, 4),
+                X_IS_HEADER_LENGTH => {
+                    let Some(byte) = load(k, 1) else { return 0 };
+                    x = 4 * (byte & 0x0f);
+                    continue;
+                }
+                RETURN => return k,
+                JUMP_EQUAL | JUMP_NOT_BELOW | JUMP_ANY_BIT => {
+                    let holds = match code {
+                        JUMP_EQUAL => a == k,
+                        JUMP_NOT_BELOW => a >= k,
+                        _ => a & k != 0,
+                    };
+                    pc += usize::from(if holds { jt } else { jf });
+                    continue;
+                }
+                _ => panic!("opcode {code:#x}"),
+            };
+            let Some(value) = value else { return 0 };
+            a = value;
+        }
+    }
+
+    fn passes(packet: &[u8]) -> bool {
+        run(&program(MAC), packet) != 0
+    }
+
+    fn reply() -> Vec<u8> {
+        let mut payload = vec![0; 300];
+        payload[0] = 2;
+        payload[28..34].copy_from_slice(&MAC);
+        let mut packet =
+            frame::build(Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::BROADCAST, &payload).unwrap();
+        packet[20..24].rotate_left(2);
+        packet
+    }
+
+    #[test]
+    fn passes_replies_to_this_host_whole() {
+        assert_eq!(run(&program(MAC), &reply()), u32::MAX);
+        let mut with_ip_options = reply();
+        with_ip_options.splice(20..20, [1; 40]);
+        with_ip_options[0] = 0x4f;
+        assert!(passes(&with_ip_options));
+    }
+
+    #[test]
+    fn drops_everything_else() {
+        type Change = fn(&mut Vec<u8>);
+        let cases: [(&str, Change); 14] = [
+            ("TCP", |p| p[9] = 6),
+            ("more fragments", |p| p[6] |= 0x20),
+            ("later fragment", |p| p[7] = 1),
+            ("far fragment", |p| p[6] |= 0x10),
+            ("another port", |p| p[23] = 67),
+            ("another port's upper byte", |p| p[22] = 1),
+            ("UDP too short", |p| p[24..26].copy_from_slice(&[0, 247])),
+            ("a request", |p| p[28] = 1),
+            ("another host, first byte", |p| p[56] ^= 1),
+            ("another host, fourth byte", |p| p[59] ^= 1),
+            ("another host, last byte", |p| p[61] ^= 1),
+            ("cut inside the address", |p| p.truncate(61)),
+            ("cut inside the UDP header", |p| p.truncate(22)),
+            ("nothing", Vec::clear),
+        ];
+        for (name, change) in cases {
+            let mut packet = reply();
+            change(&mut packet);
+            assert!(!passes(&packet), "{name}");
+        }
+        let mut shortest = reply();
+        shortest[24..26].copy_from_slice(&[0, 248]);
+        assert!(passes(&shortest));
+    }
+
+    #[test]
+    fn every_jump_stays_inside() {
+        for (index, instruction) in program(MAC).iter().enumerate() {
+            let furthest = index + 1 + usize::from(instruction.jt.max(instruction.jf));
+            assert!(furthest < LENGTH || instruction.code == RETURN);
+        }
+    }
+}

@@ -178,3 +178,141 @@ fn fold(mut sum: u64) -> u16 {
     }
     !(sum as u16)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SERVER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+    const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 77);
+
+    /// A packet of a server: the ports swapped, which leaves the checksum right.
+    fn from_server(payload: &[u8]) -> Vec<u8> {
+        let mut packet = build(SERVER, ADDRESS, payload).unwrap();
+        packet[20..24].rotate_left(2);
+        packet
+    }
+
+    /// Makes the IP header's checksum right again after a change.
+    fn mend(packet: &mut [u8]) {
+        packet[10..12].fill(0);
+        let length = usize::from(packet[0] & 0x0f) * 4;
+        let checksum = fold(sum(&packet[..length]));
+        packet[10..12].copy_from_slice(&checksum.to_be_bytes());
+    }
+
+    #[test]
+    fn builds_a_known_packet() {
+        let packet = build(Ipv4Addr::UNSPECIFIED, Ipv4Addr::BROADCAST, b"odd").unwrap();
+        // Checksums computed by hand: the ones' complement of
+        // 4500 + 001f + 4000 + 4011 + ffff + ffff = 2c52e -> c530, and of
+        // ffff + ffff + 0011 + 000b + 0044 + 0043 + 000b + 6f64 + 6400 = 2d410 -> d412.
+        let expected = [
+            0x45, 0, 0, 31, 0, 0, 0x40, 0, 64, 17, 0x3a, 0xcf, 0, 0, 0, 0, 255, 255, 255,
+            255, //
+            0, 68, 0, 67, 0, 11, 0x2b, 0xed, b'o', b'd', b'd',
+        ];
+        assert_eq!(packet, expected);
+    }
+
+    #[test]
+    fn reads_what_it_builds() {
+        for length in 0..600 {
+            let payload: Vec<u8> = (0..length).map(|n| n as u8).collect();
+            let mut packet = from_server(&payload);
+            let expected = Datagram {
+                source: SERVER,
+                destination: ADDRESS,
+                payload: &payload,
+            };
+            assert_eq!(parse(&packet, true), Ok(expected));
+            packet.extend([0; 18]);
+            assert_eq!(parse(&packet, true), Ok(expected), "with Ethernet padding");
+        }
+    }
+
+    #[test]
+    fn sends_no_checksum_of_zero() {
+        // This payload brings the sum to 0xffff, whose complement is zero.
+        let plain = from_server(&[0, 0]);
+        let checksum = u16::from_be_bytes([plain[26], plain[27]]);
+        let packet = from_server(&checksum.to_be_bytes());
+        assert_eq!(packet[26..28], [0xff, 0xff]);
+        assert!(parse(&packet, true).is_ok());
+    }
+
+    #[test]
+    fn reads_headers_with_options() {
+        let mut packet = from_server(b"payload");
+        packet.splice(20..20, [1; 8]);
+        packet[0] = 0x47;
+        packet[3] += 8;
+        mend(&mut packet);
+        assert_eq!(
+            parse(&packet, true).map(|datagram| datagram.payload),
+            Ok(&b"payload"[..])
+        );
+    }
+
+    #[test]
+    fn checks_the_udp_checksum_only_where_there_is_one() {
+        let good = from_server(b"payload");
+        let mut bad = good.clone();
+        bad[30] ^= 1;
+        assert_eq!(parse(&bad, true), Err(FrameError::UdpChecksum));
+        assert!(
+            parse(&bad, false).is_ok(),
+            "the kernel says that it is not ready"
+        );
+        let mut none = bad;
+        none[26..28].fill(0);
+        assert!(parse(&none, true).is_ok(), "the sender computed none");
+    }
+
+    #[test]
+    fn refuses_everything_else() {
+        let good = from_server(b"payload");
+        for length in 0..good.len() {
+            assert_eq!(
+                parse(&good[..length], true),
+                Err(FrameError::Truncated(length))
+            );
+        }
+        type Change = fn(&mut Vec<u8>);
+        let cases: [(&str, Change, FrameError); 9] = [
+            ("IPv6", |p| p[0] = 0x65, FrameError::NotIpv4),
+            ("short header", |p| p[0] = 0x44, FrameError::NotIpv4),
+            ("IP checksum", |p| p[8] -= 1, FrameError::IpChecksum),
+            (
+                "first fragment",
+                |p| (p[6] = 0x20, mend(p)).1,
+                FrameError::Fragment,
+            ),
+            (
+                "later fragment",
+                |p| (p[7] = 1, mend(p)).1,
+                FrameError::Fragment,
+            ),
+            ("TCP", |p| (p[9] = 6, mend(p)).1, FrameError::OtherPort),
+            ("another port", |p| p[23] = 67, FrameError::OtherPort),
+            ("UDP too short", |p| p[25] = 14, FrameError::UdpLength(14)),
+            ("UDP too long", |p| p[25] = 16, FrameError::UdpLength(16)),
+        ];
+        for (name, change, error) in cases {
+            let mut packet = good.clone();
+            change(&mut packet);
+            assert_eq!(parse(&packet, true), Err(error), "{name}");
+        }
+        let mut header_only = good[..20].to_vec();
+        header_only[3] = 20;
+        mend(&mut header_only);
+        assert_eq!(parse(&header_only, true), Err(FrameError::Truncated(20)));
+    }
+
+    #[test]
+    fn refuses_to_build_what_does_not_fit() {
+        assert!(build(SERVER, ADDRESS, &vec![0; 65_507]).is_ok());
+        let error = FrameError::TooLong(65_508);
+        assert_eq!(build(SERVER, ADDRESS, &vec![0; 65_508]), Err(error));
+    }
+}

@@ -180,10 +180,6 @@ impl<'a> Sent<'a> {
         }
     }
 
-    pub(crate) fn option(&self, code: u8) -> Option<&[u8]> {
-        self.options.get(code)
-    }
-
     pub(crate) fn address(&self, code: u8) -> Option<Ipv4Addr> {
         let bytes: [u8; 4] = self.options.get(code)?.try_into().unwrap();
         Some(bytes.into())

@@ -1,0 +1,253 @@
+//! Mutated messages by the thousand, the same ones in every run.
+//!
+//! `BUILDOS_FUZZ_EXECUTIONS` sets how many each target gets; `BUILDOS_FUZZ_SEED`
+//! chooses others. Nothing may panic, with debug assertions and overflow checks
+//! (`cargo test`) and without debug assertions (`cargo test --release`).
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use buildos_dhcp::{Input, Lease, Options, State, decode, frame};
+
+use crate::host::{EPOCH, Host, MAC};
+use crate::reply::{Reply, SECOND};
+
+/// Numbers that parsers trip over.
+const EDGES: [u8; 16] = [
+    0, 1, 2, 3, 4, 5, 51, 52, 53, 54, 119, 121, 127, 128, 254, 255,
+];
+
+fn setting(name: &str, default: u64) -> u64 {
+    std::env::var(name).map_or(default, |value| value.parse().expect("a number"))
+}
+
+/// SplitMix64 (Steele, Lea, Flood 2014): repeatable, and every seed is good.
+struct Dice(u64);
+
+impl Dice {
+    fn new(target: u64) -> Self {
+        Self(setting("BUILDOS_FUZZ_SEED", 1).wrapping_add(target << 32))
+    }
+
+    fn roll(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        usize::try_from(self.roll() % (bound.max(1) as u64)).unwrap()
+    }
+
+    fn byte(&mut self) -> u8 {
+        if self.below(2) == 0 {
+            EDGES[self.below(EDGES.len())]
+        } else {
+            self.below(256) as u8
+        }
+    }
+}
+
+/// Changes a few things; from `first` on more often than before it.
+fn mutate(bytes: &mut Vec<u8>, first: usize, dice: &mut Dice) {
+    for _ in 0..=dice.below(6) {
+        if bytes.is_empty() {
+            return;
+        }
+        let first = if dice.below(8) == 0 {
+            0
+        } else {
+            first.min(bytes.len() - 1)
+        };
+        let at = first + dice.below(bytes.len() - first);
+        match dice.below(8) {
+            0 => bytes[at] ^= 1 << dice.below(8),
+            1 | 2 => bytes[at] = dice.byte(),
+            3 => bytes.insert(at, dice.byte()),
+            4 => drop(bytes.remove(at)),
+            5 => bytes.truncate(at),
+            6 => {
+                let end = at + dice.below((bytes.len() - at).min(64));
+                let part = bytes[at..end].to_vec();
+                let to = first + dice.below(bytes.len() - first);
+                bytes.splice(to..to, part);
+            }
+            _ => {
+                for _ in 0..dice.below(40) {
+                    bytes.push(dice.byte());
+                }
+            }
+        }
+    }
+}
+
+/// Every option that this crate reads, in messages of every kind.
+fn corpus() -> Vec<Vec<u8>> {
+    let rich = |reply: Reply| {
+        reply
+            .with(58, 600u32.to_be_bytes())
+            .with(59, 900u32.to_be_bytes())
+            .with(6, [192, 0, 2, 53, 192, 0, 2, 54])
+            .with(12, *b"rack7\0")
+            .with(15, *b"example.org")
+            .with(26, 1400u16.to_be_bytes())
+            .with(28, [192, 0, 2, 255])
+            .with(42, [192, 0, 2, 123])
+            .with(81, *b"\x04\0\0\x05rack7\x07example\x03org\x00")
+            .with(119, *b"\x03eng\x05apple\x03com\x00\x09marketing\xc0\x04")
+            .with(33, [10, 0, 0, 1, 192, 0, 2, 9])
+    };
+    let routes = [
+        32, 10, 0, 0, 1, 0, 0, 0, 0, 24, 10, 1, 2, 192, 0, 2, 9, 0, 10, 0, 0, 1,
+    ];
+    let overload = |reply: Reply| {
+        reply
+            .with(52, [3])
+            .header(108, b"\x0f\x03lan\xff")
+            .header(44, b"\x0c\x01x\xff")
+    };
+    [
+        Reply::offer(),
+        Reply::ack(),
+        Reply::nak().with(56, *b"wrong network"),
+        rich(Reply::offer()),
+        rich(Reply::ack()),
+        rich(Reply::ack()).with(121, routes),
+        overload(rich(Reply::ack())),
+        overload(Reply::offer_of(SECOND)),
+        Reply::ack().lasting(u32::MAX).with(1, [255; 4]),
+    ]
+    .iter()
+    .map(Reply::bytes)
+    .collect()
+}
+
+fn executions() -> u64 {
+    setting("BUILDOS_FUZZ_EXECUTIONS", 100_000)
+}
+
+#[test]
+fn options_and_leases() {
+    let (corpus, mut dice) = (corpus(), Dice::new(1));
+    let mut leases = 0u64;
+    for _ in 0..executions() {
+        let mut bytes = corpus[dice.below(corpus.len())].clone();
+        mutate(&mut bytes, 240, &mut dice);
+        // dhcproto reads what is left in a single option.
+        if let Ok(options) = Options::parse(&bytes) {
+            let total: usize = options.iter().map(|(_, data)| data.len()).sum();
+            assert!(total <= bytes.len());
+        }
+        let Ok(message) = decode(&bytes, MAC) else {
+            continue;
+        };
+        if let Some(text) = message.text() {
+            assert!(text.bytes().all(|byte| (b' '..=b'~').contains(&byte)));
+        }
+        if let Ok(lease) = Lease::from_message(&message, EPOCH) {
+            leases += 1;
+            check(&lease);
+        }
+    }
+    assert!(
+        leases > executions() / 20,
+        "only {leases} got through: the mutations are too wild"
+    );
+}
+
+/// What every lease promises.
+fn check(lease: &Lease) {
+    assert!((1..=32).contains(&lease.prefix));
+    assert!(lease.network().contains(&lease.address));
+    assert!(!lease.address.is_loopback() && !lease.address.is_multicast());
+    if let Some(term) = lease.term {
+        assert!(!term.renew.is_zero() && term.renew < term.rebind && term.rebind < term.lease);
+    }
+    let names = lease.search.iter().chain(&lease.domain);
+    let texts = lease.hostname.iter().chain(&lease.fqdn);
+    for name in names.clone() {
+        assert!(name.len() <= 253 && !name.contains(' '), "{name:?}");
+    }
+    for text in names.chain(texts) {
+        assert!(
+            text.bytes().all(|byte| (b' '..=b'~').contains(&byte)),
+            "{text:?}"
+        );
+    }
+    let text = serde_json::to_string(lease).unwrap();
+    assert_eq!(&serde_json::from_str::<Lease>(&text).unwrap(), lease);
+}
+
+#[test]
+fn frames() {
+    let (corpus, mut dice) = (corpus(), Dice::new(2));
+    let mut passed = 0u64;
+    for _ in 0..executions() {
+        let payload = &corpus[dice.below(corpus.len())];
+        let mut packet = frame::build(SECOND, Ipv4Addr::BROADCAST, payload).unwrap();
+        packet[20..24].rotate_left(2);
+        mutate(&mut packet, dice.below(2) * 28, &mut dice);
+        if let Ok(datagram) = frame::parse(&packet, dice.below(2) == 0) {
+            passed += 1;
+            assert!(datagram.payload.len() + 28 <= packet.len());
+        }
+    }
+    assert!(passed > 0);
+}
+
+#[test]
+fn machine() {
+    let (corpus, mut dice) = (corpus(), Dice::new(3));
+    let saved = Host::in_state(State::Bound).lease().clone();
+    let mut host = Host::new();
+    let mut visited = std::collections::BTreeSet::new();
+    for execution in 0..executions() {
+        if execution % 1000 == 0 {
+            host = Host::new();
+        }
+        host.sent.clear();
+        host.events();
+        visited.insert(host.state().as_str());
+        match dice.below(24) {
+            0 => host.handle(Input::Start),
+            1 => host.handle(Input::Resume(Box::new(saved.clone()))),
+            2 if dice.below(8) == 0 => host.handle(Input::Stop),
+            3 if dice.below(4) == 0 => host.handle(Input::Suspend),
+            4 if dice.below(8) == 0 => host.handle(Input::Release),
+            5 => host.handle(Input::Renew),
+            6..=9 => host.handle(Input::Select),
+            10 if dice.below(4) == 0 => {
+                let address = host
+                    .client
+                    .lease()
+                    .map_or(Ipv4Addr::LOCALHOST, |l| l.address);
+                host.handle(Input::Conflict { address, mac: MAC });
+            }
+            11..=13 => {
+                host.now = host.client.deadline().unwrap_or(host.now).max(host.now);
+                host.handle(Input::Timeout);
+            }
+            14 => {
+                host.now = host
+                    .now
+                    .saturating_add(Duration::from_secs(dice.roll() % 5000))
+            }
+            _ => {
+                let mut bytes = corpus[dice.below(corpus.len())].clone();
+                bytes[4..8].copy_from_slice(&host.xid.to_be_bytes());
+                if dice.below(2) == 0 {
+                    mutate(&mut bytes, 240, &mut dice);
+                }
+                host.packet(&bytes);
+            }
+        }
+        if let Some(lease) = host.client.lease() {
+            check(lease);
+        }
+    }
+    assert!(
+        executions() < 10_000 || visited.len() == State::ALL.len(),
+        "{visited:?}"
+    );
+}

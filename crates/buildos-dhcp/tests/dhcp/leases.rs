@@ -1,0 +1,263 @@
+//! What the options of an ACK become.
+
+use std::net::Ipv4Addr;
+
+use buildos_dhcp::{Lease, Route, ServerMessage, decode};
+
+use crate::host::{EPOCH, MAC};
+use crate::reply::{ADDRESS, GATEWAY, Reply};
+
+fn message(reply: Reply) -> ServerMessage {
+    decode(&reply.bytes(), MAC).expect("a message for this host")
+}
+
+fn lease(reply: Reply) -> Lease {
+    Lease::from_message(&message(reply), EPOCH).expect("a usable lease")
+}
+
+fn route(destination: &str, gateway: impl Into<Option<Ipv4Addr>>) -> Route {
+    let destination = destination.parse().unwrap();
+    Route {
+        destination,
+        gateway: gateway.into(),
+        onlink: false,
+    }
+}
+
+#[test]
+fn the_plain_options() {
+    let lease = lease(
+        Reply::ack()
+            .with(6, [192, 0, 2, 53, 198, 51, 100, 53])
+            .with(12, *b"rack7\0")
+            .with(15, *b"Example.org")
+            .with(26, 1400u16.to_be_bytes())
+            .with(28, [192, 0, 2, 255])
+            .with(42, [192, 0, 2, 123])
+            .with(200, *b"site"),
+    );
+    assert_eq!((lease.address, lease.prefix), (ADDRESS, 24));
+    assert_eq!(lease.network(), "192.0.2.0/24".parse().unwrap());
+    assert_eq!(
+        lease.dns,
+        [
+            Ipv4Addr::new(192, 0, 2, 53),
+            Ipv4Addr::new(198, 51, 100, 53)
+        ]
+    );
+    assert_eq!(lease.ntp, [Ipv4Addr::new(192, 0, 2, 123)]);
+    assert_eq!(lease.hostname.as_deref(), Some("rack7"));
+    assert_eq!(lease.domain.as_deref(), Some("example.org"));
+    assert_eq!(lease.mtu, Some(1400));
+    assert_eq!(lease.broadcast, Some(Ipv4Addr::new(192, 0, 2, 255)));
+    assert_eq!(lease.gateway(), Some(GATEWAY));
+    assert_eq!(lease.options.get(200), Some(&b"site"[..]));
+    let text = serde_json::to_string(&lease).unwrap();
+    assert_eq!(serde_json::from_str::<Lease>(&text).unwrap(), lease);
+}
+
+#[test]
+fn a_bad_option_is_dropped_alone() {
+    let lease = lease(
+        Reply::ack()
+            .with(6, [1, 2, 3])
+            .with(12, *b"\0")
+            .with(15, *b"two domains")
+            .with(26, [0])
+            .with(28, [10, 0, 0, 255])
+            .with(33, [1, 2, 3])
+            .with(42, [])
+            .with(58, [0])
+            .with(81, [0, 0])
+            .with(119, [200, 200])
+            .with(121, [24, 10]),
+    );
+    assert!(lease.dns.is_empty() && lease.ntp.is_empty() && lease.search.is_empty());
+    assert_eq!(
+        (lease.hostname, lease.domain, lease.fqdn),
+        (None, None, None)
+    );
+    assert_eq!((lease.mtu, lease.broadcast), (None, None));
+    assert_eq!(lease.routes, [route("0.0.0.0/0", GATEWAY)]);
+    assert_eq!(lease.term.unwrap().renew.as_secs(), 1800);
+}
+
+#[test]
+fn servers_that_no_host_can_be_are_left_out() {
+    let lease = lease(Reply::ack().with(6, [0, 0, 0, 0, 192, 0, 2, 53, 255, 255, 255, 255]));
+    assert_eq!(lease.dns, [Ipv4Addr::new(192, 0, 2, 53)]);
+}
+
+#[test]
+fn tiny_mtus_are_ignored() {
+    for (mtu, expected) in [
+        (68, None),
+        (575, None),
+        (576, Some(576)),
+        (9000, Some(9000)),
+    ] {
+        assert_eq!(
+            lease(Reply::ack().with(26, u16::to_be_bytes(mtu))).mtu,
+            expected
+        );
+    }
+}
+
+#[test]
+fn static_routes_add_to_the_router() {
+    let other = Ipv4Addr::new(192, 0, 2, 9);
+    let lease = lease(Reply::ack().with(
+        33,
+        // To a host, to the default (illegal), by a gateway out of reach.
+        [
+            10, 0, 0, 1, 192, 0, 2, 9, 0, 0, 0, 0, 192, 0, 2, 9, 10, 0, 0, 2, 203, 0, 113, 1,
+        ],
+    ));
+    assert_eq!(
+        lease.routes,
+        [route("10.0.0.1/32", other), route("0.0.0.0/0", GATEWAY)]
+    );
+}
+
+#[test]
+fn the_first_router_on_the_link_is_the_gateway() {
+    let lease = lease(Reply::ack().with(3, [10, 0, 0, 1, 192, 0, 2, 9, 192, 0, 2, 10]));
+    assert_eq!(lease.gateway(), Some(Ipv4Addr::new(192, 0, 2, 9)));
+}
+
+#[test]
+fn no_router_is_no_fault() {
+    assert_eq!(lease(Reply::ack().without(3)).routes, []);
+}
+
+#[test]
+fn classless_routes_replace_the_others() {
+    let other = Ipv4Addr::new(192, 0, 2, 9);
+    let lease = lease(
+        Reply::ack()
+            .with(33, [10, 0, 0, 1, 192, 0, 2, 9])
+            // 10.1.0.0/16 with host bits, a route out of reach, the default.
+            .with(
+                121,
+                [
+                    24, 10, 1, 2, 192, 0, 2, 9, 8, 11, 10, 0, 0, 1, 0, 192, 0, 2, 9,
+                ],
+            ),
+    );
+    assert_eq!(
+        lease.routes,
+        [route("10.1.2.0/24", other), route("0.0.0.0/0", other)]
+    );
+}
+
+#[test]
+fn a_gateway_may_be_reached_by_a_route_of_the_lease() {
+    let far = Ipv4Addr::new(10, 0, 0, 1);
+    let direct = [32, 10, 0, 0, 1, 0, 0, 0, 0];
+    let default = [0, 10, 0, 0, 1];
+    let good = lease(Reply::ack().with(121, [&direct[..], &default].concat()));
+    assert_eq!(
+        good.routes,
+        [route("10.0.0.1/32", None), route("0.0.0.0/0", far)]
+    );
+    // The kernel takes routes one by one: the way has to be there first.
+    let bad = message(Reply::ack().with(121, [&default[..], &direct].concat()));
+    assert!(Lease::from_message(&bad, EPOCH).is_err());
+}
+
+#[test]
+fn a_host_mask_needs_a_gateway_on_link() {
+    let far = Ipv4Addr::new(10, 0, 0, 1);
+    let lease = lease(Reply::ack().with(1, [255; 4]).with(3, far.octets()));
+    assert_eq!(lease.prefix, 32);
+    assert_eq!(
+        lease.routes,
+        [Route {
+            onlink: true,
+            ..route("0.0.0.0/0", far)
+        }]
+    );
+}
+
+#[test]
+fn a_point_to_point_mask_has_no_edges() {
+    let lease = lease(
+        Reply::ack()
+            .with(1, [255, 255, 255, 254])
+            .address(Ipv4Addr::new(192, 0, 2, 8))
+            .with(3, [192, 0, 2, 9]),
+    );
+    assert_eq!(lease.gateway(), Some(Ipv4Addr::new(192, 0, 2, 9)));
+}
+
+#[test]
+fn search_domains_may_be_compressed() {
+    // eng.apple.com, marketing.apple.com: the example of RFC 3397, in two parts.
+    let (first, second) = (*b"\x03eng\x05apple\x03com\x00\x09market", *b"ing\xc0\x04");
+    let lease = lease(Reply::ack().with(119, first).again(119, second));
+    assert_eq!(lease.search, ["eng.apple.com", "marketing.apple.com"]);
+}
+
+#[test]
+fn hostile_search_domains_end() {
+    // A pointer to itself, and a thousand names.
+    assert_eq!(lease(Reply::ack().with(119, [0xc0, 0])).search, [""; 0]);
+    let mut many = Reply::ack();
+    for _ in 0..8 {
+        many = many.again(119, b"\x01a\x00".repeat(85));
+    }
+    assert_eq!(lease(many).search.len(), 16);
+    let evil = lease(Reply::ack().with(119, *b"\x0ba\nnameserve\x00\x02ok\x00"));
+    assert_eq!(evil.search, ["ok"]);
+}
+
+#[test]
+fn the_full_name_comes_in_two_encodings() {
+    for (data, expected) in [
+        (
+            &b"\x04\0\0\x05rack7\x07example\x03org\x00"[..],
+            Some("rack7.example.org"),
+        ),
+        (b"\x04\0\0\x05rack7", Some("rack7")),
+        (b"\0\0\0rack7.example.org.", Some("rack7.example.org")),
+        (b"\0\0\0rack7\nREADY=1", Some("rack7\\x0aREADY=1")),
+        (b"\x04\0\0\xff", None),
+        (b"\0\0\0", None),
+        (b"\0\0\0.", None),
+    ] {
+        let lease = lease(Reply::ack().with(81, data));
+        assert_eq!(lease.fqdn.as_deref(), expected, "{}", data.escape_ascii());
+    }
+}
+
+#[test]
+fn options_continue_in_file_and_sname_in_this_order() {
+    let mut file = vec![15, 4];
+    file.extend(b"ple.");
+    file.push(255);
+    let mut sname = vec![0, 15, 3];
+    sname.extend(b"org");
+    sname.push(255);
+    let reply = Reply::ack()
+        .with(15, *b"exam")
+        .with(52, [3])
+        .header(108, &file)
+        .header(44, &sname);
+    assert_eq!(lease(reply).domain.as_deref(), Some("example.org"));
+}
+
+#[test]
+fn fields_that_are_not_overloaded_hold_no_options() {
+    let lease = lease(
+        Reply::ack()
+            .header(108, b"\x0f\x03evilboot")
+            .header(44, &[0xff; 64]),
+    );
+    assert_eq!(lease.domain, None);
+}
+
+#[test]
+fn a_missing_end_mark_is_forgiven() {
+    assert_eq!(lease(Reply::ack().tail(&[])).address, ADDRESS);
+    assert_eq!(lease(Reply::ack().tail(&[0, 0, 0])).address, ADDRESS);
+}
