@@ -139,46 +139,56 @@ impl Manager {
         self.send(Command::Reconfigure)
     }
 
+    /// The state: `no-carrier`, `acquiring`, `online` or `carrier-lost`.
     #[zbus(property)]
     fn state(&self) -> &str {
         self.picture.state.as_str()
     }
 
+    /// One line for people: why the link is in this role and state.
     #[zbus(property)]
     fn reason(&self) -> &str {
         &self.picture.reason
     }
 
+    /// True while br0 has a valid lease.
     #[zbus(property)]
     fn online(&self) -> bool {
         self.picture.state == State::Online
     }
 
+    /// Name of the NIC in br0, or empty.
     #[zbus(property)]
     fn uplink(&self) -> &str {
         self.picture.uplink.as_ref().map_or("", |(name, _)| name)
     }
 
+    /// MAC address of the uplink (`aa:bb:cc:dd:ee:ff`), or empty.
     #[zbus(property)]
     fn uplink_address(&self) -> String {
         text(self.picture.uplink.as_ref().map(|(_, mac)| mac))
     }
 
+    /// Name of the public bridge, `br0`.
     #[zbus(property)]
     fn public_bridge(&self) -> &str {
         PUBLIC_BRIDGE
     }
 
+    /// Name of the private bridge, `br1`.
     #[zbus(property)]
     fn private_bridge(&self) -> &str {
         PRIVATE_BRIDGE
     }
 
+    /// Address of the host on the private bridge with its prefix
+    /// (`172.23.0.1/16`), or empty while br1 has none.
     #[zbus(property)]
     fn private_network(&self) -> String {
         text(self.picture.private)
     }
 
+    /// Leased address with its prefix (`192.0.2.7/24`), or empty.
     #[zbus(property)]
     fn address(&self) -> String {
         text(
@@ -189,6 +199,7 @@ impl Manager {
         )
     }
 
+    /// Default gateway, or empty.
     #[zbus(property)]
     fn gateway(&self) -> String {
         text(
@@ -199,6 +210,7 @@ impl Manager {
         )
     }
 
+    /// Name servers of the lease, in its order.
     #[zbus(property, name = "DNS")]
     fn dns(&self) -> Vec<String> {
         self.picture
@@ -208,11 +220,13 @@ impl Manager {
             .collect()
     }
 
+    /// Search domains of the lease, options 119 and 15.
     #[zbus(property)]
     fn search_domains(&self) -> Vec<String> {
         views::search_domains(&self.picture)
     }
 
+    /// NTP servers of the lease.
     #[zbus(property, name = "NTP")]
     fn ntp(&self) -> Vec<String> {
         self.picture
@@ -222,6 +236,7 @@ impl Manager {
             .collect()
     }
 
+    /// Host name of the lease (option 12) as received but escaped, or empty.
     #[zbus(property)]
     fn hostname(&self) -> &str {
         self.picture
@@ -231,6 +246,7 @@ impl Manager {
             .unwrap_or_default()
     }
 
+    /// Fully qualified name of the lease (option 81) as received but escaped, or empty.
     #[zbus(property, name = "FQDN")]
     fn fqdn(&self) -> &str {
         self.picture
@@ -240,11 +256,14 @@ impl Manager {
             .unwrap_or_default()
     }
 
+    /// The lease: `Address`, `Server`, `LeaseSeconds`, `AcquiredUSec`
+    /// (CLOCK_REALTIME) and one entry per option received.
     #[zbus(property)]
     fn lease(&self) -> fdo::Result<HashMap<String, OwnedValue>> {
         lease(&self.picture).map_err(|error| fdo::Error::Failed(error.to_string()))
     }
 
+    /// Objects of the links, see LinkProxy.
     #[zbus(property)]
     fn links(&self) -> Vec<OwnedObjectPath> {
         self.picture
@@ -254,6 +273,7 @@ impl Manager {
             .collect()
     }
 
+    /// Errors in the configuration, one line each; empty when it is sound.
     #[zbus(property)]
     fn configuration_problems(&self) -> Vec<String> {
         self.picture.configuration_problems.clone()
@@ -272,36 +292,43 @@ struct Link(LinkPicture);
 
 #[interface(name = "org.build2.buildos.network1.Link")]
 impl Link {
+    /// Kernel name of the link.
     #[zbus(property)]
     fn name(&self) -> &str {
         &self.0.name
     }
 
+    /// Kernel index of the link.
     #[zbus(property)]
     fn index(&self) -> u32 {
         self.0.index
     }
 
+    /// MAC address.
     #[zbus(property)]
     fn hardware_address(&self) -> String {
         text(self.0.mac)
     }
 
+    /// Whether the link has carrier.
     #[zbus(property)]
     fn carrier(&self) -> bool {
         self.0.carrier
     }
 
+    /// The role: `ignored`, `candidate`, `uplink` or `bridge`.
     #[zbus(property)]
     fn role(&self) -> &str {
         self.0.role.as_str()
     }
 
+    /// RFC 2131 state of the DHCP client on this link (`SELECTING`), or empty.
     #[zbus(property, name = "DHCPState")]
     fn dhcp_state(&self) -> &str {
         self.0.dhcp_state.unwrap_or_default()
     }
 
+    /// One line for people: why the link is in this role and state.
     #[zbus(property)]
     fn reason(&self) -> &str {
         &self.0.reason
@@ -335,4 +362,31 @@ fn lease(picture: &Picture) -> zvariant::Result<HashMap<String, OwnedValue>> {
         .into_iter()
         .map(|(key, value)| Ok((key, value.try_to_owned()?)))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::picture::samples;
+    use zbus::object_server::Interface as _;
+
+    /// The XML of record is what is served. `BUILDOS_BLESS=1` writes it anew.
+    #[test]
+    fn the_interfaces_are_those_of_record() {
+        let picture = samples::online();
+        let link = Link(picture.links[0].clone());
+        let (commands, _) = mpsc::channel(1);
+        let mut xml = String::from("<node>\n");
+        Manager { picture, commands }.introspect_to_writer(&mut xml, 2);
+        link.introspect_to_writer(&mut xml, 2);
+        xml.push_str("</node>\n");
+        let path = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../../docs/dbus/org.build2.buildos.network1.xml"
+        );
+        if std::env::var_os("BUILDOS_BLESS").is_some() {
+            std::fs::write(path, &xml).unwrap();
+        }
+        assert_eq!(std::fs::read_to_string(path).unwrap(), xml);
+    }
 }

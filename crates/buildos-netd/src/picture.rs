@@ -211,3 +211,73 @@ fn reason(state: State, race: &Race, lease: Option<&Lease>) -> String {
         }
     }
 }
+
+#[cfg(test)]
+pub(crate) mod samples {
+    //! Pictures for the tests of what is made from them.
+
+    use super::*;
+    use buildos_dhcp::{Options, Route, Term};
+    use std::time::Duration;
+
+    /// A host that is online by `enp1s0`.
+    pub(crate) fn online() -> Picture {
+        let mac = MacAddress([0xde, 0xad, 0xbe, 0xef, 0xb8, 0xda]);
+        let gateway = "192.0.2.1".parse().unwrap();
+        let lease = Lease {
+            address: "192.0.2.10".parse().unwrap(),
+            prefix: 24,
+            server: gateway,
+            routes: vec![Route {
+                destination: "0.0.0.0/0".parse().unwrap(),
+                gateway: Some(gateway),
+                onlink: false,
+            }],
+            dns: vec![gateway, "192.0.2.2".parse().unwrap()],
+            domain: Some("example.org".into()),
+            search: Vec::new(),
+            ntp: Vec::new(),
+            mtu: None,
+            broadcast: None,
+            hostname: Some("host7".into()),
+            fqdn: None,
+            acquired: Duration::from_secs(5),
+            term: Some(Term {
+                renew: Duration::from_secs(1800),
+                rebind: Duration::from_secs(3150),
+                lease: Duration::from_secs(3600),
+            }),
+            options: Options::default(),
+        };
+        Picture {
+            state: State::Online,
+            reason: "br0 has 192.0.2.10/24 by enp1s0 from 192.0.2.1".into(),
+            uplink: Some(("enp1s0".into(), mac)),
+            private: Some("172.23.0.1/16".parse().unwrap()),
+            lease: Some(lease),
+            acquired_usec: 1_700_000_000_000_000,
+            links: vec![LinkPicture {
+                index: 2,
+                name: "enp1s0".into(),
+                mac: Some(mac),
+                carrier: true,
+                role: LinkRole::Uplink,
+                dhcp_state: Some("BOUND"),
+                reason: "carrier; DHCP 192.0.2.10 from 192.0.2.1".into(),
+            }],
+            configuration_problems: Vec::new(),
+        }
+    }
+
+    /// The same host before it has a lease.
+    pub(crate) fn offline() -> Picture {
+        Picture {
+            state: State::NoCarrier,
+            reason: "no carrier on enp1s0".into(),
+            uplink: None,
+            lease: None,
+            acquired_usec: 0,
+            ..online()
+        }
+    }
+}

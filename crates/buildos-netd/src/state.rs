@@ -68,3 +68,24 @@ fn boot_id() -> String {
         .trim()
         .to_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::picture::samples::{offline, online};
+
+    #[test]
+    fn a_later_netd_of_the_same_boot_takes_the_lease_up() {
+        let resume = decode(&encode(&online()), &boot_id()).unwrap();
+        assert_eq!(Some(resume.lease), online().lease);
+        assert_eq!(resume.uplink, "de:ad:be:ef:b8:da".parse().unwrap());
+    }
+
+    #[test]
+    fn another_boot_or_no_lease_or_rubbish_is_nothing_to_take_up() {
+        assert_eq!(decode(&encode(&online()), "another boot"), None);
+        assert_eq!(decode(&encode(&offline()), &boot_id()), None);
+        assert_eq!(decode(b"{\"resume\": {\"boot_id\"", &boot_id()), None);
+        assert_eq!(decode(b"", &boot_id()), None);
+    }
+}

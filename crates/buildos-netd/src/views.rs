@@ -91,3 +91,63 @@ fn line(out: &mut String, text: &str) {
     // Writing to a String cannot fail.
     let _ = writeln!(out, "{text}");
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::picture::samples::{offline, online};
+
+    #[test]
+    fn resolv_conf_has_the_servers_and_domains_of_the_lease() {
+        assert_eq!(
+            resolv_conf(&online()),
+            "# Made by buildos-netd from the DHCP lease of br0; changes are lost.\n\
+             nameserver 192.0.2.1\nnameserver 192.0.2.2\nsearch example.org\n"
+        );
+        assert!(!resolv_conf(&offline()).contains("\nnameserver"));
+    }
+
+    #[test]
+    fn a_fourth_name_server_is_named_but_not_used() {
+        let mut picture = online();
+        let lease = picture.lease.as_mut().unwrap();
+        lease.dns = (1..5).map(|i| [192, 0, 2, i].into()).collect();
+        lease.search = vec!["a.example".into(), "b.example".into()];
+        let text = resolv_conf(&picture);
+        assert!(
+            text.contains("\n# not used, too many: nameserver 192.0.2.4\n"),
+            "{text}"
+        );
+        assert!(text.contains("\nsearch a.example b.example\n"), "{text}");
+    }
+
+    #[test]
+    fn interfaces_shows_both_bridges() {
+        assert_eq!(
+            interfaces(&online()),
+            "# Made by buildos-netd: the network configuration in force on this host.\n\
+             # It is a view; to change it see buildos-netd.conf(5).\n\
+             \n\
+             auto lo\n\
+             iface lo inet loopback\n\
+             \n\
+             # br0 has 192.0.2.10/24 by enp1s0 from 192.0.2.1\n\
+             auto br0\n\
+             iface br0 inet dhcp\n    \
+                 bridge_ports enp1s0\n    \
+                 bridge_stp off\n    \
+                 bridge_fd 0\n    \
+                 hwaddress ether de:ad:be:ef:b8:da\n    \
+                 # address 192.0.2.10/24\n    \
+                 # gateway 192.0.2.1\n\
+             \n\
+             auto br1\n\
+             iface br1 inet static\n    \
+                 address 172.23.0.1/16\n    \
+                 bridge_ports none\n    \
+                 bridge_stp off\n    \
+                 bridge_fd 0\n"
+        );
+        assert!(interfaces(&offline()).contains("\n# no carrier on enp1s0\nauto br0\n"));
+    }
+}
