@@ -63,7 +63,7 @@ pub trait Manager {
     /// One line for people: what is configured, or what is waited for.
     #[zbus(property)]
     fn reason(&self) -> zbus::Result<String>;
-    /// True while br0 has a valid lease.
+    /// True while br0 has a valid lease and its port has carrier.
     #[zbus(property)]
     fn online(&self) -> zbus::Result<bool>;
     /// Name of the NIC in br0, or empty.
@@ -157,7 +157,7 @@ pub struct Network {
     /// One line for people.
     #[serde(with = "as_value")]
     pub reason: String,
-    /// True while br0 has a valid lease.
+    /// True while br0 has a valid lease and its port has carrier.
     #[serde(with = "as_value")]
     pub online: bool,
     /// Name of the NIC in br0, or empty.

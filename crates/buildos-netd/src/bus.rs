@@ -151,7 +151,7 @@ impl Manager {
         &self.picture.reason
     }
 
-    /// True while br0 has a valid lease.
+    /// True while br0 has a valid lease and its port has carrier.
     #[zbus(property)]
     fn online(&self) -> bool {
         self.picture.state == State::Online

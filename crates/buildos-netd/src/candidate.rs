@@ -97,6 +97,7 @@ mod tests {
             kind: None,
             device: true,
             wireless: false,
+            ipv6: false,
             bridge: None,
         }
     }

@@ -1,6 +1,7 @@
 //! The loop: events come in, the race decides, the kernel follows, the picture
 //! goes out. Nothing here waits for anything but the kernel.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -74,7 +75,7 @@ struct Netd {
     /// When to try again what the kernel refused.
     retry: Option<Instant>,
     /// What was refused last, so that it is reported once.
-    refused: Option<String>,
+    refused: BTreeSet<String>,
     pictures: watch::Sender<Picture>,
 }
 
@@ -92,7 +93,7 @@ impl Netd {
             observed,
             private: None,
             retry: None,
-            refused: None,
+            refused: BTreeSet::new(),
             pictures: watch::Sender::new(empty),
         })
     }
@@ -140,22 +141,25 @@ impl Netd {
         Ok(())
     }
 
-    /// Applies operations until one fails.
+    /// Applies the operations. One that fails does not keep the others from
+    /// being tried: a NIC that cannot be set up must not cost the rest its network.
     async fn apply(&mut self, ops: &[plan::Op]) -> bool {
+        let mut refused = BTreeSet::new();
         for op in ops {
             tracing::debug!(?op, "applying");
             if let Err(error) = self.kernel.apply(op).await {
                 let error = text::chain(&error);
-                if self.refused.as_ref() != Some(&error) {
+                if !self.refused.contains(&error) {
                     tracing::error!(message_id = messages::KERNEL, "{error}");
-                    self.refused = Some(error);
                 }
-                self.retry = Some(clock::now().saturating_add(RETRY));
-                return false;
+                refused.insert(error);
             }
         }
-        self.refused = None;
-        true
+        self.refused = refused;
+        if !self.refused.is_empty() {
+            self.retry = Some(clock::now().saturating_add(RETRY));
+        }
+        self.refused.is_empty()
     }
 
     /// Opens sockets for the clients and carries out what they want.

@@ -7,7 +7,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, TryStreamExt as _};
@@ -59,6 +59,14 @@ pub enum KernelError {
     Timeout {
         /// What was asked.
         what: String,
+    },
+    /// A setting under `/proc/sys` could not be changed.
+    #[error("cannot {what}")]
+    Sysctl {
+        /// What was asked.
+        what: String,
+        /// Why.
+        source: io::Error,
     },
     /// The event socket is gone.
     #[error("the kernel closed the socket for events")]
@@ -161,6 +169,8 @@ impl Kernel {
                     .build();
                 ask(&what, self.handle.link().add(bridge).execute()).await
             }
+            Op::DisableIpv6(_, name) => std::fs::write(disable_ipv6(name), "1")
+                .map_err(|source| KernelError::Sysctl { what, source }),
             Op::SetBridge(index) => {
                 let bridge = LinkMessageBuilder::<LinkBridge>::new("")
                     .index(*index)
@@ -245,6 +255,13 @@ async fn ask<T: Default>(
     }
 }
 
+/// Where IPv6 is switched off for a link (kernel's `ip-sysctl`).
+fn disable_ipv6(name: &str) -> PathBuf {
+    Path::new("/proc/sys/net/ipv6/conf")
+        .join(name)
+        .join("disable_ipv6")
+}
+
 fn change(index: u32) -> LinkMessageBuilder<LinkUnspec> {
     LinkUnspec::new_with_index(index)
 }
@@ -274,6 +291,7 @@ fn link(message: &LinkMessage) -> Option<Link> {
         kind: None,
         device: false,
         wireless: false,
+        ipv6: false,
         bridge: None,
     };
     #[allow(clippy::wildcard_enum_match_arm)] // The kernel sends dozens of others.
@@ -296,6 +314,7 @@ fn link(message: &LinkMessage) -> Option<Link> {
     }
     let sysfs = Path::new("/sys/class/net").join(&link.name);
     link.device = sysfs.join("device").exists();
+    link.ipv6 = std::fs::read(disable_ipv6(&link.name)).is_ok_and(|content| content == b"0\n");
     link.wireless = sysfs.join("wireless").exists() || sysfs.join("phy80211").exists();
     Some(link)
 }
@@ -421,6 +440,7 @@ fn message_of(route: &Route) -> RouteMessage {
 fn describe(op: &Op) -> String {
     match op {
         Op::CreateBridge(name) => format!("create bridge {name}"),
+        Op::DisableIpv6(_, name) => format!("switch IPv6 off on {name}"),
         Op::SetBridge(index) => format!("switch spanning tree off on link {index}"),
         Op::SetMac(index, mac) => format!("give link {index} the hardware address {mac}"),
         Op::SetMtu(index, mtu) => format!("set the MTU of link {index} to {mtu}"),

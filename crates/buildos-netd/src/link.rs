@@ -27,6 +27,8 @@ pub struct Link {
     pub device: bool,
     /// Whether it is a radio.
     pub wireless: bool,
+    /// Whether the kernel configures IPv6 on it (`disable_ipv6` is 0).
+    pub ipv6: bool,
     /// Bridge settings, if it is a bridge.
     pub bridge: Option<BridgeSettings>,
 }

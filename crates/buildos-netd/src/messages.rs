@@ -29,7 +29,7 @@ pub fn log(candidate: &Candidate, event: &Event) {
     let interface = candidate.name.as_str();
     match event {
         Event::Offered { server, address } => {
-            tracing::info!(interface, "{interface}: OFFER of {address} from {server}");
+            tracing::debug!(interface, "{interface}: OFFER of {address} from {server}");
         }
         Event::Refused { kind, server, why } => {
             let server = server

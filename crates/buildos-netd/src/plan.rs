@@ -22,6 +22,10 @@ pub const PUBLIC_BRIDGE: &str = "br0";
 /// Name of the bridge for machines behind NAT.
 pub const PRIVATE_BRIDGE: &str = "br1";
 
+/// Hardware address of br1, locally administered. Without one of its own a
+/// bridge takes the lowest of its ports' and changes it as machines come and go.
+pub const PRIVATE_MAC: MacAddress = MacAddress([0x02, 0x62, 0x6f, 0x73, 0x00, 0x01]);
+
 /// Remaining lifetimes count in seconds on both sides; that much difference is
 /// rounding and delay.
 const LIFETIME_TOLERANCE: u32 = 2;
@@ -96,6 +100,8 @@ pub struct LeaseWish {
 pub enum Op {
     /// Create a bridge with [`BridgeSettings::OURS`], up.
     CreateBridge(&'static str),
+    /// Keep the kernel from configuring IPv6 on a link of this index and name.
+    DisableIpv6(u32, String),
     /// Give a bridge [`BridgeSettings::OURS`].
     SetBridge(u32),
     /// Change the hardware address of a link.
@@ -129,6 +135,17 @@ pub fn plan(wish: &Wish, observed: &Observed) -> Vec<Op> {
     let public = observed.bridge(PUBLIC_BRIDGE);
     let private = observed.bridge(PRIVATE_BRIDGE);
     let mut ops = Vec::new();
+    // First, as real hardware takes seconds to find its carrier.
+    for link in wish.up.iter().filter_map(|index| observed.links.get(index)) {
+        if link.ipv6 {
+            // Its IPv6 is br0's. A default route that it learned by itself
+            // would lead nowhere once it is a port.
+            ops.push(Op::DisableIpv6(link.index, link.name.clone()));
+        }
+        if !link.up {
+            ops.push(Op::SetUp(link.index));
+        }
+    }
     for (name, bridge) in [(PUBLIC_BRIDGE, public), (PRIVATE_BRIDGE, private)] {
         match bridge {
             None => ops.push(Op::CreateBridge(name)),
@@ -141,6 +158,9 @@ pub fn plan(wish: &Wish, observed: &Observed) -> Vec<Op> {
                 }
             }
         }
+    }
+    if let Some(bridge) = private.filter(|bridge| bridge.mac != Some(PRIVATE_MAC)) {
+        ops.push(Op::SetMac(bridge.index, PRIVATE_MAC));
     }
     if let Some(bridge) = public {
         port(wish, observed, bridge, &mut ops);
@@ -177,11 +197,6 @@ pub fn plan(wish: &Wish, observed: &Observed) -> Vec<Op> {
             .filter(|r| !observed.routes.contains(r))
             .map(Op::AddRoute),
     );
-    for index in &wish.up {
-        if observed.links.get(index).is_some_and(|link| !link.up) {
-            ops.push(Op::SetUp(*index));
-        }
-    }
     ops
 }
 
@@ -306,6 +321,7 @@ mod tests {
             kind: None,
             device: true,
             wireless: false,
+            ipv6: true,
             bridge: None,
         }
     }
@@ -344,11 +360,13 @@ mod tests {
                 let bridge = Link {
                     up: true,
                     bridge: Some(BridgeSettings::OURS),
+                    ipv6: true,
                     kind: Some("bridge".into()),
                     ..link(index, name)
                 };
                 observed.links.insert(index, bridge);
             }
+            Op::DisableIpv6(i, _) => observed.links.get_mut(i).unwrap().ipv6 = false,
             Op::SetBridge(i) => {
                 observed.links.get_mut(i).unwrap().bridge = Some(BridgeSettings::OURS)
             }

@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use buildos_dhcp::Transmit;
 use buildos_dhcp::frame::{self, SERVER_PORT};
+use socket2::SockRef;
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -118,8 +119,12 @@ impl Wire {
                 socket.broadcast(&packet.map_err(io::Error::other)?)
             }
             Socket::Udp(socket) => {
+                // Not by tokio, which refuses to send before it has seen the
+                // socket's readiness once.
                 let to = SocketAddrV4::new(transmit.destination, SERVER_PORT);
-                socket.try_send_to(&transmit.payload, to.into()).map(|_| ())
+                SockRef::from(socket.as_ref())
+                    .send_to(&transmit.payload, &to.into())
+                    .map(|_| ())
             }
         }
     }
