@@ -1,0 +1,135 @@
+"""A root shell in a guest, over a virtio-serial port.
+
+Nothing of it is in the image: systemd credentials, which QEMU hands over by
+SMBIOS, bring a unit and its script into any image with systemd 256 or later.
+"""
+
+from __future__ import annotations
+
+import base64
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+PORT = "org.build2.buildos.shell"
+"""Name of the virtio-serial port."""
+
+_SCRIPT = "buildos.shell"
+
+_UNIT = f"""\
+[Unit]
+Description=Root shell for the tests
+DefaultDependencies=no
+BindsTo=dev-virtio\\x2dports-{PORT}.device
+After=dev-virtio\\x2dports-{PORT}.device
+
+[Service]
+ImportCredential={_SCRIPT}
+ExecStart=/bin/bash %d/{_SCRIPT}
+StandardInput=file:/dev/virtio-ports/{PORT}
+StandardOutput=file:/dev/virtio-ports/{PORT}
+Restart=always
+"""
+
+
+def credentials() -> dict[str, str]:
+    """What makes a guest open the shell."""
+    return {
+        _SCRIPT: (Path(__file__).parent / "shell.sh").read_text(),
+        "systemd.extra-unit.buildos-shell.service": _UNIT,
+        "systemd.unit-dropin.sysinit.target": "[Unit]\nWants=buildos-shell.service\n",
+    }
+
+
+def arguments(path: Path) -> list[str]:
+    """QEMU's arguments for the port, which a socket at `path` leads to."""
+    return [
+        *("-device", "virtio-serial-pci"),
+        *("-chardev", f"socket,id=shell,path={path},server=on,wait=off"),
+        *("-device", f"virtserialport,chardev=shell,name={PORT}"),
+    ]
+
+
+class ShellError(Exception):
+    """The guest does not answer, or a command in it failed."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a script in the guest ended."""
+
+    status: int
+    output: str
+    """Standard output and standard error."""
+
+
+class Shell:
+    """This side of the channel."""
+
+    def __init__(self, path: Path, alive: Callable[[], None]) -> None:
+        """`alive` is called while waiting; it raises when the guest is gone."""
+        self._alive = alive
+        self._received = b""
+        self._ready = False
+        self._number = 0
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.settimeout(1.0)
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                self._socket.connect(str(path))
+                break
+            except (FileNotFoundError, ConnectionRefusedError) as error:
+                alive()
+                if time.monotonic() > deadline:
+                    raise ShellError(f"QEMU does not open {path}") from error
+                time.sleep(0.05)
+
+    def wait(self, seconds: float) -> None:
+        """Waits until the guest has started the shell."""
+        if not self._ready:
+            line = self._line(seconds, "the shell in the guest")
+            if line != "ready":
+                raise ShellError(f"the shell in the guest began with {line!r}")
+            self._ready = True
+
+    def run(self, script: str, seconds: float = 120) -> Result:
+        """Runs a bash script as root; `seconds` is how long it may take."""
+        self.wait(seconds)
+        self._number += 1
+        text = base64.b64encode(script.encode()).decode()
+        self._socket.sendall(f"{self._number} {text}\n".encode())
+        while True:
+            number, status, output = self._line(seconds, f"the end of {script!r}").split(" ", 2)
+            # Lower numbers answer scripts that nobody waited for to the end.
+            if int(number) == self._number:
+                return Result(int(status), base64.b64decode(output).decode(errors="replace"))
+
+    def output(self, script: str, seconds: float = 120) -> str:
+        """What a script that must succeed prints, without the last line end."""
+        result = self.run(script, seconds)
+        if result.status != 0:
+            raise ShellError(f"{script!r} ended with {result.status}:\n{result.output}")
+        return result.output.rstrip("\n")
+
+    def _line(self, seconds: float, what: str) -> str:
+        deadline = time.monotonic() + seconds
+        while b"\n" not in self._received:
+            self._alive()
+            if time.monotonic() > deadline:
+                raise ShellError(f"waited {seconds:.0f} s for {what}")
+            try:
+                some = self._socket.recv(65536)
+            except TimeoutError:
+                continue
+            if not some:
+                raise ShellError(f"the guest went away while this waited for {what}")
+            self._received += some
+        line, self._received = self._received.split(b"\n", 1)
+        return line.decode()
+
+    def close(self) -> None:
+        """Closes the channel."""
+        self._socket.close()

@@ -1,0 +1,48 @@
+#!/usr/bin/python3
+"""A web server that tells each client the address it came from.
+
+    web.py --listen ADDRESS:PORT --log FILE.jsonl
+
+Every request is also one line of JSON: `time` (seconds since the epoch),
+`client` (address), `path`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+
+def serve(address: str, port: int, log: Path) -> None:
+    """Answers until the process ends."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            client = self.client_address[0]
+            entry = {"time": time.time(), "client": client, "path": self.path}
+            with log.open("a") as file:
+                file.write(json.dumps(entry) + "\n")
+            body = f"{client}\n".encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "text/plain")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+    ThreadingHTTPServer((address, port), Handler).serve_forever()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="tells each client the address it came from")
+    parser.add_argument("--listen", required=True, metavar="ADDRESS:PORT")
+    parser.add_argument("--log", required=True, type=Path, metavar="FILE")
+    arguments = parser.parse_args()
+    address, _, port = arguments.listen.rpartition(":")
+    serve(address, int(port), arguments.log)
+
+
+if __name__ == "__main__":
+    main()

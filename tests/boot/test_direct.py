@@ -1,0 +1,33 @@
+"""A machine that gets kernel and initrd directly, and the figures of its boot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from conftest import BootHost
+
+MEBIBYTE = 1 << 20
+
+
+def test_direct_boot(boot_host: BootHost, image: Path, figure: Callable[[str], None]) -> None:
+    host = boot_host("e1000@lan")
+    host.wait_for_poll()
+
+    # DHCP gave no name: the last ten digits of the NIC's MAC.
+    digits = host.nics[0].mac.replace(":", "")[-10:]
+    assert host.shell.output("hostname") == f"build-{digits}"
+
+    # What is started at boot has come to rest, as the published figures have it.
+    host.shell.run("systemctl is-system-running --wait", 600)
+    assert host.shell.output("systemctl --failed --quiet --no-legend --plain") == ""
+    seconds = host.lan.polls()[0]["time"] - host.guest.kernel_start()
+    assert seconds > 0
+
+    for name in ("buildos-image", "buildos-initrd"):
+        figure(f"{name}: {(image / name).stat().st_size / MEBIBYTE:.1f} MiB")
+    figure(f"kernel start to the agent's first poll: {seconds:.1f} s")
+    memory = dict(line.split()[:2] for line in host.shell.output("cat /proc/meminfo").splitlines())
+    used = int(memory["MemTotal:"]) - int(memory["MemAvailable:"])
+    figure(f"RAM used after boot: {used / 1024:.0f} MiB of {int(memory['MemTotal:']) / 1024:.0f}")
+    figure(host.shell.output("systemd-analyze time").splitlines()[0])

@@ -1,0 +1,140 @@
+"""A machine with two NICs, one of them on a segment without a DHCP server,
+boots over the network: the whole of buildos, from inside and from the LAN."""
+
+from __future__ import annotations
+
+import json
+from ipaddress import IPv4Address, IPv4Interface
+from typing import Any
+
+import pytest
+from conftest import BootHost, Host
+from lan.network import ADDRESS, DOMAIN, WEB_URL
+from lan.qemu import nth_mac
+
+NAME = "rack-7"
+
+PRIVATE = IPv4Interface("172.23.0.1/16")
+
+# A build machine on br1, as an agent would make one: it has nothing but its
+# link, asks for a lease, and goes out by name.
+CONTAINER = f"""
+cat >/tmp/lease <<'EOF'
+#!/bin/sh
+[ "$1" = bound ] || exit 0
+ip address add "$ip/$mask" dev "$interface"
+ip route add default via "$router"
+rm -f /etc/resolv.conf
+for server in $dns; do echo "nameserver $server"; done >/etc/resolv.conf
+EOF
+chmod +x /tmp/lease
+busybox udhcpc -i host0 -f -q -n -t 20 -s /tmp/lease >&2
+ip -json -4 address show dev host0
+busybox wget -q -O - {WEB_URL}container
+"""
+
+
+@pytest.fixture(scope="module")
+def host(boot_host: BootHost) -> Host:
+    """The machine, when its agent has asked for work."""
+    host = boot_host("e1000@lan", "e1000@quiet", network=True, names={nth_mac(0): NAME})
+    host.wait_for_poll()
+    return host
+
+
+def link(host: Host, name: str) -> dict[str, Any]:
+    """What `ip` says of an interface."""
+    found: list[dict[str, Any]] = json.loads(host.shell.output(f"ip -json address show {name}"))
+    return found[0]
+
+
+def address(host: Host, name: str) -> IPv4Interface:
+    """The one IPv4 address of an interface."""
+    (found,) = (a for a in link(host, name)["addr_info"] if a["family"] == "inet")
+    return IPv4Interface(f"{found['local']}/{found['prefixlen']}")
+
+
+def nic_name(host: Host, index: int) -> str:
+    """What the kernel calls a NIC: br0 has the MAC of one, but is no device."""
+    script = "cd /sys/class/net && grep -l {} $(ls -d */device | sed s/device/address/)"
+    return host.shell.output(script.format(host.nics[index].mac)).split("/")[0]
+
+
+def test_lease_is_on_br0(host: Host) -> None:
+    leased = [lease.address for lease in host.lan.leases() if lease.mac == host.nics[0].mac]
+    assert [address(host, "br0").ip] == leased
+    assert address(host, "br0").network == ADDRESS.network
+
+
+def test_br0_has_the_mac_of_its_port(host: Host) -> None:
+    uplink = link(host, nic_name(host, 0))
+    assert link(host, "br0")["address"] == host.nics[0].mac
+    assert uplink["master"] == "br0"
+    assert not [a for a in uplink["addr_info"] if a["family"] == "inet"]
+
+
+def test_the_nic_without_a_server_stays_outside(host: Host) -> None:
+    assert "master" not in link(host, nic_name(host, 1))
+
+
+def test_default_route(host: Host) -> None:
+    (route,) = json.loads(host.shell.output("ip -json -4 route show default"))
+    assert (route["gateway"], route["dev"]) == (str(ADDRESS.ip), "br0")
+
+
+def test_br1_is_up(host: Host) -> None:
+    assert "UP" in link(host, "br1")["flags"]
+    assert address(host, "br1") == PRIVATE
+
+
+def test_hostname(host: Host) -> None:
+    assert host.shell.output("hostname") == NAME
+
+
+def test_names_resolve(host: Host) -> None:
+    lines = host.shell.output("cat /etc/resolv.conf").splitlines()
+    assert f"nameserver {ADDRESS.ip}" in lines
+    assert f"search {DOMAIN}" in lines
+    assert host.shell.output("getent ahostsv4 web").split()[0] == str(ADDRESS.ip)
+
+
+def test_interfaces_file_shows_the_bridges(host: Host) -> None:
+    text = host.shell.output("cat /etc/network/interfaces")
+    assert str(address(host, "br0").ip) in text
+    assert str(PRIVATE.ip) in text
+
+
+def test_container_on_br1_goes_out_through_nat(host: Host) -> None:
+    options = "--quiet --directory=/ --volatile=overlay --network-bridge=br1 --resolv-conf=off"
+    script = CONTAINER.replace("'", "'\\''")
+    output = host.shell.output(f"systemd-nspawn {options} bash -ec '{script}' 2>/dev/null", 600)
+    links, seen_as = output.splitlines()
+    (leased,) = json.loads(links)[0]["addr_info"]
+    assert IPv4Address(leased["local"]) in PRIVATE.network
+    assert seen_as == str(address(host, "br0").ip)
+    (visit,) = (v for v in host.lan.visits() if v["path"] == "/container")
+    assert visit["client"] == seen_as
+
+
+def test_agent_polls(host: Host) -> None:
+    assert host.shell.output("systemctl is-active buildos-bbot@default.service") == "active"
+    assert {poll["client"] for poll in host.lan.polls()} == {str(address(host, "br0").ip)}
+    assert {poll["status"] for poll in host.lan.polls()} == {200}
+    assert {poll["agent"] for poll in host.lan.polls()} == {NAME}
+
+
+def test_no_unit_failed(host: Host) -> None:
+    host.shell.run("systemctl is-system-running --wait", 600)
+    assert host.shell.output("systemctl --failed --quiet --no-legend --plain") == ""
+
+
+def test_journal_has_no_error_of_ours(host: Host) -> None:
+    lines = host.shell.output("journalctl --boot --priority=err --output=json --no-pager")
+    entries = [json.loads(line) for line in lines.splitlines()]
+    sources = ("_SYSTEMD_UNIT", "UNIT", "SYSLOG_IDENTIFIER")
+    ours = [
+        entry["MESSAGE"]
+        for entry in entries
+        if any(str(entry.get(source, "")).startswith("buildos") for source in sources)
+    ]
+    assert ours == []
