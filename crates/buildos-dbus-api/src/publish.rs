@@ -40,5 +40,9 @@ async fn properties<I: Interface>(
     served: &InterfaceRef<I>,
 ) -> fdo::Result<HashMap<String, OwnedValue>> {
     let server = connection.object_server();
-    served.get().await.get_all(server, connection, None, served.signal_emitter()).await
+    served
+        .get()
+        .await
+        .get_all(server, connection, None, served.signal_emitter())
+        .await
 }

@@ -89,6 +89,21 @@ pub trait Unit {
     /// Whether the unit's files are newer than what systemd has read of them.
     #[zbus(property)]
     fn need_daemon_reload(&self) -> zbus::Result<bool>;
+    /// Number and object of the job that waits or runs, or 0 and `/`.
+    #[zbus(property)]
+    fn job(&self) -> zbus::Result<(u32, OwnedObjectPath)>;
+}
+
+/// A job on a unit.
+#[zbus::proxy(
+    interface = "org.freedesktop.systemd1.Job",
+    default_service = "org.freedesktop.systemd1",
+    gen_blocking = false
+)]
+pub trait Job {
+    /// `start`, `stop`, `restart`, `reload` …
+    #[zbus(property)]
+    fn job_type(&self) -> zbus::Result<String>;
 }
 
 /// The service part of a unit.
@@ -168,6 +183,56 @@ pub async fn watch_unit(
         tracing::debug!(%error, "systemd does not take our subscription");
     }
     Watch::new(connection, SYSTEMD_NAME, &unit_path(name)).await
+}
+
+/// What systemd is about to do with a unit: `stop`, `restart` …; [`None`] when
+/// nothing. A service that is asked to end learns here whether for good.
+///
+/// # Errors
+///
+/// systemd does not answer.
+pub async fn pending_job(
+    connection: &zbus::Connection,
+    unit: &str,
+) -> zbus::Result<Option<String>> {
+    let unit = UnitProxy::new(connection, unit_path(unit)).await?;
+    let (number, path) = unit.job().await?;
+    if number == 0 {
+        return Ok(None);
+    }
+    let job = JobProxy::new(connection, path).await?;
+    job.job_type().await.map(Some)
+}
+
+/// The host's names as systemd-hostnamed has them, read at once.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Type)]
+#[zvariant(signature = "a{sv}")]
+#[serde(default, rename_all = "PascalCase")]
+pub struct HostnameState {
+    /// As [`HostnameProxy::hostname`].
+    #[serde(with = "as_value")]
+    pub hostname: String,
+    /// As [`HostnameProxy::static_hostname`].
+    #[serde(with = "as_value")]
+    pub static_hostname: String,
+}
+
+impl Snapshot for HostnameState {
+    const INTERFACE: &'static str = "org.freedesktop.hostname1";
+}
+
+/// Follows systemd-hostnamed, which is away whenever it has nothing to do.
+///
+/// # Errors
+///
+/// As [`Watch::new`].
+pub async fn watch_hostname(connection: &zbus::Connection) -> zbus::Result<Watch<HostnameState>> {
+    Watch::new(
+        connection,
+        "org.freedesktop.hostname1",
+        "/org/freedesktop/hostname1",
+    )
+    .await
 }
 
 /// Path of the object of a unit, loaded or not.

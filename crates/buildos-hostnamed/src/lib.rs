@@ -1,1 +1,12 @@
-//! The library of buildos-hostnamed.
+//! buildos-hostnamed: a name for every build host, without anybody giving it
+//! one.
+//!
+//! [`name`] says what a host name is, [`choice`] which one it shall be; both
+//! are pure. [`system`] is systemd-hostnamed, which sets it.
+
+pub mod bus;
+pub mod choice;
+pub mod config;
+pub mod daemon;
+pub mod name;
+pub mod system;

@@ -1,0 +1,162 @@
+//! The dnsmasq that serves br1: its configuration, and whether it runs with it.
+//!
+//! natd may neither start nor signal it. natd writes [`CONFIGURATION`];
+//! systemd sees the file change (buildos-dnsmasq.path) and restarts the
+//! service, which takes a copy, [`IN_FORCE`], and runs with that. So the copy
+//! says what dnsmasq was started with. Name servers are in a file of their own
+//! that dnsmasq watches: a new lease costs no restart.
+
+use std::fmt::Write as _;
+use std::net::IpAddr;
+
+use buildos_dbus_api::system::UnitState;
+
+use crate::config::LeaseTime;
+use crate::site::Site;
+
+/// The unit.
+pub const UNIT: &str = "buildos-dnsmasq.service";
+/// What natd wants dnsmasq to run with, below the root.
+pub const CONFIGURATION: &str = "run/buildos/natd/dnsmasq.conf";
+/// What dnsmasq was started with, below the root.
+pub const IN_FORCE: &str = "run/buildos/dnsmasq/dnsmasq.conf";
+/// Name servers to forward to, below the root.
+pub const RESOLV: &str = "run/buildos/natd/resolv.conf";
+
+/// dnsmasq keeps at most this many leases: machines that come and go under
+/// ever new MAC addresses must not eat the host's memory.
+const LEASES_LIMIT: u32 = 65_536;
+
+/// What dnsmasq is doing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Dnsmasq {
+    /// It serves what was wished.
+    Serving,
+    /// It is on the way there; how, for people.
+    Pending(&'static str),
+    /// It runs, but with another configuration.
+    Outdated,
+    /// It does not run and will not by itself; why, for people.
+    Down(String),
+}
+
+impl Dnsmasq {
+    /// From the unit ([`None`] when systemd does not answer) and whether the
+    /// copy in force is the wished one.
+    #[must_use]
+    pub fn judge(unit: Option<&UnitState>, in_force: bool) -> Self {
+        let Some(unit) = unit else {
+            return Self::Down(format!("systemd says nothing of {UNIT}"));
+        };
+        match unit.active_state.as_str() {
+            "active" | "reloading" if in_force => Self::Serving,
+            "active" | "reloading" => Self::Outdated,
+            "activating" => Self::Pending("starts"),
+            "deactivating" => Self::Pending("stops"),
+            "failed" => Self::Down(format!("failed; see journalctl -u {UNIT}")),
+            // The operator's will, or systemd is about to start it.
+            _ if unit.load_state == "loaded" => Self::Pending("does not run"),
+            _ => Self::Down(format!("cannot run: {UNIT} is {}", unit.load_state)),
+        }
+    }
+}
+
+/// The configuration (dnsmasq(8)).
+#[must_use]
+pub fn configuration(site: &Site, lease: LeaseTime) -> String {
+    let (first, last) = site.network.machines();
+    let netmask = site.network.net().netmask();
+    let room = (u32::from(last) - u32::from(first)).saturating_add(1);
+    format!(
+        "\
+# Written by buildos-natd for {unit}; changes are lost.
+
+# Where: the private bridge only, as it comes and goes.
+interface={bridge}
+except-interface=lo
+bind-dynamic
+
+# DNS: what the uplink's name servers say, and nothing of the host's own.
+resolv-file=/{RESOLV}
+no-hosts
+domain-needed
+bogus-priv
+
+# DHCP. Machines are strangers: the names they give themselves are not
+# believed, and there is no other server on their bridge.
+dhcp-range={first},{last},{netmask},{seconds}
+dhcp-lease-max={leases}
+dhcp-leasefile=/run/buildos/dnsmasq/leases
+dhcp-authoritative
+dhcp-ignore-names
+",
+        unit = UNIT,
+        bridge = site.private,
+        seconds = lease.get().as_secs(),
+        leases = room.min(LEASES_LIMIT),
+    )
+}
+
+/// The name servers, in the format of resolv.conf(5).
+#[must_use]
+pub fn resolv(servers: &[IpAddr]) -> String {
+    let mut text =
+        "# Written by buildos-natd out of the uplink's lease; changes are lost.\n".to_owned();
+    for server in servers {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "nameserver {server}");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn unit(active: &str, load: &str) -> UnitState {
+        UnitState {
+            active_state: active.to_owned(),
+            load_state: load.to_owned(),
+            ..UnitState::default()
+        }
+    }
+
+    #[test]
+    fn the_unit_says_what_dnsmasq_does() {
+        for (active, load, in_force, expected) in [
+            ("active", "loaded", true, Dnsmasq::Serving),
+            ("active", "loaded", false, Dnsmasq::Outdated),
+            ("activating", "loaded", true, Dnsmasq::Pending("starts")),
+            ("deactivating", "loaded", true, Dnsmasq::Pending("stops")),
+            (
+                "failed",
+                "loaded",
+                true,
+                Dnsmasq::Down("failed; see journalctl -u buildos-dnsmasq.service".to_owned()),
+            ),
+            ("inactive", "loaded", true, Dnsmasq::Pending("does not run")),
+            (
+                "inactive",
+                "not-found",
+                false,
+                Dnsmasq::Down("cannot run: buildos-dnsmasq.service is not-found".to_owned()),
+            ),
+        ] {
+            let unit = unit(active, load);
+            assert_eq!(
+                Dnsmasq::judge(Some(&unit), in_force),
+                expected,
+                "{active} {load}"
+            );
+        }
+        assert!(matches!(Dnsmasq::judge(None, true), Dnsmasq::Down(_)));
+    }
+
+    #[test]
+    fn name_servers() {
+        let servers = ["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()];
+        let text = resolv(&servers);
+        let lines: Vec<_> = text.lines().skip(1).collect();
+        assert_eq!(lines, ["nameserver 192.0.2.1", "nameserver 2001:db8::1"]);
+    }
+}

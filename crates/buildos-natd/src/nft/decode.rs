@@ -1,0 +1,398 @@
+//! From the kernel's attributes to an [`super::Image`]
+//! (linux/netfilter/nf_tables.h). Numbers in attributes are big-endian.
+
+use netlink_packet_core::{DecodeError, NLA_HEADER_SIZE, NlasIterator, parse_string, parse_u32_be};
+
+use super::NftError;
+use super::image::{ConnectionKey, Expression, ImageChain, ImageRule, MetaKey, PayloadBase};
+use crate::table::Is;
+
+// enum nft_table_attributes
+const TABLE_NAME: u16 = 1;
+const TABLE_FLAGS: u16 = 2;
+// enum nft_chain_attributes
+const CHAIN_TABLE: u16 = 1;
+const CHAIN_NAME: u16 = 3;
+const CHAIN_HOOK: u16 = 4;
+const CHAIN_POLICY: u16 = 5;
+const CHAIN_TYPE: u16 = 7;
+// enum nft_hook_attributes
+const HOOK_NUMBER: u16 = 1;
+const HOOK_PRIORITY: u16 = 2;
+// enum nft_rule_attributes
+const RULE_TABLE: u16 = 1;
+const RULE_CHAIN: u16 = 2;
+const RULE_EXPRESSIONS: u16 = 4;
+const RULE_USERDATA: u16 = 7;
+// enum nft_expr_attributes
+const EXPRESSION_NAME: u16 = 1;
+const EXPRESSION_DATA: u16 = 2;
+// enum nft_meta_attributes, nft_ct_attributes
+const META_REGISTER: u16 = 1;
+const META_KEY: u16 = 2;
+const CT_REGISTER: u16 = 1;
+const CT_KEY: u16 = 2;
+// enum nft_payload_attributes
+const PAYLOAD_REGISTER: u16 = 1;
+const PAYLOAD_BASE: u16 = 2;
+const PAYLOAD_OFFSET: u16 = 3;
+const PAYLOAD_LENGTH: u16 = 4;
+// enum nft_bitwise_attributes
+const BITWISE_SOURCE: u16 = 1;
+const BITWISE_DESTINATION: u16 = 2;
+const BITWISE_MASK: u16 = 4;
+const BITWISE_XOR: u16 = 5;
+const BITWISE_OPERATION: u16 = 6;
+// enum nft_cmp_attributes
+const CMP_REGISTER: u16 = 1;
+const CMP_OPERATION: u16 = 2;
+const CMP_DATA: u16 = 3;
+// enum nft_immediate_attributes
+const IMMEDIATE_REGISTER: u16 = 1;
+const IMMEDIATE_DATA: u16 = 2;
+// enum nft_data_attributes, nft_verdict_attributes
+const DATA_VALUE: u16 = 1;
+const DATA_VERDICT: u16 = 2;
+const VERDICT_CODE: u16 = 1;
+// enum nft_gen_attributes
+const GENERATION_ID: u16 = 1;
+const GENERATION_PID: u16 = 2;
+const GENERATION_COMMAND: u16 = 3;
+/// `NFTNL_UDATA_RULE_COMMENT`: userdata is libnftnl's own type-length-value list.
+const USERDATA_COMMENT: u8 = 0;
+
+/// Kinds of object that can be listed.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Dump {
+    Tables,
+    Chains,
+    Rules,
+}
+
+impl Dump {
+    pub(super) fn request(self) -> i32 {
+        match self {
+            Self::Tables => libc::NFT_MSG_GETTABLE,
+            Self::Chains => libc::NFT_MSG_GETCHAIN,
+            Self::Rules => libc::NFT_MSG_GETRULE,
+        }
+    }
+
+    pub(super) fn answer(self) -> i32 {
+        match self {
+            Self::Tables => libc::NFT_MSG_NEWTABLE,
+            Self::Chains => libc::NFT_MSG_NEWCHAIN,
+            Self::Rules => libc::NFT_MSG_NEWRULE,
+        }
+    }
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Tables => "the list of tables",
+            Self::Chains => "the list of chains",
+            Self::Rules => "the list of rules",
+        }
+    }
+}
+
+/// A commit, as the kernel announces it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Generation {
+    pub(super) generation: u32,
+    pub(super) pid: u32,
+    pub(super) command: String,
+}
+
+/// Who made which generation.
+pub(super) fn change(attributes: &[u8]) -> Result<Generation, NftError> {
+    let mut found = Generation::default();
+    each(attributes, |kind, value| {
+        match kind {
+            GENERATION_ID => found.generation = parse_u32_be(value)?,
+            GENERATION_PID => found.pid = parse_u32_be(value)?,
+            GENERATION_COMMAND => found.command = text(value)?,
+            _ => {}
+        }
+        Ok(())
+    })
+    .map_err(NftError::Malformed)?;
+    Ok(found)
+}
+
+/// The flags of the table, if it is the one of that name.
+pub(super) fn table_flags(attributes: &[u8], name: &str) -> Result<Option<u32>, NftError> {
+    let (mut ours, mut flags) = (false, 0);
+    each(attributes, |kind, value| {
+        match kind {
+            TABLE_NAME => ours = text(value)? == name,
+            TABLE_FLAGS => flags = parse_u32_be(value)?,
+            _ => {}
+        }
+        Ok(())
+    })
+    .map_err(NftError::Malformed)?;
+    Ok(ours.then_some(flags))
+}
+
+/// The chain without its rules, if it is in the table of that name.
+pub(super) fn chain(attributes: &[u8], table: &str) -> Result<Option<ImageChain>, NftError> {
+    let mut ours = false;
+    let mut chain = ImageChain {
+        name: String::new(),
+        kind: String::new(),
+        hook: None,
+        priority: 0,
+        policy: None,
+        rules: Vec::new(),
+    };
+    each(attributes, |kind, value| {
+        match kind {
+            CHAIN_TABLE => ours = text(value)? == table,
+            CHAIN_NAME => chain.name = text(value)?,
+            CHAIN_TYPE => chain.kind = text(value)?,
+            CHAIN_POLICY => chain.policy = Some(parse_u32_be(value)?),
+            CHAIN_HOOK => each(value, |kind, value| {
+                match kind {
+                    HOOK_NUMBER => chain.hook = Some(parse_u32_be(value)?),
+                    HOOK_PRIORITY => chain.priority = parse_u32_be(value)? as i32,
+                    _ => {}
+                }
+                Ok(())
+            })?,
+            _ => {}
+        }
+        Ok(())
+    })
+    .map_err(NftError::Malformed)?;
+    Ok(ours.then_some(chain))
+}
+
+/// The rule and the name of its chain, if it is in the table of that name.
+pub(super) fn rule(
+    attributes: &[u8],
+    table: &str,
+) -> Result<Option<(String, ImageRule)>, NftError> {
+    let mut ours = false;
+    let mut chain = String::new();
+    let mut rule = ImageRule {
+        expressions: Vec::new(),
+        comment: String::new(),
+    };
+    each(attributes, |kind, value| {
+        match kind {
+            RULE_TABLE => ours = text(value)? == table,
+            RULE_CHAIN => chain = text(value)?,
+            RULE_USERDATA => rule.comment = comment(value),
+            RULE_EXPRESSIONS => each(value, |_, value| {
+                rule.expressions.push(expression(value)?);
+                Ok(())
+            })?,
+            _ => {}
+        }
+        Ok(())
+    })
+    .map_err(NftError::Malformed)?;
+    Ok(ours.then_some((chain, rule)))
+}
+
+fn expression(attributes: &[u8]) -> Result<Expression, DecodeError> {
+    let (mut name, mut data) = (String::new(), &[][..]);
+    each(attributes, |kind, value| {
+        match kind {
+            EXPRESSION_NAME => name = text(value)?,
+            EXPRESSION_DATA => data = value,
+            _ => {}
+        }
+        Ok(())
+    })?;
+    let ours = match name.as_str() {
+        "meta" => meta(data)?,
+        "ct" => connection(data)?,
+        "payload" => payload(data)?,
+        "bitwise" => mask(data)?,
+        "cmp" => compare(data)?,
+        "counter" => Some(Expression::Counter),
+        "immediate" => verdict(data)?,
+        // Flags or a range of ports would show as attributes.
+        "masq" if data.is_empty() => Some(Expression::Masquerade),
+        _ => None,
+    };
+    Ok(ours.unwrap_or(Expression::Foreign(name)))
+}
+
+fn meta(data: &[u8]) -> Result<Option<Expression>, DecodeError> {
+    let [register, key] = numbers(data, [META_REGISTER, META_KEY])?;
+    let keys = [
+        MetaKey::InputName,
+        MetaKey::OutputName,
+        MetaKey::NetworkProtocol,
+        MetaKey::TransportProtocol,
+    ];
+    let key = keys.into_iter().find(|k| Some(*k as u32) == key);
+    Ok(key.filter(|_| is_ours(register)).map(Expression::Meta))
+}
+
+fn connection(data: &[u8]) -> Result<Option<Expression>, DecodeError> {
+    let [register, key] = numbers(data, [CT_REGISTER, CT_KEY])?;
+    let keys = [ConnectionKey::State, ConnectionKey::Status];
+    let key = keys.into_iter().find(|k| Some(*k as u32) == key);
+    Ok(key
+        .filter(|_| is_ours(register))
+        .map(Expression::Connection))
+}
+
+fn payload(data: &[u8]) -> Result<Option<Expression>, DecodeError> {
+    let [register, base, offset, length] = numbers(
+        data,
+        [
+            PAYLOAD_REGISTER,
+            PAYLOAD_BASE,
+            PAYLOAD_OFFSET,
+            PAYLOAD_LENGTH,
+        ],
+    )?;
+    let bases = [PayloadBase::Network, PayloadBase::Transport];
+    let base = bases.into_iter().find(|b| Some(*b as u32) == base);
+    let (Some(base), Some(offset), Some(length)) = (base, offset, length) else {
+        return Ok(None);
+    };
+    Ok(is_ours(register).then_some(Expression::Payload {
+        base,
+        offset,
+        length,
+    }))
+}
+
+fn mask(data: &[u8]) -> Result<Option<Expression>, DecodeError> {
+    let [source, destination, operation] = numbers(
+        data,
+        [BITWISE_SOURCE, BITWISE_DESTINATION, BITWISE_OPERATION],
+    )?;
+    let (mut mask, mut flip) = (Vec::new(), Vec::new());
+    each(data, |kind, value| {
+        match kind {
+            BITWISE_MASK => mask = data_value(value)?,
+            BITWISE_XOR => flip = data_value(value)?,
+            _ => {}
+        }
+        Ok(())
+    })?;
+    // Operation 0 is mask and xor, the only one before Linux 5.6.
+    let ours = is_ours(source)
+        && is_ours(destination)
+        && operation.unwrap_or(0) == 0
+        && flip.iter().all(|byte| *byte == 0);
+    Ok(ours.then_some(Expression::Mask(mask)))
+}
+
+fn compare(data: &[u8]) -> Result<Option<Expression>, DecodeError> {
+    let [register, operation] = numbers(data, [CMP_REGISTER, CMP_OPERATION])?;
+    let mut value = Vec::new();
+    each(data, |kind, nested| {
+        if kind == CMP_DATA {
+            value = data_value(nested)?;
+        }
+        Ok(())
+    })?;
+    let is = match operation {
+        Some(op) if op == libc::NFT_CMP_EQ as u32 => Is::Equal,
+        Some(op) if op == libc::NFT_CMP_NEQ as u32 => Is::Not,
+        Some(_) | None => return Ok(None),
+    };
+    Ok(is_ours(register).then_some(Expression::Compare(is, value)))
+}
+
+fn verdict(data: &[u8]) -> Result<Option<Expression>, DecodeError> {
+    let [register] = numbers(data, [IMMEDIATE_REGISTER])?;
+    if register != Some(libc::NFT_REG_VERDICT as u32) {
+        return Ok(None);
+    }
+    let mut code = None;
+    each(data, |kind, value| {
+        if kind == IMMEDIATE_DATA {
+            each(value, |kind, value| {
+                if kind == DATA_VERDICT {
+                    [code] = numbers(value, [VERDICT_CODE])?;
+                }
+                Ok(())
+            })?;
+        }
+        Ok(())
+    })?;
+    Ok(match code {
+        Some(code) if code == libc::NF_ACCEPT as u32 => Some(Expression::Accept),
+        Some(code) if code == libc::NF_DROP as u32 => Some(Expression::Drop),
+        Some(_) | None => None,
+    })
+}
+
+fn is_ours(register: Option<u32>) -> bool {
+    register == Some(libc::NFT_REG_1 as u32)
+}
+
+/// `NFTA_DATA_VALUE` in an attribute of type `struct nft_data`.
+fn data_value(attributes: &[u8]) -> Result<Vec<u8>, DecodeError> {
+    let mut found = Vec::new();
+    each(attributes, |kind, value| {
+        if kind == DATA_VALUE {
+            found = value.to_vec();
+        }
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+/// The numbers in the attributes of these kinds.
+fn numbers<const N: usize>(
+    attributes: &[u8],
+    kinds: [u16; N],
+) -> Result<[Option<u32>; N], DecodeError> {
+    let mut found = [None; N];
+    each(attributes, |kind, value| {
+        for (wanted, found) in kinds.iter().zip(&mut found) {
+            if *wanted == kind {
+                *found = Some(parse_u32_be(value)?);
+            }
+        }
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+/// Shows each attribute and its value.
+fn each<'a>(
+    attributes: &'a [u8],
+    mut show: impl FnMut(u16, &'a [u8]) -> Result<(), DecodeError>,
+) -> Result<(), DecodeError> {
+    for attribute in NlasIterator::new(attributes) {
+        let attribute = attribute?;
+        let kind = attribute.kind();
+        let length = attribute.length() as usize;
+        // The borrow must outlive the iterator's item.
+        let value = attribute
+            .into_inner()
+            .get(NLA_HEADER_SIZE..length)
+            .unwrap_or_default();
+        show(kind, value)?;
+    }
+    Ok(())
+}
+
+fn text(value: &[u8]) -> Result<String, DecodeError> {
+    parse_string(value)
+}
+
+/// The comment in a rule's userdata; empty when there is none.
+fn comment(userdata: &[u8]) -> String {
+    let mut rest = userdata;
+    while let [kind, length, tail @ ..] = rest {
+        let Some((value, after)) = tail.split_at_checked(usize::from(*length)) else {
+            break;
+        };
+        if *kind == USERDATA_COMMENT {
+            return text(value).unwrap_or_default();
+        }
+        rest = after;
+    }
+    String::new()
+}

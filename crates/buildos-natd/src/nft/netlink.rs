@@ -1,0 +1,262 @@
+//! One conversation with the kernel's nf_tables over a netlink socket
+//! (linux/netfilter/nfnetlink.h). It knows messages, not what they say.
+
+use std::io;
+use std::ops::Range;
+use std::time::Duration;
+
+use netlink_packet_core::{
+    DecodeError, ErrorBuffer, NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NLMSG_OVERRUN,
+    NetlinkBuffer,
+};
+use netlink_sys::protocols::NETLINK_NETFILTER;
+use netlink_sys::{AsyncSocket as _, AsyncSocketExt as _, SocketAddr, TokioSocket};
+use tokio::time::timeout;
+
+use super::NftError;
+use super::decode::{self, Dump};
+
+/// How long the kernel may take. It answers before the call that asks returns;
+/// only other holders of nf_tables' lock can make us wait.
+pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// `struct nlmsghdr` and `struct nfgenmsg`.
+const HEADER: usize = 16;
+const GENERAL: usize = 4;
+/// Messages begin at multiples of this (`NLMSG_ALIGNTO`).
+const ALIGNMENT: usize = 4;
+
+/// A socket for requests; changes come on another, see [`super::Changes`].
+pub(super) struct Netlink {
+    socket: TokioSocket,
+    sequence: u32,
+}
+
+/// A message without its header.
+#[derive(Debug)]
+pub(super) struct Message {
+    /// `NFT_MSG_*` of a message of nf_tables.
+    pub(super) kind: i32,
+    /// The attributes.
+    pub(super) attributes: Vec<u8>,
+}
+
+impl Netlink {
+    pub(super) fn open() -> Result<Self, NftError> {
+        Ok(Self {
+            socket: socket(0).map_err(NftError::Socket)?,
+            sequence: 0,
+        })
+    }
+
+    /// Number of the ruleset's current generation: it grows with each commit.
+    pub(super) async fn generation(&mut self) -> Result<u32, NftError> {
+        self.request(libc::NFT_MSG_GETGEN, 0).await?;
+        let datagram = self.receive().await?;
+        for message in messages(&datagram) {
+            let message = message.map_err(NftError::Malformed)?;
+            if message.sequence_number() == self.sequence {
+                check(&message, "the question for the generation")?;
+                let attributes = general(&message).map_err(NftError::Malformed)?.attributes;
+                return Ok(decode::change(&attributes)?.generation);
+            }
+        }
+        Err(NftError::Malformed("no generation in the answer".into()))
+    }
+
+    /// The attributes of every object of that kind in family `inet`.
+    pub(super) async fn dump(&mut self, what: Dump) -> Result<Vec<Vec<u8>>, NftError> {
+        self.request(what.request(), NLM_F_DUMP).await?;
+        let mut found = Vec::new();
+        loop {
+            let datagram = self.receive().await?;
+            for message in messages(&datagram) {
+                let message = message.map_err(NftError::Malformed)?;
+                if message.sequence_number() != self.sequence {
+                    continue;
+                }
+                check(&message, what.name())?;
+                if message.message_type() == NLMSG_DONE {
+                    return Ok(found);
+                }
+                let message = general(&message).map_err(NftError::Malformed)?;
+                if message.kind == what.answer() {
+                    found.push(message.attributes);
+                }
+            }
+        }
+    }
+
+    /// Sends a batch and waits until every message in it is acknowledged.
+    /// Where an answer is an error there is none for the batch's end, and
+    /// nothing was changed.
+    pub(super) async fn transact(
+        &mut self,
+        batch: &[u8],
+        numbers: Range<u32>,
+        objects: &[String],
+    ) -> Result<(), NftError> {
+        self.send(batch).await?;
+        // Begin and end of the batch are acknowledged from Linux 6.10 on.
+        let framed = numbers.len() > objects.len();
+        let first = numbers.start + u32::from(framed);
+        let mut missing = numbers.len();
+        while missing > 0 {
+            let datagram = self.receive().await?;
+            for message in messages(&datagram) {
+                let message = message.map_err(NftError::Malformed)?;
+                let number = message.sequence_number();
+                if !numbers.contains(&number) {
+                    continue;
+                }
+                let object = number
+                    .checked_sub(first)
+                    .and_then(|index| objects.get(index as usize))
+                    .map_or("the transaction", String::as_str);
+                check(&message, object)?;
+                missing = missing.saturating_sub(1);
+            }
+        }
+        Ok(())
+    }
+
+    async fn request(&mut self, kind: i32, flags: u16) -> Result<(), NftError> {
+        self.sequence = self.sequence.wrapping_add(1);
+        let mut bytes = vec![0; HEADER + GENERAL];
+        let mut header = NetlinkBuffer::new(&mut bytes);
+        header.set_length((HEADER + GENERAL) as u32);
+        header.set_message_type((libc::NFNL_SUBSYS_NFTABLES << 8 | kind) as u16);
+        header.set_flags(NLM_F_REQUEST | flags);
+        header.set_sequence_number(self.sequence);
+        bytes[HEADER] = libc::NFPROTO_INET as u8;
+        self.send(&bytes).await
+    }
+
+    async fn send(&self, bytes: &[u8]) -> Result<(), NftError> {
+        self.socket
+            .send(bytes)
+            .await
+            .map_err(NftError::Conversation)?;
+        Ok(())
+    }
+
+    async fn receive(&self) -> Result<Vec<u8>, NftError> {
+        let received = timeout(TIMEOUT, self.socket.recv_from_full()).await;
+        let (datagram, _) = received
+            .map_err(|_| NftError::Timeout)?
+            .map_err(NftError::Conversation)?;
+        Ok(datagram)
+    }
+}
+
+/// A socket that hears only the kernel and is a member of the groups.
+pub(super) fn socket(groups: u32) -> io::Result<TokioSocket> {
+    let mut socket = TokioSocket::new(NETLINK_NETFILTER)?;
+    socket.socket_mut().bind(&SocketAddr::new(0, groups))?;
+    socket.socket_ref().connect(&SocketAddr::new(0, 0))?;
+    Ok(socket)
+}
+
+/// The messages of a datagram.
+pub(super) fn messages(
+    datagram: &[u8],
+) -> impl Iterator<Item = Result<NetlinkBuffer<&[u8]>, DecodeError>> {
+    let mut rest = datagram;
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let message = NetlinkBuffer::new_checked(rest);
+        rest = match &message {
+            Ok(message) => {
+                let length = (message.length() as usize).next_multiple_of(ALIGNMENT);
+                rest.get(length..).unwrap_or_default()
+            }
+            Err(_) => &[],
+        };
+        Some(message)
+    })
+}
+
+/// What nf_tables says in a message.
+pub(super) fn general(message: &NetlinkBuffer<&[u8]>) -> Result<Message, DecodeError> {
+    let kind = i32::from(message.message_type());
+    if kind >> 8 != libc::NFNL_SUBSYS_NFTABLES {
+        return Err(format!("message type {kind:#x} is not of nf_tables").into());
+    }
+    let attributes = message
+        .payload()
+        .get(GENERAL..)
+        .ok_or_else(|| DecodeError::from("a message without struct nfgenmsg"))?;
+    Ok(Message {
+        kind: kind & 0xff,
+        attributes: attributes.to_vec(),
+    })
+}
+
+/// An error message is an error, unless its code is 0: an acknowledgement.
+fn check(message: &NetlinkBuffer<&[u8]>, object: &str) -> Result<(), NftError> {
+    match message.message_type() {
+        NLMSG_ERROR => {
+            let error = ErrorBuffer::new_checked(message.payload()).map_err(NftError::Malformed)?;
+            match error.code() {
+                None => Ok(()),
+                Some(code) => Err(NftError::Refused {
+                    object: object.to_owned(),
+                    source: io::Error::from_raw_os_error(code.get().saturating_neg()),
+                }),
+            }
+        }
+        NLMSG_OVERRUN => Err(NftError::Restless),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn message(kind: u16, payload: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![0; HEADER];
+        bytes.extend_from_slice(payload);
+        let length = bytes.len() as u32;
+        let mut header = NetlinkBuffer::new(&mut bytes);
+        header.set_length(length);
+        header.set_message_type(kind);
+        bytes.resize(bytes.len().next_multiple_of(ALIGNMENT), 0);
+        bytes
+    }
+
+    #[test]
+    fn a_datagram_is_taken_apart() {
+        let datagram = [message(3, &[1, 2, 3]), message(NLMSG_ERROR, &[0; 20])].concat();
+        let kinds: Vec<_> = messages(&datagram)
+            .map(|m| m.map(|m| m.message_type()).unwrap())
+            .collect();
+        assert_eq!(kinds, [3, NLMSG_ERROR]);
+    }
+
+    #[test]
+    fn an_error_names_the_object() {
+        let mut payload = [0; 20];
+        payload[..4].copy_from_slice(&(-libc::EPERM).to_ne_bytes());
+        let datagram = message(NLMSG_ERROR, &payload);
+        let message = messages(&datagram).next().unwrap().unwrap();
+        let error = check(&message, "table inet buildos").unwrap_err();
+        assert!(error.to_string().contains("refused table inet buildos"));
+        assert!(matches!(error, NftError::Refused { source, .. }
+            if source.raw_os_error() == Some(libc::EPERM)));
+    }
+
+    proptest! {
+        #[test]
+        fn no_datagram_does_harm(datagram: Vec<u8>) {
+            for message in messages(&datagram) {
+                let Ok(message) = message else { continue };
+                let _ = check(&message, "");
+                let _ = general(&message);
+            }
+        }
+    }
+}

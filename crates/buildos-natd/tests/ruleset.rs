@@ -1,0 +1,236 @@
+//! What the table says, as text, and what it does to packets.
+//!
+//! The text is the one that `nft --stateless list table inet buildos` shows
+//! once the table is in the kernel (the system lane compares the two). What it
+//! does is tried by walking made-up packets through the same values.
+
+#![allow(clippy::unwrap_used)] // A test says what it expects by panicking.
+
+use std::net::Ipv4Addr;
+
+use buildos_natd::config::LeaseTime;
+use buildos_natd::nft::{Expression, Image};
+use buildos_natd::site::{InterfaceName, PrivateNetwork, Site};
+use buildos_natd::table::{ConnectionState, Hook, Is, Match, Rule, Table, Transport, Verdict};
+use buildos_natd::{dnsmasq, ruleset};
+use ipnet::Ipv4Net;
+use proptest::prelude::*;
+use proptest::sample::select;
+
+fn site() -> Site {
+    Site {
+        public: InterfaceName::new("br0").unwrap(),
+        private: InterfaceName::new("br1").unwrap(),
+        network: PrivateNetwork::new("172.23.0.1/16").unwrap(),
+        dns: vec!["192.0.2.1".parse().unwrap()],
+    }
+}
+
+#[test]
+fn the_table_as_text() {
+    let table = ruleset::table(&site()).to_string();
+    assert_eq!(table, include_str!("golden/ruleset.nft"));
+}
+
+#[test]
+fn the_configuration_of_dnsmasq() {
+    let configuration = dnsmasq::configuration(&site(), LeaseTime::default());
+    assert_eq!(configuration, include_str!("golden/dnsmasq.conf"));
+}
+
+#[test]
+fn a_small_network_has_few_leases() {
+    let network = PrivateNetwork::new("192.168.213.1/28").unwrap();
+    let site = Site { network, ..site() };
+    let configuration = dnsmasq::configuration(&site, LeaseTime::try_from(120).unwrap());
+    let expected =
+        "dhcp-range=192.168.213.2,192.168.213.14,255.255.255.240,120\ndhcp-lease-max=13\n";
+    assert!(configuration.contains(expected), "{configuration}");
+}
+
+#[test]
+fn the_image_is_complete() {
+    for rule in Image::of(&ruleset::table(&site()))
+        .chains
+        .iter()
+        .flat_map(|chain| &chain.rules)
+    {
+        // NFTNL_UDATA_COMMENT_MAXLEN is 128 with the NUL; longer ones would be lost.
+        assert!(
+            rule.comment.len() < 128 && !rule.comment.contains('\0'),
+            "{rule:?}"
+        );
+        assert!(
+            !rule
+                .expressions
+                .iter()
+                .any(|e| matches!(e, Expression::Foreign(_)))
+        );
+    }
+}
+
+/// A packet as the rules see it.
+#[derive(Debug, Clone)]
+struct Packet {
+    input: &'static str,
+    output: &'static str,
+    ipv4: bool,
+    source: Ipv4Addr,
+    destination: Ipv4Addr,
+    protocol: Protocol,
+    state: Option<ConnectionState>,
+    redirected: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Protocol {
+    Port(Transport, u16),
+    Echo,
+    Other,
+}
+
+fn holds(condition: &Match, packet: &Packet) -> bool {
+    let is = |is: Is, equal: bool| (is == Is::Equal) == equal;
+    let within = |net: &Ipv4Net, address| packet.ipv4 && net.contains(address);
+    match condition {
+        Match::Input(wanted, name) => is(*wanted, packet.input == name.as_str()),
+        Match::Output(name) => packet.output == name.as_str(),
+        Match::Ipv4(wanted) => is(*wanted, packet.ipv4),
+        Match::Source(wanted, net) => packet.ipv4 && is(*wanted, within(net, &packet.source)),
+        Match::Destination(net) => within(net, &packet.destination),
+        Match::Port(transport, port) => packet.protocol == Protocol::Port(*transport, *port),
+        Match::EchoRequest => packet.ipv4 && packet.protocol == Protocol::Echo,
+        Match::State(states) => packet.state.is_some_and(|state| states.contains(&state)),
+        Match::Redirected => packet.redirected,
+    }
+}
+
+/// The verdict of the chain at that hook; accept is every chain's policy.
+fn verdict(table: &Table, hook: Hook, packet: &Packet) -> Verdict {
+    let applies = |rule: &&Rule| {
+        rule.matches
+            .iter()
+            .all(|condition| holds(condition, packet))
+    };
+    let chain = table
+        .chains
+        .iter()
+        .find(|chain| chain.hook == hook)
+        .unwrap();
+    chain
+        .rules
+        .iter()
+        .find(applies)
+        .map_or(Verdict::Accept, |rule| rule.verdict)
+}
+
+fn address() -> impl Strategy<Value = Ipv4Addr> {
+    prop_oneof![
+        any::<u32>().prop_map(Ipv4Addr::from),
+        any::<u16>().prop_map(|n| Ipv4Addr::from(0xac17_0000 | u32::from(n))),
+        select(vec![
+            Ipv4Addr::UNSPECIFIED,
+            Ipv4Addr::BROADCAST,
+            Ipv4Addr::new(172, 23, 0, 1),
+            Ipv4Addr::new(196, 254, 111, 222),
+        ]),
+    ]
+}
+
+fn protocol() -> impl Strategy<Value = Protocol> {
+    let port = prop_oneof![select(vec![53, 67, 69]), any::<u16>()];
+    prop_oneof![
+        (select(vec![Transport::Tcp, Transport::Udp]), port)
+            .prop_map(|(t, p)| Protocol::Port(t, p)),
+        Just(Protocol::Echo),
+        Just(Protocol::Other),
+    ]
+}
+
+prop_compose! {
+    fn packet()(
+        input in select(vec!["br0", "br1", "br10", "lo", ""]),
+        output in select(vec!["br0", "br1", "br10", "lo", ""]),
+        ipv4: bool,
+        source in address(),
+        destination in address(),
+        protocol in protocol(),
+        state in select(vec![
+            None,
+            Some(ConnectionState::New),
+            Some(ConnectionState::Established),
+            Some(ConnectionState::Related),
+        ]),
+        redirected: bool,
+    ) -> Packet {
+        Packet { input, output, ipv4, source, destination, protocol, state, redirected }
+    }
+}
+
+fn is_private(address: Ipv4Addr) -> bool {
+    site().network.net().contains(&address)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(4096))]
+
+    #[test]
+    fn only_machines_going_out_are_masqueraded(packet in packet()) {
+        let masqueraded = verdict(&ruleset::table(&site()), Hook::Postrouting, &packet)
+            == Verdict::Masquerade;
+        let going_out = packet.input == "br1" && packet.output == "br0";
+        prop_assert_eq!(masqueraded, going_out && packet.ipv4 && is_private(packet.source));
+    }
+
+    #[test]
+    fn machines_pass_only_to_the_uplink_or_each_other(packet in packet()) {
+        let passes = verdict(&ruleset::table(&site()), Hook::Forward, &packet) == Verdict::Accept;
+        let to_agent = packet.ipv4 && packet.destination == Ipv4Addr::new(196, 254, 111, 222);
+        if packet.input == "br1" && packet.output != "br1" {
+            let may = packet.output == "br0" && packet.ipv4 && packet.state.is_some() && !to_agent;
+            prop_assert_eq!(passes, may);
+        }
+        if packet.output == "br1" && packet.input != "br1" {
+            let answer = matches!(
+                packet.state,
+                Some(ConnectionState::Established | ConnectionState::Related)
+            );
+            prop_assert_eq!(passes, packet.input == "br0" && packet.ipv4 && answer);
+        }
+        if packet.input == packet.output || (packet.input != "br1" && packet.output != "br1") {
+            prop_assert!(passes);
+        }
+    }
+
+    #[test]
+    fn machines_reach_four_services_of_the_host(packet in packet()) {
+        let reaches = verdict(&ruleset::table(&site()), Hook::Input, &packet) == Verdict::Accept;
+        let offered = matches!(
+            packet.protocol,
+            Protocol::Echo
+                | Protocol::Port(Transport::Udp, 53 | 67 | 69)
+                | Protocol::Port(Transport::Tcp, 53)
+        );
+        let answer = matches!(
+            packet.state,
+            Some(ConnectionState::Established | ConnectionState::Related)
+        );
+        let may = packet.ipv4 && (offered || answer || packet.redirected);
+        prop_assert_eq!(reaches, packet.input != "br1" || may);
+    }
+
+    #[test]
+    fn nobody_is_what_he_is_not(packet in packet()) {
+        let passes = verdict(&ruleset::table(&site()), Hook::Prerouting, &packet) == Verdict::Accept;
+        let host = packet.source == site().network.host();
+        let asks = packet.source == Ipv4Addr::UNSPECIFIED
+            && packet.protocol == Protocol::Port(Transport::Udp, 67);
+        let honest = match packet.input {
+            _ if !packet.ipv4 => true,
+            "br1" => asks || (is_private(packet.source) && !host),
+            "br0" => !is_private(packet.source) && !is_private(packet.destination),
+            _ => true,
+        };
+        prop_assert_eq!(passes, honest);
+    }
+}
