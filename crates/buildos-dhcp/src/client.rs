@@ -348,6 +348,7 @@ impl Client {
         match self.leave() {
             Phase::Requesting { offer, .. } if offer.lease.address == address => {
                 self.decline(offer.lease.server, address);
+                self.drop_offers(address, mac);
                 self.fail(now, offer.lease.server, Failure::Conflict { mac });
             }
             Phase::Bound { lease }
@@ -369,24 +370,23 @@ impl Client {
             | Phase::Renewing { .. }
             | Phase::Rebinding { .. }) => {
                 self.phase = other;
-                self.drop_offer(now, address, mac);
+                let dropped = self.drop_offers(address, mac);
+                if dropped && self.state() == State::Selecting {
+                    self.next_offer(now, AFTER_DECLINE);
+                }
             }
         }
     }
 
-    fn drop_offer(&mut self, now: Instant, address: Ipv4Addr, mac: Mac) {
-        let Some(server) = self.offers.drop_address(address) else {
-            return;
-        };
-        self.decline(server, address);
-        self.refuse(
-            MessageKind::Offer,
-            Some(server),
-            Refusal::InUse { address, mac },
-        );
-        if matches!(self.phase, Phase::Selecting { .. }) {
-            self.next_offer(now, AFTER_DECLINE);
+    /// Declines the OFFERs held of this address; true when there were any.
+    fn drop_offers(&mut self, address: Ipv4Addr, mac: Mac) -> bool {
+        let servers = self.offers.drop_address(address);
+        for server in &servers {
+            self.decline(*server, address);
+            let why = Refusal::InUse { address, mac };
+            self.refuse(MessageKind::Offer, Some(*server), why);
         }
+        !servers.is_empty()
     }
 
     /// Gives the OFFER being requested up.

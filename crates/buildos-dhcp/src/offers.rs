@@ -72,13 +72,18 @@ impl Offers {
         (!self.0.is_empty()).then(|| self.0.remove(0))
     }
 
-    /// Drops the offer of this address and tells whose it was.
-    pub(crate) fn drop_address(&mut self, address: Ipv4Addr) -> Option<Ipv4Addr> {
-        let index = self
+    /// Drops the offers of this address and tells whose they were. Servers that
+    /// share their leases offer the same.
+    pub(crate) fn drop_address(&mut self, address: Ipv4Addr) -> Vec<Ipv4Addr> {
+        let of_it = |held: &Offer| held.lease.address == address;
+        let servers = self
             .0
             .iter()
-            .position(|held| held.lease.address == address)?;
-        Some(self.0.remove(index).lease.server)
+            .filter(|held| of_it(held))
+            .map(|held| held.lease.server);
+        let servers = servers.collect();
+        self.0.retain(|held| !of_it(held));
+        servers
     }
 
     /// Drops the offers that are too old by now.

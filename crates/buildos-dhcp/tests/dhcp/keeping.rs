@@ -82,6 +82,29 @@ fn renews_at_half_and_rebinds_at_seven_eighths() {
 }
 
 #[test]
+fn an_expired_address_is_asked_for_until_there_is_a_lease_or_a_nak() {
+    let expired = || {
+        let mut host = Host::in_state(State::Bound);
+        host.sleep_until(3600.0);
+        host.handle(Input::Timeout);
+        assert_eq!(host.last().address(50), Some(ADDRESS));
+        host.reply(Reply::offer());
+        host.handle(Input::Select);
+        host
+    };
+    let mut host = expired();
+    host.reply(Reply::ack());
+    host.handle(Input::Stop);
+    host.handle(Input::Start);
+    assert_eq!(host.last().address(50), None);
+
+    let mut host = expired();
+    host.reply(Reply::nak());
+    assert_eq!(host.last().transmit.kind, MessageKind::Discover);
+    assert_eq!(host.last().address(50), None);
+}
+
+#[test]
 fn the_servers_own_times_are_used_when_they_are_in_order() {
     for (t1, t2, expected) in [
         (600, 900, (600, 900)),
@@ -136,6 +159,16 @@ fn the_lease_counts_from_the_request_not_from_the_ack() {
     assert_eq!(
         host.lease().expires_at(),
         Some(EPOCH + Duration::from_secs(10))
+    );
+
+    let mut host = Host::in_state(State::Selecting);
+    host.run_until(7.0);
+    host.handle(Input::Select);
+    host.reply(Reply::ack());
+    assert_eq!(
+        host.lease().acquired,
+        EPOCH + Duration::from_secs(7),
+        "nor from the DISCOVER"
     );
 
     let mut host = Host::in_state(State::Renewing);

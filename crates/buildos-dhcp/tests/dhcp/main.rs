@@ -8,6 +8,7 @@
 )]
 
 mod bad_offers;
+mod conflicts;
 mod fuzz;
 mod golden;
 mod host;

@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use buildos_dhcp::{Config, Event, Failure, Input, Loss, MessageKind, Refusal, State};
+use buildos_dhcp::{Config, Event, Failure, Input, MessageKind, Refusal, State};
 
 use crate::host::{EPOCH, Host, MAC, Sent};
 use crate::reply::{ADDRESS, Reply, SECOND, SERVER};
@@ -353,6 +353,66 @@ fn an_ack_unlike_its_offer_fails_at_once() {
 }
 
 #[test]
+fn a_lease_ends_the_row_of_naks() {
+    let mut host = Host::in_state(State::Renewing);
+    for _ in 0..3 {
+        host.reply(Reply::nak_of(SECOND));
+        assert_eq!(host.state(), State::Selecting, "without a wait");
+        host.reply(Reply::offer());
+        host.handle(Input::Select);
+        host.reply(Reply::ack());
+        host.handle(Input::Renew);
+    }
+}
+
+#[test]
+fn a_lease_makes_up_for_the_servers_silence() {
+    let mut host = Host::in_state(State::Requesting);
+    host.run_until(15.0);
+    host.reply(Reply::offer());
+    host.handle(Input::Select);
+    host.reply(Reply::ack());
+    host.handle(Input::Stop);
+    host.handle(Input::Start);
+    host.sent.clear();
+    host.reply(Reply::offer());
+    host.handle(Input::Select);
+    host.run_until(30.0);
+    assert_eq!(
+        host.times(MessageKind::Request).len(),
+        2,
+        "no more patience than for others"
+    );
+}
+
+#[test]
+fn every_search_and_every_round_has_its_own_id() {
+    let mut host = Host::in_state(State::Requesting);
+    let first = host.xid;
+    host.run_until(4.0);
+    assert_eq!(host.last().transmit.kind, MessageKind::Discover);
+    assert_ne!(
+        host.xid, first,
+        "a late OFFER of the first round is not of this one"
+    );
+}
+
+#[test]
+fn a_new_search_counts_and_tells_anew() {
+    let mut host = Host::new();
+    for _ in 0..2 {
+        host.handle(Input::Start);
+        host.reply(Reply::offer().without(1));
+        host.reply(Reply::offer().without(1));
+        assert_eq!(host.events().len(), 1);
+        assert_eq!(host.client.counters().refused, 2);
+        assert_eq!(host.client.counters().discovers, 1);
+        assert_eq!(host.client.reason(), "1 DISCOVER unanswered");
+        host.handle(Input::Stop);
+    }
+}
+
+#[test]
 fn naks_in_a_row_are_answered_slower_and_slower() {
     let mut host = Host::new();
     host.handle(Input::Start);
@@ -378,92 +438,6 @@ fn naks_in_a_row_are_answered_slower_and_slower() {
         }
     }
     assert_eq!(gaps(&starts), [0.0, 1.0, 2.0, 4.0, 8.0]);
-}
-
-#[test]
-fn a_conflict_is_declined_and_followed_by_ten_seconds_of_rest() {
-    for state in [
-        State::Selecting,
-        State::Requesting,
-        State::Bound,
-        State::Rebooting,
-    ] {
-        let mut host = Host::in_state(state);
-        host.handle(Input::Conflict {
-            address: Ipv4Addr::new(192, 0, 2, 5),
-            mac: [2; 6],
-        });
-        assert_eq!(host.state(), state, "somebody else's address");
-        host.handle(Input::Conflict {
-            address: ADDRESS,
-            mac: [2; 6],
-        });
-        let began = (host.now - EPOCH).as_secs_f64();
-        assert_eq!(host.state(), State::Init);
-        let decline = host.last();
-        assert_eq!(decline.transmit.kind, MessageKind::Decline);
-        assert_eq!(decline.transmit.destination, Ipv4Addr::BROADCAST);
-        assert_eq!(
-            (decline.address(50), decline.address(54)),
-            (Some(ADDRESS), Some(SERVER))
-        );
-        assert_eq!(decline.ciaddr, Ipv4Addr::UNSPECIFIED);
-        let [event] = &host.events()[..] else {
-            panic!("one event")
-        };
-        match (state, event) {
-            (
-                State::Selecting,
-                Event::Refused {
-                    why: Refusal::InUse { .. },
-                    ..
-                },
-            )
-            | (
-                State::Requesting,
-                Event::RequestFailed {
-                    why: Failure::Conflict { .. },
-                    ..
-                },
-            )
-            | (
-                _,
-                Event::Lost {
-                    why:
-                        Loss::Conflict {
-                            mac: [2, 2, 2, 2, 2, 2],
-                        },
-                    ..
-                },
-            ) => {}
-            _ => panic!("{state}: {event:?}"),
-        }
-        // Neither patience nor a carrier that flaps shortens the rest.
-        host.run_until(began + 5.0);
-        host.handle(Input::Start);
-        host.handle(Input::Stop);
-        host.handle(Input::Suspend);
-        host.handle(Input::Start);
-        assert_eq!(host.state(), State::Init);
-        host.run_until(began + 9.999);
-        assert_eq!(host.state(), State::Init);
-        host.run_until(began + 10.0);
-        assert_eq!(host.state(), State::Selecting);
-        assert_eq!(host.last().address(50), None, "not that address again");
-    }
-}
-
-#[test]
-fn a_conflict_over_one_offer_leaves_the_others() {
-    let other = Ipv4Addr::new(192, 0, 2, 99);
-    let mut host = Host::in_state(State::Selecting);
-    host.reply(Reply::offer_of(SECOND).address(other));
-    host.handle(Input::Conflict {
-        address: ADDRESS,
-        mac: [2; 6],
-    });
-    assert_eq!(host.state(), State::Selecting);
-    assert_eq!(host.client.offer().map(|offer| offer.address), Some(other));
 }
 
 #[test]

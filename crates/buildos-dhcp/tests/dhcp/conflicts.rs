@@ -1,0 +1,125 @@
+//! Addresses that somebody else uses (RFC 5227, RFC 2131 section 3.1, step 5).
+
+use std::net::Ipv4Addr;
+
+use buildos_dhcp::{Event, Failure, Input, Loss, MessageKind, Refusal, State};
+
+use crate::host::{EPOCH, Host};
+use crate::reply::{ADDRESS, Reply, SECOND, SERVER};
+
+#[test]
+fn a_conflict_is_declined_and_followed_by_ten_seconds_of_rest() {
+    for state in [
+        State::Selecting,
+        State::Requesting,
+        State::Bound,
+        State::Rebooting,
+    ] {
+        let mut host = Host::in_state(state);
+        host.handle(Input::Conflict {
+            address: Ipv4Addr::new(192, 0, 2, 5),
+            mac: [2; 6],
+        });
+        assert_eq!(host.state(), state, "somebody else's address");
+        host.handle(Input::Conflict {
+            address: ADDRESS,
+            mac: [2; 6],
+        });
+        let began = (host.now - EPOCH).as_secs_f64();
+        assert_eq!(host.state(), State::Init);
+        let decline = host.last();
+        assert_eq!(decline.transmit.kind, MessageKind::Decline);
+        assert_eq!(decline.transmit.destination, Ipv4Addr::BROADCAST);
+        assert_eq!(
+            (decline.address(50), decline.address(54)),
+            (Some(ADDRESS), Some(SERVER))
+        );
+        assert_eq!(decline.ciaddr, Ipv4Addr::UNSPECIFIED);
+        let [event] = &host.events()[..] else {
+            panic!("one event")
+        };
+        match (state, event) {
+            (
+                State::Selecting,
+                Event::Refused {
+                    why: Refusal::InUse { .. },
+                    ..
+                },
+            )
+            | (
+                State::Requesting,
+                Event::RequestFailed {
+                    why: Failure::Conflict { .. },
+                    ..
+                },
+            )
+            | (
+                _,
+                Event::Lost {
+                    why:
+                        Loss::Conflict {
+                            mac: [2, 2, 2, 2, 2, 2],
+                        },
+                    ..
+                },
+            ) => {}
+            _ => panic!("{state}: {event:?}"),
+        }
+        // Neither patience nor a carrier that flaps shortens the rest.
+        host.run_until(began + 5.0);
+        host.handle(Input::Start);
+        host.handle(Input::Stop);
+        host.handle(Input::Suspend);
+        host.handle(Input::Start);
+        assert_eq!(host.state(), State::Init);
+        host.run_until(began + 9.999);
+        assert_eq!(host.state(), State::Init);
+        host.run_until(began + 10.0);
+        assert_eq!(host.state(), State::Selecting);
+        assert_eq!(host.last().address(50), None, "not that address again");
+    }
+}
+
+#[test]
+fn a_conflict_over_one_offer_leaves_the_others() {
+    let other = Ipv4Addr::new(192, 0, 2, 99);
+    let mut host = Host::in_state(State::Selecting);
+    host.reply(Reply::offer_of(SECOND).address(other));
+    host.handle(Input::Conflict {
+        address: ADDRESS,
+        mac: [2; 6],
+    });
+    assert_eq!(host.state(), State::Selecting);
+    assert_eq!(host.client.offer().map(|offer| offer.address), Some(other));
+}
+
+#[test]
+fn servers_that_share_their_leases_are_all_told() {
+    for state in [State::Selecting, State::Requesting] {
+        let mut host = Host::in_state(state);
+        host.reply(Reply::offer_of(SECOND));
+        host.handle(Input::Conflict {
+            address: ADDRESS,
+            mac: [2; 6],
+        });
+        assert_eq!(host.state(), State::Init, "both offered the same address");
+        assert_eq!(host.times(MessageKind::Decline).len(), 2);
+        assert!(host.client.offer().is_none());
+    }
+}
+
+#[test]
+fn an_offer_forgotten_is_not_declined() {
+    let other = Ipv4Addr::new(192, 0, 2, 99);
+    let mut host = Host::in_state(State::Selecting);
+    host.reply(Reply::offer_of(SECOND).address(other));
+    host.handle(Input::Select);
+    host.reply(Reply::ack());
+    host.sent.clear();
+    host.handle(Input::Conflict {
+        address: other,
+        mac: [2; 6],
+    });
+    assert_eq!(host.state(), State::Bound);
+    assert!(host.sent.is_empty());
+}
