@@ -35,6 +35,9 @@ fn schema() -> Schema<Settings> {
                 c.controllers.insert(name, v);
             },
         )
+        .table("port.*", |c: &mut Settings, port: u8| {
+            c.speeds.insert(port, 0);
+        })
         .named(
             "port.*.speed",
             "A number per port.",
@@ -161,14 +164,20 @@ fn a_bad_key_is_named_and_costs_only_itself() {
 
 #[test]
 fn a_name_is_checked_where_it_is_chosen() {
-    let text = "[port.1]\nspeed = 10\n[port.one]\nspeed = 100\n";
-    let root = root("", &[("etc/buildos/testd.conf.d/10-a.toml", text)]);
+    let text = "[port.1]\nspeed = 10\n[port.one]\nspeed = 100\n[port.2]\n";
+    let root = root(
+        "buildos.testd.port.two.speed=1",
+        &[("etc/buildos/testd.conf.d/10-a.toml", text)],
+    );
     let (settings, problems) = load(&root);
     assert_eq!(
         problems,
-        ["/etc/buildos/testd.conf.d/10-a.toml:4: port.one.speed: invalid digit found in string"]
+        [
+            "/etc/buildos/testd.conf.d/10-a.toml:3: port.one: invalid digit found in string",
+            "kernel command line: buildos.testd.port.two.speed: invalid digit found in string",
+        ]
     );
-    assert_eq!(settings.speeds, BTreeMap::from([(1, 10)]));
+    assert_eq!(settings.speeds, BTreeMap::from([(1, 10), (2, 0)]));
 }
 
 #[test]

@@ -68,8 +68,17 @@ fn walk<'a, T>(
         path.push(key.into_inner().into_owned());
         let parts: Vec<&str> = path.iter().map(String::as_str).collect();
         if schema.has_below(&parts) && matches!(value.get_ref(), DeValue::Table(_)) {
-            if let DeValue::Table(section) = value.into_inner() {
-                walk(schema, fragment, section, path, loaded);
+            let declared = schema.declare(&mut loaded.settings, &parts);
+            match (declared, value.into_inner()) {
+                (Ok(()), DeValue::Table(section)) => {
+                    walk(schema, fragment, section, path, loaded);
+                }
+                (result, _) => loaded.problems.extend(problem(
+                    &fragment.origin,
+                    Some(line),
+                    &parts.join("."),
+                    result,
+                )),
             }
         } else {
             let result = schema.set(&mut loaded.settings, &parts, Text::Toml(value));

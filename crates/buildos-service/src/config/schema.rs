@@ -15,6 +15,7 @@ use toml::de::{DeValue, ValueDeserializer};
 pub struct Schema<T> {
     name: &'static str,
     keys: Vec<Key<T>>,
+    tables: Vec<Table<T>>,
 }
 
 /// One key of a [`Schema`].
@@ -29,6 +30,13 @@ pub struct Key<T> {
     set: Box<Setter<T>>,
 }
 
+/// A table that means something by being there.
+struct Table<T> {
+    path: &'static str,
+    declare: Box<Declare<T>>,
+}
+
+type Declare<T> = dyn Fn(&mut T, &str) -> Result<(), String>;
 type Setter<T> = dyn Fn(&mut T, &str, Text<'_>) -> Result<(), String>;
 
 /// A value as it was written.
@@ -46,6 +54,7 @@ impl<T> Schema<T> {
         Self {
             name,
             keys: Vec::new(),
+            tables: Vec::new(),
         }
     }
 
@@ -71,8 +80,7 @@ impl<T> Schema<T> {
         set: impl Fn(&mut T, N, V) + 'static,
     ) -> Self {
         let set = Box::new(move |config: &mut T, name: &str, text: Text<'_>| {
-            let name = name.parse().map_err(|error: N::Err| error.to_string())?;
-            set(config, name, text.value()?);
+            set(config, parse_name(name)?, text.value()?);
             Ok(())
         });
         self.keys.push(Key {
@@ -81,6 +89,22 @@ impl<T> Schema<T> {
             alias: None,
             set,
         });
+        self
+    }
+
+    /// Adds a table `[bbot.NAME]` (path `bbot.*`) that means something even
+    /// without keys; `declare` gets the name before any key below it is set.
+    #[must_use]
+    pub fn table<N: FromStr<Err: Display>>(
+        mut self,
+        path: &'static str,
+        declare: impl Fn(&mut T, N) + 'static,
+    ) -> Self {
+        let declare = Box::new(move |config: &mut T, name: &str| {
+            declare(config, parse_name(name)?);
+            Ok(())
+        });
+        self.tables.push(Table { path, declare });
         self
     }
 
@@ -114,11 +138,20 @@ impl<T> Schema<T> {
         let (key, name) = self
             .keys
             .iter()
-            .find_map(|key| key.matches(path).map(|name| (key, name)))
+            .find_map(|key| matches(key.path, path).map(|name| (key, name)))
             .ok_or_else(|| SetError::Unknown {
                 nearest: self.nearest(path),
             })?;
         (key.set)(config, name, text).map_err(SetError::Value)
+    }
+
+    /// Tells the settings that a table is there.
+    pub(super) fn declare(&self, config: &mut T, path: &[&str]) -> Result<(), SetError> {
+        self.tables
+            .iter()
+            .find_map(|table| matches(table.path, path).map(|name| (table, name)))
+            .map_or(Ok(()), |(table, name)| (table.declare)(config, name))
+            .map_err(SetError::Value)
     }
 
     /// Whether longer keys begin with this path.
@@ -145,20 +178,6 @@ impl<T> Schema<T> {
 }
 
 impl<T> Key<T> {
-    /// The name at `*` (or empty) if the path is this key's.
-    fn matches<'a>(&self, path: &[&'a str]) -> Option<&'a str> {
-        let mut name = "";
-        let mut segments = self.path.split('.');
-        for part in path {
-            match segments.next()? {
-                "*" => name = part,
-                segment if segment == *part => {}
-                _ => return None,
-            }
-        }
-        segments.next().is_none().then_some(name)
-    }
-
     fn filled(&self, path: &[&str]) -> String {
         let segments = self.path.split('.').enumerate();
         let filled: Vec<_> = segments
@@ -169,6 +188,24 @@ impl<T> Key<T> {
             .collect();
         filled.join(".")
     }
+}
+
+/// The name at `*` (or empty) if the path fits the pattern.
+fn matches<'a>(pattern: &str, path: &[&'a str]) -> Option<&'a str> {
+    let mut name = "";
+    let mut segments = pattern.split('.');
+    for part in path {
+        match segments.next()? {
+            "*" => name = part,
+            segment if segment == *part => {}
+            _ => return None,
+        }
+    }
+    segments.next().is_none().then_some(name)
+}
+
+fn parse_name<N: FromStr<Err: Display>>(name: &str) -> Result<N, String> {
+    name.parse().map_err(|error: N::Err| error.to_string())
 }
 
 /// Why a key was not set.
