@@ -1,1 +1,31 @@
-//! The library of buildos-agentd.
+//! The agents of a build host: which ones, as what command, when they start,
+//! and when they start again.
+//!
+//! The configuration ([`config`]) names agents ([`agent`]). Each becomes a
+//! command ([`command`]) in a drop-in ([`dropin`], [`unit_directory`]) of a
+//! systemd unit, so that it is seen, followed and edited with systemd's own
+//! tools. A small machine per agent ([`instance`]) decides from what the unit
+//! does ([`unit`], [`systemd`]) and from what the agent needs ([`needs`],
+//! [`host`]) whether the unit is to be started; [`daemon`] carries that out,
+//! and [`bus`] publishes it.
+
+pub mod agent;
+pub mod bus;
+pub mod command;
+pub mod config;
+pub mod controller;
+pub mod daemon;
+pub mod delay;
+pub mod dropin;
+pub mod exit;
+pub mod fleet;
+pub mod host;
+pub mod instance;
+pub mod kind;
+pub mod memory;
+mod messages;
+pub mod needs;
+pub mod option;
+pub mod systemd;
+pub mod unit;
+pub mod unit_directory;

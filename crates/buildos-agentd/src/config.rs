@@ -1,0 +1,130 @@
+//! What may be configured (buildos-agentd.conf(5)): tables `[bbot.NAME]` and
+//! `[bslave.NAME]`, one per agent.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
+
+use buildos_dbus_api::agent1::Kind;
+use buildos_service::config::Schema;
+
+use crate::agent::{Id, Name};
+use crate::command::{Argument, Program, Variable};
+use crate::controller::Controller;
+use crate::kind::{self, Bridge, Kvm};
+use crate::option::{OptionName, OptionNames, Setting};
+
+/// Settings of buildos-agentd.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// Every agent that some key names.
+    pub agents: BTreeMap<Id, AgentSettings>,
+    /// Names of bbot-agent's options.
+    pub options: OptionNames,
+}
+
+/// Settings of one agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AgentSettings {
+    /// False: as if it were not configured.
+    pub enabled: bool,
+    /// What is executed.
+    pub program: Program,
+    /// Arguments beyond those that follow from other settings.
+    pub arguments: Vec<Argument>,
+    /// Environment variables.
+    pub environment: Vec<Variable>,
+    /// Bridge of its machines.
+    pub bridge: Bridge,
+    /// Whether it waits for `/dev/kvm`.
+    pub kvm: Kvm,
+    /// Controllers, in the order of the configuration; bbot only.
+    pub controllers: Vec<Controller>,
+    /// Toolchain that it serves, when not the one of its own name; bbot only.
+    pub toolchain_name: Option<Argument>,
+    /// How many tasks may run at the same time; bbot only.
+    pub instance_max: Option<NonZeroU32>,
+    /// Hardware threads for tasks; bbot only.
+    pub cpu: Option<NonZeroU32>,
+}
+
+impl AgentSettings {
+    /// What an agent of that kind has when nothing is configured but its name.
+    #[must_use]
+    pub fn new(kind: Kind) -> Self {
+        let defaults = kind::defaults(kind);
+        Self {
+            enabled: true,
+            program: defaults.program,
+            arguments: Vec::new(),
+            environment: Vec::new(),
+            bridge: defaults.bridge,
+            kvm: defaults.kvm,
+            controllers: Vec::new(),
+            toolchain_name: None,
+            instance_max: None,
+            cpu: None,
+        }
+    }
+}
+
+impl Settings {
+    fn agent(&mut self, kind: Kind, name: Name) -> &mut AgentSettings {
+        self.agents
+            .entry(Id { kind, name })
+            .or_insert_with(|| AgentSettings::new(kind))
+    }
+}
+
+/// Adds keys of one kind: the setter gets the settings of the agent that the
+/// key names, and the value.
+macro_rules! agent_keys {
+    ($schema:expr, $word:literal, $kind:expr, { $($key:literal: $doc:literal, $set:expr;)* }) => {
+        $schema$(.named(
+            concat!($word, ".*.", $key),
+            $doc,
+            |settings: &mut Settings, name: Name, value| {
+                let set: fn(&mut AgentSettings, _) = $set;
+                set(settings.agent($kind, name), value);
+            },
+        ))*
+    };
+}
+
+/// Adds what both kinds have: the table itself, which makes an agent, and keys.
+macro_rules! common_keys {
+    ($schema:expr, $word:literal, $kind:expr) => {{
+        let schema = $schema.table(
+            concat!($word, ".*"),
+            |settings: &mut Settings, name: Name| {
+                settings.agent($kind, name);
+            },
+        );
+        agent_keys!(schema, $word, $kind, {
+            "enabled": "false: as if the agent were not configured.", |agent, enabled| agent.enabled = enabled;
+            "program": "Absolute path of the program.", |agent, program| agent.program = program;
+            "arguments": "List of further arguments.", |agent, arguments| agent.arguments = arguments;
+            "environment": "List of variables, NAME=VALUE.", |agent, variables| agent.environment = variables;
+            "bridge": "Bridge of its machines; on br1 it waits for NAT.", |agent, bridge| agent.bridge = bridge;
+            "kvm": "\"required\": wait for /dev/kvm; \"waived\": start without.", |agent, kvm| agent.kvm = kvm;
+        })
+    }};
+}
+
+/// The keys.
+#[must_use]
+pub fn schema() -> Schema<Settings> {
+    let schema = common_keys!(Schema::new("agentd"), "bbot", Kind::Bbot);
+    let schema = agent_keys!(schema, "bbot", Kind::Bbot, {
+        "controllers": "List of controllers, [PRIORITY=]URL; at least one.", |agent, urls| agent.controllers = urls;
+        "toolchain_name": "Toolchain to ask tasks for, if not NAME.", |agent, name| agent.toolchain_name = Some(name);
+        "instance_max": "Tasks that may run at the same time.", |agent, n| agent.instance_max = Some(n);
+        "cpu": "Hardware threads for tasks.", |agent, n| agent.cpu = Some(n);
+    });
+    common_keys!(schema, "bslave", Kind::Bslave).named(
+        "bbot_option.*",
+        "Another name of a bbot-agent option (cpu = \"--threads\"), or \"\" if it has none.",
+        |settings: &mut Settings, setting: Setting, name: OptionName| {
+            settings.options.set(setting, name);
+        },
+    )
+}

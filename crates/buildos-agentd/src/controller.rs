@@ -1,0 +1,195 @@
+//! A controller as bbot-agent takes it: `[priority=]url`.
+//!
+//! The priority is `[F]DCBA`, one decimal digit each. A: preference. B: A, and
+//! controllers with a lower B are not asked while a higher task runs. C: B, and
+//! may interrupt one task of a lower C. D: C, but interrupts all tasks of a
+//! lower D. F: 1, together with D, gives the task all hardware threads.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::Deserialize;
+
+/// A controller that bbot-agent will not refuse to start with.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Controller(String);
+
+/// Why a text is no [`Controller`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ControllerError {
+    /// What stands before `=` has another form.
+    #[error("bad priority {0:?}: four or five digits are expected, [F]DCBA")]
+    Priority(String),
+    /// F is more than 1, or 1 without D.
+    #[error("bad priority {0:?}: its first digit, F, is 0, or 1 together with the next one, D")]
+    AllThreads(String),
+    /// Not an absolute `http` or `https` URL.
+    #[error("bad controller {0:?}: https://HOST[:PORT][/PATH] or http://… is expected")]
+    Url(String),
+}
+
+impl FromStr for Controller {
+    type Err = ControllerError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        // A URL may contain `=` as well, but not before its first `:`.
+        let url = match text.split_once('=') {
+            Some((priority, url)) if !priority.contains(':') => {
+                check_priority(priority)?;
+                url
+            }
+            Some(_) | None => text,
+        };
+        if is_url(url) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(ControllerError::Url(url.to_owned()))
+        }
+    }
+}
+
+impl TryFrom<String> for Controller {
+    type Error = ControllerError;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl fmt::Display for Controller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+fn check_priority(text: &str) -> Result<(), ControllerError> {
+    let digits = text.as_bytes();
+    if !digits.iter().all(u8::is_ascii_digit) {
+        return Err(ControllerError::Priority(text.to_owned()));
+    }
+    match digits {
+        [_, _, _, _] | [b'0', _, _, _, _] | [b'1', b'1'..=b'9', _, _, _] => Ok(()),
+        [_, _, _, _, _] => Err(ControllerError::AllThreads(text.to_owned())),
+        _ => Err(ControllerError::Priority(text.to_owned())),
+    }
+}
+
+fn is_url(text: &str) -> bool {
+    let Some(rest) = text
+        .strip_prefix("https://")
+        .or_else(|| text.strip_prefix("http://"))
+    else {
+        return false;
+    };
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    rest.bytes().all(|b| b.is_ascii_graphic()) && is_authority(authority)
+}
+
+/// `HOST` or `HOST:PORT`; user names and passwords have no place in a command
+/// line that everybody can read.
+fn is_authority(text: &str) -> bool {
+    // The colons of an IPv6 address stand in brackets.
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) if !port.contains(']') => (host, Some(port)),
+        Some(_) | None => (text, None),
+    };
+    let address = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'));
+    let host_fits = match address {
+        Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => {
+            !host.is_empty()
+                && host
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'))
+        }
+    };
+    host_fits && port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port > 0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn what_bbot_agent_takes() {
+        for good in [
+            "https://ci.example.org",
+            "http://192.0.2.1:8080/?build-task",
+            "http://[2001:db8::1]:8080/x",
+            "https://ci.example.org/?a=b",
+            "0001=https://ci.example.org",
+            "11000=https://ci.example.org/?a=b",
+            "00000=https://ci.example.org",
+        ] {
+            let controller: Controller = good.parse().unwrap();
+            assert_eq!(controller.to_string(), good);
+        }
+    }
+
+    #[test]
+    fn bad_priorities() {
+        for (text, all_threads) in [
+            ("=http://a", false),
+            ("1=http://a", false),
+            ("123456=http://a", false),
+            ("00x0=http://a", false),
+            ("20000=http://a", true),
+            ("10999=http://a", true),
+        ] {
+            let priority = text.split('=').next().unwrap().to_owned();
+            let expected = if all_threads {
+                ControllerError::AllThreads(priority)
+            } else {
+                ControllerError::Priority(priority)
+            };
+            assert_eq!(text.parse::<Controller>(), Err(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn bad_urls() {
+        for url in [
+            "",
+            "ci.example.org",
+            "ftp://ci.example.org",
+            "https://",
+            "https:///path",
+            "https://a b",
+            "https://a/\n",
+            "https://a:port",
+            "https://a:0",
+            "https://a:65536",
+            "https://user@a",
+            "https://[::1",
+            "https://[x]",
+        ] {
+            assert_eq!(
+                url.parse::<Controller>(),
+                Err(ControllerError::Url(url.to_owned())),
+                "{url}"
+            );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_is_too_strange(text: String) {
+            if let Ok(controller) = text.parse::<Controller>() {
+                prop_assert_eq!(controller.to_string(), text);
+            }
+        }
+
+        #[test]
+        fn the_priority_does_not_change_the_url(priority in "[0-9]{0,6}") {
+            let four = priority.len() == 4;
+            let five = priority.len() == 5
+                && (priority.starts_with('0') || (priority.starts_with('1') && !priority.starts_with("10")));
+            let controller = format!("{priority}=http://a").parse::<Controller>();
+            prop_assert_eq!(controller.is_ok(), four || five);
+        }
+    }
+}

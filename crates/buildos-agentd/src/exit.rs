@@ -1,0 +1,111 @@
+//! How a process ended, in words.
+
+use std::fmt;
+
+/// `si_code` of a SIGCHLD (waitid(2)).
+const CLD_EXITED: i32 = 1;
+const CLD_KILLED: i32 = 2;
+const CLD_DUMPED: i32 = 3;
+
+/// How an agent ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exit {
+    how: How,
+    /// systemd's word for it, where it says more than the rest.
+    result: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum How {
+    /// It never ran.
+    NotExecuted,
+    Code(i32),
+    Signal {
+        number: i32,
+        dumped: bool,
+    },
+}
+
+impl Exit {
+    /// From `ExecMainCode`, `ExecMainStatus` and `Result` of a service that is
+    /// not running.
+    #[must_use]
+    pub fn new(code: i32, status: i32, result: &str) -> Self {
+        let how = match code {
+            CLD_EXITED => How::Code(status),
+            CLD_KILLED | CLD_DUMPED => How::Signal {
+                number: status,
+                dumped: code == CLD_DUMPED,
+            },
+            _ => How::NotExecuted,
+        };
+        let said = matches!(result, "success" | "exit-code" | "signal" | "core-dump");
+        Self {
+            how,
+            result: (!said).then(|| result.to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.how {
+            How::NotExecuted => f.write_str("not executed")?,
+            How::Code(code) => write!(f, "exit code {code}")?,
+            How::Signal { number, dumped } => {
+                match signal_name(number) {
+                    Some(name) => write!(f, "signal {name}")?,
+                    None => write!(f, "signal {number}")?,
+                }
+                if dumped {
+                    f.write_str(" with a core dump")?;
+                }
+            }
+        }
+        match &self.result {
+            Some(result) => write!(f, " ({result})"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The signals that end a process and that people know by name.
+const fn signal_name(number: i32) -> Option<&'static str> {
+    Some(match number {
+        libc::SIGHUP => "HUP",
+        libc::SIGINT => "INT",
+        libc::SIGQUIT => "QUIT",
+        libc::SIGILL => "ILL",
+        libc::SIGABRT => "ABRT",
+        libc::SIGBUS => "BUS",
+        libc::SIGFPE => "FPE",
+        libc::SIGKILL => "KILL",
+        libc::SIGSEGV => "SEGV",
+        libc::SIGPIPE => "PIPE",
+        libc::SIGALRM => "ALRM",
+        libc::SIGTERM => "TERM",
+        libc::SIGSYS => "SYS",
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endings_in_words() {
+        for (code, status, result, expected) in [
+            (1, 0, "success", "exit code 0"),
+            (1, 1, "exit-code", "exit code 1"),
+            (1, 0, "timeout", "exit code 0 (timeout)"),
+            (2, 9, "signal", "signal KILL"),
+            (2, 9, "oom-kill", "signal KILL (oom-kill)"),
+            (2, 40, "signal", "signal 40"),
+            (3, 11, "core-dump", "signal SEGV with a core dump"),
+            (0, 0, "resources", "not executed (resources)"),
+        ] {
+            assert_eq!(Exit::new(code, status, result).to_string(), expected);
+        }
+    }
+}

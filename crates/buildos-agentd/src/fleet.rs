@@ -1,0 +1,85 @@
+//! All agents in one line.
+
+use buildos_dbus_api::agent1::InstanceState;
+
+use crate::agent::Id;
+use crate::instance::Instance;
+
+/// How many agents run, and what the others do: the text of `STATUS=` and of
+/// the manager's `Reason`. `disabled` are those with `enabled = false`.
+#[must_use]
+pub fn summary<'a>(
+    agents: impl Iterator<Item = (&'a Id, &'a Instance)>,
+    disabled: &[&Id],
+) -> String {
+    let (mut running, mut total) = (0, 0);
+    let mut parts = Vec::new();
+    for (id, instance) in agents {
+        total += 1;
+        if instance.state() == InstanceState::Running {
+            running += 1;
+        } else {
+            parts.push(format!("{id} {}", instance.reason()));
+        }
+    }
+    let mut line = match total {
+        0 => "no agents configured".to_owned(),
+        _ => format!("{running} of {total} agents run"),
+    };
+    parts.extend(disabled.iter().map(|id| format!("{id} is disabled")));
+    for part in parts {
+        line.push_str("; ");
+        line.push_str(&part);
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::instance::{Event, Now};
+    use crate::needs::{Need, Unmet};
+    use crate::unit::{Phase, Unit};
+    use std::time::Instant;
+
+    fn instance(phase: Phase) -> Instance {
+        let now = Now {
+            instant: Instant::now(),
+            realtime_usec: 0,
+        };
+        let mut instance = Instance::new(false, now);
+        let what = "program /usr/bin/bslave is not installed".to_owned();
+        let need = Need::Program;
+        instance.handle(Event::Needs(vec![Unmet { need, what }]), now, 0);
+        let unit = Unit {
+            phase,
+            changed_usec: 1,
+            changed_realtime_usec: 1,
+            main_pid: 7,
+            exit: None,
+            restarts: 0,
+        };
+        instance.handle(Event::Seen(unit), now, 0);
+        instance
+    }
+
+    #[test]
+    fn one_line_for_all() {
+        let [a, b, c]: [Id; 3] =
+            ["bbot@default", "bslave@x", "bbot@old"].map(|id| id.parse().unwrap());
+        let (running, waiting) = (instance(Phase::Running), instance(Phase::Down));
+        fn line(agents: &[(&Id, &Instance)], disabled: &[&Id]) -> String {
+            summary(agents.iter().copied(), disabled)
+        }
+        assert_eq!(line(&[], &[]), "no agents configured");
+        assert_eq!(
+            line(&[], &[&c]),
+            "no agents configured; bbot@old is disabled"
+        );
+        assert_eq!(line(&[(&a, &running)], &[]), "1 of 1 agents run");
+        assert_eq!(
+            line(&[(&a, &running), (&b, &waiting)], &[&c]),
+            "1 of 2 agents run; bslave@x waits: program /usr/bin/bslave is not installed; bbot@old is disabled"
+        );
+    }
+}

@@ -1,0 +1,289 @@
+//! What an agent needs before it is started, and what of it is missing.
+//!
+//! A need that goes away later does not end an agent: a build survives a short
+//! loss of carrier, and the agent itself asks again when a controller is away.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use buildos_dbus_api::nat1::Nat;
+use buildos_dbus_api::network1::Network;
+
+use crate::command::{Command, CommandError, Program};
+use crate::config::AgentSettings;
+use crate::kind::Kvm;
+
+/// Something without which an agent is not started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// A configuration that makes a command.
+    Configuration,
+    /// The program, installed and executable.
+    Program,
+    /// `/dev/kvm`, unless it is waived.
+    Kvm,
+    /// A lease on br0.
+    Network,
+    /// NAT, DHCP and DNS for machines on br1.
+    PrivateNetwork,
+}
+
+impl Need {
+    /// Every need, in the order in which people look for the cause.
+    pub const ALL: [Self; 5] = [
+        Self::Configuration,
+        Self::Program,
+        Self::Kvm,
+        Self::Network,
+        Self::PrivateNetwork,
+    ];
+
+    /// What is missing, in words; [`None`] when the need is met or the agent
+    /// does not have it.
+    fn missing(self, agent: &Requirements, host: &Host) -> Option<String> {
+        match self {
+            Self::Configuration => agent.configuration.as_ref().map(ToString::to_string),
+            Self::Program => match host.programs.get(&agent.program) {
+                Some(Presence::Executable) => None,
+                Some(Presence::NotExecutable) => {
+                    Some(format!("program {} is not executable", agent.program))
+                }
+                Some(Presence::Missing) | None => {
+                    Some(format!("program {} is not installed", agent.program))
+                }
+            },
+            Self::Kvm => (agent.kvm && !host.kvm).then(|| {
+                "/dev/kvm is missing (switch on virtualization in the firmware, or set kvm = \"waived\")"
+                    .to_owned()
+            }),
+            Self::Network => match &host.network {
+                None => Some("buildos-netd is not running".to_owned()),
+                Some(network) => (!network.online).then(|| format!("network: {}", network.reason)),
+            },
+            Self::PrivateNetwork if !agent.private_network => None,
+            Self::PrivateNetwork => match &host.nat {
+                None => Some("buildos-natd is not running".to_owned()),
+                Some(nat) => (!nat.ready).then(|| format!("NAT: {}", nat.reason)),
+            },
+        }
+    }
+}
+
+/// What one agent needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Requirements {
+    /// Why its configuration makes no command, if so.
+    pub configuration: Option<CommandError>,
+    /// Its program.
+    pub program: Program,
+    /// Whether it needs `/dev/kvm`.
+    pub kvm: bool,
+    /// Whether its machines are on br1.
+    pub private_network: bool,
+}
+
+impl Requirements {
+    /// The needs of an agent with these settings, from which this command
+    /// was made.
+    #[must_use]
+    pub fn new(settings: &AgentSettings, command: &Result<Command, CommandError>) -> Self {
+        Self {
+            configuration: command.as_ref().err().cloned(),
+            program: settings.program.clone(),
+            kvm: settings.kvm == Kvm::Required,
+            private_network: settings.bridge.is_private(),
+        }
+    }
+}
+
+/// What the host has.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Host {
+    /// What netd says, when it runs.
+    pub network: Option<Network>,
+    /// What natd says, when it runs.
+    pub nat: Option<Nat>,
+    /// Whether there is a `/dev/kvm`.
+    pub kvm: bool,
+    /// The programs that were looked for.
+    pub programs: BTreeMap<Program, Presence>,
+}
+
+/// Whether a program can be executed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Presence {
+    /// Yes.
+    Executable,
+    /// There is something else in its place.
+    NotExecutable,
+    /// There is nothing.
+    Missing,
+}
+
+/// A need that is not met.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unmet {
+    /// Which one.
+    pub need: Need,
+    /// What is missing.
+    pub what: String,
+}
+
+impl fmt::Display for Unmet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.what)
+    }
+}
+
+/// What of its needs an agent has to wait for.
+#[must_use]
+pub fn unmet(agent: &Requirements, host: &Host) -> Vec<Unmet> {
+    Need::ALL
+        .into_iter()
+        .filter_map(|need| {
+            let what = need.missing(agent, host)?;
+            Some(Unmet { need, what })
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::Id;
+    use crate::option::OptionNames;
+
+    fn requirements(id: &str, change: impl FnOnce(&mut AgentSettings)) -> Requirements {
+        let id: Id = id.parse().unwrap();
+        let mut settings = AgentSettings::new(id.kind);
+        settings.controllers = vec!["https://ci.example.org".parse().unwrap()];
+        change(&mut settings);
+        let command = Command::new(&id, &settings, &OptionNames::default());
+        Requirements::new(&settings, &command)
+    }
+
+    fn everything() -> Host {
+        let programs = ["/usr/bin/bbot-agent", "/usr/bin/bslave"]
+            .map(|path| (path.parse().unwrap(), Presence::Executable));
+        Host {
+            network: Some(Network {
+                online: true,
+                ..Network::default()
+            }),
+            nat: Some(Nat {
+                ready: true,
+                ..Nat::default()
+            }),
+            kvm: true,
+            programs: programs.into(),
+        }
+    }
+
+    fn missing(agent: &Requirements, host: &Host) -> Vec<String> {
+        unmet(agent, host).iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn nothing_is_missing_when_all_is_there() {
+        assert_eq!(unmet(&requirements("bbot@a", |_| {}), &everything()), []);
+        assert_eq!(unmet(&requirements("bslave@a", |_| {}), &everything()), []);
+    }
+
+    #[test]
+    fn every_need_is_known_by_itself() {
+        let without = |change: fn(&mut Host)| {
+            let mut host = everything();
+            change(&mut host);
+            host
+        };
+        let bbot: Program = "/usr/bin/bbot-agent".parse().unwrap();
+        for (need, host, what) in [
+            (
+                Need::Program,
+                without(|h| h.programs.clear()),
+                "program /usr/bin/bbot-agent is not installed",
+            ),
+            (
+                Need::Program,
+                {
+                    let mut host = everything();
+                    host.programs.insert(bbot, Presence::NotExecutable);
+                    host
+                },
+                "program /usr/bin/bbot-agent is not executable",
+            ),
+            (
+                Need::Kvm,
+                without(|h| h.kvm = false),
+                "/dev/kvm is missing (switch on virtualization in the firmware, or set kvm = \"waived\")",
+            ),
+            (
+                Need::Network,
+                without(|h| h.network = None),
+                "buildos-netd is not running",
+            ),
+            (
+                Need::Network,
+                without(|h| {
+                    h.network = Some(Network {
+                        reason: "no carrier on eth0".into(),
+                        ..Network::default()
+                    });
+                }),
+                "network: no carrier on eth0",
+            ),
+            (
+                Need::PrivateNetwork,
+                without(|h| h.nat = None),
+                "buildos-natd is not running",
+            ),
+            (
+                Need::PrivateNetwork,
+                without(|h| {
+                    h.nat = Some(Nat {
+                        reason: "dnsmasq does not run".into(),
+                        ..Nat::default()
+                    });
+                }),
+                "NAT: dnsmasq does not run",
+            ),
+        ] {
+            let unmet = unmet(&requirements("bbot@a", |_| {}), &host);
+            let what = what.to_owned();
+            assert_eq!(unmet, [Unmet { need, what }]);
+        }
+        let agent = requirements("bbot@a", |s| s.controllers.clear());
+        assert_eq!(
+            unmet(&agent, &everything()),
+            [Unmet {
+                need: Need::Configuration,
+                what: "no controller is configured (controllers of bbot@a)".into()
+            }]
+        );
+    }
+
+    #[test]
+    fn only_what_the_agent_needs_counts() {
+        let nothing = Host::default();
+        assert_eq!(
+            missing(&requirements("bslave@a", |_| {}), &nothing),
+            [
+                "program /usr/bin/bslave is not installed",
+                "buildos-netd is not running"
+            ]
+        );
+        let waived = requirements("bbot@a", |s| {
+            s.kvm = Kvm::Waived;
+            s.bridge = "br0".parse().unwrap();
+        });
+        assert_eq!(
+            missing(&waived, &nothing),
+            [
+                "program /usr/bin/bbot-agent is not installed",
+                "buildos-netd is not running"
+            ]
+        );
+        let on_br1 = requirements("bslave@a", |s| s.bridge = "br1".parse().unwrap());
+        assert_eq!(missing(&on_br1, &nothing).len(), 3);
+    }
+}

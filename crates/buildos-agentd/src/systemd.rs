@@ -1,0 +1,318 @@
+//! Talking to systemd: one task per agent follows its unit and carries out
+//! what is wished for it.
+
+use std::time::Duration;
+
+use buildos_dbus_api::system::{
+    JobRemoved, SYSTEMD_NAME, ServiceProxy, SystemdProxy, UnitProxy, unit_path,
+};
+use buildos_dbus_api::watch::{Snapshot, Watch};
+use futures_util::StreamExt as _;
+use serde::Deserialize;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use zbus::Connection;
+use zbus::proxy::CacheProperties;
+use zbus::zvariant::{OwnedObjectPath, Type, as_value};
+
+use crate::agent::Id;
+use crate::exit::Exit;
+use crate::instance::{Command, Event};
+use crate::unit::{Phase, Unit};
+
+/// How long a follower that met an error waits before it begins anew.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// systemd's manager.
+#[derive(Debug, Clone)]
+pub struct Systemd {
+    connection: Connection,
+    manager: SystemdProxy<'static>,
+}
+
+/// systemd did not do what it was asked for.
+#[derive(Debug, thiserror::Error)]
+#[error("systemd cannot {what}")]
+pub struct SystemdError {
+    what: String,
+    #[source]
+    source: zbus::Error,
+}
+
+fn cannot(what: impl Into<String>) -> impl FnOnce(zbus::Error) -> SystemdError {
+    let what = what.into();
+    |source| SystemdError { what, source }
+}
+
+impl Systemd {
+    /// Asks systemd on this bus for its signals.
+    ///
+    /// # Errors
+    ///
+    /// systemd does not answer.
+    pub async fn new(connection: &Connection) -> Result<Self, SystemdError> {
+        let subscribe = async || {
+            let manager = SystemdProxy::new(connection).await?;
+            manager.subscribe().await?;
+            Ok(manager)
+        };
+        Ok(Self {
+            connection: connection.clone(),
+            manager: subscribe().await.map_err(cannot("send its signals"))?,
+        })
+    }
+
+    /// Reads unit files again if systemd has not read the latest ones of one
+    /// of these agents.
+    ///
+    /// # Errors
+    ///
+    /// systemd does not answer.
+    pub async fn reload(&self, agents: impl Iterator<Item = &Id>) -> Result<(), SystemdError> {
+        for id in agents {
+            let stale = async {
+                let unit: UnitProxy<'_> = uncached(&self.connection, id).await?;
+                unit.need_daemon_reload().await
+            };
+            let what = || format!("tell whether {} is up to date", id.unit());
+            if stale.await.map_err(|error| cannot(what())(error))? {
+                return self
+                    .manager
+                    .reload()
+                    .await
+                    .map_err(cannot("reload its units"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Stops an agent and forgets about it; does not wait until it has ended.
+    ///
+    /// # Errors
+    ///
+    /// systemd refuses or does not answer.
+    pub async fn stop(&self, id: &Id) -> Result<(), SystemdError> {
+        let unit = id.unit();
+        match self.manager.stop_unit(&unit, "replace").await {
+            Ok(_) => {}
+            // Not loaded, so it does not run.
+            Err(zbus::Error::MethodError(name, ..))
+                if name == "org.freedesktop.systemd1.NoSuchUnit" => {}
+            Err(error) => return Err(cannot(format!("stop {unit}"))(error)),
+        }
+        if let Err(error) = self.manager.unref_unit(&unit).await {
+            tracing::debug!(%error, unit, "the unit was not pinned");
+        }
+        Ok(())
+    }
+
+    /// Follows the unit of an agent and reports what happens to it.
+    #[must_use]
+    pub fn follow(&self, id: &Id, reports: mpsc::Sender<Report>) -> Follower {
+        let (commands, receiver) = watch::channel(None);
+        let follow = Follow {
+            connection: self.connection.clone(),
+            manager: self.manager.clone(),
+            id: id.clone(),
+            commands: receiver,
+            reports,
+        };
+        Follower {
+            commands,
+            task: tokio::spawn(follow.run()),
+        }
+    }
+}
+
+/// What happened to an agent's unit.
+#[derive(Debug)]
+pub struct Report {
+    /// Whose.
+    pub id: Id,
+    /// What.
+    pub event: Event,
+}
+
+/// The task that follows a unit; ends when this is dropped.
+#[derive(Debug)]
+pub struct Follower {
+    commands: watch::Sender<Option<Command>>,
+    task: JoinHandle<()>,
+}
+
+impl Follower {
+    /// Has a command carried out. One that has not been begun yet is replaced.
+    pub fn command(&self, command: Command) {
+        self.commands.send_replace(Some(command));
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+struct Follow {
+    connection: Connection,
+    manager: SystemdProxy<'static>,
+    id: Id,
+    commands: watch::Receiver<Option<Command>>,
+    reports: mpsc::Sender<Report>,
+}
+
+impl Follow {
+    async fn run(mut self) {
+        while let Err(error) = self.until_error().await {
+            tracing::warn!(%error, "cannot follow {}", self.id.unit());
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+
+    /// Ends without an error when nobody listens any more.
+    async fn until_error(&mut self) -> zbus::Result<()> {
+        let unit = self.id.unit();
+        // systemd forgets a unit that is down, with the way in which it ended.
+        if let Err(error) = self.manager.ref_unit(&unit).await {
+            tracing::debug!(%error, unit, "the unit cannot be pinned");
+        }
+        let mut jobs = self
+            .manager
+            .receive_job_removed_with_args(&[(2, &unit)])
+            .await?;
+        let mut looks = Watch::new(&self.connection, SYSTEMD_NAME, &unit_path(&unit)).await?;
+        // The job of our last command.
+        let mut own: Option<OwnedObjectPath> = None;
+        loop {
+            let event = tokio::select! {
+                look = looks.next() => match look {
+                    Ok(Some(properties)) => self.seen(properties).await?,
+                    Ok(None) => None,
+                    // The daemon's own watches tell the daemon.
+                    Err(_bus_lost) => return Ok(()),
+                },
+                // The end of this stream is that of the connection: see above.
+                Some(removed) = jobs.next() => self.job_removed(&removed, &mut own).await?,
+                changed = self.commands.changed() => match changed {
+                    Ok(()) => self.carry_out(&mut own).await,
+                    Err(_closed) => return Ok(()),
+                },
+            };
+            let Some(event) = event else { continue };
+            let report = Report {
+                id: self.id.clone(),
+                event,
+            };
+            if self.reports.send(report).await.is_err() {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn seen(&self, look: UnitProperties) -> zbus::Result<Option<Event>> {
+        let Some(phase) = Phase::new(&look.active_state, &look.sub_state) else {
+            return Ok(None);
+        };
+        let service: ServiceProxy<'_> = uncached(&self.connection, &self.id).await?;
+        let main_pid = service.main_pid().await?;
+        let exit = match phase {
+            Phase::Down | Phase::Ended if look.state_change_timestamp_monotonic > 0 => {
+                Some(Exit::new(
+                    service.exec_main_code().await?,
+                    service.exec_main_status().await?,
+                    &service.result().await?,
+                ))
+            }
+            Phase::Down | Phase::Ended | Phase::Starting | Phase::Running | Phase::Stopping => None,
+        };
+        Ok(Some(Event::Seen(Unit {
+            phase,
+            changed_usec: look.state_change_timestamp_monotonic,
+            changed_realtime_usec: look.state_change_timestamp,
+            main_pid,
+            exit,
+            restarts: service.n_restarts().await?,
+        })))
+    }
+
+    /// A job of the unit is done: what that says beyond the state of the unit.
+    async fn job_removed(
+        &self,
+        signal: &JobRemoved,
+        own: &mut Option<OwnedObjectPath>,
+    ) -> zbus::Result<Option<Event>> {
+        let removed = signal.args()?;
+        if own.as_ref() == Some(&removed.job) {
+            *own = None;
+            return Ok(match removed.result.as_str() {
+                "done" => None,
+                // By a job that somebody else wanted more.
+                "canceled" => Some(Event::StoppedByHand),
+                "assert" => Some(Event::Failed(
+                    "an assertion of its unit does not hold".into(),
+                )),
+                "dependency" => Some(Event::Failed("a unit that it requires failed".into())),
+                result => Some(Event::Failed(format!(
+                    "its start job ended with {result:?}"
+                ))),
+            });
+        }
+        if removed.result != "done" {
+            return Ok(None);
+        }
+        // A job of somebody else that leaves the unit down was a stop, also
+        // when the unit was down before and has nothing to tell.
+        let unit: UnitProxy<'_> = uncached(&self.connection, &self.id).await?;
+        let down = matches!(unit.active_state().await?.as_str(), "inactive" | "failed");
+        Ok(down.then_some(Event::StoppedByHand))
+    }
+
+    async fn carry_out(&mut self, own: &mut Option<OwnedObjectPath>) -> Option<Event> {
+        let unit = self.id.unit();
+        let command = *self.commands.borrow_and_update();
+        let job = match command? {
+            Command::Start => self.manager.start_unit(&unit, "replace").await,
+            Command::Restart => self.manager.restart_unit(&unit, "replace").await,
+        };
+        match job {
+            Ok(job) => {
+                *own = Some(job);
+                None
+            }
+            // systemd's own sentence, without the name of the error.
+            Err(zbus::Error::MethodError(_, Some(sentence), _)) => Some(Event::Failed(sentence)),
+            Err(error) => Some(Event::Failed(error.to_string())),
+        }
+    }
+}
+
+/// A proxy for the unit of an agent that asks every time.
+async fn uncached<'a, P>(connection: &Connection, id: &Id) -> zbus::Result<P>
+where
+    P: zbus::proxy::ProxyImpl<'a> + From<zbus::Proxy<'a>> + zbus::proxy::Defaults,
+{
+    P::builder(connection)
+        .path(unit_path(&id.unit()))?
+        .cache_properties(CacheProperties::No)
+        .build()
+        .await
+}
+
+/// What tells that a unit is in another state than before.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Type)]
+#[zvariant(signature = "a{sv}")]
+#[serde(default, rename_all = "PascalCase")]
+struct UnitProperties {
+    #[serde(with = "as_value")]
+    active_state: String,
+    #[serde(with = "as_value")]
+    sub_state: String,
+    #[serde(with = "as_value")]
+    state_change_timestamp: u64,
+    #[serde(with = "as_value")]
+    state_change_timestamp_monotonic: u64,
+}
+
+impl Snapshot for UnitProperties {
+    const INTERFACE: &'static str = "org.freedesktop.systemd1.Unit";
+}

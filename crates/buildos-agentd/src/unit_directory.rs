@@ -1,0 +1,175 @@
+//! The drop-ins as files below `/run/systemd/system`.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use buildos_service::file::{self, WriteError};
+
+use crate::agent::Id;
+use crate::dropin;
+
+/// Where systemd reads units that last until the machine goes down.
+pub const RUNTIME: &str = "/run/systemd/system";
+
+/// A directory of units.
+#[derive(Debug, Clone)]
+pub struct UnitDirectory(PathBuf);
+
+/// The drop-ins could not be read or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum UnitDirectoryError {
+    /// A file or directory could not be read, created or removed.
+    #[error("cannot {action} {}", path.display())]
+    File {
+        /// What was attempted.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A drop-in could not be written.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+}
+
+fn cannot(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> UnitDirectoryError {
+    let path = path.to_owned();
+    move |source| UnitDirectoryError::File {
+        action,
+        path,
+        source,
+    }
+}
+
+impl UnitDirectory {
+    /// The directory at `path`, normally [`RUNTIME`].
+    #[must_use]
+    pub fn new(path: &Path) -> Self {
+        Self(path.to_owned())
+    }
+
+    /// The drop-ins of agents.
+    ///
+    /// # Errors
+    ///
+    /// The directory or a drop-in cannot be read.
+    pub fn read(&self) -> Result<BTreeMap<Id, String>, UnitDirectoryError> {
+        let read = || cannot("read", &self.0);
+        let mut dropins = BTreeMap::new();
+        for entry in fs::read_dir(&self.0).map_err(read())? {
+            let entry = entry.map_err(read())?;
+            let Some(id) = entry.file_name().to_str().and_then(dropin::agent_of) else {
+                continue;
+            };
+            let path = self.file(&id);
+            match fs::read_to_string(&path) {
+                Ok(text) => drop(dropins.insert(id, text)),
+                // The directory is an operator's (systemctl edit --runtime).
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => return Err(cannot("read", &path)(e)),
+            }
+        }
+        Ok(dropins)
+    }
+
+    /// Gives an agent's drop-in this text.
+    ///
+    /// # Errors
+    ///
+    /// The directory is not writable, or memory is full.
+    pub fn write(&self, id: &Id, text: &str) -> Result<(), UnitDirectoryError> {
+        let directory = self.0.join(dropin::directory(id));
+        fs::create_dir_all(&directory).map_err(cannot("create", &directory))?;
+        file::replace(&self.file(id), text.as_bytes(), 0o644)?;
+        Ok(())
+    }
+
+    /// Removes an agent's drop-in, and its directory unless somebody else has
+    /// drop-ins there.
+    ///
+    /// # Errors
+    ///
+    /// The file is there and cannot be removed.
+    pub fn remove(&self, id: &Id) -> Result<(), UnitDirectoryError> {
+        let path = self.file(id);
+        match fs::remove_file(&path) {
+            Ok(()) => {}
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(cannot("remove", &path)(e)),
+        }
+        let directory = self.0.join(dropin::directory(id));
+        match fs::remove_dir(&directory) {
+            Ok(()) => Ok(()),
+            Err(e)
+                if matches!(
+                    e.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty
+                ) =>
+            {
+                Ok(())
+            }
+            Err(e) => Err(cannot("remove", &directory)(e)),
+        }
+    }
+
+    fn file(&self, id: &Id) -> PathBuf {
+        self.0.join(dropin::directory(id)).join(dropin::FILE)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read_and_removed() {
+        let root = tempfile::tempdir().unwrap();
+        let units = UnitDirectory::new(root.path());
+        let [a, b]: [Id; 2] = ["bbot@a", "bslave@b"].map(|id| id.parse().unwrap());
+        units.write(&a, "A").unwrap();
+        units.write(&b, "B").unwrap();
+        fs::write(
+            root.path().join("buildos-bslave@b.service.d/override.conf"),
+            "",
+        )
+        .unwrap();
+        fs::create_dir(root.path().join("buildos-bbot@c.service.d")).unwrap();
+        fs::create_dir(root.path().join("other.service.d")).unwrap();
+
+        let dropins: Vec<_> = units.read().unwrap().into_iter().collect();
+        assert_eq!(
+            dropins,
+            [(a.clone(), "A".to_owned()), (b.clone(), "B".to_owned())]
+        );
+
+        units.remove(&a).unwrap();
+        units.remove(&a).unwrap();
+        units.remove(&b).unwrap();
+        assert!(units.read().unwrap().is_empty());
+        assert!(!root.path().join("buildos-bbot@a.service.d").exists());
+        assert!(
+            root.path()
+                .join("buildos-bslave@b.service.d/override.conf")
+                .exists()
+        );
+    }
+
+    #[test]
+    fn errors_name_the_file() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let units = UnitDirectory::new(file.path());
+        let path = file.path().display();
+        assert_eq!(
+            units.read().unwrap_err().to_string(),
+            format!("cannot read {path}")
+        );
+        let id: Id = "bbot@a".parse().unwrap();
+        assert_eq!(
+            units.write(&id, "").unwrap_err().to_string(),
+            format!("cannot create {path}/buildos-bbot@a.service.d")
+        );
+    }
+}

@@ -1,0 +1,147 @@
+//! From what an operator writes to the drop-ins that systemd reads.
+
+#![allow(clippy::unwrap_used)] // A test says what it expects by panicking.
+
+use std::fs;
+use std::path::Path;
+
+use buildos_agentd::command::Command;
+use buildos_agentd::config::{Settings, schema};
+use buildos_agentd::dropin;
+use buildos_service::config::{Fragment, Loaded, Origin, evaluate};
+
+fn load(toml: &str, cmdline: &str) -> (Settings, Vec<String>) {
+    let fragments = [
+        Fragment {
+            origin: Origin::File("/etc/buildos/agentd.conf.d/50-test.toml".into()),
+            text: toml.to_owned(),
+        },
+        Fragment {
+            origin: Origin::KernelCommandLine,
+            text: cmdline.to_owned(),
+        },
+    ];
+    let Loaded { settings, problems } = evaluate(&schema(), &fragments);
+    (settings, problems.iter().map(ToString::to_string).collect())
+}
+
+/// The drop-ins of all agents, each after its name.
+fn dropins(settings: &Settings) -> String {
+    let mut text = String::new();
+    for (id, agent) in &settings.agents {
+        text.push_str(&format!("--- {}/{}\n", dropin::directory(id), dropin::FILE));
+        match Command::new(id, agent, &settings.options) {
+            Ok(command) => text.push_str(&dropin::text(&command)),
+            Err(error) => text.push_str(&format!("{error}\n")),
+        }
+    }
+    text
+}
+
+/// `tests/golden/NAME.toml` makes `tests/golden/NAME.conf`.
+fn golden(name: &str) {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let read = |end: &str| fs::read_to_string(directory.join(format!("{name}.{end}"))).unwrap();
+    let (settings, problems) = load(&read("toml"), "");
+    assert_eq!(problems, [""; 0]);
+    assert_eq!(dropins(&settings), read("conf"));
+}
+
+#[test]
+fn the_smallest_configuration() {
+    golden("smallest");
+}
+
+#[test]
+fn everything_at_once() {
+    golden("everything");
+}
+
+#[test]
+fn characters_that_mean_something_to_systemd() {
+    golden("quoting");
+}
+
+#[test]
+fn the_kernel_command_line_is_enough() {
+    let (settings, problems) = load(
+        "",
+        "quiet buildos.agentd.bbot.default.controllers=0100=https://ci.example.org/?a=b,http://192.0.2.1 \
+         buildos.agentd.bbot.default.kvm=waived buildos.agentd.bbot.default.instance_max=2",
+    );
+    assert_eq!(problems, [""; 0]);
+    assert!(dropins(&settings).ends_with(
+        "ExecStart=/usr/bin/bbot-agent --systemd-daemon --toolchain-name default --instance-max 2 --bridge br1 \
+         \"0100=https://ci.example.org/?a=b\" http://192.0.2.1\n"
+    ));
+}
+
+#[test]
+fn the_kernel_command_line_takes_an_agent_away() {
+    let toml = "[bbot.default]\ncontrollers = ['https://a']\n[bslave.default]\n";
+    let (settings, problems) = load(toml, "buildos.agentd.bbot.default.enabled=false");
+    assert_eq!(problems, [""; 0]);
+    let enabled: Vec<_> = settings.agents.values().map(|a| a.enabled).collect();
+    assert_eq!(enabled, [false, true]);
+}
+
+#[test]
+fn mistakes_are_named() {
+    let toml = "\
+[bbot.default]
+controller = ['https://a']
+controllers = ['https://a', '99999=https://b']
+program = 'bbot-agent'
+instance_max = 0
+kvm = 'maybe'
+bridge = 'a very long name'
+arguments = '--verbose'
+environment = ['A B=C']
+[bbot.'a b']
+enabled = true
+[bslave.default]
+controllers = ['https://a']
+[bbot_option]
+gpu = '--gpu'
+cpu = 'threads'
+";
+    let (settings, problems) = load(
+        toml,
+        "buildos.agentd.bbot.default.controllers=ci.example.org",
+    );
+    let file = "/etc/buildos/agentd.conf.d/50-test.toml";
+    assert_eq!(
+        problems,
+        [
+            format!("{file}:2: unknown key \"bbot.default.controller\"; the nearest valid key is \"bbot.default.controllers\""),
+            format!("{file}:3: bbot.default.controllers: bad priority \"99999\": its first digit, F, is 0, or 1 together with the next one, D"),
+            format!("{file}:4: bbot.default.program: \"bbot-agent\" is no program: an absolute path of letters, digits and ._+@- is expected"),
+            format!("{file}:5: bbot.default.instance_max: invalid value: integer `0`, expected a nonzero u32"),
+            format!("{file}:6: bbot.default.kvm: unknown variant `maybe`, expected `required` or `waived`"),
+            format!("{file}:7: bbot.default.bridge: \"a very long name\" cannot name a bridge: 1 to 15 characters without '/', ':' and white space can"),
+            format!("{file}:8: bbot.default.arguments: invalid type: string \"--verbose\", expected a sequence"),
+            format!("{file}:9: bbot.default.environment: \"A B=C\" is no environment variable: NAME=VALUE without control characters is expected"),
+            format!("{file}:10: bbot.a b: \"a b\" cannot name an agent: up to 64 letters, digits, '-' and '_' can, beginning with a letter or digit"),
+            format!("{file}:13: unknown key \"bslave.default.controllers\"; the nearest valid key is \"bbot.default.controllers\""),
+            format!("{file}:15: bbot_option.gpu: bbot-agent has no option for \"gpu\"; the known ones are systemd_daemon, toolchain_name, instance_max, cpu, bridge"),
+            format!("{file}:16: bbot_option.cpu: \"threads\" is no option: --NAME is expected, or nothing when there is no such option"),
+            "kernel command line: buildos.agentd.bbot.default.controllers: bad controller \"ci.example.org\": https://HOST[:PORT][/PATH] or http://… is expected".to_owned(),
+        ]
+    );
+    assert_eq!(
+        dropins(&settings),
+        "--- buildos-bbot@default.service.d/50-buildos.conf\n\
+         no controller is configured (controllers of bbot@default)\n\
+         --- buildos-bslave@default.service.d/50-buildos.conf\n"
+            .to_owned()
+            + &dropin_of_bslave()
+    );
+}
+
+/// What an empty table makes.
+fn dropin_of_bslave() -> String {
+    let id = "bslave@default".parse().unwrap();
+    let (settings, _) = load("[bslave.default]\n", "");
+    let command = Command::new(&id, &settings.agents[&id], &settings.options);
+    dropin::text(&command.unwrap())
+}
