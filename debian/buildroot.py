@@ -183,8 +183,8 @@ def _mountpoint() -> Path:
 def make_root(name: str, packages: Sequence[str], hooks: Sequence[str] = (), key: str = "") -> Root:
     """The root `name` with `packages`, made unless it is there already.
 
-    `hooks` are mmdebstrap's customize hooks; `key` stands for inputs that the
-    hooks read."""
+    `hooks` are mmdebstrap's customize hooks, with $TOP in their environment;
+    `key` stands for the files that they read."""
     path = BUILD / "roots" / name
     recipe = ["--variant=minbase", f"--include={','.join(packages)}"]
     # Packages are installed once and the root can be made again: no need to
@@ -200,8 +200,17 @@ def make_root(name: str, packages: Sequence[str], hooks: Sequence[str] = (), key
         stamp.clear()
         shutil.rmtree(path, ignore_errors=True)
         path.parent.mkdir(parents=True, exist_ok=True)
-        quiet = ["--quiet"]
-        subprocess.run(["mmdebstrap", *quiet, *recipe, SUITE, str(path)], check=True)
+        log = path.with_suffix(".log")
+        with log.open("wb") as output:
+            result = subprocess.run(
+                ["mmdebstrap", *recipe, SUITE, str(path)],
+                env={**os.environ, "TOP": str(TOP)},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        if result.returncode != 0:
+            sys.exit(f"{log.read_text(errors='replace')}\nmmdebstrap could not make {path}")
         stamp.set()
     return Root(path)
 
@@ -211,8 +220,8 @@ def build_root() -> Root:
     control = TOP / "debian" / "control"
     hook = (
         'mkdir -p "$1/tmp/source/debian" && '
-        f'cp {control} "$1/tmp/source/debian/control" && '
-        'chroot "$1" apt-get --yes --quiet --no-install-recommends build-dep /tmp/source && '
+        'cp "$TOP/debian/control" "$1/tmp/source/debian/control" && '
+        'chroot "$1" apt-get --yes --no-install-recommends build-dep /tmp/source && '
         'rm -r "$1/tmp/source"'
     )
     return make_root("build", ["build-essential"], [hook], build_depends(control.read_text()))
@@ -231,10 +240,11 @@ def tools_root() -> Root:
         need_root()
         stamp.clear()
         shutil.rmtree(layer, ignore_errors=True)
-        tools.run(["apt-get", "--quiet", "update"], network=True)
-        install = ["apt-get", "--yes", "--quiet", "--no-install-recommends", "install"]
-        tools.run([*install, *packages], network=True)
-        tools.run(["apt-get", "clean"])
+        install = (
+            "(apt-get update && apt-get --yes --no-install-recommends install "
+            f"{' '.join(packages)} && apt-get clean) >/tmp/log 2>&1 || (cat /tmp/log; exit 1)"
+        )
+        tools.run(["sh", "-c", install], network=True)
         stamp.set()
     return tools
 

@@ -1,0 +1,188 @@
+"""A network that build hosts are plugged into: a namespace with a bridge, and
+on it what a LAN has: a DHCP and DNS server, a web server, a controller."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from namespace import end, run, start
+from wait import wait_for
+
+_DOUBLES = Path(__file__).resolve().parent.parent / "doubles"
+BRIDGE = "lan0"
+
+
+@dataclass
+class Nic:
+    """A NIC of a host, by the LAN's end of its cable."""
+
+    lan: Lan
+    name: str
+    mac: str
+    cable: str
+
+    def plug(self) -> None:
+        """Gives the NIC carrier."""
+        self.lan.run(["ip", "link", "set", self.cable, "up"])
+
+    def unplug(self) -> None:
+        """Takes the NIC's carrier away."""
+        self.lan.run(["ip", "link", "set", self.cable, "down"])
+
+
+class Lan:
+    """A LAN with the network `PREFIX.0/24` and the address `PREFIX.1` of its own.
+
+    Nothing is served on it until a `serve_…` or `start_…` method is called."""
+
+    def __init__(self, prefix: str = "198.51.100", name: str = "lan"):
+        self.prefix = prefix
+        self.name = name
+        self.address = f"{prefix}.1"
+        self.directory = Path(tempfile.mkdtemp(prefix=f"buildos-{name}-"))
+        self._processes: list[subprocess.Popen[str]] = []
+        self._dhcp: subprocess.Popen[str] | None = None
+        self._cables = 0
+        self._holder = start(
+            ["unshare", "--net", "sh", "-c", "echo ready; exec cat"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        assert self._holder.stdout is not None
+        assert self._holder.stdout.readline() == "ready\n"
+        for command in (
+            "link set lo up",
+            f"link add {BRIDGE} type bridge stp_state 0 forward_delay 0",
+            f"link set {BRIDGE} up",
+            f"address add {self.address}/24 dev {BRIDGE}",
+        ):
+            self.run(["ip", *command.split()])
+
+    def __enter__(self) -> Lan:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the LAN and its servers; nothing happens the second time."""
+        for process in [*self._processes, self._holder]:
+            end(process)
+        self._processes.clear()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def command(self, command: Sequence[str]) -> list[str]:
+        """The command line that runs `command` in the LAN."""
+        return ["nsenter", f"--net=/proc/{self._holder.pid}/ns/net", "--", *command]
+
+    def run(self, command: Sequence[str]) -> str:
+        return run(self.command(command))
+
+    def start(self, command: Sequence[str], log: str) -> subprocess.Popen[str]:
+        """Starts a program in the LAN; its output goes to the file `log`."""
+        with (self.directory / log).open("a") as output:
+            process = start(self.command(command), stdout=output, stderr=subprocess.STDOUT)
+        self._processes.append(process)
+        return process
+
+    def log(self, name: str) -> str:
+        path = self.directory / name
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    # Cables
+
+    def connect(self, name: str, mac: str, pid: int, plugged: bool) -> Nic:
+        """Puts the NIC `name` into the network namespace of the process `pid`
+        and its cable into the LAN."""
+        self._cables += 1
+        nic = Nic(self, name, mac, f"cable{self._cables}")
+        peer = f"peer name {name} address {mac} netns {pid}"
+        self.run(["ip", "link", "add", nic.cable, "type", "veth", *peer.split()])
+        self.run(["ip", "link", "set", nic.cable, "master", BRIDGE])
+        if plugged:
+            nic.plug()
+        return nic
+
+    # Servers
+
+    def serve_dhcp(self, *options: str, lease: str = "1h") -> None:
+        """Starts dnsmasq as DHCP and DNS server; `options` are options of its
+        command line. It knows the LAN by the name `gateway.lan.example`."""
+        assert self._dhcp is None, "the LAN has a DHCP server already"
+        self._dhcp = self.start(
+            [
+                "dnsmasq",
+                "--keep-in-foreground",
+                "--conf-file=/dev/null",
+                "--no-hosts",
+                "--no-resolv",
+                "--log-facility=-",
+                "--log-dhcp",
+                # Its death with the tests depends on not changing these.
+                "--user=root",
+                "--group=root",
+                "--pid-file=",
+                f"--interface={BRIDGE}",
+                "--bind-interfaces",
+                "--domain=lan.example",
+                f"--host-record=gateway.lan.example,{self.address}",
+                f"--dhcp-leasefile={self.directory}/leases",
+                f"--dhcp-range={self.prefix}.100,{self.prefix}.199,255.255.255.0,{lease}",
+                # One host, one address, whatever happened before.
+                "--dhcp-authoritative",
+                *options,
+            ],
+            "dnsmasq.log",
+        )
+        wait_for(lambda: "DHCP, IP range" in self.log("dnsmasq.log"), "dnsmasq serves")
+
+    def stop_dhcp(self) -> None:
+        """Ends the DHCP server; its leases stay known."""
+        assert self._dhcp is not None
+        end(self._dhcp)
+        self._processes.remove(self._dhcp)
+        self._dhcp = None
+
+    def leases(self) -> dict[str, str]:
+        """The addresses in use, by MAC address."""
+        lines = [line.split() for line in self.log("leases").splitlines()]
+        return {fields[1]: fields[2] for fields in lines if len(fields) >= 4}
+
+    def serve_web(self, page: str) -> str:
+        """Starts a web server; the URL of `page`'s text."""
+        root = self.directory / "web"
+        root.mkdir()
+        (root / "page").write_text(page)
+        server = ["python3", "-u", "-m", "http.server", "--directory", str(root)]
+        self.start([*server, "--bind", self.address, "80"], "web.log")
+        wait_for(lambda: "Serving HTTP" in self.log("web.log"), "the web server serves")
+        return f"http://{self.address}/page"
+
+    def web_clients(self) -> list[str]:
+        """The addresses that fetched something, in order."""
+        return re.findall(r'^([0-9.]+) - - \[.*\] "GET', self.log("web.log"), re.MULTILINE)
+
+    def start_controller(self) -> str:
+        """Starts the controller double; its URL."""
+        program = str(_DOUBLES / "controller.py")
+        command = ["python3", "-u", program, "--listen", f"{self.address}:8080"]
+        self.start([*command, "--log", str(self.directory / "controller.jsonl")], "controller.log")
+        wait_for(lambda: "listening" in self.log("controller.log"), "the controller listens")
+        return f"http://{self.address}:8080/"
+
+    def task_requests(self) -> list[dict[str, object]]:
+        """What the controller was asked, see controller.py."""
+        return [json.loads(line) for line in self.log("controller.jsonl").splitlines()]
