@@ -240,7 +240,6 @@ impl ClientMessage {
         options.extend(self.server.map(DhcpOption::ServerIdentifier));
         if matches!(self.kind, MessageKind::Discover | MessageKind::Request) {
             options.push(DhcpOption::MaxMessageSize(MAXIMUM_LENGTH));
-            let hostname = hostname.filter(|name| !name.is_empty());
             options.extend(hostname.map(|name| DhcpOption::Hostname(name.to_owned())));
             options.push(DhcpOption::ParameterRequestList(
                 PARAMETERS.into_iter().map(OptionCode::from).collect(),

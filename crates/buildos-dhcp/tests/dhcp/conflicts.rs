@@ -123,3 +123,39 @@ fn an_offer_forgotten_is_not_declined() {
     assert_eq!(host.state(), State::Bound);
     assert!(host.sent.is_empty());
 }
+
+#[test]
+fn a_server_is_not_to_blame_for_a_conflict() {
+    let mut host = Host::in_state(State::Requesting);
+    host.handle(Input::Conflict {
+        address: ADDRESS,
+        mac: [2; 6],
+    });
+    host.run_until(10.0);
+    host.reply(Reply::offer_of(SECOND));
+    host.events();
+    let address = Ipv4Addr::new(192, 0, 2, 78);
+    host.reply(Reply::offer().address(address));
+    assert_eq!(
+        host.events(),
+        [Event::Offered {
+            server: SERVER,
+            address
+        }]
+    );
+}
+
+#[test]
+fn a_client_that_left_the_race_declines_nothing() {
+    let inputs: [fn() -> Input<'static>; 3] =
+        [|| Input::Stop, || Input::Suspend, || Input::Release];
+    for input in inputs {
+        let mut host = Host::in_state(State::Selecting);
+        host.handle(input());
+        host.handle(Input::Conflict {
+            address: ADDRESS,
+            mac: [2; 6],
+        });
+        assert!(host.sent.is_empty());
+    }
+}

@@ -58,6 +58,19 @@ fn discover() {
 }
 
 #[test]
+fn an_empty_name_is_not_told() {
+    let mut config = Config::new(MAC);
+    config.hostname = Some(String::new());
+    let mut host = Host::with(config, 42);
+    host.handle(Input::Start);
+    assert_eq!(
+        host.last().options.get(12),
+        None,
+        "RFC 2132 wants one byte at least"
+    );
+}
+
+#[test]
 fn request_in_selecting() {
     let mut host = Host::new();
     host.handle(Input::Start);

@@ -390,6 +390,16 @@ fn a_lease_may_end_while_it_waits_for_confirmation() {
 }
 
 #[test]
+fn a_lease_that_ends_as_the_link_goes_is_lost_in_silence() {
+    let mut host = Host::in_state(State::Bound);
+    host.sleep_until(3600.0);
+    host.handle(Input::Suspend);
+    host.handle(Input::Timeout);
+    assert_eq!(losses(&mut host), [Loss::Expired]);
+    assert!(host.sent.is_empty());
+}
+
+#[test]
 fn a_saved_lease_is_resumed() {
     let saved = serde_json::to_string(Host::in_state(State::Bound).lease()).unwrap();
     let saved: Lease = serde_json::from_str(&saved).unwrap();

@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use buildos_dhcp::{Lease, Route, ServerMessage, decode};
+use buildos_dhcp::{Lease, Refusal, Route, ServerMessage, decode};
 
 use crate::host::{EPOCH, MAC};
 use crate::reply::{ADDRESS, GATEWAY, Reply};
@@ -148,6 +148,23 @@ fn classless_routes_replace_the_others() {
         lease.routes,
         [route("10.1.2.0/24", other), route("0.0.0.0/0", other)]
     );
+}
+
+#[test]
+fn classless_routes_lose_their_host_bits() {
+    let lease = lease(Reply::ack().with(121, [20, 10, 1, 0x2f, 192, 0, 2, 9]));
+    assert_eq!(
+        lease.routes,
+        [route("10.1.32.0/20", Ipv4Addr::new(192, 0, 2, 9))]
+    );
+}
+
+#[test]
+fn nobody_is_their_own_gateway() {
+    // The subnet as a direct route, then the default by the leased address.
+    let routes = [24, 192, 0, 2, 0, 0, 0, 0, 0, 192, 0, 2, 77];
+    let error = Lease::from_message(&message(Reply::ack().with(121, routes)), EPOCH);
+    assert_eq!(error, Err(Refusal::GatewayOffLink(ADDRESS)));
 }
 
 #[test]

@@ -154,6 +154,25 @@ fn an_offer_not_selected_grows_stale() {
 }
 
 #[test]
+fn an_offer_that_grew_stale_during_a_request_is_not_the_next() {
+    let mut host = Host::in_state(State::Selecting);
+    host.reply(Reply::offer_of(SECOND));
+    host.run_until(29.0);
+    host.handle(Input::Select);
+    host.events();
+    host.run_until(33.0);
+    let why = Failure::Unanswered { requests: 2 };
+    assert_eq!(
+        host.events(),
+        [Event::RequestFailed {
+            server: SERVER,
+            why
+        }]
+    );
+    assert_eq!(host.last().transmit.kind, MessageKind::Discover);
+}
+
+#[test]
 fn select_after_a_sleep_does_not_request_a_stale_offer() {
     let mut host = Host::in_state(State::Selecting);
     host.sleep_until(3600.0);
@@ -287,6 +306,21 @@ fn a_shunned_server_comes_last_for_a_minute() {
             address: ADDRESS
         }]
     );
+}
+
+#[test]
+fn several_servers_are_shunned_at_once() {
+    let mut host = Host::in_state(State::Selecting);
+    host.reply(Reply::offer_of(SECOND));
+    host.handle(Input::Select);
+    host.run_until(4.0);
+    host.handle(Input::Select);
+    host.run_until(8.0);
+    host.events();
+    host.reply(Reply::offer());
+    host.reply(Reply::offer_of(SECOND));
+    assert!(host.client.offer().is_none());
+    assert_eq!(host.events().len(), 2);
 }
 
 #[test]
