@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 from lan import Lan, Nic
 from namespace import child_of, close, run, start
@@ -82,14 +82,19 @@ _HOSTS = itertools.count(1)
 class Host:
     """A build host. `root` is the overlay's lower directories, uppermost first."""
 
+    running: ClassVar[list[Host]] = []
+    """The hosts that run now."""
+
     def __init__(self, root: Sequence[Path], name: str = "host"):
         self.root = list(root)
         self.name = name
         self.nics: list[Nic] = []
-        self._files: dict[str, str] = dict([_UDEV_TRIGGER])
         self._process: subprocess.Popen[str] | None = None
         self._pid = 0
         self._cgroup: Path | None = None
+        self._files: dict[str, str] = dict([_UDEV_TRIGGER])
+        # The NICs are veth pairs, which netd takes for NICs when it is told to.
+        self.file("/etc/buildos/netd.conf.d/10-nics.toml", 'include = ["eth*"]\n')
 
     def __enter__(self) -> Host:
         return self
@@ -123,8 +128,11 @@ class Host:
 
     # Starting and stopping
 
-    def start(self, nics: Sequence[Lan] = (), plugged: bool = True) -> None:
-        """Boots the host with a NIC eth0, eth1, … in each of the given LANs."""
+    def start(
+        self, nics: Sequence[Lan] = (), *, plugged: bool = True, macs: Sequence[str] = ()
+    ) -> None:
+        """Boots the host with a NIC eth0, eth1, … in each of the given LANs, the
+        first of them with the given MAC addresses."""
         assert self._process is None, "the host runs already"
         number = next(_HOSTS)
         self._cgroup = _make_cgroup(f"buildos-test-{os.getpid()}-{number}")
@@ -146,6 +154,7 @@ class Host:
         pid = child_of(self._process)
         assert pid is not None
         self._pid = pid
+        Host.running.append(self)
         for path, content in self._files.items():
             target = Path(f"/proc/{pid}/root/run/root{path}")
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -154,6 +163,7 @@ class Host:
             # A prefix of the locally administered range; the number keeps the
             # hosts of one LAN apart.
             mac = f"02:bd:00:00:{number % 256:02x}:{index + 1:02x}"
+            mac = macs[index] if index < len(macs) else mac
             self.nics.append(lan.connect(f"eth{index}", mac, pid, plugged))
         self._process.stdin.write("go\n")
         self._process.stdin.flush()
@@ -188,6 +198,8 @@ class Host:
             close(self._process.stdout)
             self._process = None
             self.nics.clear()
+            if self in Host.running:
+                Host.running.remove(self)
         if self._cgroup is not None:
             _remove_cgroup(self._cgroup)
             self._cgroup = None
@@ -246,6 +258,10 @@ class Host:
         lines = self.run(["journalctl", "--boot", "--output=json", "--no-pager", *matches])
         return [json.loads(line) for line in lines.splitlines()]
 
+    def call(self, daemon: str, method: str) -> None:
+        """Calls a method of a daemon's Manager object as root."""
+        self.run(["busctl", "call", *manager(daemon), method])
+
     def bus_property(self, daemon: str, name: str) -> object:
         """A property of a daemon's Manager object; `daemon` is the last word of
         its bus name: network1."""
@@ -268,6 +284,24 @@ class Host:
         """The unit's main process, by the host's own numbers; 0 while there is none."""
         return int(self.unit(unit, "MainPID")["MainPID"])
 
+    # What several scenarios do
+
+    def wait_online(self) -> str:
+        """Waits for a lease; the address of br0."""
+        addresses = self.wait_for(lambda: self.addresses("br0"), "a lease on br0")
+        assert len(addresses) == 1, addresses
+        return addresses[0].split("/")[0]
+
+    def machine(self, name: str = "m1", bridge: str = "br1") -> Machine:
+        """Makes a build machine: a network namespace with a NIC on `bridge`."""
+        self.run(
+            f"ip netns add {name}; mkdir -p /etc/netns/{name}; : >/etc/netns/{name}/resolv.conf;"
+            f"ip link add to-{name} type veth peer name eth0 netns {name};"
+            f"ip link set to-{name} master {bridge} up;"
+            f"ip -n {name} link set lo up; ip -n {name} link set eth0 up"
+        )
+        return Machine(self, name)
+
     def wait_for(
         self, condition: Callable[[], T], what: str, deadline: float = DEADLINE
     ) -> T:
@@ -286,9 +320,22 @@ class Host:
         texts = [f"--- {title}\n{self.run(c, check=False)}" for title, c in sections]
         return "\n".join(texts)
 
-    @property
-    def running(self) -> bool:
-        return self._process is not None and self._process.poll() is None
+
+class Machine:
+    """A build machine on a host: a namespace with a NIC and a resolver."""
+
+    def __init__(self, host: Host, name: str):
+        self.host = host
+        self.name = name
+
+    def run(self, command: str, *, check: bool = True) -> str:
+        """What `command`, a line for the shell, prints in the machine."""
+        return self.host.run(["ip", "netns", "exec", self.name, "sh", "-ec", command], check=check)
+
+    def take_lease(self) -> str:
+        """Asks for a lease as a machine does when it boots; its address."""
+        self.run("udhcpc -i eth0 -n -q -t 20 -T 1 2>&1")
+        return self.run("ip -4 -o address show dev eth0 | awk '{ print $4 }'").strip()
 
 
 def manager(daemon: str) -> list[str]:

@@ -12,6 +12,9 @@ from host import Host
 from host_root import host_root
 from lan import Lan
 
+NewHost = Callable[..., Host]
+NewLan = Callable[..., Lan]
+
 
 @pytest.fixture(scope="session")
 def debs() -> list[Path]:
@@ -23,12 +26,13 @@ def debs() -> list[Path]:
 
 @pytest.fixture(scope="session")
 def root(debs: list[Path]) -> list[Path]:
+    """The directories of a host's root, see `host_root`."""
     assert os.geteuid() == 0, "the system lane makes namespaces and mounts: run it as root"
     return host_root(debs)
 
 
 @pytest.fixture
-def new_lan() -> Iterator[Callable[..., Lan]]:
+def new_lan() -> Iterator[NewLan]:
     """Makes LANs, see `Lan`."""
     lans: list[Lan] = []
 
@@ -42,44 +46,36 @@ def new_lan() -> Iterator[Callable[..., Lan]]:
 
 
 @pytest.fixture
-def lan(new_lan: Callable[..., Lan]) -> Lan:
+def lan(new_lan: NewLan) -> Lan:
     """A LAN on which nothing is served yet."""
     return new_lan()
 
 
 @pytest.fixture
-def new_host(
-    root: list[Path], new_lan: Callable[..., Lan], request: pytest.FixtureRequest
-) -> Iterator[Callable[..., Host]]:
-    """Makes hosts, see `Host`. After a failure their journals are reported.
-
-    It uses `new_lan` so that hosts end before the LANs that they are on."""
+def new_host(root: list[Path], new_lan: NewLan) -> Iterator[NewHost]:
+    """Makes hosts, see `Host`. They end before the LANs that they are on."""
     hosts: list[Host] = []
 
     def make(name: str = "host") -> Host:
-        host = Host(root, name)
-        # The NICs are veth pairs, which netd takes for NICs when it is told to.
-        host.configure("netd", 'include = ["eth*"]\n')
-        hosts.append(host)
-        return host
+        hosts.append(Host(root, name))
+        return hosts[-1]
 
     yield make
-    failed = getattr(request.node, "failed", False)
     for host in hosts:
-        if failed and host.running:
-            request.node.add_report_section("teardown", host.name, host.report())
         host.stop()
 
 
 @pytest.fixture
-def host(new_host: Callable[..., Host]) -> Host:
+def host(new_host: NewHost) -> Host:
     """A host that has not been started."""
     return new_host()
 
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """A test that fails shows the journal of every host that runs."""
     outcome = yield
     report = outcome.get_result()  # type: ignore[attr-defined]
-    if report.when == "call" and report.failed:
-        item.failed = True  # type: ignore[attr-defined]
+    if report.failed:
+        for host in Host.running:
+            report.sections.append((host.name, host.report()))

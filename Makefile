@@ -1,0 +1,59 @@
+# Delegates: what is done is in debian/build, image/build, image/boot and tests/.
+
+PYTEST = /usr/bin/python3 -m pytest
+IMAGE_FILES = $(shell find image -type f -not -path '*/__pycache__/*')
+
+help:
+	@echo 'sudo make boot          set everything up and boot a build host in QEMU'
+	@echo 'sudo make check         set everything up and run all tests'
+	@echo
+	@echo 'sudo make check-fast    format, lints, unit tests'
+	@echo 'sudo make check-system  the packages, on hosts in namespaces'
+	@echo 'sudo make check-boot    the image, on machines in QEMU'
+	@echo 'sudo make debs          the Debian packages, in build/debs'
+	@echo 'sudo make image         buildos-image and buildos-initrd, in build/image'
+	@echo 'sudo make clean         remove build/, with the Debian roots and caches'
+
+boot: build/demo/SHA256SUMS
+	image/boot
+
+# One after the other: each lane is cheaper than the next.
+check:
+	$(MAKE) --no-print-directory check-fast
+	$(MAKE) --no-print-directory check-system
+	$(MAKE) --no-print-directory check-boot
+
+check-fast: host-packages
+	tests/fast
+
+check-system: build/debs/.stamp
+	$(PYTEST) tests/system
+
+check-boot: build/demo/SHA256SUMS
+	$(PYTEST) tests/boot
+
+debs: build/debs/.stamp
+
+image: build/image/SHA256SUMS
+
+clean:
+	rm -rf build
+
+host-packages:
+	debian/install-host-packages debian/host-packages image/host-packages tests/host-packages
+
+# debian/build itself knows whether there is something to do.
+build/debs/.stamp: host-packages FORCE
+	debian/build
+
+build/image/SHA256SUMS: build/debs/.stamp $(IMAGE_FILES)
+	image/build --output build/image
+
+# The image of the demonstration and the boot lane has the stand-ins for the
+# agents in it, and is packed sooner.
+build/demo/SHA256SUMS: build/debs/.stamp $(IMAGE_FILES)
+	image/build --output build/demo --package buildos-doubles --level 3
+
+FORCE:
+
+.PHONY: help boot check check-fast check-system check-boot debs image clean host-packages FORCE

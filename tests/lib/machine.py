@@ -1,0 +1,59 @@
+"""A build machine without a machine: a network namespace on a bridge of a host."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+from host import Host
+
+# What udhcpc calls; see udhcpc(8). The resolver's file is the machine's own, as
+# `ip netns exec` mounts it.
+_DHCP_SCRIPT = """#!/bin/sh
+case $1 in bound|renew)
+    ip address replace "$ip/$mask" dev "$interface"
+    [ -z "$router" ] || ip route replace default via "$router"
+    for server in $dns; do echo "nameserver $server"; done >/etc/resolv.conf
+esac
+"""
+_SCRIPT = "/run/buildos-test-dhcp"
+
+_NUMBERS = itertools.count(1)
+
+
+class Machine:
+    """A machine on a bridge of a running host, with a NIC eth0 that is up."""
+
+    def __init__(self, host: Host, bridge: str = "br1"):
+        self.host = host
+        number = next(_NUMBERS)
+        self.name = f"machine{number}"
+        self.mac = f"02:bd:01:00:{number // 256:02x}:{number % 256:02x}"
+        host.run(
+            f"""
+            mkdir -p /etc/netns/{self.name}
+            : >/etc/netns/{self.name}/resolv.conf
+            ip netns add {self.name}
+            ip link add {self.name} type veth peer eth0 address {self.mac} netns {self.name}
+            ip link set {self.name} master {bridge} up
+            """
+        )
+        self.run("ip link set lo up; ip link set eth0 up")
+
+    def command(self, command: str | Sequence[str]) -> list[str]:
+        """The command line, for the host, that runs `command` on the machine."""
+        arguments = ["sh", "-ec", command] if isinstance(command, str) else list(command)
+        return ["ip", "netns", "exec", self.name, *arguments]
+
+    def run(self, command: str | Sequence[str], *, check: bool = True) -> str:
+        """What `command` prints, run on the machine."""
+        return self.host.run(self.command(command), check=check)
+
+    def succeeds(self, command: str | Sequence[str]) -> bool:
+        return self.host.succeeds(self.command(command))
+
+    def take_lease(self) -> str:
+        """Configures eth0 by DHCP; its address."""
+        self.host.run(["sh", "-ec", f"cat >{_SCRIPT} <<'END'\n{_DHCP_SCRIPT}END\nchmod +x {_SCRIPT}"])
+        self.run(["udhcpc", "-i", "eth0", "-s", _SCRIPT, "-n", "-q", "-f", "-t", "40", "-T", "1"])
+        return self.run("ip -4 -brief address show dev eth0").split()[2].partition("/")[0]

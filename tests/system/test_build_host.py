@@ -1,0 +1,166 @@
+"""A build host on an ordinary LAN: the whole of buildos, seen from inside and
+from the LAN."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from host import Host, manager
+from lan import Lan
+from namespace import CommandFailed
+
+PRIVATE = ipaddress.ip_network("172.23.0.0/16")
+NAME = "rack-7"
+
+
+@dataclass
+class Site:
+    host: Host
+    lan: Lan
+    page: str
+
+
+@pytest.fixture(scope="module")
+def site(root: list[Path]) -> Iterator[Site]:
+    """A host with one NIC and both agents, when its agent has asked for work."""
+    with Lan() as lan, Host(root) as host:
+        controller = lan.start_controller()
+        page = lan.serve_web("from the LAN\n")
+        host.configure(
+            "agentd",
+            f'[bbot.default]\ncontrollers = ["{controller}"]\nkvm = "waived"\n'
+            'environment = ["BBOT_DOUBLE_INTERVAL_MS=200"]\n'
+            '[bslave.default]\narguments = ["--bridge", "br0"]\nkvm = "waived"\n',
+        )
+        mac = "02:bd:00:00:00:77"
+        lan.serve_dhcp(f"--dhcp-host={mac},{NAME}", "--dhcp-option=option:ntp-server,0.0.0.0")
+        host.start([lan], macs=[mac])
+        host.wait_for(lan.task_requests, "the agent's first poll")
+        yield Site(host, lan, page)
+
+
+def test_it_boots_without_a_failed_unit(site: Site) -> None:
+    assert site.host.wait_for_boot() == "running"
+    assert site.host.failed_units() == []
+
+
+def test_the_lease_is_on_br0(site: Site) -> None:
+    nic = site.host.nics[0]
+    leased = site.lan.leases()[nic.mac]
+    assert site.host.addresses("br0") == [f"{leased}/24"]
+    assert site.host.addresses("eth0") == []
+    assert site.host.run("ip -4 route show default").startswith(
+        f"default via {site.lan.address} dev br0"
+    )
+
+
+def test_br0_is_the_uplink_for_the_lan(site: Site) -> None:
+    br0, eth0 = site.host.link("br0"), site.host.link("eth0")
+    assert br0["address"] == eth0["address"] == site.host.nics[0].mac
+    assert eth0["master"] == "br0"
+    settings = br0["linkinfo"]["info_data"]  # type: ignore[index]
+    assert (settings["stp_state"], settings["forward_delay"]) == (0, 0)
+
+
+def test_br1_has_the_private_address(site: Site) -> None:
+    assert site.host.addresses("br1") == ["172.23.0.1/16"]
+    assert "UP" in site.host.link("br1")["flags"]  # type: ignore[operator]
+
+
+def test_names_resolve_through_the_lease(site: Site) -> None:
+    resolv_conf = site.host.read("/etc/resolv.conf").splitlines()
+    assert f"nameserver {site.lan.address}" in resolv_conf
+    assert "search lan.example" in resolv_conf
+    assert site.host.run("getent ahostsv4 gateway").split()[0] == site.lan.address
+
+
+def test_interfaces_shows_the_configuration_in_force(site: Site) -> None:
+    text = site.host.read("/etc/network/interfaces")
+    assert site.host.addresses("br0")[0].split("/")[0] in text
+    assert "172.23.0.1" in text
+    assert "bridge_ports eth0" in text
+
+
+def test_the_name_is_the_one_of_the_lease(site: Site) -> None:
+    assert site.host.run(["hostname"]).strip() == NAME
+    assert site.host.bus_property("hostname1", "Hostname") == NAME
+
+
+def test_a_machine_on_br1_takes_a_lease_and_fetches_a_page_through_nat(site: Site) -> None:
+    machine = site.host.machine()
+    address = machine.take_lease()
+    assert ipaddress.ip_interface(address).network == PRIVATE
+    assert machine.run("getent ahostsv4 gateway.lan.example").split()[0] == site.lan.address
+    assert machine.run(f"curl --silent --max-time 20 {site.page}") == "from the LAN\n"
+    assert site.lan.web_clients()[-1] == site.host.addresses("br0")[0].split("/")[0]
+
+
+def test_nobody_on_the_lan_reaches_a_machine(site: Site) -> None:
+    machine = site.host.machine("m2")
+    address = machine.take_lease().split("/")[0]
+    br0 = site.host.addresses("br0")[0].split("/")[0]
+    site.lan.run(["ip", "route", "add", str(PRIVATE), "via", br0])
+    with pytest.raises(CommandFailed):
+        site.lan.run(["ping", "-c", "1", "-W", "2", address])
+
+
+def test_the_agent_polls_its_controller(site: Site) -> None:
+    assert site.host.active("buildos-bbot@default.service")
+    requests = site.lan.task_requests()
+    br0 = site.host.addresses("br0")[0].split("/")[0]
+    assert {request["client"] for request in requests} == {br0}
+    assert {request["status"] for request in requests} == {200}
+    assert {request["agent"] for request in requests} == {NAME}
+    assert {str(request["toolchain"]).split()[0] for request in requests} == {"default"}
+
+
+def test_the_slave_runs_as_it_is_configured(site: Site) -> None:
+    assert site.host.active("buildos-bslave@default.service")
+    messages = [
+        str(entry["MESSAGE"]) for entry in site.host.journal("--unit=buildos-bslave@default.service")
+    ]
+    assert 'started with 2 argument(s): ["--bridge", "br0"]' in messages
+
+
+def test_agents_are_in_a_slice_of_their_own(site: Site) -> None:
+    for unit in ("buildos-bbot@default.service", "buildos-bslave@default.service"):
+        assert site.host.unit(unit, "Slice") == {"Slice": "buildos-agents.slice"}
+
+
+def test_every_daemon_says_what_it_does(site: Site) -> None:
+    for daemon in ("netd", "hostnamed", "natd", "agentd"):
+        unit = f"buildos-{daemon}.service"
+        assert site.host.active(unit)
+        assert site.host.status_text(unit), unit
+    leased = site.lan.leases()[site.host.nics[0].mac]
+    assert leased in site.host.status_text("buildos-netd.service")
+
+
+def test_everybody_reads_the_bus_and_only_root_changes(site: Site) -> None:
+    nobody = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", "busctl"]
+    read = [*nobody, "--json=short", "get-property", *manager("network1"), "Online"]
+    assert '"data":true' in site.host.run(read)
+    with pytest.raises(CommandFailed, match="(?i)denied"):
+        site.host.run([*nobody, "call", *manager("network1"), "Renew"])
+    site.host.call("network1", "Renew")
+
+
+def test_the_operator_sees_it_all(site: Site) -> None:
+    status = site.host.run(["buildosctl", "status"])
+    assert NAME in status
+    assert site.host.addresses("br0")[0].split("/")[0] in status
+
+
+def test_the_journal_has_no_warning_of_ours(site: Site) -> None:
+    entries = site.host.journal("--priority=warning")
+    sources = ("_SYSTEMD_UNIT", "UNIT", "SYSLOG_IDENTIFIER")
+    ours = [
+        entry["MESSAGE"]
+        for entry in entries
+        if any(str(entry.get(source, "")).startswith("buildos") for source in sources)
+    ]
+    assert ours == []
