@@ -225,3 +225,43 @@ impl Bus {
         .await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::instance::Now;
+    use std::time::Instant;
+    use zbus::object_server::Interface as _;
+
+    /// The XML of record is what is served. `BUILDOS_BLESS=1` writes it anew.
+    #[test]
+    fn the_interfaces_are_those_of_record() {
+        let (restarts, _) = mpsc::channel(1);
+        let now = Now {
+            instant: Instant::now(),
+            realtime_usec: 0,
+        };
+        let manager = Manager {
+            reason: String::new(),
+            instances: Vec::new(),
+            problems: Vec::new(),
+            restarts,
+        };
+        let agent = Agent {
+            id: "bbot@default".parse().unwrap(),
+            instance: Instance::new(false, now),
+        };
+        let mut xml = String::from("<node>\n");
+        manager.introspect_to_writer(&mut xml, 2);
+        agent.introspect_to_writer(&mut xml, 2);
+        xml.push_str("</node>\n");
+        let path = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../../docs/dbus/org.build2.buildos.agent1.xml"
+        );
+        if std::env::var_os("BUILDOS_BLESS").is_some() {
+            std::fs::write(path, &xml).unwrap();
+        }
+        assert_eq!(std::fs::read_to_string(path).unwrap(), xml);
+    }
+}

@@ -1,0 +1,135 @@
+//! What agentd publishes, as a client sees it on a bus of the test's own.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)] // A test says what it expects by panicking.
+
+#[path = "../../buildos-dbus-api/tests/support/bus.rs"]
+mod support;
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use buildos_agentd::agent::Id;
+use buildos_agentd::bus::Bus;
+use buildos_agentd::instance::{Event, Instance, Now};
+use buildos_agentd::unit::{Phase, Unit};
+use buildos_dbus_api::agent1::{InstanceProxy, InstanceState, ManagerProxy};
+use futures_util::StreamExt as _;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use zbus::fdo::PropertiesProxy;
+
+/// Anything here takes milliseconds.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+fn id(text: &str) -> Id {
+    text.parse().unwrap()
+}
+
+fn now() -> Now {
+    Now {
+        instant: Instant::now(),
+        realtime_usec: 5,
+    }
+}
+
+fn running(pid: u32) -> Instance {
+    let mut instance = Instance::new(false, now());
+    instance.handle(
+        Event::Seen(Unit {
+            phase: Phase::Running,
+            changed_usec: u64::from(pid),
+            changed_realtime_usec: 5,
+            main_pid: pid,
+            exit: None,
+            restarts: 0,
+        }),
+        now(),
+        0,
+    );
+    instance
+}
+
+#[tokio::test]
+async fn agents_come_change_and_go() {
+    let bus = support::Bus::new();
+    let (restarts, mut asked) = mpsc::channel(8);
+    let mut served = Bus::new(&bus.connect().await, restarts).await.unwrap();
+    let (a, b) = (id("bbot@a"), id("bslave@b"));
+    let waiting = Instance::new(false, now());
+    let first = running(7);
+    let problems = ["a problem".to_owned()];
+    served
+        .publish(
+            "one of two",
+            &problems,
+            &BTreeMap::from([(&a, &first), (&b, &waiting)]),
+        )
+        .await
+        .unwrap();
+    served.take_name().await.unwrap();
+
+    let client = bus.connect().await;
+    let manager = ManagerProxy::new(&client).await.unwrap();
+    assert_eq!(manager.reason().await.unwrap(), "one of two");
+    assert_eq!(manager.configuration_problems().await.unwrap(), problems);
+    let paths = manager.instances().await.unwrap();
+    assert_eq!(
+        paths,
+        [a.object_path(), b.object_path()].map(|p| p.try_into().unwrap())
+    );
+    let agent = InstanceProxy::builder(&client)
+        .path(&paths[0])
+        .unwrap()
+        .build()
+        .await
+        .unwrap();
+    assert_eq!(agent.name().await.unwrap(), "a");
+    assert_eq!(agent.kind().await.unwrap(), "bbot");
+    assert_eq!(agent.unit().await.unwrap(), "buildos-bbot@a.service");
+    assert_eq!(
+        agent.state().await.unwrap(),
+        InstanceState::Running.as_str()
+    );
+    assert_eq!(agent.since_usec().await.unwrap(), 5);
+
+    // One signal, with what differs and nothing else.
+    let properties = PropertiesProxy::builder(&client)
+        .destination("org.build2.buildos.agent1")
+        .unwrap()
+        .path(&paths[0])
+        .unwrap()
+        .build()
+        .await
+        .unwrap();
+    let mut changes = properties.receive_properties_changed().await.unwrap();
+    let mut agents = manager.receive_instances_changed().await;
+    let second = running(8);
+    served
+        .publish("one of one", &problems, &BTreeMap::from([(&a, &second)]))
+        .await
+        .unwrap();
+    let change = timeout(DEADLINE, changes.next()).await.unwrap().unwrap();
+    let args = change.args().unwrap();
+    let mut names: Vec<_> = args.changed_properties.keys().copied().collect();
+    names.sort_unstable();
+    assert_eq!(names, ["MainPID", "Reason"]);
+
+    timeout(DEADLINE, async {
+        while agents.next().await.unwrap().get().await.unwrap() != paths[..1] {}
+    })
+    .await
+    .unwrap();
+
+    manager.restart("bbot@a").await.unwrap();
+    assert_eq!(asked.recv().await, Some(a));
+    for (unknown, text) in [
+        ("bslave@b", "bslave@b is not configured"),
+        (
+            "default",
+            "\"default\" is no agent: KIND@NAME is expected, for example bbot@default",
+        ),
+    ] {
+        let error = manager.restart(unknown).await.unwrap_err().to_string();
+        assert!(error.ends_with(text), "{error}");
+    }
+}
