@@ -186,6 +186,12 @@ impl<'a> Sent<'a> {
     }
 }
 
+/// Whether a gap is the one expected, give or take the jitter.
+pub(crate) fn near(value: f64, expected: f64) -> bool {
+    let most = (expected / 10.0).min(1.0);
+    (value - expected).abs() <= most + 1e-6
+}
+
 #[test]
 fn the_states_can_be_reached() {
     for state in State::ALL {

@@ -17,4 +17,5 @@ mod leases;
 mod properties;
 mod reply;
 mod search;
+mod servers;
 mod table;
