@@ -72,8 +72,7 @@ class Machine:
         """QEMU's command line, but for console and channels. `taps` belong to
         `nics`, one each."""
         argv = [QEMU, *accelerator, "-m", f"{self.memory}M", "-no-reboot"]
-        # The firmware talks to the serial line when there is no graphics.
-        argv += ["-machine", "pc,graphics=off", "-display", "none"]
+        argv += ["-display", "none"]
         for index, (nic, tap) in enumerate(zip(self.nics, taps, strict=True)):
             netdev = f"tap,id=net{index},ifname={tap},script=no,downscript=no"
             argv += ["-netdev", netdev]
@@ -83,7 +82,9 @@ class Machine:
             argv += ["-initrd", str(self.image / "buildos-initrd")]
             argv += ["-append", self.append]
         else:
-            argv += ["-boot", "n"]
+            # Without graphics the firmware, the NIC's boot ROM and PXELINUX
+            # show what they do on the serial line.
+            argv += ["-machine", "pc,graphics=off", "-boot", "n"]
         for name, value in self.credentials.items():
             # Base64, because a comma or a line end means something to QEMU.
             text = base64.b64encode(value.encode()).decode()
