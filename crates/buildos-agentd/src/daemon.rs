@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use buildos_dbus_api::agent1::InstanceState;
 use buildos_dbus_api::watch::BusLost;
-use buildos_dbus_api::{nat1, network1, system_bus};
+use buildos_dbus_api::{hostname1, nat1, network1, system_bus};
 use buildos_service::file::WriteError;
 use buildos_service::{Request, Service};
 use tokio::sync::mpsc;
@@ -60,6 +60,7 @@ pub async fn run(mut service: Service<Settings>) -> Result<(), Error> {
     let (restarts, mut asked) = mpsc::channel(8);
     let (reports, mut reported) = mpsc::channel(8);
     let mut network = network1::watch(&connection).await?;
+    let mut naming = hostname1::watch(&connection).await?;
     let mut nat = nat1::watch(&connection).await?;
     let mut daemon = Daemon {
         bus: Bus::new(&connection, restarts).await?,
@@ -68,6 +69,7 @@ pub async fn run(mut service: Service<Settings>) -> Result<(), Error> {
         memory: Memory::new(Path::new(memory::FILE)),
         host: Host {
             network: network.next().await?,
+            naming: naming.next().await?,
             nat: nat.next().await?,
             ..Host::default()
         },
@@ -90,6 +92,7 @@ pub async fn run(mut service: Service<Settings>) -> Result<(), Error> {
                 }
             },
             now = network.next() => daemon.host.network = now?,
+            now = naming.next() => daemon.host.naming = now?,
             now = nat.next() => daemon.host.nat = now?,
             Some(Report { id, event }) = reported.recv() => daemon.tell(&id, event),
             Some(id) = asked.recv() => daemon.tell(&id, Event::Restart),
@@ -140,8 +143,9 @@ impl Daemon {
         let configured: BTreeSet<Id> = enabled.keys().map(|&id| id.clone()).collect();
         let sound = service.problems().is_empty();
         let present = self.units.read()?;
-        self.apply(&dropin::plan(&configured, &wished, &present, sound))
-            .await?;
+        for op in dropin::plan(&configured, &wished, &present, sound) {
+            self.apply(op, &present).await?;
+        }
         // Also without a change: agentd may have ended between change and reload.
         self.systemd
             .reload(wished.keys().chain(present.keys()))
@@ -175,18 +179,18 @@ impl Daemon {
         Ok(())
     }
 
-    async fn apply(&self, ops: &[Op]) -> Result<(), Error> {
-        for op in ops {
-            match op {
-                Op::Remove(id) => {
-                    self.systemd.stop(id).await?;
-                    self.units.remove(id)?;
-                    messages::removed(id);
-                }
-                Op::Keep(id) => messages::kept(id),
-                Op::Write(id, text) => {
-                    self.units.write(id, text)?;
-                    messages::changed(id);
+    async fn apply(&self, op: Op, present: &BTreeMap<Id, String>) -> Result<(), Error> {
+        match op {
+            Op::Remove(id) => {
+                self.systemd.stop(&id).await?;
+                self.units.remove(&id)?;
+                messages::removed(&id);
+            }
+            Op::Keep(id) => messages::kept(&id),
+            Op::Write(id, text) => {
+                self.units.write(&id, &text)?;
+                if present.contains_key(&id) {
+                    messages::changed(&id);
                 }
             }
         }

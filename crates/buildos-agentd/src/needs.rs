@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use buildos_dbus_api::hostname1::Naming;
 use buildos_dbus_api::nat1::Nat;
 use buildos_dbus_api::network1::Network;
 
@@ -24,6 +25,9 @@ pub enum Need {
     Kvm,
     /// A lease on br0.
     Network,
+    /// The host's name: an agent tells it to its controllers, and asks for it
+    /// only once.
+    Hostname,
     /// NAT, DHCP and DNS for machines on br1.
     PrivateNetwork,
 }
@@ -35,6 +39,7 @@ impl Need {
         Self::Program,
         Self::Kvm,
         Self::Network,
+        Self::Hostname,
         Self::PrivateNetwork,
     ];
 
@@ -59,6 +64,12 @@ impl Need {
             Self::Network => match &host.network {
                 None => Some("buildos-netd is not running".to_owned()),
                 Some(network) => (!network.online).then(|| format!("network: {}", network.reason)),
+            },
+            Self::Hostname => match &host.naming {
+                None => Some("buildos-hostnamed is not running".to_owned()),
+                Some(naming) => {
+                    (!naming.is_done()).then(|| format!("host name: {}", naming.reason))
+                }
             },
             Self::PrivateNetwork if !agent.private_network => None,
             Self::PrivateNetwork => match &host.nat {
@@ -101,6 +112,8 @@ impl Requirements {
 pub struct Host {
     /// What netd says, when it runs.
     pub network: Option<Network>,
+    /// What hostnamed says, when it runs.
+    pub naming: Option<Naming>,
     /// What natd says, when it runs.
     pub nat: Option<Nat>,
     /// Whether there is a `/dev/kvm`.
@@ -170,6 +183,11 @@ mod tests {
                 online: true,
                 ..Network::default()
             }),
+            naming: Some(Naming {
+                hostname: "build-adbeefb8da".into(),
+                source: "mac".into(),
+                ..Naming::default()
+            }),
             nat: Some(Nat {
                 ready: true,
                 ..Nat::default()
@@ -233,6 +251,22 @@ mod tests {
                 "network: no carrier on eth0",
             ),
             (
+                Need::Hostname,
+                without(|h| h.naming = None),
+                "buildos-hostnamed is not running",
+            ),
+            (
+                Need::Hostname,
+                without(|h| {
+                    h.naming = Some(Naming {
+                        hostname: "localhost".into(),
+                        source: "none".into(),
+                        reason: "no uplink yet".into(),
+                    });
+                }),
+                "host name: no uplink yet",
+            ),
+            (
                 Need::PrivateNetwork,
                 without(|h| h.nat = None),
                 "buildos-natd is not running",
@@ -269,7 +303,8 @@ mod tests {
             missing(&requirements("bslave@a", |_| {}), &nothing),
             [
                 "program /usr/bin/bslave is not installed",
-                "buildos-netd is not running"
+                "buildos-netd is not running",
+                "buildos-hostnamed is not running"
             ]
         );
         let waived = requirements("bbot@a", |s| {
@@ -280,10 +315,11 @@ mod tests {
             missing(&waived, &nothing),
             [
                 "program /usr/bin/bbot-agent is not installed",
-                "buildos-netd is not running"
+                "buildos-netd is not running",
+                "buildos-hostnamed is not running"
             ]
         );
         let on_br1 = requirements("bslave@a", |s| s.bridge = "br1".parse().unwrap());
-        assert_eq!(missing(&on_br1, &nothing).len(), 3);
+        assert_eq!(missing(&on_br1, &nothing).len(), 4);
     }
 }
