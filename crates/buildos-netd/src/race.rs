@@ -14,7 +14,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use buildos_dhcp::{Client, Config, Event, Input, Instant, Lease, Output, Transmit};
+use buildos_dhcp::{Client, Config, Event, Input, Instant, Lease, Output, State, Transmit};
 
 use crate::mac::MacAddress;
 
@@ -60,10 +60,16 @@ pub struct Runner {
     pub client: Client,
     /// Whether the client has been started and not stopped since.
     running: bool,
-    /// Since when an offer is held.
+    /// When the first offer of this search came; only of meaning while one is held.
     offered: Option<Instant>,
     /// Since when there is no carrier.
     dark: Option<Instant>,
+}
+
+impl Runner {
+    fn holds_offer(&self) -> bool {
+        self.client.state() == State::Selecting && self.client.offer().is_some()
+    }
 }
 
 /// The state of the race. See the module's description.
@@ -72,7 +78,6 @@ pub struct Race {
     rules: Rules,
     runners: BTreeMap<u32, Runner>,
     port: Option<u32>,
-    requesting: Option<u32>,
     racing_since: Option<Instant>,
     effects: VecDeque<Effect>,
     seed: u64,
@@ -86,7 +91,6 @@ impl Race {
             rules,
             runners: BTreeMap::new(),
             port: None,
-            requesting: None,
             racing_since: None,
             effects: VecDeque::new(),
             seed,
@@ -111,12 +115,6 @@ impl Race {
             .is_some_and(|port| !self.runners.contains_key(&port))
         {
             self.port = None;
-        }
-        if self
-            .requesting
-            .is_some_and(|index| !self.runners.contains_key(&index))
-        {
-            self.requesting = None;
         }
         for candidate in candidates {
             let seed = self.next_seed();
@@ -195,9 +193,8 @@ impl Race {
         let head_start = self
             .racing_since
             .map(|since| since.saturating_add(self.rules.head_start));
-        let head_start = head_start.filter(|_| {
-            self.requesting.is_none() && self.runners.values().any(|r| r.offered.is_some())
-        });
+        let head_start = head_start
+            .filter(|_| !self.is_requesting() && self.runners.values().any(Runner::holds_offer));
         let grace = self.port().and_then(|port| port.dark);
         let grace = grace.map(|dark| dark.saturating_add(self.rules.carrier_grace));
         let grace = grace.filter(|_| self.racing_since.is_none());
@@ -239,9 +236,7 @@ impl Race {
         self.start_and_stop(now);
         self.drain(now);
         if let Some(index) = self.next_to_request(now) {
-            self.requesting = Some(index);
             if let Some(runner) = self.runners.get_mut(&index) {
-                runner.offered = None;
                 runner.client.handle(now, Input::Select);
             }
             self.drain(now);
@@ -258,14 +253,15 @@ impl Race {
                     Output::Event(event) => {
                         match &event {
                             Event::Offered { .. } => runner.offered = runner.offered.or(Some(now)),
-                            Event::RequestFailed { .. } | Event::Lost { .. } => {
-                                self.requesting = self.requesting.filter(|r| r != index);
-                            }
                             Event::Bound(_) => {
-                                self.requesting = None;
                                 self.port = Some(*index);
+                                runner.offered = None;
                             }
-                            Event::Refused { .. } | Event::Renewed(_) | Event::Unconfirmed(_) => {}
+                            Event::RequestFailed { .. }
+                            | Event::Lost { .. }
+                            | Event::Refused { .. }
+                            | Event::Renewed(_)
+                            | Event::Unconfirmed(_) => {}
                         }
                         self.effects.push_back(Effect::Event(*index, event));
                     }
@@ -291,9 +287,6 @@ impl Race {
             runner.client.handle(now, input);
             runner.running = runs;
             runner.offered = None;
-            if self.requesting == Some(*index) {
-                self.requesting = None;
-            }
         }
     }
 
@@ -307,7 +300,7 @@ impl Race {
     /// Whose turn it is to send a REQUEST.
     fn next_to_request(&self, now: Instant) -> Option<u32> {
         let since = self.racing_since?;
-        if self.requesting.is_some() {
+        if self.is_requesting() {
             return None;
         }
         let booted_from = |runner: &Runner| self.rules.bootif == Some(runner.candidate.mac);
@@ -315,13 +308,20 @@ impl Race {
         let waited_for = self
             .runners
             .values()
-            .any(|r| booted_from(r) && r.running && r.offered.is_none());
+            .any(|r| booted_from(r) && r.running && !r.holds_offer());
         self.runners
             .iter()
             .filter(|(_, runner)| !(head_start && waited_for) || booted_from(runner))
-            .filter_map(|(index, runner)| Some((!booted_from(runner), runner.offered?, *index)))
+            .filter(|(_, runner)| runner.holds_offer())
+            .map(|(index, runner)| (!booted_from(runner), runner.offered, *index))
             .min()
             .map(|(.., index)| index)
+    }
+
+    fn is_requesting(&self) -> bool {
+        self.runners
+            .values()
+            .any(|runner| runner.client.state() == State::Requesting)
     }
 
     /// A different seed for every client (Weyl sequence; the clients mix it).

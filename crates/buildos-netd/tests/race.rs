@@ -349,3 +349,22 @@ fn rules() -> Rules {
         carrier_grace: GRACE,
     }
 }
+
+#[test]
+fn a_lease_lost_and_won_again_and_again() {
+    let mut world = World::new(&[Server::Good, Server::Good], None);
+    for _ in 0..5 {
+        world
+            .servers
+            .values_mut()
+            .for_each(|server| *server = Server::Silent);
+        world.pass(Duration::from_secs(u64::from(LEASE)));
+        assert_eq!(world.leased(), None);
+        world
+            .servers
+            .values_mut()
+            .for_each(|server| *server = Server::Good);
+        world.pass(Duration::from_secs(70));
+        assert!(world.leased().is_some());
+    }
+}
