@@ -1,6 +1,10 @@
 //! `org.build2.buildos.hostname1`, served by buildos-hostnamed: the name of
 //! the host and where it came from.
 
+use serde::Deserialize;
+use zbus::zvariant::{Type, as_value};
+
+use crate::watch::{Snapshot, Watch};
 use crate::words::words;
 
 /// Bus name of buildos-hostnamed.
@@ -49,4 +53,42 @@ pub trait Manager {
     /// Errors in the configuration, one line each; empty when it is sound.
     #[zbus(property)]
     fn configuration_problems(&self) -> zbus::Result<Vec<String>>;
+}
+
+/// The properties of [`ManagerProxy`] that other daemons act on, read at once.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Type)]
+#[zvariant(signature = "a{sv}")]
+#[serde(default, rename_all = "PascalCase")]
+pub struct Naming {
+    /// The name in force, or empty.
+    #[serde(with = "as_value")]
+    pub hostname: String,
+    /// A [`Source`], or empty.
+    #[serde(with = "as_value")]
+    pub source: String,
+    /// One line for people.
+    #[serde(with = "as_value")]
+    pub reason: String,
+}
+
+impl Naming {
+    /// Whether the host has the name that it keeps.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        let source = self.source.parse::<Source>();
+        !self.hostname.is_empty() && source.is_ok_and(|source| source != Source::None)
+    }
+}
+
+impl Snapshot for Naming {
+    const INTERFACE: &'static str = "org.build2.buildos.hostname1.Manager";
+}
+
+/// Follows hostnamed.
+///
+/// # Errors
+///
+/// As [`Watch::new`].
+pub async fn watch(connection: &zbus::Connection) -> zbus::Result<Watch<Naming>> {
+    Watch::new(connection, NAME, PATH).await
 }
