@@ -34,7 +34,7 @@ pub enum Need {
 
 impl Need {
     /// Every need, in the order in which people look for the cause.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: &[Self] = &[
         Self::Configuration,
         Self::Program,
         Self::Kvm,
@@ -152,8 +152,8 @@ impl fmt::Display for Unmet {
 #[must_use]
 pub fn unmet(agent: &Requirements, host: &Host) -> Vec<Unmet> {
     Need::ALL
-        .into_iter()
-        .filter_map(|need| {
+        .iter()
+        .filter_map(|&need| {
             let what = need.missing(agent, host)?;
             Some(Unmet { need, what })
         })
