@@ -87,8 +87,10 @@ bogus-priv
 dhcp-range={first},{last},{netmask},{seconds}
 dhcp-lease-max={leases}
 dhcp-leasefile=/run/buildos/dnsmasq/leases
+# To ask whether an address is in use would cost each of them three seconds.
 dhcp-authoritative
 dhcp-ignore-names
+no-ping
 ",
         unit = UNIT,
         bridge = site.private,
