@@ -65,6 +65,11 @@ def test_an_administrators_name_stands(host: Host, lan: Lan) -> None:
     host.run(["hostnamectl", "hostname", ""])
     digits = host.nics[0].mac.replace(":", "")[-10:]
     _wait_for_name(host, f"build-{digits}", "mac")
-    # And not the other way round.
+    # One that comes later stands as well.
     host.run(["hostnamectl", "hostname", "again"])
     _wait_for_name(host, "again", "static")
+    host.run(["hostnamectl", "hostname", ""])
+    _wait_for_name(host, f"build-{digits}", "mac")
+    # Nor when it is not written to disk.
+    host.run(["hostnamectl", "--transient", "hostname", "for-now"])
+    _wait_for_name(host, "for-now", "static")

@@ -15,7 +15,7 @@ pub const PATH: &str = "/org/build2/buildos/hostname1";
 words! {
     /// Where the name came from, in the order of preference.
     Source("hostname1 source") {
-        /// An administrator's static name (`/etc/hostname`), left alone.
+        /// An administrator's name (`/etc/hostname`, hostnamectl(1)), left alone.
         Static = "static",
         /// Configuration: `hostname` in a file or `buildos.hostname=`.
         Configuration = "configuration",

@@ -89,8 +89,9 @@ struct Hostnamed {
     choice: Option<Choice>,
     /// The names in force, as far as systemd-hostnamed has told.
     names: Option<HostnameState>,
-    /// The name that we set last. Another one in its place is somebody's will.
-    set: Option<Hostname>,
+    /// The choice that was last in force. Another name in its place is
+    /// somebody's will.
+    stood: Option<Hostname>,
     source: Source,
     reason: String,
     retry: Instant,
@@ -104,7 +105,7 @@ impl Hostnamed {
             network: None,
             choice: None,
             names: None,
-            set: None,
+            stood: None,
             source: Source::None,
             reason: String::new(),
             retry: far_off(),
@@ -126,8 +127,8 @@ impl Hostnamed {
             self.reason = waiting(self.network.as_ref());
             return;
         };
-        match self.apply(&choice).await {
-            Ok(outcome) => self.settle(&choice, outcome),
+        match self.apply(&choice.name).await {
+            Ok(standing) => self.settle(&choice, standing),
             Err(error) => {
                 let reason = text::chain(&error);
                 if reason != self.reason {
@@ -152,65 +153,58 @@ impl Hostnamed {
         self.choice = Some(choice);
     }
 
-    async fn apply(&mut self, choice: &Choice) -> Result<Outcome, SystemError> {
+    /// Sets the name unless it is in force, or somebody has decided otherwise.
+    async fn apply(&mut self, chosen: &Hostname) -> Result<Standing, SystemError> {
         let names = match self.names.take() {
             Some(names) => names,
             None => system::read(&self.connection).await?,
         };
-        let outcome = match outcome(&names, &choice.name, self.set.as_ref()) {
-            Outcome::ToBeSet => {
-                system::set(&self.connection, &choice.name).await?;
-                self.set = Some(choice.name.clone());
+        let (names, standing) = match Standing::of(chosen, &names) {
+            // "localhost" is nobody's will: the administrator's name was taken away.
+            Standing::Absent
+                if self.stood.as_ref() != Some(chosen)
+                    || Hostname::new(&names.hostname).is_err() =>
+            {
+                system::set(&self.connection, chosen).await?;
                 let names = system::read(&self.connection).await?;
-                let outcome = outcome(&names, &choice.name, self.set.as_ref());
-                self.names = Some(names);
-                outcome
+                match Standing::of(chosen, &names) {
+                    Standing::Absent => return Err(SystemError::Ignored(chosen.clone())),
+                    standing @ (Standing::InForce | Standing::Overruled) => (names, standing),
+                }
             }
-            outcome @ (Outcome::Static | Outcome::InForce | Outcome::Overruled) => {
-                self.names = Some(names);
-                outcome
-            }
+            Standing::Absent => (names, Standing::Overruled),
+            standing @ (Standing::InForce | Standing::Overruled) => (names, standing),
         };
-        Ok(outcome)
+        self.names = Some(names);
+        if standing == Standing::InForce {
+            self.stood = Some(chosen.clone());
+        }
+        Ok(standing)
     }
 
     /// Tells what has come of the choice, if it was not told before.
-    fn settle(&mut self, choice: &Choice, outcome: Outcome) {
+    fn settle(&mut self, choice: &Choice, standing: Standing) {
         let actual = text::escape(self.names.as_ref().map_or("", |names| &names.hostname));
-        let chosen = &choice.name;
-        let (source, reason) = match outcome {
-            Outcome::InForce => (choice.source, choice.reason.clone()),
-            Outcome::Static => (
+        let (source, reason, message) = match standing {
+            Standing::InForce => (choice.source, choice.reason.clone(), MESSAGE_NAMED),
+            Standing::Overruled | Standing::Absent => (
                 Source::Static,
                 format!(
-                    "static, and thus stays; without it: {chosen}, {}",
-                    choice.reason
+                    "an administrator's; without it {}, {}",
+                    choice.name, choice.reason
                 ),
-            ),
-            Outcome::Overruled | Outcome::ToBeSet => (
-                Source::None,
-                format!(
-                    "set by somebody after {chosen} ({}); left alone",
-                    choice.reason
-                ),
+                MESSAGE_STATIC,
             ),
         };
         if source == self.source && reason == self.reason {
             return;
         }
-        match outcome {
-            Outcome::InForce => tracing::info!(
-                message_id = MESSAGE_NAMED,
-                buildos_hostname = actual,
-                buildos_source = source.as_str(),
-                "this host is {actual}: {reason}"
-            ),
-            Outcome::Static | Outcome::Overruled | Outcome::ToBeSet => tracing::info!(
-                message_id = MESSAGE_STATIC,
-                buildos_hostname = actual,
-                "this host is {actual}: {reason}"
-            ),
-        }
+        tracing::info!(
+            message_id = message,
+            buildos_hostname = actual,
+            buildos_source = source.as_str(),
+            "this host is {actual}: {reason}"
+        );
         (self.source, self.reason) = (source, reason);
     }
 
@@ -240,28 +234,26 @@ impl Hostnamed {
     }
 }
 
-/// How the names in force stand to the chosen one.
+/// How a chosen name stands among the names in force.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Outcome {
-    /// An administrator has written a name into `/etc/hostname`.
-    Static,
-    /// It is the chosen one.
+enum Standing {
+    /// It is the host's name.
     InForce,
-    /// Somebody has changed it after us.
+    /// An administrator's name stands in its place.
     Overruled,
-    /// It is another one, which is not known to be anybody's will.
-    ToBeSet,
+    /// Another name does, which is not known to be anybody's will.
+    Absent,
 }
 
-fn outcome(names: &HostnameState, chosen: &Hostname, set: Option<&Hostname>) -> Outcome {
-    if !names.static_hostname.is_empty() {
-        Outcome::Static
-    } else if names.hostname == chosen.as_str() {
-        Outcome::InForce
-    } else if set == Some(chosen) {
-        Outcome::Overruled
-    } else {
-        Outcome::ToBeSet
+impl Standing {
+    fn of(chosen: &Hostname, names: &HostnameState) -> Self {
+        if !names.static_hostname.is_empty() {
+            Self::Overruled
+        } else if names.hostname == chosen.as_str() {
+            Self::InForce
+        } else {
+            Self::Absent
+        }
     }
 }
 

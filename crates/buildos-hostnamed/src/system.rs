@@ -12,11 +12,19 @@ use crate::name::Hostname;
 
 /// systemd-hostnamed did not do what was asked.
 #[derive(Debug, thiserror::Error)]
-#[error("systemd-hostnamed does not {what}")]
-pub struct SystemError {
-    what: &'static str,
-    #[source]
-    source: zbus::Error,
+pub enum SystemError {
+    /// It did not answer, or refused.
+    #[error("systemd-hostnamed does not {what}")]
+    Call {
+        /// What was asked.
+        what: &'static str,
+        /// Its answer.
+        #[source]
+        source: zbus::Error,
+    },
+    /// It agreed and did nothing.
+    #[error("systemd-hostnamed took the name {0}, but the host has another one")]
+    Ignored(Hostname),
 }
 
 /// The names in force.
@@ -25,7 +33,7 @@ pub struct SystemError {
 ///
 /// systemd-hostnamed is not installed, or does not answer.
 pub async fn read(connection: &Connection) -> Result<HostnameState, SystemError> {
-    let failed = |source| SystemError {
+    let failed = |source| SystemError::Call {
         what: "tell the name",
         source,
     };
@@ -43,7 +51,7 @@ pub async fn read(connection: &Connection) -> Result<HostnameState, SystemError>
 ///
 /// As [`read`], or we are not uid 0 and there is no polkit.
 pub async fn set(connection: &Connection, name: &Hostname) -> Result<(), SystemError> {
-    let failed = |source| SystemError {
+    let failed = |source| SystemError::Call {
         what: "take the name",
         source,
     };
