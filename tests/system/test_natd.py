@@ -208,7 +208,7 @@ def test_another_configuration_reaches_dnsmasq(online: Host) -> None:
     in_force = "/run/buildos/dnsmasq/dnsmasq.conf"
     # Twice in a row: the second while the first is being acted on.
     for seconds in (600, 700):
-        text = f"dhcp.lease = {seconds}"
+        text = f"dhcp_lease_s = {seconds}"
         online.run(f"mkdir -p /etc/buildos/natd.conf.d; echo '{text}' >/etc/buildos/natd.conf.d/1.toml")
         online.systemctl("reload", "buildos-natd.service")
     online.wait_for(lambda: ",700\n" in online.read(in_force), "dnsmasq has the last one")

@@ -8,7 +8,7 @@ use serde::Deserialize;
 /// Settings in force.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Settings {
-    /// `dhcp.lease`.
+    /// `dhcp_lease_s`.
     pub lease: LeaseTime,
 }
 
@@ -53,7 +53,7 @@ impl TryFrom<u32> for LeaseTime {
 #[must_use]
 pub fn schema() -> Schema<Settings> {
     Schema::new("natd").key(
-        "dhcp.lease",
+        "dhcp_lease_s",
         "Seconds that a machine on br1 may keep its address without asking again (3600).",
         |settings: &mut Settings, lease| settings.lease = lease,
     )
@@ -76,10 +76,10 @@ mod tests {
 
     #[test]
     fn the_lease_time_is_taken_within_its_bounds() {
-        let (settings, problems) = load("dhcp.lease = 600");
+        let (settings, problems) = load("dhcp_lease_s = 600");
         assert_eq!(settings.lease.get(), Duration::from_secs(600));
         assert_eq!(problems, [""; 0]);
-        let (settings, problems) = load("dhcp.lease = 60");
+        let (settings, problems) = load("dhcp_lease_s = 60");
         assert_eq!(settings, Settings::default());
         assert!(
             problems[0].contains("60 is not between 120"),

@@ -211,34 +211,44 @@ impl Natd {
     }
 
     async fn table(&mut self, wish: &Image) -> Result<(), NftError> {
-        if nft::read(&wish.name).await?.as_ref() == Some(wish) {
-            self.standing = Some(wish.clone());
-            return Ok(());
-        }
-        nft::install(wish).await?;
-        if nft::read(&wish.name).await?.as_ref() != Some(wish) {
-            // Changed again already; its announcement brings us back here.
-            return Err(NftError::Restless);
-        }
-        if self.standing.as_ref() == Some(wish) {
-            let (pid, command) = self.meddler.clone().unwrap_or_default();
-            tracing::warn!(
-                message_id = MESSAGE_RESTORED,
-                buildos_pid = pid,
-                buildos_command = text::escape(&command),
-                "table inet {} was changed by somebody ({} {pid}); installed it again",
-                wish.name,
-                text::escape(&command),
-            );
-        } else {
-            tracing::info!(
-                message_id = MESSAGE_INSTALLED,
-                "installed table inet {}",
-                wish.name
-            );
+        let standing = nft::read(&wish.name).await?;
+        if let Some(difference) = wish.difference(standing.as_ref()) {
+            nft::install(wish).await?;
+            let standing = nft::read(&wish.name).await?;
+            if let Some(difference) = wish.difference(standing.as_ref()) {
+                // Somebody's change has its announcement, which brings us back here.
+                return Err(NftError::Different {
+                    table: wish.name.clone(),
+                    difference,
+                });
+            }
+            self.report_table(wish, &difference);
         }
         self.standing = Some(wish.clone());
         Ok(())
+    }
+
+    fn report_table(&self, wish: &Image, difference: &str) {
+        let name = &wish.name;
+        if self.standing.as_ref() != Some(wish) {
+            tracing::info!(
+                message_id = MESSAGE_INSTALLED,
+                "installed table inet {name}"
+            );
+            return;
+        }
+        let (pid, command) = self.meddler.clone().unwrap_or_default();
+        let command = text::escape(&command);
+        let by = match pid {
+            0 => "somebody".to_owned(),
+            pid => format!("{command} (process {pid})"),
+        };
+        tracing::warn!(
+            message_id = MESSAGE_RESTORED,
+            buildos_pid = pid,
+            buildos_command = command,
+            "installed table inet {name} again, which {by} has changed: {difference}",
+        );
     }
 
     fn forward(&self, site: &Site) -> Forwarding {
@@ -310,6 +320,7 @@ impl Natd {
     /// of the host than with it.
     fn close(&self) {
         let Ok(site) = &self.site else {
+            tracing::warn!("stopped without knowing the bridges: what forwards goes on");
             return;
         };
         for bridge in [&site.private, &site.public] {

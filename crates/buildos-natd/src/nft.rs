@@ -47,6 +47,14 @@ pub enum NftError {
     /// What the kernel said makes no sense to us.
     #[error("cannot understand what nf_tables says")]
     Malformed(#[source] netlink_packet_core::DecodeError),
+    /// What was installed is not what stands.
+    #[error("table inet {table} does not read back as it was installed: {difference}")]
+    Different {
+        /// Name of the table.
+        table: String,
+        /// The first difference.
+        difference: String,
+    },
     /// The ruleset changed each time while it was being read.
     #[error("the ruleset changes faster than it can be read")]
     Restless,

@@ -396,3 +396,90 @@ fn comment(userdata: &[u8]) -> String {
     }
     String::new()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// An attribute as the kernel writes it, padded.
+    fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+        let length = (NLA_HEADER_SIZE + value.len()) as u16;
+        let mut bytes = [length.to_ne_bytes(), kind.to_ne_bytes()].concat();
+        bytes.extend_from_slice(value);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    }
+
+    fn named(name: &[u8], data: &[u8]) -> Vec<u8> {
+        [
+            attribute(EXPRESSION_NAME, name),
+            attribute(EXPRESSION_DATA, data),
+        ]
+        .concat()
+    }
+
+    #[test]
+    fn an_expression_of_somebody_else_is_told_from_ours() {
+        let ours = attribute(META_REGISTER, &1_u32.to_be_bytes());
+        let theirs = attribute(META_REGISTER, &2_u32.to_be_bytes());
+        let key = attribute(META_KEY, &(libc::NFT_META_IIFNAME as u32).to_be_bytes());
+        for (bytes, expected) in [
+            (
+                named(b"meta\0", &[ours, key.clone()].concat()),
+                Expression::Meta(MetaKey::InputName),
+            ),
+            (
+                named(b"meta\0", &[theirs, key].concat()),
+                Expression::Foreign("meta".to_owned()),
+            ),
+            (
+                named(b"masq\0", &attribute(1, &4_u32.to_be_bytes())),
+                Expression::Foreign("masq".to_owned()),
+            ),
+            (named(b"masq\0", &[]), Expression::Masquerade),
+            (
+                named(b"quota\0", &[]),
+                Expression::Foreign("quota".to_owned()),
+            ),
+        ] {
+            assert_eq!(expression(&bytes).unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn a_comment_is_found_behind_other_data() {
+        assert_eq!(
+            comment(&[7, 2, 0, 0, USERDATA_COMMENT, 3, b'o', b'k', 0]),
+            "ok"
+        );
+        assert_eq!(comment(&[USERDATA_COMMENT, 9, b'x']), "");
+    }
+
+    /// Trees of attributes, so that what is inside is reached too.
+    fn attributes() -> impl Strategy<Value = Vec<u8>> {
+        let leaf = prop_oneof![
+            any::<Vec<u8>>(),
+            any::<u32>().prop_map(|number| number.to_be_bytes().to_vec()),
+            proptest::sample::select(vec!["meta", "ct", "payload", "bitwise", "cmp", "immediate"])
+                .prop_map(|name| format!("{name}\0").into_bytes()),
+        ];
+        leaf.prop_recursive(6, 64, 6, |inner| {
+            proptest::collection::vec((0_u16..9, inner), 0..6).prop_map(|list| {
+                list.iter()
+                    .flat_map(|(kind, value)| attribute(*kind, value))
+                    .collect()
+            })
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2048))]
+
+        #[test]
+        fn no_attributes_do_harm(bytes in attributes()) {
+            let _ = (change(&bytes), table_flags(&bytes, ""), chain(&bytes, ""), rule(&bytes, ""));
+            let _ = (expression(&bytes), comment(&bytes));
+        }
+    }
+}

@@ -125,6 +125,47 @@ impl Image {
     }
 }
 
+impl Image {
+    /// The first thing in which what stands differs from this image, for
+    /// people; [`None`] when it is the same.
+    #[must_use]
+    pub fn difference(&self, standing: Option<&Self>) -> Option<String> {
+        let Some(standing) = standing else {
+            return Some("it is not there".to_owned());
+        };
+        if self.flags != standing.flags {
+            return Some(format!("its flags are {:#x}", standing.flags));
+        }
+        for chain in &self.chains {
+            let name = &chain.name;
+            let Some(other) = standing.chains.iter().find(|other| other.name == *name) else {
+                return Some(format!("chain {name} is not there"));
+            };
+            if (chain.hook, chain.priority, chain.policy, &chain.kind)
+                != (other.hook, other.priority, other.policy, &other.kind)
+            {
+                return Some(format!(
+                    "chain {name} hooks in elsewhere or has another policy"
+                ));
+            }
+            if chain.rules.len() != other.rules.len() {
+                let (is, should) = (other.rules.len(), chain.rules.len());
+                return Some(format!(
+                    "chain {name} has {is} rules and should have {should}"
+                ));
+            }
+            let rules = chain.rules.iter().zip(&other.rules);
+            if let Some(at) = rules
+                .enumerate()
+                .find_map(|(i, (a, b))| (a != b).then_some(i + 1))
+            {
+                return Some(format!("rule {at} of chain {name} is another one"));
+            }
+        }
+        (self != standing).then(|| "it has something more".to_owned())
+    }
+}
+
 impl ImageChain {
     fn of(chain: &Chain) -> Self {
         Self {
@@ -260,4 +301,66 @@ fn name_bytes(name: &str) -> Vec<u8> {
     let mut bytes = name.as_bytes().to_vec();
     bytes.push(0);
     bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn image() -> Image {
+        let rule = ImageRule {
+            expressions: vec![Expression::Counter, Expression::Drop],
+            comment: String::new(),
+        };
+        let chain = |name: &str| ImageChain {
+            name: name.to_owned(),
+            kind: "filter".to_owned(),
+            hook: Some(2),
+            priority: 0,
+            policy: Some(1),
+            rules: vec![rule.clone(), rule.clone()],
+        };
+        Image {
+            name: "buildos".to_owned(),
+            flags: 0,
+            chains: vec![chain("input"), chain("forward")],
+        }
+    }
+
+    #[track_caller]
+    fn check(change: impl FnOnce(&mut Image), expected: &str) {
+        let mut standing = image();
+        change(&mut standing);
+        assert_eq!(
+            image().difference(Some(&standing)).as_deref(),
+            Some(expected)
+        );
+    }
+
+    #[test]
+    fn the_first_difference_is_named() {
+        assert_eq!(image().difference(Some(&image())), None);
+        assert_eq!(image().difference(None).as_deref(), Some("it is not there"));
+        check(|image| image.flags = 1, "its flags are 0x1");
+        check(
+            |image| image.chains.truncate(1),
+            "chain forward is not there",
+        );
+        check(
+            |image| image.chains[0].policy = Some(0),
+            "chain input hooks in elsewhere or has another policy",
+        );
+        check(
+            |image| image.chains[1].rules.clear(),
+            "chain forward has 0 rules and should have 2",
+        );
+        check(
+            |image| image.chains[1].rules[1].expressions[1] = Expression::Accept,
+            "rule 2 of chain forward is another one",
+        );
+        check(
+            |image| image.chains.push(image.chains[0].clone()),
+            "it has something more",
+        );
+    }
 }
