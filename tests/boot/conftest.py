@@ -11,49 +11,25 @@ journal of every machine that runs.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 TOP = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(TOP / "image"))
 
-from lan import agents, pxe, qemu, shell
-from lan.guest import Guest
-from lan.network import Lan
-
-BOOT_SECONDS = 900
-"""For a boot to its agent's first poll. PXE takes two minutes on two idle cores
-without KVM, and five times that under load."""
+from simlan import agents, pxe, qemu, shell
+from simlan.guest import Guest
+from simlan.network import Lan
+from trial import Boot, Trial
 
 CONSOLE = "console=ttyS0"
 
 _running: list[Guest] = []
 _figures: list[str] = []
-
-
-@dataclass
-class Host:
-    """A machine on its LAN."""
-
-    lan: Lan
-    guest: Guest
-    nics: list[qemu.Nic]
-
-    @property
-    def shell(self) -> shell.Shell:
-        """A root shell in it."""
-        return self.guest.shell
-
-    def wait_for_poll(self) -> None:
-        """Waits until its agent asked the controller for work."""
-        self.guest.wait_for("the agent's first poll", BOOT_SECONDS, self.lan.polls)
-
-
-BootHost = Callable[..., Host]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -71,22 +47,26 @@ def image(request: pytest.FixtureRequest) -> Path:
     directory: Path = request.config.getoption("--image").resolve()
     for name in ("buildos-image", "buildos-initrd"):
         if not (directory / name).exists():
-            pytest.fail(f"{directory / name} is missing: make it with `make image`")
+            pytest.fail(f"{directory / name} is missing: `make check-boot` makes it")
     return directory
 
 
 @pytest.fixture(scope="module")
-def boot_host(image: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[BootHost]:
+def boot(image: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Boot]:
     """Starts machines that run until the end of the module."""
     with ExitStack() as stack:
 
-        def start(*nics: str, network: bool = False, names: dict[str, str] | None = None) -> Host:
+        def start(
+            *nics: str,
+            network: bool = False,
+            append: str = f"{CONSOLE} {agents.parameters()}",
+            names: dict[str, str] | None = None,
+        ) -> Trial:
             """Boots a machine with `nics` (MODEL@SEGMENT), from the `network`
-            or else directly; DHCP gives `names` to MACs."""
-            # Short, because the path of a socket is.
-            directory = tmp_path_factory.mktemp("host")
+            or else directly; `append` goes to the kernel; DHCP gives `names`
+            to MACs."""
+            directory = tmp_path_factory.mktemp("trial")
             parsed = [qemu.parse_nic(text, index) for index, text in enumerate(nics)]
-            append = f"{CONSOLE} {agents.parameters()}"
             tftp = None
             if network:
                 tftp = directory / "tftp"
@@ -104,7 +84,7 @@ def boot_host(image: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
             stack.enter_context(guest)
             _running.append(guest)
             stack.callback(_running.remove, guest)
-            return Host(lan, guest, parsed)
+            return Trial(lan, guest, parsed)
 
         yield start
 
@@ -116,7 +96,7 @@ def figure() -> Callable[[str], None]:
 
 
 @pytest.hookimpl(hookwrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+def pytest_runtest_makereport() -> Generator[None, Any, None]:
     outcome = yield
     report = outcome.get_result()
     if report.failed:
@@ -133,7 +113,7 @@ def journal(guest: Guest) -> str:
         return str(error)
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+def pytest_terminal_summary(terminalreporter: Any) -> None:
     if _figures:
         terminalreporter.section("figures")
         for line in _figures:

@@ -5,13 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from conftest import BootHost
+from trial import BOOT_SECONDS, Boot
 
 MEBIBYTE = 1 << 20
 
 
-def test_direct_boot(boot_host: BootHost, image: Path, figure: Callable[[str], None]) -> None:
-    host = boot_host("e1000@lan")
+def test_boots_as_in_the_manual(boot: Boot) -> None:
+    """With no kernel parameter at all: the console is the screen, no agent is
+    configured, and everything else works."""
+    host = boot("e1000@lan", append="")
+    assert host.shell.output("systemctl is-system-running --wait", BOOT_SECONDS) == "running"
+    assert host.lan.leases()
+    assert host.shell.output("cat /proc/cmdline") == ""
+    assert "\nroot:*:" in "\n" + host.shell.output("cat /etc/shadow")
+
+
+def test_direct_boot(boot: Boot, image: Path, figure: Callable[[str], None]) -> None:
+    host = boot("e1000@lan")
     host.wait_for_poll()
 
     # DHCP gave no name: the last ten digits of the NIC's MAC.

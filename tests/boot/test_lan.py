@@ -7,9 +7,11 @@ from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
 
 import pytest
-from lan import dnsmasq, pxe, qemu, shell
-from lan.network import ADDRESS, Lan, LanError
-from lan.sandbox import Sandbox, SandboxError
+from simlan import dnsmasq, pxe, qemu, shell
+from simlan.network import ADDRESS, Lan, LanError
+from simlan.sandbox import Sandbox, SandboxError
+
+QEMU_IFUP = Path(__file__).resolve().parents[2] / "image/qemu-ifup"
 
 
 def test_leases() -> None:
@@ -122,3 +124,13 @@ def test_servers_of_the_lan(tmp_path: Path) -> None:
         lan.check()
     with pytest.raises(LanError, match="ended"):
         lan.check()
+
+
+def test_qemu_ifup_plugs_into_a_bridge() -> None:
+    with Sandbox() as sandbox:
+        sandbox.run("ip", "tuntap", "add", "tap0", "mode", "tap")
+        with pytest.raises(SandboxError, match="no bridge for tap0"):
+            sandbox.run(str(QEMU_IFUP), "tap0")
+        sandbox.run("ip", "link", "add", "br0", "type", "bridge")
+        sandbox.run(str(QEMU_IFUP), "tap0")
+        assert "master br0" in sandbox.run("ip", "link", "show", "tap0")

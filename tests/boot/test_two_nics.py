@@ -4,13 +4,14 @@ boots over the network: the whole of buildos, from inside and from the LAN."""
 from __future__ import annotations
 
 import json
+import shlex
 from ipaddress import IPv4Address, IPv4Interface
 from typing import Any
 
 import pytest
-from conftest import BootHost, Host
-from lan.network import ADDRESS, DOMAIN, WEB_URL
-from lan.qemu import nth_mac
+from simlan.network import ADDRESS, DOMAIN, WEB_URL
+from simlan.qemu import nth_mac
+from trial import Boot, Trial
 
 NAME = "rack-7"
 
@@ -28,86 +29,88 @@ rm -f /etc/resolv.conf
 for server in $dns; do echo "nameserver $server"; done >/etc/resolv.conf
 EOF
 chmod +x /tmp/lease
+ip link set host0 up
 busybox udhcpc -i host0 -f -q -n -t 20 -s /tmp/lease >&2
 ip -json -4 address show dev host0
-busybox wget -q -O - {WEB_URL}container
+busybox wget -T 60 -q -O - {WEB_URL}container
 """
 
 
 @pytest.fixture(scope="module")
-def host(boot_host: BootHost) -> Host:
+def host(boot: Boot) -> Trial:
     """The machine, when its agent has asked for work."""
-    host = boot_host("e1000@lan", "e1000@quiet", network=True, names={nth_mac(0): NAME})
+    host = boot("e1000@lan", "e1000@quiet", network=True, names={nth_mac(0): NAME})
     host.wait_for_poll()
     return host
 
 
-def link(host: Host, name: str) -> dict[str, Any]:
+def link(host: Trial, name: str) -> dict[str, Any]:
     """What `ip` says of an interface."""
     found: list[dict[str, Any]] = json.loads(host.shell.output(f"ip -json address show {name}"))
     return found[0]
 
 
-def address(host: Host, name: str) -> IPv4Interface:
+def address(host: Trial, name: str) -> IPv4Interface:
     """The one IPv4 address of an interface."""
     (found,) = (a for a in link(host, name)["addr_info"] if a["family"] == "inet")
     return IPv4Interface(f"{found['local']}/{found['prefixlen']}")
 
 
-def nic_name(host: Host, index: int) -> str:
+def nic_name(host: Trial, index: int) -> str:
     """What the kernel calls a NIC: br0 has the MAC of one, but is no device."""
     script = "cd /sys/class/net && grep -l {} $(ls -d */device | sed s/device/address/)"
     return host.shell.output(script.format(host.nics[index].mac)).split("/")[0]
 
 
-def test_lease_is_on_br0(host: Host) -> None:
+def test_lease_is_on_br0(host: Trial) -> None:
     leased = [lease.address for lease in host.lan.leases() if lease.mac == host.nics[0].mac]
     assert [address(host, "br0").ip] == leased
     assert address(host, "br0").network == ADDRESS.network
 
 
-def test_br0_has_the_mac_of_its_port(host: Host) -> None:
+def test_br0_has_the_mac_of_its_port(host: Trial) -> None:
     uplink = link(host, nic_name(host, 0))
     assert link(host, "br0")["address"] == host.nics[0].mac
     assert uplink["master"] == "br0"
     assert not [a for a in uplink["addr_info"] if a["family"] == "inet"]
 
 
-def test_the_nic_without_a_server_stays_outside(host: Host) -> None:
+def test_the_nic_without_a_server_stays_outside(host: Trial) -> None:
     assert "master" not in link(host, nic_name(host, 1))
 
 
-def test_default_route(host: Host) -> None:
+def test_default_route(host: Trial) -> None:
     (route,) = json.loads(host.shell.output("ip -json -4 route show default"))
     assert (route["gateway"], route["dev"]) == (str(ADDRESS.ip), "br0")
 
 
-def test_br1_is_up(host: Host) -> None:
+def test_br1_is_up(host: Trial) -> None:
     assert "UP" in link(host, "br1")["flags"]
     assert address(host, "br1") == PRIVATE
 
 
-def test_hostname(host: Host) -> None:
+def test_hostname(host: Trial) -> None:
     assert host.shell.output("hostname") == NAME
 
 
-def test_names_resolve(host: Host) -> None:
+def test_names_resolve(host: Trial) -> None:
     lines = host.shell.output("cat /etc/resolv.conf").splitlines()
     assert f"nameserver {ADDRESS.ip}" in lines
     assert f"search {DOMAIN}" in lines
     assert host.shell.output("getent ahostsv4 web").split()[0] == str(ADDRESS.ip)
 
 
-def test_interfaces_file_shows_the_bridges(host: Host) -> None:
+def test_interfaces_file_shows_the_bridges(host: Trial) -> None:
     text = host.shell.output("cat /etc/network/interfaces")
     assert str(address(host, "br0").ip) in text
     assert str(PRIVATE.ip) in text
 
 
-def test_container_on_br1_goes_out_through_nat(host: Host) -> None:
-    options = "--quiet --directory=/ --volatile=overlay --network-bridge=br1 --resolv-conf=off"
-    script = CONTAINER.replace("'", "'\\''")
-    output = host.shell.output(f"systemd-nspawn {options} bash -ec '{script}' 2>/dev/null", 600)
+def test_container_on_br1_goes_out_through_nat(host: Trial) -> None:
+    options = "--quiet --machine=guest --directory=/ --volatile=yes"
+    network = "--network-bridge=br1 --resolv-conf=off"
+    command = f"systemd-nspawn {options} {network} bash -ec {shlex.quote(CONTAINER)}"
+    output = host.shell.output(f"{command} 2>/tmp/nspawn || {{ cat /tmp/nspawn; exit 1; }}", 600)
     links, seen_as = output.splitlines()
     (leased,) = json.loads(links)[0]["addr_info"]
     assert IPv4Address(leased["local"]) in PRIVATE.network
@@ -116,19 +119,19 @@ def test_container_on_br1_goes_out_through_nat(host: Host) -> None:
     assert visit["client"] == seen_as
 
 
-def test_agent_polls(host: Host) -> None:
+def test_agent_polls(host: Trial) -> None:
     assert host.shell.output("systemctl is-active buildos-bbot@default.service") == "active"
     assert {poll["client"] for poll in host.lan.polls()} == {str(address(host, "br0").ip)}
     assert {poll["status"] for poll in host.lan.polls()} == {200}
     assert {poll["agent"] for poll in host.lan.polls()} == {NAME}
 
 
-def test_no_unit_failed(host: Host) -> None:
+def test_no_unit_failed(host: Trial) -> None:
     host.shell.run("systemctl is-system-running --wait", 600)
     assert host.shell.output("systemctl --failed --quiet --no-legend --plain") == ""
 
 
-def test_journal_has_no_error_of_ours(host: Host) -> None:
+def test_journal_has_no_error_of_ours(host: Trial) -> None:
     lines = host.shell.output("journalctl --boot --priority=err --output=json --no-pager")
     entries = [json.loads(line) for line in lines.splitlines()]
     sources = ("_SYSTEMD_UNIT", "UNIT", "SYSLOG_IDENTIFIER")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 from collections.abc import Sequence
@@ -25,7 +26,8 @@ class Sandbox:
     def __init__(self) -> None:
         options = ["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
         self._holder = subprocess.Popen(
-            ["unshare", *options, "cat"],
+            # sysfs shows the interfaces of the namespace that mounted it.
+            ["unshare", *options, "sh", "-c", "mount -t sysfs sysfs /sys && exec cat"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -72,10 +74,8 @@ class Sandbox:
     def close(self) -> None:
         """Ends every process in the namespaces and takes them away."""
         if self._holder.stdin and not self._holder.stdin.closed:
-            try:
+            with contextlib.suppress(BrokenPipeError):
                 self._holder.stdin.close()
-            except BrokenPipeError:
-                pass
         self._holder.wait()
         for pipe in (self._holder.stdout, self._holder.stderr):
             if pipe:
