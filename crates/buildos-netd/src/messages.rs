@@ -1,7 +1,7 @@
 //! Journal messages: the identifiers that `units/systemd/catalog` explains,
 //! and the one place where DHCP events become text.
 
-use buildos_dhcp::Event;
+use buildos_dhcp::{Event, Lease};
 
 use crate::race::Candidate;
 
@@ -48,28 +48,8 @@ pub fn log(candidate: &Candidate, event: &Event) {
                 "{interface}: no lease from {server}: {why}"
             );
         }
-        Event::Bound(lease) => tracing::info!(
-            message_id = BOUND,
-            interface,
-            buildos_address = %lease.address,
-            buildos_server = %lease.server,
-            "{interface}: bound to {}/{} by {}, {}",
-            lease.address,
-            lease.prefix,
-            lease.server,
-            term(lease)
-        ),
-        Event::Renewed(lease) => tracing::info!(
-            message_id = RENEWED,
-            interface,
-            buildos_address = %lease.address,
-            buildos_server = %lease.server,
-            "{interface}: {}/{} extended by {}, {}",
-            lease.address,
-            lease.prefix,
-            lease.server,
-            term(lease)
-        ),
+        Event::Bound(lease) => granted(BOUND, interface, "bound to", lease),
+        Event::Renewed(lease) => granted(RENEWED, interface, "extended", lease),
         Event::Unconfirmed(lease) => tracing::warn!(
             message_id = UNCONFIRMED,
             interface,
@@ -87,9 +67,19 @@ pub fn log(candidate: &Candidate, event: &Event) {
     }
 }
 
-fn term(lease: &buildos_dhcp::Lease) -> String {
-    match lease.term {
+fn granted(message_id: &str, interface: &str, what: &str, lease: &Lease) {
+    let term = match lease.term {
         Some(term) => format!("lease {} s", term.lease.as_secs()),
         None => "lease without end".to_owned(),
-    }
+    };
+    tracing::info!(
+        message_id,
+        interface,
+        buildos_address = %lease.address,
+        buildos_server = %lease.server,
+        "{interface}: {what} {}/{} by {}, {term}",
+        lease.address,
+        lease.prefix,
+        lease.server,
+    );
 }

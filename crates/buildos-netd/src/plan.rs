@@ -474,31 +474,23 @@ mod tests {
     }
 
     #[test]
-    fn a_renewal_replaces_the_lifetime_in_place() {
-        let mut observed = two_nics();
-        settle(&mut observed, &wish(Some(2)));
-        observed
-            .addresses
-            .iter_mut()
-            .filter(|a| a.link == BR0)
-            .for_each(|a| a.valid = 1800);
-        let ops = plan(&wish(Some(2)), &observed);
-        assert!(
-            matches!(&ops[..], [Op::SetAddress(a)] if a.valid == 3600),
-            "{ops:?}"
-        );
-    }
-
-    #[test]
-    fn a_second_more_or_less_is_no_difference() {
-        let mut observed = two_nics();
-        settle(&mut observed, &wish(Some(2)));
-        observed
-            .addresses
-            .iter_mut()
-            .filter(|a| a.link == BR0)
-            .for_each(|a| a.valid = 3599);
-        assert_eq!(plan(&wish(Some(2)), &observed), []);
+    fn a_renewal_replaces_the_lifetime_in_place_and_rounding_does_not() {
+        for (remaining, replaced) in [(1800, true), (3590, true), (3599, false), (3601, false)] {
+            let mut observed = two_nics();
+            settle(&mut observed, &wish(Some(2)));
+            let leased = observed.addresses.iter_mut().filter(|a| a.link == BR0);
+            leased.for_each(|address| address.valid = remaining);
+            let ops = plan(&wish(Some(2)), &observed);
+            let expected = Address {
+                link: BR0,
+                net: net("192.0.2.10/24"),
+                valid: 3600,
+            };
+            assert_eq!(
+                ops,
+                Vec::from_iter(replaced.then_some(Op::SetAddress(expected)))
+            );
+        }
     }
 
     #[test]
