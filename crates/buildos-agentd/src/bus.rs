@@ -1,6 +1,6 @@
 //! `org.build2.buildos.agent1`: what agentd publishes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use buildos_dbus_api::agent1::{NAME, PATH};
 use buildos_dbus_api::update;
@@ -62,7 +62,6 @@ impl Manager {
 }
 
 /// One agent, as it was published last.
-#[derive(Debug, Clone, PartialEq, Eq)]
 struct Agent {
     id: Id,
     instance: Instance,
@@ -148,7 +147,7 @@ impl Agent {
 #[derive(Debug)]
 pub struct Bus {
     connection: Connection,
-    published: BTreeSet<Id>,
+    published: BTreeMap<Id, Instance>,
 }
 
 impl Bus {
@@ -167,7 +166,7 @@ impl Bus {
         connection.object_server().at(PATH, manager).await?;
         Ok(Self {
             connection: connection.clone(),
-            published: BTreeSet::new(),
+            published: BTreeMap::new(),
         })
     }
 
@@ -193,8 +192,9 @@ impl Bus {
         agents: &BTreeMap<&Id, &Instance>,
     ) -> zbus::Result<()> {
         let server = self.connection.object_server();
-        for gone in self.published.iter().filter(|id| !agents.contains_key(id)) {
-            server.remove::<Agent, _>(gone.object_path()).await?;
+        let gone = self.published.keys().filter(|id| !agents.contains_key(id));
+        for id in gone {
+            server.remove::<Agent, _>(id.object_path()).await?;
         }
         for (&id, &instance) in agents {
             let path = id.object_path();
@@ -202,19 +202,24 @@ impl Bus {
                 id: id.clone(),
                 instance: instance.clone(),
             };
-            if self.published.contains(id) {
-                update(&self.connection, &path, |served: &mut Agent| {
-                    *served = agent
-                })
-                .await?;
-            } else {
-                server.at(path, agent).await?;
+            match self.published.get(id) {
+                Some(published) if published == instance => {}
+                Some(_) => {
+                    update(&self.connection, &path, |served: &mut Agent| {
+                        *served = agent;
+                    })
+                    .await?;
+                }
+                None => drop(server.at(path, agent).await?),
             }
         }
-        self.published = agents.keys().map(|&id| id.clone()).collect();
+        self.published = agents
+            .iter()
+            .map(|(&id, &instance)| (id.clone(), instance.clone()))
+            .collect();
         let instances = self
             .published
-            .iter()
+            .keys()
             .map(|id| id.object_path().try_into())
             .collect::<Result<_, zbus::zvariant::Error>>()?;
         update(&self.connection, PATH, |manager: &mut Manager| {
@@ -249,7 +254,7 @@ mod tests {
         };
         let agent = Agent {
             id: "bbot@default".parse().unwrap(),
-            instance: Instance::new(false, now),
+            instance: Instance::new(false, Vec::new(), now),
         };
         let mut xml = String::from("<node>\n");
         manager.introspect_to_writer(&mut xml, 2);

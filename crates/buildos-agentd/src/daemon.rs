@@ -7,10 +7,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use buildos_dbus_api::agent1::InstanceState;
 use buildos_dbus_api::watch::BusLost;
-use buildos_dbus_api::{hostname1, nat1, network1, system_bus};
+use buildos_dbus_api::{METHOD_TIMEOUT, hostname1, nat1, network1, system_bus};
 use buildos_service::file::WriteError;
 use buildos_service::{Request, Service};
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 
 use crate::agent::Id;
 use crate::bus::Bus;
@@ -78,6 +79,9 @@ pub async fn run(mut service: Service<Settings>) -> Result<(), Error> {
         disabled: Vec::new(),
     };
     daemon.configure(&service).await?;
+    // So that nobody is told "waiting" only because agentd has not looked yet.
+    // If systemd takes longer than it may, that is what they are told.
+    let _ = timeout(METHOD_TIMEOUT, daemon.look(&mut reported)).await;
     daemon.settle(&mut service).await?;
     daemon.bus.take_name().await?;
     service.ready();
@@ -161,9 +165,10 @@ impl Daemon {
             match self.agents.get_mut(id) {
                 Some(agent) => agent.requirements = requirements,
                 None => {
+                    let unmet = needs::unmet(&requirements, &self.host);
                     let agent = Agent {
                         requirements,
-                        instance: Instance::new(launched.contains(id), now()),
+                        instance: Instance::new(launched.contains(id), unmet, now()),
                         follower: self.systemd.follow(id, self.reports.clone()),
                         told: None,
                     };
@@ -201,6 +206,16 @@ impl Daemon {
         // A report may be older than the configuration that dropped its agent.
         if let Some(agent) = self.agents.get_mut(id) {
             agent.tell(event);
+        }
+    }
+
+    /// Takes reports until every unit has been looked at.
+    async fn look(&mut self, reported: &mut mpsc::Receiver<Report>) {
+        while self.agents.values().any(|agent| !agent.instance.seen()) {
+            let Some(Report { id, event }) = reported.recv().await else {
+                return;
+            };
+            self.tell(&id, event);
         }
     }
 

@@ -47,10 +47,9 @@ mod tests {
             instant: Instant::now(),
             realtime_usec: 0,
         };
-        let mut instance = Instance::new(false, now);
         let what = "program /usr/bin/bslave is not installed".to_owned();
         let need = Need::Program;
-        instance.handle(Event::Needs(vec![Unmet { need, what }]), now, 0);
+        let mut instance = Instance::new(false, vec![Unmet { need, what }], now);
         let unit = Unit {
             phase,
             changed_usec: 1,

@@ -87,7 +87,8 @@ enum State {
 pub struct Instance {
     state: State,
     since_usec: u64,
-    /// Whether it was up before agentd first looked at it in this life.
+    /// Whether its unit was seen to be anything but down, or was kept down by
+    /// somebody: if it is down, then because it was stopped.
     launched: bool,
     unit: Option<Unit>,
     unmet: Vec<Unmet>,
@@ -99,16 +100,16 @@ pub struct Instance {
 }
 
 impl Instance {
-    /// An agent of which nothing is known yet. `launched`: it was up in this
-    /// boot, as agentd remembers from before its own restart.
+    /// An agent of which nothing is known yet, but what agentd remembers from
+    /// before its own restart (see [`Instance::launched`]) and what it needs.
     #[must_use]
-    pub fn new(launched: bool, now: Now) -> Self {
+    pub fn new(launched: bool, unmet: Vec<Unmet>, now: Now) -> Self {
         Self {
             state: State::Waiting,
             since_usec: now.realtime_usec,
             launched,
             unit: None,
-            unmet: Vec::new(),
+            unmet,
             failures: 0,
             last_failure: String::new(),
             last_exit: None,
@@ -120,7 +121,10 @@ impl Instance {
         match event {
             Event::Seen(unit) => self.see(unit, now, lot),
             Event::Failed(why) => self.failed(why, now, lot),
-            Event::StoppedByHand => self.enter(State::Stopped, now.realtime_usec),
+            Event::StoppedByHand => {
+                self.launched = true;
+                self.enter(State::Stopped, now.realtime_usec);
+            }
             Event::Needs(unmet) => self.unmet = unmet,
             Event::Due => {
                 if self
@@ -138,6 +142,7 @@ impl Instance {
                 }
                 State::Delayed { .. } | State::Stopped => {
                     self.failures = 0;
+                    self.launched = false;
                     self.enter(State::Waiting, now.realtime_usec);
                 }
             },
@@ -159,6 +164,7 @@ impl Instance {
         if unit.exit.is_some() {
             self.last_exit.clone_from(&unit.exit);
         }
+        self.launched |= unit.phase != Phase::Down;
         let before = self.unit.replace(unit.clone());
         let news = before
             .as_ref()
@@ -244,14 +250,11 @@ impl Instance {
         }
     }
 
-    /// Whether it is remembered as one that was up: if its unit is down, then
-    /// because somebody stopped it.
+    /// What is to be remembered: whether a unit that is down was stopped, or has
+    /// not been started yet in this boot.
     #[must_use]
     pub fn launched(&self) -> bool {
-        match self.state {
-            State::Waiting | State::Starting => false,
-            State::Running { .. } | State::Delayed { .. } | State::Stopped => true,
-        }
+        self.launched
     }
 
     /// Whether systemd has told about its unit.
@@ -285,11 +288,12 @@ impl Instance {
     pub fn reason(&self) -> String {
         match self.state {
             State::Waiting if !self.seen() => "waits: systemd has not answered yet".into(),
-            State::Waiting if self.unmet.is_empty() => "waits: its unit is being stopped".into(),
-            State::Waiting => {
-                let unmet: Vec<_> = self.unmet.iter().map(ToString::to_string).collect();
-                format!("waits: {}", unmet.join("; "))
-            }
+            // The first is the likely cause of the others; all are in `Needs`.
+            State::Waiting => match self.unmet.as_slice() {
+                [] => "waits: its unit is being stopped".into(),
+                [one] => format!("waits: {one}"),
+                [first, others @ ..] => format!("waits: {first} (and {} more)", others.len()),
+            },
             State::Starting => "is being started".into(),
             State::Running { .. } => format!("runs as process {}", self.main_pid()),
             State::Delayed { wait, .. } => {

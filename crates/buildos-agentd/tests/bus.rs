@@ -33,7 +33,7 @@ fn now() -> Now {
 }
 
 fn running(pid: u32) -> Instance {
-    let mut instance = Instance::new(false, now());
+    let mut instance = Instance::new(false, Vec::new(), now());
     instance.handle(
         Event::Seen(Unit {
             phase: Phase::Running,
@@ -55,7 +55,7 @@ async fn agents_come_change_and_go() {
     let (restarts, mut asked) = mpsc::channel(8);
     let mut served = Bus::new(&bus.connect().await, restarts).await.unwrap();
     let (a, b) = (id("bbot@a"), id("bslave@b"));
-    let waiting = Instance::new(false, now());
+    let waiting = Instance::new(false, Vec::new(), now());
     let first = running(7);
     let problems = ["a problem".to_owned()];
     served

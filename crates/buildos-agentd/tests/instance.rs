@@ -25,7 +25,7 @@ impl Life {
             realtime_usec: 1_000_000,
         };
         Self {
-            instance: Instance::new(launched, now),
+            instance: Instance::new(launched, Vec::new(), now),
             now,
             stamp: 0,
         }
@@ -76,9 +76,7 @@ fn met() -> Event {
 
 /// Nothing is known yet, and nothing is missing.
 fn unknown() -> Life {
-    let mut life = Life::new(false);
-    life.tell(met());
-    life
+    Life::new(false)
 }
 
 fn waiting() -> Life {
@@ -217,7 +215,6 @@ fn every_pair_of_state_and_event() {
 #[test]
 fn a_unit_that_was_up_and_is_down_was_stopped_while_agentd_was_away() {
     let mut life = Life::new(true);
-    life.tell(met());
     assert_eq!(life.look(Phase::Down), None);
     assert_eq!(life.instance.state(), S::Stopped);
     assert!(life.instance.launched());
@@ -226,14 +223,25 @@ fn a_unit_that_was_up_and_is_down_was_stopped_while_agentd_was_away() {
 
 #[test]
 fn what_is_remembered() {
+    // It was stopped, somebody wants it again, and something is missing.
+    let mut wanted = stopped();
+    wanted.tell(unmet(Need::Network));
+    wanted.tell(Event::Restart);
+    let mut kept_down = waiting();
+    kept_down.tell(Event::StoppedByHand);
     for (life, launched) in [
         (unknown(), false),
+        // agentd may be restarted twice before systemd answers.
+        (Life::new(true), true),
         (waiting(), false),
         (starting(), false),
         (running(), true),
         (delayed(), true),
-        (refused(), true),
+        (refused(), false),
+        (ended_and_waiting(), true),
         (stopped(), true),
+        (kept_down, true),
+        (wanted, false),
     ] {
         assert_eq!(life.instance.launched(), launched, "{:?}", life.instance);
     }

@@ -1,0 +1,330 @@
+"""Which agents run, when, and how often again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import pytest
+from host import Host
+from lan import Lan
+from namespace import CommandFailed
+
+BBOT = "buildos-bbot@default.service"
+BSLAVE = "buildos-bslave@x.service"
+WAITING = "a5b7471c640e43188c3c75afdf7fde8a"
+RUNNING = "90e2c0b5eff647a1b868032e525afbb3"
+ENDED = "ec9c4b3fb8cd43fda4dd27d5c44c9d35"
+STOPPED = "ab1c791e2a7041a2be0ab0679223a2ef"
+
+
+def bbot(url: str, *lines: str) -> str:
+    """The configuration of bbot@default; there is no /dev/kvm here."""
+    keys = [f'controllers = ["{url}"]', 'kvm = "waived"', *lines]
+    return "\n".join(["[bbot.default]", *keys, ""])
+
+
+@pytest.fixture
+def url(lan: Lan) -> str:
+    """A controller on a LAN with DHCP."""
+    lan.serve_dhcp()
+    return lan.start_controller()
+
+
+@pytest.fixture
+def running(host: Host, lan: Lan, url: str) -> Host:
+    """A host on which bbot@default runs."""
+    host.configure("agentd", bbot(url))
+    host.start([lan])
+    wait_until_runs(host)
+    return host
+
+
+def instance(host: Host, name: str, property: str) -> object:
+    """A property of an agent on the bus; `name` is `bbot_40default`."""
+    path = f"/org/build2/buildos/agent1/instance/buildos_2d{name}"
+    interface = "org.build2.buildos.agent1.Instance"
+    command = ["busctl", "--json=short", "get-property", "org.build2.buildos.agent1"]
+    value: object = json.loads(host.run([*command, path, interface, property]))["data"]
+    return value
+
+
+def state(host: Host, name: str = "bbot_40default") -> object:
+    return instance(host, name, "State")
+
+
+def wait_until_runs(host: Host) -> int:
+    """Waits until bbot@default runs; its main process."""
+    host.wait_for(lambda: state(host) == "running", "bbot@default runs")
+    return host.main_pid(BBOT)
+
+
+def messages(host: Host, identifier: str) -> Sequence[str]:
+    return [m["MESSAGE"] for m in host.journal(f"MESSAGE_ID={identifier}")]
+
+
+def reload(host: Host, toml: str) -> None:
+    write = 'printf %s "$1" >/etc/buildos/agentd.conf.d/50-test.toml'
+    host.run(["sh", "-ec", write, "sh", toml])
+    host.systemctl("reload", "buildos-agentd")
+
+
+def test_an_agent_polls_its_controller_when_the_network_is_ready(
+    host: Host, lan: Lan, url: str
+) -> None:
+    host.command_line(
+        f"quiet buildos.agentd.bbot.default.controllers=0100={url} buildos.agentd.bbot.default.kvm=waived"
+    )
+    host.start([lan], plugged=False)
+    host.wait_for(
+        lambda: "network: " in host.status_text("buildos-agentd"), "agentd waits for the network"
+    )
+    assert state(host) == "waiting"
+    assert not host.active(BBOT)
+    host.nics[0].plug()
+    wait_until_runs(host)
+    host.wait_for(lambda: lan.task_requests(), "the agent polls")
+    assert host.status_text("buildos-agentd") == "1 of 1 agents run"
+    # It was not started before the host had its name.
+    assert lan.task_requests()[0]["agent"] == host.bus_property("hostname1", "Hostname")
+    assert instance(host, "bbot_40default", "MainPID") == host.main_pid(BBOT)
+    command = f"--systemd-daemon --toolchain-name default --bridge br1 0100={url}"
+    assert f"ExecStart=/usr/bin/bbot-agent {command}\n" in host.systemctl("cat", BBOT)
+    assert "/buildos-agents.slice/" in host.unit(BBOT, "ControlGroup")["ControlGroup"]
+    # agentd's decisions stand among the agent's own lines.
+    said = [(m["SYSLOG_IDENTIFIER"], m["MESSAGE"]) for m in host.journal(f"--unit={BBOT}")]
+    assert any(name == "buildos-agentd" and "waits: " in text for name, text in said)
+    assert any(name == "bbot-agent" for name, _ in said)
+    assert host.failed_units() == []
+
+
+def test_what_is_missing_is_said(host: Host, lan: Lan, url: str) -> None:
+    toml = bbot(url) + '[bslave.x]\nprogram = "/opt/bslave"\n[bbot.vm]\n'
+    host.configure("agentd", toml + f'controllers = ["{url}"]\n')
+    host.start([lan])
+    wait_until_runs(host)
+    status = host.wait_for(lambda: host.status_text("buildos-agentd"), "status")
+    kvm = "/dev/kvm is missing (switch on virtualization in the firmware, or set kvm = \"waived\")"
+    program = "program /opt/bslave is not installed"
+    assert status == f"1 of 3 agents run; bbot@vm waits: {kvm}; bslave@x waits: {program}"
+    assert instance(host, "bslave_40x", "Needs") == [program]
+    assert instance(host, "bbot_40vm", "Needs") == [kvm]
+    # It starts as soon as it is there.
+    host.run("cp /usr/bin/bslave /opt/bslave")
+    host.wait_for(lambda: host.active(BSLAVE), "bslave@x runs")
+    assert any(program in text for text in messages(host, WAITING))
+
+
+def test_an_agent_that_ends_is_started_again(running: Host) -> None:
+    before = running.main_pid(BBOT)
+    running.run(f"kill -KILL {before}")
+    running.wait_for(
+        lambda: running.main_pid(BBOT) not in (0, before), "bbot@default is started again"
+    )
+    wait_until_runs(running)
+    assert instance(running, "bbot_40default", "Restarts") == 1
+    assert str(instance(running, "bbot_40default", "LastExit")).startswith("signal KILL")
+    (ended,) = messages(running, ENDED)
+    assert ended.startswith("bbot@default ended: signal KILL")
+    assert running.failed_units() == []
+
+
+def test_an_agent_that_ends_at_once_is_not_given_up(host: Host, lan: Lan, url: str) -> None:
+    host.configure("agentd", bbot(url, 'arguments = ["--no-such-option"]'))
+    host.start([lan])
+    host.wait_for(lambda: len(messages(host, ENDED)) >= 3, "it ended three times")
+    third = messages(host, ENDED)[2]
+    assert "exit code 1, 3 times in a row; starts again after" in third
+    assert host.unit(BBOT, "SubState")["SubState"] in ("auto-restart", "start", "running")
+    # With the cause mended it does not wait for the end of its delay.
+    reload(host, bbot(url))
+    host.run(["busctl", "call", *agent1(), "Restart", "s", "bbot@default"])
+    wait_until_runs(host)
+
+
+def agent1() -> list[str]:
+    name = "org.build2.buildos.agent1"
+    return [name, "/org/build2/buildos/agent1", f"{name}.Manager"]
+
+
+def test_a_stop_by_an_operator_stays_one(running: Host) -> None:
+    running.systemctl("stop", BBOT)
+    running.wait_for(lambda: state(running) == "stopped", "the stop is seen")
+    assert messages(running, STOPPED)
+    # Neither what happens to the network nor to agentd takes it back.
+    running.systemctl("restart", "buildos-netd")
+    running.systemctl("restart", "buildos-agentd")
+    running.run(["systemctl", "kill", "--signal=KILL", "buildos-agentd"])
+    running.wait_for(lambda: state(running) == "stopped", "agentd is back")
+    running.systemctl("reload", "buildos-agentd")
+    assert state(running) == "stopped"
+    assert running.main_pid(BBOT) == 0
+    running.systemctl("start", BBOT)
+    wait_until_runs(running)
+    # And once more, by the other way to ask.
+    running.systemctl("stop", BBOT)
+    running.wait_for(lambda: state(running) == "stopped", "the second stop is seen")
+    running.run(["busctl", "call", *agent1(), "Restart", "s", "bbot@default"])
+    wait_until_runs(running)
+
+
+def test_what_happens_while_agentd_is_away_is_understood(running: Host) -> None:
+    running.systemctl("stop", "buildos-agentd")
+    running.systemctl("stop", BBOT)
+    running.systemctl("start", "buildos-agentd")
+    assert state(running) == "stopped"
+    running.systemctl("start", BBOT)
+    pid = wait_until_runs(running)
+    running.systemctl("stop", "buildos-agentd")
+    running.run(f"kill -TERM {pid}")
+    running.wait_for(
+        lambda: running.unit(BBOT, "SubState")["SubState"] == "auto-restart", "it has ended"
+    )
+    running.systemctl("start", "buildos-agentd")
+    assert wait_until_runs(running) != pid
+
+
+def test_agents_outlive_agentd(running: Host) -> None:
+    pid = running.main_pid(BBOT)
+    agentd = running.main_pid("buildos-agentd")
+    running.run(f"kill -KILL {agentd}")
+    running.wait_for(
+        lambda: running.main_pid("buildos-agentd") not in (0, agentd)
+        and running.active("buildos-agentd"),
+        "agentd is back",
+    )
+    assert running.status_text("buildos-agentd") == "1 of 1 agents run"
+    running.systemctl("restart", "buildos-agentd")
+    running.systemctl("reload", "buildos-agentd")
+    assert running.main_pid(BBOT) == pid
+    assert state(running) == "running"
+    assert messages(running, ENDED) == []
+
+
+def test_a_waiting_agent_can_be_stopped(host: Host, lan: Lan, url: str) -> None:
+    host.configure("agentd", bbot(url))
+    host.start([lan], plugged=False)
+    host.wait_for(
+        lambda: "network: " in host.status_text("buildos-agentd"), "agentd waits for the network"
+    )
+    host.systemctl("stop", BBOT)
+    host.wait_for(lambda: state(host) == "stopped", "the stop is seen")
+    host.nics[0].plug()
+    host.wait_for(lambda: instance(host, "bbot_40default", "Needs") == [], "nothing is missing")
+    assert state(host) == "stopped"
+    host.systemctl("start", BBOT)
+    wait_until_runs(host)
+
+
+def test_a_need_that_goes_away_does_not_end_an_agent(running: Host) -> None:
+    pid = running.main_pid(BBOT)
+    running.systemctl("stop", "buildos-natd")
+    running.wait_for(lambda: instance(running, "bbot_40default", "Needs"), "the need is seen")
+    assert instance(running, "bbot_40default", "Needs") == ["buildos-natd is not running"]
+    assert running.main_pid(BBOT) == pid
+    # It matters when the agent is to be started.
+    running.run(f"kill -KILL {pid}")
+    running.wait_for(lambda: state(running) == "waiting", "bbot@default waits for natd")
+    running.systemctl("start", "buildos-natd")
+    wait_until_runs(running)
+
+
+def test_agents_are_what_the_configuration_says(running: Host, url: str) -> None:
+    pid = running.main_pid(BBOT)
+    # A mistake costs no agent.
+    reload(running, "[bbot.defualt\n")
+    assert running.main_pid(BBOT) == pid
+    assert "degraded" in running.status_text("buildos-agentd")
+    # A new command line waits for the next start.
+    reload(running, bbot(url, 'arguments = ["--verbose", "2"]') + "[bslave.x]\n")
+    assert running.main_pid(BBOT) == pid
+    assert "--verbose 2" in running.systemctl("cat", BBOT)
+    running.wait_for(lambda: running.active(BSLAVE), "bslave@x runs")
+    running.run(["busctl", "call", *agent1(), "Restart", "s", "bbot@default"])
+    running.wait_for(lambda: running.main_pid(BBOT) not in (0, pid), "it is another process")
+    cmdline = running.read(f"/proc/{wait_until_runs(running)}/cmdline").split("\0")
+    assert "--verbose" in cmdline
+    # Who is not in it any more is stopped.
+    reload(running, "[bslave.x]\n")
+    running.wait_for(lambda: not running.active(BBOT), "bbot@default is stopped")
+    assert running.bus_property("agent1", "Instances") == [
+        "/org/build2/buildos/agent1/instance/buildos_2dbslave_40x"
+    ]
+    assert not running.succeeds(["test", "-e", f"/run/systemd/system/{BBOT}.d"])
+    assert not running.succeeds(["systemctl", "start", BBOT])
+    reload(running, bbot(url))
+    wait_until_runs(running)
+
+
+def test_everybody_reads_and_administrators_change(running: Host) -> None:
+    def as_nobody(groups: str, *arguments: str) -> list[str]:
+        who = ["setpriv", "--reuid=65534", "--regid=65534", groups, "busctl"]
+        return [*who, arguments[0], *agent1(), *arguments[1:]]
+
+    restart = ["call", "Restart", "s", "bbot@default"]
+    reason = running.run(as_nobody("--clear-groups", "get-property", "Reason"))
+    assert reason == 's "1 of 1 agents run"\n'
+    assert not running.succeeds(as_nobody("--clear-groups", *restart))
+    admin = running.run("getent group buildos-admin | cut -d: -f3").strip()
+    pid = running.main_pid(BBOT)
+    running.run(as_nobody(f"--groups={admin}", *restart))
+    running.wait_for(lambda: running.main_pid(BBOT) not in (0, pid), "it is another process")
+    with pytest.raises(CommandFailed, match="bbot@other is not configured"):
+        running.run(["busctl", "call", *agent1(), "Restart", "s", "bbot@other"])
+
+
+def test_a_host_without_agents_says_so(host: Host, lan: Lan) -> None:
+    host.start([lan])
+    host.wait_for_boot()
+    assert host.active("buildos-agentd")
+    assert host.status_text("buildos-agentd") == "no agents configured"
+    assert host.bus_property("agent1", "Instances") == []
+
+
+def test_arguments_reach_the_program_as_they_were_written(host: Host, lan: Lan) -> None:
+    arguments = ["", "a b", "$HOME ${HOME}", "100% %n", 'say "x"', "a\\b", "line\nfeed", ";", "#", "'", "ü"]
+    variables = ["A=", "B=a b $HOME %n", 'C="x"\\']
+    lan.serve_dhcp()
+    host.configure(
+        "agentd",
+        f"[bslave.x]\narguments = {json.dumps(arguments)}\nenvironment = {json.dumps(variables)}\n",
+    )
+    host.start([lan])
+    host.wait_for(lambda: host.active(BSLAVE), "bslave@x runs")
+    pid = host.main_pid(BSLAVE)
+    cmdline = host.read(f"/proc/{pid}/cmdline").split("\0")
+    assert cmdline[1:-1] == arguments
+    environment = host.read(f"/proc/{pid}/environ").split("\0")
+    assert set(variables) < set(environment)
+
+
+def test_the_sandbox_lets_an_agent_do_what_agents_do(host: Host, lan: Lan, url: str) -> None:
+    script = """#!/bin/sh -eu
+        [ "$(id -un)" = build ]
+        sudo -n ip tuntap add tap7 mode tap user build
+        sudo -n ip link set tap7 up master br1
+        sudo -n iptables -t nat -A PREROUTING -p udp --dport 69 -j REDIRECT --to-ports 23400
+        sudo -n btrfs --version
+        if sudo -n true; then exit 1; fi
+        if touch /usr/here; then exit 1; fi
+        touch /tmp/private /build/machines/here
+        exec sleep infinity
+        """
+    host.file("/opt/agent", script)
+    host.configure("agentd", bbot(url, 'program = "/opt/agent"'))
+    host.start([lan])
+    program = "program /opt/agent is not executable"
+    host.wait_for(
+        lambda: instance(host, "bbot_40default", "Needs") == [program], "nothing else is missing"
+    )
+    host.run("chmod +x /opt/agent")
+    host.wait_for(
+        lambda: host.run(f"ps -o comm= -p {host.main_pid(BBOT)}", check=False) == "sleep\n",
+        "the agent could do everything",
+    )
+    assert host.link("tap7")["master"] == "br1"
+    assert "redir ports 23400" in host.run("iptables -t nat -L PREROUTING -n")
+    assert not host.succeeds("test -e /tmp/private")
+    # What it leaves in /tmp goes with it.
+    host.systemctl("stop", BBOT)
+    assert host.run("find /tmp -name private") == ""
