@@ -10,6 +10,7 @@ from buildroot import BUILD, Root, Stamp, digest, make_root, say
 # What our packages depend on, what a host has besides, and what the scenarios
 # use on it.
 _PACKAGES = [
+    "btrfs-progs",
     "curl",
     "dbus",
     "dnsmasq-base",
@@ -20,6 +21,7 @@ _PACKAGES = [
     "libnftnl11",
     "nftables",
     "procps",
+    "sudo",
     "systemd",
     "systemd-sysv",
     "udev",
