@@ -252,7 +252,7 @@ fn values_on_the_kernel_command_line_need_no_quotes() {
 #[test]
 fn mistakes_on_the_kernel_command_line_are_named() {
     let (settings, problems) = load(&root(
-        "buildos.testd.privte=x buildos.testd.carrier.grace=soon buildos.otherd.x=1",
+        "buildos.testd.privte=x buildos.testd.carrier.grace=soon buildos.testd.carrier.grace=5000000000 buildos.otherd.x=1",
         &[],
     ));
     assert_eq!(
@@ -260,6 +260,7 @@ fn mistakes_on_the_kernel_command_line_are_named() {
         [
             "kernel command line: unknown key \"buildos.testd.privte\"; the nearest valid key is \"buildos.testd.private\"",
             "kernel command line: buildos.testd.carrier.grace: invalid type: string \"soon\", expected u32",
+            "kernel command line: buildos.testd.carrier.grace: invalid value: integer `5000000000`, expected u32",
         ]
     );
     assert_eq!(settings, Settings::default());

@@ -230,30 +230,29 @@ impl Text<'_> {
 /// nuisance: as TOML, as a string, or as a list of strings with commas between
 /// them, whichever fits the type first.
 fn bare<V: DeserializeOwned>(text: &str) -> Result<V, String> {
-    let toml = ValueDeserializer::parse(text).and_then(V::deserialize);
-    let Err(_) = toml else {
-        return toml.map_err(|e| first_line(&e));
+    let read = |value| V::deserialize(ValueDeserializer::from(spanned(value)));
+    let list = || {
+        text.split(',')
+            .map(|part| spanned(DeValue::String(part.into())))
+            .collect()
     };
-    let string = V::deserialize(ValueDeserializer::from(spanned(DeValue::String(
-        text.into(),
-    ))));
-    let Err(error) = string else {
-        return string.map_err(|e| first_line(&e));
-    };
-    let list = text
-        .split(',')
-        .map(|part| spanned(DeValue::String(part.into())))
-        .collect();
-    // The string's error is the one that says what was expected.
-    V::deserialize(ValueDeserializer::from(spanned(DeValue::Array(list)))).map_err(|list_error| {
-        let (error, list_error) = (first_line(&error), first_line(&list_error));
-        // "invalid type" speaks of the string; a list that fails inside says more.
-        if error.starts_with("invalid type") && !list_error.starts_with("invalid type") {
-            list_error
-        } else {
-            error
+    // Text that is no TOML at all is no mistake here.
+    let toml = ValueDeserializer::parse(text).ok().map(V::deserialize);
+    let string = read(DeValue::String(text.into()));
+    let mut errors = Vec::new();
+    for reading in toml
+        .into_iter()
+        .chain([string, read(DeValue::Array(list()))])
+    {
+        match reading {
+            Ok(value) => return Ok(value),
+            Err(error) => errors.push(first_line(&error)),
         }
-    })
+    }
+    // A reading of the right type that fails says more than one of another type.
+    let says_more = |error: &String| !error.starts_with("invalid type");
+    let best = errors.iter().position(says_more).unwrap_or(0);
+    Err(errors.swap_remove(best))
 }
 
 fn spanned(value: DeValue<'_>) -> Spanned<DeValue<'_>> {
