@@ -292,16 +292,6 @@ class Host:
         assert len(addresses) == 1, addresses
         return addresses[0].split("/")[0]
 
-    def machine(self, name: str = "m1", bridge: str = "br1") -> Machine:
-        """Makes a build machine: a network namespace with a NIC on `bridge`."""
-        self.run(
-            f"ip netns add {name}; mkdir -p /etc/netns/{name}; : >/etc/netns/{name}/resolv.conf;"
-            f"ip link add to-{name} type veth peer name eth0 netns {name};"
-            f"ip link set to-{name} master {bridge} up;"
-            f"ip -n {name} link set lo up; ip -n {name} link set eth0 up"
-        )
-        return Machine(self, name)
-
     def wait_for(
         self, condition: Callable[[], T], what: str, deadline: float = DEADLINE
     ) -> T:
@@ -319,23 +309,6 @@ class Host:
         ]
         texts = [f"--- {title}\n{self.run(c, check=False)}" for title, c in sections]
         return "\n".join(texts)
-
-
-class Machine:
-    """A build machine on a host: a namespace with a NIC and a resolver."""
-
-    def __init__(self, host: Host, name: str):
-        self.host = host
-        self.name = name
-
-    def run(self, command: str, *, check: bool = True) -> str:
-        """What `command`, a line for the shell, prints in the machine."""
-        return self.host.run(["ip", "netns", "exec", self.name, "sh", "-ec", command], check=check)
-
-    def take_lease(self) -> str:
-        """Asks for a lease as a machine does when it boots; its address."""
-        self.run("udhcpc -i eth0 -n -q -t 20 -T 1 2>&1")
-        return self.run("ip -4 -o address show dev eth0 | awk '{ print $4 }'").strip()
 
 
 def manager(daemon: str) -> list[str]:

@@ -137,6 +137,8 @@ class Lan:
                 "--pid-file=",
                 f"--interface={BRIDGE}",
                 "--bind-interfaces",
+                # It would wait three seconds for an answer before each offer.
+                "--no-ping",
                 "--domain=lan.example",
                 f"--host-record=gateway.lan.example,{self.address}",
                 f"--dhcp-leasefile={self.directory}/leases",

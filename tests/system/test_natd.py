@@ -125,7 +125,7 @@ def test_tftp_of_an_agent_stays_on_the_host(online: Host) -> None:
     ask = ["bash", "-c", f"echo hello >/dev/udp/{_AGENT_TFTP}/69"]
     lost = "for an agent on this host; its redirection is missing"
     machine.run(ask)
-    assert _packets(online, lost) == 1
+    online.wait_for(lambda: _packets(online, lost) == 1, "the question is counted")
     # As bbot-agent does it, in a table of iptables' own.
     online.run(
         f"iptables -t nat -A PREROUTING -i br1 -p udp -d {_AGENT_TFTP} --dport 69"

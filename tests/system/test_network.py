@@ -7,6 +7,7 @@ import json
 from conftest import NewLan
 from host import Host
 from lan import Lan
+from machine import Machine
 
 NETD = "buildos-netd.service"
 
@@ -72,9 +73,8 @@ def test_killed_it_comes_back_and_the_address_never_leaves(host: Host, lan: Lan)
     host.start([lan])
     address = host.wait_online()
     host.wait_for(lambda: host.active(NETD), "netd is up")
-    monitor = "ip -4 -o monitor address >/run/monitor & echo $! >/run/monitor.pid"
-    host.run(f"{monitor}; true >/dev/null")
-    before = host.main_pid(NETD)
+    host.run("ip -4 -o monitor address </dev/null >/run/monitor 2>&1 &")
+    before, discovers = host.main_pid(NETD), lan.log("dnsmasq.log").count("DHCPDISCOVER")
     host.systemctl("kill", "--signal=KILL", NETD)
     host.wait_for(
         lambda: host.active(NETD) and host.main_pid(NETD) not in (0, before), "netd is back"
@@ -82,8 +82,7 @@ def test_killed_it_comes_back_and_the_address_never_leaves(host: Host, lan: Lan)
     host.wait_for(lambda: host.bus_property("network1", "Online"), "it is online")
     assert host.wait_online() == address
     assert "Deleted" not in host.read("/run/monitor")
-    requests = [line for line in lan.log("dnsmasq.log").splitlines() if "DHCPDISCOVER" in line]
-    assert len(requests) == 1, "it confirmed the lease that it had"
+    assert lan.log("dnsmasq.log").count("DHCPDISCOVER") == discovers, "it asked for another lease"
 
 
 def test_restarted_it_cuts_no_traffic(host: Host, lan: Lan) -> None:
@@ -117,9 +116,10 @@ def test_the_lease_is_renewed(host: Host, lan: Lan) -> None:
         return seconds
 
     assert lifetime() <= 120
-    host.wait_for(lambda: lifetime() < 119, "the lease ages")
+    # netd does not write the seconds that pass by themselves.
+    host.wait_for(lambda: lifetime() < 117, "the lease ages")
     host.call("network1", "Renew")
-    host.wait_for(lambda: lifetime() >= 119, "the lease is young again")
+    host.wait_for(lambda: lifetime() >= 118, "the lease is young again")
     assert host.wait_online() == address
 
 
@@ -129,10 +129,5 @@ def test_the_kernel_command_line_configures(host: Host, lan: Lan) -> None:
     host.start([lan])
     host.wait_for(lambda: host.addresses("br1") == ["10.99.0.1/24"], "the private network")
     host.wait_for(lambda: host.run(["hostname"]).strip() == "chosen", "the name")
-    machine_address = host.wait_online() and _lease_on_br1(host)
-    assert machine_address.startswith("10.99.0.")
-
-
-def _lease_on_br1(host: Host) -> str:
-    host.wait_for(lambda: host.active("buildos-dnsmasq.service"), "DHCP on br1")
-    return host.machine().take_lease()
+    host.wait_for(lambda: host.bus_property("nat1", "Ready"), "ready for machines")
+    assert Machine(host).take_lease().startswith("10.99.0.")
