@@ -256,6 +256,28 @@ def test_agents_are_what_the_configuration_says(running: Host, url: str) -> None
     wait_until_runs(running)
 
 
+def test_an_agent_is_put_back_while_it_is_being_stopped(host: Host, lan: Lan, url: str) -> None:
+    slow = "#!/bin/sh\ntrap : TERM\nwhile [ ! -e /build/end-$$ ]; do sleep 0.1; done\n"
+    host.file("/opt/agent", slow)
+    toml = bbot(url, 'program = "/opt/agent"')
+    host.configure("agentd", toml)
+    host.start([lan])
+    host.run("chmod +x /opt/agent")
+    pid = wait_until_runs(host)
+    reload(host, toml + "enabled = false\n")
+    assert host.status_text("buildos-agentd") == "no agents configured; bbot@default is disabled"
+    host.wait_for(
+        lambda: host.unit(BBOT, "ActiveState")["ActiveState"] == "deactivating", "it is stopped"
+    )
+    reload(host, toml)
+    host.wait_for(
+        lambda: "its unit is being stopped" in host.status_text("buildos-agentd"),
+        "agentd waits for its end",
+    )
+    host.run(f"touch /build/end-{pid}")
+    assert wait_until_runs(host) != pid
+
+
 def test_everybody_reads_and_administrators_change(running: Host) -> None:
     def as_nobody(groups: str, *arguments: str) -> list[str]:
         who = ["setpriv", "--reuid=65534", "--regid=65534", groups, "busctl"]

@@ -12,6 +12,7 @@ use buildos_service::file::WriteError;
 use buildos_service::{Request, Service};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
+use zbus::zvariant::OwnedObjectPath;
 
 use crate::agent::Id;
 use crate::bus::Bus;
@@ -76,6 +77,7 @@ pub async fn run(mut service: Service<Settings>) -> Result<(), Error> {
         },
         reports,
         agents: BTreeMap::new(),
+        removed: BTreeMap::new(),
         disabled: Vec::new(),
     };
     daemon.configure(&service).await?;
@@ -114,6 +116,8 @@ struct Daemon {
     host: Host,
     reports: mpsc::Sender<Report>,
     agents: BTreeMap<Id, Agent>,
+    /// Agents that were configured, with the jobs that stop them.
+    removed: BTreeMap<Id, OwnedObjectPath>,
     /// Configured, with `enabled = false`.
     disabled: Vec<Id>,
 }
@@ -169,7 +173,11 @@ impl Daemon {
                     let agent = Agent {
                         requirements,
                         instance: Instance::new(launched.contains(id), unmet, now()),
-                        follower: self.systemd.follow(id, self.reports.clone()),
+                        follower: self.systemd.follow(
+                            id,
+                            self.removed.remove(id),
+                            self.reports.clone(),
+                        ),
                         told: None,
                     };
                     self.agents.insert(id.clone(), agent);
@@ -184,12 +192,13 @@ impl Daemon {
         Ok(())
     }
 
-    async fn apply(&self, op: Op, present: &BTreeMap<Id, String>) -> Result<(), Error> {
+    async fn apply(&mut self, op: Op, present: &BTreeMap<Id, String>) -> Result<(), Error> {
         match op {
             Op::Remove(id) => {
-                self.systemd.stop(&id).await?;
+                let job = self.systemd.stop(&id).await?;
                 self.units.remove(&id)?;
                 messages::removed(&id);
+                self.removed.extend(job.map(|job| (id, job)));
             }
             Op::Keep(id) => messages::kept(&id),
             Op::Write(id, text) => {

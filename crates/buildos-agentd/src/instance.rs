@@ -87,8 +87,8 @@ enum State {
 pub struct Instance {
     state: State,
     since_usec: u64,
-    /// Whether its unit was seen to be anything but down, or was kept down by
-    /// somebody: if it is down, then because it was stopped.
+    /// Whether its unit was up, or was kept down by somebody: if it is down, then
+    /// because it was stopped.
     launched: bool,
     unit: Option<Unit>,
     unmet: Vec<Unmet>,
@@ -164,7 +164,9 @@ impl Instance {
         if unit.exit.is_some() {
             self.last_exit.clone_from(&unit.exit);
         }
-        self.launched |= unit.phase != Phase::Down;
+        // One that is on its way down may be so on our behalf, removed from the
+        // configuration and put back.
+        self.launched |= !matches!(unit.phase, Phase::Down | Phase::Stopping);
         let before = self.unit.replace(unit.clone());
         let news = before
             .as_ref()
@@ -174,7 +176,7 @@ impl Instance {
         }
         match unit.phase {
             // Nothing was there to be stopped: it has not been started yet.
-            Phase::Down if before.is_none() && !self.launched => {}
+            Phase::Down if self.state == State::Waiting && !self.launched => {}
             Phase::Down => self.enter(State::Stopped, unit.changed_realtime_usec),
             Phase::Starting => self.enter(State::Starting, unit.changed_realtime_usec),
             Phase::Running => {

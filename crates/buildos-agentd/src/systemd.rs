@@ -86,34 +86,44 @@ impl Systemd {
         Ok(())
     }
 
-    /// Stops an agent and forgets about it; does not wait until it has ended.
+    /// Stops an agent and forgets about it. Returns the job that does it, and
+    /// does not wait for that; none if the agent is not known to systemd.
     ///
     /// # Errors
     ///
     /// systemd refuses or does not answer.
-    pub async fn stop(&self, id: &Id) -> Result<(), SystemdError> {
+    pub async fn stop(&self, id: &Id) -> Result<Option<OwnedObjectPath>, SystemdError> {
         let unit = id.unit();
-        match self.manager.stop_unit(&unit, "replace").await {
-            Ok(_) => {}
-            // Not loaded, so it does not run.
+        let job = match self.manager.stop_unit(&unit, "replace").await {
+            Ok(job) => Some(job),
             Err(zbus::Error::MethodError(name, ..))
-                if name == "org.freedesktop.systemd1.NoSuchUnit" => {}
+                if name == "org.freedesktop.systemd1.NoSuchUnit" =>
+            {
+                None
+            }
             Err(error) => return Err(cannot(format!("stop {unit}"))(error)),
-        }
+        };
         if let Err(error) = self.manager.unref_unit(&unit).await {
             tracing::debug!(%error, unit, "the unit was not pinned");
         }
-        Ok(())
+        Ok(job)
     }
 
-    /// Follows the unit of an agent and reports what happens to it.
+    /// Follows the unit of an agent and reports what happens to it. `own` is a
+    /// job that is not to be taken for somebody else's, from [`Systemd::stop`].
     #[must_use]
-    pub fn follow(&self, id: &Id, reports: mpsc::Sender<Report>) -> Follower {
+    pub fn follow(
+        &self,
+        id: &Id,
+        own: Option<OwnedObjectPath>,
+        reports: mpsc::Sender<Report>,
+    ) -> Follower {
         let (commands, receiver) = watch::channel(None);
         let follow = Follow {
             connection: self.connection.clone(),
             manager: self.manager.clone(),
             id: id.clone(),
+            own,
             commands: receiver,
             reports,
         };
@@ -157,6 +167,8 @@ struct Follow {
     connection: Connection,
     manager: SystemdProxy<'static>,
     id: Id,
+    /// The job of our last command.
+    own: Option<OwnedObjectPath>,
     commands: watch::Receiver<Option<Command>>,
     reports: mpsc::Sender<Report>,
 }
@@ -181,8 +193,6 @@ impl Follow {
             .receive_job_removed_with_args(&[(2, &unit)])
             .await?;
         let mut looks = Watch::new(&self.connection, SYSTEMD_NAME, &unit_path(&unit)).await?;
-        // The job of our last command.
-        let mut own: Option<OwnedObjectPath> = None;
         loop {
             let event = tokio::select! {
                 look = looks.next() => match look {
@@ -192,9 +202,9 @@ impl Follow {
                     Err(_bus_lost) => return Ok(()),
                 },
                 // The end of this stream is that of the connection: see above.
-                Some(removed) = jobs.next() => self.job_removed(&removed, &mut own).await?,
+                Some(removed) = jobs.next() => self.job_removed(&removed).await?,
                 changed = self.commands.changed() => match changed {
-                    Ok(()) => self.carry_out(&mut own).await,
+                    Ok(()) => self.carry_out().await,
                     Err(_closed) => return Ok(()),
                 },
             };
@@ -236,14 +246,10 @@ impl Follow {
     }
 
     /// A job of the unit is done: what that says beyond the state of the unit.
-    async fn job_removed(
-        &self,
-        signal: &JobRemoved,
-        own: &mut Option<OwnedObjectPath>,
-    ) -> zbus::Result<Option<Event>> {
+    async fn job_removed(&mut self, signal: &JobRemoved) -> zbus::Result<Option<Event>> {
         let removed = signal.args()?;
-        if own.as_ref() == Some(&removed.job) {
-            *own = None;
+        if self.own.as_ref() == Some(&removed.job) {
+            self.own = None;
             return Ok(match removed.result.as_str() {
                 "done" => None,
                 // By a job that somebody else wanted more.
@@ -267,7 +273,7 @@ impl Follow {
         Ok(down.then_some(Event::StoppedByHand))
     }
 
-    async fn carry_out(&mut self, own: &mut Option<OwnedObjectPath>) -> Option<Event> {
+    async fn carry_out(&mut self) -> Option<Event> {
         let unit = self.id.unit();
         let command = *self.commands.borrow_and_update();
         let job = match command? {
@@ -276,7 +282,7 @@ impl Follow {
         };
         match job {
             Ok(job) => {
-                *own = Some(job);
+                self.own = Some(job);
                 None
             }
             // systemd's own sentence, without the name of the error.

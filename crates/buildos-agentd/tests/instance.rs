@@ -163,7 +163,7 @@ fn every_pair_of_state_and_event() {
             (S::Waiting, NONE), (S::Waiting, NONE), (S::Waiting, NONE), (S::Waiting, NONE), (S::Waiting, NONE),
         ]),
         ("waiting", waiting, S::Waiting, [
-            (S::Stopped, NONE), (S::Starting, NONE), (S::Running, NONE), (S::Waiting, NONE), (S::Delayed, NONE),
+            (S::Waiting, NONE), (S::Starting, NONE), (S::Running, NONE), (S::Waiting, NONE), (S::Delayed, NONE),
             (S::Waiting, NONE), (S::Stopped, NONE),
             (S::Starting, START), (S::Waiting, NONE), (S::Waiting, NONE), (S::Waiting, NONE), (S::Waiting, NONE),
         ]),
@@ -219,6 +219,14 @@ fn a_unit_that_was_up_and_is_down_was_stopped_while_agentd_was_away() {
     assert_eq!(life.instance.state(), S::Stopped);
     assert!(life.instance.launched());
     assert_eq!(life.tell(Event::Restart), Some(Command::Start));
+}
+
+#[test]
+fn an_agent_that_is_put_back_while_it_is_stopped_starts_again() {
+    let mut life = unknown();
+    life.see(Phase::Stopping);
+    assert_eq!(life.instance.reason(), "waits: its unit is being stopped");
+    assert_eq!(life.see(Phase::Down), Some(Command::Start));
 }
 
 #[test]
