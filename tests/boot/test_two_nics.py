@@ -108,7 +108,7 @@ def test_interfaces_file_shows_the_bridges(host: Trial) -> None:
 
 def test_container_on_br1_goes_out_through_nat(host: Trial) -> None:
     options = "--quiet --machine=guest --directory=/ --volatile=yes"
-    network = "--network-bridge=br1 --resolv-conf=off"
+    network = "--network-bridge=br1 --resolv-conf=off --pipe"
     command = f"systemd-nspawn {options} {network} bash -ec {shlex.quote(CONTAINER)}"
     output = host.shell.output(f"{command} 2>/tmp/nspawn || {{ cat /tmp/nspawn; exit 1; }}", 600)
     links, seen_as = output.splitlines()
@@ -127,7 +127,7 @@ def test_agent_polls(host: Trial) -> None:
 
 
 def test_no_unit_failed(host: Trial) -> None:
-    host.shell.run("systemctl is-system-running --wait", 600)
+    host.wait_for_systemd()
     assert host.shell.output("systemctl --failed --quiet --no-legend --plain") == ""
 
 

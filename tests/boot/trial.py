@@ -31,6 +31,21 @@ class Trial:
         """Waits until the machine's agent asked the controller for work."""
         self.guest.wait_for("the agent's first poll", BOOT_SECONDS, self.lan.polls)
 
+    def wait_for_systemd(self) -> str:
+        """Waits until systemd has done all of the boot; returns its state,
+        `running` or `degraded`."""
+        # Not --wait: its end can be missed when D-Bus is only just starting.
+        self.shell.wait(BOOT_SECONDS)
+        self.guest.wait_for(
+            "the end of the boot",
+            BOOT_SECONDS,
+            lambda: self._state() not in ("initializing", "starting"),
+        )
+        return self._state()
+
+    def _state(self) -> str:
+        return self.shell.run("systemctl is-system-running").output.strip()
+
 
 Boot = Callable[..., Trial]
 """What the fixture `boot` is: see conftest.py."""
