@@ -28,22 +28,23 @@ enum How {
 
 impl Exit {
     /// From `ExecMainCode`, `ExecMainStatus` and `Result` of a service that is
-    /// not running.
+    /// not running; [`None`] when it never was.
     #[must_use]
-    pub fn new(code: i32, status: i32, result: &str) -> Self {
+    pub fn new(code: i32, status: i32, result: &str) -> Option<Self> {
         let how = match code {
             CLD_EXITED => How::Code(status),
             CLD_KILLED | CLD_DUMPED => How::Signal {
                 number: status,
                 dumped: code == CLD_DUMPED,
             },
+            _ if result == "success" => return None,
             _ => How::NotExecuted,
         };
         let said = matches!(result, "success" | "exit-code" | "signal" | "core-dump");
-        Self {
+        Some(Self {
             how,
             result: (!said).then(|| result.to_owned()),
-        }
+        })
     }
 }
 
@@ -105,7 +106,9 @@ mod tests {
             (3, 11, "core-dump", "signal SEGV with a core dump"),
             (0, 0, "resources", "not executed (resources)"),
         ] {
-            assert_eq!(Exit::new(code, status, result).to_string(), expected);
+            let exit = Exit::new(code, status, result).unwrap();
+            assert_eq!(exit.to_string(), expected);
         }
+        assert_eq!(Exit::new(0, 0, "success"), None);
     }
 }

@@ -191,7 +191,7 @@ impl Instance {
                 let why = unit
                     .exit
                     .as_ref()
-                    .map_or_else(String::new, ToString::to_string);
+                    .map_or_else(|| "unknown reasons".into(), ToString::to_string);
                 let counted = matches!(self.state, State::Delayed { .. })
                     && before.is_some_and(|before| before.phase != Phase::Ended);
                 if counted {

@@ -74,13 +74,10 @@ impl Systemd {
                 let unit: UnitProxy<'_> = uncached(&self.connection, id).await?;
                 unit.need_daemon_reload().await
             };
-            let what = || format!("tell whether {} is up to date", id.unit());
-            if stale.await.map_err(|error| cannot(what())(error))? {
-                return self
-                    .manager
-                    .reload()
-                    .await
-                    .map_err(cannot("reload its units"));
+            let what = format!("tell whether {} is up to date", id.unit());
+            if stale.await.map_err(cannot(what))? {
+                let reloaded = self.manager.reload().await;
+                return reloaded.map_err(cannot("reload its units"));
             }
         }
         Ok(())
@@ -223,17 +220,20 @@ impl Follow {
         let Some(phase) = Phase::new(&look.active_state, &look.sub_state) else {
             return Ok(None);
         };
+        // In the middle of a restart, for example. The end of the job is a change
+        // that is seen as well.
+        if phase == Phase::Down && look.job.0 != 0 {
+            return Ok(None);
+        }
         let service: ServiceProxy<'_> = uncached(&self.connection, &self.id).await?;
         let main_pid = service.main_pid().await?;
         let exit = match phase {
-            Phase::Down | Phase::Ended if look.state_change_timestamp_monotonic > 0 => {
-                Some(Exit::new(
-                    service.exec_main_code().await?,
-                    service.exec_main_status().await?,
-                    &service.result().await?,
-                ))
-            }
-            Phase::Down | Phase::Ended | Phase::Starting | Phase::Running | Phase::Stopping => None,
+            Phase::Down | Phase::Ended => Exit::new(
+                service.exec_main_code().await?,
+                service.exec_main_status().await?,
+                &service.result().await?,
+            ),
+            Phase::Starting | Phase::Running | Phase::Stopping => None,
         };
         Ok(Some(Event::Seen(Unit {
             phase,
@@ -313,6 +313,9 @@ struct UnitProperties {
     active_state: String,
     #[serde(with = "as_value")]
     sub_state: String,
+    /// Number and path of the job that waits or is carried out, 0 when there is none.
+    #[serde(with = "as_value")]
+    job: (u32, OwnedObjectPath),
     #[serde(with = "as_value")]
     state_change_timestamp: u64,
     #[serde(with = "as_value")]

@@ -48,7 +48,7 @@ impl Life {
             changed_usec: self.stamp,
             changed_realtime_usec: self.now.realtime_usec,
             main_pid: 7,
-            exit: (phase == Phase::Ended).then(|| Exit::new(1, 1, "exit-code")),
+            exit: Exit::new(1, 1, "exit-code").filter(|_| phase == Phase::Ended),
             restarts: 0,
         };
         self.tell(Event::Seen(unit))
