@@ -56,10 +56,10 @@ fn toml<T>(schema: &Schema<T>, fragment: &Fragment, loaded: &mut Loaded<T>) {
     }
 }
 
-fn walk<'a, T>(
+fn walk<T>(
     schema: &Schema<T>,
     fragment: &Fragment,
-    table: DeTable<'a>,
+    table: DeTable<'_>,
     path: &mut Vec<String>,
     loaded: &mut Loaded<T>,
 ) {
