@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -233,6 +234,11 @@ class Host:
 
     def read(self, path: str) -> str:
         return self.run(["cat", path])
+
+    def copy(self, source: Path, target: str) -> None:
+        """Copies a file of the outside into the directory `target`."""
+        self.run(["mkdir", "-p", target])
+        shutil.copy(source, f"/proc/{self._pid}/root{target}/{source.name}")
 
     def systemctl(self, *arguments: str) -> str:
         return self.run(["systemctl", *arguments])

@@ -29,17 +29,22 @@ _PACKAGES = [
 ]
 
 
+def base_root() -> Path:
+    """A Debian 13 in which our packages can be installed."""
+    return make_root("host", _PACKAGES).path
+
+
 def host_root(debs: list[Path]) -> list[Path]:
     """The directories that make the root, uppermost first; `debs` are installed."""
-    base = make_root("host", _PACKAGES)
+    base = base_root()
     layer = BUILD / "roots" / "host-debs"
-    made_from = base.path.with_suffix(".stamp").read_text()
+    made_from = base.with_suffix(".stamp").read_text()
     stamp = Stamp(layer.with_suffix(".stamp"), digest(made_from, Path(__file__), *debs))
     if not stamp.fresh():
         say(f"Installing {len(debs)} packages in {layer.name}")
         stamp.clear()
         shutil.rmtree(layer, ignore_errors=True)
-        root = Root(base.path, layer)
+        root = Root(base, layer)
         if debs:
             names = [f"/work/debs/{deb.name}" for deb in debs]
             root.run(["dpkg", "--install", *names], binds={"/work/debs": debs[0].parent})
@@ -49,4 +54,4 @@ def host_root(debs: list[Path]) -> list[Path]:
         clean = f"rm -f /etc/hostname; : >/etc/machine-id; systemctl --quiet disable {timers}"
         root.run(["sh", "-ec", clean])
         stamp.set()
-    return [layer / "upper", base.path]
+    return [layer / "upper", base]

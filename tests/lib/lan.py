@@ -6,9 +6,11 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -116,6 +118,17 @@ class Lan:
             nic.plug()
         return nic
 
+    @contextmanager
+    def ping(self, address: str) -> Iterator[Echoes]:
+        """Asks `address` for an echo fifty times a second while the context lasts,
+        and until ten more have come."""
+        echoes = Echoes(self, address)
+        wait_for(lambda: len(echoes.answered()) > 10, f"{address} answers")
+        yield echoes
+        until = len(echoes.answered()) + 10
+        wait_for(lambda: len(echoes.answered()) > until, f"{address} still answers")
+        echoes.stop()
+
     # Servers
 
     def serve_dhcp(self, *options: str, lease: str = "1h") -> None:
@@ -188,3 +201,25 @@ class Lan:
     def task_requests(self) -> list[dict[str, object]]:
         """What the controller was asked, see controller.py."""
         return [json.loads(line) for line in self.log("controller.jsonl").splitlines()]
+
+
+class Echoes:
+    """A ping that runs on a LAN."""
+
+    def __init__(self, lan: Lan, address: str):
+        self._lan = lan
+        self._log = f"ping-{address}.log"
+        self._process = lan.start(["ping", "-n", "-i", "0.02", address], self._log)
+
+    def stop(self) -> None:
+        self._process.send_signal(signal.SIGINT)
+        self._process.wait(10)
+
+    def answered(self) -> list[int]:
+        """Numbers of the requests that were answered, in the order of the answers."""
+        return [int(number) for number in re.findall(r"icmp_seq=(\d+) ttl", self._lan.log(self._log))]
+
+    def lost(self) -> list[int]:
+        """Numbers of the requests before the last answered one that were not."""
+        answered = self.answered()
+        return sorted(set(range(1, max(answered) + 1)) - set(answered))
