@@ -88,9 +88,9 @@ pub fn program(mac: Mac) -> [Instruction; LENGTH] {
         load(LOAD_BYTE_AT_X, OP),
         require(JUMP_EQUAL, BOOTREPLY, 10),
         load(LOAD_WORD_AT_X, CHADDR),
-        require(JUMP_EQUAL, a << 24 | b << 16 | c << 8 | d, 12),
+        require(JUMP_EQUAL, (a << 24) | (b << 16) | (c << 8) | d, 12),
         load(LOAD_HALF_AT_X, CHADDR + 4),
-        require(JUMP_EQUAL, e << 8 | f, 14),
+        require(JUMP_EQUAL, (e << 8) | f, 14),
         load(RETURN, u32::MAX),
         load(RETURN, 0),
     ]
@@ -113,7 +113,7 @@ mod tests {
             Some(
                 bytes
                     .iter()
-                    .fold(0, |value, byte| value << 8 | u32::from(*byte)),
+                    .fold(0, |value, byte| (value << 8) | u32::from(*byte)),
             )
         };
         let (mut a, mut x, mut pc) = (0u32, 0u32, 0usize);

@@ -125,7 +125,7 @@ impl Netlink {
         let mut bytes = vec![0; HEADER + GENERAL];
         let mut header = NetlinkBuffer::new(&mut bytes);
         header.set_length((HEADER + GENERAL) as u32);
-        header.set_message_type((libc::NFNL_SUBSYS_NFTABLES << 8 | kind) as u16);
+        header.set_message_type(((libc::NFNL_SUBSYS_NFTABLES << 8) | kind) as u16);
         header.set_flags(NLM_F_REQUEST | flags);
         header.set_sequence_number(self.sequence);
         bytes[HEADER] = libc::NFPROTO_INET as u8;
