@@ -44,14 +44,15 @@ pub async fn run(mut service: Service<Settings>) -> Result<(), KernelError> {
     service.ready();
     loop {
         let deadline = netd.deadline();
+        let mut reloaded = false;
         tokio::select! {
             request = service.request() => match request {
                 Request::Stop => break,
-                Request::Reload => netd.reload(&mut service),
+                Request::Reload => reloaded = true,
             },
             Some(command) = commands.recv() => match command {
                 Command::Renew => netd.race.renew(clock::now()),
-                Command::Reconfigure => netd.reload(&mut service),
+                Command::Reconfigure => reloaded = true,
             },
             changed = netd.kernel.changed() => changed?,
             incoming = netd.wire.receive() => {
@@ -59,7 +60,13 @@ pub async fn run(mut service: Service<Settings>) -> Result<(), KernelError> {
             }
             () = until(deadline) => netd.race.timeout(clock::now()),
         }
+        if reloaded {
+            netd.configure(service.reload().clone());
+        }
         netd.look(&mut service).await?;
+        if reloaded {
+            service.ready();
+        }
     }
     bus.abort();
     Ok(())
@@ -113,10 +120,9 @@ impl Netd {
         }
     }
 
-    fn reload(&mut self, service: &mut Service<Settings>) {
-        self.settings = service.reload().clone();
+    fn configure(&mut self, settings: Settings) {
+        self.settings = settings;
         self.race.set_rules(clock::now(), rules(&self.settings));
-        service.ready();
     }
 
     fn deadline(&self) -> Option<Instant> {
