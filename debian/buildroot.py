@@ -191,7 +191,7 @@ def make_root(name: str, packages: Sequence[str], hooks: Sequence[str] = (), key
     # wait for the disk.
     recipe += ["--dpkgopt=force-unsafe-io", '--aptopt=Acquire::Retries "5"']
     # The name of the machine that built the root is not the name of a host.
-    recipe += ["--customize-hook=rm -f \"$1/etc/hostname\""]
+    recipe += ['--customize-hook=rm -f "$1/etc/hostname"']
     recipe += [f"--customize-hook={hook}" for hook in hooks]
     stamp = Stamp(path.with_suffix(".stamp"), digest(SUITE, *recipe, key))
     if not stamp.fresh():

@@ -227,7 +227,8 @@ def main() -> int:
     end = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: end.set())
-    with Controller(*arguments.listen, arguments.log) as controller:
+    address, port = arguments.listen
+    with Controller(address, port, arguments.log) as controller:
         print(f"controller: listening on {controller.url}", flush=True)
         end.wait()
     return 0

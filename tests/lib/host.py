@@ -13,9 +13,10 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from lan import Lan, Nic
 from namespace import child_of, close, run, start
@@ -170,8 +171,10 @@ class Host:
         self._process.stdin.flush()
         # systemd answers from here on.
         wait_for(
-            lambda: run(self.command(["systemctl", "--version"]), check=False)
-            and Path(f"/proc/{pid}/root/run/systemd/private").exists(),
+            lambda: (
+                run(self.command(["systemctl", "--version"]), check=False)
+                and Path(f"/proc/{pid}/root/run/systemd/private").exists()
+            ),
             f"{self.name}: systemd runs",
         )
 
@@ -189,10 +192,8 @@ class Host:
         """Power off: nothing is asked, everything ends."""
         if self._process is not None:
             if self._pid:
-                try:
+                with suppress(ProcessLookupError):
                     os.kill(self._pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    pass
             self._process.kill()
             self._process.wait()
             close(self._process.stdin)
@@ -268,22 +269,21 @@ class Host:
         """Calls a method of a daemon's Manager object as root."""
         self.run(["busctl", "call", *manager(daemon), method])
 
-    def bus_property(self, daemon: str, name: str) -> object:
+    def bus_property(self, daemon: str, name: str) -> Any:
         """A property of a daemon's Manager object; `daemon` is the last word of
         its bus name: network1."""
         out = self.run(["busctl", "--json=short", "get-property", *manager(daemon), name])
-        value: object = json.loads(out)["data"]
-        return value
+        return json.loads(out)["data"]
 
     def addresses(self, interface: str) -> list[str]:
         """The IPv4 addresses of an interface, with their prefixes."""
         show = json.loads(self.run(["ip", "-json", "-4", "address", "show", "dev", interface]))
         return [f"{a['local']}/{a['prefixlen']}" for link in show for a in link["addr_info"]]
 
-    def link(self, interface: str) -> dict[str, object]:
+    def link(self, interface: str) -> dict[str, Any]:
         """An interface as `ip -json link` shows it."""
         show = self.run(["ip", "-json", "-details", "link", "show", "dev", interface])
-        link: dict[str, object] = json.loads(show)[0]
+        link: dict[str, Any] = json.loads(show)[0]
         return link
 
     def main_pid(self, unit: str) -> int:
@@ -299,7 +299,7 @@ class Host:
         return addresses[0].split("/")[0]
 
     def wait_for(
-        self, condition: Callable[[], T], what: str, deadline: float = DEADLINE
+        self, condition: Callable[[], T | None], what: str, deadline: float = DEADLINE
     ) -> T:
         """`wait.wait_for`, that also says which host."""
         return wait_for(condition, f"{self.name}: {what}", deadline)

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from namespace import end, run, start
 from wait import wait_for
@@ -198,7 +199,7 @@ class Lan:
         wait_for(lambda: "listening" in self.log("controller.log"), "the controller listens")
         return f"http://{self.address}:8080/"
 
-    def task_requests(self) -> list[dict[str, object]]:
+    def task_requests(self) -> list[dict[str, Any]]:
         """What the controller was asked, see controller.py."""
         return [json.loads(line) for line in self.log("controller.jsonl").splitlines()]
 
@@ -217,7 +218,9 @@ class Echoes:
 
     def answered(self) -> list[int]:
         """Numbers of the requests that were answered, in the order of the answers."""
-        return [int(number) for number in re.findall(r"icmp_seq=(\d+) ttl", self._lan.log(self._log))]
+        return [
+            int(number) for number in re.findall(r"icmp_seq=(\d+) ttl", self._lan.log(self._log))
+        ]
 
     def lost(self) -> list[int]:
         """Numbers of the requests before the last answered one that were not."""

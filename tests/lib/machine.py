@@ -54,6 +54,8 @@ class Machine:
 
     def take_lease(self) -> str:
         """Configures eth0 by DHCP; its address."""
-        self.host.run(["sh", "-ec", f"cat >{_SCRIPT} <<'END'\n{_DHCP_SCRIPT}END\nchmod +x {_SCRIPT}"])
+        self.host.run(
+            ["sh", "-ec", f"cat >{_SCRIPT} <<'END'\n{_DHCP_SCRIPT}END\nchmod +x {_SCRIPT}"]
+        )
         self.run(["udhcpc", "-i", "eth0", "-s", _SCRIPT, "-n", "-q", "-f", "-t", "40", "-T", "1"])
         return self.run("ip -4 -brief address show dev eth0").split()[2].partition("/")[0]

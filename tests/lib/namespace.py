@@ -25,12 +25,12 @@ class CommandFailed(AssertionError):
 
 def start(command: Sequence[str], **options: Any) -> subprocess.Popen[str]:
     """Starts a process that dies with the tests and does not see their ^C."""
-    return subprocess.Popen(
-        [*_MORTAL, *command], start_new_session=True, text=True, **options
-    )
+    return subprocess.Popen([*_MORTAL, *command], start_new_session=True, text=True, **options)
 
 
-def run(command: Sequence[str], *, check: bool = True, stdin: str = "", deadline: float = 60) -> str:
+def run(
+    command: Sequence[str], *, check: bool = True, stdin: str = "", deadline: float = 60
+) -> str:
     """What `command` prints to its standard output; `CommandFailed` when it
     fails, unless `check` is false."""
     result = subprocess.run(

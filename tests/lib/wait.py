@@ -19,7 +19,7 @@ class TimedOut(AssertionError):
     """What was waited for did not come."""
 
 
-def wait_for(condition: Callable[[], T], what: str, deadline: float = DEADLINE) -> T:
+def wait_for(condition: Callable[[], T | None], what: str, deadline: float = DEADLINE) -> T:
     """Evaluates `condition` until it is true, and returns its value.
 
     An assertion that fails in it counts as not yet true; the last one is told

@@ -104,7 +104,7 @@ def test_what_is_missing_is_said(host: Host, lan: Lan, url: str) -> None:
     host.start([lan])
     wait_until_runs(host)
     status = host.wait_for(lambda: host.status_text("buildos-agentd"), "status")
-    kvm = "/dev/kvm is missing (switch on virtualization in the firmware, or set kvm = \"waived\")"
+    kvm = '/dev/kvm is missing (switch on virtualization in the firmware, or set kvm = "waived")'
     program = "program /opt/bslave is not installed"
     assert status == f"1 of 3 agents run; bbot@vm waits: {kvm}; bslave@x waits: {program}"
     assert instance(host, "bslave_40x", "Needs") == [program]
@@ -189,8 +189,10 @@ def test_agents_outlive_agentd(running: Host) -> None:
     agentd = running.main_pid("buildos-agentd")
     running.run(f"kill -KILL {agentd}")
     running.wait_for(
-        lambda: running.main_pid("buildos-agentd") not in (0, agentd)
-        and running.active("buildos-agentd"),
+        lambda: (
+            running.main_pid("buildos-agentd") not in (0, agentd)
+            and running.active("buildos-agentd")
+        ),
         "agentd is back",
     )
     assert running.status_text("buildos-agentd") == "1 of 1 agents run"
@@ -304,7 +306,19 @@ def test_a_host_without_agents_says_so(host: Host, lan: Lan) -> None:
 
 
 def test_arguments_reach_the_program_as_they_were_written(host: Host, lan: Lan) -> None:
-    arguments = ["", "a b", "$HOME ${HOME}", "100% %n", 'say "x"', "a\\b", "line\nfeed", ";", "#", "'", "ü"]
+    arguments = [
+        "",
+        "a b",
+        "$HOME ${HOME}",
+        "100% %n",
+        'say "x"',
+        "a\\b",
+        "line\nfeed",
+        ";",
+        "#",
+        "'",
+        "ü",
+    ]
     variables = ["A=", "B=a b $HOME %n", 'C="x"\\']
     lan.serve_dhcp()
     host.configure(

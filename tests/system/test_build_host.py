@@ -63,13 +63,13 @@ def test_br0_is_the_uplink_for_the_lan(site: Site) -> None:
     br0, eth0 = site.host.link("br0"), site.host.link("eth0")
     assert br0["address"] == eth0["address"] == site.host.nics[0].mac
     assert eth0["master"] == "br0"
-    settings = br0["linkinfo"]["info_data"]  # type: ignore[index]
+    settings = br0["linkinfo"]["info_data"]
     assert (settings["stp_state"], settings["forward_delay"]) == (0, 0)
 
 
 def test_br1_has_the_private_address(site: Site) -> None:
     assert site.host.addresses("br1") == ["172.23.0.1/16"]
-    assert "UP" in site.host.link("br1")["flags"]  # type: ignore[operator]
+    assert "UP" in site.host.link("br1")["flags"]
 
 
 def test_names_resolve_through_the_lease(site: Site) -> None:
@@ -112,7 +112,8 @@ def test_the_agent_polls_its_controller(site: Site) -> None:
 def test_the_slave_runs_as_it_is_configured(site: Site) -> None:
     assert site.host.active("buildos-bslave@default.service")
     messages = [
-        str(entry["MESSAGE"]) for entry in site.host.journal("--unit=buildos-bslave@default.service")
+        str(entry["MESSAGE"])
+        for entry in site.host.journal("--unit=buildos-bslave@default.service")
     ]
     assert 'started with 2 argument(s): ["--bridge", "br0"]' in messages
 

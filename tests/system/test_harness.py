@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -42,7 +43,7 @@ def test_a_host_has_the_cables_that_it_was_given(host: Host, lan: Lan) -> None:
     nic = host.nics[0]
     host.run("ip link set eth0 up; ip link set eth1 up")
     assert host.link("eth0")["address"] == nic.mac != host.nics[1].mac
-    host.wait_for(lambda: "NO-CARRIER" in host.link("eth0")["flags"], "eth0 is up, alone")  # type: ignore[operator]
+    host.wait_for(lambda: "NO-CARRIER" in host.link("eth0")["flags"], "eth0 is up, alone")
     nic.plug()
     host.wait_for(lambda: host.link("eth0")["operstate"] == "UP", "carrier on eth0")
     assert host.link("eth1")["operstate"] != "UP"
@@ -110,15 +111,15 @@ def test_nothing_outlives_tests_that_are_killed(root: list[Path], tmp_path: Path
         assert len(pids) == 3
         tests.send_signal(signal.SIGKILL)
     for pid in pids:
-        wait_for(lambda pid=pid: not _runs(pid), f"process {pid} ends")  # type: ignore[misc]
+        wait_for(partial(_ended, pid), f"process {pid} ends")
 
 
-def _runs(pid: int) -> bool:
+def _ended(pid: int) -> bool:
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except FileNotFoundError:
-        return False
-    return state != "Z"
+        return True
+    return state == "Z"
 
 
 def test_hosts_and_lans_leave_nothing_behind(

@@ -52,7 +52,7 @@ def test_a_name_that_is_none_goes_nowhere(host: Host, lan: Lan, name: str) -> No
     host.start([lan])
     digits = host.nics[0].mac.replace(":", "")[-10:]
     _wait_for_name(host, f"build-{digits}", "mac")
-    (refused,) = host.bus_property("hostname1", "Refused")  # type: ignore[misc]
+    (refused,) = host.bus_property("hostname1", "Refused")
     assert refused.startswith(f'"{name}" from DHCP option 12: ')
 
 

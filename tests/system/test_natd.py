@@ -59,7 +59,7 @@ def _packets(host: Host, comment: str) -> int:
 def test_a_machine_gets_an_address_names_and_the_web(online: Host, lan: Lan) -> None:
     url = lan.serve_web("from the LAN\n")
     machine = Machine(online)
-    first, last = online.bus_property("nat1", "DHCPRange")  # type: ignore[misc]
+    first, last = online.bus_property("nat1", "DHCPRange")
     address = ipaddress.ip_address(machine.take_lease())
     assert ipaddress.ip_address(first) <= address <= ipaddress.ip_address(last)
     assert lan.address in machine.run("getent ahostsv4 gateway.lan.example")
@@ -131,13 +131,17 @@ def test_tftp_of_an_agent_stays_on_the_host(online: Host) -> None:
         f"iptables -t nat -A PREROUTING -i br1 -p udp -d {_AGENT_TFTP} --dport 69"
         " -j DNAT --to-destination 172.23.0.1:6969"
     )
-    hear = "$socket = IO::Socket::INET->new(Proto => 'udp', LocalPort => 6969); print scalar <$socket>"
+    hear = (
+        "$socket = IO::Socket::INET->new(Proto => 'udp', LocalPort => 6969); print scalar <$socket>"
+    )
     online.run(
         ["systemd-run", "--expand-environment=no", "--unit=agent"]
         + ["--property=StandardOutput=truncate:/run/agent"]
         + ["perl", "-MIO::Socket::INET", "-e", f"$| = 1; {hear}"]
     )
-    online.wait_for(lambda: ":6969" in online.run("ss --udp --listening --numeric"), "agent listens")
+    online.wait_for(
+        lambda: ":6969" in online.run("ss --udp --listening --numeric"), "agent listens"
+    )
     machine.run(ask)
     online.wait_for(lambda: online.read("/run/agent") == "hello\n", "the agent was asked")
     assert _packets(online, lost) == 1
@@ -145,12 +149,18 @@ def test_tftp_of_an_agent_stays_on_the_host(online: Host) -> None:
 
 def test_the_table_comes_back_when_somebody_removes_it(online: Host) -> None:
     online.run("nft add table inet others; nft add chain inet others empty")
-    for damage in ("flush ruleset", "delete table inet buildos", "flush chain inet buildos forward"):
+    for damage in (
+        "flush ruleset",
+        "delete table inet buildos",
+        "flush chain inet buildos forward",
+    ):
         since = online.run(["date", "+%s.%N"]).strip()
         online.run(f"nft {damage}")
         online.wait_for(
-            lambda: online.run("nft --stateless list table inet buildos", check=False)
-            == _GOLDEN.read_text(),
+            lambda: (
+                online.run("nft --stateless list table inet buildos", check=False)
+                == _GOLDEN.read_text()
+            ),
             f"the table after {damage!r}",
         )
         told = online.wait_for(
@@ -209,7 +219,9 @@ def test_another_configuration_reaches_dnsmasq(online: Host) -> None:
     # Twice in a row: the second while the first is being acted on.
     for seconds in (600, 700):
         text = f"dhcp_lease_s = {seconds}"
-        online.run(f"mkdir -p /etc/buildos/natd.conf.d; echo '{text}' >/etc/buildos/natd.conf.d/1.toml")
+        online.run(
+            f"mkdir -p /etc/buildos/natd.conf.d; echo '{text}' >/etc/buildos/natd.conf.d/1.toml"
+        )
         online.systemctl("reload", "buildos-natd.service")
     online.wait_for(lambda: ",700\n" in online.read(in_force), "dnsmasq has the last one")
     _wait_until_ready(online)
@@ -225,7 +237,9 @@ def test_without_an_uplink_machines_have_addresses_already(host: Host, lan: Lan)
 
 def test_a_netd_that_is_away_is_waited_for(host: Host, lan: Lan) -> None:
     lan.serve_dhcp()
-    host.file("/etc/systemd/system/buildos-netd.service.d/test.conf", "[Unit]\nConditionPathExists=/go\n")
+    host.file(
+        "/etc/systemd/system/buildos-netd.service.d/test.conf", "[Unit]\nConditionPathExists=/go\n"
+    )
     host.start([lan])
     host.wait_for(lambda: host.active("buildos-natd.service"), "natd runs")
     assert host.bus_property("nat1", "State") == "waiting"
