@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from trial import Boot
+from trial import BOOT_SECONDS, Boot
 
 MEBIBYTE = 1 << 20
 
@@ -15,7 +15,7 @@ def test_boots_as_in_the_manual(boot: Boot) -> None:
     configured, and everything else works."""
     host = boot("e1000@lan", append="")
     assert host.wait_for_systemd() == "running"
-    assert host.lan.leases()
+    host.guest.wait_for("a lease", BOOT_SECONDS, host.lan.leases)
     assert host.shell.output("cat /proc/cmdline") == ""
     assert "\nroot:*:" in "\n" + host.shell.output("cat /etc/shadow")
 
