@@ -32,8 +32,10 @@ use crate::link::{BridgeSettings, Link};
 use crate::mac::MacAddress;
 use crate::plan::{Address, Observed, Op, Route};
 
-/// A request that the kernel has not answered by then is lost.
-const TIMEOUT: Duration = Duration::from_secs(5);
+/// A request that the kernel has not answered by then is lost. The first bridge
+/// makes the kernel load a module, which takes seconds while a machine boots; the
+/// limit must stay below the unit's `WatchdogSec=`.
+const TIMEOUT: Duration = Duration::from_secs(20);
 /// `IFA_PROTO` of our addresses, as `RTPROT_DHCP` of our routes: numbers of the
 /// same registry (`/etc/iproute2/rt_protos`).
 const PROTOCOL: u8 = 16;
