@@ -212,7 +212,7 @@ class Host:
     def command(self, command: Sequence[str]) -> list[str]:
         """The command line, for the outside, that runs `command` in the host."""
         return [
-            "nsenter", f"--target={self._pid}", "--all", "--",
+            "nsenter", f"--target={self._pid}", "--all", "--root", "--wd", "--",
             "env", "-i", "PATH=/usr/sbin:/usr/bin", "LC_ALL=C.UTF-8", "HOME=/root",
             *command,
         ]  # fmt: skip

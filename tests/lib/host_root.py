@@ -56,8 +56,9 @@ def host_root(debs: list[Path]) -> Root:
             stamp.clear()
             shutil.rmtree(layer, ignore_errors=True)
             names = " ".join(f"/work/debs/{deb.name}" for deb in debs)
+            install = f"dpkg --install {names} >/tmp/log 2>&1 || (cat /tmp/log; exit 1)"
             base.run(
-                ["sh", "-euc", f"dpkg --install {names} >/dev/null\n{_CLEAN}"],
+                ["sh", "-euc", f"{install}\n{_CLEAN}"],
                 binds={"/work/debs": debs[0].parent},
                 changes=layer,
             )
