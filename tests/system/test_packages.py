@@ -21,9 +21,10 @@ def install(host: Host, debs: list[Path]) -> None:
 
 
 def test_installed_on_a_running_system_they_wait_for_the_next_boot(
-    debs: list[Path], lan: Lan
+    root: list[Path], debs: list[Path], lan: Lan
 ) -> None:
-    with Host(base_root(), "debian") as host:
+    del root  # makes the base root
+    with Host([base_root()], "debian") as host:
         host.start([lan])
         assert host.wait_for_boot() == "running"
         install(host, debs)
