@@ -3,40 +3,40 @@
 A root is a directory made once by mmdebstrap and kept until its recipe changes.
 A command runs in it with mount, pid and ipc namespaces of its own, so nothing
 outlives the command or has to be unmounted, and without a network unless it is
-asked for. A layer is what was added to a root, kept apart from it: the root
-that builds the packages holds their Build-Depends and nothing else.
+asked for. What the command changes in the root is forgotten, or kept apart from
+it as a layer: the root that builds the packages holds their Build-Depends and
+nothing else.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 TOP = Path(__file__).resolve().parent.parent
 BUILD = TOP / "build"
 SUITE = "trixie"
 
-# Runs as the first process of the namespaces: assembles the root at $1, with
-# the layer $2 if there is one, and executes the rest of its arguments there.
+# Runs as the first process of the namespaces: assembles the root of the directories
+# $1, keeps changes in the directory $2 if there is one, and executes the rest of its
+# arguments there.
 # A network is the one of the outside, with its resolver and the certificates it
 # trusts; a command without a network has a loopback device.
 _ENTER = """
-root=$1 layer=$2 network=$3 binds=$4 directory=$5; shift 5
+lower=$1 changes=$2 network=$3 binds=$4 directory=$5; shift 5
 mount -t tmpfs -o mode=755 tmpfs "$MOUNTPOINT"
-mkdir "$MOUNTPOINT/root"
+changes=${changes:-$MOUNTPOINT/changes}
 here=$MOUNTPOINT/root
-if [ -n "$layer" ]; then
-    mkdir -p "$layer/upper" "$layer/work"
-    mount -t overlay -o "lowerdir=$root,upperdir=$layer/upper,workdir=$layer/work" overlay "$here"
-else
-    mount --bind "$root" "$here"
-fi
+mkdir -p "$here" "$changes/upper" "$changes/work"
+mount -t overlay -o "lowerdir=$lower,upperdir=$changes/upper,workdir=$changes/work" overlay "$here"
 mount -t proc proc "$here/proc"
 mount --rbind /dev "$here/dev"
 mount -t tmpfs -o mode=1777 tmpfs "$here/tmp"
@@ -76,6 +76,15 @@ class CommandFailed(Exception):
         super().__init__(f"{shlex.join(command)}: failed with status {status}")
 
 
+@contextmanager
+def locked() -> Iterator[None]:
+    """Nobody else makes or changes what is below build/ meanwhile."""
+    BUILD.mkdir(exist_ok=True)
+    with (BUILD / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def say(text: str) -> None:
     """One line on what happens now, for whoever waits."""
     print(f"==> {text}", flush=True)
@@ -110,11 +119,14 @@ class Stamp:
 
 
 class Root:
-    """A Debian root with, optionally, a layer of additions."""
+    """A Debian root: the directories that make it, uppermost first."""
 
-    def __init__(self, path: Path, layer: Path | None = None):
-        self.path = path
-        self.layer = layer
+    def __init__(self, *directories: Path):
+        self.directories = directories
+
+    def layer(self, directory: Path) -> Root:
+        """The root with what a command changed and kept in `directory`."""
+        return Root(directory / "upper", *self.directories)
 
     def run(
         self,
@@ -124,11 +136,12 @@ class Root:
         env: Mapping[str, str] | None = None,
         directory: str = "/",
         network: bool = False,
+        changes: Path | None = None,
     ) -> None:
         """Runs `command` as root in `directory` with `binds` (place in the root →
-        directory outside) mounted. Its output goes to ours; raises
-        `CommandFailed`."""
-        self._run(command, binds or {}, env or {}, directory, network, capture=False)
+        directory outside) mounted; keeps what it changes as the layer `changes`.
+        Its output goes to ours; raises `CommandFailed`."""
+        self._run(command, binds or {}, env or {}, directory, network, changes)
 
     def output(
         self,
@@ -139,7 +152,7 @@ class Root:
         directory: str = "/",
     ) -> bytes:
         """What `command` prints; otherwise as `run`, without a network."""
-        return self._run(command, binds or {}, env or {}, directory, network=False, capture=True)
+        return self._run(command, binds or {}, env or {}, directory, False, None, capture=True)
 
     def _run(
         self,
@@ -148,7 +161,8 @@ class Root:
         env: Mapping[str, str],
         directory: str,
         network: bool,
-        capture: bool,
+        changes: Path | None,
+        capture: bool = False,
     ) -> bytes:
         need_root()
         unshare = ["unshare", "--mount", "--pid", "--ipc", "--fork", "--kill-child"]
@@ -157,7 +171,8 @@ class Root:
         mounts = "".join(f"{source}|{target}\n" for target, source in binds.items())
         proxies = {name: os.environ[name] for name in _PROXIES if network and name in os.environ}
         variables = [f"{k}={v}" for k, v in {**_ENVIRONMENT, **proxies, **env}.items()]
-        enter = ["sh", "-euc", _ENTER, "enter", str(self.path), str(self.layer or "")]
+        lower = ":".join(str(path) for path in self.directories)
+        enter = ["sh", "-euc", _ENTER, "enter", lower, str(changes or "")]
         enter += ["yes" if network else "no", mounts, directory, *variables, *command]
         result = subprocess.run(
             [*unshare, *enter],
@@ -232,9 +247,8 @@ def tools_root() -> Root:
     packages = ["ca-certificates", "lintian", "rust-clippy", "rustfmt"]
     root = build_root()
     layer = BUILD / "roots" / "tools"
-    made_from = root.path.with_suffix(".stamp").read_text()
+    made_from = root.directories[0].with_suffix(".stamp").read_text()
     stamp = Stamp(layer.with_suffix(".stamp"), digest(made_from, *packages))
-    tools = Root(root.path, layer)
     if not stamp.fresh():
         say(f"Adding tools in {layer.relative_to(TOP)}")
         need_root()
@@ -244,9 +258,9 @@ def tools_root() -> Root:
             "(apt-get update && apt-get --yes --no-install-recommends install "
             f"{' '.join(packages)} && apt-get clean) >/tmp/log 2>&1 || (cat /tmp/log; exit 1)"
         )
-        tools.run(["sh", "-c", install], network=True)
+        root.run(["sh", "-c", install], network=True, changes=layer)
         stamp.set()
-    return tools
+    return root.layer(layer)
 
 
 def build_depends(control: str) -> str:

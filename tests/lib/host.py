@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, TypeVar
 
+from buildroot import Root
 from lan import Lan, Nic
 from namespace import child_of, close, run, start
 from wait import DEADLINE, wait_for
@@ -82,13 +83,13 @@ _HOSTS = itertools.count(1)
 
 
 class Host:
-    """A build host. `root` is the overlay's lower directories, uppermost first."""
+    """A build host with a root, see host_root.py."""
 
     running: ClassVar[list[Host]] = []
     """The hosts that run now."""
 
-    def __init__(self, root: Sequence[Path], name: str = "host"):
-        self.root = list(root)
+    def __init__(self, root: Root, name: str = "host"):
+        self.root = root
         self.name = name
         self.nics: list[Nic] = []
         self._process: subprocess.Popen[str] | None = None
@@ -138,7 +139,7 @@ class Host:
         assert self._process is None, "the host runs already"
         number = next(_HOSTS)
         self._cgroup = _make_cgroup(f"buildos-test-{os.getpid()}-{number}")
-        lower = ":".join(str(path) for path in self.root)
+        lower = ":".join(str(path) for path in self.root.directories)
         unshare = ["unshare", "--mount", "--pid", "--uts", "--ipc", "--net", "--cgroup"]
         unshare += ["--fork", "--kill-child", "--propagation=private"]
         # The cgroup must be the process's own before it becomes the root of a
@@ -211,7 +212,7 @@ class Host:
     def command(self, command: Sequence[str]) -> list[str]:
         """The command line, for the outside, that runs `command` in the host."""
         return [
-            "nsenter", f"--target={self._pid}", "--all", "--",
+            "nsenter", f"--target={self._pid}", "--all", "--root", "--wd", "--",
             "env", "-i", "PATH=/usr/sbin:/usr/bin", "LC_ALL=C.UTF-8", "HOME=/root",
             *command,
         ]  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from buildroot import BUILD, Root, Stamp, digest, make_root, say
+from buildroot import BUILD, TOP, Root, Stamp, digest, locked, make_root, say
 
 # What our packages depend on, what a host has besides, and what the scenarios
 # use on it.
@@ -29,29 +29,38 @@ _PACKAGES = [
 ]
 
 
-def base_root() -> Path:
+# As in the image: what every host makes for itself is not there, and nothing looks
+# for updates.
+_CLEAN = """
+rm -f /etc/hostname
+: >/etc/machine-id
+systemctl --quiet disable apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer
+"""
+
+
+def base_root() -> Root:
     """A Debian 13 in which our packages can be installed."""
-    return make_root("host", _PACKAGES).path
+    with locked():
+        return make_root("host", _PACKAGES)
 
 
-def host_root(debs: list[Path]) -> list[Path]:
-    """The directories that make the root, uppermost first; `debs` are installed."""
+def host_root(debs: list[Path]) -> Root:
+    """The root of a host: our packages `debs` are installed."""
     base = base_root()
     layer = BUILD / "roots" / "host-debs"
-    made_from = base.with_suffix(".stamp").read_text()
-    stamp = Stamp(layer.with_suffix(".stamp"), digest(made_from, Path(__file__), *debs))
-    if not stamp.fresh():
-        say(f"Installing {len(debs)} packages in {layer.name}")
-        stamp.clear()
-        shutil.rmtree(layer, ignore_errors=True)
-        root = Root(base, layer)
-        if debs:
-            names = [f"/work/debs/{deb.name}" for deb in debs]
-            root.run(["dpkg", "--install", *names], binds={"/work/debs": debs[0].parent})
-        # As in the image: what every host makes for itself is not there, and
-        # nothing looks for updates.
-        timers = "apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer"
-        clean = f"rm -f /etc/hostname; : >/etc/machine-id; systemctl --quiet disable {timers}"
-        root.run(["sh", "-ec", clean])
-        stamp.set()
-    return [layer / "upper", base]
+    made_from = base.directories[0].with_suffix(".stamp").read_text()
+    stamp = Stamp(layer.with_suffix(".stamp"), digest(made_from, _CLEAN, *debs))
+    with locked():
+        if not stamp.fresh():
+            say(f"Installing {len(debs)} packages in {layer.relative_to(TOP)}")
+            stamp.clear()
+            shutil.rmtree(layer, ignore_errors=True)
+            names = " ".join(f"/work/debs/{deb.name}" for deb in debs)
+            install = f"dpkg --install {names} >/tmp/log 2>&1 || (cat /tmp/log; exit 1)"
+            base.run(
+                ["sh", "-euc", f"{install}\n{_CLEAN}"],
+                binds={"/work/debs": debs[0].parent},
+                changes=layer,
+            )
+            stamp.set()
+    return base.layer(layer)

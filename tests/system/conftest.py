@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from buildroot import BUILD
+from buildroot import BUILD, Root
 from host import Host
 from host_root import host_root
 from lan import Lan
@@ -25,8 +25,8 @@ def debs() -> list[Path]:
 
 
 @pytest.fixture(scope="session")
-def root(debs: list[Path]) -> list[Path]:
-    """The directories of a host's root, see `host_root`."""
+def root(debs: list[Path]) -> Root:
+    """The root of a host, see `host_root`."""
     assert os.geteuid() == 0, "the system lane makes namespaces and mounts: run it as root"
     return host_root(debs)
 
@@ -52,7 +52,7 @@ def lan(new_lan: NewLan) -> Lan:
 
 
 @pytest.fixture
-def new_host(root: list[Path], new_lan: NewLan) -> Iterator[NewHost]:
+def new_host(root: Root, new_lan: NewLan) -> Iterator[NewHost]:
     """Makes hosts, see `Host`. They end before the LANs that they are on."""
     hosts: list[Host] = []
 

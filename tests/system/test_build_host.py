@@ -6,9 +6,9 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
+from buildroot import Root
 from host import Host, manager
 from lan import Lan
 from machine import Machine
@@ -26,7 +26,7 @@ class Site:
 
 
 @pytest.fixture(scope="module")
-def site(root: list[Path]) -> Iterator[Site]:
+def site(root: Root) -> Iterator[Site]:
     """A host with one NIC and both agents, when its agent has asked for work."""
     with Lan() as lan, Host(root) as host:
         controller = lan.start_controller()

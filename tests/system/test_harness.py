@@ -11,12 +11,11 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from buildroot import Root
 from host import Host
 from lan import Lan
 from namespace import CommandFailed
 from wait import TimedOut, wait_for
-
-_LIB = Path(__file__).resolve().parent.parent / "lib"
 
 
 def test_a_host_boots_systemd_and_runs_commands(host: Host) -> None:
@@ -85,16 +84,17 @@ def test_waiting_ends_at_the_deadline_and_says_why() -> None:
         wait_for(never, "the sum", deadline=0.1)
 
 
-def test_nothing_outlives_tests_that_are_killed(root: list[Path], tmp_path: Path) -> None:
+def test_nothing_outlives_tests_that_are_killed(root: Root, tmp_path: Path) -> None:
     program = (
         "import sys\n"
-        f"sys.path[:0] = [{str(_LIB)!r}]\n"
+        f"sys.path[:0] = {sys.path!r}\n"
         "from pathlib import Path\n"
+        "from buildroot import Root\n"
         "from host import Host\n"
         "from lan import Lan\n"
         "lan = Lan()\n"
         "lan.serve_dhcp()\n"
-        f"host = Host([Path(p) for p in {[str(path) for path in root]!r}])\n"
+        f"host = Host(Root(*map(Path, {[str(path) for path in root.directories]!r})))\n"
         "host.start([lan])\n"
         "print(host._pid, lan._holder.pid, lan._dhcp.pid, flush=True)\n"
         "sys.stdin.read()\n"

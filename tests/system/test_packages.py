@@ -21,10 +21,9 @@ def install(host: Host, debs: list[Path]) -> None:
 
 
 def test_installed_on_a_running_system_they_wait_for_the_next_boot(
-    root: list[Path], debs: list[Path], lan: Lan
+    debs: list[Path], lan: Lan
 ) -> None:
-    del root  # makes the base root
-    with Host([base_root()], "debian") as host:
+    with Host(base_root(), "debian") as host:
         host.start([lan])
         assert host.wait_for_boot() == "running"
         install(host, debs)
