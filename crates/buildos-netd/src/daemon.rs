@@ -2,22 +2,25 @@
 //! goes out. Nothing here waits for anything but the kernel.
 
 use std::collections::BTreeSet;
-use std::future::Future;
+use std::io;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use buildos_dhcp::{Instant, State};
+use buildos_dhcp::{Instant, Name, State};
 use buildos_service::{Request, Service, file, text};
 use tokio::sync::{mpsc, watch};
 
 use crate::bus::{self, Command};
-use crate::config::Settings;
-use crate::kernel::{Kernel, KernelError};
+use crate::clock::Alarm;
+use crate::config::{SendName, Settings};
+use crate::hostname::Hostname;
+use crate::kernel::{Change, Kernel, KernelError};
+use crate::ledger::Ledger;
 use crate::picture::{self, Clocks, Picture};
 use crate::plan::{self, LeaseWish, Observed, PUBLIC_BRIDGE, Wish};
 use crate::private::{self, PrivateNetwork};
-use crate::race::{Candidate, Effect, Race, Rules};
-use crate::wire::{Listen, Wire};
+use crate::race::{Candidate, Effect, Race, Rules, Runner};
+use crate::wire::{Incoming, Listen, Message, Wire};
 use crate::{candidate, clock, messages, state, views};
 
 /// Files for others, and for a later netd.
@@ -28,6 +31,23 @@ const ROUNDS: usize = 5;
 const RETRY: Duration = Duration::from_secs(2);
 /// Requests from the bus that may wait.
 const COMMANDS: usize = 4;
+/// The kernel counts lifetimes in whole seconds. What is left of a lease below that
+/// is not used.
+const LEAST: Duration = Duration::from_secs(1);
+
+/// Why netd cannot work.
+#[derive(Debug, thiserror::Error)]
+pub enum NetdError {
+    /// The kernel's network configuration is out of reach.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// No packet sockets.
+    #[error("cannot open a packet socket (CAP_NET_RAW is needed)")]
+    Socket(#[source] io::Error),
+    /// No timers.
+    #[error("cannot set a timer")]
+    Timer(#[source] io::Error),
+}
 
 /// Runs until systemd asks for the end. Everything in the kernel stays as it
 /// is then: a restart must not cut anybody's network.
@@ -35,15 +55,17 @@ const COMMANDS: usize = 4;
 /// # Errors
 ///
 /// The kernel cannot be spoken to.
-pub async fn run(mut service: Service<Settings>) -> Result<(), KernelError> {
+pub async fn run(mut service: Service<Settings>) -> Result<(), NetdError> {
     let mut netd = Netd::new(service.settings().clone(), Kernel::open()?).await?;
     netd.resume();
-    netd.look(&mut service).await?;
+    netd.step(&mut service, true).await?;
+    let alarm = Alarm::new().map_err(NetdError::Timer)?;
     let (command_sender, mut commands) = mpsc::channel(COMMANDS);
     let bus = tokio::spawn(bus::serve(netd.pictures.subscribe(), command_sender));
     service.ready();
     loop {
         let deadline = netd.deadline();
+        let mut look = false;
         let mut reloaded = false;
         tokio::select! {
             request = service.request() => match request {
@@ -54,16 +76,22 @@ pub async fn run(mut service: Service<Settings>) -> Result<(), KernelError> {
                 Command::Renew => netd.race.renew(clock::now()),
                 Command::Reconfigure => reloaded = true,
             },
-            changed = netd.kernel.changed() => changed?,
-            incoming = netd.wire.receive() => {
-                netd.race.packet(clock::now(), incoming.client, &incoming.payload);
+            change = netd.kernel.changed() => {
+                netd.last_change = Some(change?);
+                look = true;
             }
-            () = until(deadline) => netd.race.timeout(clock::now()),
+            incoming = netd.wire.receive() => netd.receive(&incoming),
+            () = renamed(netd.hostname.as_mut()) => netd.tell_name(),
+            woken = alarm.wait(deadline) => {
+                woken.map_err(NetdError::Timer)?;
+                look = netd.retry.is_some_and(|retry| retry <= clock::now());
+                netd.race.timeout(clock::now());
+            }
         }
         if reloaded {
             netd.configure(service.reload().clone());
         }
-        netd.look(&mut service).await?;
+        netd.step(&mut service, look || reloaded).await?;
         if reloaded {
             service.ready();
         }
@@ -72,37 +100,59 @@ pub async fn run(mut service: Service<Settings>) -> Result<(), KernelError> {
     Ok(())
 }
 
+async fn renamed(hostname: Option<&mut Hostname>) {
+    match hostname {
+        Some(hostname) => hostname.changed().await,
+        None => std::future::pending().await,
+    }
+}
+
 struct Netd {
     settings: Settings,
     kernel: Kernel,
     wire: Wire,
+    hostname: Option<Hostname>,
     race: Race,
+    ledger: Ledger,
     observed: Observed,
+    /// The wish that the kernel's state agreed with when it was last looked at.
+    settled: Option<Wish>,
     private: Option<PrivateNetwork>,
+    /// The last change of the network by somebody else.
+    last_change: Option<Change>,
     /// When to try again what the kernel refused.
     retry: Option<Instant>,
     /// What was refused last, so that it is reported once.
     refused: BTreeSet<String>,
     pictures: watch::Sender<Picture>,
+    /// Whether a picture has been published at all.
+    published: bool,
 }
 
 impl Netd {
-    async fn new(settings: Settings, kernel: Kernel) -> Result<Self, KernelError> {
+    async fn new(settings: Settings, kernel: Kernel) -> Result<Self, NetdError> {
         let observed = kernel.observe().await?;
         let race = Race::new(rules(&settings), seed());
         let clocks = clocks();
         let empty = picture::draw(&observed, &race, &settings, None, Vec::new(), clocks);
-        Ok(Self {
+        let mut netd = Self {
             settings,
             kernel,
-            wire: Wire::default(),
+            wire: Wire::open().map_err(NetdError::Socket)?,
+            hostname: Hostname::open().ok(),
             race,
+            ledger: Ledger::default(),
             observed,
+            settled: None,
             private: None,
+            last_change: None,
             retry: None,
             refused: BTreeSet::new(),
             pictures: watch::Sender::new(empty),
-        })
+            published: false,
+        };
+        netd.tell_name();
+        Ok(netd)
     }
 
     /// Takes up what an earlier netd of this boot left: the lease goes on, and
@@ -123,27 +173,71 @@ impl Netd {
     fn configure(&mut self, settings: Settings) {
         self.settings = settings;
         self.race.set_rules(clock::now(), rules(&self.settings));
+        self.tell_name();
+    }
+
+    /// Has servers told the host's name.
+    fn tell_name(&mut self) {
+        let name = self.hostname.as_mut().and_then(Hostname::read);
+        let name = name.and_then(|name| match self.settings.send_name {
+            SendName::Hostname => Some(Name::Host(name)),
+            SendName::Fqdn => Some(Name::Fqdn(name)),
+            SendName::None => None,
+        });
+        self.race.set_name(clock::now(), name);
+    }
+
+    fn receive(&mut self, incoming: &Incoming) {
+        let (now, client) = (clock::now(), incoming.client);
+        match &incoming.message {
+            Message::Dhcp(payload) => self.race.packet(now, client, payload),
+            Message::Arp(packet) => self.race.arp(now, client, packet),
+        }
     }
 
     fn deadline(&self) -> Option<Instant> {
         self.race.deadline().into_iter().chain(self.retry).min()
     }
 
-    /// Looks again: brings race, kernel and picture into agreement.
-    async fn look(&mut self, service: &mut Service<Settings>) -> Result<(), KernelError> {
-        self.retry = None;
+    /// Draws the consequences of what happened. The kernel is looked at when it may
+    /// have changed, or when something else is wished for than it was found to have.
+    async fn step(
+        &mut self,
+        service: &mut Service<Settings>,
+        look: bool,
+    ) -> Result<(), KernelError> {
+        self.exchange();
+        let wish = self.wish();
+        if look || self.settled != Some(wish) {
+            self.reconcile().await?;
+        }
+        self.publish(service);
+        Ok(())
+    }
+
+    /// Brings race and kernel into agreement.
+    async fn reconcile(&mut self) -> Result<(), KernelError> {
         for _ in 0..ROUNDS {
             self.observed = self.kernel.observe().await?;
             let candidates = self.candidates();
             self.report_candidates(&candidates);
             self.race.set_candidates(clock::now(), candidates);
             self.exchange();
-            let ops = plan::plan(&self.wish(), &self.observed);
-            if ops.is_empty() || !self.apply(&ops).await {
+            let wish = self.wish();
+            let ops = plan::plan(&wish, &self.observed, clock::now());
+            if ops.is_empty() {
+                self.settled = Some(wish);
+                self.retry = None;
+                return Ok(());
+            }
+            if self.settled.take() == Some(wish) {
+                self.report_repairs(&ops);
+            }
+            if !self.apply(&ops).await {
                 break;
             }
         }
-        self.publish(service);
+        self.retry = Some(clock::now().saturating_add(RETRY));
         Ok(())
     }
 
@@ -153,7 +247,7 @@ impl Netd {
         let mut refused = BTreeSet::new();
         for op in ops {
             tracing::debug!(?op, "applying");
-            if let Err(error) = self.kernel.apply(op).await {
+            if let Err(error) = self.kernel.apply(op, &self.observed).await {
                 let error = text::chain(&error);
                 if !self.refused.contains(&error) {
                     tracing::error!(message_id = messages::KERNEL, "{error}");
@@ -162,13 +256,20 @@ impl Netd {
             }
         }
         self.refused = refused;
-        if !self.refused.is_empty() {
-            self.retry = Some(clock::now().saturating_add(RETRY));
-        }
         self.refused.is_empty()
     }
 
-    /// Opens sockets for the clients and carries out what they want.
+    /// What is to be done although nothing else is wished for than before: somebody
+    /// undid it.
+    fn report_repairs(&self, ops: &[plan::Op]) {
+        let by = self.last_change.and_then(|change| change.by);
+        for op in ops {
+            messages::repaired(&op.describe(&self.observed), by);
+        }
+    }
+
+    /// Opens sockets for the clients, carries out what they want, and closes those
+    /// of clients that have said their last word.
     fn exchange(&mut self) {
         // Events of one round may start clients that then want sockets.
         loop {
@@ -178,45 +279,74 @@ impl Netd {
             let mut quiet = true;
             while let Some(effect) = self.race.poll() {
                 quiet = false;
-                match effect {
-                    Effect::Transmit(client, transmit) => {
-                        if let Err(error) = self.wire.send(client, &transmit) {
-                            tracing::debug!(client, %error, "cannot send {}", transmit.kind);
-                        }
-                    }
-                    Effect::Event(client, event) => {
-                        let runner = self.race.runners().find(|r| r.candidate.index == client);
-                        if let Some(runner) = runner {
-                            messages::log(&runner.candidate, &event);
-                        }
-                    }
-                }
+                self.carry_out(effect);
             }
             if quiet {
-                return;
+                break;
+            }
+        }
+        self.wire.close_others(&self.listeners());
+    }
+
+    fn carry_out(&mut self, effect: Effect) {
+        let (Effect::Transmit(client, _) | Effect::Arp(client, _) | Effect::Event(client, _)) =
+            effect;
+        let Some(runner) = self.race.runners().find(|r| r.candidate.index == client) else {
+            return;
+        };
+        let (name, usec) = (runner.candidate.name.as_str(), clocks().realtime_usec());
+        match effect {
+            // By the NIC itself: br0 may not have noticed yet that its port has carrier.
+            Effect::Transmit(_, transmit) => {
+                self.ledger.sent(usec, name, &transmit);
+                if let Err(error) = self.wire.send(client, client, &transmit) {
+                    tracing::debug!(client, %error, "cannot send {}", transmit.kind);
+                }
+            }
+            // To whoever is on br0, too.
+            Effect::Arp(_, packet) => {
+                if let Err(error) = self.wire.send_arp(self.listening_link(runner), &packet) {
+                    tracing::debug!(client, %error, "cannot send ARP");
+                }
+            }
+            Effect::Event(_, event) => {
+                self.ledger.event(usec, name, &event);
+                messages::log(&runner.candidate, &event);
             }
         }
     }
 
     fn listeners(&self) -> Vec<(u32, Listen)> {
-        let public = self.observed.bridge(PUBLIC_BRIDGE);
         let mut listeners = Vec::new();
         for runner in self.race.runners() {
-            let link = self.observed.links.get(&runner.candidate.index);
-            let bridge = public.filter(|b| link.and_then(|l| l.controller) == Some(b.index));
-            let index = bridge.map_or(runner.candidate.index, |bridge| bridge.index);
-            let listen = match runner.client.state() {
-                State::Init | State::InitReboot => continue,
+            let Candidate { index, mac, .. } = runner.candidate;
+            let link = self.listening_link(runner);
+            let messages = match runner.client.state() {
+                State::Init | State::InitReboot => None,
                 State::Bound | State::Renewing | State::Rebinding => {
-                    Listen::Udp(PUBLIC_BRIDGE.to_owned())
+                    Some(Listen::Udp(PUBLIC_BRIDGE.to_owned()))
                 }
                 State::Selecting | State::Requesting | State::Rebooting => {
-                    Listen::Packet(index, runner.candidate.mac)
+                    Some(Listen::Replies(link, mac))
                 }
             };
-            listeners.push((runner.candidate.index, listen));
+            let claims = runner.watched().map(|a| Listen::Claims(link, a, mac));
+            let wanted = messages.into_iter().chain(claims);
+            listeners.extend(wanted.map(|listen| (index, listen)));
         }
         listeners
+    }
+
+    /// The link where packet sockets see what comes in by a NIC: br0 when the NIC is
+    /// its port.
+    fn listening_link(&self, runner: &Runner) -> u32 {
+        let nic = runner.candidate.index;
+        let controller = self.observed.links.get(&nic).and_then(|l| l.controller);
+        let public = self.observed.bridge(PUBLIC_BRIDGE);
+        match public.filter(|bridge| controller == Some(bridge.index)) {
+            Some(bridge) => bridge.index,
+            None => nic,
+        }
     }
 
     fn candidates(&self) -> Vec<Candidate> {
@@ -273,7 +403,11 @@ impl Netd {
     }
 
     fn wish(&mut self) -> Wish {
-        let lease = self.race.lease();
+        let now = clock::now();
+        let lease = self
+            .race
+            .lease()
+            .filter(|lease| lease.remaining(now).is_none_or(|left| left >= LEAST));
         let occupied: Vec<_> = lease
             .iter()
             .flat_map(|lease| {
@@ -295,7 +429,7 @@ impl Netd {
             uplink: self.race.port().map(|port| port.candidate.index),
             lease: lease.map(|lease| LeaseWish {
                 net: ipnet::Ipv4Net::new_assert(lease.address, lease.prefix),
-                remaining: lease.remaining(clock::now()),
+                expires: lease.expires_at(),
                 routes: lease
                     .routes
                     .iter()
@@ -327,11 +461,24 @@ impl Netd {
             clocks(),
         );
         service.status(&new.reason);
-        let files = [
-            ("state.json", state::encode(&new)),
-            ("resolv.conf", views::resolv_conf(&new).into_bytes()),
-            ("interfaces", views::interfaces(&new).into_bytes()),
-        ];
+        let mut files = Vec::new();
+        if let Some(ledger) = self.ledger.take_changes() {
+            files.push(("ledger.json", ledger));
+        }
+        let changed = self.pictures.send_if_modified(|old| {
+            let modified = *old != new;
+            *old = new;
+            modified
+        });
+        let first = !std::mem::replace(&mut self.published, true);
+        if changed || first {
+            let picture = self.pictures.borrow();
+            files.extend([
+                ("state.json", state::encode(&picture)),
+                ("resolv.conf", views::resolv_conf(&picture).into_bytes()),
+                ("interfaces", views::interfaces(&picture).into_bytes()),
+            ]);
+        }
         for (name, content) in files {
             if let Err(error) =
                 file::replace(&Path::new(RUNTIME_DIRECTORY).join(name), &content, 0o644)
@@ -339,11 +486,6 @@ impl Netd {
                 tracing::error!(message_id = messages::FILE, "{}", text::chain(&error));
             }
         }
-        self.pictures.send_if_modified(|old| {
-            let modified = *old != new;
-            *old = new;
-            modified
-        });
     }
 }
 
@@ -352,6 +494,9 @@ fn rules(settings: &Settings) -> Rules {
         bootif: settings.bootif,
         head_start: settings.head_start,
         carrier_grace: settings.carrier_grace,
+        detect_conflicts: settings.detect_conflicts,
+        allowed_servers: settings.allow_servers.clone(),
+        denied_networks: settings.deny_networks.clone(),
     }
 }
 
@@ -370,14 +515,4 @@ fn seed() -> u64 {
     use std::hash::{BuildHasher as _, RandomState};
     // Keyed by getrandom(2).
     RandomState::new().hash_one(clock::now())
-}
-
-fn until(deadline: Option<Instant>) -> impl Future<Output = ()> {
-    let wait = deadline.map(|deadline| deadline.saturating_sub(clock::now()));
-    async move {
-        match wait {
-            Some(wait) => tokio::time::sleep(wait).await,
-            None => std::future::pending().await,
-        }
-    }
 }

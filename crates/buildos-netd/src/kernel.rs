@@ -5,20 +5,21 @@
 //! event only means "look again", so an overrun of the event socket is no
 //! special case: it is one more event.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
-use futures_util::{StreamExt as _, TryStreamExt as _};
-use ipnet::Ipv4Net;
+use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _};
+use ipnet::{Ipv4Net, Ipv6Net};
 use rtnetlink::packet_core::NetlinkMessage;
 use rtnetlink::packet_route::address::{
-    AddressAttribute, AddressHeaderFlags, AddressMessage, AddressProtocol, CacheInfo,
+    AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressProtocol, CacheInfo,
 };
 use rtnetlink::packet_route::link::{
-    BridgeStpState, InfoBridge, InfoData, InfoKind, LinkAttribute, LinkFlags, LinkInfo,
-    LinkLayerType, LinkMessage,
+    AfSpecInet, AfSpecInet6, AfSpecUnspec, BridgeStpState, InfoBridge, InfoData, InfoKind,
+    LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
 };
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol,
@@ -39,6 +40,11 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 /// `IFA_PROTO` of our addresses, as `RTPROT_DHCP` of our routes: numbers of the
 /// same registry (`/etc/iproute2/rt_protos`).
 const PROTOCOL: u8 = 16;
+/// `arp_ignore` of a NIC: no answers to ARP at all (kernel's `ip-sysctl`).
+const ARP_IGNORE_ALL: i32 = 8;
+/// `accept_ra` of br0: also on a host that forwards, as one with virtual machines
+/// may come to do (kernel's `ip-sysctl`).
+const ACCEPT_RA_ALWAYS: i32 = 2;
 /// Metric of our routes; those of an administrator are normally 0 and win.
 const METRIC: u32 = 1024;
 
@@ -63,10 +69,12 @@ pub enum KernelError {
         what: String,
     },
     /// A setting under `/proc/sys` could not be changed.
-    #[error("cannot {what}")]
-    Sysctl {
-        /// What was asked.
-        what: String,
+    #[error("cannot write {value} to {path}")]
+    Setting {
+        /// The file.
+        path: String,
+        /// The value.
+        value: i32,
         /// Why.
         source: io::Error,
     },
@@ -76,6 +84,14 @@ pub enum KernelError {
 }
 
 type Events = futures_util::stream::BoxStream<'static, NetlinkMessage<RouteNetlinkMessage>>;
+
+/// Somebody's change of the network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Change {
+    /// The netlink port that it came by, which normally is the number of the
+    /// process; none when it is the kernel's own or comes from several.
+    pub by: Option<u32>,
+}
 
 /// The connection to the kernel.
 pub struct Kernel {
@@ -95,6 +111,7 @@ impl Kernel {
             MulticastGroup::Link,
             MulticastGroup::Ipv4Ifaddr,
             MulticastGroup::Ipv4Route,
+            MulticastGroup::Ipv6Ifaddr,
         ];
         let (listening, _, events) =
             rtnetlink::new_multicast_connection(&groups).map_err(KernelError::Socket)?;
@@ -106,19 +123,30 @@ impl Kernel {
         })
     }
 
-    /// Returns when something may have changed since the last call; several
-    /// events count as one. Cancel-safe.
+    /// Returns when somebody else may have changed something since the last call;
+    /// several events count as one. What [`Kernel::apply`] did is no change.
+    /// Cancel-safe.
     ///
     /// # Errors
     ///
     /// The socket is gone; the caller ends and systemd starts it anew.
-    pub async fn changed(&mut self) -> Result<(), KernelError> {
-        self.events.next().await.ok_or(KernelError::Closed)?;
-        // What has piled up meanwhile is answered by the same look.
-        while let Some(event) = futures_util::FutureExt::now_or_never(self.events.next()) {
-            event.ok_or(KernelError::Closed)?;
+    pub async fn changed(&mut self) -> Result<Change, KernelError> {
+        // The socket for requests was bound first, and the kernel gives the first
+        // one of a process the number of the process (netlink(7), nl_pid).
+        let own = std::process::id();
+        let mut by = BTreeSet::new();
+        while by.is_empty() {
+            let event = self.events.next().await.ok_or(KernelError::Closed)?;
+            by.insert(event.header.port_number);
+            // What has piled up meanwhile is answered by the same look.
+            while let Some(event) = self.events.next().now_or_never() {
+                by.insert(event.ok_or(KernelError::Closed)?.header.port_number);
+            }
+            by.remove(&own);
         }
-        Ok(())
+        let mut others = by.into_iter().filter(|port| *port != 0);
+        let by = others.next().filter(|_| others.next().is_none());
+        Ok(Change { by })
     }
 
     /// Reads links, and our addresses and routes.
@@ -152,27 +180,44 @@ impl Kernel {
                 .collect(),
             addresses: addresses.iter().filter_map(address).collect(),
             routes: routes.iter().filter_map(route_of).collect(),
+            ipv6: addresses.iter().filter_map(ipv6_address).collect(),
         })
     }
 
-    /// Does one operation. What is already so is no error.
+    /// Does one operation on what was observed. What is already so is no error.
     ///
     /// # Errors
     ///
     /// The kernel refused.
-    pub async fn apply(&self, op: &Op) -> Result<(), KernelError> {
-        let what = describe(op);
+    pub async fn apply(&self, op: &Op, observed: &Observed) -> Result<(), KernelError> {
+        let what = op.describe(observed);
+        let set = |index: &u32, settings: &[Setting]| match observed.links.get(index) {
+            Some(link) => write_settings(&link.name, settings),
+            None => Ok(()),
+        };
         match op {
             Op::CreateBridge(name) => {
                 let bridge = LinkBridge::new(name)
                     .stp_state(BridgeStpState::Disabled)
                     .forward_delay(BridgeSettings::OURS.forward_delay)
-                    .up()
                     .build();
                 ask(&what, self.handle.link().add(bridge).execute()).await
             }
-            Op::DisableIpv6(_, name) => std::fs::write(disable_ipv6(name), "1")
-                .map_err(|source| KernelError::Sysctl { what, source }),
+            Op::Silence(index) => set(
+                index,
+                &[
+                    ("ipv6", "disable_ipv6", 1),
+                    ("ipv4", "arp_ignore", ARP_IGNORE_ALL),
+                ],
+            ),
+            Op::DisableIpv6(index) => set(index, &[("ipv6", "disable_ipv6", 1)]),
+            Op::EnableIpv6(index) => set(
+                index,
+                &[
+                    ("ipv6", "accept_ra", ACCEPT_RA_ALWAYS),
+                    ("ipv6", "disable_ipv6", 0),
+                ],
+            ),
             Op::SetBridge(index) => {
                 let bridge = LinkMessageBuilder::<LinkBridge>::new("")
                     .index(*index)
@@ -257,11 +302,25 @@ async fn ask<T: Default>(
     }
 }
 
-/// Where IPv6 is switched off for a link (kernel's `ip-sysctl`).
-fn disable_ipv6(name: &str) -> PathBuf {
-    Path::new("/proc/sys/net/ipv6/conf")
-        .join(name)
-        .join("disable_ipv6")
+/// Family, name and value of a link's setting (kernel's `ip-sysctl`).
+type Setting = (&'static str, &'static str, i32);
+
+/// Writes settings in their order. A kernel without IPv6 has none of its settings.
+fn write_settings(link: &str, settings: &[Setting]) -> Result<(), KernelError> {
+    for (family, name, value) in settings {
+        let path = format!("/proc/sys/net/{family}/conf/{link}/{name}");
+        match std::fs::write(&path, value.to_string()) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                return Err(KernelError::Setting {
+                    path,
+                    value: *value,
+                    source,
+                });
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 fn change(index: u32) -> LinkMessageBuilder<LinkUnspec> {
@@ -294,6 +353,7 @@ fn link(message: &LinkMessage) -> Option<Link> {
         device: false,
         wireless: false,
         ipv6: false,
+        answers_arp: false,
         bridge: None,
     };
     #[allow(clippy::wildcard_enum_match_arm)] // The kernel sends dozens of others.
@@ -308,16 +368,21 @@ fn link(message: &LinkMessage) -> Option<Link> {
             LinkAttribute::LinkInfo(info) => {
                 (link.kind, link.bridge) = kind(info);
             }
+            LinkAttribute::AfSpecUnspec(families) => {
+                (link.answers_arp, link.ipv6) = protocols(families);
+            }
             _ => {}
         }
     }
     if link.name.is_empty() {
         return None;
     }
-    let sysfs = Path::new("/sys/class/net").join(&link.name);
-    link.device = sysfs.join("device").exists();
-    link.ipv6 = std::fs::read(disable_ipv6(&link.name)).is_ok_and(|content| content == b"0\n");
-    link.wireless = sysfs.join("wireless").exists() || sysfs.join("phy80211").exists();
+    // Nothing is read of links of a kind, of which there may be hundreds.
+    if link.kind.is_none() {
+        let sysfs = Path::new("/sys/class/net").join(&link.name);
+        link.device = sysfs.join("device").exists();
+        link.wireless = sysfs.join("wireless").exists() || sysfs.join("phy80211").exists();
+    }
     Some(link)
 }
 
@@ -351,6 +416,28 @@ fn kind(info: &[LinkInfo]) -> (Option<String>, Option<BridgeSettings>) {
     (kind, bridge)
 }
 
+/// Whether the link answers ARP for other links' addresses, and has IPv6.
+#[allow(clippy::wildcard_enum_match_arm)] // Other protocols do not matter.
+fn protocols(families: &[AfSpecUnspec]) -> (bool, bool) {
+    let (mut arp, mut ipv6) = (false, false);
+    for family in families {
+        match family {
+            AfSpecUnspec::Inet(parts) => {
+                arp |= parts.iter().any(
+                    |part| matches!(part, AfSpecInet::DevConf(c) if c.arp_ignore != ARP_IGNORE_ALL),
+                );
+            }
+            AfSpecUnspec::Inet6(parts) => {
+                ipv6 |= parts
+                    .iter()
+                    .any(|part| matches!(part, AfSpecInet6::DevConf(c) if c.disable_ipv6 == 0));
+            }
+            _ => {}
+        }
+    }
+    (arp, ipv6)
+}
+
 fn address(message: &AddressMessage) -> Option<Address> {
     let mut ip = None;
     let mut valid = u32::MAX;
@@ -370,6 +457,26 @@ fn address(message: &AddressMessage) -> Option<Address> {
         net,
         valid,
     })
+}
+
+/// An IPv6 address that is in use.
+fn ipv6_address(message: &AddressMessage) -> Option<(u32, Ipv6Net)> {
+    let mut ip = None;
+    #[allow(clippy::wildcard_enum_match_arm)] // The rest does not matter.
+    for attribute in &message.attributes {
+        match attribute {
+            AddressAttribute::Address(IpAddr::V6(address)) => ip = Some(*address),
+            // Under duplicate address detection, or failed it.
+            AddressAttribute::Flags(flags)
+                if flags.intersects(AddressFlags::Tentative | AddressFlags::Dadfailed) =>
+            {
+                return None;
+            }
+            _ => {}
+        }
+    }
+    let net = Ipv6Net::new(ip?, message.header.prefix_len).ok()?;
+    Some((message.header.index, net))
 }
 
 fn marks(address: &Address) -> [AddressAttribute; 2] {
@@ -437,21 +544,4 @@ fn message_of(route: &Route) -> RouteMessage {
         builder = builder.onlink();
     }
     builder.build()
-}
-
-fn describe(op: &Op) -> String {
-    match op {
-        Op::CreateBridge(name) => format!("create bridge {name}"),
-        Op::DisableIpv6(_, name) => format!("switch IPv6 off on {name}"),
-        Op::SetBridge(index) => format!("switch spanning tree off on link {index}"),
-        Op::SetMac(index, mac) => format!("give link {index} the hardware address {mac}"),
-        Op::SetMtu(index, mtu) => format!("set the MTU of link {index} to {mtu}"),
-        Op::SetUp(index) => format!("set link {index} up"),
-        Op::Detach(index) => format!("take link {index} out of its bridge"),
-        Op::Attach { port, bridge } => format!("put link {port} into bridge {bridge}"),
-        Op::SetAddress(a) => format!("set address {} on link {}", a.net, a.link),
-        Op::RemoveAddress(a) => format!("remove address {} from link {}", a.net, a.link),
-        Op::AddRoute(r) => format!("add the route to {} by link {}", r.destination, r.link),
-        Op::RemoveRoute(r) => format!("remove the route to {} by link {}", r.destination, r.link),
-    }
 }

@@ -95,7 +95,7 @@ pub fn draw(
         private,
         acquired_usec: lease
             .as_ref()
-            .map_or(0, |lease| clocks.realtime_usec(lease.acquired)),
+            .map_or(0, |lease| clocks.seconds_usec(lease.acquired)),
         lease,
         links,
         configuration_problems: problems,
@@ -112,9 +112,15 @@ pub struct Clocks {
 }
 
 impl Clocks {
+    /// CLOCK_REALTIME in microseconds.
+    #[must_use]
+    pub fn realtime_usec(self) -> u64 {
+        u64::try_from(self.realtime.as_micros()).unwrap_or(u64::MAX)
+    }
+
     /// A point of CLOCK_BOOTTIME as CLOCK_REALTIME, to the second so that it
     /// stays the same from one look to the next.
-    fn realtime_usec(self, at: Instant) -> u64 {
+    fn seconds_usec(self, at: Instant) -> u64 {
         let ago = self.boottime.saturating_sub(at);
         self.realtime
             .saturating_sub(ago)

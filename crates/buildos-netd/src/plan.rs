@@ -10,9 +10,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
-use std::time::Duration;
 
-use ipnet::Ipv4Net;
+use buildos_dhcp::Instant;
+use ipnet::{Ipv4Net, Ipv6Net};
 
 use crate::link::{BridgeSettings, Link};
 use crate::mac::MacAddress;
@@ -41,6 +41,8 @@ pub struct Observed {
     pub addresses: Vec<Address>,
     /// IPv4 routes of the main table that carry our mark.
     pub routes: Vec<Route>,
+    /// IPv6 addresses in use, by index of their link. The kernel configures them.
+    pub ipv6: Vec<(u32, Ipv6Net)>,
 }
 
 /// An IPv4 address on a link.
@@ -87,8 +89,8 @@ pub struct Wish {
 pub struct LeaseWish {
     /// Address and prefix on br0.
     pub net: Ipv4Net,
-    /// How long it stays valid from now; none for ever.
-    pub remaining: Option<Duration>,
+    /// When it ends; none for never.
+    pub expires: Option<Instant>,
     /// `(destination, gateway, onlink)` in the order of the lease.
     pub routes: Vec<(Ipv4Net, Option<Ipv4Addr>, bool)>,
     /// Largest packet that the network carries.
@@ -98,10 +100,14 @@ pub struct LeaseWish {
 /// One change to the kernel's state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Op {
-    /// Create a bridge with [`BridgeSettings::OURS`], up.
+    /// Create a bridge with [`BridgeSettings::OURS`].
     CreateBridge(&'static str),
-    /// Keep the kernel from configuring IPv6 on a link of this index and name.
-    DisableIpv6(u32, String),
+    /// Keep the kernel from having IPv6 on a NIC, and from answering ARP there.
+    Silence(u32),
+    /// Keep the kernel from having IPv6 on a link.
+    DisableIpv6(u32),
+    /// Have the kernel configure IPv6 on a link by router advertisements.
+    EnableIpv6(u32),
     /// Give a bridge [`BridgeSettings::OURS`].
     SetBridge(u32),
     /// Change the hardware address of a link.
@@ -131,41 +137,31 @@ pub enum Op {
 
 /// The operations that bring what is closer to what should be; none when it is there.
 #[must_use]
-pub fn plan(wish: &Wish, observed: &Observed) -> Vec<Op> {
+pub fn plan(wish: &Wish, observed: &Observed, now: Instant) -> Vec<Op> {
     let public = observed.bridge(PUBLIC_BRIDGE);
     let private = observed.bridge(PRIVATE_BRIDGE);
     let mut ops = Vec::new();
     // First, as real hardware takes seconds to find its carrier.
     for link in wish.up.iter().filter_map(|index| observed.links.get(index)) {
-        if link.ipv6 {
-            // Its IPv6 is br0's. A default route that it learned by itself
-            // would lead nowhere once it is a port.
-            ops.push(Op::DisableIpv6(link.index, link.name.clone()));
+        if link.ipv6 || link.answers_arp {
+            // Both are br0's. A default route that a NIC learned by itself would
+            // lead nowhere once it is a port, and a second NIC on br0's network
+            // would draw br0's traffic to itself.
+            ops.push(Op::Silence(link.index));
         }
         if !link.up {
             ops.push(Op::SetUp(link.index));
         }
     }
-    for (name, bridge) in [(PUBLIC_BRIDGE, public), (PRIVATE_BRIDGE, private)] {
-        match bridge {
-            None => ops.push(Op::CreateBridge(name)),
-            Some(link) => {
-                if link.bridge != Some(BridgeSettings::OURS) {
-                    ops.push(Op::SetBridge(link.index));
-                }
-                if !link.up {
-                    ops.push(Op::SetUp(link.index));
-                }
-            }
-        }
+    match public {
+        None => ops.push(Op::CreateBridge(PUBLIC_BRIDGE)),
+        Some(bridge) => public_bridge(wish, observed, bridge, &mut ops),
     }
-    if let Some(bridge) = private.filter(|bridge| bridge.mac != Some(PRIVATE_MAC)) {
-        ops.push(Op::SetMac(bridge.index, PRIVATE_MAC));
+    match private {
+        None => ops.push(Op::CreateBridge(PRIVATE_BRIDGE)),
+        Some(bridge) => private_bridge(bridge, &mut ops),
     }
-    if let Some(bridge) = public {
-        port(wish, observed, bridge, &mut ops);
-    }
-    let wanted = addresses(wish, public, private);
+    let wanted = addresses(wish, public, private, now);
     let routes = routes(wish, public);
     ops.extend(
         observed
@@ -200,8 +196,23 @@ pub fn plan(wish: &Wish, observed: &Observed) -> Vec<Op> {
     ops
 }
 
-/// The port of br0 and what br0 takes over from it.
-fn port(wish: &Wish, observed: &Observed, bridge: &Link, ops: &mut Vec<Op>) {
+fn private_bridge(bridge: &Link, ops: &mut Vec<Op>) {
+    if bridge.bridge != Some(BridgeSettings::OURS) {
+        ops.push(Op::SetBridge(bridge.index));
+    }
+    if bridge.mac != Some(PRIVATE_MAC) {
+        ops.push(Op::SetMac(bridge.index, PRIVATE_MAC));
+    }
+    if !bridge.up {
+        ops.push(Op::SetUp(bridge.index));
+    }
+}
+
+/// br0, its port, and what it takes over from it.
+fn public_bridge(wish: &Wish, observed: &Observed, bridge: &Link, ops: &mut Vec<Op>) {
+    if bridge.bridge != Some(BridgeSettings::OURS) {
+        ops.push(Op::SetBridge(bridge.index));
+    }
     // A former uplink goes out before the new one comes in: two NICs on one
     // network in a bridge without spanning tree are a loop. Other ports, such
     // as containers of bslave, belong to somebody else.
@@ -213,13 +224,24 @@ fn port(wish: &Wish, observed: &Observed, bridge: &Link, ops: &mut Vec<Op>) {
         });
         ops.extend(former.map(|link| Op::Detach(link.index)));
     }
-    let Some(uplink) = wish.uplink.and_then(|index| observed.links.get(&index)) else {
-        return;
-    };
-    match uplink.mac {
-        Some(mac) if bridge.mac != Some(mac) => ops.push(Op::SetMac(bridge.index, mac)),
-        _ => {}
+    let uplink = wish.uplink.and_then(|index| observed.links.get(&index));
+    let mac = uplink.and_then(|link| link.mac);
+    let other_mac = mac.is_some() && mac != bridge.mac;
+    // The kernel makes the link-local address of the hardware address that br0 has
+    // when it goes up, and keeps it. So there is no IPv6 on br0 before it has the
+    // hardware address of its port.
+    let mut ipv6 = bridge.ipv6;
+    if ipv6 && (other_mac || (uplink.is_none() && !bridge.up)) {
+        ops.push(Op::DisableIpv6(bridge.index));
+        ipv6 = false;
     }
+    if let Some(mac) = mac.filter(|_| other_mac) {
+        ops.push(Op::SetMac(bridge.index, mac));
+    }
+    if !bridge.up {
+        ops.push(Op::SetUp(bridge.index));
+    }
+    let Some(uplink) = uplink else { return };
     if uplink.controller != Some(bridge.index) {
         ops.push(Op::Attach {
             port: uplink.index,
@@ -235,16 +257,28 @@ fn port(wish: &Wish, observed: &Observed, bridge: &Link, ops: &mut Vec<Op>) {
     if bridge.mtu != mtu {
         ops.push(Op::SetMtu(bridge.index, mtu));
     }
+    if !ipv6 {
+        ops.push(Op::EnableIpv6(bridge.index));
+    }
 }
 
-fn addresses(wish: &Wish, public: Option<&Link>, private: Option<&Link>) -> Vec<Address> {
+fn addresses(
+    wish: &Wish,
+    public: Option<&Link>,
+    private: Option<&Link>,
+    now: Instant,
+) -> Vec<Address> {
     let leased = public
         .zip(wish.lease.as_ref())
         .map(|(bridge, lease)| Address {
             link: bridge.index,
             net: lease.net,
-            valid: lease.remaining.map_or(FOREVER, whole_seconds),
-        });
+            valid: lease
+                .expires
+                .map_or(FOREVER, |expires| whole_seconds(expires, now)),
+        })
+        // Zero would be an error to the kernel, which counts in whole seconds.
+        .filter(|address| address.valid > 0);
     let own = private.zip(wish.private).map(|(bridge, net)| Address {
         link: bridge.index,
         net,
@@ -278,12 +312,10 @@ fn routes(wish: &Wish, public: Option<&Link>) -> Vec<Route> {
     routes
 }
 
-/// Rounded down: the address must never outlive the lease. Zero would be an
-/// error to the kernel.
-fn whole_seconds(remaining: Duration) -> u32 {
-    u32::try_from(remaining.as_secs())
-        .unwrap_or(FOREVER - 1)
-        .clamp(1, FOREVER - 1)
+/// Rounded down: the address must never outlive the lease.
+fn whole_seconds(expires: Instant, now: Instant) -> u32 {
+    let remaining = expires.saturating_sub(now).as_secs();
+    u32::try_from(remaining).unwrap_or(FOREVER).min(FOREVER - 1)
 }
 
 fn same_lifetime(a: u32, b: u32) -> bool {
@@ -300,11 +332,44 @@ impl Observed {
     }
 }
 
+impl Op {
+    /// What it does, in words that follow "cannot" or "put back:".
+    #[must_use]
+    pub fn describe(&self, observed: &Observed) -> String {
+        let link = |index: &u32| match observed.links.get(index) {
+            Some(link) => link.name.clone(),
+            None => format!("link {index}"),
+        };
+        match self {
+            Self::CreateBridge(name) => format!("create bridge {name}"),
+            Self::Silence(i) => format!("switch IPv6 and ARP off on {}", link(i)),
+            Self::DisableIpv6(i) => format!("switch IPv6 off on {}", link(i)),
+            Self::EnableIpv6(i) => format!("switch IPv6 on on {}", link(i)),
+            Self::SetBridge(i) => format!("switch spanning tree off on {}", link(i)),
+            Self::SetMac(i, mac) => format!("give {} the hardware address {mac}", link(i)),
+            Self::SetMtu(i, mtu) => format!("set the MTU of {} to {mtu}", link(i)),
+            Self::SetUp(i) => format!("set {} up", link(i)),
+            Self::Detach(i) => format!("take {} out of its bridge", link(i)),
+            Self::Attach { port, bridge } => {
+                format!("put {} into bridge {}", link(port), link(bridge))
+            }
+            Self::SetAddress(a) => format!("set address {} on {}", a.net, link(&a.link)),
+            Self::RemoveAddress(a) => format!("remove address {} from {}", a.net, link(&a.link)),
+            Self::AddRoute(r) => format!("add the route to {} by {}", r.destination, link(&r.link)),
+            Self::RemoveRoute(r) => {
+                format!("remove the route to {} by {}", r.destination, link(&r.link))
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::time::Duration;
 
+    const NOW: Instant = Duration::from_secs(1000);
     const BR0: u32 = 10;
     const BR1: u32 = 11;
 
@@ -322,6 +387,7 @@ mod tests {
             device: true,
             wireless: false,
             ipv6: true,
+            answers_arp: true,
             bridge: None,
         }
     }
@@ -344,7 +410,7 @@ mod tests {
             uplink,
             lease: uplink.map(|_| LeaseWish {
                 net: net("192.0.2.10/24"),
-                remaining: Some(Duration::from_secs(3600)),
+                expires: Some(NOW + Duration::from_secs(3600)),
                 routes: vec![(net("0.0.0.0/0"), Some("192.0.2.1".parse().unwrap()), false)],
                 mtu: None,
             }),
@@ -358,7 +424,6 @@ mod tests {
             Op::CreateBridge(name) => {
                 let index = if *name == PUBLIC_BRIDGE { BR0 } else { BR1 };
                 let bridge = Link {
-                    up: true,
                     bridge: Some(BridgeSettings::OURS),
                     ipv6: true,
                     kind: Some("bridge".into()),
@@ -366,7 +431,12 @@ mod tests {
                 };
                 observed.links.insert(index, bridge);
             }
-            Op::DisableIpv6(i, _) => observed.links.get_mut(i).unwrap().ipv6 = false,
+            Op::Silence(i) => {
+                let link = observed.links.get_mut(i).unwrap();
+                (link.ipv6, link.answers_arp) = (false, false);
+            }
+            Op::DisableIpv6(i) => observed.links.get_mut(i).unwrap().ipv6 = false,
+            Op::EnableIpv6(i) => observed.links.get_mut(i).unwrap().ipv6 = true,
             Op::SetBridge(i) => {
                 observed.links.get_mut(i).unwrap().bridge = Some(BridgeSettings::OURS)
             }
@@ -393,14 +463,17 @@ mod tests {
     fn settle(observed: &mut Observed, wish: &Wish) -> Vec<Op> {
         let mut all = Vec::new();
         for _ in 0..4 {
-            let ops = plan(wish, observed);
+            let ops = plan(wish, observed, NOW);
             if ops.is_empty() {
                 return all;
             }
             ops.iter().for_each(|op| apply(observed, op));
             all.extend(ops);
         }
-        panic!("still to do after four rounds: {:?}", plan(wish, observed));
+        panic!(
+            "still to do after four rounds: {:?}",
+            plan(wish, observed, NOW)
+        );
     }
 
     #[test]
@@ -421,6 +494,7 @@ mod tests {
                     port: 3,
                     bridge: BR0
                 },
+                Op::EnableIpv6(BR0),
                 Op::SetAddress(Address {
                     link: BR0,
                     net: net("192.0.2.10/24"),
@@ -446,11 +520,13 @@ mod tests {
             ops,
             [
                 Op::Detach(2),
+                Op::DisableIpv6(BR0),
                 Op::SetMac(BR0, MacAddress([2, 0, 0, 0, 0, 3])),
                 Op::Attach {
                     port: 3,
                     bridge: BR0
                 },
+                Op::EnableIpv6(BR0),
             ]
         );
     }
@@ -480,7 +556,7 @@ mod tests {
             settle(&mut observed, &wish(Some(2)));
             let leased = observed.addresses.iter_mut().filter(|a| a.link == BR0);
             leased.for_each(|address| address.valid = remaining);
-            let ops = plan(&wish(Some(2)), &observed);
+            let ops = plan(&wish(Some(2)), &observed, NOW);
             let expected = Address {
                 link: BR0,
                 net: net("192.0.2.10/24"),
@@ -501,7 +577,7 @@ mod tests {
             stp: true,
             forward_delay: 1500,
         });
-        assert_eq!(plan(&wish(None), &observed), [Op::SetBridge(BR0)]);
+        assert_eq!(plan(&wish(None), &observed, NOW), [Op::SetBridge(BR0)]);
     }
 
     #[test]
@@ -515,7 +591,7 @@ mod tests {
                 ..link(20, "ve-slave")
             },
         );
-        assert_eq!(plan(&wish(Some(2)), &observed), []);
+        assert_eq!(plan(&wish(Some(2)), &observed, NOW), []);
     }
 
     #[test]
@@ -529,7 +605,7 @@ mod tests {
                 .map(|mtu| Op::SetMtu(BR0, mtu))
                 .into_iter()
                 .collect();
-            assert_eq!(plan(&wish, &observed), ops);
+            assert_eq!(plan(&wish, &observed, NOW), ops);
         }
     }
 
@@ -542,7 +618,7 @@ mod tests {
             for (uplink, leased, remaining) in steps {
                 let mut wish = wish([None, Some(2), Some(3)][uplink]);
                 if let (Some(lease), true) = (wish.lease.as_mut(), leased) {
-                    lease.remaining = Some(Duration::from_secs(remaining));
+                    lease.expires = Some(NOW + Duration::from_secs(remaining));
                 } else {
                     wish.lease = None;
                 }

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use buildos_dhcp::arp::Packet;
 use buildos_dhcp::{Event, Instant, MessageKind, State, Transmit};
 use buildos_netd::mac::MacAddress;
 use buildos_netd::race::{Candidate, Effect, Race, Rules};
@@ -33,6 +34,7 @@ struct World {
     /// What was sent, and what happened, since the beginning.
     sent: Vec<(u32, MessageKind)>,
     events: Vec<(u32, Event)>,
+    arp: Vec<(u32, Packet)>,
 }
 
 impl World {
@@ -41,6 +43,7 @@ impl World {
             bootif: bootif.map(mac),
             head_start: HEAD_START,
             carrier_grace: GRACE,
+            ..rules()
         };
         let indices = 1..=u32::try_from(servers.len()).unwrap();
         let mut world = Self {
@@ -50,6 +53,7 @@ impl World {
             carrier: indices.map(|index| (index, true)).collect(),
             sent: Vec::new(),
             events: Vec::new(),
+            arp: Vec::new(),
         };
         world.links();
         world
@@ -84,6 +88,7 @@ impl World {
                             .packet(self.now, index, &reply(index, &transmit, kind));
                     }
                 }
+                Effect::Arp(index, packet) => self.arp.push((index, packet)),
                 Effect::Event(index, event) => self.events.push((index, event)),
             }
         }
@@ -347,6 +352,9 @@ fn rules() -> Rules {
         bootif: None,
         head_start: HEAD_START,
         carrier_grace: GRACE,
+        detect_conflicts: true,
+        allowed_servers: Vec::new(),
+        denied_networks: Vec::new(),
     }
 }
 
