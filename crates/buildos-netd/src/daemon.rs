@@ -212,6 +212,8 @@ impl Netd {
             self.reconcile().await?;
         }
         self.publish(service);
+        // Last: the kernel takes up to 20 ms to close a packet socket.
+        self.wire.close_others(&self.listeners());
         Ok(())
     }
 
@@ -246,7 +248,7 @@ impl Netd {
     async fn apply(&mut self, ops: &[plan::Op]) -> bool {
         let mut refused = BTreeSet::new();
         for op in ops {
-            tracing::debug!(?op, "applying");
+            tracing::debug!("{}", op.describe(&self.observed));
             if let Err(error) = self.kernel.apply(op, &self.observed).await {
                 let error = text::chain(&error);
                 if !self.refused.contains(&error) {
@@ -268,8 +270,7 @@ impl Netd {
         }
     }
 
-    /// Opens sockets for the clients, carries out what they want, and closes those
-    /// of clients that have said their last word.
+    /// Opens sockets for the clients and carries out what they want.
     fn exchange(&mut self) {
         // Events of one round may start clients that then want sockets.
         loop {
@@ -282,10 +283,9 @@ impl Netd {
                 self.carry_out(effect);
             }
             if quiet {
-                break;
+                return;
             }
         }
-        self.wire.close_others(&self.listeners());
     }
 
     fn carry_out(&mut self, effect: Effect) {

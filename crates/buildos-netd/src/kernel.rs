@@ -25,6 +25,7 @@ use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol,
 };
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
+use rtnetlink::sys::AsyncSocket as _;
 use rtnetlink::{
     Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, MulticastGroup, RouteMessageBuilder,
 };
@@ -97,6 +98,8 @@ pub struct Change {
 pub struct Kernel {
     handle: Handle,
     events: Events,
+    /// Netlink port of the requests; what they change is announced with it.
+    port: u32,
 }
 
 impl Kernel {
@@ -106,7 +109,11 @@ impl Kernel {
     ///
     /// The kernel refuses a netlink socket.
     pub fn open() -> Result<Self, KernelError> {
-        let (requests, handle, _) = rtnetlink::new_connection().map_err(KernelError::Socket)?;
+        let (mut requests, handle, _) = rtnetlink::new_connection().map_err(KernelError::Socket)?;
+        // The first socket that is bound has the number of the process as its port
+        // (netlink(7), nl_pid), which tells others who made a change.
+        let own = requests.socket_mut().socket_mut().bind_auto();
+        let port = own.map_err(KernelError::Socket)?.port_number();
         let groups = [
             MulticastGroup::Link,
             MulticastGroup::Ipv4Ifaddr,
@@ -120,6 +127,7 @@ impl Kernel {
         Ok(Self {
             handle,
             events: events.map(|(message, _)| message).boxed(),
+            port,
         })
     }
 
@@ -131,9 +139,6 @@ impl Kernel {
     ///
     /// The socket is gone; the caller ends and systemd starts it anew.
     pub async fn changed(&mut self) -> Result<Change, KernelError> {
-        // The socket for requests was bound first, and the kernel gives the first
-        // one of a process the number of the process (netlink(7), nl_pid).
-        let own = std::process::id();
         let mut by = BTreeSet::new();
         while by.is_empty() {
             let event = self.events.next().await.ok_or(KernelError::Closed)?;
@@ -142,7 +147,7 @@ impl Kernel {
             while let Some(event) = self.events.next().now_or_never() {
                 by.insert(event.ok_or(KernelError::Closed)?.header.port_number);
             }
-            by.remove(&own);
+            by.remove(&self.port);
         }
         let mut others = by.into_iter().filter(|port| *port != 0);
         let by = others.next().filter(|_| others.next().is_none());
@@ -196,8 +201,9 @@ impl Kernel {
             None => Ok(()),
         };
         match op {
-            Op::CreateBridge(name) => {
-                let bridge = LinkBridge::new(name)
+            Op::CreateBridge(name, mac) => {
+                let bridge = LinkMessageBuilder::<LinkBridge>::new(name)
+                    .address(mac.0.to_vec())
                     .stp_state(BridgeStpState::Disabled)
                     .forward_delay(BridgeSettings::OURS.forward_delay)
                     .build();

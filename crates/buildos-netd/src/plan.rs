@@ -25,6 +25,9 @@ pub const PRIVATE_BRIDGE: &str = "br1";
 /// Hardware address of br1, locally administered. Without one of its own a
 /// bridge takes the lowest of its ports' and changes it as machines come and go.
 pub const PRIVATE_MAC: MacAddress = MacAddress([0x02, 0x62, 0x6f, 0x73, 0x00, 0x01]);
+/// Hardware address of br0 until it has a port. udev gives another one to a link
+/// that was made without (systemd.link(5), `MACAddressPolicy=`), at any time.
+const PORTLESS_MAC: MacAddress = MacAddress([0x02, 0x62, 0x6f, 0x73, 0x00, 0x00]);
 
 /// Remaining lifetimes count in seconds on both sides; that much difference is
 /// rounding and delay.
@@ -100,8 +103,8 @@ pub struct LeaseWish {
 /// One change to the kernel's state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Op {
-    /// Create a bridge with [`BridgeSettings::OURS`].
-    CreateBridge(&'static str),
+    /// Create a bridge with [`BridgeSettings::OURS`] and this hardware address.
+    CreateBridge(&'static str, MacAddress),
     /// Keep the kernel from having IPv6 on a NIC, and from answering ARP there.
     Silence(u32),
     /// Keep the kernel from having IPv6 on a link.
@@ -154,11 +157,11 @@ pub fn plan(wish: &Wish, observed: &Observed, now: Instant) -> Vec<Op> {
         }
     }
     match public {
-        None => ops.push(Op::CreateBridge(PUBLIC_BRIDGE)),
+        None => ops.push(Op::CreateBridge(PUBLIC_BRIDGE, PORTLESS_MAC)),
         Some(bridge) => public_bridge(wish, observed, bridge, &mut ops),
     }
     match private {
-        None => ops.push(Op::CreateBridge(PRIVATE_BRIDGE)),
+        None => ops.push(Op::CreateBridge(PRIVATE_BRIDGE, PRIVATE_MAC)),
         Some(bridge) => private_bridge(bridge, &mut ops),
     }
     let wanted = addresses(wish, public, private, now);
@@ -341,7 +344,7 @@ impl Op {
             None => format!("link {index}"),
         };
         match self {
-            Self::CreateBridge(name) => format!("create bridge {name}"),
+            Self::CreateBridge(name, _) => format!("create bridge {name}"),
             Self::Silence(i) => format!("switch IPv6 and ARP off on {}", link(i)),
             Self::DisableIpv6(i) => format!("switch IPv6 off on {}", link(i)),
             Self::EnableIpv6(i) => format!("switch IPv6 on on {}", link(i)),
@@ -421,12 +424,13 @@ mod tests {
     /// A kernel that does what it is told.
     fn apply(observed: &mut Observed, op: &Op) {
         match op {
-            Op::CreateBridge(name) => {
+            Op::CreateBridge(name, mac) => {
                 let index = if *name == PUBLIC_BRIDGE { BR0 } else { BR1 };
                 let bridge = Link {
                     bridge: Some(BridgeSettings::OURS),
                     ipv6: true,
                     kind: Some("bridge".into()),
+                    mac: Some(*mac),
                     ..link(index, name)
                 };
                 observed.links.insert(index, bridge);
