@@ -17,10 +17,11 @@ use crate::hostname::Hostname;
 use crate::kernel::{Change, Kernel, KernelError};
 use crate::ledger::Ledger;
 use crate::picture::{self, Clocks, Picture};
-use crate::plan::{self, LeaseWish, Observed, PUBLIC_BRIDGE, Wish};
+use crate::plan::{self, Observed, PUBLIC_BRIDGE};
 use crate::private::{self, PrivateNetwork};
 use crate::race::{Candidate, Effect, Race, Rules, Runner};
 use crate::wire::{Incoming, Listen, Message, Wire};
+use crate::wish::{self, Wish};
 use crate::{candidate, clock, messages, state, views};
 
 /// Files for others, and for a later netd.
@@ -31,10 +32,6 @@ const ROUNDS: usize = 5;
 const RETRY: Duration = Duration::from_secs(2);
 /// Requests from the bus that may wait.
 const COMMANDS: usize = 4;
-/// The kernel counts lifetimes in whole seconds. What is left of a lease below that
-/// is not used.
-const LEAST: Duration = Duration::from_secs(1);
-
 /// Why netd cannot work.
 #[derive(Debug, thiserror::Error)]
 pub enum NetdError {
@@ -402,43 +399,11 @@ impl Netd {
         }
     }
 
+    /// What to have now. The private network changes when the uplink brings an
+    /// overlap.
     fn wish(&mut self) -> Wish {
-        let now = clock::now();
-        let lease = self
-            .race
-            .lease()
-            .filter(|lease| lease.remaining(now).is_none_or(|left| left >= LEAST));
-        let occupied: Vec<_> = lease
-            .iter()
-            .flat_map(|lease| {
-                let routes = lease
-                    .routes
-                    .iter()
-                    .filter(|r| !r.is_default())
-                    .map(|r| r.destination);
-                routes.chain([lease.network()])
-            })
-            .collect();
+        let occupied = self.race.lease().map(wish::occupied).unwrap_or_default();
         let private = private::choose(&self.settings.private, self.private, &occupied);
-        let wish = Wish {
-            up: self
-                .race
-                .runners()
-                .map(|runner| runner.candidate.index)
-                .collect(),
-            uplink: self.race.port().map(|port| port.candidate.index),
-            lease: lease.map(|lease| LeaseWish {
-                net: ipnet::Ipv4Net::new_assert(lease.address, lease.prefix),
-                expires: lease.expires_at(),
-                routes: lease
-                    .routes
-                    .iter()
-                    .map(|r| (r.destination, r.gateway, r.onlink))
-                    .collect(),
-                mtu: lease.mtu.map(u32::from),
-            }),
-            private: private.map(PrivateNetwork::net),
-        };
         if let (Some(old), Some(new)) = (self.private, private) {
             if old != new {
                 tracing::warn!(
@@ -448,7 +413,7 @@ impl Netd {
             }
         }
         self.private = private;
-        wish
+        Wish::new(&self.race, private, clock::now())
     }
 
     fn publish(&mut self, service: &mut Service<Settings>) {

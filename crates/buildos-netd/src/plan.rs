@@ -1,6 +1,6 @@
 //! The difference between what should be and what is.
 //!
-//! [`Wish`] and [`Observed`] are values; [`plan`] lists the operations that
+//! [`Wish`] and [`Observed`] are values; [`plan()`] lists the operations that
 //! lead from one to the other, removals first. Operations on a bridge that
 //! does not exist yet come in the next round: the loop is observe, plan, apply,
 //! and again until there is nothing left to do. What is already right is not
@@ -8,7 +8,7 @@
 //! carry a protocol number (`IFA_PROTO`, `RTA_PROTOCOL`), so that a netd that was
 //! killed finds them again.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use buildos_dhcp::Instant;
@@ -16,6 +16,7 @@ use ipnet::{Ipv4Net, Ipv6Net};
 
 use crate::link::{BridgeSettings, Link};
 use crate::mac::MacAddress;
+use crate::wish::Wish;
 
 /// Name of the bridge that contains the uplink.
 pub const PUBLIC_BRIDGE: &str = "br0";
@@ -72,32 +73,6 @@ pub struct Route {
     pub onlink: bool,
     /// Preferred source address.
     pub source: Ipv4Addr,
-}
-
-/// What should be.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Wish {
-    /// Links that are up so that they can show carrier.
-    pub up: BTreeSet<u32>,
-    /// Port of br0.
-    pub uplink: Option<u32>,
-    /// What br0 carries besides its port.
-    pub lease: Option<LeaseWish>,
-    /// Address of br1.
-    pub private: Option<Ipv4Net>,
-}
-
-/// What a lease means to the kernel.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LeaseWish {
-    /// Address and prefix on br0.
-    pub net: Ipv4Net,
-    /// When it ends; none for never.
-    pub expires: Option<Instant>,
-    /// `(destination, gateway, onlink)` in the order of the lease.
-    pub routes: Vec<(Ipv4Net, Option<Ipv4Addr>, bool)>,
-    /// Largest packet that the network carries.
-    pub mtu: Option<u32>,
 }
 
 /// One change to the kernel's state.
@@ -361,280 +336,6 @@ impl Op {
             Self::AddRoute(r) => format!("add the route to {} by {}", r.destination, link(&r.link)),
             Self::RemoveRoute(r) => {
                 format!("remove the route to {} by {}", r.destination, link(&r.link))
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-    use std::time::Duration;
-
-    const NOW: Instant = Duration::from_secs(1000);
-    const BR0: u32 = 10;
-    const BR1: u32 = 11;
-
-    fn link(index: u32, name: &str) -> Link {
-        Link {
-            index,
-            name: name.into(),
-            mac: Some(MacAddress([2, 0, 0, 0, 0, u8::try_from(index).unwrap()])),
-            mtu: 1500,
-            up: false,
-            carrier: false,
-            controller: None,
-            ethernet: true,
-            kind: None,
-            device: true,
-            wireless: false,
-            ipv6: true,
-            answers_arp: true,
-            bridge: None,
-        }
-    }
-
-    fn two_nics() -> Observed {
-        let links = [link(2, "enp1s0"), link(3, "enp2s0")];
-        Observed {
-            links: links.into_iter().map(|l| (l.index, l)).collect(),
-            ..Observed::default()
-        }
-    }
-
-    fn net(text: &str) -> Ipv4Net {
-        text.parse().unwrap()
-    }
-
-    fn wish(uplink: Option<u32>) -> Wish {
-        Wish {
-            up: [2, 3].into(),
-            uplink,
-            lease: uplink.map(|_| LeaseWish {
-                net: net("192.0.2.10/24"),
-                expires: Some(NOW + Duration::from_secs(3600)),
-                routes: vec![(net("0.0.0.0/0"), Some("192.0.2.1".parse().unwrap()), false)],
-                mtu: None,
-            }),
-            private: Some(net("172.23.0.1/16")),
-        }
-    }
-
-    /// A kernel that does what it is told.
-    fn apply(observed: &mut Observed, op: &Op) {
-        match op {
-            Op::CreateBridge(name, mac) => {
-                let index = if *name == PUBLIC_BRIDGE { BR0 } else { BR1 };
-                let bridge = Link {
-                    bridge: Some(BridgeSettings::OURS),
-                    ipv6: true,
-                    kind: Some("bridge".into()),
-                    mac: Some(*mac),
-                    ..link(index, name)
-                };
-                observed.links.insert(index, bridge);
-            }
-            Op::Silence(i) => {
-                let link = observed.links.get_mut(i).unwrap();
-                (link.ipv6, link.answers_arp) = (false, false);
-            }
-            Op::DisableIpv6(i) => observed.links.get_mut(i).unwrap().ipv6 = false,
-            Op::EnableIpv6(i) => observed.links.get_mut(i).unwrap().ipv6 = true,
-            Op::SetBridge(i) => {
-                observed.links.get_mut(i).unwrap().bridge = Some(BridgeSettings::OURS)
-            }
-            Op::SetMac(i, mac) => observed.links.get_mut(i).unwrap().mac = Some(*mac),
-            Op::SetMtu(i, mtu) => observed.links.get_mut(i).unwrap().mtu = *mtu,
-            Op::SetUp(i) => observed.links.get_mut(i).unwrap().up = true,
-            Op::Detach(i) => observed.links.get_mut(i).unwrap().controller = None,
-            Op::Attach { port, bridge } => {
-                observed.links.get_mut(port).unwrap().controller = Some(*bridge);
-            }
-            Op::RemoveAddress(a) => observed.addresses.retain(|o| o != a),
-            Op::SetAddress(a) => {
-                observed
-                    .addresses
-                    .retain(|o| (o.link, o.net) != (a.link, a.net));
-                observed.addresses.push(a.clone());
-            }
-            Op::RemoveRoute(r) => observed.routes.retain(|o| o != r),
-            Op::AddRoute(r) => observed.routes.push(r.clone()),
-        }
-    }
-
-    /// Rounds until there is nothing left to do.
-    fn settle(observed: &mut Observed, wish: &Wish) -> Vec<Op> {
-        let mut all = Vec::new();
-        for _ in 0..4 {
-            let ops = plan(wish, observed, NOW);
-            if ops.is_empty() {
-                return all;
-            }
-            ops.iter().for_each(|op| apply(observed, op));
-            all.extend(ops);
-        }
-        panic!(
-            "still to do after four rounds: {:?}",
-            plan(wish, observed, NOW)
-        );
-    }
-
-    #[test]
-    fn from_nothing_to_a_configured_host() {
-        let mut observed = two_nics();
-        settle(&mut observed, &wish(None));
-        assert_eq!(
-            observed.addresses.len(),
-            1,
-            "br1 has its address before there is an uplink"
-        );
-        let ops = settle(&mut observed, &wish(Some(3)));
-        assert_eq!(
-            ops,
-            [
-                Op::SetMac(BR0, MacAddress([2, 0, 0, 0, 0, 3])),
-                Op::Attach {
-                    port: 3,
-                    bridge: BR0
-                },
-                Op::EnableIpv6(BR0),
-                Op::SetAddress(Address {
-                    link: BR0,
-                    net: net("192.0.2.10/24"),
-                    valid: 3600
-                }),
-                Op::AddRoute(Route {
-                    link: BR0,
-                    destination: net("0.0.0.0/0"),
-                    gateway: Some("192.0.2.1".parse().unwrap()),
-                    onlink: false,
-                    source: "192.0.2.10".parse().unwrap(),
-                }),
-            ]
-        );
-    }
-
-    #[test]
-    fn another_uplink_takes_the_place_of_the_first() {
-        let mut observed = two_nics();
-        settle(&mut observed, &wish(Some(2)));
-        let ops = settle(&mut observed, &wish(Some(3)));
-        assert_eq!(
-            ops,
-            [
-                Op::Detach(2),
-                Op::DisableIpv6(BR0),
-                Op::SetMac(BR0, MacAddress([2, 0, 0, 0, 0, 3])),
-                Op::Attach {
-                    port: 3,
-                    bridge: BR0
-                },
-                Op::EnableIpv6(BR0),
-            ]
-        );
-    }
-
-    #[test]
-    fn a_lost_lease_takes_its_address_and_routes_along_and_leaves_the_port() {
-        let mut observed = two_nics();
-        settle(&mut observed, &wish(Some(2)));
-        let ops = settle(
-            &mut observed,
-            &Wish {
-                lease: None,
-                ..wish(Some(2))
-            },
-        );
-        assert!(
-            matches!(ops[..], [Op::RemoveRoute(_), Op::RemoveAddress(_)]),
-            "{ops:?}"
-        );
-        assert_eq!(observed.links[&2].controller, Some(BR0));
-    }
-
-    #[test]
-    fn a_renewal_replaces_the_lifetime_in_place_and_rounding_does_not() {
-        for (remaining, replaced) in [(1800, true), (3590, true), (3599, false), (3601, false)] {
-            let mut observed = two_nics();
-            settle(&mut observed, &wish(Some(2)));
-            let leased = observed.addresses.iter_mut().filter(|a| a.link == BR0);
-            leased.for_each(|address| address.valid = remaining);
-            let ops = plan(&wish(Some(2)), &observed, NOW);
-            let expected = Address {
-                link: BR0,
-                net: net("192.0.2.10/24"),
-                valid: 3600,
-            };
-            assert_eq!(
-                ops,
-                Vec::from_iter(replaced.then_some(Op::SetAddress(expected)))
-            );
-        }
-    }
-
-    #[test]
-    fn a_bridge_with_spanning_tree_is_mended() {
-        let mut observed = two_nics();
-        settle(&mut observed, &wish(None));
-        observed.links.get_mut(&BR0).unwrap().bridge = Some(BridgeSettings {
-            stp: true,
-            forward_delay: 1500,
-        });
-        assert_eq!(plan(&wish(None), &observed, NOW), [Op::SetBridge(BR0)]);
-    }
-
-    #[test]
-    fn ports_of_somebody_else_stay() {
-        let mut observed = two_nics();
-        settle(&mut observed, &wish(Some(2)));
-        observed.links.insert(
-            20,
-            Link {
-                controller: Some(BR0),
-                ..link(20, "ve-slave")
-            },
-        );
-        assert_eq!(plan(&wish(Some(2)), &observed, NOW), []);
-    }
-
-    #[test]
-    fn the_mtu_of_the_lease_counts_if_it_is_the_smaller() {
-        for (lease, expected) in [(Some(1400), Some(1400)), (Some(9000), None), (None, None)] {
-            let mut observed = two_nics();
-            settle(&mut observed, &wish(Some(2)));
-            let mut wish = wish(Some(2));
-            wish.lease.as_mut().unwrap().mtu = lease;
-            let ops: Vec<_> = expected
-                .map(|mtu| Op::SetMtu(BR0, mtu))
-                .into_iter()
-                .collect();
-            assert_eq!(plan(&wish, &observed, NOW), ops);
-        }
-    }
-
-    proptest! {
-        /// Whatever the order of wishes: it settles, br0 has at most one port of
-        /// ours and its address, and an address only with a lease.
-        #[test]
-        fn any_sequence_settles(steps in prop::collection::vec((0usize..3, any::<bool>(), 1u64..100_000), 1..20)) {
-            let mut observed = two_nics();
-            for (uplink, leased, remaining) in steps {
-                let mut wish = wish([None, Some(2), Some(3)][uplink]);
-                if let (Some(lease), true) = (wish.lease.as_mut(), leased) {
-                    lease.expires = Some(NOW + Duration::from_secs(remaining));
-                } else {
-                    wish.lease = None;
-                }
-                settle(&mut observed, &wish);
-                let ports: Vec<_> = observed.links.values().filter(|l| l.controller == Some(BR0)).collect();
-                prop_assert!(ports.len() <= 1);
-                if let Some(uplink) = wish.uplink {
-                    prop_assert_eq!(ports[0].index, uplink);
-                    prop_assert_eq!(ports[0].mac, observed.links[&BR0].mac);
-                }
-                let leased = observed.addresses.iter().filter(|a| a.link == BR0).count();
-                prop_assert_eq!(leased, usize::from(wish.lease.is_some()));
             }
         }
     }
