@@ -237,6 +237,14 @@ class Host:
     def read(self, path: str) -> str:
         return self.run(["cat", path])
 
+    def write(self, path: str, content: str) -> None:
+        """Replaces a file of the running host."""
+        self.run(["sh", "-ec", 'mkdir -p "${1%/*}"; printf %s "$2" >"$1"', "write", path, content])
+
+    def plug_in(self, lan: Lan, name: str, mac: str) -> None:
+        """Gives the running host another NIC."""
+        self.nics.append(lan.connect(name, mac, self._pid, True))
+
     def copy(self, source: Path, target: str) -> None:
         """Copies a file of the outside into the directory `target`."""
         self.run(["mkdir", "-p", target])
@@ -286,6 +294,23 @@ class Host:
         show = self.run(["ip", "-json", "-details", "link", "show", "dev", interface])
         link: dict[str, Any] = json.loads(show)[0]
         return link
+
+    def links(self) -> list[dict[str, Any]]:
+        """All interfaces as `ip -json link` shows them."""
+        links: list[dict[str, Any]] = json.loads(self.run(["ip", "-json", "link"]))
+        return links
+
+    def state(self) -> dict[str, Any]:
+        """What netd knows, as it writes it to /run."""
+        state: dict[str, Any] = json.loads(self.read("/run/buildos/netd/state.json"))
+        return state
+
+    def ledger(self) -> list[dict[str, Any]]:
+        """The entries of netd's decision ledger."""
+        entries: list[dict[str, Any]] = json.loads(self.read("/run/buildos/netd/ledger.json"))[
+            "entries"
+        ]
+        return entries
 
     def main_pid(self, unit: str) -> int:
         """The unit's main process, by the host's own numbers; 0 while there is none."""

@@ -130,6 +130,25 @@ class Lan:
         wait_for(lambda: len(echoes.answered()) > until, f"{address} still answers")
         echoes.stop()
 
+    def answers_for(self, address: str) -> list[str]:
+        """The hardware addresses that answer an ARP request for `address`."""
+        asked = self.run(["arping", "-b", "-c", "2", "-I", BRIDGE, address])
+        return sorted({mac.lower() for mac in re.findall(r"\[([0-9A-Fa-f:]{17})\]", asked)})
+
+    def announcements(self, address: str) -> int:
+        """How often somebody else has announced `address` by ARP, from the first call
+        or :meth:`watch_arp` on."""
+        self.watch_arp()
+        said = rf"Request who-has {re.escape(address)} .*tell {re.escape(address)},"
+        return len(re.findall(said, self.log("arp.log")))
+
+    def watch_arp(self) -> None:
+        """Begins to write down the ARP requests of others on the LAN."""
+        if not (self.directory / "arp.log").exists():
+            command = ["tcpdump", "-l", "-n", "-Q", "in", "-i", BRIDGE, "arp"]
+            self.start(command, "arp.log")
+            wait_for(lambda: "listening on" in self.log("arp.log"), "tcpdump listens")
+
     # Servers
 
     def serve_dhcp(self, *options: str, lease: str = "1h") -> None:

@@ -256,11 +256,31 @@ impl Manager {
             .unwrap_or_default()
     }
 
-    /// The lease: `Address`, `Server`, `LeaseSeconds`, `AcquiredUSec`
-    /// (CLOCK_REALTIME) and one entry per option received.
+    /// The lease: `Address`, `PrefixLength`, `Server`, its length as `LeaseSeconds`,
+    /// the times `AcquiredUSec`, `RenewUSec` (T1), `RebindUSec` (T2) and `ExpiresUSec`
+    /// (CLOCK_REALTIME; not there without an end), and `Option1` … as received.
     #[zbus(property)]
     fn lease(&self) -> fdo::Result<HashMap<String, OwnedValue>> {
         lease(&self.picture).map_err(|error| fdo::Error::Failed(error.to_string()))
+    }
+
+    /// IPv6 addresses of br0 with their prefixes, link-local ones included. The
+    /// kernel configures them by router advertisements.
+    #[zbus(property, name = "IPv6Addresses")]
+    fn ipv6_addresses(&self) -> Vec<String> {
+        self.picture.ipv6.iter().map(ToString::to_string).collect()
+    }
+
+    /// Names of the ports of br0: the uplink, and what others put there.
+    #[zbus(property)]
+    fn public_ports(&self) -> &[String] {
+        &self.picture.public_ports
+    }
+
+    /// Names of the ports of br1.
+    #[zbus(property)]
+    fn private_ports(&self) -> &[String] {
+        &self.picture.private_ports
     }
 
     /// Objects of the links, see LinkProxy.
@@ -351,9 +371,14 @@ fn lease(picture: &Picture) -> zvariant::Result<HashMap<String, OwnedValue>> {
         ("AcquiredUSec".into(), picture.acquired_usec.into()),
     ];
     if let Some(term) = lease.term {
+        let at = |after: Duration| {
+            let after = u64::try_from(after.as_micros()).unwrap_or(u64::MAX);
+            picture.acquired_usec.saturating_add(after)
+        };
         entries.push(("LeaseSeconds".into(), term.lease.as_secs().into()));
-        entries.push(("RenewSeconds".into(), term.renew.as_secs().into()));
-        entries.push(("RebindSeconds".into(), term.rebind.as_secs().into()));
+        entries.push(("RenewUSec".into(), at(term.renew).into()));
+        entries.push(("RebindUSec".into(), at(term.rebind).into()));
+        entries.push(("ExpiresUSec".into(), at(term.lease).into()));
     }
     for (code, bytes) in lease.options.iter() {
         entries.push((format!("Option{code}"), bytes.to_vec().into()));

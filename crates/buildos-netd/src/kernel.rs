@@ -225,12 +225,18 @@ impl Kernel {
                 ],
             ),
             Op::SetBridge(index) => {
-                let bridge = LinkMessageBuilder::<LinkBridge>::new("")
-                    .index(*index)
-                    .stp_state(BridgeStpState::Disabled)
-                    .forward_delay(BridgeSettings::OURS.forward_delay)
-                    .build();
-                self.set(&what, without_name(bridge)).await
+                let bridge = || LinkMessageBuilder::<LinkBridge>::new("").index(*index);
+                let delay = BridgeSettings::OURS.forward_delay;
+                // One after the other: with spanning tree on, the kernel refuses the delay.
+                for bridge in [
+                    bridge().stp_state(BridgeStpState::Disabled).build(),
+                    bridge().forward_delay(delay).build(),
+                ] {
+                    // Not by RTM_SETLINK, which passes over the settings of a kind.
+                    let change = self.handle.link().change(without_name(bridge));
+                    ask(&what, change.execute()).await?;
+                }
+                Ok(())
             }
             Op::SetMac(index, mac) => {
                 self.set(&what, change(*index).address(mac.0.to_vec()).build())
