@@ -6,7 +6,7 @@
 //! ever waits for it.
 
 use std::collections::{BTreeMap, HashMap};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use buildos_dbus_api::network1::{LINK_PREFIX, NAME, PATH, State};
 use buildos_dbus_api::{system_bus, update};
@@ -19,8 +19,14 @@ use crate::picture::{LinkPicture, Picture};
 use crate::plan::{PRIVATE_BRIDGE, PUBLIC_BRIDGE};
 use crate::views;
 
-/// Between attempts to join the bus.
-const RETRY: Duration = Duration::from_millis(500);
+/// Between attempts to join the bus: a tenth of the time that it has been missing,
+/// within these limits. It comes up while the host boots, and others wait for what
+/// is said on it; when it refuses us, that will not change soon.
+const SHORTEST_RETRY: Duration = Duration::from_millis(100);
+const LONGEST_RETRY: Duration = Duration::from_secs(5);
+/// What is different for a shorter time is not signalled: a renewal is an exchange
+/// of two packets.
+const SETTLE: Duration = Duration::from_millis(5);
 
 /// What a client asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,21 +39,23 @@ pub enum Command {
 
 /// Serves the pictures for ever, whether or not there is a bus.
 pub async fn serve(mut pictures: watch::Receiver<Picture>, commands: mpsc::Sender<Command>) {
+    let mut missing = Instant::now();
     loop {
-        if let Err(error) = session(&mut pictures, &commands).await {
-            tracing::debug!(%error, "not on the bus");
+        match session(&mut pictures, &commands, &mut missing).await {
+            Ok(()) => return, // The daemon has ended.
+            Err(error) => tracing::debug!("not on the bus: {error}"),
         }
-        if pictures.has_changed().is_err() {
-            return; // The daemon has ended.
-        }
-        tokio::time::sleep(RETRY).await;
+        let retry = missing.elapsed() / 10;
+        tokio::time::sleep(retry.clamp(SHORTEST_RETRY, LONGEST_RETRY)).await;
     }
 }
 
-/// One connection to the bus, from joining it to losing it.
+/// One connection to the bus, from joining it to losing it. `missing` is since when
+/// there is none. Ok when the daemon has ended.
 async fn session(
     pictures: &mut watch::Receiver<Picture>,
     commands: &mpsc::Sender<Command>,
+    missing: &mut Instant,
 ) -> zbus::Result<()> {
     let connection = system_bus().await?;
     let picture = pictures.borrow_and_update().clone();
@@ -60,7 +68,18 @@ async fn session(
     publish_links(&connection, &mut links, &picture).await?;
     connection.request_name(NAME).await?;
     tracing::debug!("serving {NAME}");
-    let mut messages = MessageStream::from(&connection);
+    let result = follow(&connection, pictures, &mut links).await;
+    *missing = Instant::now();
+    result
+}
+
+/// Signals what changes until the connection or the daemon ends.
+async fn follow(
+    connection: &Connection,
+    pictures: &mut watch::Receiver<Picture>,
+    links: &mut BTreeMap<u32, LinkPicture>,
+) -> zbus::Result<()> {
+    let mut messages = MessageStream::from(connection);
     loop {
         tokio::select! {
             changed = pictures.changed() => {
@@ -72,12 +91,13 @@ async fn session(
                 // Calls are served elsewhere; here only the end of them matters.
                 Some(Ok(_)) => continue,
                 Some(Err(error)) => return Err(error),
-                None => return Ok(()),
+                None => return Err(zbus::Error::Failure("the bus hung up".to_owned())),
             },
         }
+        tokio::time::sleep(SETTLE).await;
         let picture = pictures.borrow_and_update().clone();
-        publish_links(&connection, &mut links, &picture).await?;
-        update::<Manager>(&connection, PATH, |manager| manager.picture = picture).await?;
+        publish_links(connection, links, &picture).await?;
+        update::<Manager>(connection, PATH, |manager| manager.picture = picture).await?;
     }
 }
 

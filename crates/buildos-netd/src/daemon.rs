@@ -1,7 +1,7 @@
 //! The loop: events come in, the race decides, the kernel follows, the picture
 //! goes out. Nothing here waits for anything but the kernel.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -122,8 +122,8 @@ struct Netd {
     /// What was refused last, so that it is reported once.
     refused: BTreeSet<String>,
     pictures: watch::Sender<Picture>,
-    /// Whether a picture has been published at all.
-    published: bool,
+    /// The files as they were written last.
+    files: BTreeMap<&'static str, Vec<u8>>,
 }
 
 impl Netd {
@@ -146,7 +146,7 @@ impl Netd {
             retry: None,
             refused: BTreeSet::new(),
             pictures: watch::Sender::new(empty),
-            published: false,
+            files: BTreeMap::new(),
         };
         netd.tell_name();
         Ok(netd)
@@ -206,7 +206,7 @@ impl Netd {
         self.exchange();
         let wish = self.wish();
         if look || self.settled != Some(wish) {
-            self.reconcile().await?;
+            self.reconcile(look).await?;
         }
         self.publish(service);
         // Last: the kernel takes up to 20 ms to close a packet socket.
@@ -214,16 +214,15 @@ impl Netd {
         Ok(())
     }
 
-    /// Brings race and kernel into agreement.
-    async fn reconcile(&mut self) -> Result<(), KernelError> {
-        for _ in 0..ROUNDS {
-            self.observed = self.kernel.observe().await?;
-            let candidates = self.candidates();
-            self.report_candidates(&candidates);
-            self.race.set_candidates(clock::now(), candidates);
-            self.exchange();
+    /// Brings race and kernel into agreement, and looks whether they are. What was
+    /// seen last is good enough to begin with unless the kernel told of changes.
+    async fn reconcile(&mut self, look: bool) -> Result<(), KernelError> {
+        for round in 0..ROUNDS {
+            if look || round > 0 {
+                self.look().await?;
+            }
             let wish = self.wish();
-            let ops = plan::plan(&wish, &self.observed, clock::now());
+            let ops = plan::plan(&wish, &self.observed);
             if ops.is_empty() {
                 self.settled = Some(wish);
                 self.retry = None;
@@ -237,6 +236,16 @@ impl Netd {
             }
         }
         self.retry = Some(clock::now().saturating_add(RETRY));
+        Ok(())
+    }
+
+    /// Looks at the kernel and lets the race know.
+    async fn look(&mut self) -> Result<(), KernelError> {
+        self.observed = self.kernel.observe().await?;
+        let candidates = self.candidates();
+        self.report_candidates(&candidates);
+        self.race.set_candidates(clock::now(), candidates);
+        self.exchange();
         Ok(())
     }
 
@@ -435,8 +444,7 @@ impl Netd {
             *old = new;
             modified
         });
-        let first = !std::mem::replace(&mut self.published, true);
-        if changed || first {
+        if changed || self.files.is_empty() {
             let picture = self.pictures.borrow();
             files.extend([
                 ("state.json", state::encode(&picture)),
@@ -445,11 +453,17 @@ impl Netd {
             ]);
         }
         for (name, content) in files {
-            if let Err(error) =
-                file::replace(&Path::new(RUNTIME_DIRECTORY).join(name), &content, 0o644)
-            {
-                tracing::error!(message_id = messages::FILE, "{}", text::chain(&error));
-            }
+            self.write(name, content);
+        }
+    }
+
+    fn write(&mut self, name: &'static str, content: Vec<u8>) {
+        if self.files.get(name) == Some(&content) {
+            return;
+        }
+        match file::replace(&Path::new(RUNTIME_DIRECTORY).join(name), &content, 0o644) {
+            Ok(_) => drop(self.files.insert(name, content)),
+            Err(error) => tracing::error!(message_id = messages::FILE, "{}", text::chain(&error)),
         }
     }
 }

@@ -11,6 +11,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::time::Duration;
 
+use buildos_dhcp::Instant;
 use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 use ipnet::{Ipv4Net, Ipv6Net};
 use rtnetlink::packet_core::NetlinkMessage;
@@ -19,7 +20,7 @@ use rtnetlink::packet_route::address::{
 };
 use rtnetlink::packet_route::link::{
     AfSpecInet, AfSpecInet6, AfSpecUnspec, BridgeStpState, InfoBridge, InfoData, InfoKind,
-    LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+    LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
 };
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol,
@@ -30,6 +31,7 @@ use rtnetlink::{
     Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, MulticastGroup, RouteMessageBuilder,
 };
 
+use crate::clock;
 use crate::link::{BridgeSettings, Link};
 use crate::mac::MacAddress;
 use crate::plan::{Address, Observed, Op, Route};
@@ -46,6 +48,8 @@ const ARP_IGNORE_ALL: i32 = 8;
 /// `accept_ra` of br0: also on a host that forwards, as one with virtual machines
 /// may come to do (kernel's `ip-sysctl`).
 const ACCEPT_RA_ALWAYS: i32 = 2;
+/// `INFINITY_LIFE_TIME` of the kernel.
+const FOREVER: u32 = u32::MAX;
 /// Metric of our routes; those of an administrator are normally 0 and win.
 const METRIC: u32 = 1024;
 
@@ -160,7 +164,13 @@ impl Kernel {
     ///
     /// A dump failed.
     pub async fn observe(&self) -> Result<Observed, KernelError> {
-        let links = self.handle.link().get().execute().try_collect::<Vec<_>>();
+        let links = self
+            .handle
+            .link()
+            .get()
+            .set_filter_mask(AddressFamily::Unspec, vec![LinkExtentMask::SkipStats])
+            .execute()
+            .try_collect::<Vec<_>>();
         let links = ask("list links", links).await?;
         let addresses = self
             .handle
@@ -177,13 +187,14 @@ impl Kernel {
             .execute()
             .try_collect::<Vec<_>>();
         let routes = ask("list routes", routes).await?;
+        let now = clock::now();
         Ok(Observed {
             links: links
                 .iter()
                 .filter_map(link)
                 .map(|link| (link.index, link))
                 .collect(),
-            addresses: addresses.iter().filter_map(address).collect(),
+            addresses: addresses.iter().filter_map(|m| address(m, now)).collect(),
             routes: routes.iter().filter_map(route_of).collect(),
             ipv6: addresses.iter().filter_map(ipv6_address).collect(),
         })
@@ -450,9 +461,9 @@ fn protocols(families: &[AfSpecUnspec]) -> (bool, bool) {
     (arp, ipv6)
 }
 
-fn address(message: &AddressMessage) -> Option<Address> {
+fn address(message: &AddressMessage, now: Instant) -> Option<Address> {
     let mut ip = None;
-    let mut valid = u32::MAX;
+    let mut valid = FOREVER;
     let mut ours = false;
     #[allow(clippy::wildcard_enum_match_arm)] // The rest does not matter.
     for attribute in &message.attributes {
@@ -467,7 +478,7 @@ fn address(message: &AddressMessage) -> Option<Address> {
     ours.then_some(Address {
         link: message.header.index,
         net,
-        valid,
+        expires: (valid != FOREVER).then(|| now + Duration::from_secs(valid.into())),
     })
 }
 
@@ -492,13 +503,21 @@ fn ipv6_address(message: &AddressMessage) -> Option<(u32, Ipv6Net)> {
 }
 
 fn marks(address: &Address) -> [AddressAttribute; 2] {
+    let valid = address.expires.map_or(FOREVER, whole_seconds);
     let mut info = CacheInfo::default();
-    info.ifa_valid = address.valid;
-    info.ifa_preferred = address.valid;
+    info.ifa_valid = valid;
+    info.ifa_preferred = valid;
     [
         AddressAttribute::CacheInfo(info),
         AddressAttribute::Protocol(AddressProtocol::Other(PROTOCOL)),
     ]
+}
+
+/// What is left until `end`, rounded down: an address must never outlive its lease.
+/// Zero would be an error to the kernel.
+fn whole_seconds(end: Instant) -> u32 {
+    let left = end.saturating_sub(clock::now()).as_secs();
+    u32::try_from(left).unwrap_or(FOREVER).clamp(1, FOREVER - 1)
 }
 
 fn removal(address: &Address) -> AddressMessage {

@@ -10,6 +10,7 @@
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use buildos_dhcp::Instant;
 use ipnet::{Ipv4Net, Ipv6Net};
@@ -30,11 +31,9 @@ pub const PRIVATE_MAC: MacAddress = MacAddress([0x02, 0x62, 0x6f, 0x73, 0x00, 0x
 /// that was made without (systemd.link(5), `MACAddressPolicy=`), at any time.
 const PORTLESS_MAC: MacAddress = MacAddress([0x02, 0x62, 0x6f, 0x73, 0x00, 0x00]);
 
-/// Remaining lifetimes count in seconds on both sides; that much difference is
-/// rounding and delay.
-const LIFETIME_TOLERANCE: u32 = 2;
-/// `INFINITY_LIFE_TIME` of the kernel.
-const FOREVER: u32 = u32::MAX;
+/// The kernel counts lifetimes in whole seconds; that much difference is rounding and
+/// delay.
+const LIFETIME_TOLERANCE: Duration = Duration::from_secs(2);
 
 /// What the kernel has.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -56,8 +55,8 @@ pub struct Address {
     pub link: u32,
     /// Address and prefix.
     pub net: Ipv4Net,
-    /// Seconds that it remains valid; [`u32::MAX`] for ever.
-    pub valid: u32,
+    /// When its lifetime ends; none for never.
+    pub expires: Option<Instant>,
 }
 
 /// An IPv4 route of the main table.
@@ -115,7 +114,7 @@ pub enum Op {
 
 /// The operations that bring what is closer to what should be; none when it is there.
 #[must_use]
-pub fn plan(wish: &Wish, observed: &Observed, now: Instant) -> Vec<Op> {
+pub fn plan(wish: &Wish, observed: &Observed) -> Vec<Op> {
     let public = observed.bridge(PUBLIC_BRIDGE);
     let private = observed.bridge(PRIVATE_BRIDGE);
     let mut ops = Vec::new();
@@ -139,7 +138,7 @@ pub fn plan(wish: &Wish, observed: &Observed, now: Instant) -> Vec<Op> {
         None => ops.push(Op::CreateBridge(PRIVATE_BRIDGE, PRIVATE_MAC)),
         Some(bridge) => private_bridge(bridge, &mut ops),
     }
-    let wanted = addresses(wish, public, private, now);
+    let wanted = addresses(wish, public, private);
     let routes = routes(wish, public);
     ops.extend(
         observed
@@ -159,7 +158,9 @@ pub fn plan(wish: &Wish, observed: &Observed, now: Instant) -> Vec<Op> {
     }
     for address in wanted {
         let present = observed.addresses.iter().any(|a| {
-            a.link == address.link && a.net == address.net && same_lifetime(a.valid, address.valid)
+            a.link == address.link
+                && a.net == address.net
+                && same_lifetime(a.expires, address.expires)
         });
         if !present {
             ops.push(Op::SetAddress(address));
@@ -240,27 +241,18 @@ fn public_bridge(wish: &Wish, observed: &Observed, bridge: &Link, ops: &mut Vec<
     }
 }
 
-fn addresses(
-    wish: &Wish,
-    public: Option<&Link>,
-    private: Option<&Link>,
-    now: Instant,
-) -> Vec<Address> {
+fn addresses(wish: &Wish, public: Option<&Link>, private: Option<&Link>) -> Vec<Address> {
     let leased = public
         .zip(wish.lease.as_ref())
         .map(|(bridge, lease)| Address {
             link: bridge.index,
             net: lease.net,
-            valid: lease
-                .expires
-                .map_or(FOREVER, |expires| whole_seconds(expires, now)),
-        })
-        // Zero would be an error to the kernel, which counts in whole seconds.
-        .filter(|address| address.valid > 0);
+            expires: lease.expires,
+        });
     let own = private.zip(wish.private).map(|(bridge, net)| Address {
         link: bridge.index,
         net,
-        valid: FOREVER,
+        expires: None,
     });
     leased.into_iter().chain(own).collect()
 }
@@ -290,14 +282,12 @@ fn routes(wish: &Wish, public: Option<&Link>) -> Vec<Route> {
     routes
 }
 
-/// Rounded down: the address must never outlive the lease.
-fn whole_seconds(expires: Instant, now: Instant) -> u32 {
-    let remaining = expires.saturating_sub(now).as_secs();
-    u32::try_from(remaining).unwrap_or(FOREVER).min(FOREVER - 1)
-}
-
-fn same_lifetime(a: u32, b: u32) -> bool {
-    (a == FOREVER) == (b == FOREVER) && a.abs_diff(b) <= LIFETIME_TOLERANCE
+fn same_lifetime(a: Option<Instant>, b: Option<Instant>) -> bool {
+    match (a, b) {
+        (None, None) => true,
+        (Some(a), Some(b)) => a.abs_diff(b) <= LIFETIME_TOLERANCE,
+        (None, Some(_)) | (Some(_), None) => false,
+    }
 }
 
 impl Observed {

@@ -236,9 +236,8 @@ impl World {
             let candidates = self.candidates();
             self.race.set_candidates(self.now, candidates);
             self.exchange();
-            self.age();
             let wish = Wish::new(&self.race, Some(self.private), self.now);
-            let ops = plan(&wish, &self.observed, self.now);
+            let ops = plan(&wish, &self.observed);
             if ops.is_empty() {
                 return;
             }
@@ -246,7 +245,9 @@ impl World {
                 apply(&mut self.observed, op);
                 if let Op::SetAddress(a) = op {
                     if a.link == BR0 {
-                        self.ends = Some(self.now + Duration::from_secs(a.valid.into()));
+                        // In whole seconds, which the kernel counts by itself.
+                        let left = a.expires.unwrap().saturating_sub(self.now).as_secs();
+                        self.ends = Some(self.now + Duration::from_secs(left));
                     }
                 }
                 // At no time are two NICs of ours in br0.
@@ -255,17 +256,6 @@ impl World {
             }
         }
         panic!("still something to do");
-    }
-
-    /// Lifetimes count down in the kernel.
-    fn age(&mut self) {
-        if let Some(ends) = self.ends {
-            let left = ends.saturating_sub(self.now).as_secs();
-            let on_br0 = self.observed.addresses.iter_mut();
-            on_br0
-                .filter(|a| a.link == BR0)
-                .for_each(|a| a.valid = u32::try_from(left).unwrap());
-        }
     }
 
     fn exchange(&mut self) {

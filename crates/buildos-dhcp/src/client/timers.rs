@@ -10,7 +10,7 @@ use crate::offers::{Offer, Offers};
 use crate::{Event, Failure, Instant, Lease, Loss, MessageKind, State};
 
 /// How often a lease is presented for confirmation before it is used without:
-/// about eleven seconds.
+/// about ten seconds.
 const CONFIRMATIONS: u32 = 6;
 /// How many messages are sent without the broadcast flag before every other one
 /// carries it: some relays cannot deliver a unicast answer.
