@@ -68,16 +68,17 @@ async fn session(
     publish_links(&connection, &mut links, &picture).await?;
     connection.request_name(NAME).await?;
     tracing::debug!("serving {NAME}");
-    let result = follow(&connection, pictures, &mut links).await;
+    let result = follow(&connection, pictures, &mut links, picture).await;
     *missing = Instant::now();
     result
 }
 
-/// Signals what changes until the connection or the daemon ends.
+/// Signals what differs from what is `shown`, until the connection or the daemon ends.
 async fn follow(
     connection: &Connection,
     pictures: &mut watch::Receiver<Picture>,
     links: &mut BTreeMap<u32, LinkPicture>,
+    mut shown: Picture,
 ) -> zbus::Result<()> {
     let mut messages = MessageStream::from(connection);
     loop {
@@ -97,8 +98,23 @@ async fn follow(
         tokio::time::sleep(SETTLE).await;
         let picture = pictures.borrow_and_update().clone();
         publish_links(connection, links, &picture).await?;
-        update::<Manager>(connection, PATH, |manager| manager.picture = picture).await?;
+        // Most of what changes is the state of one link.
+        if !same_for_manager(&shown, &picture) {
+            update::<Manager>(connection, PATH, |m| m.picture = picture.clone()).await?;
+            shown = picture;
+        }
     }
+}
+
+/// Whether two pictures are the same in what [`Manager`] serves: of links only which
+/// ones there are.
+fn same_for_manager(a: &Picture, b: &Picture) -> bool {
+    let indices = |picture: &Picture| picture.links.iter().map(|l| l.index).collect::<Vec<_>>();
+    let bare = |picture: &Picture| Picture {
+        links: Vec::new(),
+        ..picture.clone()
+    };
+    indices(a) == indices(b) && bare(a) == bare(b)
 }
 
 /// Adds, changes and removes the objects of links.

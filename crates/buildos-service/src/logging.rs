@@ -11,6 +11,7 @@ use std::io;
 
 use tracing::level_filters::LevelFilter;
 use tracing_journald::{Priority, PriorityMappings};
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::registry;
 
@@ -20,6 +21,12 @@ pub(crate) fn init(identifier: &str) {
         .ok()
         .and_then(|level| level.parse::<LevelFilter>().ok())
         .unwrap_or(LevelFilter::INFO);
+    // zbus makes a span for each message, which nobody reads below debug.
+    let zbus = match level {
+        LevelFilter::DEBUG | LevelFilter::TRACE => level,
+        other => other.min(LevelFilter::WARN),
+    };
+    let level = Targets::new().with_default(level).with_target("zbus", zbus);
     // Set by systemd exactly when standard error is the journal (systemd.exec(5)).
     let journal = std::env::var_os("JOURNAL_STREAM").and_then(|_| journal(identifier).ok());
     let result = match journal {
