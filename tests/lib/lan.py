@@ -9,13 +9,16 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from dhcp_double import DhcpDouble
+from dhcp_server import Behaviour
+from kea import kea_command
 from namespace import end, run, start
 from wait import wait_for
 
@@ -54,6 +57,7 @@ class Lan:
         self._processes: list[subprocess.Popen[str]] = []
         self._dhcp: subprocess.Popen[str] | None = None
         self._cables = 0
+        self._doubles = 0
         self._holder = start(
             ["unshare", "--net", "sh", "-c", "echo ready; exec cat"],
             stdin=subprocess.PIPE,
@@ -94,10 +98,12 @@ class Lan:
     def run(self, command: Sequence[str]) -> str:
         return run(self.command(command))
 
-    def start(self, command: Sequence[str], log: str) -> subprocess.Popen[str]:
+    def start(self, command: Sequence[str], log: str, **options: Any) -> subprocess.Popen[str]:
         """Starts a program in the LAN; its output goes to the file `log`."""
         with (self.directory / log).open("a") as output:
-            process = start(self.command(command), stdout=output, stderr=subprocess.STDOUT)
+            process = start(
+                self.command(command), stdout=output, stderr=subprocess.STDOUT, **options
+            )
         self._processes.append(process)
         return process
 
@@ -183,6 +189,78 @@ class Lan:
             "dnsmasq.log",
         )
         wait_for(lambda: "DHCP, IP range" in self.log("dnsmasq.log"), "dnsmasq serves")
+
+    def serve_kea(
+        self,
+        lease: int = 3600,
+        t1: int | None = None,
+        t2: int | None = None,
+        options: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
+        """Starts Kea as DHCP server; times are seconds, `options` is Kea's
+        `option-data` besides the router."""
+        assert self._dhcp is None, "the LAN has a DHCP server already"
+        times = {"valid-lifetime": lease}
+        times |= {"renew-timer": t1} if t1 is not None else {}
+        times |= {"rebind-timer": t2} if t2 is not None else {}
+        pool = f"{self.prefix}.100 - {self.prefix}.199"
+        router = {"name": "routers", "data": self.address}
+        configuration = {
+            "Dhcp4": {
+                "interfaces-config": {"interfaces": [BRIDGE], "dhcp-socket-type": "raw"},
+                "lease-database": {
+                    "type": "memfile",
+                    "persist": True,
+                    "name": "/var/lib/kea/leases.csv",
+                    "lfc-interval": 0,
+                },
+                "authoritative": True,
+                **times,
+                "subnet4": [
+                    {
+                        "id": 1,
+                        "subnet": f"{self.prefix}.0/24",
+                        "pools": [{"pool": pool}],
+                        "option-data": [router, *options],
+                    }
+                ],
+                "loggers": [
+                    {
+                        "name": "kea-dhcp4",
+                        "severity": "INFO",
+                        "output_options": [{"output": "stdout"}],
+                    }
+                ],
+            }
+        }
+        directory = self.directory / "kea"
+        directory.mkdir(exist_ok=True)
+        (directory / "kea-dhcp4.conf").write_text(json.dumps(configuration, indent=2))
+        seen = self.log("kea.log").count("DHCP4_STARTED")
+        self._dhcp = self.start(kea_command(directory), "kea.log")
+        wait_for(lambda: self.log("kea.log").count("DHCP4_STARTED") > seen, "Kea serves")
+
+    def start_dhcp_double(self, *servers: Behaviour) -> DhcpDouble:
+        """Starts DHCP servers that do what the test tells them, see dhcp_server.py.
+        They may be there besides a real one."""
+        self._doubles += 1
+        name = f"dhcp-double{self._doubles}"
+        program = str(_DOUBLES / "dhcp_server.py")
+        log = self.directory / f"{name}.jsonl"
+        process = self.start(
+            ["/usr/bin/python3", program, "--interface", BRIDGE, "--log", str(log)],
+            f"{name}.log",
+            stdin=subprocess.PIPE,
+        )
+        double = DhcpDouble(process, log, self.own_address)
+        double.serve(*servers)
+        return double
+
+    def own_address(self, address: str) -> None:
+        """Has the LAN answer ARP for one more address."""
+        shown = self.run(["ip", "-brief", "-4", "address", "show", "dev", BRIDGE]).split()
+        if not any(owned.split("/")[0] == address for owned in shown[2:]):
+            self.run(["ip", "address", "add", f"{address}/32", "dev", BRIDGE])
 
     def stop_dhcp(self) -> None:
         """Ends the DHCP server; its leases stay known."""
