@@ -37,6 +37,10 @@ class DhcpDouble:
         self._process.stdin.flush()
         wait_for(lambda: self._servings() > before, "the DHCP double serves")
 
+    def serving_since(self) -> float:
+        """When the servers became what they are, by CLOCK_MONOTONIC."""
+        return float([e["time"] for e in self._all() if e["kind"] == "SERVING"][-1])
+
     def entries(self) -> list[Entry]:
         """What the log has since `serve`, oldest first."""
         entries = self._all()

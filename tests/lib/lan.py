@@ -3,6 +3,7 @@ on it what a LAN has: a DHCP and DNS server, a web server, a controller."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import shutil
@@ -24,6 +25,8 @@ from wait import wait_for
 
 _DOUBLES = Path(__file__).resolve().parent.parent / "doubles"
 BRIDGE = "lan0"
+
+_INDEXES = itertools.count(1000)
 
 
 @dataclass
@@ -118,7 +121,9 @@ class Lan:
         and its cable into the LAN."""
         self._cables += 1
         nic = Nic(self, name, mac, f"cable{self._cables}")
-        peer = f"peer name {name} address {mac} netns {pid}"
+        # Were the numbers of both ends the same, the kernel would announce carrier up to
+        # a second late, which it does not do for the first carrier of a real NIC.
+        peer = f"peer name {name} index {next(_INDEXES)} address {mac} netns {pid}"
         self.run(["ip", "link", "add", nic.cable, "type", "veth", *peer.split()])
         self.run(["ip", "link", "set", nic.cable, "master", BRIDGE])
         if plugged:
