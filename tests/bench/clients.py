@@ -47,9 +47,22 @@ class Client:
         return [*(_BUS if wanted else ()), *self.prepare]
 
 
+# Its own policy is for the user that its unit makes it.
+_NETD_POLICY = """\
+<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-BUS Bus Configuration 1.0//EN"
+ "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
+<busconfig>
+  <policy user="root"><allow own="org.build2.buildos.network1"/></policy>
+</busconfig>
+"""
+
+
 def _netd(nics: Sequence[str]) -> Mapping[str, str]:
     names = ", ".join(f'"{nic}"' for nic in nics)
-    return {"/etc/buildos/netd.conf.d/10-nics.toml": f"include = [{names}]\n"}
+    return {
+        "/etc/buildos/netd.conf.d/10-nics.toml": f"include = [{names}]\n",
+        "/etc/dbus-1/system.d/bench.conf": _NETD_POLICY,
+    }
 
 
 def _networkd(nics: Sequence[str]) -> Mapping[str, str]:
