@@ -72,7 +72,7 @@ from dhcp_wire import (
 STATES = ("discover", "selecting", "init-reboot", "renewing", "rebinding")
 """What is answered, silenced, delayed or denied: see `Request.state`."""
 
-SOMEBODY = bytes.fromhex("02bdffffff01")
+SOMEBODY = bytes.fromhex("02bdff000002")
 """Hardware address of whoever has the addresses in `Behaviour.taken`."""
 
 # Linux, not in the socket module.

@@ -25,6 +25,8 @@ from wait import wait_for
 
 _DOUBLES = Path(__file__).resolve().parent.parent / "doubles"
 BRIDGE = "lan0"
+MAC = "02:bd:ff:00:00:01"
+"""The LAN's own hardware address."""
 
 _INDEXES = itertools.count(1000)
 
@@ -70,8 +72,13 @@ class Lan:
         assert self._holder.stdout.readline() == "ready\n"
         for command in (
             "link set lo up",
-            f"link add {BRIDGE} type bridge stp_state 0 forward_delay 0",
+            # Its address does not change when cables come.
+            f"link add {BRIDGE} address {MAC} type bridge stp_state 0 forward_delay 0",
             f"link set {BRIDGE} up",
+            # Its carrier does not depend on hosts: Kea serves no interface without.
+            "link add anchor type veth peer name chain",
+            "link set chain up",
+            f"link set anchor master {BRIDGE} up",
             f"address add {self.address}/24 dev {BRIDGE}",
         ):
             self.run(["ip", *command.split()])
