@@ -180,13 +180,19 @@ CLIENTS = [
         needs_bus=True,
     ),
     Client("udhcpc", None, _each("/usr/sbin/udhcpc -f -i {nic}")),
-    Client("dhcpcd", None, lambda nics: ["/usr/sbin/dhcpcd", "-B", "-4", *nics]),
-    Client("dhcpcd-noarp", None, lambda nics: ["/usr/sbin/dhcpcd", "-B", "-4", "--noarp", *nics]),
+    Client("dhcpcd", None, lambda nics: ["/usr/sbin/dhcpcd", "-B", "-4", "--nodev", *nics]),
+    Client(
+        "dhcpcd-noarp",
+        None,
+        lambda nics: ["/usr/sbin/dhcpcd", "-B", "-4", "--nodev", "--noarp", *nics],
+    ),
     Client("dhclient", None, lambda nics: ["/usr/sbin/dhclient", "-d", *nics]),
     Client(
         "ipconfig",
         None,
         lambda nics: ["/usr/lib/klibc/bin/ipconfig", "-t", "60", "-c", "dhcp", *nics],
+        # On a NIC that it sets up itself it loses its first DISCOVER, and a second.
+        prepare=("for nic in /sys/class/net/eth*; do ip link set ${nic##*/} up; done",),
         one_shot=True,
     ),
 ]

@@ -67,7 +67,9 @@ class Station:
         assert pid is not None
         self._pid = pid
         self.root = Path(f"/proc/{pid}/root{self._top}/root")
-        for path, content in files.items():
+        # networkd makes its identity of it.
+        machine_id = {"/etc/machine-id": f"{number + (1 << 64):032x}\n"}
+        for path, content in {**machine_id, **files}.items():
             target = self.root / path.lstrip("/")
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(content)

@@ -23,10 +23,21 @@ FIRST = f"{PREFIX}.100/24"
 class Trial:
     """Everything that a measurement needs; nothing runs until `start`."""
 
-    def __init__(self, root: Sequence[Path], client: Client, *, dead: int = 0, bus: bool = False):
+    def __init__(
+        self,
+        root: Sequence[Path],
+        client: Client,
+        *,
+        dead: int = 0,
+        bus: bool = False,
+        direct: bool = False,
+    ):
+        """A station with `dead` NICs on which nobody answers before the live one;
+        `direct` connects that to the server without a bridge, see `Lan`."""
         self.client = client
-        self.lan = Lan(PREFIX)
-        self.dead = [Lan("203.0.113", "dead")] if dead else []
+        self.lan = Lan(PREFIX, direct=direct)
+        # Each in a LAN of its own: clients that bridge all NICs would make a loop.
+        self.dead = [Lan("203.0.113", "dead") for _ in range(dead)]
         self.pid = 0
         self.started = 0.0
         nics = [f"eth{index}" for index in range(dead + 1)]
@@ -35,8 +46,8 @@ class Trial:
         except BaseException:
             self._close_lans()
             raise
-        for _ in range(dead):
-            self.station.connect(self.dead[0])
+        for lan in self.dead:
+            self.station.connect(lan)
         self.nic = self.station.connect(self.lan)
         self._argv = client.command(nics)
         for line in client.preparation(bus):

@@ -76,7 +76,7 @@ SOMEBODY = bytes.fromhex("02bdff000002")
 """Hardware address of whoever has the addresses in `Behaviour.taken`."""
 
 # Linux, not in the socket module.
-_SOL_PACKET, _PACKET_AUXDATA, _CHECKSUM_PENDING = 263, 8, 8
+_SOL_PACKET, _PACKET_AUXDATA, _PACKET_QDISC_BYPASS, _CHECKSUM_PENDING = 263, 8, 20, 8
 
 
 class BadBehaviour(Exception):
@@ -327,6 +327,8 @@ class Link:
     def _open(self, protocol: int) -> socket.socket:
         opened = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(protocol))
         opened.setsockopt(_SOL_PACKET, _PACKET_AUXDATA, 1)
+        # The queue of a link without carrier is put in place a moment after carrier.
+        opened.setsockopt(_SOL_PACKET, _PACKET_QDISC_BYPASS, 1)
         opened.setblocking(False)
         opened.bind((self._bound[0], protocol))
         return opened

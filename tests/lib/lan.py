@@ -52,9 +52,11 @@ class Nic:
 class Lan:
     """A LAN with the network `PREFIX.0/24` and the address `PREFIX.1` of its own.
 
-    Nothing is served on it until a `serve_…` or `start_…` method is called."""
+    Nothing is served on it until a `serve_…` or `start_…` method is called. A bridge
+    port forwards up to some milliseconds after its carrier, like a switch's; `direct`
+    makes a LAN without a bridge, for one cable, that must be there before servers."""
 
-    def __init__(self, prefix: str = "198.51.100", name: str = "lan"):
+    def __init__(self, prefix: str = "198.51.100", name: str = "lan", direct: bool = False):
         self.prefix = prefix
         self.name = name
         self.address = f"{prefix}.1"
@@ -70,18 +72,24 @@ class Lan:
         )
         assert self._holder.stdout is not None
         assert self._holder.stdout.readline() == "ready\n"
+        self._direct = direct
+        self.run(["ip", "link", "set", "lo", "up"])
+        if direct:
+            return
         for command in (
-            "link set lo up",
             # Its address does not change when cables come.
             f"link add {BRIDGE} address {MAC} type bridge stp_state 0 forward_delay 0",
-            f"link set {BRIDGE} up",
             # Its carrier does not depend on hosts: Kea serves no interface without.
             "link add anchor type veth peer name chain",
             "link set chain up",
             f"link set anchor master {BRIDGE} up",
-            f"address add {self.address}/24 dev {BRIDGE}",
         ):
             self.run(["ip", *command.split()])
+        self._set_up()
+
+    def _set_up(self) -> None:
+        self.run(["ip", "link", "set", BRIDGE, "up"])
+        self.run(["ip", "address", "add", f"{self.address}/24", "dev", BRIDGE])
 
     def __enter__(self) -> Lan:
         return self
@@ -127,11 +135,14 @@ class Lan:
         """Puts the NIC `name` into the network namespace of the process `pid`
         and its cable into the LAN."""
         self._cables += 1
-        nic = Nic(self, name, mac, f"cable{self._cables}")
+        nic = Nic(self, name, mac, BRIDGE if self._direct else f"cable{self._cables}")
         # Were the numbers of both ends the same, the kernel would announce carrier up to
         # a second late, which it does not do for the first carrier of a real NIC.
         peer = f"peer name {name} index {next(_INDEXES)} address {mac} netns {pid}"
         self.run(["ip", "link", "add", nic.cable, "type", "veth", *peer.split()])
+        if self._direct:
+            self._set_up()
+            return nic
         self.run(["ip", "link", "set", nic.cable, "master", BRIDGE])
         if plugged:
             nic.plug()
