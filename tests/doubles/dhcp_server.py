@@ -318,11 +318,20 @@ class Link:
         self.messages = self._open(IPV4)
         self.arp = self._open(ARP)
         self.mac: bytes = self.messages.getsockname()[4]
-        quiet = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        quiet.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        quiet.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode())
-        quiet.bind(("", SERVER_PORT))
-        self._quiet = quiet
+        self._quiet: socket.socket | None = None
+
+    def occupy(self, port: bool) -> None:
+        """Has the server port, so that the kernel does not refuse what clients send to
+        it, or leaves it to a real server."""
+        if self._quiet and not port:
+            self._quiet.close()
+            self._quiet = None
+        if port and not self._quiet:
+            quiet = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            quiet.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            quiet.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, self._bound[0].encode())
+            quiet.bind(("", SERVER_PORT))
+            self._quiet = quiet
 
     def _open(self, protocol: int) -> socket.socket:
         opened = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(protocol))
@@ -371,6 +380,7 @@ class Program:
             server = self._servers.setdefault(behaviour.server, Server(behaviour, self._link.mac))
             server.behaviour = behaviour
             self._answering.append(server)
+        self._link.occupy(bool(behaviours))
         # The end of the line tells the test that this is in force.
         names = [behaviour.server for behaviour in behaviours]
         self._write(

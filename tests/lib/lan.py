@@ -285,6 +285,10 @@ class Lan:
         if not any(owned.split("/")[0] == address for owned in shown[2:]):
             self.run(["ip", "address", "add", f"{address}/32", "dev", BRIDGE])
 
+    def serves_dhcp(self) -> bool:
+        """Whether a real DHCP server runs."""
+        return self._dhcp is not None
+
     def stop_dhcp(self) -> None:
         """Ends the DHCP server; its leases stay known."""
         assert self._dhcp is not None
