@@ -214,20 +214,20 @@ _RENEWALS = 5
 
 def _cpu(root: Sequence[Path], client: Client, run: int) -> Figures:
     with Trial(root, client, bus=True) as trial:
-        double = trial.double(Behaviour(SERVER, lease=12, t1=2, t2=10))
+        double = trial.double(Behaviour(SERVER, lease=8, t1=2, t2=7))
         trial.start()
         if not trial.wait_lease():
             return {"cpu": None, "cpu-kept": False}
         asked = ("renewing", "rebinding", "init-reboot")
         try:
-            double.wait_received(*asked, deadline=30)
+            double.wait_received(*asked, deadline=12)
             time.sleep(0.5)
             mark, before, count = (
                 trial.station.mark(),
                 trial.station.cpu(),
                 len(double.received(*asked)),
             )
-            double.wait_received(*asked, count=count + _RENEWALS, deadline=60)
+            double.wait_received(*asked, count=count + _RENEWALS, deadline=40)
         except TimedOut:
             return {"cpu": None, "cpu-kept": False}
         time.sleep(0.5)
@@ -325,6 +325,7 @@ ROWS = [
             Figure("carrier-kept", "… and the address was there meanwhile", "yes", "all"),
         ),
         _carrier,
+        parallel=2,
     ),
     Row(
         "silence",
@@ -369,7 +370,7 @@ ROWS = [
             Figure("cpu-kept", "… and the address never left", "yes", "all"),
         ),
         _cpu,
-        parallel=2,
+        parallel=4,
         runs=3,
     ),
     Row(
