@@ -11,7 +11,6 @@ import subprocess
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from cgroup import make_cgroup, remove_cgroup
@@ -75,17 +74,6 @@ class Station:
             target.write_text(content)
             # NetworkManager ignores files that others can read.
             target.chmod(0o600 if "system-connections" in path else 0o644)
-
-    def __enter__(self) -> Station:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Ends the station with all that runs on it."""

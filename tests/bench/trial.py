@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 
 from clients import Client
 from dhcp_double import DhcpDouble, Entry
@@ -53,15 +52,8 @@ class Trial:
         for line in client.preparation(bus):
             self.station.run("sh", "-ec", line)
 
-    def __enter__(self) -> Trial:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Ends all of it."""
         self.station.close()
         self._close_lans()
 

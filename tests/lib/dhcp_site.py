@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from types import TracebackType
 from typing import Any
 
 from buildroot import Root
@@ -37,18 +36,8 @@ class Site:
             self.close()
             raise
 
-    def __enter__(self) -> Site:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
     def close(self) -> None:
+        """Ends host and LAN."""
         self.host.stop()
         self.lan.close()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ GAP = 0.03
 @pytest.fixture(scope="module")
 def site(root: Root) -> Iterator[Site]:
     """One host for all: what a test changes is gone with `Site.begin`."""
-    with Site(root) as site:
+    with closing(Site(root)) as site:
         yield site
 
 

@@ -4,6 +4,7 @@ section 4.4 and table 5)."""
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ _ETHERNET_BROADCAST = "ff:ff:ff:ff:ff:ff"
 @pytest.fixture(scope="module")
 def site(root: Root) -> Iterator[Site]:
     """One host for all."""
-    with Site(root) as site:
+    with closing(Site(root)) as site:
         yield site
 
 
