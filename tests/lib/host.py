@@ -11,7 +11,6 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +18,7 @@ from types import TracebackType
 from typing import Any, ClassVar, TypeVar
 
 from buildroot import Root
+from cgroup import make_cgroup, remove_cgroup
 from lan import Lan, Nic
 from namespace import child_of, close, run, start
 from wait import DEADLINE, wait_for
@@ -138,7 +138,7 @@ class Host:
         first of them with the given MAC addresses."""
         assert self._process is None, "the host runs already"
         number = next(_HOSTS)
-        self._cgroup = _make_cgroup(f"buildos-test-{os.getpid()}-{number}")
+        self._cgroup = make_cgroup(f"buildos-test-{os.getpid()}-{number}")
         lower = ":".join(str(path) for path in self.root.directories)
         unshare = ["unshare", "--mount", "--pid", "--uts", "--ipc", "--net", "--cgroup"]
         unshare += ["--fork", "--kill-child", "--propagation=private"]
@@ -204,7 +204,7 @@ class Host:
             if self in Host.running:
                 Host.running.remove(self)
         if self._cgroup is not None:
-            _remove_cgroup(self._cgroup)
+            remove_cgroup(self._cgroup)
             self._cgroup = None
 
     # While it runs
@@ -347,35 +347,3 @@ def manager(daemon: str) -> list[str]:
     """Bus name, path and interface of a daemon's Manager, as busctl wants them."""
     name = f"org.build2.buildos.{daemon}"
     return [name, f"/org/build2/buildos/{daemon}", f"{name}.Manager"]
-
-
-def _make_cgroup(name: str) -> Path:
-    """A control group of its own: systemd rules over all below it, and killing
-    it leaves nothing behind."""
-    mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
-    tops = [Path(fields[1]) for fields in mounts if fields[2] == "cgroup2"]
-    assert tops, "no cgroup2 file system is mounted"
-    for path in tops[0].glob("buildos-test-*"):
-        # Left by tests that were killed.
-        if not Path(f"/proc/{path.name.split('-')[2]}").exists():
-            _remove_cgroup(path)
-    cgroup = tops[0] / name
-    cgroup.mkdir()
-    return cgroup
-
-
-def _remove_cgroup(cgroup: Path) -> None:
-    (cgroup / "cgroup.kill").write_text("1")
-    end = time.monotonic() + DEADLINE
-    while True:
-        try:
-            for path in sorted(cgroup.rglob("*"), reverse=True):
-                if path.is_dir():
-                    path.rmdir()
-            cgroup.rmdir()
-            return
-        except OSError:
-            # Killed processes take a moment to go.
-            if time.monotonic() > end:
-                raise
-            time.sleep(0.02)
