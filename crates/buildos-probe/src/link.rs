@@ -24,7 +24,7 @@ use crate::{INTERFACE, MAC};
 pub(crate) const HERE: &str = "eth0";
 /// A namespace that ended takes a moment to be gone, and the port with it.
 const FAREWELL: Duration = Duration::from_secs(5);
-const PAUSE: Duration = Duration::from_millis(20);
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// The cable could not be plugged in, or is of no use.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +37,8 @@ pub(crate) enum LinkError {
     NoBridge(String, #[source] io::Error),
     #[error("cannot make {INTERFACE} a port of {0}")]
     Port(String, #[source] io::Error),
+    #[error("{0} is gone")]
+    Lost(String, #[source] io::Error),
     #[error("cannot configure {HERE}")]
     Configure(#[source] io::Error),
 }
@@ -44,27 +46,53 @@ pub(crate) enum LinkError {
 /// Plugs us into the bridge.
 pub(crate) fn plug(bridge: &str) -> Result<(), LinkError> {
     let mut host = Netlink::inherited().map_err(LinkError::Host)?;
-    let here = File::open("/proc/self/ns/net").map_err(LinkError::Namespace)?;
+    let namespace = File::open("/proc/self/ns/net").map_err(LinkError::Namespace)?;
     let index =
         index_of(&mut host, bridge).map_err(|error| LinkError::NoBridge(bridge.into(), error))?;
     let end = Instant::now() + FAREWELL;
     loop {
-        match host.create(veth(index, here.as_raw_fd())) {
-            Ok(()) => return set_up().map_err(LinkError::Configure),
+        match host.create(veth(index, namespace.as_raw_fd())) {
+            Ok(()) => break,
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists && Instant::now() < end => {
                 std::thread::sleep(PAUSE);
             }
             Err(error) => return Err(LinkError::Port(bridge.into(), error)),
         }
     }
+    let mut here = Netlink::here().map_err(LinkError::Namespace)?;
+    set_up(&mut here).map_err(LinkError::Configure)?;
+    let running = |netlink: &mut Netlink, name: &str| {
+        wait_until_running(netlink, name).map_err(|error| LinkError::Lost(name.into(), error))
+    };
+    running(&mut here, HERE)?;
+    running(&mut host, INTERFACE)?;
+    running(&mut host, bridge)
 }
 
 /// Our end comes down, as it cannot be up before the other one exists.
-fn set_up() -> io::Result<()> {
-    let mut here = Netlink::here()?;
+fn set_up(here: &mut Netlink) -> io::Result<()> {
     let mut message = up();
-    message.header.index = index_of(&mut here, HERE)?;
+    message.header.index = index_of(here, HERE)?;
     here.change(RouteNetlinkMessage::NewLink(message))
+}
+
+/// An interface that has just got carrier drops what it is to send until the
+/// kernel's link watch has seen that, which looks at some once a second only.
+/// So a question that is asked before gets no answer.
+fn wait_until_running(netlink: &mut Netlink, name: &str) -> io::Result<()> {
+    let end = Instant::now() + FAREWELL;
+    while !link(netlink, name)?
+        .header
+        .flags
+        .contains(LinkFlags::Running)
+    {
+        if Instant::now() > end {
+            // The next step says what is missing.
+            break;
+        }
+        std::thread::sleep(PAUSE);
+    }
+    Ok(())
 }
 
 /// Gives our end the address of the lease, and the way out that it names.
@@ -79,13 +107,17 @@ pub(crate) fn configure(lease: &Lease, gateway: Ipv4Addr) -> Result<(), LinkErro
 }
 
 fn index_of(netlink: &mut Netlink, name: &str) -> io::Result<u32> {
+    Ok(link(netlink, name)?.header.index)
+}
+
+fn link(netlink: &mut Netlink, name: &str) -> io::Result<LinkMessage> {
     let mut message = LinkMessage::default();
     message.attributes.push(LinkAttribute::IfName(name.into()));
     let answer = netlink.get(RouteNetlinkMessage::GetLink(message))?;
     let RouteNetlinkMessage::NewLink(link) = answer else {
         return Err(io::ErrorKind::InvalidData.into());
     };
-    Ok(link.header.index)
+    Ok(link)
 }
 
 fn up() -> LinkMessage {

@@ -64,6 +64,14 @@ const COUNTER_BYTES: u16 = 1;
 const COUNTER_PACKETS: u16 = 2;
 // enum nft_target_attributes, nft_match_attributes
 const EXTENSION_NAME: u16 = 1;
+const EXTENSION_INFO: u16 = 3;
+// struct xt_conntrack_mtinfo2 and …3 (linux/netfilter/xt_conntrack.h): eight
+// addresses, two times, a protocol, four ports, then flags, inverted flags and
+// the states, whose bits are those of "ct state".
+const CONNTRACK_FLAGS: usize = 8 * 16 + 2 * 4 + 5 * 2;
+const CONNTRACK_STATE: usize = CONNTRACK_FLAGS + 4;
+/// `XT_CONNTRACK_STATE`.
+const CONNTRACK_STATE_ONLY: u16 = 1;
 // enum nft_gen_attributes
 const GENERATION_ID: u16 = 1;
 const GENERATION_PID: u16 = 2;
@@ -211,7 +219,11 @@ pub(super) fn rule(attributes: &[u8]) -> Result<ListedRule, NftError> {
                 if name == "counter" && listed.count.is_none() {
                     listed.count = Some(count(data)?);
                 }
-                listed.rule.expressions.push(expression(name, data)?);
+                let expressions = &mut listed.rule.expressions;
+                match name.as_str() {
+                    "match" => expressions.extend(iptables_match(data)?),
+                    _ => expressions.push(expression(name, data)?),
+                }
                 Ok(())
             })?,
             _ => {}
@@ -260,7 +272,6 @@ fn expression(name: String, data: &[u8]) -> Result<Expression, DecodeError> {
         // Flags or a range of ports would show as attributes.
         "masq" if data.is_empty() => Some(Expression::Masquerade),
         "reject" => Some(Expression::Reject),
-        "match" => Some(Expression::Match(extension(data)?)),
         "target" => Some(Expression::Target(extension(data)?)),
         _ => None,
     };
@@ -380,6 +391,35 @@ fn verdict(data: &[u8]) -> Result<Option<Expression>, DecodeError> {
         Some(libc::NFT_GOTO) => Some(Expression::Goto(chain)),
         Some(libc::NFT_RETURN) => Some(Expression::Return),
         Some(_) | None => None,
+    })
+}
+
+/// A match of iptables that nf_tables calls. The one that every firewall has,
+/// `-m conntrack --ctstate …` and nothing besides, is the same as "ct state".
+fn iptables_match(data: &[u8]) -> Result<Vec<Expression>, DecodeError> {
+    let name = extension(data)?;
+    let mut info = &[][..];
+    each(data, |kind, value| {
+        if kind == EXTENSION_INFO {
+            info = value;
+        }
+        Ok(())
+    })?;
+    let word = |at: usize| Some(u16::from_ne_bytes([*info.get(at)?, *info.get(at + 1)?]));
+    let (flags, inverted) = (word(CONNTRACK_FLAGS), word(CONNTRACK_FLAGS + 2));
+    Ok(match (name.as_str(), word(CONNTRACK_STATE)) {
+        ("conntrack", Some(states)) if flags == Some(CONNTRACK_STATE_ONLY) => vec![
+            Expression::Connection(ConnectionKey::State),
+            Expression::Mask(u32::from(states).to_ne_bytes().into()),
+            Expression::Compare(
+                match inverted == Some(CONNTRACK_STATE_ONLY) {
+                    true => Is::Equal,
+                    false => Is::Not,
+                },
+                0_u32.to_ne_bytes().into(),
+            ),
+        ],
+        _ => vec![Expression::Match(name)],
     })
 }
 
@@ -518,6 +558,34 @@ mod tests {
     }
 
     #[test]
+    fn the_state_that_iptables_matches_is_read() {
+        // As iptables writes "-m conntrack --ctstate RELATED,ESTABLISHED".
+        let mut info = [0; 160];
+        info[CONNTRACK_FLAGS..][..2].copy_from_slice(&1_u16.to_ne_bytes());
+        info[CONNTRACK_STATE..][..2].copy_from_slice(&6_u16.to_ne_bytes());
+        let matched = |info: &[u8]| {
+            let name = attribute(EXTENSION_NAME, b"conntrack\0");
+            iptables_match(&[name, attribute(EXTENSION_INFO, info)].concat()).unwrap()
+        };
+        let state = |is| {
+            vec![
+                Expression::Connection(ConnectionKey::State),
+                Expression::Mask(6_u32.to_ne_bytes().into()),
+                Expression::Compare(is, 0_u32.to_ne_bytes().into()),
+            ]
+        };
+        assert_eq!(matched(&info), state(Is::Not));
+        let mut inverted = info;
+        inverted[CONNTRACK_FLAGS + 2..][..2].copy_from_slice(&1_u16.to_ne_bytes());
+        assert_eq!(matched(&inverted), state(Is::Equal));
+        // Anything besides the state is not understood.
+        info[CONNTRACK_FLAGS] = 3;
+        let other = vec![Expression::Match("conntrack".to_owned())];
+        assert_eq!(matched(&info), other);
+        assert_eq!(matched(&info[..20]), other);
+    }
+
+    #[test]
     fn a_comment_is_found_behind_other_data() {
         assert_eq!(
             comment(&[7, 2, 0, 0, USERDATA_COMMENT, 3, b'o', b'k', 0]),
@@ -558,9 +626,10 @@ mod tests {
         #[test]
         fn no_attributes_do_harm(bytes in attributes()) {
             let _ = (change(&bytes), table(&bytes), chain(&bytes), rule(&bytes));
-            for name in ["meta", "ct", "payload", "bitwise", "cmp", "immediate", "match"] {
+            for name in ["meta", "ct", "payload", "bitwise", "cmp", "immediate", "target"] {
                 let _ = (expression(name.to_owned(), &bytes), comment(&bytes));
             }
+            let _ = iptables_match(&bytes);
         }
     }
 }
