@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 from host import Host
-from lan import BRIDGE, Lan
+from lan import Lan
 from machine import Machine
 from nat import public_address, usage, wait_until_ready
 
 _UNIT = "buildos-dnsmasq.service"
+_OTHER = "203.0.113.53"
 
 # Somebody else's name server, on an address of its own.
-_TAKEN = """[Unit]
-Before=buildos-dnsmasq.service
-[Service]
+_TAKEN = """[Service]
 Type=forking
 ExecStart=/usr/sbin/dnsmasq --conf-file=/dev/null --no-resolv --no-hosts --pid-file= \
     --listen-address=127.0.0.1 --bind-interfaces --address=/taken.example/127.9.9.9 --user=root
-[Install]
-WantedBy=multi-user.target
 """
 
 
 def _server(lan: Lan, address: str, name: str) -> None:
-    """Another name server on the LAN, that knows one name."""
-    lan.run(["ip", "address", "add", f"{address}/24", "dev", BRIDGE])
+    """Another name server, behind the gateway, that knows one name."""
+    lan.run(["ip", "address", "add", f"{address}/32", "dev", "lo"])
     lan.start(
         ["dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--no-hosts", "--no-resolv"]
         + ["--user=root", "--group=root", "--pid-file=", f"--listen-address={address}"]
@@ -50,7 +47,10 @@ def test_it_serves_machines_only(online: Host, lan: Lan) -> None:
 def test_a_taken_port_on_other_addresses_is_no_obstacle(host: Host, lan: Lan) -> None:
     lan.serve_dhcp()
     host.file("/etc/systemd/system/taken.service", _TAKEN)
-    host.file("/etc/systemd/system/multi-user.target.wants/taken.service", _TAKEN)
+    host.file(
+        "/etc/systemd/system/buildos-dnsmasq.service.d/test.conf",
+        "[Unit]\nWants=taken.service\nAfter=taken.service\n",
+    )
     host.start([lan])
     wait_until_ready(host)
     assert host.active("taken.service")
@@ -58,8 +58,8 @@ def test_a_taken_port_on_other_addresses_is_no_obstacle(host: Host, lan: Lan) ->
 
 
 def test_it_asks_the_servers_of_the_uplink_as_they_change(host: Host, lan: Lan) -> None:
-    _server(lan, f"{lan.prefix}.2", "second.example")
-    lan.serve_dhcp()
+    _server(lan, _OTHER, "second.example")
+    lan.serve_dhcp("--except-interface=lo")
     host.start([lan])
     wait_until_ready(host)
     machine = _machine(host)
@@ -67,9 +67,9 @@ def test_it_asks_the_servers_of_the_uplink_as_they_change(host: Host, lan: Lan) 
     assert not machine.succeeds("getent ahostsv4 second.example")
     pid = host.main_pid(_UNIT)
     lan.stop_dhcp()
-    lan.serve_dhcp(f"--dhcp-option=6,{lan.prefix}.2")
+    lan.serve_dhcp("--except-interface=lo", f"--dhcp-option=6,{_OTHER}")
     host.call("network1", "Renew")
-    host.wait_for(lambda: host.bus_property("nat1", "DNS") == [f"{lan.prefix}.2"], "the other one")
+    host.wait_for(lambda: host.bus_property("nat1", "DNS") == [_OTHER], "the other one")
     host.wait_for(lambda: machine.succeeds("getent ahostsv4 second.example"), "it is asked")
     wait_until_ready(host)
     # Without a restart.
