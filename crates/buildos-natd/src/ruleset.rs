@@ -100,18 +100,10 @@ struct Rules<'a> {
 
 impl Rules<'_> {
     /// Nobody is what he is not. Before connection tracking, so that forged
-    /// packets leave no trace in it.
+    /// packets leave no trace in it. What nearly all packets are comes first:
+    /// each of them is looked at here.
     fn prerouting(&self) -> Vec<Rule> {
         vec![
-            Rule::new(
-                vec![
-                    self.by_machines(),
-                    Match::Source(Is::Equal, UNSPECIFIED.into()),
-                    Match::Port(Transport::Udp, DHCP_SERVER),
-                ],
-                Verdict::Accept,
-            )
-            .comment("asks for an address"),
             Rule::new(
                 vec![
                     self.by_machines(),
@@ -122,11 +114,9 @@ impl Rules<'_> {
             .counted()
             .comment("a machine under the host's address"),
             Rule::new(
-                vec![self.by_machines(), Match::Source(Is::Not, self.network())],
-                Verdict::Drop,
-            )
-            .counted()
-            .comment("a machine under a foreign address"),
+                vec![self.by_machines(), Match::Source(Is::Equal, self.network())],
+                Verdict::Accept,
+            ),
             Rule::new(
                 vec![
                     self.by_outsiders(),
@@ -143,6 +133,21 @@ impl Rules<'_> {
             )
             .counted()
             .comment("an outsider past the NAT"),
+            Rule::new(
+                vec![
+                    self.by_machines(),
+                    Match::Source(Is::Equal, UNSPECIFIED.into()),
+                    Match::Port(Transport::Udp, DHCP_SERVER),
+                ],
+                Verdict::Accept,
+            )
+            .comment("asks for an address"),
+            Rule::new(
+                vec![self.by_machines(), Match::Ipv4(Is::Equal)],
+                Verdict::Drop,
+            )
+            .counted()
+            .comment("a machine under a foreign address"),
         ]
     }
 
