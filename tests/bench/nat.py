@@ -2,13 +2,14 @@
 """What NAT costs: our table beside one masquerade rule, systemd-networkd's, libvirt's
 and Docker's rules.
 
-    sudo tests/bench/nat.py [--rounds N] [--seconds S] [--json FILE]
+    sudo tests/bench/nat.py [--rounds N] [--seconds S] [--flowtable] [--json FILE]
 
 A machine, a host with br0 and br1 as ours, and a server, each in a network
 namespace, with veth pairs between. In each round every rule set is measured once,
 in another order; what is compared is the ratio to the one masquerade rule of the
 same round, so that what else the machine does hits all of them alike. nft and
-iptables are those of the system lane's root (make check-system makes it).
+iptables are those of the system lane's root (make check-system makes it), or of this
+machine when there is none.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import shutil
 import socket
 import statistics
 import subprocess
@@ -34,6 +36,13 @@ _ROOT = _TOP / "build/roots/host"
 _MACHINE, _HOST_INSIDE = "172.23.0.9", "172.23.0.1"
 _HOST_OUTSIDE, _SERVER = "198.51.100.2", "198.51.100.1"
 _CONNECT, _BULK = 7001, 7002
+
+
+def _nft() -> list[str]:
+    """The beginning of a command line of nft's or iptables'; empty when there is none."""
+    if (_ROOT / "usr/sbin/nft").exists():
+        return ["chroot", str(_ROOT)]
+    return ["env"] if shutil.which("nft") else []
 
 
 class Network:
@@ -68,9 +77,8 @@ class Network:
         ):
             script = f"ip link set lo up; ip address add {address} dev eth0; ip link set eth0 up"
             self.run(name, ["sh", "-euc", f"{script}; ip route add {route}"])
-        load = [*self.command("host", ["chroot", str(_ROOT), *rules.command])]
         if rules.text:
-            run(load, stdin=rules.text)
+            run(self.command("host", [*_nft(), *rules.command]), stdin=rules.text)
 
     def _namespace(self) -> subprocess.Popen[str]:
         holder = start(
@@ -185,6 +193,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--seconds", type=float, default=1.0, help="for one measurement")
+    parser.add_argument(
+        "--flowtable",
+        action="store_true",
+        help="also our table with a flowtable, where the kernel has nft_flow_offload",
+    )
     parser.add_argument("--json", type=Path, help="write all values there")
     parser.add_argument("--end", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -193,8 +206,8 @@ def main() -> None:
         with suppress(KeyboardInterrupt):
             _ENDS[name](float(seconds[0]) if seconds else 0)
         return
-    assert (_ROOT / "usr/sbin/nft").exists(), f"no {_ROOT}: make check-system makes it"
-    sets = rule_sets()
+    assert _nft(), f"no nft here and no {_ROOT}: make check-system makes it"
+    sets = rule_sets(options.flowtable)
     rounds = []
     for number in range(options.rounds):
         rounds.append(_round(sets, options.seconds))

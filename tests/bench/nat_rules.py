@@ -123,6 +123,17 @@ COMMIT
 """
 
 
+def _flowtable(table: str) -> str:
+    """Our table with a flowtable, which takes packets of connections that are
+    established past the routing and the rules (nft(8), "flowtables")."""
+    first = "\tchain prerouting {"
+    fast = "\tflowtable fast { hook ingress priority filter; devices = { br0, br1 }; }\n"
+    rule = '\t\tiifname "br1" oifname "br0" meta nfproto ipv4 ct state'
+    add = "\t\tmeta l4proto { tcp, udp } ct state established flow add @fast\n"
+    assert first in table and rule in table
+    return table.replace(first, fast + first, 1).replace(rule, add + rule, 1)
+
+
 @dataclass(frozen=True)
 class Rules:
     """A rule set, and the command that reads it."""
@@ -134,10 +145,12 @@ class Rules:
     """Whether it filters, too, and is not only NAT."""
 
 
-def rule_sets() -> list[Rules]:
+def rule_sets(flowtable: bool) -> list[Rules]:
     """All of them; `bare` is what the others are compared with."""
     nft, iptables = ("nft", "-f", "-"), ("iptables-restore", "--noflush")
+    fast = [Rules("flowtable", nft, _flowtable(_GOLDEN.read_text()), True)] if flowtable else []
     return [
+        *fast,
         Rules("none", nft, "", False),
         Rules("bare", nft, _BARE, False),
         Rules("buildos", nft, _GOLDEN.read_text(), True),
