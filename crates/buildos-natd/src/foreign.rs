@@ -628,18 +628,7 @@ fn operand(what: &str, bytes: &[u8], mask: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::site::{InterfaceName, PrivateNetwork};
     use proptest::prelude::*;
-
-    fn site() -> Site {
-        Site {
-            public: InterfaceName::new("br0").unwrap(),
-            private: InterfaceName::new("br1").unwrap(),
-            network: PrivateNetwork::new("172.23.0.1/16").unwrap(),
-            dns: vec![],
-            uplink: Err(String::new()),
-        }
-    }
 
     fn rule(expressions: &[Expression]) -> ImageRule {
         ImageRule {
@@ -703,7 +692,7 @@ mod tests {
 
     #[track_caller]
     fn check(chains: Vec<ImageChain>, expected: &[&str]) {
-        let found: Vec<_> = findings(&[table(chains)], &site())
+        let found: Vec<_> = findings(&[table(chains)], &Site::example())
             .iter()
             .map(ToString::to_string)
             .collect();
@@ -918,10 +907,10 @@ mod tests {
     fn a_table_that_sleeps_or_sees_no_packets_of_ours_is_harmless() {
         let mut sleeping = table(vec![forward(true, vec![])]);
         sleeping.table.flags = DORMANT;
-        assert_eq!(findings(&[sleeping], &site()), []);
+        assert_eq!(findings(&[sleeping], &Site::example()), []);
         let mut six = table(vec![forward(true, vec![])]);
         six.family = libc::NFPROTO_IPV6;
-        assert_eq!(findings(&[six], &site()), []);
+        assert_eq!(findings(&[six], &Site::example()), []);
     }
 
     fn verdict() -> impl Strategy<Value = Expression> {
@@ -997,7 +986,7 @@ mod tests {
                 chain("a", None, false, a),
                 chain("b", None, false, b),
             ]);
-            let flow = flows(&site())
+            let flow = flows(&Site::example())
                 .into_iter()
                 .find(|flow| flow.hook == libc::NF_INET_FORWARD)
                 .unwrap();

@@ -263,23 +263,19 @@ fn same(a: &Request, b: &Request) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::site::{InterfaceName, PrivateNetwork, Uplink};
+    use crate::site::Uplink;
     use std::net::Ipv4Addr;
 
     const EVERY: Duration = Duration::from_secs(300);
 
     fn site() -> Site {
+        let dns = ["192.0.2.53", "2001:db8::1", "10.0.0.53"];
         Site {
-            public: InterfaceName::new("br0").unwrap(),
-            private: InterfaceName::new("br1").unwrap(),
-            network: PrivateNetwork::new("172.23.0.1/16").unwrap(),
-            dns: ["192.0.2.53", "2001:db8::1", "10.0.0.53"]
-                .iter()
-                .map(|text| text.parse().unwrap())
-                .collect(),
+            dns: dns.iter().map(|text| text.parse().unwrap()).collect(),
             uplink: Ok(Uplink {
                 gateway: Some(Ipv4Addr::new(10, 0, 0, 1)),
             }),
+            ..Site::example()
         }
     }
 

@@ -29,6 +29,20 @@ pub struct Uplink {
     pub gateway: Option<Ipv4Addr>,
 }
 
+#[cfg(test)]
+impl Site {
+    /// Without name servers, and with an uplink that has no gateway.
+    pub(crate) fn example() -> Self {
+        Self {
+            public: InterfaceName("br0".to_owned()),
+            private: InterfaceName("br1".to_owned()),
+            network: PrivateNetwork(Ipv4Net::new_assert(Ipv4Addr::new(172, 23, 0, 1), 16)),
+            dns: vec![],
+            uplink: Ok(Uplink { gateway: None }),
+        }
+    }
+}
+
 /// Why there is no [`Site`] yet.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NoSite {

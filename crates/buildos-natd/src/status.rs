@@ -158,18 +158,7 @@ fn failed(observed: &Observed) -> String {
 mod tests {
     use super::*;
     use crate::foreign::Dropper;
-    use crate::site::{InterfaceName, PrivateNetwork, Uplink};
     use buildos_probe::{Report, Step};
-
-    fn site() -> Site {
-        Site {
-            public: InterfaceName::new("br0").unwrap(),
-            private: InterfaceName::new("br1").unwrap(),
-            network: PrivateNetwork::new("172.23.0.1/16").unwrap(),
-            dns: vec![],
-            uplink: Ok(Uplink { gateway: None }),
-        }
-    }
 
     fn good() -> Observed {
         Observed {
@@ -206,7 +195,7 @@ mod tests {
 
     #[track_caller]
     fn check(observed: &Observed, state: State, reason: &str) {
-        let status = Status::judge(&site(), observed);
+        let status = Status::judge(&Site::example(), observed);
         assert_eq!((status.state, status.reason.as_str()), (state, reason));
     }
 
@@ -298,7 +287,10 @@ mod tests {
             foreign: vec![finding(false)],
             ..good()
         };
-        assert_eq!(Status::judge(&site(), &observed).state, State::Active);
+        assert_eq!(
+            Status::judge(&Site::example(), &observed).state,
+            State::Active
+        );
     }
 
     #[test]
@@ -333,14 +325,14 @@ mod tests {
             probe: health(ProbeState::Off, None),
             ..good()
         };
-        assert_eq!(Status::judge(&site(), &off).state, State::Active);
+        assert_eq!(Status::judge(&Site::example(), &off).state, State::Active);
     }
 
     #[test]
     fn without_an_uplink_machines_wait() {
         let site = Site {
             uplink: Err("no carrier on\neth0".to_owned()),
-            ..site()
+            ..Site::example()
         };
         let status = Status::judge(&site, &good());
         assert_eq!(status.state, State::Waiting);
