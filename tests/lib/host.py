@@ -217,6 +217,11 @@ class Host:
             *command,
         ]  # fmt: skip
 
+    def network(self, namespace: str) -> list[str]:
+        """The beginning of a command line, for the outside, that runs a program of
+        the outside in the network namespace that a file of the host is."""
+        return ["nsenter", f"--net=/proc/{self._pid}/root{namespace}", "--"]
+
     def run(self, command: str | Sequence[str], *, check: bool = True, deadline: float = 60) -> str:
         """What `command` prints, run by root in the host: a list of arguments,
         or a line for the shell."""

@@ -19,6 +19,7 @@ _PACKAGES = [
     "iputils-ping",
     "libmnl0",
     "libnftnl11",
+    "libnss-myhostname",
     "nftables",
     "procps",
     "sudo",

@@ -52,6 +52,11 @@ class Machine:
     def succeeds(self, command: str | Sequence[str]) -> bool:
         return self.host.succeeds(self.command(command))
 
+    def outside(self, command: Sequence[str]) -> list[str]:
+        """The command line, for the outside, that runs a program of the outside on
+        the machine's network."""
+        return [*self.host.network(f"/run/netns/{self.name}"), *command]
+
     def take_lease(self) -> str:
         """Configures eth0 by DHCP; its address."""
         self.host.run(

@@ -11,6 +11,7 @@ from buildroot import BUILD, Root
 from host import Host
 from host_root import host_root
 from lan import Lan
+from nat import wait_until_ready
 
 NewHost = Callable[..., Host]
 NewLan = Callable[..., Lan]
@@ -69,6 +70,15 @@ def new_host(root: Root, new_lan: NewLan) -> Iterator[NewHost]:
 def host(new_host: NewHost) -> Host:
     """A host that has not been started."""
     return new_host()
+
+
+@pytest.fixture
+def online(host: Host, lan: Lan) -> Host:
+    """A host with a lease, ready for machines."""
+    lan.serve_dhcp()
+    host.start([lan])
+    wait_until_ready(host)
+    return host
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from conftest import NewHost
 from host import Host
 from lan import Lan
 
@@ -46,14 +47,111 @@ def test_the_kernel_command_line_comes_first(host: Host, lan: Lan) -> None:
     _wait_for_name(host, "b1.example.com", "configuration")
 
 
-@pytest.mark.parametrize("name", ["localhost", "12345", "$(reboot)", "a_b", "(none)"])
-def test_a_name_that_is_none_goes_nowhere(host: Host, lan: Lan, name: str) -> None:
-    lan.serve_dhcp(f"--dhcp-option-force=12,{name}")
+def _option(name: bytes) -> str:
+    """A host name for dnsmasq's DHCP option 12, as it is; without a NUL."""
+    return f"--dhcp-option-force=12,{name.decode('utf-8', 'surrogateescape')}"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        b"localhost",
+        b"localhost.localdomain",
+        b"12345",
+        b"0x7f000001",
+        b"192.0.2.7",
+        b"$(reboot)",
+        b"`reboot`",
+        b"a_b",
+        b"(none)",
+        b"-a",
+        b"a..b",
+        b"b1\nMAINPID=1",
+        b"b1\x1b[31m",
+        b"b1\xff\xfe",
+        b"b\xc3\xbccher",
+        b"a" * 250,
+        b".".join([b"a"] * 125) + b".1",
+    ],
+    ids=lambda name: repr(name[:24]),
+)
+def test_a_name_that_is_none_goes_nowhere(host: Host, lan: Lan, name: bytes) -> None:
+    lan.serve_dhcp(_option(name))
     host.start([lan])
     digits = host.nics[0].mac.replace(":", "")[-10:]
     _wait_for_name(host, f"build-{digits}", "mac")
     (refused,) = host.bus_property("hostname1", "Refused")
-    assert refused.startswith(f'"{name}" from DHCP option 12: ')
+    assert " from DHCP option 12: " in refused
+    # Nobody gets it as it came.
+    shown = [refused, host.status_text("buildos-hostnamed.service")]
+    shown += [m["MESSAGE"] for m in host.journal("--unit=buildos-hostnamed.service")]
+    for text in shown:
+        assert isinstance(text, str) and text.isascii() and text.isprintable(), text
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        (b"rack7.example.com.", "rack7.example.com"),
+        (b"3com", "3com"),
+        (b"rack7." + b".".join([b"example"] * 10), "rack7"),
+        (b"a" * 63, "a" * 63),
+    ],
+    ids=["a dot at the end", "a digit", "too long for Linux", "the longest"],
+)
+def test_a_name_is_taken_as_far_as_it_is_one(
+    host: Host, lan: Lan, given: bytes, name: str
+) -> None:
+    lan.serve_dhcp(_option(given))
+    host.start([lan])
+    _wait_for_name(host, name, "dhcp-hostname")
+    assert host.bus_property("hostname1", "Reason") == "given by DHCP option 12"
+
+
+def test_the_name_follows_the_lease_and_stays_without_it(host: Host, lan: Lan) -> None:
+    lan.serve_dhcp(f"--dhcp-host={_ANY_NIC},rack7")
+    host.start([lan])
+    _wait_for_name(host, "rack7", "dhcp-hostname")
+    lan.stop_dhcp()
+    lan.serve_dhcp(f"--dhcp-host={_ANY_NIC},rack8")
+    host.call("network1", "Renew")
+    _wait_for_name(host, "rack8", "dhcp-hostname")
+    host.nics[0].unplug()
+    host.wait_for(lambda: not host.bus_property("network1", "Online"), "without an uplink")
+    _wait_for_name(host, "rack8", "dhcp-hostname")
+    host.nics[0].plug()
+    host.wait_for(lambda: host.bus_property("network1", "Online"), "online again")
+    _wait_for_name(host, "rack8", "dhcp-hostname")
+    # Nothing of it is on disk.
+    assert not host.succeeds("test -e /etc/hostname")
+    assert not host.succeeds("grep -r rack8 /etc /var/lib/systemd")
+
+
+def test_two_hosts_without_names_are_two(new_host: NewHost, lan: Lan) -> None:
+    lan.serve_dhcp()
+    names = set()
+    for host in (new_host("one"), new_host("two")):
+        host.start([lan])
+        host.wait_for(lambda host=host: host.bus_property("hostname1", "Hostname"), "a name")
+        names.add(host.run(["hostname"]).strip())
+    assert len(names) == 2
+
+
+def test_the_host_knows_its_own_name_at_once(host: Host, lan: Lan) -> None:
+    # A name server that never answers.
+    lan.serve_dhcp(f"--dhcp-host={_ANY_NIC},rack7", "--dhcp-option=6,203.0.113.9")
+    host.start([lan])
+    _wait_for_name(host, "rack7", "dhcp-hostname")
+    address = host.wait_online()
+    assert "rack7" in host.run("getent hosts rack7", deadline=4)
+    assert address in host.run("getent ahostsv4 rack7", deadline=4)
+    assert host.run("hostname -f", deadline=4).strip() == "rack7"
+    assert host.run("sudo -n true", deadline=4) == ""
+    # A tool that asks for it in vain takes ten seconds.
+    assert "unable to resolve host" not in host.run("sudo -n true 2>&1", deadline=4)
+    # Also right after the name has changed.
+    host.run("hostnamectl --transient hostname other")
+    assert address in host.run("getent ahostsv4 other", deadline=4)
 
 
 def test_an_administrators_name_stands(host: Host, lan: Lan) -> None:

@@ -1,6 +1,8 @@
 //! `org.build2.buildos.nat1`, served by buildos-natd: NAT, DHCP and DNS for
 //! the machines on br1.
 
+use std::collections::HashMap;
+
 use serde::Deserialize;
 use zbus::zvariant::{Type, as_value};
 
@@ -15,12 +17,28 @@ pub const PATH: &str = "/org/build2/buildos/nat1";
 words! {
     /// Whether a machine on br1 could work now.
     State("nat1 state") {
-        /// br1 has no network yet, or its dnsmasq does not run yet.
+        /// br1 has no network yet, its dnsmasq does not run yet, there is no
+        /// uplink, or no probe has been made yet.
         Waiting = "waiting",
-        /// The table is installed, forwarding is on, dnsmasq serves br1.
+        /// The table is installed, forwarding is on, dnsmasq serves br1, and a
+        /// probe has passed.
         Active = "active",
         /// A part does not work; the reason says which.
         Degraded = "degraded",
+    }
+}
+
+words! {
+    /// What is known of the network that a machine on br1 has.
+    ProbeState("nat1 probe state") {
+        /// No probes are made: the configuration says so.
+        Off = "off",
+        /// None has been made since something changed, or could be made yet.
+        Pending = "pending",
+        /// The last one has passed.
+        Passed = "passed",
+        /// The last one has failed.
+        Failed = "failed",
     }
 }
 
@@ -56,9 +74,54 @@ pub trait Manager {
     /// Name servers that dnsmasq forwards to.
     #[zbus(property, name = "DNS")]
     fn dns(&self) -> zbus::Result<Vec<String>>;
+    /// What in other tables drops what machines need, one line each.
+    #[zbus(property)]
+    fn foreign_drops(&self) -> zbus::Result<Vec<String>>;
+    /// What in other tables may drop it, depending on what cannot be known.
+    #[zbus(property)]
+    fn foreign_suspects(&self) -> zbus::Result<Vec<String>>;
+    /// Whether frames that are bridged on br1 pass iptables.
+    #[zbus(property)]
+    fn bridge_netfilter(&self) -> zbus::Result<bool>;
+    /// A [`ProbeState`].
+    #[zbus(property)]
+    fn probe(&self) -> zbus::Result<String>;
+    /// The step that the last probe failed at (`link`, `lease`, `names`,
+    /// `outside`), or empty.
+    #[zbus(property)]
+    fn probe_step(&self) -> zbus::Result<String>;
+    /// What came of the last probe, on one line, or empty.
+    #[zbus(property)]
+    fn probe_result(&self) -> zbus::Result<String>;
+    /// When it ended (microseconds, CLOCK_REALTIME), or 0.
+    #[zbus(property, name = "ProbeUSec")]
+    fn probe_usec(&self) -> zbus::Result<u64>;
     /// Errors in the configuration, one line each; empty when it is sound.
     #[zbus(property)]
     fn configuration_problems(&self) -> zbus::Result<Vec<String>>;
+}
+
+/// Who uses br1, and how much; read afresh each time, so that nothing signals
+/// a change.
+#[zbus::proxy(
+    interface = "org.build2.buildos.nat1.Usage",
+    default_service = "org.build2.buildos.nat1",
+    default_path = "/org/build2/buildos/nat1",
+    gen_blocking = false
+)]
+pub trait Usage {
+    /// Machines with a lease: address, hardware address, end of the lease
+    /// (seconds since 1970, 0 for never).
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn machines(&self) -> zbus::Result<Vec<(String, String, u64)>>;
+    /// Packets and bytes by what was done with them, since the table was
+    /// installed. `new connections` has one packet for each connection.
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn counters(&self) -> zbus::Result<HashMap<String, (u64, u64)>>;
+    /// Connections that the kernel keeps track of now, the host's own among
+    /// them, and how many it can.
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn tracked_connections(&self) -> zbus::Result<(u32, u32)>;
 }
 
 /// The properties of [`ManagerProxy`] that other daemons act on, read at once.

@@ -314,7 +314,24 @@ mod tests {
         }
     }
 
+    const SEEDS: [&[u8]; 12] = [
+        b"rack7",
+        b"rack7.example.com.",
+        b"localhost",
+        b"localhost.localdomain",
+        b"(none)",
+        b"12345",
+        b"192.0.2.1",
+        b"0x7f000001",
+        b"-a-.-b-",
+        b"rack7\nMAINPID=1",
+        b"rack7\0",
+        b"a.very.long.name.that.goes.on.and.on.until.linux.has.no.room.for.it.any.more.example",
+    ];
+
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4096))]
+
         #[test]
         fn a_name_that_exists_is_valid(text in "\\PC{0,80}|[a-zA-Z0-9.-]{0,300}") {
             for name in [Hostname::new(&text), Hostname::shortened(&text)].into_iter().flatten() {
@@ -323,6 +340,43 @@ mod tests {
                 prop_assert!(text.starts_with(name.as_str()));
                 prop_assert_eq!(Hostname::new(name.as_str()), Ok(name.clone()));
                 prop_assert!(name.as_str().parse::<std::net::IpAddr>().is_err());
+            }
+        }
+
+        /// What DHCP brings, as buildos-netd publishes it: any bytes, often close to
+        /// a name, escaped. What comes out is fit for everybody.
+        #[test]
+        fn hostile_bytes_become_a_name_or_nothing(
+            seed in proptest::sample::select(SEEDS.to_vec()),
+            edits in proptest::collection::vec((0_usize..260, 0_u8..4, any::<u8>()), 0..6),
+        ) {
+            let mut bytes = seed.to_vec();
+            for (at, what, byte) in edits {
+                let at = at % (bytes.len() + 1);
+                match what {
+                    0 => bytes.insert(at, byte),
+                    1 => bytes.truncate(at),
+                    2 => bytes.extend_from_slice(&bytes.clone()),
+                    _ => {
+                        if let Some(old) = bytes.get_mut(at) {
+                            *old = byte;
+                        }
+                    }
+                }
+            }
+            let text = buildos_service::text::escape_bytes(&bytes);
+            for name in [Hostname::new(&text), Hostname::shortened(&text)].into_iter().flatten() {
+                let name = name.as_str();
+                prop_assert!((1..=LINUX_LIMIT).contains(&name.len()));
+                prop_assert!(bytes.starts_with(name.as_bytes()), "nothing is made up");
+                prop_assert!(name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-.".contains(&b)));
+                for label in name.split('.') {
+                    prop_assert!((1..=LABEL_LIMIT).contains(&label.len()));
+                    prop_assert!(!label.starts_with('-') && !label.ends_with('-'));
+                }
+                let last = name.rsplit('.').next().unwrap();
+                prop_assert!(!last.bytes().all(|b| b.is_ascii_digit()));
+                prop_assert!(!name.eq_ignore_ascii_case("localhost"));
             }
         }
 

@@ -1,12 +1,18 @@
 //! `org.build2.buildos.nat1` on the system bus.
 
-use buildos_dbus_api::nat1::{NAME, PATH, State};
-use zbus::{Connection, interface};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 
+use buildos_dbus_api::nat1::{NAME, PATH, ProbeState, State};
+use buildos_probe::Outcome;
+use buildos_service::text;
+use zbus::{Connection, fdo, interface};
+
+use crate::dnsmasq::{self, Dnsmasq};
+use crate::foreign::Finding;
 use crate::site::Site;
 use crate::status::{Observed, Status};
-
-use crate::dnsmasq::Dnsmasq;
+use crate::{leases, nft, ruleset};
 
 /// What the properties are made of.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,11 +32,11 @@ pub struct Published {
 /// # Errors
 ///
 /// The bus is gone, or does not let us have the name.
-pub async fn serve(connection: &Connection, published: Published) -> zbus::Result<()> {
-    connection
-        .object_server()
-        .at(PATH, Manager { published })
-        .await?;
+pub async fn serve(connection: &Connection, root: &Path, published: Published) -> zbus::Result<()> {
+    let server = connection.object_server();
+    server.at(PATH, Manager { published }).await?;
+    let root = root.to_owned();
+    server.at(PATH, Usage { root }).await?;
     connection.request_name(NAME).await
 }
 
@@ -59,6 +65,13 @@ impl Manager {
 
     fn observed(&self) -> Option<&Observed> {
         self.published.observed.as_ref()
+    }
+
+    fn foreign(&self, certain: bool) -> Vec<String> {
+        let all = self.observed().into_iter().flat_map(|o| &o.foreign);
+        all.filter(|finding| finding.certain == certain)
+            .map(Finding::to_string)
+            .collect()
     }
 }
 
@@ -121,11 +134,132 @@ impl Manager {
             .unwrap_or_default()
     }
 
+    /// What in other tables drops what machines need, one line each.
+    #[zbus(property)]
+    fn foreign_drops(&self) -> Vec<String> {
+        self.foreign(true)
+    }
+
+    /// What in other tables may drop it, depending on what cannot be known.
+    #[zbus(property)]
+    fn foreign_suspects(&self) -> Vec<String> {
+        self.foreign(false)
+    }
+
+    /// Whether frames that are bridged on the private bridge pass iptables.
+    #[zbus(property)]
+    fn bridge_netfilter(&self) -> bool {
+        self.observed()
+            .is_some_and(|observed| observed.bridge == Ok(true))
+    }
+
+    /// What is known of the network that a machine has: `off`, `pending`,
+    /// `passed` or `failed`.
+    #[zbus(property)]
+    fn probe(&self) -> &str {
+        self.observed()
+            .map_or(ProbeState::Pending, |observed| observed.probe.state())
+            .as_str()
+    }
+
+    /// The step that the last probe failed at: `link`, `lease`, `names`,
+    /// `outside`, or empty.
+    #[zbus(property)]
+    fn probe_step(&self) -> &str {
+        let report = self.observed().and_then(|o| o.probe.report.as_ref());
+        match report.map(|report| &report.outcome) {
+            Some(Outcome::Failed { step, .. }) => step.as_str(),
+            Some(Outcome::Passed { .. }) | None => "",
+        }
+    }
+
+    /// What came of the last probe, on one line, or empty.
+    #[zbus(property)]
+    fn probe_result(&self) -> String {
+        let report = self.observed().and_then(|o| o.probe.report.as_ref());
+        report.map(ToString::to_string).unwrap_or_default()
+    }
+
+    /// When it ended (microseconds since 1970), or 0.
+    #[zbus(property, name = "ProbeUSec")]
+    fn probe_usec(&self) -> u64 {
+        let report = self.observed().and_then(|o| o.probe.report.as_ref());
+        report.map_or(0, |report| report.finished_us)
+    }
+
     /// Errors in the configuration, one line each; empty when it is sound.
     #[zbus(property)]
     fn configuration_problems(&self) -> Vec<String> {
         self.published.problems.clone()
     }
+}
+
+/// What is read afresh each time.
+#[derive(Debug)]
+pub struct Usage {
+    root: PathBuf,
+}
+
+#[interface(name = "org.build2.buildos.nat1.Usage")]
+impl Usage {
+    /// Machines with a lease: address, hardware address, end of the lease
+    /// (seconds since 1970, 0 for never).
+    #[zbus(property(emits_changed_signal = "false"))]
+    async fn machines(&self) -> fdo::Result<Vec<(String, String, u64)>> {
+        let path = self.root.join(dnsmasq::LEASES);
+        let file = match std::fs::read(&path) {
+            Ok(file) => file,
+            // dnsmasq has not run yet.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+            Err(error) => {
+                let path = path.display();
+                return Err(fdo::Error::Failed(format!("cannot read {path}: {error}")));
+            }
+        };
+        Ok(leases::parse(&String::from_utf8_lossy(&file))
+            .filter(|lease| lease.mac != probe_mac())
+            .map(|lease| (lease.address.to_string(), lease.mac, lease.expires))
+            .collect())
+    }
+
+    /// Packets and bytes by what was done with them, since the table was
+    /// installed. `new connections` has one packet for each connection.
+    #[zbus(property(emits_changed_signal = "false"))]
+    async fn counters(&self) -> fdo::Result<HashMap<String, (u64, u64)>> {
+        let counts = nft::counts(ruleset::TABLE)
+            .await
+            .map_err(|error| fdo::Error::Failed(text::chain(&error)))?;
+        let mut counters: HashMap<String, (u64, u64)> = HashMap::new();
+        for (comment, count) in counts {
+            // Several rules may do the same.
+            let sum = counters.entry(comment).or_default();
+            sum.0 = sum.0.saturating_add(count.packets);
+            sum.1 = sum.1.saturating_add(count.bytes);
+        }
+        Ok(counters)
+    }
+
+    /// Connections that the kernel keeps track of now, the host's own among
+    /// them, and how many it can.
+    #[zbus(property(emits_changed_signal = "false"))]
+    async fn tracked_connections(&self) -> fdo::Result<(u32, u32)> {
+        let number = |name: &str| {
+            let path = self.root.join("proc/sys/net/netfilter").join(name);
+            let text = std::fs::read_to_string(&path).unwrap_or_default();
+            let number = text.trim().parse();
+            number.map_err(|_| fdo::Error::Failed(format!("no number in {}", path.display())))
+        };
+        Ok((number("nf_conntrack_count")?, number("nf_conntrack_max")?))
+    }
+}
+
+/// The probe is no machine.
+fn probe_mac() -> String {
+    let octets: Vec<_> = buildos_probe::MAC
+        .iter()
+        .map(|o| format!("{o:02x}"))
+        .collect();
+    octets.join(":")
 }
 
 #[cfg(test)]
@@ -145,6 +279,8 @@ mod tests {
         };
         let mut xml = String::from("<node>\n");
         manager.introspect_to_writer(&mut xml, 2);
+        let root = PathBuf::new();
+        Usage { root }.introspect_to_writer(&mut xml, 2);
         xml.push_str("</node>\n");
         let path = concat!(
             env!("CARGO_MANIFEST_DIR"),

@@ -2,14 +2,117 @@
 
 use std::time::Duration;
 
+use buildos_probe::{Name, Target};
 use buildos_service::config::Schema;
+use ipnet::Ipv4Net;
 use serde::Deserialize;
+
+use crate::table::Transport;
 
 /// Settings in force.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Settings {
     /// `dhcp_lease_s`.
     pub lease: LeaseTime,
+    /// `open_ports`: what of the host machines may use besides DHCP, DNS, TFTP.
+    pub open: Vec<Port>,
+    /// `isolate_machines`: machines do not reach each other.
+    pub isolate: bool,
+    /// `block_private`: machines do not reach private ranges behind the uplink.
+    pub block_private: bool,
+    /// `allow_private`: exceptions from that.
+    pub allow_private: Vec<Ipv4Net>,
+    /// `bridge_netfilter`.
+    pub bridge_netfilter: BridgeNetfilter,
+    /// `probe_interval_s`.
+    pub probe_interval: ProbeInterval,
+    /// `probe_name`: a name that must resolve.
+    pub probe_name: Option<Name>,
+    /// `probe_targets`: of these, one must be reached; none: the gateway and the
+    /// name servers of the uplink.
+    pub probe_targets: Vec<Target>,
+}
+
+/// A port of the host, as `tcp:8080`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Port {
+    /// The protocol.
+    pub transport: Transport,
+    /// The number.
+    pub number: u16,
+}
+
+/// Not a port.
+#[derive(Debug, thiserror::Error)]
+#[error("{0:?} is not tcp:NUMBER or udp:NUMBER with a number from 1 to 65535")]
+pub struct NotAPort(String);
+
+impl TryFrom<String> for Port {
+    type Error = NotAPort;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        let port = text.split_once(':').and_then(|(transport, number)| {
+            let transport = match transport {
+                "tcp" => Transport::Tcp,
+                "udp" => Transport::Udp,
+                _ => return None,
+            };
+            let number = number.parse().ok().filter(|number| *number != 0)?;
+            Some(Self { transport, number })
+        });
+        port.ok_or(NotAPort(text))
+    }
+}
+
+/// Whether frames that are bridged on br1 pass iptables.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BridgeNetfilter {
+    /// When there is a rule that matches ports of a bridge (iptables' physdev),
+    /// as the build bot's agent makes them.
+    #[default]
+    Auto,
+    /// Always.
+    On,
+    /// Never.
+    Off,
+}
+
+/// How often machines' network is tried out; 0: never.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "u32")]
+pub struct ProbeInterval(u32);
+
+/// Not a time between two probes.
+#[derive(Debug, thiserror::Error)]
+#[error("{0} is neither 0 (no probes) nor between 10 and 86400 (a day) seconds")]
+pub struct NotAProbeInterval(u32);
+
+impl ProbeInterval {
+    /// The time; [`None`] for no probes.
+    #[must_use]
+    pub fn get(self) -> Option<Duration> {
+        (self.0 > 0).then(|| Duration::from_secs(self.0.into()))
+    }
+}
+
+impl Default for ProbeInterval {
+    /// Five minutes: a probe costs some twenty packets.
+    fn default() -> Self {
+        Self(300)
+    }
+}
+
+impl TryFrom<u32> for ProbeInterval {
+    type Error = NotAProbeInterval;
+
+    fn try_from(seconds: u32) -> Result<Self, Self::Error> {
+        match seconds {
+            0 | 10..=86_400 => Ok(Self(seconds)),
+            _ => Err(NotAProbeInterval(seconds)),
+        }
+    }
 }
 
 /// How long a machine on br1 may keep its address without asking again.
@@ -52,11 +155,54 @@ impl TryFrom<u32> for LeaseTime {
 /// Every key, with where its value goes.
 #[must_use]
 pub fn schema() -> Schema<Settings> {
-    Schema::new("natd").key(
-        "dhcp_lease_s",
-        "Seconds that a machine on br1 may keep its address without asking again (3600).",
-        |settings: &mut Settings, lease| settings.lease = lease,
-    )
+    Schema::new("natd")
+        .key(
+            "dhcp_lease_s",
+            "Seconds that a machine on br1 may keep its address without asking again (3600).",
+            |settings: &mut Settings, lease| settings.lease = lease,
+        )
+        .key(
+            "open_ports",
+            "Ports of the host that machines may use besides DHCP, DNS and TFTP ([\"tcp:8080\"]).",
+            |settings: &mut Settings, ports| settings.open = ports,
+        )
+        .key(
+            "isolate_machines",
+            "Whether machines on br1 are kept from reaching each other (false).",
+            |settings: &mut Settings, isolate| settings.isolate = isolate,
+        )
+        .key(
+            "block_private",
+            "Whether machines are kept from private networks behind the uplink (false).",
+            |settings: &mut Settings, block| settings.block_private = block,
+        )
+        .key(
+            "allow_private",
+            "Networks that machines reach in spite of block_private ([\"10.0.5.0/24\"]).",
+            |settings: &mut Settings, networks: Vec<Ipv4Net>| {
+                settings.allow_private = networks.iter().map(Ipv4Net::trunc).collect();
+            },
+        )
+        .key(
+            "bridge_netfilter",
+            "Whether bridged frames of br1 pass iptables: auto (when a rule there needs it), on, off.",
+            |settings: &mut Settings, when| settings.bridge_netfilter = when,
+        )
+        .key(
+            "probe_interval_s",
+            "Seconds between two probes of what machines have for a network (300); 0: no probes.",
+            |settings: &mut Settings, interval| settings.probe_interval = interval,
+        )
+        .key(
+            "probe_name",
+            "Name that a probe must be able to resolve; without it any answer will do.",
+            |settings: &mut Settings, name| settings.probe_name = Some(name),
+        )
+        .key(
+            "probe_targets",
+            "Targets of which a probe must reach one ([\"echo:192.0.2.1\", \"tcp:192.0.2.2:443\", \"dns:192.0.2.3\"]).",
+            |settings: &mut Settings, targets| settings.probe_targets = targets,
+        )
 }
 
 #[cfg(test)]
@@ -85,5 +231,36 @@ mod tests {
             problems[0].contains("60 is not between 120"),
             "{problems:?}"
         );
+    }
+
+    #[test]
+    fn ports_are_opened_by_protocol_and_number() {
+        let (settings, problems) = load(r#"open_ports = ["tcp:8080", "udp:123"]"#);
+        let ports: Vec<_> = settings.open.iter().map(|port| port.number).collect();
+        assert_eq!((ports, problems), (vec![8080, 123], vec![]));
+        for bad in ["8080", "tcp:0", "tcp:65536", "sctp:1", "tcp:http"] {
+            let (settings, problems) = load(&format!("open_ports = [\"{bad}\"]"));
+            assert_eq!(settings.open, []);
+            assert!(problems[0].contains("is not tcp:NUMBER"), "{problems:?}");
+        }
+    }
+
+    #[test]
+    fn probes_are_configured() {
+        let (settings, problems) = load(
+            "probe_interval_s = 60\nprobe_name = \"a.example\"\n\
+             probe_targets = [\"tcp:192.0.2.1:443\", \"echo:192.0.2.2\"]\n\
+             bridge_netfilter = \"on\"\nallow_private = [\"10.1.2.3/16\"]",
+        );
+        assert_eq!(problems, [""; 0]);
+        assert_eq!(settings.probe_interval.get(), Some(Duration::from_secs(60)));
+        assert_eq!(settings.probe_targets.len(), 2);
+        assert_eq!(settings.bridge_netfilter, BridgeNetfilter::On);
+        assert_eq!(settings.allow_private[0].to_string(), "10.1.0.0/16");
+        let (settings, problems) = load("probe_interval_s = 0");
+        assert_eq!((settings.probe_interval.get(), problems), (None, vec![]));
+        let (_, problems) = load("probe_interval_s = 1\nprobe_targets = [\"192.0.2.1\"]");
+        assert!(problems[0].contains("1 is neither 0"), "{problems:?}");
+        assert!(problems[1].contains("is no target"), "{problems:?}");
     }
 }

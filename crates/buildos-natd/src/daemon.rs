@@ -1,26 +1,34 @@
 //! The loop: look, apply the difference, look again, tell.
 //!
 //! Things are applied in one order: the table, then forwarding, then the
-//! files for dnsmasq. A start, a restart, a change of the network and somebody
-//! else's interference are all the same to it: an event only means "look".
+//! bridge, then the files for dnsmasq, then a probe. A start, a restart, a
+//! change of the network and somebody else's interference are all the same to
+//! it: an event only means "look".
 
-use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use buildos_dbus_api::nat1::State;
 use buildos_dbus_api::network1::{self, Network};
 use buildos_dbus_api::system::{self, UnitState};
 use buildos_dbus_api::watch::BusLost;
+use buildos_probe::{REPORT, REQUEST};
 use buildos_service::{Request, Service, file, text};
+use serde::de::DeserializeOwned;
 use tokio::time::{Instant, sleep_until};
 
+use crate::bridge::{self, BridgeError, Links};
 use crate::bus::{self, Published};
 use crate::config::Settings;
 use crate::dnsmasq::{self, Dnsmasq};
+use crate::foreign::{self, Finding};
 use crate::forwarding;
-use crate::nft::{self, Change, Changes, Image, NftError};
+use crate::nft::{self, AnyTable, Author, Change, Changes, Image, NftError};
+use crate::prober::{self, Health, Prober};
+use crate::ruleset::TABLE;
 use crate::site::{InterfaceName, Site};
 use crate::status::{Forwarding, Observed, Status};
+use crate::switch::{SwitchError, Switches};
 use crate::wish::Wish;
 
 /// Machines on br1 have network, addresses and names.
@@ -33,15 +41,21 @@ const MESSAGE_DEGRADED: &str = "3ed18fa596c94011b4ded1b963942596";
 const MESSAGE_INSTALLED: &str = "8583a305106a49859c8cfe4c9c6d98c8";
 /// Somebody changed the table; it was installed again.
 const MESSAGE_RESTORED: &str = "e027bb31090a415fa94f4619ad223281";
+/// Somebody's table drops what machines need.
+const MESSAGE_FOREIGN: &str = "0be98759428341bd99b276342a1a834d";
+/// It does no longer.
+const MESSAGE_FOREIGN_GONE: &str = "0eb980ec091c4585bff3e681a281e8c3";
 /// A bridge forwards from now on.
 const MESSAGE_FORWARDING: &str = "6bb2baa6ab34463da4567d51df5e8580";
+/// What bridges do with frames was changed.
+const MESSAGE_BRIDGE: &str = "69223262fc7d45f2a8940dd6d0c63076";
 /// natd was stopped: nothing is forwarded any more.
 const MESSAGE_CLOSED: &str = "33fc3cdc6a0a4c9b99ec37e8ad3bb3a5";
 
 /// Our own unit.
 const UNIT: &str = "buildos-natd.service";
-/// What no event tells (a bridge made anew, a switch turned by hand) is seen
-/// this late at the latest.
+/// What no event tells (a switch turned by hand) is seen this late at the
+/// latest.
 const CALM: Duration = Duration::from_secs(60);
 /// The same while something is missing.
 const BUSY: Duration = Duration::from_secs(2);
@@ -58,6 +72,9 @@ pub enum DaemonError {
     /// The kernel's announcements cannot be heard.
     #[error("cannot watch the kernel's ruleset")]
     Changes(#[from] NftError),
+    /// The kernel's announcements cannot be heard.
+    #[error("cannot watch the kernel's links")]
+    Links(#[from] BridgeError),
 }
 
 /// Runs until systemd asks for the end.
@@ -66,16 +83,20 @@ pub enum DaemonError {
 ///
 /// [`DaemonError`]; whatever else goes wrong is a state, not an end.
 pub async fn run(mut service: Service<Settings>) -> Result<(), DaemonError> {
+    let root = Path::new("/");
     let connection = buildos_dbus_api::system_bus().await?;
     let mut network = network1::watch(&connection).await?;
-    let mut unit = system::watch_unit(&connection, dnsmasq::UNIT).await?;
+    let mut dnsmasq = system::watch_unit(&connection, dnsmasq::UNIT).await?;
+    let mut probe = system::watch_unit(&connection, prober::UNIT).await?;
     let mut changes = Changes::listen()?;
+    let mut links = Links::open()?;
 
-    let mut natd = Natd::new(Path::new("/"), service.settings().clone());
+    let mut natd = Natd::new(root, service.settings().clone());
     natd.network(network.next().await?);
-    natd.unit = unit.next().await?;
-    natd.look().await;
-    bus::serve(&connection, natd.published(service.problems())).await?;
+    natd.dnsmasq = dnsmasq.next().await?;
+    natd.probe = probe.next().await?;
+    natd.look(&links).await;
+    bus::serve(&connection, root, natd.published(service.problems())).await?;
     service.status(&natd.status.reason);
     service.ready();
 
@@ -90,11 +111,13 @@ pub async fn run(mut service: Service<Settings>) -> Result<(), DaemonError> {
                 }
             },
             network = network.next() => natd.network(network?),
-            unit = unit.next() => natd.unit = unit?,
+            unit = dnsmasq.next() => natd.dnsmasq = unit?,
+            unit = probe.next() => natd.probe = unit?,
             change = changes.next() => natd.changed(change?),
+            link = links.changed() => link?,
             () = sleep_until(natd.look_at) => {}
         }
-        natd.look().await;
+        natd.look(&links).await;
         bus::publish(&connection, natd.published(service.problems())).await?;
         service.status(&natd.status.reason);
         if reloaded {
@@ -112,17 +135,22 @@ pub async fn run(mut service: Service<Settings>) -> Result<(), DaemonError> {
 
 /// What the daemon knows.
 struct Natd {
-    root: std::path::PathBuf,
-    forwarding: forwarding::Forwarding,
+    root: PathBuf,
+    switches: Switches,
     settings: Settings,
     /// As netd said last, or why that is of no use.
     site: Result<Site, String>,
     /// dnsmasq's unit; [`None`] when systemd does not answer.
-    unit: Option<UnitState>,
+    dnsmasq: Option<UnitState>,
+    /// The probe's unit; [`None`] when systemd does not answer.
+    probe: Option<UnitState>,
+    prober: Prober,
     /// The table that was last seen standing.
     standing: Option<Image>,
     /// Who has changed the ruleset since the last look.
-    meddler: Option<(u32, String)>,
+    meddler: Option<Author>,
+    /// What in other tables concerns machines, as last seen.
+    foreign: Vec<Finding>,
     /// When dnsmasq was last told of its configuration.
     told: Instant,
     observed: Option<Observed>,
@@ -134,17 +162,20 @@ impl Natd {
     fn new(root: &Path, settings: Settings) -> Self {
         let now = Instant::now();
         Self {
-            root: root.to_owned(),
-            forwarding: forwarding::Forwarding::below(root),
+            switches: Switches::below(root),
             settings,
             site: Err(String::new()),
-            unit: None,
+            dnsmasq: None,
+            probe: None,
+            prober: Prober::resume(json(&root.join(REQUEST)), json(&root.join(REPORT)), now),
             standing: None,
             meddler: None,
+            foreign: Vec::new(),
             told: now,
             observed: None,
             status: Status::waiting(""),
             look_at: now,
+            root: root.to_owned(),
         }
     }
 
@@ -167,21 +198,24 @@ impl Natd {
     }
 
     fn changed(&mut self, change: Change) {
-        self.meddler = change.by.filter(|(pid, _)| *pid != std::process::id());
+        self.meddler = change.by;
+        // Whatever it was, machines may feel it.
+        self.prober.hurry(Instant::now());
     }
 
     /// Finds out what is in force and makes it what it should be.
-    async fn look(&mut self) {
+    async fn look(&mut self, links: &Links) {
         let status = match self.site.clone() {
             Ok(site) => {
                 let wish = Wish::new(site, &self.settings);
-                let observed = self.apply(&wish).await;
+                let observed = self.apply(&wish, links).await;
                 let status = Status::judge(&wish.site, &observed);
                 self.observed = Some(observed);
                 status
             }
             Err(why) => {
                 self.observed = None;
+                self.prober.hold();
                 Status::waiting(why)
             }
         };
@@ -191,10 +225,11 @@ impl Natd {
             self.status = status;
         }
         let calm = self.status.state == State::Active || self.site.is_err();
-        self.look_at = Instant::now() + if calm { CALM } else { BUSY };
+        let next = Instant::now() + if calm { CALM } else { BUSY };
+        self.look_at = self.prober.due().map_or(next, |due| due.min(next));
     }
 
-    async fn apply(&mut self, wish: &Wish) -> Observed {
+    async fn apply(&mut self, wish: &Wish, links: &Links) -> Observed {
         let table = self
             .table(&wish.table)
             .await
@@ -203,11 +238,27 @@ impl Natd {
             Ok(()) => self.forward(&wish.site),
             Err(_) => Forwarding::Held,
         };
-        Observed {
+        let (bridge, foreign) = match nft::others(TABLE).await {
+            Ok(others) => {
+                self.find_foreign(&others, &wish.site);
+                (self.bridge(wish, &others, links).await, Ok(()))
+            }
+            Err(error) => (Ok(false), Err(error)),
+        };
+        if let Err(error) = foreign {
+            // What was found last is as good as anything; the next look tells.
+            tracing::warn!("cannot read other tables: {}", text::chain(&error));
+        }
+        let mut observed = Observed {
             table,
             forwarding,
-            dnsmasq: self.dnsmasq(wish),
-        }
+            bridge,
+            dnsmasq: self.serve(wish),
+            foreign: self.foreign.clone(),
+            probe: Health::default(),
+        };
+        observed.probe = self.try_out(wish, observed.can_be_probed(&wish.site));
+        observed
     }
 
     async fn table(&mut self, wish: &Image) -> Result<(), NftError> {
@@ -237,12 +288,7 @@ impl Natd {
             );
             return;
         }
-        let (pid, command) = self.meddler.clone().unwrap_or_default();
-        let command = text::escape(&command);
-        let by = match pid {
-            0 => "somebody".to_owned(),
-            pid => format!("{command} (process {pid})"),
-        };
+        let (by, pid, command) = author(self.meddler.as_ref());
         tracing::warn!(
             message_id = MESSAGE_RESTORED,
             buildos_pid = pid,
@@ -263,26 +309,111 @@ impl Natd {
     }
 
     /// Whether the bridge is there; it then forwards.
-    fn forward_from(&self, bridge: &InterfaceName) -> Result<bool, forwarding::ForwardingError> {
-        match self.forwarding.get(bridge)? {
+    fn forward_from(&self, bridge: &InterfaceName) -> Result<bool, SwitchError> {
+        let switch = forwarding::switch(bridge);
+        match self.switches.turn(&switch, true)? {
             None => return Ok(false),
-            Some(true) => return Ok(true),
-            Some(false) => self.forwarding.set(bridge, true)?,
+            Some(false) => return Ok(true),
+            Some(true) => {}
         }
         tracing::info!(
             message_id = MESSAGE_FORWARDING,
             interface = bridge.as_str(),
             "{bridge} forwards IPv4 from now on"
         );
-        Ok(self.forwarding.get(bridge)? == Some(true))
+        Ok(self.switches.get(&switch)? == Some(true))
     }
 
-    fn dnsmasq(&mut self, wish: &Wish) -> Result<Dnsmasq, String> {
+    /// Looks for what machines would not survive, and tells what is new.
+    fn find_foreign(&mut self, others: &[AnyTable], site: &Site) {
+        let found = foreign::findings(others, site);
+        let certain = |findings: &[Finding]| -> Vec<Finding> {
+            findings.iter().filter(|f| f.certain).cloned().collect()
+        };
+        let (before, now) = (certain(&self.foreign), certain(&found));
+        for finding in now.iter().filter(|finding| !before.contains(finding)) {
+            let (by, pid, command) = author(self.meddler.as_ref());
+            tracing::warn!(
+                message_id = MESSAGE_FOREIGN,
+                buildos_table = finding.table,
+                buildos_chain = finding.chain,
+                buildos_pid = pid,
+                buildos_command = command,
+                "{finding}; {by} has changed the ruleset last",
+            );
+        }
+        if now.is_empty() && !before.is_empty() {
+            tracing::info!(
+                message_id = MESSAGE_FOREIGN_GONE,
+                "no other table drops traffic of machines any more"
+            );
+        }
+        self.foreign = found;
+    }
+
+    /// Whether bridged frames pass iptables, which is as wished then.
+    async fn bridge(
+        &self,
+        wish: &Wish,
+        others: &[AnyTable],
+        links: &Links,
+    ) -> Result<bool, String> {
+        let told = |what: &str| {
+            tracing::info!(message_id = MESSAGE_BRIDGE, "{what}");
+        };
+        for switch in bridge::FOR_ALL_BRIDGES {
+            let turned = self.switches.turn(switch, false);
+            if turned.map_err(|error| text::chain(&error))? == Some(true) {
+                told(&format!(
+                    "switched off net/{switch}, which was on for all bridges"
+                ));
+            }
+        }
+        let passes = bridge::passes_iptables(wish.bridge_netfilter, others);
+        let changed = links.apply(&wish.site.private, passes, wish.isolate).await;
+        for what in changed.map_err(|error| text::chain(&error))? {
+            told(&what);
+        }
+        Ok(passes)
+    }
+
+    /// Asks for a probe when it is time, and takes what came of the last one.
+    fn try_out(&mut self, wish: &Wish, possible: bool) -> Health {
+        match (&wish.probe, self.settings.probe_interval.get()) {
+            (Some(probe), Some(every)) if possible => {
+                let report = json(&self.root.join(REPORT));
+                let unit = self.probe.as_ref();
+                let now = Instant::now();
+                let request = self.prober.look(now, probe, every, unit, report, number());
+                if let Some(request) = request {
+                    self.ask(&request);
+                }
+            }
+            (Some(_), Some(_)) => self.prober.hold(),
+            (None, _) | (_, None) => self.prober.switch_off(),
+        }
+        self.prober.health()
+    }
+
+    fn ask(&self, request: &buildos_probe::Request) {
+        let path = self.root.join(REQUEST);
+        let written = serde_json::to_vec(request)
+            .map_err(|error| text::chain(&error))
+            .and_then(|json| {
+                file::replace(&path, &json, 0o644).map_err(|error| text::chain(&error))
+            });
+        if let Err(error) = written {
+            tracing::warn!("cannot ask for a probe: {error}");
+        }
+    }
+
+    /// Has dnsmasq serve what is wished, and tells what it does.
+    fn serve(&mut self, wish: &Wish) -> Result<Dnsmasq, String> {
         self.tell_dnsmasq(wish)
             .map_err(|error| text::chain(&error))?;
         let in_force = std::fs::read(self.root.join(dnsmasq::IN_FORCE))
             .is_ok_and(|content| content == wish.dnsmasq.as_bytes());
-        let dnsmasq = Dnsmasq::judge(self.unit.as_ref(), in_force);
+        let dnsmasq = Dnsmasq::judge(self.dnsmasq.as_ref(), in_force);
         if dnsmasq == Dnsmasq::Outdated && self.told.elapsed() >= BUSY {
             self.told = Instant::now();
             self.remind_dnsmasq();
@@ -324,12 +455,7 @@ impl Natd {
             return;
         };
         for bridge in [&site.private, &site.public] {
-            let closed = match self.forwarding.get(bridge) {
-                Ok(Some(true)) => self.forwarding.set(bridge, false),
-                Ok(Some(false) | None) => Ok(()),
-                Err(error) => Err(error),
-            };
-            if let Err(error) = closed {
+            if let Err(error) = self.switches.turn(&forwarding::switch(bridge), false) {
                 tracing::error!("{}", text::chain(&error));
             }
         }
@@ -338,7 +464,7 @@ impl Natd {
             "stopped: {} and {} no longer forward; table inet {} stays",
             site.private,
             site.public,
-            crate::ruleset::TABLE,
+            TABLE,
         );
     }
 
@@ -359,4 +485,30 @@ fn report(status: &Status) {
         State::Waiting => tracing::info!(message_id = MESSAGE_WAITING, "{reason}"),
         State::Degraded => tracing::warn!(message_id = MESSAGE_DEGRADED, "{reason}"),
     }
+}
+
+/// Who that was: for people, and as fields.
+fn author(author: Option<&Author>) -> (String, u32, String) {
+    match author {
+        Some(author) => {
+            let command = text::escape(&author.command);
+            let by = format!("{command} (process {})", author.pid);
+            (by, author.pid, command)
+        }
+        None => ("somebody".to_owned(), 0, String::new()),
+    }
+}
+
+/// What the file holds; [`None`] also for what is no such thing.
+fn json<T: DeserializeOwned>(path: &Path) -> Option<T> {
+    let bytes = std::fs::read(path).ok()?;
+    serde_json::from_slice(&bytes).ok()
+}
+
+/// A number that no earlier request has: the time in microseconds.
+fn number() -> u64 {
+    let time = SystemTime::now().duration_since(UNIX_EPOCH);
+    time.map_or(0, |time| {
+        u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+    })
 }

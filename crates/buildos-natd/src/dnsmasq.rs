@@ -23,6 +23,9 @@ pub const IN_FORCE: &str = "run/buildos/dnsmasq/dnsmasq.conf";
 /// Name servers to forward to, below the root.
 pub const RESOLV: &str = "run/buildos/natd/resolv.conf";
 
+/// The leases of machines, below the root; see [`crate::leases`].
+pub const LEASES: &str = "run/buildos/dnsmasq/leases";
+
 /// dnsmasq keeps at most this many leases: machines that come and go under
 /// ever new MAC addresses must not eat the host's memory.
 const LEASES_LIMIT: u32 = 65_536;
@@ -86,7 +89,7 @@ bogus-priv
 # believed, and there is no other server on their bridge.
 dhcp-range={first},{last},{netmask},{seconds}
 dhcp-lease-max={leases}
-dhcp-leasefile=/run/buildos/dnsmasq/leases
+dhcp-leasefile=/{LEASES}
 # To ask whether an address is in use would cost each of them three seconds.
 dhcp-authoritative
 dhcp-ignore-names

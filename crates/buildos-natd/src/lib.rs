@@ -4,16 +4,23 @@
 //! bridges, and the configuration of the dnsmasq that serves br1. The wish is
 //! a value ([`wish`]) made of what netd publishes and of the settings; what
 //! stands is read back from the kernel and from dnsmasq's unit ([`status`]);
-//! [`daemon`] applies the difference and tells the bus ([`bus`]).
+//! [`daemon`] applies the difference and tells the bus ([`bus`]). Whether all of
+//! it is of use to a machine is tried out by a probe ([`prober`]), and what other
+//! tables would drop is looked for ([`foreign`]).
 
+pub mod bridge;
 pub mod bus;
 pub mod config;
 pub mod daemon;
 pub mod dnsmasq;
+pub mod foreign;
 pub mod forwarding;
+pub mod leases;
 pub mod nft;
+pub mod prober;
 pub mod ruleset;
 pub mod site;
 pub mod status;
+pub mod switch;
 pub mod table;
 pub mod wish;

@@ -13,15 +13,17 @@ mod encode;
 mod image;
 mod netlink;
 
-pub use changes::{Change, Changes};
-pub use image::{Expression, Image, ImageChain, ImageRule};
+pub use changes::{Author, Change, Changes};
+pub use image::{
+    ConnectionKey, Count, Expression, Image, ImageChain, ImageRule, MetaKey, PayloadBase,
+};
 
 use std::io;
 
 use nftnl::Batch;
 
-use decode::{Dump, chain, rule, table_flags};
-use netlink::Netlink;
+use decode::{Dump, chain, rule, table};
+use netlink::{Message, Netlink};
 
 /// The kernel did not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -63,47 +65,106 @@ pub enum NftError {
 /// How often a reading that a change has spoilt is begun again.
 const READINGS: usize = 8;
 
-/// The table of that name as it stands; [`None`] when there is none.
+/// A table of any family.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AnyTable {
+    /// Its family (`NFPROTO_*`, linux/netfilter.h).
+    pub family: i32,
+    /// The table.
+    pub table: Image,
+}
+
+/// The table `inet NAME` as it stands; [`None`] when there is none.
 ///
 /// # Errors
 ///
 /// [`NftError`]; EPERM without CAP_NET_ADMIN.
 pub async fn read(name: &str) -> Result<Option<Image>, NftError> {
+    let tables = read_all(libc::NFPROTO_INET, |table| table == name).await?;
+    Ok(tables.into_iter().map(|found| found.table).next())
+}
+
+/// All tables of all families, but for the table `inet NAME`.
+///
+/// # Errors
+///
+/// As [`read`].
+pub async fn others(name: &str) -> Result<Vec<AnyTable>, NftError> {
+    let mut tables = read_all(libc::NFPROTO_UNSPEC, |_| true).await?;
+    tables.retain(|found| found.family != libc::NFPROTO_INET || found.table.name != name);
+    Ok(tables)
+}
+
+/// What the counting rules of the table `inet NAME` have counted since it was
+/// installed, by their comments.
+///
+/// # Errors
+///
+/// As [`read`].
+pub async fn counts(name: &str) -> Result<Vec<(String, Count)>, NftError> {
+    let mut counts = Vec::new();
+    for message in Netlink::open()?
+        .dump(Dump::Rules, libc::NFPROTO_INET)
+        .await?
+    {
+        let listed = rule(&message.attributes)?;
+        if let Some(count) = listed.count.filter(|_| listed.table == name) {
+            counts.push((listed.rule.comment, count));
+        }
+    }
+    Ok(counts)
+}
+
+async fn read_all(family: i32, wanted: impl Fn(&str) -> bool) -> Result<Vec<AnyTable>, NftError> {
     for _ in 0..READINGS {
-        if let Some(image) = read_once(name).await? {
-            return Ok(image);
+        if let Some(tables) = read_once(family, &wanted).await? {
+            return Ok(tables);
         }
     }
     Err(NftError::Restless)
 }
 
 /// [`None`] when the ruleset changed meanwhile.
-async fn read_once(name: &str) -> Result<Option<Option<Image>>, NftError> {
+async fn read_once(
+    family: i32,
+    wanted: impl Fn(&str) -> bool,
+) -> Result<Option<Vec<AnyTable>>, NftError> {
     let mut netlink = Netlink::open()?;
     let before = netlink.generation().await?;
-    let mut image = None;
-    for payload in netlink.dump(Dump::Tables).await? {
-        image = image.or(table_flags(&payload, name)?.map(|flags| Image {
-            name: name.to_owned(),
-            flags,
-            chains: Vec::new(),
-        }));
-    }
-    if let Some(image) = &mut image {
-        for payload in netlink.dump(Dump::Chains).await? {
-            image.chains.extend(chain(&payload, name)?);
+    let mut tables = Vec::new();
+    for message in netlink.dump(Dump::Tables, family).await? {
+        let table = table(&message.attributes)?;
+        if wanted(&table.name) {
+            let family = message.family.into();
+            tables.push(AnyTable { family, table });
         }
-        for payload in netlink.dump(Dump::Rules).await? {
-            let Some((of, rule)) = rule(&payload, name)? else {
-                continue;
-            };
-            if let Some(chain) = image.chains.iter_mut().find(|chain| chain.name == of) {
-                chain.rules.push(rule);
+    }
+    if !tables.is_empty() {
+        for message in netlink.dump(Dump::Chains, family).await? {
+            let (of, chain) = chain(&message.attributes)?;
+            if let Some(table) = find(&mut tables, &message, &of) {
+                table.chains.push(chain);
+            }
+        }
+        for message in netlink.dump(Dump::Rules, family).await? {
+            let listed = rule(&message.attributes)?;
+            let chain = find(&mut tables, &message, &listed.table)
+                .and_then(|table| table.chains.iter_mut().find(|c| c.name == listed.chain));
+            if let Some(chain) = chain {
+                chain.rules.push(listed.rule);
             }
         }
     }
     let after = netlink.generation().await?;
-    Ok((before == after).then_some(image))
+    Ok((before == after).then_some(tables))
+}
+
+fn find<'a>(tables: &'a mut [AnyTable], message: &Message, name: &str) -> Option<&'a mut Image> {
+    let family = i32::from(message.family);
+    tables
+        .iter_mut()
+        .find(|found| found.family == family && found.table.name == name)
+        .map(|found| &mut found.table)
 }
 
 /// Puts the table in the place of whatever stands under its name.

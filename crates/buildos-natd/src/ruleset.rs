@@ -12,6 +12,7 @@ use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 
+use crate::config::Settings;
 use crate::site::Site;
 use crate::table::{
     Chain, ConnectionState, Hook, Is, Kind, Match, Priority, Rule, Table, Transport, Verdict,
@@ -28,14 +29,35 @@ const AGENT_TFTP: Ipv4Addr = Ipv4Addr::new(196, 254, 111, 222);
 /// A machine that asks for an address has none (RFC 2131, section 4.1).
 const UNSPECIFIED: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
 
+/// What is nobody's on the Internet: RFC 1918, section 3; RFC 6598 (shared with
+/// the provider); RFC 3927 (link-local).
+pub const PRIVATE_RANGES: [Ipv4Net; 5] = [
+    range(10, 0, 8),
+    range(172, 16, 12),
+    range(192, 168, 16),
+    range(100, 64, 10),
+    range(169, 254, 16),
+];
+
+const fn range(first: u8, second: u8, prefix: u8) -> Ipv4Net {
+    Ipv4Net::new_assert(Ipv4Addr::new(first, second, 0, 0), prefix)
+}
+
 const DHCP_SERVER: u16 = 67;
 const DNS: u16 = 53;
 const TFTP: u16 = 69;
 
-/// The table for a site.
+/// Comments of the rules that count what passes, by which they are found.
+pub const OUT: &str = "machines to the outside";
+/// See [`OUT`].
+pub const BACK: &str = "the outside to machines";
+/// See [`OUT`]: the first packet of each connection.
+pub const CONNECTIONS: &str = "new connections";
+
+/// The table for a site under these settings.
 #[must_use]
-pub fn table(site: &Site) -> Table {
-    let rules = Rules(site);
+pub fn table(site: &Site, settings: &Settings) -> Table {
+    let rules = Rules { site, settings };
     Table {
         name: TABLE,
         chains: vec![
@@ -71,37 +93,30 @@ fn chain(hook: Hook, kind: Kind, priority: Priority, rules: Vec<Rule>) -> Chain 
     }
 }
 
-struct Rules<'a>(&'a Site);
+struct Rules<'a> {
+    site: &'a Site,
+    settings: &'a Settings,
+}
 
 impl Rules<'_> {
     /// Nobody is what he is not. Before connection tracking, so that forged
-    /// packets leave no trace in it.
+    /// packets leave no trace in it. What nearly all packets are comes first:
+    /// each of them is looked at here.
     fn prerouting(&self) -> Vec<Rule> {
         vec![
             Rule::new(
                 vec![
                     self.by_machines(),
-                    Match::Source(Is::Equal, UNSPECIFIED.into()),
-                    Match::Port(Transport::Udp, DHCP_SERVER),
-                ],
-                Verdict::Accept,
-            )
-            .comment("asks for an address"),
-            Rule::new(
-                vec![
-                    self.by_machines(),
-                    Match::Source(Is::Equal, self.0.network.host().into()),
+                    Match::Source(Is::Equal, self.site.network.host().into()),
                 ],
                 Verdict::Drop,
             )
             .counted()
             .comment("a machine under the host's address"),
             Rule::new(
-                vec![self.by_machines(), Match::Source(Is::Not, self.network())],
-                Verdict::Drop,
-            )
-            .counted()
-            .comment("a machine under a foreign address"),
+                vec![self.by_machines(), Match::Source(Is::Equal, self.network())],
+                Verdict::Accept,
+            ),
             Rule::new(
                 vec![
                     self.by_outsiders(),
@@ -118,6 +133,21 @@ impl Rules<'_> {
             )
             .counted()
             .comment("an outsider past the NAT"),
+            Rule::new(
+                vec![
+                    self.by_machines(),
+                    Match::Source(Is::Equal, UNSPECIFIED.into()),
+                    Match::Port(Transport::Udp, DHCP_SERVER),
+                ],
+                Verdict::Accept,
+            )
+            .comment("asks for an address"),
+            Rule::new(
+                vec![self.by_machines(), Match::Ipv4(Is::Equal)],
+                Verdict::Drop,
+            )
+            .counted()
+            .comment("a machine under a foreign address"),
         ]
     }
 
@@ -125,9 +155,9 @@ impl Rules<'_> {
     fn input(&self) -> Vec<Rule> {
         let offered =
             |transport, port| Rule::new(vec![Match::Port(transport, port)], Verdict::Accept);
-        vec![
+        let mut rules = vec![
             Rule::new(
-                vec![Match::Input(Is::Not, self.0.private.clone())],
+                vec![Match::Input(Is::Not, self.site.private.clone())],
                 Verdict::Accept,
             )
             .comment("not from a machine"),
@@ -146,28 +176,36 @@ impl Rules<'_> {
             offered(Transport::Tcp, DNS),
             offered(Transport::Udp, TFTP),
             Rule::new(vec![Match::EchoRequest], Verdict::Accept),
+        ];
+        rules.extend(
+            self.settings
+                .open
+                .iter()
+                .map(|port| offered(port.transport, port.number).comment("configured")),
+        );
+        rules.push(
             Rule::new(vec![], Verdict::Drop)
                 .counted()
                 .comment("not for machines"),
-        ]
+        );
+        rules
     }
 
     /// Out of br1 through br0, and the answers back.
     fn forward(&self) -> Vec<Rule> {
         let answer = [ConnectionState::Established, ConnectionState::Related];
         let any = [&answer[..], &[ConnectionState::New]].concat();
-        vec![
-            Rule::new(
-                vec![self.by_machines(), self.for_machines()],
-                Verdict::Accept,
-            )
-            .comment("frames within the bridge, when br_netfilter shows them"),
+        let mut rules = vec![
+            self.among_machines(),
             Rule::new(
                 vec![self.by_machines(), Match::Destination(AGENT_TFTP.into())],
                 Verdict::Drop,
             )
             .counted()
             .comment("for an agent on this host; its redirection is missing"),
+        ];
+        rules.extend(self.private_ranges());
+        rules.extend([
             // An answer that fits no connection would leave under a private address.
             Rule::new(
                 vec![
@@ -178,7 +216,8 @@ impl Rules<'_> {
                 ],
                 Verdict::Accept,
             )
-            .counted(),
+            .counted()
+            .comment(OUT),
             Rule::new(
                 vec![
                     self.by_outsiders(),
@@ -188,14 +227,52 @@ impl Rules<'_> {
                 ],
                 Verdict::Accept,
             )
-            .counted(),
+            .counted()
+            .comment(BACK),
             Rule::new(vec![self.by_machines()], Verdict::Drop)
                 .counted()
                 .comment("machines have no other way"),
             Rule::new(vec![self.for_machines()], Verdict::Drop)
                 .counted()
                 .comment("nobody reaches machines first"),
-        ]
+        ]);
+        rules
+    }
+
+    /// Frames within the bridge come here when br_netfilter shows them, and
+    /// packets that a machine has the host carry back into it.
+    fn among_machines(&self) -> Rule {
+        let matches = vec![self.by_machines(), self.for_machines()];
+        match self.settings.isolate {
+            false => Rule::new(matches, Verdict::Accept)
+                .comment("frames within the bridge, when br_netfilter shows them"),
+            true => Rule::new(matches, Verdict::Drop)
+                .counted()
+                .comment("machines are kept apart"),
+        }
+    }
+
+    /// No new connections to private ranges behind the uplink, but for the
+    /// exceptions.
+    fn private_ranges(&self) -> Vec<Rule> {
+        if !self.settings.block_private {
+            return Vec::new();
+        }
+        let to = |net: &Ipv4Net, verdict| {
+            let matches = vec![
+                self.by_machines(),
+                self.for_outsiders(),
+                Match::Destination(*net),
+                Match::State(vec![ConnectionState::New]),
+            ];
+            Rule::new(matches, verdict).counted()
+        };
+        let exceptions = self.settings.allow_private.iter();
+        let exceptions = exceptions.map(|net| to(net, Verdict::Accept).comment("configured"));
+        let blocked = PRIVATE_RANGES.iter();
+        let blocked =
+            blocked.map(|net| to(net, Verdict::Drop).comment("a private network of the uplink"));
+        exceptions.chain(blocked).collect()
     }
 
     /// Machines leave under the host's address.
@@ -209,27 +286,28 @@ impl Rules<'_> {
                 ],
                 Verdict::Masquerade,
             )
-            .counted(),
+            .counted()
+            .comment(CONNECTIONS),
         ]
     }
 
     fn by_machines(&self) -> Match {
-        Match::Input(Is::Equal, self.0.private.clone())
+        Match::Input(Is::Equal, self.site.private.clone())
     }
 
     fn by_outsiders(&self) -> Match {
-        Match::Input(Is::Equal, self.0.public.clone())
+        Match::Input(Is::Equal, self.site.public.clone())
     }
 
     fn for_machines(&self) -> Match {
-        Match::Output(self.0.private.clone())
+        Match::Output(self.site.private.clone())
     }
 
     fn for_outsiders(&self) -> Match {
-        Match::Output(self.0.public.clone())
+        Match::Output(self.site.public.clone())
     }
 
     fn network(&self) -> Ipv4Net {
-        self.0.network.net()
+        self.site.network.net()
     }
 }

@@ -18,6 +18,29 @@ pub struct Site {
     pub network: PrivateNetwork,
     /// Name servers of the uplink, in its order.
     pub dns: Vec<IpAddr>,
+    /// The uplink, or what netd says why there is none.
+    pub uplink: Result<Uplink, String>,
+}
+
+/// The way out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Uplink {
+    /// The default gateway; a network may have none.
+    pub gateway: Option<Ipv4Addr>,
+}
+
+#[cfg(test)]
+impl Site {
+    /// Without name servers, and with an uplink that has no gateway.
+    pub(crate) fn example() -> Self {
+        Self {
+            public: InterfaceName("br0".to_owned()),
+            private: InterfaceName("br1".to_owned()),
+            network: PrivateNetwork(Ipv4Net::new_assert(Ipv4Addr::new(172, 23, 0, 1), 16)),
+            dns: vec![],
+            uplink: Ok(Uplink { gateway: None }),
+        }
+    }
 }
 
 /// Why there is no [`Site`] yet.
@@ -60,6 +83,12 @@ impl TryFrom<&Network> for Site {
                 .iter()
                 .filter_map(|server| server.parse().ok())
                 .collect(),
+            uplink: match network.online {
+                true => Ok(Uplink {
+                    gateway: network.gateway.parse().ok(),
+                }),
+                false => Err(network.reason.clone()),
+            },
         })
     }
 }
@@ -155,6 +184,8 @@ mod tests {
             public_bridge: "br0".to_owned(),
             private_bridge: "br1".to_owned(),
             private_network: "172.23.0.1/16".to_owned(),
+            online: true,
+            gateway: "192.0.2.254".to_owned(),
             dns: vec![
                 "192.0.2.1".to_owned(),
                 "nonsense".to_owned(),
@@ -171,6 +202,19 @@ mod tests {
         assert_eq!(site.network.to_string(), "172.23.0.1/16");
         assert_eq!(site.network.net().to_string(), "172.23.0.0/16");
         assert_eq!(site.dns.len(), 2);
+        let gateway = Some(Ipv4Addr::new(192, 0, 2, 254));
+        assert_eq!(site.uplink, Ok(Uplink { gateway }));
+    }
+
+    #[test]
+    fn without_an_uplink_there_is_a_site_that_says_why() {
+        let network = Network {
+            online: false,
+            reason: "no carrier on eth0".to_owned(),
+            ..network()
+        };
+        let site = Site::try_from(&network).unwrap();
+        assert_eq!(site.uplink, Err("no carrier on eth0".to_owned()));
     }
 
     #[test]

@@ -1,8 +1,12 @@
 //! What is in force, and what that means for a machine on br1.
 
-use buildos_dbus_api::nat1::State;
+use buildos_dbus_api::nat1::{ProbeState, State};
+use buildos_probe::Outcome;
+use buildos_service::text;
 
 use crate::dnsmasq::Dnsmasq;
+use crate::foreign::Finding;
+use crate::prober::Health;
 use crate::site::Site;
 
 /// What was found after applying the wish.
@@ -12,8 +16,26 @@ pub struct Observed {
     pub table: Result<(), String>,
     /// Both bridges forward, or what is missing.
     pub forwarding: Forwarding,
+    /// br1's ports and frames are as wished: whether bridged frames pass
+    /// iptables. Or why not.
+    pub bridge: Result<bool, String>,
     /// What dnsmasq does, or why it could not be told what to do.
     pub dnsmasq: Result<Dnsmasq, String>,
+    /// What in other tables drops traffic of machines.
+    pub foreign: Vec<Finding>,
+    /// What a probe has found out.
+    pub probe: Health,
+}
+
+impl Observed {
+    /// Whether everything stands that a probe needs.
+    #[must_use]
+    pub fn can_be_probed(&self, site: &Site) -> bool {
+        self.table.is_ok()
+            && self.forwarding == Forwarding::On
+            && self.dnsmasq == Ok(Dnsmasq::Serving)
+            && site.uplink.is_ok()
+    }
 }
 
 /// Whether the bridges forward.
@@ -72,6 +94,12 @@ impl Status {
                 return Self::degraded(format!("nothing is forwarded: {error}"));
             }
         }
+        if let Err(error) = &observed.bridge {
+            return Self::degraded(format!("{} is not as it should be: {error}", site.private));
+        }
+        if let Some(finding) = observed.foreign.iter().find(|finding| finding.certain) {
+            return Self::degraded(format!("machines are cut off: {finding}"));
+        }
         match &observed.dnsmasq {
             Ok(Dnsmasq::Serving) => {}
             Ok(Dnsmasq::Pending(how)) => {
@@ -84,6 +112,17 @@ impl Status {
                 return Self::degraded(format!("no DHCP and DNS: dnsmasq {why}"));
             }
             Err(error) => return Self::degraded(format!("no DHCP and DNS: {error}")),
+        }
+        if let Err(why) = &site.uplink {
+            return Self::waiting(format!("waiting for an uplink: {}", text::escape(why)));
+        }
+        match observed.probe.state() {
+            ProbeState::Off | ProbeState::Passed => {}
+            ProbeState::Pending => {
+                let bridge = &site.private;
+                return Self::waiting(format!("waiting for the first probe on {bridge}"));
+            }
+            ProbeState::Failed => return Self::degraded(failed(observed)),
         }
         let (first, last) = site.network.machines();
         Self {
@@ -98,31 +137,65 @@ impl Status {
     }
 }
 
+/// What a probe has found out, and what may be the cause.
+fn failed(observed: &Observed) -> String {
+    let mut reason = match observed.probe.report.as_ref().map(|report| &report.outcome) {
+        Some(Outcome::Failed { step, reason }) => {
+            format!(
+                "no machine could work here: step {} of the probe: {reason}",
+                step.as_str()
+            )
+        }
+        Some(Outcome::Passed { .. }) | None => "no machine could work here".to_owned(),
+    };
+    if let Some(suspect) = observed.foreign.first() {
+        reason.push_str(&format!(" ({suspect})"));
+    }
+    reason
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::site::{InterfaceName, PrivateNetwork};
-
-    fn site() -> Site {
-        Site {
-            public: InterfaceName::new("br0").unwrap(),
-            private: InterfaceName::new("br1").unwrap(),
-            network: PrivateNetwork::new("172.23.0.1/16").unwrap(),
-            dns: vec![],
-        }
-    }
+    use crate::foreign::Dropper;
+    use buildos_probe::{Report, Step};
 
     fn good() -> Observed {
         Observed {
             table: Ok(()),
             forwarding: Forwarding::On,
+            bridge: Ok(false),
             dnsmasq: Ok(Dnsmasq::Serving),
+            foreign: vec![],
+            probe: health(ProbeState::Passed, None),
+        }
+    }
+
+    fn health(state: ProbeState, outcome: Option<Outcome>) -> Health {
+        Health {
+            state: Some(state),
+            report: outcome.map(|outcome| Report {
+                id: 1,
+                finished_us: 1,
+                took_ms: 1,
+                outcome,
+            }),
+        }
+    }
+
+    fn finding(certain: bool) -> Finding {
+        Finding {
+            table: "ip filter".to_owned(),
+            chain: "FORWARD".to_owned(),
+            what: Dropper::Policy,
+            traffic: vec!["what machines send out"],
+            certain,
         }
     }
 
     #[track_caller]
     fn check(observed: &Observed, state: State, reason: &str) {
-        let status = Status::judge(&site(), observed);
+        let status = Status::judge(&Site::example(), observed);
         assert_eq!((status.state, status.reason.as_str()), (state, reason));
     }
 
@@ -142,6 +215,7 @@ mod tests {
             table,
             forwarding: Forwarding::Held,
             dnsmasq: Ok(Dnsmasq::Outdated),
+            ..good()
         };
         check(
             &observed,
@@ -193,5 +267,79 @@ mod tests {
         ] {
             check(&Observed { dnsmasq, ..good() }, state, reason);
         }
+    }
+
+    #[test]
+    fn a_rule_of_others_comes_before_its_consequences() {
+        let observed = Observed {
+            foreign: vec![finding(true)],
+            probe: health(ProbeState::Pending, None),
+            ..good()
+        };
+        check(
+            &observed,
+            State::Degraded,
+            "machines are cut off: the policy of chain FORWARD in table ip filter drops what \
+             machines send out",
+        );
+        // A suspicion alone is none.
+        let observed = Observed {
+            foreign: vec![finding(false)],
+            ..good()
+        };
+        assert_eq!(
+            Status::judge(&Site::example(), &observed).state,
+            State::Active
+        );
+    }
+
+    #[test]
+    fn a_probe_decides() {
+        let pending = Observed {
+            probe: health(ProbeState::Pending, None),
+            ..good()
+        };
+        check(
+            &pending,
+            State::Waiting,
+            "waiting for the first probe on br1",
+        );
+        let outcome = Outcome::Failed {
+            step: Step::Names,
+            reason: "172.23.0.1 does not answer".to_owned(),
+        };
+        let mut failed = Observed {
+            probe: health(ProbeState::Failed, Some(outcome)),
+            ..good()
+        };
+        let reason =
+            "no machine could work here: step names of the probe: 172.23.0.1 does not answer";
+        check(&failed, State::Degraded, reason);
+        failed.foreign = vec![finding(false)];
+        let reason = format!(
+            "{reason} (the policy of chain FORWARD in table ip filter may drop what machines send \
+             out)"
+        );
+        check(&failed, State::Degraded, &reason);
+        let off = Observed {
+            probe: health(ProbeState::Off, None),
+            ..good()
+        };
+        assert_eq!(Status::judge(&Site::example(), &off).state, State::Active);
+    }
+
+    #[test]
+    fn without_an_uplink_machines_wait() {
+        let site = Site {
+            uplink: Err("no carrier on\neth0".to_owned()),
+            ..Site::example()
+        };
+        let status = Status::judge(&site, &good());
+        assert_eq!(status.state, State::Waiting);
+        assert_eq!(
+            status.reason,
+            "waiting for an uplink: no carrier on\\u{a}eth0"
+        );
+        assert!(!good().can_be_probed(&site));
     }
 }

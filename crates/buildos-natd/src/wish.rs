@@ -1,8 +1,11 @@
 //! What should be in force, all of it, as one value.
 
-use crate::config::Settings;
+use buildos_probe::Request;
+
+use crate::config::{BridgeNetfilter, Settings};
 use crate::dnsmasq;
 use crate::nft::Image;
+use crate::prober;
 use crate::ruleset;
 use crate::site::Site;
 
@@ -17,6 +20,12 @@ pub struct Wish {
     pub dnsmasq: String,
     /// Content of [`dnsmasq::RESOLV`].
     pub resolv: String,
+    /// Whether frames that are bridged on br1 pass iptables.
+    pub bridge_netfilter: BridgeNetfilter,
+    /// Whether the ports of br1 are isolated from each other.
+    pub isolate: bool,
+    /// What is to be tried out; the number does not count.
+    pub probe: Option<Request>,
 }
 
 impl Wish {
@@ -24,9 +33,12 @@ impl Wish {
     #[must_use]
     pub fn new(site: Site, settings: &Settings) -> Self {
         Self {
-            table: Image::of(&ruleset::table(&site)),
+            table: Image::of(&ruleset::table(&site, settings)),
             dnsmasq: dnsmasq::configuration(&site, settings.lease),
             resolv: dnsmasq::resolv(&site.dns),
+            bridge_netfilter: settings.bridge_netfilter,
+            isolate: settings.isolate,
+            probe: prober::wish(&site, settings),
             site,
         }
     }

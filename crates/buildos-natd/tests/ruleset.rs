@@ -8,7 +8,7 @@
 
 use std::net::Ipv4Addr;
 
-use buildos_natd::config::LeaseTime;
+use buildos_natd::config::{LeaseTime, Port, Settings};
 use buildos_natd::nft::{Expression, Image};
 use buildos_natd::site::{InterfaceName, PrivateNetwork, Site};
 use buildos_natd::table::{ConnectionState, Hook, Is, Match, Rule, Table, Transport, Verdict};
@@ -23,19 +23,52 @@ fn site() -> Site {
         private: InterfaceName::new("br1").unwrap(),
         network: PrivateNetwork::new("172.23.0.1/16").unwrap(),
         dns: vec!["192.0.2.1".parse().unwrap()],
+        uplink: Err(String::new()),
     }
+}
+
+/// Everything that an operator can ask for.
+fn strict() -> Settings {
+    Settings {
+        open: vec![
+            Port::try_from("tcp:8080".to_owned()).unwrap(),
+            Port::try_from("udp:123".to_owned()).unwrap(),
+        ],
+        isolate: true,
+        block_private: true,
+        allow_private: vec!["10.5.0.0/16".parse().unwrap()],
+        ..Settings::default()
+    }
+}
+
+fn plain() -> Table {
+    ruleset::table(&site(), &Settings::default())
+}
+
+#[track_caller]
+fn check_golden(actual: &str, file: &str) {
+    let path = format!("{}/tests/golden/{file}", env!("CARGO_MANIFEST_DIR"));
+    if std::env::var_os("BUILDOS_BLESS").is_some() {
+        std::fs::write(&path, actual).unwrap();
+    }
+    assert_eq!(actual, std::fs::read_to_string(&path).unwrap());
 }
 
 #[test]
 fn the_table_as_text() {
-    let table = ruleset::table(&site()).to_string();
-    assert_eq!(table, include_str!("golden/ruleset.nft"));
+    check_golden(&plain().to_string(), "ruleset.nft");
+}
+
+#[test]
+fn the_strictest_table_as_text() {
+    let table = ruleset::table(&site(), &strict());
+    check_golden(&table.to_string(), "ruleset-strict.nft");
 }
 
 #[test]
 fn the_configuration_of_dnsmasq() {
     let configuration = dnsmasq::configuration(&site(), LeaseTime::default());
-    assert_eq!(configuration, include_str!("golden/dnsmasq.conf"));
+    check_golden(&configuration, "dnsmasq.conf");
 }
 
 #[test]
@@ -50,9 +83,10 @@ fn a_small_network_has_few_leases() {
 
 #[test]
 fn the_image_is_complete() {
-    for rule in Image::of(&ruleset::table(&site()))
-        .chains
+    let images = [plain(), ruleset::table(&site(), &strict())].map(|table| Image::of(&table));
+    for rule in images
         .iter()
+        .flat_map(|image| &image.chains)
         .flat_map(|chain| &chain.rules)
     {
         // NFTNL_UDATA_COMMENT_MAXLEN is 128 with the NUL; longer ones would be lost.
@@ -133,12 +167,14 @@ fn address() -> impl Strategy<Value = Ipv4Addr> {
             Ipv4Addr::BROADCAST,
             Ipv4Addr::new(172, 23, 0, 1),
             Ipv4Addr::new(196, 254, 111, 222),
+            Ipv4Addr::new(10, 5, 0, 1),
+            Ipv4Addr::new(10, 6, 0, 1),
         ]),
     ]
 }
 
 fn protocol() -> impl Strategy<Value = Protocol> {
-    let port = prop_oneof![select(vec![53, 67, 69]), any::<u16>()];
+    let port = prop_oneof![select(vec![53, 67, 69, 123, 8080]), any::<u16>()];
     prop_oneof![
         (select(vec![Transport::Tcp, Transport::Udp]), port)
             .prop_map(|(t, p)| Protocol::Port(t, p)),
@@ -176,7 +212,7 @@ proptest! {
 
     #[test]
     fn only_machines_going_out_are_masqueraded(packet in packet()) {
-        let masqueraded = verdict(&ruleset::table(&site()), Hook::Postrouting, &packet)
+        let masqueraded = verdict(&plain(), Hook::Postrouting, &packet)
             == Verdict::Masquerade;
         let going_out = packet.input == "br1" && packet.output == "br0";
         prop_assert_eq!(masqueraded, going_out && packet.ipv4 && is_private(packet.source));
@@ -184,7 +220,7 @@ proptest! {
 
     #[test]
     fn machines_pass_only_to_the_uplink_or_each_other(packet in packet()) {
-        let passes = verdict(&ruleset::table(&site()), Hook::Forward, &packet) == Verdict::Accept;
+        let passes = verdict(&plain(), Hook::Forward, &packet) == Verdict::Accept;
         let to_agent = packet.ipv4 && packet.destination == Ipv4Addr::new(196, 254, 111, 222);
         if packet.input == "br1" && packet.output != "br1" {
             let may = packet.output == "br0" && packet.ipv4 && packet.state.is_some() && !to_agent;
@@ -204,7 +240,7 @@ proptest! {
 
     #[test]
     fn machines_reach_four_services_of_the_host(packet in packet()) {
-        let reaches = verdict(&ruleset::table(&site()), Hook::Input, &packet) == Verdict::Accept;
+        let reaches = verdict(&plain(), Hook::Input, &packet) == Verdict::Accept;
         let offered = matches!(
             packet.protocol,
             Protocol::Echo
@@ -221,7 +257,7 @@ proptest! {
 
     #[test]
     fn nobody_is_what_he_is_not(packet in packet()) {
-        let passes = verdict(&ruleset::table(&site()), Hook::Prerouting, &packet) == Verdict::Accept;
+        let passes = verdict(&plain(), Hook::Prerouting, &packet) == Verdict::Accept;
         let host = packet.source == site().network.host();
         let asks = packet.source == Ipv4Addr::UNSPECIFIED
             && packet.protocol == Protocol::Port(Transport::Udp, 67);
@@ -232,5 +268,33 @@ proptest! {
             _ => true,
         };
         prop_assert_eq!(passes, honest);
+    }
+
+    #[test]
+    fn what_is_configured_opens_and_closes_no_more_than_it_says(packet in packet()) {
+        let strict = ruleset::table(&site(), &strict());
+        for hook in [Hook::Prerouting, Hook::Postrouting] {
+            prop_assert_eq!(verdict(&plain(), hook, &packet), verdict(&strict, hook, &packet));
+        }
+        let opened = verdict(&plain(), Hook::Input, &packet) == Verdict::Drop
+            && verdict(&strict, Hook::Input, &packet) == Verdict::Accept;
+        let configured = matches!(
+            packet.protocol,
+            Protocol::Port(Transport::Tcp, 8080) | Protocol::Port(Transport::Udp, 123)
+        );
+        prop_assert!(!opened || configured && packet.ipv4 && packet.input == "br1");
+        let passed = verdict(&plain(), Hook::Forward, &packet) == Verdict::Accept;
+        let passes = verdict(&strict, Hook::Forward, &packet) == Verdict::Accept;
+        prop_assert!(passed || !passes, "nothing is forwarded that was not");
+        if passed && !passes {
+            let among = packet.input == "br1" && packet.output == "br1";
+            let private = packet.ipv4
+                && ruleset::PRIVATE_RANGES.iter().any(|net| net.contains(&packet.destination))
+                && packet.destination.octets()[..2] != [10, 5]
+                && packet.input == "br1"
+                && packet.output == "br0"
+                && packet.state == Some(ConnectionState::New);
+            prop_assert!(among || private);
+        }
     }
 }

@@ -2,22 +2,34 @@
 
 use std::io;
 
+use futures_util::FutureExt as _;
 use netlink_sys::{AsyncSocketExt as _, TokioSocket};
 
 use super::netlink::{general, messages, socket};
 use super::{NftError, decode};
 
-/// Somebody committed something to nf_tables, perhaps we.
+/// Somebody else committed something to nf_tables, perhaps several times.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
-    /// Process and command of the last one; [`None`] when announcements were
-    /// lost.
-    pub by: Option<(u32, String)>,
+    /// Who did it last; [`None`] when announcements were lost.
+    pub by: Option<Author>,
+}
+
+/// The process that committed a change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Author {
+    /// Its number, as the initial PID namespace counts.
+    pub pid: u32,
+    /// Its name, as `ps -o comm` shows it.
+    pub command: String,
 }
 
 /// A listener to announcements.
 pub struct Changes {
     socket: TokioSocket,
+    /// Our own name: what we commit we know already. Our number is no help, as
+    /// the kernel's may be of another namespace.
+    own: String,
 }
 
 impl Changes {
@@ -30,40 +42,61 @@ impl Changes {
         let group = 1 << (libc::NFNLGRP_NFTABLES - 1);
         Ok(Self {
             socket: socket(group).map_err(NftError::Socket)?,
+            own: std::fs::read_to_string("/proc/self/comm")
+                .unwrap_or_default()
+                .trim_end()
+                .to_owned(),
         })
     }
 
-    /// Waits for the next commit. Cancel-safe.
+    /// Waits for the next commit of somebody else, and takes all that have been
+    /// announced by then: who looks at the ruleset sees them all at once.
+    /// Cancel-safe.
     ///
     /// # Errors
     ///
     /// [`NftError::Conversation`] when the socket is broken.
     pub async fn next(&mut self) -> Result<Change, NftError> {
-        loop {
-            match self.socket.recv_from_full().await {
-                Ok((datagram, _)) => {
-                    if let Some(by) = last_commit(&datagram)? {
-                        return Ok(Change { by: Some(by) });
-                    }
-                }
-                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
-                    return Ok(Change { by: None });
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(NftError::Conversation(error)),
+        let mut change = loop {
+            if let Some(change) = self.heard(self.socket.recv_from_full().await)? {
+                break change;
             }
+        };
+        while let Some(heard) = self.socket.recv_from_full().now_or_never() {
+            change = self.heard(heard)?.unwrap_or(change);
+        }
+        Ok(change)
+    }
+
+    fn heard<A>(&self, heard: io::Result<(Vec<u8>, A)>) -> Result<Option<Change>, NftError> {
+        match heard {
+            Ok((datagram, _)) => {
+                let by = last_commit(&datagram, &self.own)?;
+                Ok(by.map(|by| Change { by: Some(by) }))
+            }
+            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+                Ok(Some(Change { by: None }))
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(None),
+            Err(error) => Err(NftError::Conversation(error)),
         }
     }
 }
 
-fn last_commit(datagram: &[u8]) -> Result<Option<(u32, String)>, NftError> {
+/// The last commit in a datagram that was not made by `own`.
+fn last_commit(datagram: &[u8], own: &str) -> Result<Option<Author>, NftError> {
     let mut last = None;
     for message in messages(datagram) {
         let message =
             general(&message.map_err(NftError::Malformed)?).map_err(NftError::Malformed)?;
         if message.kind == libc::NFT_MSG_NEWGEN {
             let generation = decode::change(&message.attributes)?;
-            last = Some((generation.pid, generation.command));
+            if generation.command != own {
+                last = Some(Author {
+                    pid: generation.pid,
+                    command: generation.command,
+                });
+            }
         }
     }
     Ok(last)

@@ -1,10 +1,14 @@
 //! From the kernel's attributes to an [`super::Image`]
 //! (linux/netfilter/nf_tables.h). Numbers in attributes are big-endian.
 
-use netlink_packet_core::{DecodeError, NLA_HEADER_SIZE, NlasIterator, parse_string, parse_u32_be};
+use netlink_packet_core::{
+    DecodeError, NLA_HEADER_SIZE, NlasIterator, parse_string, parse_u32_be, parse_u64_be,
+};
 
 use super::NftError;
-use super::image::{ConnectionKey, Expression, ImageChain, ImageRule, MetaKey, PayloadBase};
+use super::image::{
+    ConnectionKey, Count, Expression, Image, ImageChain, ImageRule, MetaKey, PayloadBase,
+};
 use crate::table::Is;
 
 // enum nft_table_attributes
@@ -54,6 +58,20 @@ const IMMEDIATE_DATA: u16 = 2;
 const DATA_VALUE: u16 = 1;
 const DATA_VERDICT: u16 = 2;
 const VERDICT_CODE: u16 = 1;
+const VERDICT_CHAIN: u16 = 2;
+// enum nft_counter_attributes
+const COUNTER_BYTES: u16 = 1;
+const COUNTER_PACKETS: u16 = 2;
+// enum nft_target_attributes, nft_match_attributes
+const EXTENSION_NAME: u16 = 1;
+const EXTENSION_INFO: u16 = 3;
+// struct xt_conntrack_mtinfo2 and …3 (linux/netfilter/xt_conntrack.h): eight
+// addresses, two times, a protocol, four ports, then flags, inverted flags and
+// the states, whose bits are those of "ct state".
+const CONNTRACK_FLAGS: usize = 8 * 16 + 2 * 4 + 5 * 2;
+const CONNTRACK_STATE: usize = CONNTRACK_FLAGS + 4;
+/// `XT_CONNTRACK_STATE`.
+const CONNTRACK_STATE_ONLY: u16 = 1;
 // enum nft_gen_attributes
 const GENERATION_ID: u16 = 1;
 const GENERATION_PID: u16 = 2;
@@ -119,24 +137,28 @@ pub(super) fn change(attributes: &[u8]) -> Result<Generation, NftError> {
     Ok(found)
 }
 
-/// The flags of the table, if it is the one of that name.
-pub(super) fn table_flags(attributes: &[u8], name: &str) -> Result<Option<u32>, NftError> {
-    let (mut ours, mut flags) = (false, 0);
+/// A table without its chains.
+pub(super) fn table(attributes: &[u8]) -> Result<Image, NftError> {
+    let mut table = Image {
+        name: String::new(),
+        flags: 0,
+        chains: Vec::new(),
+    };
     each(attributes, |kind, value| {
         match kind {
-            TABLE_NAME => ours = text(value)? == name,
-            TABLE_FLAGS => flags = parse_u32_be(value)?,
+            TABLE_NAME => table.name = text(value)?,
+            TABLE_FLAGS => table.flags = parse_u32_be(value)?,
             _ => {}
         }
         Ok(())
     })
     .map_err(NftError::Malformed)?;
-    Ok(ours.then_some(flags))
+    Ok(table)
 }
 
-/// The chain without its rules, if it is in the table of that name.
-pub(super) fn chain(attributes: &[u8], table: &str) -> Result<Option<ImageChain>, NftError> {
-    let mut ours = false;
+/// The name of the chain's table, and the chain without its rules.
+pub(super) fn chain(attributes: &[u8]) -> Result<(String, ImageChain), NftError> {
+    let mut table = String::new();
     let mut chain = ImageChain {
         name: String::new(),
         kind: String::new(),
@@ -147,7 +169,7 @@ pub(super) fn chain(attributes: &[u8], table: &str) -> Result<Option<ImageChain>
     };
     each(attributes, |kind, value| {
         match kind {
-            CHAIN_TABLE => ours = text(value)? == table,
+            CHAIN_TABLE => table = text(value)?,
             CHAIN_NAME => chain.name = text(value)?,
             CHAIN_TYPE => chain.kind = text(value)?,
             CHAIN_POLICY => chain.policy = Some(parse_u32_be(value)?),
@@ -164,27 +186,44 @@ pub(super) fn chain(attributes: &[u8], table: &str) -> Result<Option<ImageChain>
         Ok(())
     })
     .map_err(NftError::Malformed)?;
-    Ok(ours.then_some(chain))
+    Ok((table, chain))
 }
 
-/// The rule and the name of its chain, if it is in the table of that name.
-pub(super) fn rule(
-    attributes: &[u8],
-    table: &str,
-) -> Result<Option<(String, ImageRule)>, NftError> {
-    let mut ours = false;
-    let mut chain = String::new();
-    let mut rule = ImageRule {
-        expressions: Vec::new(),
-        comment: String::new(),
+/// A rule, where it is, and what it has counted.
+#[derive(Debug)]
+pub(super) struct ListedRule {
+    pub(super) table: String,
+    pub(super) chain: String,
+    pub(super) rule: ImageRule,
+    /// Of its first counter.
+    pub(super) count: Option<Count>,
+}
+
+pub(super) fn rule(attributes: &[u8]) -> Result<ListedRule, NftError> {
+    let mut listed = ListedRule {
+        table: String::new(),
+        chain: String::new(),
+        rule: ImageRule {
+            expressions: Vec::new(),
+            comment: String::new(),
+        },
+        count: None,
     };
     each(attributes, |kind, value| {
         match kind {
-            RULE_TABLE => ours = text(value)? == table,
-            RULE_CHAIN => chain = text(value)?,
-            RULE_USERDATA => rule.comment = comment(value),
+            RULE_TABLE => listed.table = text(value)?,
+            RULE_CHAIN => listed.chain = text(value)?,
+            RULE_USERDATA => listed.rule.comment = comment(value),
             RULE_EXPRESSIONS => each(value, |_, value| {
-                rule.expressions.push(expression(value)?);
+                let (name, data) = named_data(value)?;
+                if name == "counter" && listed.count.is_none() {
+                    listed.count = Some(count(data)?);
+                }
+                let expressions = &mut listed.rule.expressions;
+                match name.as_str() {
+                    "match" => expressions.extend(iptables_match(data)?),
+                    _ => expressions.push(expression(name, data)?),
+                }
                 Ok(())
             })?,
             _ => {}
@@ -192,10 +231,10 @@ pub(super) fn rule(
         Ok(())
     })
     .map_err(NftError::Malformed)?;
-    Ok(ours.then_some((chain, rule)))
+    Ok(listed)
 }
 
-fn expression(attributes: &[u8]) -> Result<Expression, DecodeError> {
+fn named_data(attributes: &[u8]) -> Result<(String, &[u8]), DecodeError> {
     let (mut name, mut data) = (String::new(), &[][..]);
     each(attributes, |kind, value| {
         match kind {
@@ -205,6 +244,23 @@ fn expression(attributes: &[u8]) -> Result<Expression, DecodeError> {
         }
         Ok(())
     })?;
+    Ok((name, data))
+}
+
+fn count(data: &[u8]) -> Result<Count, DecodeError> {
+    let mut count = Count::default();
+    each(data, |kind, value| {
+        match kind {
+            COUNTER_BYTES => count.bytes = parse_u64_be(value)?,
+            COUNTER_PACKETS => count.packets = parse_u64_be(value)?,
+            _ => {}
+        }
+        Ok(())
+    })?;
+    Ok(count)
+}
+
+fn expression(name: String, data: &[u8]) -> Result<Expression, DecodeError> {
     let ours = match name.as_str() {
         "meta" => meta(data)?,
         "ct" => connection(data)?,
@@ -215,6 +271,8 @@ fn expression(attributes: &[u8]) -> Result<Expression, DecodeError> {
         "immediate" => verdict(data)?,
         // Flags or a range of ports would show as attributes.
         "masq" if data.is_empty() => Some(Expression::Masquerade),
+        "reject" => Some(Expression::Reject),
+        "target" => Some(Expression::Target(extension(data)?)),
         _ => None,
     };
     Ok(ours.unwrap_or(Expression::Foreign(name)))
@@ -307,12 +365,19 @@ fn verdict(data: &[u8]) -> Result<Option<Expression>, DecodeError> {
     if register != Some(libc::NFT_REG_VERDICT as u32) {
         return Ok(None);
     }
-    let mut code = None;
+    let (mut code, mut chain) = (None, String::new());
     each(data, |kind, value| {
         if kind == IMMEDIATE_DATA {
             each(value, |kind, value| {
                 if kind == DATA_VERDICT {
-                    [code] = numbers(value, [VERDICT_CODE])?;
+                    each(value, |kind, value| {
+                        match kind {
+                            VERDICT_CODE => code = Some(parse_u32_be(value)? as i32),
+                            VERDICT_CHAIN => chain = text(value)?,
+                            _ => {}
+                        }
+                        Ok(())
+                    })?;
                 }
                 Ok(())
             })?;
@@ -320,10 +385,54 @@ fn verdict(data: &[u8]) -> Result<Option<Expression>, DecodeError> {
         Ok(())
     })?;
     Ok(match code {
-        Some(code) if code == libc::NF_ACCEPT as u32 => Some(Expression::Accept),
-        Some(code) if code == libc::NF_DROP as u32 => Some(Expression::Drop),
+        Some(libc::NF_ACCEPT) => Some(Expression::Accept),
+        Some(libc::NF_DROP) => Some(Expression::Drop),
+        Some(libc::NFT_JUMP) => Some(Expression::Jump(chain)),
+        Some(libc::NFT_GOTO) => Some(Expression::Goto(chain)),
+        Some(libc::NFT_RETURN) => Some(Expression::Return),
         Some(_) | None => None,
     })
+}
+
+/// A match of iptables that nf_tables calls. The one that every firewall has,
+/// `-m conntrack --ctstate …` and nothing besides, is the same as "ct state".
+fn iptables_match(data: &[u8]) -> Result<Vec<Expression>, DecodeError> {
+    let name = extension(data)?;
+    let mut info = &[][..];
+    each(data, |kind, value| {
+        if kind == EXTENSION_INFO {
+            info = value;
+        }
+        Ok(())
+    })?;
+    let word = |at: usize| Some(u16::from_ne_bytes([*info.get(at)?, *info.get(at + 1)?]));
+    let (flags, inverted) = (word(CONNTRACK_FLAGS), word(CONNTRACK_FLAGS + 2));
+    Ok(match (name.as_str(), word(CONNTRACK_STATE)) {
+        ("conntrack", Some(states)) if flags == Some(CONNTRACK_STATE_ONLY) => vec![
+            Expression::Connection(ConnectionKey::State),
+            Expression::Mask(u32::from(states).to_ne_bytes().into()),
+            Expression::Compare(
+                match inverted == Some(CONNTRACK_STATE_ONLY) {
+                    true => Is::Equal,
+                    false => Is::Not,
+                },
+                0_u32.to_ne_bytes().into(),
+            ),
+        ],
+        _ => vec![Expression::Match(name)],
+    })
+}
+
+/// The name of a match or target of iptables that nf_tables calls.
+fn extension(data: &[u8]) -> Result<String, DecodeError> {
+    let mut name = String::new();
+    each(data, |kind, value| {
+        if kind == EXTENSION_NAME {
+            name = text(value)?;
+        }
+        Ok(())
+    })?;
+    Ok(name)
 }
 
 fn is_ours(register: Option<u32>) -> bool {
@@ -443,8 +552,37 @@ mod tests {
                 Expression::Foreign("quota".to_owned()),
             ),
         ] {
-            assert_eq!(expression(&bytes).unwrap(), expected);
+            let (name, data) = named_data(&bytes).unwrap();
+            assert_eq!(expression(name, data).unwrap(), expected);
         }
+    }
+
+    #[test]
+    fn the_state_that_iptables_matches_is_read() {
+        // As iptables writes "-m conntrack --ctstate RELATED,ESTABLISHED".
+        let mut info = [0; 160];
+        info[CONNTRACK_FLAGS..][..2].copy_from_slice(&1_u16.to_ne_bytes());
+        info[CONNTRACK_STATE..][..2].copy_from_slice(&6_u16.to_ne_bytes());
+        let matched = |info: &[u8]| {
+            let name = attribute(EXTENSION_NAME, b"conntrack\0");
+            iptables_match(&[name, attribute(EXTENSION_INFO, info)].concat()).unwrap()
+        };
+        let state = |is| {
+            vec![
+                Expression::Connection(ConnectionKey::State),
+                Expression::Mask(6_u32.to_ne_bytes().into()),
+                Expression::Compare(is, 0_u32.to_ne_bytes().into()),
+            ]
+        };
+        assert_eq!(matched(&info), state(Is::Not));
+        let mut inverted = info;
+        inverted[CONNTRACK_FLAGS + 2..][..2].copy_from_slice(&1_u16.to_ne_bytes());
+        assert_eq!(matched(&inverted), state(Is::Equal));
+        // Anything besides the state is not understood.
+        info[CONNTRACK_FLAGS] = 3;
+        let other = vec![Expression::Match("conntrack".to_owned())];
+        assert_eq!(matched(&info), other);
+        assert_eq!(matched(&info[..20]), other);
     }
 
     #[test]
@@ -461,8 +599,17 @@ mod tests {
         let leaf = prop_oneof![
             any::<Vec<u8>>(),
             any::<u32>().prop_map(|number| number.to_be_bytes().to_vec()),
-            proptest::sample::select(vec!["meta", "ct", "payload", "bitwise", "cmp", "immediate"])
-                .prop_map(|name| format!("{name}\0").into_bytes()),
+            proptest::sample::select(vec![
+                "meta",
+                "ct",
+                "payload",
+                "bitwise",
+                "cmp",
+                "immediate",
+                "counter",
+                "match"
+            ])
+            .prop_map(|name| format!("{name}\0").into_bytes()),
         ];
         leaf.prop_recursive(6, 64, 6, |inner| {
             proptest::collection::vec((0_u16..9, inner), 0..6).prop_map(|list| {
@@ -478,8 +625,11 @@ mod tests {
 
         #[test]
         fn no_attributes_do_harm(bytes in attributes()) {
-            let _ = (change(&bytes), table_flags(&bytes, ""), chain(&bytes, ""), rule(&bytes, ""));
-            let _ = (expression(&bytes), comment(&bytes));
+            let _ = (change(&bytes), table(&bytes), chain(&bytes), rule(&bytes));
+            for name in ["meta", "ct", "payload", "bitwise", "cmp", "immediate", "target"] {
+                let _ = (expression(name.to_owned(), &bytes), comment(&bytes));
+            }
+            let _ = iptables_match(&bytes);
         }
     }
 }

@@ -45,7 +45,17 @@ pub struct ImageRule {
     pub comment: String,
 }
 
-/// The part of nf_tables' expressions that we use, all on register 1.
+/// What a rule has counted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Count {
+    /// Packets that came to its counter.
+    pub packets: u64,
+    /// Their bytes, with IP headers.
+    pub bytes: u64,
+}
+
+/// The part of nf_tables' expressions that we use, all on register 1, and what
+/// else decides over a packet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Expression {
     /// Loads something known about the packet.
@@ -73,7 +83,19 @@ pub enum Expression {
     Drop,
     /// Changes the source address.
     Masquerade,
-    /// Something that somebody else has put there.
+    /// Goes on in another chain and comes back.
+    Jump(String),
+    /// Goes on in another chain.
+    Goto(String),
+    /// Goes back to where a jump came from.
+    Return,
+    /// Ends the packet and tells its sender.
+    Reject,
+    /// A match of iptables, by its name.
+    Match(String),
+    /// A target of iptables, by its name.
+    Target(String),
+    /// Something else that only others use, by its name.
     Foreign(String),
 }
 

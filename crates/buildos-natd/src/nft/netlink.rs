@@ -37,6 +37,8 @@ pub(super) struct Netlink {
 pub(super) struct Message {
     /// `NFT_MSG_*` of a message of nf_tables.
     pub(super) kind: i32,
+    /// `NFPROTO_*`: the family of the table that it is about.
+    pub(super) family: u8,
     /// The attributes.
     pub(super) attributes: Vec<u8>,
 }
@@ -51,7 +53,8 @@ impl Netlink {
 
     /// Number of the ruleset's current generation: it grows with each commit.
     pub(super) async fn generation(&mut self) -> Result<u32, NftError> {
-        self.request(libc::NFT_MSG_GETGEN, 0).await?;
+        self.request(libc::NFT_MSG_GETGEN, libc::NFPROTO_INET, 0)
+            .await?;
         let datagram = self.receive().await?;
         for message in messages(&datagram) {
             let message = message.map_err(NftError::Malformed)?;
@@ -64,9 +67,9 @@ impl Netlink {
         Err(NftError::Malformed("no generation in the answer".into()))
     }
 
-    /// The attributes of every object of that kind in family `inet`.
-    pub(super) async fn dump(&mut self, what: Dump) -> Result<Vec<Vec<u8>>, NftError> {
-        self.request(what.request(), NLM_F_DUMP).await?;
+    /// Every object of that kind in a family (`NFPROTO_UNSPEC`: in all).
+    pub(super) async fn dump(&mut self, what: Dump, family: i32) -> Result<Vec<Message>, NftError> {
+        self.request(what.request(), family, NLM_F_DUMP).await?;
         let mut found = Vec::new();
         loop {
             let datagram = self.receive().await?;
@@ -81,7 +84,7 @@ impl Netlink {
                 }
                 let message = general(&message).map_err(NftError::Malformed)?;
                 if message.kind == what.answer() {
-                    found.push(message.attributes);
+                    found.push(message);
                 }
             }
         }
@@ -120,7 +123,7 @@ impl Netlink {
         Ok(())
     }
 
-    async fn request(&mut self, kind: i32, flags: u16) -> Result<(), NftError> {
+    async fn request(&mut self, kind: i32, family: i32, flags: u16) -> Result<(), NftError> {
         self.sequence = self.sequence.wrapping_add(1);
         let mut bytes = vec![0; HEADER + GENERAL];
         let mut header = NetlinkBuffer::new(&mut bytes);
@@ -128,7 +131,7 @@ impl Netlink {
         header.set_message_type(((libc::NFNL_SUBSYS_NFTABLES << 8) | kind) as u16);
         header.set_flags(NLM_F_REQUEST | flags);
         header.set_sequence_number(self.sequence);
-        bytes[HEADER] = libc::NFPROTO_INET as u8;
+        bytes[HEADER] = family as u8;
         self.send(&bytes).await
     }
 
@@ -184,12 +187,13 @@ pub(super) fn general(message: &NetlinkBuffer<&[u8]>) -> Result<Message, DecodeE
     if kind >> 8 != libc::NFNL_SUBSYS_NFTABLES {
         return Err(format!("message type {kind:#x} is not of nf_tables").into());
     }
-    let attributes = message
-        .payload()
-        .get(GENERAL..)
-        .ok_or_else(|| DecodeError::from("a message without struct nfgenmsg"))?;
+    let payload = message.payload();
+    let (Some(family), Some(attributes)) = (payload.first(), payload.get(GENERAL..)) else {
+        return Err("a message without struct nfgenmsg".into());
+    };
     Ok(Message {
         kind: kind & 0xff,
+        family: *family,
         attributes: attributes.to_vec(),
     })
 }

@@ -1,0 +1,35 @@
+//! buildos-probe: tries out what a machine on br1 has for a network.
+//!
+//! The program is a machine for a moment. It runs in a network namespace of its
+//! own, plugs that into br1 by a veth pair, takes a lease from the host's
+//! dnsmasq, asks it for a name, and reaches a target through the host's NAT.
+//! buildos-natd says what to try ([`Request`], a file) and reads what came of
+//! it ([`Report`], another one).
+//!
+//! It leaves nothing behind, whatever ends it: the namespace ends with the
+//! process, the veth pair with the namespace, and the next probe takes the same
+//! lease again.
+//!
+//! Each step is a module that gets what it needs and says what went wrong:
+//! [`link`], [`lease`], [`names`], [`outside`]; [`probe`] is their order.
+
+mod dns;
+mod lease;
+mod link;
+mod names;
+mod netlink;
+mod outside;
+mod probe;
+mod report;
+mod request;
+
+pub use probe::{ProbeError, run};
+pub use report::{Outcome, REPORT, Report, Step};
+pub use request::{Name, NotAName, NotATarget, Question, REQUEST, Request, Target};
+
+/// Hardware address of the probe on br1, locally administered and always the
+/// same: it has one lease, however often it comes.
+pub const MAC: buildos_dhcp::Mac = [0x02, 0xbd, 0x00, 0x50, 0x52, 0x42];
+
+/// Name of the host's end of the probe's cable.
+pub const INTERFACE: &str = "buildos-probe";

@@ -1,0 +1,203 @@
+//! What is to be tried.
+
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// The file with the [`Request`], below the root.
+pub const REQUEST: &str = "run/buildos/natd/probe.json";
+
+/// What is to be tried, where.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request {
+    /// Comes back in the report.
+    pub id: u64,
+    /// The bridge of the machines.
+    pub bridge: String,
+    /// The host there: its DHCP server, name server and gateway.
+    pub host: Ipv4Addr,
+    /// What to ask the name server; none: nothing.
+    pub question: Option<Question>,
+    /// Targets outside, of which one must be reached; empty: none.
+    pub targets: Vec<Target>,
+}
+
+/// A question for the name server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Question {
+    /// This name must have an IPv4 address.
+    Address(Name),
+    /// For the name servers of the root: whatever server is asked in the end
+    /// knows those, or says that it does not tell. dnsmasq does not answer it
+    /// out of its cache.
+    Anything,
+}
+
+/// A name in the DNS (RFC 1035, section 2.3.1), in letters, digits, hyphens and
+/// underscores.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Name(String);
+
+/// Not a name that can be asked for.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{0:?} is no name in the DNS: parts of 1 to 63 letters, digits, hyphens or underscores, \
+     with dots between them, at most 253 characters"
+)]
+pub struct NotAName(String);
+
+impl Name {
+    /// Its parts, without the root.
+    pub fn labels(&self) -> impl Iterator<Item = &str> {
+        self.0.trim_end_matches('.').split('.')
+    }
+}
+
+impl TryFrom<String> for Name {
+    type Error = NotAName;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        let fit = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        let name = text.strip_suffix('.').unwrap_or(&text);
+        let valid = name.len() <= 253
+            && name
+                .split('.')
+                .all(|label| (1..=63).contains(&label.len()) && label.chars().all(fit));
+        match valid {
+            true => Ok(Self(text)),
+            false => Err(NotAName(text)),
+        }
+    }
+}
+
+impl From<Name> for String {
+    fn from(name: Name) -> Self {
+        name.0
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Something outside that answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Target {
+    /// `echo:192.0.2.1`: answers an ICMP echo request.
+    Echo(Ipv4Addr),
+    /// `tcp:192.0.2.1:443`: takes a connection.
+    Tcp(SocketAddrV4),
+    /// `dns:192.0.2.1`: a name server that answers by UDP.
+    Dns(Ipv4Addr),
+}
+
+/// Not a target.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no target: echo:ADDRESS, dns:ADDRESS or tcp:ADDRESS:PORT, by IPv4")]
+pub struct NotATarget(String);
+
+impl Target {
+    /// Its address.
+    #[must_use]
+    pub fn address(self) -> Ipv4Addr {
+        match self {
+            Self::Echo(address) | Self::Dns(address) => address,
+            Self::Tcp(address) => *address.ip(),
+        }
+    }
+}
+
+impl FromStr for Target {
+    type Err = NotATarget;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let target = text.split_once(':').and_then(|(kind, rest)| match kind {
+            "echo" => rest.parse().ok().map(Self::Echo),
+            "dns" => rest.parse().ok().map(Self::Dns),
+            "tcp" => rest.parse().ok().map(Self::Tcp),
+            _ => None,
+        });
+        target.ok_or_else(|| NotATarget(text.to_owned()))
+    }
+}
+
+impl TryFrom<String> for Target {
+    type Error = NotATarget;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl From<Target> for String {
+    fn from(target: Target) -> Self {
+        target.to_string()
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Echo(address) => write!(f, "echo:{address}"),
+            Self::Tcp(address) => write!(f, "tcp:{address}"),
+            Self::Dns(address) => write!(f, "dns:{address}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets() {
+        for text in ["echo:192.0.2.1", "dns:192.0.2.1", "tcp:192.0.2.1:443"] {
+            assert_eq!(text.parse::<Target>().unwrap().to_string(), text);
+        }
+        for text in [
+            "",
+            "192.0.2.1",
+            "echo:",
+            "tcp:192.0.2.1",
+            "echo:192.0.2.1:1",
+            "udp:192.0.2.1",
+            "echo:::1",
+        ] {
+            assert!(text.parse::<Target>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn names() {
+        let long = ["a"; 127].join(".");
+        for good in ["a", "gateway.lan.example", "a.b.", "_x.y-1", &long] {
+            assert!(Name::try_from(good.to_owned()).is_ok(), "{good}");
+        }
+        let label = "a".repeat(64);
+        let longer = format!("{long}.a");
+        for bad in ["", ".", "a..b", ".a", "a b", "ä", &label, &longer] {
+            assert!(Name::try_from(bad.to_owned()).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_request_survives_its_file() {
+        let request = Request {
+            id: 7,
+            bridge: "br1".to_owned(),
+            host: Ipv4Addr::new(172, 23, 0, 1),
+            question: Some(Question::Address(
+                "a.example".to_owned().try_into().unwrap(),
+            )),
+            targets: vec!["tcp:192.0.2.1:443".parse().unwrap()],
+        };
+        let text = serde_json::to_string(&request).unwrap();
+        assert_eq!(serde_json::from_str::<Request>(&text).unwrap(), request);
+    }
+}

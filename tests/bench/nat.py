@@ -1,0 +1,228 @@
+#!/usr/bin/env python3
+"""What NAT costs: our table beside one masquerade rule, systemd-networkd's, libvirt's
+and Docker's rules.
+
+    sudo tests/bench/nat.py [--rounds N] [--seconds S] [--flowtable] [--json FILE]
+
+A machine, a host with br0 and br1 as ours, and a server, each in a network
+namespace, with veth pairs between. In each round every rule set is measured once,
+in another order; what is compared is the ratio to the one masquerade rule of the
+same round, so that what else the machine does hits all of them alike. nft and
+iptables are those of the system lane's root (make check-system makes it), or of this
+machine when there is none.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+_TOP = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(_TOP / "tests/lib"), str(_TOP / "debian")]
+
+from namespace import end, run, start  # noqa: E402
+from nat_rules import Rules, rule_sets  # noqa: E402
+
+_ROOT = _TOP / "build/roots/host"
+_MACHINE, _HOST_INSIDE = "172.23.0.9", "172.23.0.1"
+_HOST_OUTSIDE, _SERVER = "198.51.100.2", "198.51.100.1"
+_CONNECT, _BULK = 7001, 7002
+
+
+def _nft() -> list[str]:
+    """The beginning of a command line of nft's or iptables'; empty when there is none."""
+    if (_ROOT / "usr/sbin/nft").exists():
+        return ["chroot", str(_ROOT)]
+    return ["env"] if shutil.which("nft") else []
+
+
+class Network:
+    """Machine, host and server, under one rule set."""
+
+    def __init__(self, rules: Rules):
+        self._holders = {name: self._namespace() for name in ("machine", "host", "server")}
+        pids = {name: holder.pid for name, holder in self._holders.items()}
+        host = f"""
+        ip link set lo up
+        ip link add br0 type bridge stp_state 0 forward_delay 0
+        ip link add br1 type bridge stp_state 0 forward_delay 0
+        ip link add machine type veth peer name eth0 netns {pids["machine"]}
+        ip link add server type veth peer name eth0 netns {pids["server"]}
+        ip link set machine master br1 up
+        ip link set server master br0 up
+        ip address add {_HOST_INSIDE}/16 dev br1
+        ip address add {_HOST_OUTSIDE}/24 dev br0
+        ip link set br0 up
+        ip link set br1 up
+        echo 1 >/proc/sys/net/ipv4/conf/br0/forwarding
+        echo 1 >/proc/sys/net/ipv4/conf/br1/forwarding
+        for switch in /proc/sys/net/bridge/bridge-nf-call-*; do
+            [ ! -e $switch ] || echo 0 >$switch
+        done
+        """
+        self.run("host", ["sh", "-euc", host])
+        for name, address, route in (
+            ("machine", f"{_MACHINE}/16", f"default via {_HOST_INSIDE}"),
+            # Where there is no NAT, answers find their way back.
+            ("server", f"{_SERVER}/24", f"172.23.0.0/16 via {_HOST_OUTSIDE}"),
+        ):
+            script = f"ip link set lo up; ip address add {address} dev eth0; ip link set eth0 up"
+            self.run(name, ["sh", "-euc", f"{script}; ip route add {route}"])
+        if rules.text:
+            run(self.command("host", [*_nft(), *rules.command]), stdin=rules.text)
+
+    def _namespace(self) -> subprocess.Popen[str]:
+        holder = start(
+            ["unshare", "--net", "sh", "-c", "echo ready; exec cat"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        assert holder.stdout is not None and holder.stdout.readline() == "ready\n"
+        return holder
+
+    def command(self, name: str, command: list[str]) -> list[str]:
+        return ["nsenter", f"--net=/proc/{self._holders[name].pid}/ns/net", "--", *command]
+
+    def run(self, name: str, command: list[str]) -> str:
+        return run(self.command(name, command))
+
+    def measure(self, what: str, seconds: float) -> float:
+        """Runs one end of a measurement on the server, the other on the machine."""
+        program = [sys.executable, __file__, "--end"]
+        server = start(
+            self.command("server", [*program, f"{what}-server"]), stdout=subprocess.PIPE
+        )
+        try:
+            assert server.stdout is not None and server.stdout.readline() == "ready\n"
+            return float(self.run("machine", [*program, f"{what}-client", str(seconds)]))
+        finally:
+            end(server)
+
+    def close(self) -> None:
+        for holder in self._holders.values():
+            end(holder)
+
+
+# The two ends of each measurement.
+
+
+def _listen(port: int) -> socket.socket:
+    server = socket.socket()
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    server.bind((_SERVER, port))
+    server.listen(4096)
+    print("ready", flush=True)
+    return server
+
+
+def _connections_server(_: float) -> None:
+    server = _listen(_CONNECT)
+    # The kernel makes the connection; closing is all that is left.
+    while True:
+        server.accept()[0].close()
+
+
+def _connections_client(seconds: float) -> None:
+    """Connections a second, one after the other."""
+    linger = b"\1\0\0\0\0\0\0\0"  # RST at close: no port is kept waiting.
+    where = (_SERVER, _CONNECT)
+    count, stop = 0, time.monotonic() + seconds
+    began = time.monotonic()
+    while time.monotonic() < stop:
+        for _ in range(50):
+            client = socket.socket()
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            client.connect(where)
+            client.close()
+        count += 50
+    print(count / (time.monotonic() - began))
+
+
+def _bulk_server(_: float) -> None:
+    server = _listen(_BULK)
+    buffer = bytearray(1 << 20)
+    while True:
+        connection, _peer = server.accept()
+        with connection:
+            # Only counted, not copied.
+            while connection.recv_into(buffer, 0, socket.MSG_TRUNC):
+                pass
+
+
+def _bulk_client(seconds: float) -> None:
+    """Gigabits a second over one connection."""
+    data = bytes(1 << 20)
+    with socket.create_connection((_SERVER, _BULK)) as connection:
+        sent, began = 0, time.monotonic()
+        while time.monotonic() < began + seconds:
+            sent += connection.send(data)
+        print(sent * 8 / (time.monotonic() - began) / 1e9)
+
+
+_ENDS = {
+    "connections-server": _connections_server,
+    "connections-client": _connections_client,
+    "bulk-server": _bulk_server,
+    "bulk-client": _bulk_client,
+}
+
+
+def _round(sets: list[Rules], seconds: float) -> dict[str, dict[str, float]]:
+    """Measurement → rule set → value."""
+    values: dict[str, dict[str, float]] = {"connections": {}, "bulk": {}}
+    for rules in random.sample(sets, len(sets)):
+        network = Network(rules)
+        try:
+            for what in values:
+                values[what][rules.name] = network.measure(what, seconds)
+        finally:
+            network.close()
+    return values
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--seconds", type=float, default=1.0, help="for one measurement")
+    parser.add_argument(
+        "--flowtable",
+        action="store_true",
+        help="also our table with a flowtable, where the kernel has nft_flow_offload",
+    )
+    parser.add_argument("--json", type=Path, help="write all values there")
+    parser.add_argument("--end", nargs="+", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.end:
+        name, *seconds = options.end
+        with suppress(KeyboardInterrupt):
+            _ENDS[name](float(seconds[0]) if seconds else 0)
+        return
+    assert _nft(), f"no nft here and no {_ROOT}: make check-system makes it"
+    sets = rule_sets(options.flowtable)
+    rounds = []
+    for number in range(options.rounds):
+        rounds.append(_round(sets, options.seconds))
+        print(f"round {number + 1} of {options.rounds}", file=sys.stderr)
+    if options.json:
+        options.json.write_text(json.dumps(rounds))
+    print(f"{'':12}{'connections/s':>16}{'ratio':>8}{'Gbit/s':>10}{'ratio':>8}")
+    for rules in sets:
+        line = f"{rules.name:12}"
+        for what, width in (("connections", 16), ("bulk", 10)):
+            values = [r[what][rules.name] for r in rounds]
+            ratios = [r[what][rules.name] / r[what]["bare"] for r in rounds]
+            line += f"{statistics.median(values):{width}.1f}{statistics.median(ratios):8.3f}"
+        print(line)
+
+
+if __name__ == "__main__":
+    main()

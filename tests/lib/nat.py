@@ -1,0 +1,67 @@
+"""What the scenarios about machines' network look at."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from host import Host
+
+# See units/systemd/catalog/buildos-natd.catalog.
+INSTALLED = "8583a305106a49859c8cfe4c9c6d98c8"
+RESTORED = "e027bb31090a415fa94f4619ad223281"
+FOREIGN = "0be98759428341bd99b276342a1a834d"
+FOREIGN_GONE = "0eb980ec091c4585bff3e681a281e8c3"
+
+AGENT_TFTP = "196.254.111.222"
+"""Where a machine looks for its agent."""
+
+_UNIT = "buildos-natd.service"
+
+
+def wait_until_ready(host: Host) -> None:
+    """Waits until a machine could work."""
+    host.wait_for(lambda: host.bus_property("network1", "Online"), "online")
+    host.wait_for(lambda: host.bus_property("nat1", "Ready"), "ready for machines")
+
+
+def wait_for_status(host: Host, part: str) -> str:
+    """Waits until `systemctl status` says that; all of it."""
+    return host.wait_for(
+        lambda: next((t for t in [host.status_text(_UNIT)] if part in t), None),
+        f"natd says {part!r}",
+    )
+
+
+def public_address(host: Host) -> str:
+    return host.addresses("br0")[0].partition("/")[0]
+
+
+def table_handle(host: Host) -> int:
+    """Changes when the table is made anew."""
+    listed = json.loads(host.run("nft --json list tables inet"))["nftables"]
+    return next(o["table"]["handle"] for o in listed if o.get("table", {}).get("name") == "buildos")
+
+
+def packets(host: Host, comment: str) -> int:
+    """What the rule with that comment has counted."""
+    count: int = usage(host, "Counters")[comment][0]
+    return count
+
+
+def usage(host: Host, name: str) -> Any:
+    """A property of nat1's Usage interface."""
+    nat = "org.build2.buildos.nat1"
+    where = [nat, "/org/build2/buildos/nat1", f"{nat}.Usage", name]
+    return json.loads(host.run(["busctl", "--json=short", "get-property", *where]))["data"]
+
+
+def told(host: Host, message: str, since: str = "") -> list[dict[str, str]]:
+    """natd's messages with that MESSAGE_ID, since a time of `now`."""
+    matches = [f"MESSAGE_ID={message}", *([f"--since=@{since}"] if since else [])]
+    return [dict(m) for m in host.journal(*matches)]
+
+
+def now(host: Host) -> str:
+    """The time as the journal has it."""
+    return host.run(["date", "+%s.%N"]).strip()

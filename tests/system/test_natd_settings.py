@@ -1,0 +1,141 @@
+"""What an operator opens and closes for machines, and frames between them."""
+
+from __future__ import annotations
+
+import pytest
+from conftest import NewHost, NewLan
+from host import Host
+from lan import Lan
+from machine import Machine
+from nat import AGENT_TFTP, packets, wait_until_ready
+
+
+def _start(host: Host, lan: Lan, settings: str) -> None:
+    host.configure("natd", settings)
+    lan.serve_dhcp()
+    host.start([lan])
+    wait_until_ready(host)
+
+
+def _machines(host: Host, count: int) -> list[tuple[Machine, str]]:
+    """Machines with their addresses."""
+    machines = [Machine(host) for _ in range(count)]
+    return [(machine, machine.take_lease()) for machine in machines]
+
+
+def _frames_pass_iptables(host: Host, bridge: str) -> bool:
+    data = host.link(bridge)["linkinfo"]["info_data"]
+    return bool(data["nf_call_iptables"])
+
+
+def _bridge_switch(host: Host) -> str:
+    return host.run("sysctl -n net.bridge.bridge-nf-call-iptables").strip()
+
+
+def test_a_port_is_opened(host: Host, lan: Lan) -> None:
+    _start(host, lan, 'open_ports = ["tcp:8000"]')
+    host.run("systemd-run --unit=open busybox httpd -f -p 8000 -h /usr/lib")
+    host.run("systemd-run --unit=secret busybox httpd -f -p 8001 -h /usr/lib")
+    ((machine, _),) = _machines(host, 1)
+    fetch = "curl --silent --max-time 2 http://172.23.0.1:{}/os-release"
+    host.wait_for(lambda: machine.succeeds(fetch.format(8000)), "the open port answers")
+    assert host.succeeds(fetch.format(8001))
+    assert not machine.succeeds(fetch.format(8001))
+
+
+def test_machines_reach_each_other_unless_they_are_kept_apart(host: Host, lan: Lan) -> None:
+    _start(host, lan, "isolate_machines = false")
+    (one, _), (_, two) = _machines(host, 2)
+    ping = f"ping -c 1 -W 2 {two}"
+    assert one.succeeds(ping)
+    host.run("echo 'isolate_machines = true' >/etc/buildos/natd.conf.d/60-test.toml")
+    host.systemctl("reload", "buildos-natd.service")
+    host.wait_for(lambda: not one.succeeds(ping), "they are kept apart")
+    # Nor by way of the host.
+    one.run(f"ip route add {two}/32 via 172.23.0.1")
+    assert not one.succeeds(ping)
+    # The host is still there for both, and for one that comes later.
+    assert one.succeeds(f"ping -c 1 -W 2 {lan.address}")
+    (three, address) = _machines(host, 1)[0]
+    assert three.succeeds(f"ping -c 1 -W 2 {lan.address}")
+    assert not one.succeeds(f"ping -c 1 -W 1 {address}")
+    wait_until_ready(host)
+    host.run("rm /etc/buildos/natd.conf.d/60-test.toml")
+    host.systemctl("reload", "buildos-natd.service")
+    one.run(f"ip route del {two}/32")
+    host.wait_for(lambda: one.succeeds(ping), "they reach each other again")
+
+
+def test_private_networks_of_the_uplink_are_closed(new_lan: NewLan, new_host: NewHost) -> None:
+    lan, host = new_lan("10.77.0"), new_host()
+    for address in ("10.77.0.2", "203.0.113.9"):
+        lan.run(["ip", "address", "add", f"{address}/32", "dev", "lan0"])
+    _start(host, lan, 'block_private = true\nallow_private = ["10.77.0.2/32"]')
+    ((machine, _),) = _machines(host, 1)
+    before = packets(host, "a private network of the uplink")
+    assert not machine.succeeds("ping -c 1 -W 1 10.77.0.1")
+    assert packets(host, "a private network of the uplink") > before
+    for reached in ("10.77.0.2", "203.0.113.9"):
+        assert machine.succeeds(f"ping -c 1 -W 5 {reached}"), reached
+    # The name server is there; it is the host who asks it.
+    assert machine.succeeds("getent ahostsv4 gateway.lan.example")
+
+
+@pytest.mark.parametrize("reason", ["nothing asks for it", "it is switched off"])
+def test_bridged_frames_do_not_pass_iptables(host: Host, lan: Lan, reason: str) -> None:
+    setting = "off" if "off" in reason else "auto"
+    _start(host, lan, f'bridge_netfilter = "{setting}"')
+    (one, _), (_, two) = _machines(host, 2)
+    if setting == "off":
+        host.run("iptables -t nat -A PREROUTING -m physdev --physdev-in nobody -j ACCEPT")
+    # A firewall that is meant for the host, in a namespace in which the module
+    # has just been loaded, or somebody has set its switch.
+    host.run("sysctl -w net.bridge.bridge-nf-call-iptables=1")
+    host.run("iptables -A FORWARD -i br1 -o br1 -j DROP")
+    host.wait_for(lambda: _bridge_switch(host) == "0", "the switch for all bridges is off")
+    assert one.succeeds(f"ping -c 1 -W 2 {two}")
+    assert not _frames_pass_iptables(host, "br0")
+    assert not _frames_pass_iptables(host, "br1")
+
+
+def test_an_agents_redirection_by_port_works(host: Host, lan: Lan) -> None:
+    _start(host, lan, "")
+    machine = Machine(host)
+    machine.take_lease()
+    other = Machine(host)
+    other.take_lease()
+    # As bbot-agent does it for the machine's tap.
+    host.run(
+        f"iptables -t nat -A PREROUTING -m physdev --physdev-in {machine.name} -p udp"
+        f" -d {AGENT_TFTP} --dport 69 -j REDIRECT --to-ports 6969"
+    )
+    host.wait_for(lambda: _frames_pass_iptables(host, "br1"), "br1's frames pass iptables")
+    assert not _frames_pass_iptables(host, "br0")
+    assert _bridge_switch(host) == "0"
+    assert host.bus_property("nat1", "BridgeNetfilter") is True
+    hear = (
+        "$s = IO::Socket::INET->new(Proto => 'udp', LocalPort => 6969);"
+        " while ($s->recv($asked, 9)) { print $asked; $s->send('heard') }"
+    )
+    host.run(
+        ["systemd-run", "--expand-environment=no", "--unit=agent"]
+        + ["--property=StandardOutput=truncate:/run/agent"]
+        + ["perl", "-MIO::Socket::INET", "-e", f"$| = 1; {hear}"]
+    )
+    host.wait_for(lambda: ":6969" in host.run("ss --udp --listening --numeric"), "agent listens")
+    ask = (
+        f"$s = IO::Socket::INET->new(Proto => 'udp', PeerAddr => '{AGENT_TFTP}', PeerPort => 69);"
+        " $s->send(qq(hello\\n)); alarm 5; $s->recv($answer, 9); print $answer"
+    )
+    assert machine.run(["perl", "-MIO::Socket::INET", "-e", ask]) == "heard"
+    assert host.read("/run/agent") == "hello\n"
+    # The rule is of one machine only; what others send stays on the host.
+    lost = "for an agent on this host; its redirection is missing"
+    before = packets(host, lost)
+    assert not other.succeeds(["perl", "-MIO::Socket::INET", "-e", ask])
+    assert packets(host, lost) > before
+    # What machines have otherwise goes on.
+    assert machine.succeeds(f"ping -c 1 -W 5 {lan.address}")
+    wait_until_ready(host)
+    host.run("iptables -t nat -F PREROUTING")
+    host.wait_for(lambda: not _frames_pass_iptables(host, "br1"), "they no longer do")
