@@ -16,4 +16,4 @@ mod notify;
 mod service;
 pub mod text;
 
-pub use service::{Request, Service, main};
+pub use service::{Inspection, Request, Service, main, main_with_print};
