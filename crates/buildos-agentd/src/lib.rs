@@ -10,16 +10,21 @@
 //! and [`bus`] publishes it.
 
 pub mod agent;
+pub mod allotment;
 pub mod bus;
 pub mod command;
 pub mod config;
 pub mod controller;
+pub mod credential;
 pub mod daemon;
 pub mod delay;
+pub mod drain;
 pub mod dropin;
 pub mod exit;
 pub mod fleet;
+pub mod hardware;
 pub mod host;
+pub mod inspection;
 pub mod instance;
 pub mod kind;
 pub mod memory;
@@ -29,3 +34,4 @@ pub mod option;
 pub mod systemd;
 pub mod unit;
 pub mod unit_directory;
+pub mod user;

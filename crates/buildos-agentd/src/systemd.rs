@@ -1,6 +1,7 @@
 //! Talking to systemd: one task per agent follows its unit and carries out
 //! what is wished for it.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use buildos_dbus_api::system::{
@@ -11,17 +12,24 @@ use futures_util::StreamExt as _;
 use serde::Deserialize;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
+use tokio::time::{Interval, MissedTickBehavior, interval};
 use zbus::Connection;
 use zbus::proxy::CacheProperties;
 use zbus::zvariant::{OwnedObjectPath, Type, as_value};
 
 use crate::agent::Id;
+use crate::drain::Way;
 use crate::exit::Exit;
 use crate::instance::{Command, Event};
 use crate::unit::{Phase, Unit};
 
 /// How long a follower that met an error waits before it begins anew.
 const RETRY: Duration = Duration::from_secs(5);
+/// How often it is looked whether an agent that drains has tasks.
+const IDLE_LOOK: Duration = Duration::from_secs(1);
+/// An agent is idle when this many looks in a row say so: between two programs
+/// that a task runs there is a moment without any.
+const IDLE_LOOKS: u32 = 2;
 
 /// systemd's manager.
 #[derive(Debug, Clone)]
@@ -76,11 +84,32 @@ impl Systemd {
             };
             let what = format!("tell whether {} is up to date", id.unit());
             if stale.await.map_err(cannot(what))? {
-                let reloaded = self.manager.reload().await;
-                return reloaded.map_err(cannot("reload its units"));
+                return self.reload_all().await;
             }
         }
         Ok(())
+    }
+
+    /// Whether the host goes down.
+    ///
+    /// # Errors
+    ///
+    /// systemd does not answer.
+    pub async fn is_stopping(&self) -> Result<bool, SystemdError> {
+        let state = self.manager.system_state().await;
+        Ok(state.map_err(cannot("tell its state"))? == "stopping")
+    }
+
+    /// Reads unit files again.
+    ///
+    /// # Errors
+    ///
+    /// systemd does not answer.
+    pub async fn reload_all(&self) -> Result<(), SystemdError> {
+        self.manager
+            .reload()
+            .await
+            .map_err(cannot("reload its units"))
     }
 
     /// Stops an agent and forgets about it. Returns the job that does it, and
@@ -120,7 +149,8 @@ impl Systemd {
             connection: self.connection.clone(),
             manager: self.manager.clone(),
             id: id.clone(),
-            own,
+            own: own.into_iter().collect(),
+            watch: None,
             commands: receiver,
             reports,
         };
@@ -143,14 +173,15 @@ pub struct Report {
 /// The task that follows a unit; ends when this is dropped.
 #[derive(Debug)]
 pub struct Follower {
-    commands: watch::Sender<Option<Command>>,
+    commands: watch::Sender<Option<(Command, Way)>>,
     task: JoinHandle<()>,
 }
 
 impl Follower {
-    /// Has a command carried out. One that has not been begun yet is replaced.
-    pub fn command(&self, command: Command) {
-        self.commands.send_replace(Some(command));
+    /// Has a command carried out, for an agent that is drained this way. One
+    /// that has not been begun yet is replaced.
+    pub fn command(&self, command: Command, way: Way) {
+        self.commands.send_replace(Some((command, way)));
     }
 }
 
@@ -164,10 +195,25 @@ struct Follow {
     connection: Connection,
     manager: SystemdProxy<'static>,
     id: Id,
-    /// The job of our last command.
-    own: Option<OwnedObjectPath>,
-    commands: watch::Receiver<Option<Command>>,
+    /// The jobs of our commands.
+    own: HashSet<OwnedObjectPath>,
+    watch: Option<Watching>,
+    commands: watch::Receiver<Option<(Command, Way)>>,
     reports: mpsc::Sender<Report>,
+}
+
+/// Looking whether an agent has tasks.
+struct Watching {
+    interval: Interval,
+    idle: u32,
+}
+
+impl Watching {
+    fn new() -> Self {
+        let mut interval = interval(IDLE_LOOK);
+        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self { interval, idle: 0 }
+    }
 }
 
 impl Follow {
@@ -204,6 +250,7 @@ impl Follow {
                     Ok(()) => self.carry_out().await,
                     Err(_closed) => return Ok(()),
                 },
+                () = tick(self.watch.as_mut()) => self.look_for_tasks().await?,
             };
             let Some(event) = event else { continue };
             let report = Report {
@@ -248,12 +295,12 @@ impl Follow {
     /// A job of the unit is done: what that says beyond the state of the unit.
     async fn job_removed(&mut self, signal: &JobRemoved) -> zbus::Result<Option<Event>> {
         let removed = signal.args()?;
-        if self.own.as_ref() == Some(&removed.job) {
-            self.own = None;
+        if self.own.remove(&removed.job) {
             return Ok(match removed.result.as_str() {
                 "done" => None,
-                // By a job that somebody else wanted more.
-                "canceled" => Some(Event::StoppedByHand),
+                // By a later job of ours, or one that somebody else wanted more.
+                "canceled" if self.own.is_empty() => Some(Event::StoppedByHand),
+                "canceled" => None,
                 "assert" => Some(Event::Failed(
                     "an assertion of its unit does not hold".into(),
                 )),
@@ -269,26 +316,63 @@ impl Follow {
         // A job of somebody else that leaves the unit down was a stop, also
         // when the unit was down before and has nothing to tell.
         let unit: UnitProxy<'_> = uncached(&self.connection, &self.id).await?;
-        let down = matches!(unit.active_state().await?.as_str(), "inactive" | "failed");
-        Ok(down.then_some(Event::StoppedByHand))
+        Ok(match unit.active_state().await?.as_str() {
+            "inactive" | "failed" => Some(Event::StoppedByHand),
+            "active" => Some(Event::StartedByHand),
+            _ => None,
+        })
+    }
+
+    /// Whether the agent runs a task: then its unit has processes besides the
+    /// main one.
+    async fn look_for_tasks(&mut self) -> zbus::Result<Option<Event>> {
+        let service: ServiceProxy<'_> = uncached(&self.connection, &self.id).await?;
+        let main = service.main_pid().await?;
+        let processes = self.manager.get_unit_processes(&self.id.unit()).await?;
+        let tasks = processes.iter().filter(|(_, pid, _)| *pid != main).count();
+        let Some(watch) = &mut self.watch else {
+            return Ok(None);
+        };
+        watch.idle = if tasks == 0 { watch.idle + 1 } else { 0 };
+        Ok((watch.idle >= IDLE_LOOKS).then_some(Event::Idle))
     }
 
     async fn carry_out(&mut self) -> Option<Event> {
         let unit = self.id.unit();
-        let command = *self.commands.borrow_and_update();
-        let job = match command? {
-            Command::Start => self.manager.start_unit(&unit, "replace").await,
-            Command::Restart => self.manager.restart_unit(&unit, "replace").await,
+        let (command, way) = (*self.commands.borrow_and_update())?;
+        self.watch = (way == Way::Idle && matches!(command, Command::Drain | Command::Watch))
+            .then(Watching::new);
+        let job = match (command, way) {
+            (Command::Start, _) => self.manager.start_unit(&unit, "replace").await,
+            (Command::Restart, _) => self.manager.restart_unit(&unit, "replace").await,
+            (Command::Stop, _) => self.manager.stop_unit(&unit, "replace").await,
+            (Command::Drain, Way::Signal(signal)) => {
+                let killed = self.manager.kill_unit(&unit, "main", signal.number());
+                if let Err(error) = killed.await {
+                    tracing::warn!(%error, "cannot tell {} that it is drained", self.id);
+                }
+                return None;
+            }
+            (Command::Drain, Way::Idle) | (Command::Watch | Command::Unwatch, _) => return None,
         };
         match job {
             Ok(job) => {
-                self.own = Some(job);
+                self.own.insert(job);
                 None
             }
             // systemd's own sentence, without the name of the error.
             Err(zbus::Error::MethodError(_, Some(sentence), _)) => Some(Event::Failed(sentence)),
             Err(error) => Some(Event::Failed(error.to_string())),
         }
+    }
+}
+
+async fn tick(watch: Option<&mut Watching>) {
+    match watch {
+        Some(watch) => {
+            watch.interval.tick().await;
+        }
+        None => std::future::pending().await,
     }
 }
 
