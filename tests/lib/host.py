@@ -79,6 +79,13 @@ _UDEV_TRIGGER = (
     "ExecStart=-udevadm trigger --type=devices --action=add --subsystem-match=net\n",
 )
 
+# The clock is the machine's own. This is what systemd-timesyncd says when it has
+# set one.
+_SYNCHRONISED = (
+    "/etc/tmpfiles.d/test-clock.conf",
+    "d /run/systemd/timesync\nf /run/systemd/timesync/synchronized\n",
+)
+
 _HOSTS = itertools.count(1)
 
 
@@ -95,7 +102,7 @@ class Host:
         self._process: subprocess.Popen[str] | None = None
         self._pid = 0
         self._cgroup: Path | None = None
-        self._files: dict[str, str] = dict([_UDEV_TRIGGER])
+        self._files: dict[str, str] = dict([_UDEV_TRIGGER, _SYNCHRONISED])
         # The NICs are veth pairs, which netd takes for NICs when it is told to.
         self.file("/etc/buildos/netd.conf.d/10-nics.toml", 'include = ["eth*"]\n')
 
@@ -119,6 +126,10 @@ class Host:
     def configure(self, daemon: str, toml: str) -> None:
         """Configuration of a daemon, as an operator writes it."""
         self.file(f"/etc/buildos/{daemon}.conf.d/50-test.toml", toml)
+
+    def without_time(self) -> None:
+        """No server has told the time when the host boots."""
+        self._files.pop(_SYNCHRONISED[0])
 
     def command_line(self, parameters: str) -> None:
         """The kernel command line, as our daemons see it. The machine's own is

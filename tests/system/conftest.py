@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from agents import bbot, wait_until_runs
 from buildroot import BUILD, Root
 from host import Host
 from host_root import host_root
@@ -69,6 +70,22 @@ def new_host(root: Root, new_lan: NewLan) -> Iterator[NewHost]:
 def host(new_host: NewHost) -> Host:
     """A host that has not been started."""
     return new_host()
+
+
+@pytest.fixture
+def url(lan: Lan) -> str:
+    """A controller on a LAN with DHCP."""
+    lan.serve_dhcp()
+    return lan.start_controller()
+
+
+@pytest.fixture
+def running(host: Host, lan: Lan, url: str) -> Host:
+    """A host on which bbot@default runs."""
+    host.configure("agentd", bbot(url))
+    host.start([lan])
+    wait_until_runs(host)
+    return host
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -8,6 +8,9 @@
 //! does ([`unit`], [`systemd`]) and from what the agent needs ([`needs`],
 //! [`host`]) whether the unit is to be started; [`daemon`] carries that out,
 //! and [`bus`] publishes it.
+//!
+//! What an agent leaves behind is found ([`leak`]) and removed ([`reap`]) by a
+//! helper that systemd runs when the unit ends.
 
 pub mod agent;
 pub mod allotment;
@@ -27,10 +30,12 @@ pub mod host;
 pub mod inspection;
 pub mod instance;
 pub mod kind;
+pub mod leak;
 pub mod memory;
 mod messages;
 pub mod needs;
 pub mod option;
+pub mod reap;
 pub mod systemd;
 pub mod unit;
 pub mod unit_directory;

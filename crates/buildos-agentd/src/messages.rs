@@ -27,6 +27,8 @@ const DRAINED: &str = "8ac9b05729db4ada8ec71df0cbe1cf35";
 const CRASH_LOOP: &str = "3f895cd92a28480eacf6520d9a71439f";
 /// Agents start although nobody has set the clock.
 const CLOCK: &str = "dff2e49b009c4d95a8660a36e3eee045";
+/// An agent left something behind, which is removed.
+const LEAKED: &str = "755d46fb7eea44a8ab52bd32aaaf47b7";
 /// The configuration of an agent makes no command.
 const INVALID: &str = "be308baf30dc47e6a2669ebdb21cf211";
 /// An agent is no longer configured.
@@ -131,5 +133,41 @@ pub(crate) fn changed(id: &Id) {
         buildos_agent = id.to_string(),
         object_systemd_unit = id.unit(),
         "{id} has a new command line, in force from its next start"
+    );
+}
+
+/// Tells that a process was left in the unit.
+pub(crate) fn leaked_process(pid: u32, name: &str) {
+    tracing::warn!(
+        message_id = LEAKED,
+        object_pid = pid,
+        "the agent left process {name}, which is killed"
+    );
+}
+
+/// Tells that a tap was left.
+pub(crate) fn leaked_link(name: &str) {
+    tracing::warn!(
+        message_id = LEAKED,
+        interface = name,
+        "the agent left tap {name}, which is removed"
+    );
+}
+
+/// Tells that a rule of iptables was left.
+pub(crate) fn leaked_rule(rule: &str) {
+    tracing::warn!(
+        message_id = LEAKED,
+        "the agent left a rule in table nat, which is removed: {}",
+        buildos_service::text::escape(rule)
+    );
+}
+
+/// Tells that the file of a network namespace was left.
+pub(crate) fn leaked_namespace(name: &str) {
+    tracing::warn!(
+        message_id = LEAKED,
+        "the agent left network namespace {}, which is removed",
+        buildos_service::text::escape(name)
     );
 }
