@@ -28,6 +28,11 @@ def bbot(url: str, *lines: str, name: str = "default") -> str:
     return "\n".join([f"[bbot.{name}]", *keys, ""])
 
 
+def bslave(program: str, *lines: str, name: str = "x") -> str:
+    """The configuration of a bslave."""
+    return "\n".join([f"[bslave.{name}]", f'program = "{program}"', *lines, ""])
+
+
 def agent1() -> list[str]:
     """agentd's manager, as busctl wants it."""
     name = "org.build2.buildos.agent1"

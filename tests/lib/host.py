@@ -103,6 +103,7 @@ class Host:
         self._pid = 0
         self._cgroup: Path | None = None
         self._files: dict[str, str] = dict([_UDEV_TRIGGER, _SYNCHRONISED])
+        self._programs: set[str] = set()
         # The NICs are veth pairs, which netd takes for NICs when it is told to.
         self.file("/etc/buildos/netd.conf.d/10-nics.toml", 'include = ["eth*"]\n')
 
@@ -122,6 +123,11 @@ class Host:
     def file(self, path: str, content: str) -> None:
         """A file that is there when the host boots."""
         self._files[path] = content
+
+    def program(self, path: str, script: str) -> None:
+        """A script that can be executed and is there when the host boots."""
+        self.file(path, script)
+        self._programs.add(path)
 
     def configure(self, daemon: str, toml: str) -> None:
         """Configuration of a daemon, as an operator writes it."""
@@ -173,6 +179,8 @@ class Host:
             target = Path(f"/proc/{pid}/root/run/root{path}")
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(content)
+            if path in self._programs:
+                target.chmod(0o755)
         for index, lan in enumerate(nics):
             # A prefix of the locally administered range; the number keeps the
             # hosts of one LAN apart.
@@ -217,6 +225,12 @@ class Host:
         if self._cgroup is not None:
             _remove_cgroup(self._cgroup)
             self._cgroup = None
+
+    def wait_for_end(self, deadline: float = DEADLINE) -> None:
+        """Waits until the host has switched itself off."""
+        process = self._process
+        assert process is not None, "the host does not run"
+        wait_for(lambda: process.poll() is not None, f"{self.name}: it is off", deadline)
 
     # While it runs
 
