@@ -27,7 +27,8 @@ T = TypeVar("T")
 
 # Assembles the root and becomes systemd. Waits for a line on its input before
 # that: the NICs come first, as they do on a machine. `container` tells systemd
-# not to expect a kernel of its own.
+# not to expect a kernel of its own; then it leaves it to us to have mounts seen in
+# the namespaces of its services, without which these get no credentials.
 _BOOT = """
 lower=$1; shift
 top=/run
@@ -67,7 +68,8 @@ cd $root
 mkdir -p .outside
 pivot_root . .outside
 exec env -i container=other PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin \
-    sh -c 'umount -l /.outside && rmdir /.outside && exec "$@" </dev/null >/dev/null 2>&1' \
+    sh -c 'umount -l /.outside && rmdir /.outside && mount --make-rshared / &&
+        exec "$@" </dev/null >/dev/null 2>&1' \
     sh /usr/lib/systemd/systemd --system "$@"
 """
 

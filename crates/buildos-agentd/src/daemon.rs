@@ -176,13 +176,11 @@ impl Daemon {
         for op in dropin::plan(&configured, &wished, &present, sound) {
             self.apply(op, &present).await?;
         }
-        if self.units.write_slice(&dropin::slice(self.host.memory))? {
-            self.systemd.reload_all().await?;
-        }
+        self.units.write_slice(&dropin::slice(self.host.memory))?;
         // Also without a change: agentd may have ended between change and reload.
-        self.systemd
-            .reload(wished.keys().chain(present.keys()))
-            .await?;
+        let units = wished.keys().chain(present.keys()).map(Id::unit);
+        let slice = std::iter::once(dropin::SLICE.to_owned());
+        self.systemd.reload(slice.chain(units)).await?;
 
         let mut remembered = self.memory.load().unwrap_or_else(|error| {
             tracing::warn!("{}", buildos_service::text::chain(&error));

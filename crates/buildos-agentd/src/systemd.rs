@@ -70,21 +70,22 @@ impl Systemd {
         })
     }
 
-    /// Reads unit files again if systemd has not read the latest ones of one
-    /// of these agents.
+    /// Reads unit files again if systemd has not read the latest ones of one of
+    /// these units. One that it has not loaded yet is read now, without that.
     ///
     /// # Errors
     ///
     /// systemd does not answer.
-    pub async fn reload(&self, agents: impl Iterator<Item = &Id>) -> Result<(), SystemdError> {
-        for id in agents {
+    pub async fn reload(&self, units: impl Iterator<Item = String>) -> Result<(), SystemdError> {
+        for name in units {
             let stale = async {
-                let unit: UnitProxy<'_> = uncached(&self.connection, id).await?;
+                let unit: UnitProxy<'_> = uncached(&self.connection, &name).await?;
                 unit.need_daemon_reload().await
             };
-            let what = format!("tell whether {} is up to date", id.unit());
+            let what = format!("tell whether {name} is up to date");
             if stale.await.map_err(cannot(what))? {
-                return self.reload_all().await;
+                let reloaded = self.manager.reload().await;
+                return reloaded.map_err(cannot("reload its units"));
             }
         }
         Ok(())
@@ -98,18 +99,6 @@ impl Systemd {
     pub async fn is_stopping(&self) -> Result<bool, SystemdError> {
         let state = self.manager.system_state().await;
         Ok(state.map_err(cannot("tell its state"))? == "stopping")
-    }
-
-    /// Reads unit files again.
-    ///
-    /// # Errors
-    ///
-    /// systemd does not answer.
-    pub async fn reload_all(&self) -> Result<(), SystemdError> {
-        self.manager
-            .reload()
-            .await
-            .map_err(cannot("reload its units"))
     }
 
     /// Stops an agent and forgets about it. Returns the job that does it, and
@@ -272,7 +261,7 @@ impl Follow {
         if phase == Phase::Down && look.job.0 != 0 {
             return Ok(None);
         }
-        let service: ServiceProxy<'_> = uncached(&self.connection, &self.id).await?;
+        let service: ServiceProxy<'_> = uncached(&self.connection, &self.id.unit()).await?;
         let main_pid = service.main_pid().await?;
         let exit = match phase {
             Phase::Down | Phase::Ended => Exit::new(
@@ -315,7 +304,7 @@ impl Follow {
         }
         // A job of somebody else that leaves the unit down was a stop, also
         // when the unit was down before and has nothing to tell.
-        let unit: UnitProxy<'_> = uncached(&self.connection, &self.id).await?;
+        let unit: UnitProxy<'_> = uncached(&self.connection, &self.id.unit()).await?;
         Ok(match unit.active_state().await?.as_str() {
             "inactive" | "failed" => Some(Event::StoppedByHand),
             "active" => Some(Event::StartedByHand),
@@ -326,7 +315,7 @@ impl Follow {
     /// Whether the agent runs a task: then its unit has processes besides the
     /// main one.
     async fn look_for_tasks(&mut self) -> zbus::Result<Option<Event>> {
-        let service: ServiceProxy<'_> = uncached(&self.connection, &self.id).await?;
+        let service: ServiceProxy<'_> = uncached(&self.connection, &self.id.unit()).await?;
         let main = service.main_pid().await?;
         let processes = self.manager.get_unit_processes(&self.id.unit()).await?;
         let tasks = processes.iter().filter(|(_, pid, _)| *pid != main).count();
@@ -376,13 +365,13 @@ async fn tick(watch: Option<&mut Watching>) {
     }
 }
 
-/// A proxy for the unit of an agent that asks every time.
-async fn uncached<'a, P>(connection: &Connection, id: &Id) -> zbus::Result<P>
+/// A proxy for a unit that asks every time.
+async fn uncached<'a, P>(connection: &Connection, unit: &str) -> zbus::Result<P>
 where
     P: zbus::proxy::ProxyImpl<'a> + From<zbus::Proxy<'a>> + zbus::proxy::Defaults,
 {
     P::builder(connection)
-        .path(unit_path(&id.unit()))?
+        .path(unit_path(unit))?
         .cache_properties(CacheProperties::No)
         .build()
         .await
