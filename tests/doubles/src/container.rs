@@ -38,12 +38,13 @@ pub fn unique_name() -> String {
 }
 
 /// The commands that make the network of a container.
-fn network(name: &str, bridge: &str) -> [String; 4] {
+fn network(name: &str, bridge: &str) -> [String; 5] {
     [
         format!("ip netns add {name}"),
         format!("ip link add {name} type veth peer name eth0 netns {name}"),
         format!("ip link set {name} master {bridge} up"),
         format!("ip -netns {name} link set lo up"),
+        format!("ip -netns {name} link set eth0 up"),
     ]
 }
 

@@ -40,12 +40,12 @@ pub enum WorkerError {
     Directory(PathBuf, #[source] io::Error),
 }
 
-/// Does a task in `directory`, which is made.
+/// Does a task in `directory`, which is made, and takes this much longer for it.
 ///
 /// # Errors
 ///
 /// Its agent learns nothing of the result.
-pub fn work(directory: &Path, agent: SocketAddr) -> Result<(), WorkerError> {
+pub fn work(directory: &Path, agent: SocketAddr, slow: Duration) -> Result<(), WorkerError> {
     fs::create_dir_all(directory)
         .map_err(|error| WorkerError::Directory(directory.to_owned(), error))?;
     lease::take(directory)?;
@@ -54,6 +54,7 @@ pub fn work(directory: &Path, agent: SocketAddr) -> Result<(), WorkerError> {
     let task = manifest::parse(&String::from_utf8_lossy(&task))?;
     let task = task.into_iter().next().unwrap_or_default();
     let result = manifest::write(&[build(directory, &task)]);
+    std::thread::sleep(slow);
     tftp::put(agent, RESULT, result.as_bytes()).map_err(transfer)
 }
 

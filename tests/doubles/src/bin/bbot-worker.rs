@@ -8,20 +8,21 @@ use lexopt::ValueExt as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 fn main() -> ExitCode {
     let log = Log::Journal;
-    let (directory, agent) = match parse(lexopt::Parser::from_env()) {
+    let (directory, agent, slow) = match parse(lexopt::Parser::from_env()) {
         Ok(arguments) => arguments,
         Err(error) => {
             log.error(format_args!(
-                "bbot-worker: {error}: --startup [--build DIR] [--tftp-host ADDRESS:PORT] is expected"
+                "bbot-worker: {error}: --startup [--build DIR] [--tftp-host ADDRESS:PORT] [--slow SECONDS] is expected"
             ));
             return ExitCode::FAILURE;
         }
     };
     end_with_leash();
-    match work(&directory, agent) {
+    match work(&directory, agent, slow) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             log.error(format_args!("bbot-worker: {}", chain(&error)));
@@ -30,22 +31,24 @@ fn main() -> ExitCode {
     }
 }
 
-fn parse(mut parser: lexopt::Parser) -> Result<(PathBuf, SocketAddr), lexopt::Error> {
+fn parse(mut parser: lexopt::Parser) -> Result<(PathBuf, SocketAddr, Duration), lexopt::Error> {
     let mut directory = PathBuf::from(".");
     let mut agent = SocketAddr::from((TFTP_HOST, TFTP_PORT));
+    let mut slow = Duration::ZERO;
     let mut startup = false;
     while let Some(argument) = parser.next()? {
         match argument {
             lexopt::Arg::Long("startup") => startup = true,
             lexopt::Arg::Long("build") => directory = parser.value()?.into(),
             lexopt::Arg::Long("tftp-host") => agent = parser.value()?.parse()?,
+            lexopt::Arg::Long("slow") => slow = Duration::from_secs(parser.value()?.parse()?),
             lexopt::Arg::Value(_) | lexopt::Arg::Short(_) | lexopt::Arg::Long(_) => {
                 return Err(argument.unexpected());
             }
         }
     }
     if startup {
-        Ok((directory, agent))
+        Ok((directory, agent, slow))
     } else {
         Err("no mode is given".into())
     }
