@@ -12,6 +12,7 @@ BBOT = "buildos-bbot@default.service"
 BSLAVE = "buildos-bslave@x.service"
 
 # Messages of agentd, see the journal catalogue.
+RUNNING = "90e2c0b5eff647a1b868032e525afbb3"
 WAITING = "a5b7471c640e43188c3c75afdf7fde8a"
 ENDED = "ec9c4b3fb8cd43fda4dd27d5c44c9d35"
 CRASH_LOOP = "3f895cd92a28480eacf6520d9a71439f"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from agents import bbot, wait_until_runs
@@ -15,6 +16,8 @@ from lan import Lan
 
 NewHost = Callable[..., Host]
 NewLan = Callable[..., Lan]
+
+_figures: list[str] = []
 
 
 @pytest.fixture(scope="session")
@@ -86,6 +89,19 @@ def running(host: Host, lan: Lan, url: str) -> Host:
     host.start([lan])
     wait_until_runs(host)
     return host
+
+
+@pytest.fixture(scope="session")
+def figure() -> Callable[[str], None]:
+    """Notes a line for the end of the run."""
+    return _figures.append
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    if _figures:
+        terminalreporter.section("figures")
+        for line in _figures:
+            terminalreporter.write_line(line)
 
 
 @pytest.hookimpl(hookwrapper=True)
