@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -18,10 +19,13 @@ use crate::{leak, messages};
 const CGROUPS: &str = "/sys/fs/cgroup";
 /// Named network namespaces (ip-netns(8)).
 const NAMESPACES: &str = "/run/netns";
+/// Held while something is removed.
+const LOCK: &str = "/run/buildos/agentd/reap.lock";
 /// How long a killed process may take to be gone.
 const DEATH: Duration = Duration::from_secs(5);
-/// How long a tap must be without carrier while other agents of its user run: a
-/// machine opens its tap within milliseconds of its making.
+/// How long something must look left while other agents run: a machine opens its tap
+/// within milliseconds of its making, and an agent that takes a link away removes the
+/// rule as well.
 const SETTLE: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -60,7 +64,7 @@ pub enum ReapError {
 /// becomes of the others.
 #[must_use]
 pub fn reap(unit: &str, user: &str) -> Vec<ReapError> {
-    let parts = [processes(unit), taps(unit, user), rules(), namespaces()];
+    let parts = [processes(unit), network(unit, user)];
     parts.into_iter().filter_map(Result::err).collect()
 }
 
@@ -142,78 +146,131 @@ fn other_agents(unit: &str) -> BTreeSet<u32> {
     all
 }
 
-/// Removes taps that nobody holds.
-fn taps(unit: &str, user: &str) -> Result<(), ReapError> {
-    let look = || -> Result<BTreeSet<String>, ReapError> {
+/// Taps that nobody holds, redirections from links that are gone, and namespaces that
+/// are mounted nowhere.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Left {
+    taps: BTreeSet<String>,
+    rules: BTreeSet<String>,
+    namespaces: BTreeSet<String>,
+}
+
+impl Left {
+    fn look(user: &str) -> Result<Self, ReapError> {
+        let saved = match output("iptables-save", &["-t", "nat"]) {
+            Ok(saved) => saved,
+            // Without iptables nobody made rules with it.
+            Err(ReapError::Run(_, error)) if error.kind() == io::ErrorKind::NotFound => {
+                String::new()
+            }
+            Err(error) => return Err(error),
+        };
         let links = leak::links(&output("ip", &["-json", "-details", "link", "show"])?)?;
-        Ok(leak::idle_taps(&links, user))
-    };
-    let mut left = look()?;
+        let taps = leak::idle_taps(&links, user);
+        // A tap that is about to go takes its rules along.
+        let stay = links.into_iter().map(|link| link.name);
+        let stay = stay.filter(|name| !taps.contains(name)).collect();
+        let rules = leak::dangling_rules(&saved, &stay).into_iter().collect();
+        Ok(Self {
+            taps,
+            rules,
+            namespaces: idle_namespaces()?,
+        })
+    }
+
+    fn is_empty(&self) -> bool {
+        self.taps.is_empty() && self.rules.is_empty() && self.namespaces.is_empty()
+    }
+
+    /// What is left in both.
+    fn still(&self, later: &Self) -> Self {
+        Self {
+            taps: self.taps.intersection(&later.taps).cloned().collect(),
+            rules: self.rules.intersection(&later.rules).cloned().collect(),
+            namespaces: self
+                .namespaces
+                .intersection(&later.namespaces)
+                .cloned()
+                .collect(),
+        }
+    }
+
+    fn remove(self) -> Result<(), ReapError> {
+        for tap in &self.taps {
+            messages::leaked_link(tap);
+            output("ip", &["link", "delete", "dev", tap])?;
+        }
+        for name in &self.namespaces {
+            messages::leaked_namespace(name);
+            let path = Path::new(NAMESPACES).join(name);
+            fs::remove_file(&path).map_err(cannot("remove", &path))?;
+        }
+        if self.rules.is_empty() {
+            return Ok(());
+        }
+        for rule in &self.rules {
+            messages::leaked_rule(rule);
+        }
+        let rules: Vec<String> = self.rules.into_iter().collect();
+        // As a whole: iptables takes each line for a command of its own, and finds the
+        // rule by what it says.
+        let arguments = ["--noflush", "--wait", "5"];
+        run("iptables-restore", &arguments, &leak::deletion(&rules)).map(drop)
+    }
+}
+
+/// Removes what is left in the network of the host.
+fn network(unit: &str, user: &str) -> Result<(), ReapError> {
+    let mut left = Left::look(user)?;
     if !left.is_empty() && !other_agents(unit).is_empty() {
         let deadline = Instant::now() + SETTLE;
         while !left.is_empty() && Instant::now() < deadline {
-            sleep(LOOK * 5);
-            let again = look()?;
-            left.retain(|tap| again.contains(tap));
+            sleep(LOOK * 10);
+            left = left.still(&Left::look(user)?);
         }
     }
-    for tap in left {
-        messages::leaked_link(&tap);
-        output("ip", &["link", "delete", "dev", &tap])?;
-    }
-    Ok(())
-}
-
-/// Removes redirections from links that are gone.
-fn rules() -> Result<(), ReapError> {
-    let saved = match output("iptables-save", &["-t", "nat"]) {
-        Ok(saved) => saved,
-        // Without iptables nobody made rules with it.
-        Err(ReapError::Run(_, error)) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error),
-    };
-    let links = leak::links(&output("ip", &["-json", "-details", "link", "show"])?)?;
-    let links = links.into_iter().map(|link| link.name).collect();
-    let left = leak::dangling_rules(&saved, &links);
     if left.is_empty() {
         return Ok(());
     }
-    for rule in &left {
-        messages::leaked_rule(rule);
-    }
-    // As a whole: iptables takes each line for a command of its own, and finds the
-    // rule by what it says.
-    let arguments = ["--noflush", "--wait", "5"];
-    run("iptables-restore", &arguments, &leak::deletion(&left)).map(drop)
+    // Agents that end together find the same things.
+    let _lock = lock()?;
+    left.still(&Left::look(user)?).remove()
 }
 
-/// Removes files of namespaces that are mounted nowhere.
-fn namespaces() -> Result<(), ReapError> {
+/// The right to remove things, until it is dropped.
+fn lock() -> Result<Flock<fs::File>, ReapError> {
+    let path = Path::new(LOCK);
+    if let Some(directory) = path.parent() {
+        fs::create_dir_all(directory).map_err(cannot("create", directory))?;
+    }
+    let file = fs::File::create(path).map_err(cannot("create", path))?;
+    Flock::lock(file, FlockArg::LockExclusive)
+        .map_err(|(_, error)| cannot("lock", path)(error.into()))
+}
+
+/// Names below `/run/netns` that are mounted nowhere.
+fn idle_namespaces() -> Result<BTreeSet<String>, ReapError> {
     let directory = Path::new(NAMESPACES);
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
         Err(error) => return Err(cannot("read", directory)(error)),
     };
-    let names: BTreeSet<String> = entries
+    let mut names: BTreeSet<String> = entries
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
         .collect();
     if names.is_empty() {
-        return Ok(());
+        return Ok(names);
     }
     // Those of an agent are mounted where only that agent sees it.
-    let mut alive = BTreeSet::new();
     for entry in fs::read_dir("/proc").map_err(cannot("read", Path::new("/proc")))? {
         let Ok(entry) = entry else { continue };
-        let mounts = fs::read_to_string(entry.path().join("mountinfo"));
-        alive.extend(leak::mounted_namespaces(&mounts.unwrap_or_default()));
+        let mounts = fs::read_to_string(entry.path().join("mountinfo")).unwrap_or_default();
+        for name in leak::mounted_namespaces(&mounts) {
+            names.remove(&name);
+        }
     }
-    for name in names.difference(&alive) {
-        let path = directory.join(name);
-        messages::leaked_namespace(name);
-        fs::remove_file(&path).map_err(cannot("remove", &path))?;
-    }
-    Ok(())
+    Ok(names)
 }
 
 fn read(path: &Path) -> Result<String, ReapError> {

@@ -109,7 +109,7 @@ impl Systemd {
     /// systemd refuses or does not answer.
     pub async fn stop(&self, id: &Id) -> Result<Option<OwnedObjectPath>, SystemdError> {
         let unit = id.unit();
-        let job = match self.manager.stop_unit(&unit, "replace").await {
+        let job = match stop(&self.manager, &unit).await {
             Ok(job) => Some(job),
             Err(zbus::Error::MethodError(name, ..))
                 if name == "org.freedesktop.systemd1.NoSuchUnit" =>
@@ -334,7 +334,7 @@ impl Follow {
         let job = match (command, way) {
             (Command::Start, _) => self.manager.start_unit(&unit, "replace").await,
             (Command::Restart, _) => self.manager.restart_unit(&unit, "replace").await,
-            (Command::Stop, _) => self.manager.stop_unit(&unit, "replace").await,
+            (Command::Stop, _) => stop(&self.manager, &unit).await,
             (Command::Drain, Way::Signal(signal)) => {
                 let killed = self.manager.kill_unit(&unit, "main", signal.number());
                 if let Err(error) = killed.await {
@@ -354,6 +354,16 @@ impl Follow {
             Err(error) => Some(Event::Failed(error.to_string())),
         }
     }
+}
+
+/// Stops a unit. One that ended by itself would be called failed from then on, though
+/// nobody wants to know any more: that is taken back first, while it still waits in
+/// `auto-restart`.
+async fn stop(manager: &SystemdProxy<'_>, unit: &str) -> zbus::Result<OwnedObjectPath> {
+    if let Err(error) = manager.reset_failed_unit(unit).await {
+        tracing::debug!(%error, unit, "the unit had not failed");
+    }
+    manager.stop_unit(unit, "replace").await
 }
 
 async fn tick(watch: Option<&mut Watching>) {
