@@ -27,7 +27,8 @@ T = TypeVar("T")
 
 # Assembles the root and becomes systemd. Waits for a line on its input before
 # that: the NICs come first, as they do on a machine. `container` tells systemd
-# not to expect a kernel of its own.
+# not to expect a kernel of its own; then it leaves it to us to have mounts seen in
+# the namespaces of its services, without which these get no credentials.
 _BOOT = """
 lower=$1; shift
 top=/run
@@ -67,7 +68,8 @@ cd $root
 mkdir -p .outside
 pivot_root . .outside
 exec env -i container=other PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin \
-    sh -c 'umount -l /.outside && rmdir /.outside && exec "$@" </dev/null >/dev/null 2>&1' \
+    sh -c 'umount -l /.outside && rmdir /.outside && mount --make-rshared / &&
+        exec "$@" </dev/null >/dev/null 2>&1' \
     sh /usr/lib/systemd/systemd --system "$@"
 """
 
@@ -77,6 +79,13 @@ _UDEV_TRIGGER = (
     "/etc/systemd/system/systemd-udev-trigger.service.d/test.conf",
     "[Service]\nExecStart=\n"
     "ExecStart=-udevadm trigger --type=devices --action=add --subsystem-match=net\n",
+)
+
+# The clock is the machine's own. This is what systemd-timesyncd says when it has
+# set one.
+_SYNCHRONISED = (
+    "/etc/tmpfiles.d/test-clock.conf",
+    "d /run/systemd/timesync\nf /run/systemd/timesync/synchronized\n",
 )
 
 _HOSTS = itertools.count(1)
@@ -95,7 +104,8 @@ class Host:
         self._process: subprocess.Popen[str] | None = None
         self._pid = 0
         self._cgroup: Path | None = None
-        self._files: dict[str, str] = dict([_UDEV_TRIGGER])
+        self._files: dict[str, str] = dict([_UDEV_TRIGGER, _SYNCHRONISED])
+        self._programs: set[str] = set()
         # The NICs are veth pairs, which netd takes for NICs when it is told to.
         self.file("/etc/buildos/netd.conf.d/10-nics.toml", 'include = ["eth*"]\n')
 
@@ -116,9 +126,18 @@ class Host:
         """A file that is there when the host boots."""
         self._files[path] = content
 
+    def program(self, path: str, script: str) -> None:
+        """A script that can be executed and is there when the host boots."""
+        self.file(path, script)
+        self._programs.add(path)
+
     def configure(self, daemon: str, toml: str) -> None:
         """Configuration of a daemon, as an operator writes it."""
         self.file(f"/etc/buildos/{daemon}.conf.d/50-test.toml", toml)
+
+    def without_time(self) -> None:
+        """No server has told the time when the host boots."""
+        self._files.pop(_SYNCHRONISED[0])
 
     def command_line(self, parameters: str) -> None:
         """The kernel command line, as our daemons see it. The machine's own is
@@ -162,6 +181,8 @@ class Host:
             target = Path(f"/proc/{pid}/root/run/root{path}")
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(content)
+            if path in self._programs:
+                target.chmod(0o755)
         for index, lan in enumerate(nics):
             # A prefix of the locally administered range; the number keeps the
             # hosts of one LAN apart.
@@ -206,6 +227,12 @@ class Host:
         if self._cgroup is not None:
             remove_cgroup(self._cgroup)
             self._cgroup = None
+
+    def wait_for_end(self, deadline: float = DEADLINE) -> None:
+        """Waits until the host has switched itself off."""
+        process = self._process
+        assert process is not None, "the host does not run"
+        wait_for(lambda: process.poll() is not None, f"{self.name}: it is off", deadline)
 
     # While it runs
 

@@ -301,11 +301,12 @@ class Lan:
         lines = [line.split() for line in self.log("leases").splitlines()]
         return {fields[1]: fields[2] for fields in lines if len(fields) >= 4}
 
-    def serve_web(self, page: str) -> str:
-        """Starts a web server; the URL of `page`'s text."""
+    def serve_web(self, page: str, **files: str) -> str:
+        """Starts a web server; the URL of `page`'s text. It has `files` beside it."""
         root = self.directory / "web"
         root.mkdir()
-        (root / "page").write_text(page)
+        for name, text in {"page": page, **files}.items():
+            (root / name).write_text(text)
         server = ["python3", "-u", "-m", "http.server", "--directory", str(root)]
         self.start([*server, "--bind", self.address, "80"], "web.log")
         wait_for(lambda: "Serving HTTP" in self.log("web.log"), "the web server serves")
@@ -319,13 +320,30 @@ class Lan:
         """Starts the controller double; its URL."""
         program = str(_DOUBLES / "controller.py")
         command = ["python3", "-u", program, "--listen", f"{self.address}:8080"]
+        command += ["--script", str(self.directory / "controller.json")]
         self.start([*command, "--log", str(self.directory / "controller.jsonl")], "controller.log")
         wait_for(lambda: "listening" in self.log("controller.log"), "the controller listens")
         return f"http://{self.address}:8080/"
 
+    def script_controller(self, **paths: dict[str, Any]) -> None:
+        """Says what the controller does, by path; `all` stands for the others."""
+        script = {"*" if path == "all" else f"/{path}": what for path, what in paths.items()}
+        beside = self.directory / "controller.new"
+        beside.write_text(json.dumps(script))
+        beside.rename(self.directory / "controller.json")
+
+    def _controller_log(self) -> list[dict[str, Any]]:
+        lines = self.log("controller.jsonl").splitlines(keepends=True)
+        # One without its end is still being written.
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
     def task_requests(self) -> list[dict[str, Any]]:
         """What the controller was asked, see controller.py."""
-        return [json.loads(line) for line in self.log("controller.jsonl").splitlines()]
+        return [entry for entry in self._controller_log() if not entry["result"]]
+
+    def results(self) -> list[dict[str, Any]]:
+        """The results that the controller got."""
+        return [entry for entry in self._controller_log() if entry["result"]]
 
 
 class Echoes:

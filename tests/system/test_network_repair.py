@@ -14,16 +14,6 @@ NETD = "buildos-netd.service"
 _REPAIRED = "0f6b7a52e9c84d31b4a05d8e2c71f396"
 
 
-@pytest.fixture
-def online(host: Host, lan: Lan) -> Host:
-    lan.serve_dhcp()
-    host.start([lan])
-    host.wait_online()
-    host.wait_for(lambda: host.active(NETD), "netd is up")
-    host.wait_for(lambda: host.bus_property("nat1", "Ready"), "the private side is up")
-    return host
-
-
 def _network(host: Host) -> tuple[list[str], list[str], str, str | None]:
     """Addresses, default route and port, as they matter."""
     links = {link["ifname"]: link for link in host.links()}

@@ -15,8 +15,9 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::registry;
 
-/// Sends this process's events where they belong, from now on.
-pub(crate) fn init(identifier: &str) {
+/// Sends this process's events where they belong, from now on. [`crate::main`] does
+/// so for the daemons; a helper that has no [`crate::Service`] calls it itself.
+pub fn init(identifier: &str) {
     let level = std::env::var("BUILDOS_LOG")
         .ok()
         .and_then(|level| level.parse::<LevelFilter>().ok())
