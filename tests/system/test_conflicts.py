@@ -69,3 +69,21 @@ def test_nics_on_one_lan_make_no_loop_and_one_of_them_answers(
     assert lan.answers_for(address) == [host.link("br0")["address"]]
     ports = [link["ifname"] for link in host.links() if link.get("master") == "br0"]
     assert len(ports) == 1
+
+
+def test_a_nic_that_takes_no_part_is_nobody_else(host: Host, lan: Lan) -> None:
+    lan.serve_dhcp()
+    host.configure("netd", 'exclude = ["eth1"]\n')
+    host.start([lan, lan])
+    address = host.wait_online()
+    # It is up on br0's network and answers for br0's address, as Linux does.
+    host.run("ip link set eth1 up")
+    host.wait_for(lambda: len(lan.answers_for(address)) == 2, "both answer")
+    # So it does when the address is probed for.
+    lan.watch_arp()
+    host.nics[0].unplug()
+    host.wait_for(lambda: host.bus_property("network1", "State") == "carrier-lost", "no carrier")
+    host.nics[0].plug()
+    host.wait_for(lambda: lan.announcements(address) >= 2, "the address is announced")
+    assert host.addresses("br0") == [f"{address}/24"]
+    assert "DHCPDECLINE" not in lan.log("dnsmasq.log")

@@ -11,6 +11,7 @@ from lan import Lan
 from machine import Machine
 
 NETD = "buildos-netd.service"
+_RENEWED = "b7a65f0a3d554dd3a6b7f5c2e8c61f0d"
 _REPAIRED = "0f6b7a52e9c84d31b4a05d8e2c71f396"
 
 
@@ -61,8 +62,13 @@ def test_what_somebody_undoes_is_put_right_and_told(online: Host, damage: str) -
     known = [int(str(e["BUILDOS_CHANGED_BY"])) for e in told if "BUILDOS_CHANGED_BY" in e]
     assert known or damage.startswith("ip link"), told
     assert online.main_pid(NETD) not in known
-    # Once put right it stays so.
+    # Once put right it stays so, and the lease goes on.
     assert online.bus_property("network1", "Online")
+    renewals = len(online.journal(f"MESSAGE_ID={_RENEWED}"))
+    online.call("network1", "Renew")
+    online.wait_for(
+        lambda: len(online.journal(f"MESSAGE_ID={_RENEWED}")) > renewals, "the lease is renewed"
+    )
 
 
 def test_what_is_not_ours_stays(online: Host) -> None:

@@ -204,6 +204,70 @@ def test_a_reload_takes_a_nic_out_and_loses_nothing(host: Host, lan: Lan) -> Non
     assert host.succeeds("buildos-netd --check")
 
 
+def test_a_reload_may_take_the_uplink_out(host: Host, lan: Lan, new_lan: NewLan) -> None:
+    other = new_lan("203.0.113", "other")
+    lan.serve_dhcp()
+    host.start([lan, other])
+    host.wait_online()
+    host.wait_for(lambda: host.active(NETD), "netd is up")
+    host.write("/etc/buildos/netd.conf.d/60-reload.toml", 'exclude = ["eth0"]\n')
+    host.systemctl("reload", NETD)
+    host.wait_for(lambda: _port(host) is None, "it is out of br0 at once")
+    assert host.addresses("br0") == []
+    other.serve_dhcp()
+    host.wait_online()
+    assert _port(host) == "eth1"
+
+
+def test_the_first_nic_wins_again_when_the_second_one_dies(
+    host: Host, lan: Lan, new_lan: NewLan
+) -> None:
+    second = new_lan("203.0.113", "second")
+    lan.serve_dhcp()
+    host.configure("netd", _GRACE)
+    host.start([lan, second])
+    host.wait_online()
+    second.serve_dhcp()
+    host.nics[0].unplug()
+    host.wait_for(lambda: _port(host) == "eth1", "the second NIC is the uplink")
+    host.nics[0].plug()
+    host.nics[1].unplug()
+    host.wait_for(lambda: _port(host) == "eth0", "the first NIC is the uplink")
+    host.wait_for(
+        lambda: [a.startswith("198.51.100.") for a in host.addresses("br0")] == [True],
+        "its lease, alone",
+    )
+
+
+def test_another_private_network_is_taken_by_a_reload(host: Host, lan: Lan) -> None:
+    lan.serve_dhcp()
+    host.start([lan])
+    host.wait_for(lambda: host.addresses("br1") == ["172.23.0.1/16"], "the default")
+    host.wait_for(lambda: host.active(NETD), "netd is up")
+    host.write("/etc/buildos/netd.conf.d/60-reload.toml", 'private = "10.5.0.1/16"\n')
+    host.systemctl("reload", NETD)
+    host.wait_for(lambda: host.addresses("br1") == ["10.5.0.1/16"], "the configured one")
+
+
+def test_an_mtu_too_small_for_ipv6_is_no_reason_for_unrest(host: Host, lan: Lan) -> None:
+    lan.serve_dhcp("--dhcp-option=option:mtu,1000")
+    host.start([lan])
+    host.wait_online()
+    host.wait_for(lambda: host.link("br0")["mtu"] == 1000, "the MTU of the lease")
+    host.wait_for(lambda: host.bus_property("network1", "Online"), "online")
+    pid = host.main_pid(NETD)
+
+    def processor_time() -> int:
+        return sum(int(field) for field in host.read(f"/proc/{pid}/stat").split()[13:15])
+
+    # It would look at the kernel again every two seconds. A message every now and
+    # then is all that is left.
+    before = processor_time()
+    with lan.ping(host.addresses("br0")[0].split("/")[0]) as echoes:
+        host.wait_for(lambda: len(echoes.answered()) > 300, "six seconds")
+    assert processor_time() - before <= 2
+
+
 def _burst(nic: Nic) -> None:
     nic.unplug()
     nic.plug()

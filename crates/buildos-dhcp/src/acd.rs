@@ -77,6 +77,17 @@ impl Detector {
         detector
     }
 
+    /// Watches over an address that is in use already.
+    pub fn watching(mac: Mac, address: Ipv4Addr) -> Self {
+        Self {
+            address,
+            mac,
+            granted: true,
+            phase: Phase::Watching { defended: None },
+            packets: VecDeque::new(),
+        }
+    }
+
     /// The address watched over.
     pub fn address(&self) -> Ipv4Addr {
         self.address
@@ -298,6 +309,16 @@ mod tests {
         );
         link.run_until(22_199);
         assert_eq!(link.claim(), Some(THEIRS));
+    }
+
+    #[test]
+    fn an_address_in_use_already_is_defended_from_the_start() {
+        let mut detector = Detector::watching(OURS, ADDRESS);
+        assert_eq!((detector.poll(), detector.deadline()), (None, None));
+        let claim = Packet::announcement(THEIRS, ADDRESS);
+        assert_eq!(detector.received(Duration::ZERO, &claim), None);
+        assert_eq!(detector.poll(), Some(announcement()));
+        assert_eq!(detector.received(Duration::ZERO, &claim), Some(THEIRS));
     }
 
     #[test]

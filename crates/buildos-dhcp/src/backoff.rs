@@ -92,6 +92,17 @@ pub(crate) fn nak_gap(naks: u32) -> Duration {
     }
 }
 
+/// How long after a conflict the next one counts as one of the same row.
+pub(crate) const CONFLICTS_FORGOTTEN: Duration = Duration::from_secs(600);
+
+/// How long to rest after `conflicts` DECLINEs in a row: 10 s, the least of RFC 2131,
+/// section 3.1, step 5, then doubled up to a minute, the RATE_LIMIT_INTERVAL of RFC
+/// 5227. Each one costs the server an address: whoever answers ARP for all of them
+/// must not have the pool emptied.
+pub(crate) fn conflict_gap(conflicts: u32) -> Duration {
+    (10 * SECOND * (1 << conflicts.saturating_sub(1).min(3))).min(60 * SECOND)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -169,5 +180,11 @@ mod tests {
     fn nak_gaps() {
         let gaps = [1, 2, 3, 4, 8, 9, u32::MAX].map(nak_gap);
         assert_eq!(gaps, [0, 1, 2, 4, 64, 64, 64].map(seconds));
+    }
+
+    #[test]
+    fn conflict_gaps() {
+        let gaps = [0, 1, 2, 3, 4, u32::MAX].map(conflict_gap);
+        assert_eq!(gaps, [10, 10, 20, 40, 60, 60].map(seconds));
     }
 }

@@ -14,15 +14,13 @@ use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 
-use crate::backoff::{Random, nak_gap};
+use crate::backoff::{CONFLICTS_FORGOTTEN, Random, conflict_gap, nak_gap};
 use crate::message::ClientMessage;
 use crate::offers::{Offer, Offers, Shunned};
 use crate::{
     Event, Failure, Input, Instant, Lease, Loss, Mac, MessageKind, Output, Refusal, State, Transmit,
 };
 
-/// RFC 2131, section 3.1, step 5: the least wait after a DECLINE.
-const AFTER_DECLINE: Duration = Duration::from_secs(10);
 
 /// What a client has to know from the start.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -152,6 +150,8 @@ pub struct Client {
     shunned: Shunned,
     /// NAKs since the last lease.
     naks: u32,
+    /// Conflicts in a row, and when the last one was.
+    conflicts: (u32, Instant),
     /// No search begins earlier, whatever is asked for.
     not_before: Instant,
     /// The address to ask for again after its lease expired.
@@ -175,6 +175,7 @@ impl Client {
             offers: Offers::default(),
             shunned: Shunned::default(),
             naks: 0,
+            conflicts: (0, Instant::ZERO),
             not_before: Instant::ZERO,
             hint: None,
             counters: Counters::default(),
@@ -376,7 +377,8 @@ impl Client {
             {
                 self.decline(lease.server, address);
                 self.lose(lease, Loss::Conflict { mac });
-                self.hold_off(now, AFTER_DECLINE);
+                let wait = self.count_conflict(now);
+                self.hold_off(now, wait);
             }
             other @ (Phase::Init { .. }
             | Phase::Selecting { .. }
@@ -389,10 +391,22 @@ impl Client {
                 self.phase = other;
                 let dropped = self.drop_offers(address, mac);
                 if dropped && self.state() == State::Selecting {
-                    self.next_offer(now, AFTER_DECLINE);
+                    let wait = self.count_conflict(now);
+                    self.next_offer(now, wait);
                 }
             }
         }
+    }
+
+    /// Remembers a conflict; how long to rest before the next search. The address
+    /// is not asked for again.
+    fn count_conflict(&mut self, now: Instant) -> Duration {
+        let (count, last) = self.conflicts;
+        let recent = now.saturating_sub(last) < CONFLICTS_FORGOTTEN;
+        let count = if recent { count.saturating_add(1) } else { 1 };
+        self.conflicts = (count, now);
+        self.hint = None;
+        conflict_gap(count)
     }
 
     /// Declines the OFFERs held of this address; true when there were any.
@@ -411,7 +425,7 @@ impl Client {
         let wait = match why {
             Failure::Unanswered { .. } | Failure::BadAck(_) => Duration::ZERO,
             Failure::Nak { .. } => nak_gap(self.naks),
-            Failure::Conflict { .. } => AFTER_DECLINE,
+            Failure::Conflict { .. } => self.count_conflict(now),
         };
         if !matches!(why, Failure::Conflict { .. }) {
             self.shunned.add(server, now);

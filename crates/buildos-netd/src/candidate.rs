@@ -45,6 +45,13 @@ impl fmt::Display for Exclusion {
     }
 }
 
+/// Whether a link is a NIC, that may have been the uplink before the configuration
+/// took it out.
+#[must_use]
+pub fn is_nic(link: &Link, include: &[Pattern]) -> bool {
+    check(link, link.controller, include, &[]).is_ok()
+}
+
 /// Decides about one link.
 ///
 /// # Errors
@@ -97,7 +104,7 @@ mod tests {
             kind: None,
             device: true,
             wireless: false,
-            ipv6: false,
+            ipv6: None,
             answers_arp: false,
             bridge: None,
         }

@@ -1,7 +1,7 @@
 //! The loop: events come in, the race decides, the kernel follows, the picture
 //! goes out. Nothing here waits for anything but the kernel.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -17,7 +17,7 @@ use crate::hostname::Hostname;
 use crate::kernel::{Change, Kernel, KernelError};
 use crate::ledger::Ledger;
 use crate::picture::{self, Clocks, Picture};
-use crate::plan::{self, Observed, PUBLIC_BRIDGE};
+use crate::plan::{self, Observed, Op, PRIVATE_BRIDGE, PUBLIC_BRIDGE};
 use crate::private::{self, PrivateNetwork};
 use crate::race::{Candidate, Effect, Race, Rules, Runner};
 use crate::wire::{Incoming, Listen, Message, Wire};
@@ -117,10 +117,10 @@ struct Netd {
     private: Option<PrivateNetwork>,
     /// The last change of the network by somebody else.
     last_change: Option<Change>,
-    /// When to try again what the kernel refused.
+    /// What the kernel refused, so that it is reported once.
+    refused: Vec<Op>,
+    /// When to try that again.
     retry: Option<Instant>,
-    /// What was refused last, so that it is reported once.
-    refused: BTreeSet<String>,
     pictures: watch::Sender<Picture>,
     /// The files as they were written last.
     files: BTreeMap<&'static str, Vec<u8>>,
@@ -143,8 +143,8 @@ impl Netd {
             settled: None,
             private: None,
             last_change: None,
+            refused: Vec::new(),
             retry: None,
-            refused: BTreeSet::new(),
             pictures: watch::Sender::new(empty),
             files: BTreeMap::new(),
         };
@@ -153,8 +153,15 @@ impl Netd {
     }
 
     /// Takes up what an earlier netd of this boot left: the lease goes on, and
-    /// is confirmed while its address stays where it is.
+    /// is confirmed while its address stays where it is; the private network stays.
     fn resume(&mut self) {
+        let bridge = self
+            .observed
+            .bridge(PRIVATE_BRIDGE)
+            .map(|bridge| bridge.index);
+        let mut addresses = self.observed.addresses.iter();
+        let private = addresses.find(|address| Some(address.link) == bridge);
+        self.private = private.and_then(|address| address.net.to_string().parse().ok());
         let Some(resume) = state::read(&Path::new(RUNTIME_DIRECTORY).join("state.json")) else {
             return;
         };
@@ -168,6 +175,10 @@ impl Netd {
     }
 
     fn configure(&mut self, settings: Settings) {
+        if settings.private != self.settings.private {
+            // Another one is preferred: choose anew.
+            self.private = None;
+        }
         self.settings = settings;
         self.race.set_rules(clock::now(), rules(&self.settings));
         self.tell_name();
@@ -217,24 +228,32 @@ impl Netd {
     /// Brings race and kernel into agreement, and looks whether they are. What was
     /// seen last is good enough to begin with unless the kernel told of changes.
     async fn reconcile(&mut self, look: bool) -> Result<(), KernelError> {
+        let mut refused: Vec<Op> = Vec::new();
         for round in 0..ROUNDS {
             if look || round > 0 {
                 self.look().await?;
             }
             let wish = self.wish();
             let ops = plan::plan(&wish, &self.observed);
-            if ops.is_empty() {
+            let left: Vec<Op> = ops
+                .iter()
+                .filter(|op| !refused.contains(op))
+                .cloned()
+                .collect();
+            if left.is_empty() {
+                let retry = clock::now().saturating_add(RETRY);
+                self.retry = (!ops.is_empty()).then_some(retry);
                 self.settled = Some(wish);
-                self.retry = None;
+                self.refused = refused;
                 return Ok(());
             }
             if self.settled.take() == Some(wish) {
-                self.report_repairs(&ops);
+                self.report_repairs(&left);
             }
-            if !self.apply(&ops).await {
-                break;
-            }
+            refused.extend(self.apply(&left).await);
         }
+        // Somebody else changes it as fast as we do.
+        self.refused = refused;
         self.retry = Some(clock::now().saturating_add(RETRY));
         Ok(())
     }
@@ -244,34 +263,36 @@ impl Netd {
         self.observed = self.kernel.observe().await?;
         let candidates = self.candidates();
         self.report_candidates(&candidates);
+        let own = self.observed.links.values().filter_map(|link| link.mac);
+        self.race.set_own(own.collect());
         self.race.set_candidates(clock::now(), candidates);
         self.exchange();
         Ok(())
     }
 
-    /// Applies the operations. One that fails does not keep the others from
-    /// being tried: a NIC that cannot be set up must not cost the rest its network.
-    async fn apply(&mut self, ops: &[plan::Op]) -> bool {
-        let mut refused = BTreeSet::new();
+    /// Applies the operations and returns those that the kernel refused. One that
+    /// fails does not keep the others from being tried: a NIC that cannot be set up
+    /// must not cost the rest its network.
+    async fn apply(&self, ops: &[Op]) -> Vec<Op> {
+        let mut refused = Vec::new();
         for op in ops {
             tracing::debug!("{}", op.describe(&self.observed));
             if let Err(error) = self.kernel.apply(op, &self.observed).await {
-                let error = text::chain(&error);
-                if !self.refused.contains(&error) {
+                if !self.refused.contains(op) {
+                    let error = text::chain(&error);
                     tracing::error!(message_id = messages::KERNEL, "{error}");
                 }
-                refused.insert(error);
+                refused.push(op.clone());
             }
         }
-        self.refused = refused;
-        self.refused.is_empty()
+        refused
     }
 
     /// What is to be done although nothing else is wished for than before: somebody
-    /// undid it.
-    fn report_repairs(&self, ops: &[plan::Op]) {
+    /// undid it, or the kernel refused it before.
+    fn report_repairs(&self, ops: &[Op]) {
         let by = self.last_change.and_then(|change| change.by);
-        for op in ops {
+        for op in ops.iter().filter(|op| !self.refused.contains(op)) {
             messages::repaired(&op.describe(&self.observed), by);
         }
     }
@@ -329,9 +350,10 @@ impl Netd {
             let link = self.listening_link(runner);
             let messages = match runner.client.state() {
                 State::Init | State::InitReboot => None,
-                State::Bound | State::Renewing | State::Rebinding => {
-                    Some(Listen::Udp(PUBLIC_BRIDGE.to_owned()))
-                }
+                State::Bound | State::Renewing | State::Rebinding => self
+                    .observed
+                    .bridge(PUBLIC_BRIDGE)
+                    .map(|bridge| Listen::Udp(bridge.index, PUBLIC_BRIDGE)),
                 State::Selecting | State::Requesting | State::Rebooting => {
                     Some(Listen::Replies(link, mac))
                 }
@@ -422,7 +444,10 @@ impl Netd {
             }
         }
         self.private = private;
-        Wish::new(&self.race, private, clock::now())
+        let nics = self.observed.links.values();
+        let nics = nics.filter(|link| candidate::is_nic(link, &self.settings.include));
+        let nics = nics.map(|link| link.index).collect();
+        Wish::new(&self.race, nics, private, clock::now())
     }
 
     fn publish(&mut self, service: &mut Service<Settings>) {

@@ -43,8 +43,9 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 /// `IFA_PROTO` of our addresses, as `RTPROT_DHCP` of our routes: numbers of the
 /// same registry (`/etc/iproute2/rt_protos`).
 const PROTOCOL: u8 = 16;
-/// `arp_ignore` of a NIC: no answers to ARP at all (kernel's `ip-sysctl`).
-const ARP_IGNORE_ALL: i32 = 8;
+/// `arp_ignore` of a NIC: answers only for addresses of its own, which normally has
+/// none (kernel's `ip-sysctl`).
+const ARP_IGNORE_OTHERS: i32 = 1;
 /// `accept_ra` of br0: also on a host that forwards, as one with virtual machines
 /// may come to do (kernel's `ip-sysctl`).
 const ACCEPT_RA_ALWAYS: i32 = 2;
@@ -224,7 +225,7 @@ impl Kernel {
                 index,
                 &[
                     ("ipv6", "disable_ipv6", 1),
-                    ("ipv4", "arp_ignore", ARP_IGNORE_ALL),
+                    ("ipv4", "arp_ignore", ARP_IGNORE_OTHERS),
                 ],
             ),
             Op::DisableIpv6(index) => set(index, &[("ipv6", "disable_ipv6", 1)]),
@@ -375,7 +376,7 @@ fn link(message: &LinkMessage) -> Option<Link> {
         kind: None,
         device: false,
         wireless: false,
-        ipv6: false,
+        ipv6: None,
         answers_arp: false,
         bridge: None,
     };
@@ -439,21 +440,22 @@ fn kind(info: &[LinkInfo]) -> (Option<String>, Option<BridgeSettings>) {
     (kind, bridge)
 }
 
-/// Whether the link answers ARP for other links' addresses, and has IPv6.
+/// Whether the link answers ARP for other links' addresses, and whether it has IPv6.
 #[allow(clippy::wildcard_enum_match_arm)] // Other protocols do not matter.
-fn protocols(families: &[AfSpecUnspec]) -> (bool, bool) {
-    let (mut arp, mut ipv6) = (false, false);
+fn protocols(families: &[AfSpecUnspec]) -> (bool, Option<bool>) {
+    let (mut arp, mut ipv6) = (false, None);
     for family in families {
         match family {
             AfSpecUnspec::Inet(parts) => {
-                arp |= parts.iter().any(
-                    |part| matches!(part, AfSpecInet::DevConf(c) if c.arp_ignore != ARP_IGNORE_ALL),
-                );
+                arp |= parts
+                    .iter()
+                    .any(|part| matches!(part, AfSpecInet::DevConf(c) if c.arp_ignore == 0));
             }
             AfSpecUnspec::Inet6(parts) => {
-                ipv6 |= parts
-                    .iter()
-                    .any(|part| matches!(part, AfSpecInet6::DevConf(c) if c.disable_ipv6 == 0));
+                ipv6 = parts.iter().find_map(|part| match part {
+                    AfSpecInet6::DevConf(settings) => Some(settings.disable_ipv6 == 0),
+                    _ => None,
+                });
             }
             _ => {}
         }

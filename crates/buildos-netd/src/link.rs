@@ -27,9 +27,10 @@ pub struct Link {
     pub device: bool,
     /// Whether it is a radio.
     pub wireless: bool,
-    /// Whether the kernel configures IPv6 on it (`disable_ipv6` is 0).
-    pub ipv6: bool,
-    /// Whether it answers ARP for addresses of other links (`arp_ignore` is not 8).
+    /// Whether the kernel configures IPv6 on it (`disable_ipv6` is 0); none where it
+    /// cannot, as below an MTU of 1280.
+    pub ipv6: Option<bool>,
+    /// Whether it answers ARP for addresses of other links (`arp_ignore` is 0).
     pub answers_arp: bool,
     /// Bridge settings, if it is a bridge.
     pub bridge: Option<BridgeSettings>,

@@ -79,7 +79,8 @@ pub struct Route {
 pub enum Op {
     /// Create a bridge with [`BridgeSettings::OURS`] and this hardware address.
     CreateBridge(&'static str, MacAddress),
-    /// Keep the kernel from having IPv6 on a NIC, and from answering ARP there.
+    /// Keep the kernel from having IPv6 on a NIC, and from answering ARP there for
+    /// addresses of other links.
     Silence(u32),
     /// Keep the kernel from having IPv6 on a link.
     DisableIpv6(u32),
@@ -120,7 +121,7 @@ pub fn plan(wish: &Wish, observed: &Observed) -> Vec<Op> {
     let mut ops = Vec::new();
     // First, as real hardware takes seconds to find its carrier.
     for link in wish.up.iter().filter_map(|index| observed.links.get(index)) {
-        if link.ipv6 || link.answers_arp {
+        if link.ipv6 == Some(true) || link.answers_arp {
             // Both are br0's. A default route that a NIC learned by itself would
             // lead nowhere once it is a port, and a second NIC on br0's network
             // would draw br0's traffic to itself.
@@ -193,16 +194,16 @@ fn public_bridge(wish: &Wish, observed: &Observed, bridge: &Link, ops: &mut Vec<
         ops.push(Op::SetBridge(bridge.index));
     }
     // A former uplink goes out before the new one comes in: two NICs on one
-    // network in a bridge without spanning tree are a loop. Other ports, such
-    // as containers of bslave, belong to somebody else.
-    if wish.uplink.is_some() {
-        let former = observed.links.values().filter(|link| {
-            wish.up.contains(&link.index)
-                && link.controller == Some(bridge.index)
-                && wish.uplink != Some(link.index)
-        });
-        ops.extend(former.map(|link| Op::Detach(link.index)));
-    }
+    // network in a bridge without spanning tree are a loop. One that is no
+    // candidate any more goes out at once. Other ports, such as containers of
+    // bslave, belong to somebody else.
+    let former = observed.links.values().filter(|link| {
+        wish.nics.contains(&link.index)
+            && link.controller == Some(bridge.index)
+            && wish.uplink != Some(link.index)
+            && (wish.uplink.is_some() || !wish.up.contains(&link.index))
+    });
+    ops.extend(former.map(|link| Op::Detach(link.index)));
     let uplink = wish.uplink.and_then(|index| observed.links.get(&index));
     let mac = uplink.and_then(|link| link.mac);
     let other_mac = mac.is_some() && mac != bridge.mac;
@@ -210,9 +211,9 @@ fn public_bridge(wish: &Wish, observed: &Observed, bridge: &Link, ops: &mut Vec<
     // when it goes up, and keeps it. So there is no IPv6 on br0 before it has the
     // hardware address of its port.
     let mut ipv6 = bridge.ipv6;
-    if ipv6 && (other_mac || (uplink.is_none() && !bridge.up)) {
+    if ipv6 == Some(true) && (other_mac || (uplink.is_none() && !bridge.up)) {
         ops.push(Op::DisableIpv6(bridge.index));
-        ipv6 = false;
+        ipv6 = Some(false);
     }
     if let Some(mac) = mac.filter(|_| other_mac) {
         ops.push(Op::SetMac(bridge.index, mac));
@@ -236,7 +237,7 @@ fn public_bridge(wish: &Wish, observed: &Observed, bridge: &Link, ops: &mut Vec<
     if bridge.mtu != mtu {
         ops.push(Op::SetMtu(bridge.index, mtu));
     }
-    if !ipv6 {
+    if ipv6 == Some(false) {
         ops.push(Op::EnableIpv6(bridge.index));
     }
 }
@@ -310,7 +311,7 @@ impl Op {
         };
         match self {
             Self::CreateBridge(name, _) => format!("create bridge {name}"),
-            Self::Silence(i) => format!("switch IPv6 and ARP off on {}", link(i)),
+            Self::Silence(i) => format!("keep {} from IPv6 and ARP of its own", link(i)),
             Self::DisableIpv6(i) => format!("switch IPv6 off on {}", link(i)),
             Self::EnableIpv6(i) => format!("switch IPv6 on on {}", link(i)),
             Self::SetBridge(i) => format!("switch spanning tree off on {}", link(i)),

@@ -12,7 +12,7 @@
 //! for longer than the grace time. Pure: links, packets and time come in,
 //! packets and events go out.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -123,6 +123,8 @@ pub struct Race {
     name: Option<Name>,
     runners: BTreeMap<u32, Runner>,
     port: Option<u32>,
+    /// Hardware addresses of all links of the host.
+    own: BTreeSet<MacAddress>,
     racing_since: Option<Instant>,
     effects: VecDeque<Effect>,
     seed: u64,
@@ -137,6 +139,7 @@ impl Race {
             name: None,
             runners: BTreeMap::new(),
             port: None,
+            own: BTreeSet::new(),
             racing_since: None,
             effects: VecDeque::new(),
             seed,
@@ -177,6 +180,12 @@ impl Race {
         }
     }
 
+    /// The hardware addresses of all links of the host: what answers from there is
+    /// nobody else, be it another NIC on the same network.
+    pub fn set_own(&mut self, own: BTreeSet<MacAddress>) {
+        self.own = own;
+    }
+
     /// The candidates as they are now.
     pub fn set_candidates(&mut self, now: Instant, candidates: Vec<Candidate>) {
         self.runners.retain(|index, runner| {
@@ -215,6 +224,12 @@ impl Race {
         runner.client.handle(now, Input::Resume(Box::new(lease)));
         runner.running = true;
         runner.dark = (!runner.candidate.carrier).then_some(now);
+        // The address has been in use all the time.
+        let mac = runner.candidate.mac.0;
+        runner.detector = runner
+            .claimed()
+            .filter(|_| self.rules.detect_conflicts)
+            .map(|address| Detector::watching(mac, address));
         self.runners.insert(index, runner);
         self.port = Some(index);
         self.settle(now);
@@ -227,9 +242,7 @@ impl Race {
 
     /// An ARP packet that came in where the client of that link has its address.
     pub fn arp(&mut self, now: Instant, index: u32, packet: &arp::Packet) {
-        // Another NIC of this host on the same network is nobody else.
-        let own = |runner: &Runner| runner.candidate.mac.0 == packet.sender_mac;
-        if self.runners.values().any(own) {
+        if self.own.contains(&MacAddress(packet.sender_mac)) {
             return;
         }
         let detector = self
@@ -390,13 +403,14 @@ impl Race {
         for (index, runner) in &mut self.runners {
             let is_port = self.port == Some(*index);
             let runs = runner.candidate.carrier && (racing || is_port);
-            if runs == runner.running {
-                continue;
-            }
-            let input = match runs {
-                true => Input::Start,
-                false if is_port && runner.client.lease().is_some() => Input::Suspend,
-                false => Input::Stop,
+            let holds_lease = runner.client.lease().is_some();
+            let input = match (runs, runner.running) {
+                (true, false) => Input::Start,
+                (false, true) if is_port && holds_lease => Input::Suspend,
+                (false, true) => Input::Stop,
+                // It was suspended as the port; another NIC has won since.
+                (false, false) if !is_port && holds_lease => Input::Stop,
+                (true, true) | (false, false) => continue,
             };
             runner.client.handle(now, input);
             runner.running = runs;

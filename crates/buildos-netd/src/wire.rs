@@ -33,8 +33,9 @@ pub enum Listen {
     /// DHCP messages to this hardware address on the link of this index, without
     /// an address.
     Replies(u32, MacAddress),
-    /// DHCP messages that the device of this name receives, with an address.
-    Udp(String),
+    /// DHCP messages that the bridge of this index and name receives, with an address.
+    /// A bridge that was made anew is another one, whatever its name.
+    Udp(u32, &'static str),
     /// ARP on the link of this index in which others than this hardware address
     /// claim the address.
     Claims(u32, Ipv4Addr, MacAddress),
@@ -185,7 +186,7 @@ impl Open {
                 let socket = PacketReceiver::open(*link, EtherType::Arp, &filter)?;
                 (None, tokio::spawn(read_packets(inbox, socket, claim)))
             }
-            Listen::Udp(device) => {
+            Listen::Udp(_, device) => {
                 let socket = Arc::new(socket::udp(device)?);
                 let reader = tokio::spawn(read_udp(inbox, socket.clone()));
                 (Some(socket), reader)

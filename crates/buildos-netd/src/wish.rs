@@ -18,6 +18,8 @@ const LEAST: Duration = Duration::from_secs(1);
 /// What should be.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Wish {
+    /// NICs, candidates or not: only one of them may be in br0.
+    pub nics: BTreeSet<u32>,
     /// Links that are up so that they can show carrier.
     pub up: BTreeSet<u32>,
     /// Port of br0.
@@ -42,13 +44,19 @@ pub struct LeaseWish {
 }
 
 impl Wish {
-    /// What to have at `now`, with that private network on br1.
+    /// What to have at `now`, with these NICs and that private network on br1.
     #[must_use]
-    pub fn new(race: &Race, private: Option<PrivateNetwork>, now: Instant) -> Self {
+    pub fn new(
+        race: &Race,
+        nics: BTreeSet<u32>,
+        private: Option<PrivateNetwork>,
+        now: Instant,
+    ) -> Self {
         let lease = race
             .lease()
             .filter(|lease| lease.remaining(now).is_none_or(|left| left >= LEAST));
         Self {
+            nics,
             up: race
                 .runners()
                 .map(|runner| runner.candidate.index)

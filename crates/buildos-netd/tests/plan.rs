@@ -33,6 +33,7 @@ fn net(text: &str) -> Ipv4Net {
 
 fn wish(uplink: Option<u32>) -> Wish {
     Wish {
+        nics: [2, 3].into(),
         up: [2, 3].into(),
         uplink,
         lease: uplink.map(|_| LeaseWish {
@@ -216,4 +217,33 @@ proptest! {
             prop_assert_eq!(leased, usize::from(wish.lease.is_some()));
         }
     }
+}
+
+#[test]
+fn an_uplink_that_is_no_candidate_any_more_goes_out() {
+    for uplink in [None, Some(3)] {
+        let mut observed = two_nics();
+        settle(&mut observed, &wish(Some(2)));
+        let wish = Wish {
+            up: [3].into(),
+            ..wish(uplink)
+        };
+        settle(&mut observed, &wish);
+        let ports = observed
+            .links
+            .values()
+            .filter(|l| l.controller == Some(BR0));
+        assert_eq!(
+            ports.map(|l| l.index).collect::<Vec<_>>(),
+            Vec::from_iter(uplink)
+        );
+    }
+}
+
+#[test]
+fn a_bridge_that_can_have_no_ipv6_is_none_to_mend() {
+    let mut observed = two_nics();
+    settle(&mut observed, &wish(Some(2)));
+    observed.links.get_mut(&BR0).unwrap().ipv6 = None;
+    assert_eq!(plan(&wish(Some(2)), &observed), []);
 }

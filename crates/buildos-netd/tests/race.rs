@@ -60,6 +60,8 @@ impl World {
             mac: mac(*index),
             carrier: *carrier,
         });
+        self.race
+            .set_own(self.carrier.keys().map(|index| mac(*index)).collect());
         self.race.set_candidates(self.now, candidates.collect());
         self.exchange();
     }
@@ -422,4 +424,51 @@ fn a_new_name_is_told_to_the_server_of_the_lease_at_once() {
     world.race.set_name(world.now, None);
     world.exchange();
     assert_eq!(world.requests(), [1], "no name is nothing to tell");
+}
+
+#[test]
+fn a_former_port_gives_its_lease_up_and_may_win_again() {
+    let mut world = World::new(&[Server::Good, Server::Good], None);
+    let first = world.port().unwrap();
+    let second = 3 - first;
+    world.set_carrier(first, false);
+    world.pass(GRACE);
+    assert_eq!(world.port(), Some(second));
+    let lease = |world: &World, index| {
+        let mut runners = world.race.runners();
+        let runner = runners.find(|r| r.candidate.index == index).unwrap();
+        runner.client.lease().is_some()
+    };
+    assert!(!lease(&world, first));
+    world.set_carrier(first, true);
+    world.set_carrier(second, false);
+    world.pass(GRACE);
+    assert_eq!(world.port(), Some(first));
+    assert_eq!(world.leased(), Some(address(first)));
+    assert!(!lease(&world, second));
+}
+
+#[test]
+fn a_resumed_address_is_defended_instead_of_doubted() {
+    let old = World::new(&[Server::Good], None);
+    let lease = old.race.lease().unwrap().clone();
+    let mut world = World {
+        race: Race::new(rules(), 9),
+        arp: Vec::new(),
+        ..old
+    };
+    let uplink = Candidate {
+        index: 1,
+        name: "uplink".into(),
+        mac: mac(1),
+        carrier: true,
+    };
+    world.race.resume(world.now, uplink, lease);
+    world.exchange();
+    assert_eq!(world.arp, []);
+    world.race.arp(world.now, 1, &claim(1));
+    world.exchange();
+    let announcement = Packet::announcement(mac(1).0, address(1));
+    assert_eq!(world.arp, [(1, announcement)]);
+    assert_eq!(world.leased(), Some(address(1)));
 }

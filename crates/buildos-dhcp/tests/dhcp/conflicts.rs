@@ -159,3 +159,36 @@ fn a_client_that_left_the_race_declines_nothing() {
         assert!(host.sent.is_empty());
     }
 }
+
+#[test]
+fn conflicts_in_a_row_are_limited_to_one_a_minute() {
+    let mut host = Host::new();
+    host.handle(Input::Start);
+    let mut declined = Vec::new();
+    for _ in 0..8 {
+        host.run_until((host.now - EPOCH).as_secs_f64() + 90.0);
+        host.reply(Reply::offer());
+        host.handle(Input::Select);
+        host.reply(Reply::ack());
+        host.sent.clear();
+        host.handle(Input::Conflict {
+            address: ADDRESS,
+            mac: [2; 6],
+        });
+        let rest = host.client.deadline().expect("a wait") - host.now;
+        declined.push(rest.as_secs());
+    }
+    assert_eq!(declined, [10, 20, 40, 60, 60, 60, 60, 60]);
+    // A conflict long after the last one is the first again.
+    host.run_until((host.now - EPOCH).as_secs_f64() + 1000.0);
+    host.reply(Reply::offer());
+    host.handle(Input::Select);
+    host.handle(Input::Conflict {
+        address: ADDRESS,
+        mac: [2; 6],
+    });
+    assert_eq!(
+        host.client.deadline().expect("a wait") - host.now,
+        std::time::Duration::from_secs(10)
+    );
+}

@@ -23,7 +23,7 @@ pub(crate) fn link(index: u32, name: &str) -> Link {
         kind: None,
         device: true,
         wireless: false,
-        ipv6: true,
+        ipv6: Some(true),
         answers_arp: true,
         bridge: None,
     }
@@ -36,7 +36,7 @@ pub(crate) fn apply(observed: &mut Observed, op: &Op) {
             let index = if *name == PUBLIC_BRIDGE { BR0 } else { BR1 };
             let bridge = Link {
                 bridge: Some(BridgeSettings::OURS),
-                ipv6: true,
+                ipv6: Some(true),
                 kind: Some("bridge".into()),
                 mac: Some(*mac),
                 ..link(index, name)
@@ -45,10 +45,10 @@ pub(crate) fn apply(observed: &mut Observed, op: &Op) {
         }
         Op::Silence(i) => {
             let link = observed.links.get_mut(i).unwrap();
-            (link.ipv6, link.answers_arp) = (false, false);
+            (link.ipv6, link.answers_arp) = (Some(false), false);
         }
-        Op::DisableIpv6(i) => observed.links.get_mut(i).unwrap().ipv6 = false,
-        Op::EnableIpv6(i) => observed.links.get_mut(i).unwrap().ipv6 = true,
+        Op::DisableIpv6(i) => observed.links.get_mut(i).unwrap().ipv6 = Some(false),
+        Op::EnableIpv6(i) => observed.links.get_mut(i).unwrap().ipv6 = Some(true),
         Op::SetBridge(i) => observed.links.get_mut(i).unwrap().bridge = Some(BridgeSettings::OURS),
         Op::SetMac(i, mac) => observed.links.get_mut(i).unwrap().mac = Some(*mac),
         Op::SetMtu(i, mtu) => observed.links.get_mut(i).unwrap().mtu = *mtu,
