@@ -83,6 +83,8 @@ pub enum Expression {
     Drop,
     /// Changes the source address.
     Masquerade,
+    /// Goes on if the register is, or is not, in this set.
+    Lookup(Is, String),
     /// Goes on in another chain and comes back.
     Jump(String),
     /// Goes on in another chain.
