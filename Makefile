@@ -10,6 +10,7 @@ help:
 	@echo 'sudo make check-fast    format, lints, unit tests'
 	@echo 'sudo make check-system  the packages, on hosts in namespaces'
 	@echo 'sudo make check-boot    the image, on machines in QEMU'
+	@echo 'sudo make bench         netd beside other DHCP clients, into docs/bench-dhcp.md'
 	@echo 'sudo make debs          the Debian packages, in build/debs'
 	@echo 'sudo make image         buildos-image and buildos-initrd, in build/image'
 	@echo 'sudo make clean         remove build/, with the Debian roots and caches'
@@ -31,6 +32,9 @@ check-system: build/debs/.stamp
 
 check-boot: build/demo/SHA256SUMS
 	$(PYTEST) tests/boot
+
+bench: build/debs/.stamp
+	tests/bench/dhcp --write docs/bench-dhcp.md
 
 debs: build/debs/.stamp
 
@@ -56,4 +60,4 @@ build/demo/SHA256SUMS: build/debs/.stamp $(IMAGE_FILES)
 
 FORCE:
 
-.PHONY: help boot check check-fast check-system check-boot debs image clean host-packages FORCE
+.PHONY: help boot check check-fast check-system check-boot bench debs image clean host-packages FORCE

@@ -34,6 +34,7 @@ CONTROLLER_URL = f"http://controller.{DOMAIN}:{CONTROLLER_PORT}/"
 WEB_URL = f"http://web.{DOMAIN}/"
 
 _HERE = Path(__file__).parent
+_SCRIPT = "controller.json"
 _CONTROLLER = _HERE.parents[1] / "tests/doubles/controller.py"
 
 
@@ -86,13 +87,14 @@ class Lan:
             dnsmasq.configuration(LAN, ADDRESS, DOMAIN, names, hosts, self._lease_file, tftp)
         )
         self._start("dnsmasq", ["dnsmasq", "--keep-in-foreground", f"--conf-file={configuration}"])
-        for name, program, port in (
-            ("controller", _CONTROLLER, CONTROLLER_PORT),
-            ("web", _HERE / "web.py", WEB_PORT),
+        script = f"--script={self._directory / _SCRIPT}"
+        for name, program, port, options in (
+            ("controller", _CONTROLLER, CONTROLLER_PORT, [script]),
+            ("web", _HERE / "web.py", WEB_PORT, []),
         ):
             listen = f"--listen={ADDRESS.ip}:{port}"
             log = f"--log={self._directory}/{name}.jsonl"
-            self._start(name, ["/usr/bin/python3", str(program), listen, log])
+            self._start(name, ["/usr/bin/python3", str(program), listen, log, *options])
         self._wait_for_ports({DNS_PORT, WEB_PORT, CONTROLLER_PORT})
 
     def _wait_for_ports(self, wanted: set[int]) -> None:
@@ -142,9 +144,20 @@ class Lan:
         except FileNotFoundError:
             return []
 
+    def hand_out_tasks(self, count: int) -> None:
+        """Has the controller hand out this many tasks in all: to build /hello.c."""
+        script = {"*": {"tasks": count, "source": f"{WEB_URL}hello.c"}}
+        beside = self._directory / f"{_SCRIPT}.new"
+        beside.write_text(json.dumps(script))
+        beside.rename(self._directory / _SCRIPT)
+
     def polls(self) -> list[dict[str, Any]]:
-        """The requests that the controller got (see tests/doubles/controller.py)."""
-        return self._entries("controller")
+        """The task requests that the controller got (see tests/doubles/controller.py)."""
+        return [entry for entry in self._entries("controller") if not entry["result"]]
+
+    def results(self) -> list[dict[str, Any]]:
+        """The results that the controller got."""
+        return [entry for entry in self._entries("controller") if entry["result"]]
 
     def visits(self) -> list[dict[str, Any]]:
         """The requests that the web server got (see web.py)."""

@@ -1,5 +1,6 @@
 #!/usr/bin/python3
-"""A web server that tells each client the address it came from.
+"""A web server that tells each client the address it came from, and has the source
+of a small program at /hello.c.
 
     web.py --listen ADDRESS:PORT --log FILE.jsonl
 
@@ -16,6 +17,17 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 
+HELLO = """\
+#include <stdio.h>
+
+int main(void)
+{
+    puts("hello from a build machine");
+    return 0;
+}
+"""
+
+
 def serve(address: str, port: int, log: Path) -> None:
     """Answers until the process ends."""
 
@@ -25,7 +37,7 @@ def serve(address: str, port: int, log: Path) -> None:
             entry = {"time": time.time(), "client": client, "path": self.path}
             with log.open("a") as file:
                 file.write(json.dumps(entry) + "\n")
-            body = f"{client}\n".encode()
+            body = (HELLO if self.path == "/hello.c" else f"{client}\n").encode()
             self.send_response(200)
             self.send_header("Content-Type", "text/plain")
             self.send_header("Content-Length", str(len(body)))

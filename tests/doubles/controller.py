@@ -1,12 +1,24 @@
 #!/usr/bin/python3
-"""A stand-in for a build2 controller: takes task requests, has nothing to do.
+"""A stand-in for a build2 controller: takes task requests and results, and hands
+out tasks when its script says so.
 
-    controller.py --listen ADDRESS:PORT [--log FILE.jsonl]
+    controller.py --listen ADDRESS:PORT [--log FILE.jsonl] [--script FILE.json]
 
 Every request is one line of JSON: `time` (seconds since the epoch), `client`
 (address), `method`, `path`, `status` (of the answer), and either `agent`,
-`toolchain` and `machines` of the task request, or `error`. Requests that break
-the protocol are answered with 400 or 413, as a real controller would.
+`toolchain` and `machines` of the task request, with the `session` of the task
+that it was given; or `session` and `result` of a result; or `error`. Requests that
+break the protocol are answered with 400 or 413, as a real controller would. A
+controller sees no priorities: to count polls by priority, give each its own path.
+
+The script is read at each request. It maps paths, or "*" for all others, to:
+
+    tasks      how many tasks are handed out, counted from the start (0)
+    source     URL of the C program that they are to build
+    challenge  true: the result must answer a challenge
+    expire     seconds after which a result comes too late
+    delay      seconds before any answer
+    answer     "away": none; "garbage": no manifest; a number: that HTTP error
 
 In a test: `with Controller("192.0.2.1", 0) as controller: controller.requests`.
 """
@@ -17,6 +29,7 @@ import argparse
 import json
 import re
 import signal
+import socket
 import sys
 import threading
 import time
@@ -28,10 +41,19 @@ from types import TracebackType
 MAX_REQUEST = 102_400
 """The longest task request that a controller accepts, bytes."""
 
+MAX_RESULT = 15_728_640
+"""The longest result."""
+
+RESULT_PATH = "/result"
+"""Where results go."""
+
 HEADER = {"agent", "toolchain-name", "toolchain-version"}
 HEADER_OPTIONAL = {"interactive-mode", "interactive-login", "fingerprint", "auxiliary-ram"}
 MACHINE = {"id", "name", "summary"}
 MACHINE_OPTIONAL = {"role", "ram-minimum", "ram-maximum"}
+
+RESULT = {"name", "version", "status"}
+STATUSES = {"skip", "success", "warning", "error", "abort", "abnormal", "interrupt"}
 
 NOTHING_TO_DO = b": 1\nsession:\n"
 
@@ -56,14 +78,39 @@ class Request:
     agent: str | None = None
     toolchain: str | None = None
     machines: list[str] = field(default_factory=list)
+    session: str | None = None
+    result: Manifest | None = None
     error: str | None = None
+
+
+@dataclass
+class Behaviour:
+    """What a script says about a path, see the top."""
+
+    tasks: int = 0
+    source: str = ""
+    challenge: bool = False
+    expire: float = 10_800
+    delay: float = 0
+    answer: str | int = "task"
+
+
+@dataclass
+class Session:
+    """A task that was handed out."""
+
+    started: float
+    expire: float
+    challenge: str | None
+    done: bool = False
 
 
 def parse_manifests(body: str) -> list[Manifest]:
     """Reads the manifests of a body: `: 1` first, `:` before each further one,
-    `name: value` in between, nothing of several lines."""
+    `name: value` in between; several lines between `name:\\` and `\\`."""
     manifests: list[Manifest] = []
-    for number, raw in enumerate(body.split("\n"), 1):
+    lines = enumerate(body.split("\n"), 1)
+    for number, raw in lines:
         line = raw.strip(" \t\r")
         if not line or line.startswith("#"):
             continue
@@ -76,10 +123,18 @@ def parse_manifests(body: str) -> list[Manifest]:
         name, value = name.rstrip(), value.lstrip()
         if not manifests or not colon or not _NAME.fullmatch(name):
             raise ProtocolError(f'line {number}: expected "name: value" in a manifest')
-        if value == "\\":
-            raise ProtocolError(f"line {number}: the value of {name} has several lines")
         if name in manifests[-1]:
             raise ProtocolError(f"line {number}: {name} occurs twice")
+        if value == "\\":
+            text = []
+            for _, more in lines:
+                if more.strip() == "\\":
+                    break
+                text.append(more)
+            else:
+                raise ProtocolError(f"line {number}: the value of {name} has no end")
+            manifests[-1][name] = "\n".join(text)
+            continue
         if any(ord(c) < 32 or ord(c) == 127 for c in value):
             raise ProtocolError(f"line {number}: control character in the value of {name}")
         manifests[-1][name] = value
@@ -100,7 +155,26 @@ def parse_task_request(body: bytes) -> tuple[Manifest, list[Manifest]]:
         raise ProtocolError("no machine")
     for machine in machines:
         _check("machine", machine, MACHINE, MACHINE_OPTIONAL)
+    for manifest in (header, *machines):
+        for name, value in manifest.items():
+            if "\n" in value:
+                raise ProtocolError(f"the value of {name} has several lines")
     return header, machines
+
+
+def parse_result(body: bytes) -> tuple[Manifest, Manifest]:
+    """The header and the result manifest of a result."""
+    manifests = parse_manifests(body.decode("utf-8", errors="replace"))
+    if len(manifests) != 2:
+        raise ProtocolError(f"result: 2 manifests are expected, not {len(manifests)}")
+    header, result = manifests
+    _check("result request", header, {"session"}, {"challenge"})
+    operations = {n for n in result if re.fullmatch(r"[a-z-]+-(status|log)", n)}
+    _check("result", result, RESULT, operations)
+    for name in result:
+        if name.endswith("status") and result[name] not in STATUSES:
+            raise ProtocolError(f"result: {name} is {result[name]!r}")
+    return header, result
 
 
 def _check(what: str, manifest: Manifest, required: set[str], optional: set[str]) -> None:
@@ -111,11 +185,29 @@ def _check(what: str, manifest: Manifest, required: set[str], optional: set[str]
         raise ProtocolError(f"{what}: {name} is unknown")
 
 
+def write_manifests(manifests: list[Manifest]) -> bytes:
+    """A body of manifests without values of several lines."""
+    lines = []
+    for index, manifest in enumerate(manifests):
+        lines.append(":" if index else ": 1")
+        lines += [f"{name}: {value}".rstrip() for name, value in manifest.items()]
+    return ("\n".join(lines) + "\n").encode()
+
+
 class Controller:
     """A controller that serves on a thread of its own while the context lasts."""
 
-    def __init__(self, address: str, port: int = 0, log: Path | None = None):
+    def __init__(
+        self,
+        address: str,
+        port: int = 0,
+        log: Path | None = None,
+        script: Path | None = None,
+    ):
         self.requests: list[Request] = []
+        self.sessions: dict[str, Session] = {}
+        self._script = script
+        self._handed: dict[str, int] = {}
         self._arrived = threading.Condition()
         self._log = log
         self._server = _Server((address, port), _Handler)
@@ -140,6 +232,53 @@ class Controller:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+    def behaviour(self, path: str) -> Behaviour:
+        """What the script says about a path now."""
+        if self._script is None or not self._script.exists():
+            return Behaviour()
+        script = json.loads(self._script.read_text())
+        return Behaviour(**script.get(path, script.get("*", {})))
+
+    def task(self, path: str, machine: Manifest) -> tuple[str | None, bytes]:
+        """The next task for a request to that path, if there is one: its session,
+        and the answer."""
+        behaviour = self.behaviour(path)
+        with self._arrived:
+            number = self._handed.get(path, 0) + 1
+            if number > behaviour.tasks:
+                return None, NOTHING_TO_DO
+            self._handed[path] = number
+            session = f"{path.strip('/') or 'task'}/{number}"
+            challenge = f"challenge-{number}" if behaviour.challenge else None
+            self.sessions[session] = Session(time.time(), behaviour.expire, challenge)
+        header = {"session": session, "result-url": self.url.rstrip("/") + RESULT_PATH}
+        if challenge:
+            header["challenge"] = challenge
+        task = {
+            "name": f"hello-{number}",
+            "version": "1.0.0",
+            "repository-url": behaviour.source,
+            "repository-type": "pkg",
+            "machine": machine["name"],
+            "target": "x86_64-linux-gnu",
+        }
+        return session, write_manifests([header, task])
+
+    def finish(self, header: Manifest) -> str | None:
+        """Takes a result; why it is not used, if so. The agent is not told."""
+        with self._arrived:
+            session = self.sessions.get(header["session"])
+            if session is None:
+                return "unknown session"
+            if session.done:
+                return "second result"
+            if time.time() > session.started + session.expire:
+                return "expired session"
+            if session.challenge and session.challenge not in header.get("challenge", ""):
+                return "not authenticated"
+            session.done = True
+            return None
 
     def note(self, request: Request) -> None:
         """Records a request."""
@@ -168,24 +307,53 @@ class _Handler(BaseHTTPRequestHandler):
     """Seconds that a client may let the connection idle."""
 
     def do_POST(self) -> None:  # noqa: N802 (the name is http.server's)
+        is_result = self.path == RESULT_PATH
+        limit = MAX_RESULT if is_result else MAX_REQUEST
         try:
             length = int(self.headers.get("Content-Length", ""))
         except ValueError:
             length = -1
         if length < 0:
             self.refuse(411, "no Content-Length")
-        elif length > MAX_REQUEST:
-            self.refuse(413, f"{length} bytes, more than {MAX_REQUEST}")
-        else:
-            try:
-                header, machines = parse_task_request(self.rfile.read(length))
-            except ProtocolError as error:
-                self.refuse(400, str(error))
-                return
-            toolchain = f"{header['toolchain-name']} {header['toolchain-version']}"
-            names = [machine["name"] for machine in machines]
-            self.note(200, agent=header["agent"], toolchain=toolchain, machines=names)
-            self.answer(200, "text/manifest; charset=utf-8", NOTHING_TO_DO)
+            return
+        if length > limit:
+            self.refuse(413, f"{length} bytes, more than {limit}")
+            return
+        body = self.rfile.read(length)
+        behaviour = self.server.controller.behaviour(self.path)
+        time.sleep(behaviour.delay)
+        try:
+            if behaviour.answer == "away":
+                self.note(0, error="away")
+                self.close_connection = True
+                self.connection.shutdown(socket.SHUT_RDWR)
+            elif behaviour.answer == "garbage":
+                self.note(200, error="garbage")
+                self.answer(200, "text/html", b"<html>\0\xff</html>\n")
+            elif isinstance(behaviour.answer, int):
+                self.refuse(behaviour.answer, "as the script says")
+            elif is_result:
+                self.take_result(body)
+            else:
+                self.take_request(body)
+        except ProtocolError as error:
+            self.refuse(400, str(error))
+
+    def take_request(self, body: bytes) -> None:
+        header, machines = parse_task_request(body)
+        toolchain = f"{header['toolchain-name']} {header['toolchain-version']}"
+        names = [machine["name"] for machine in machines]
+        session, answer = self.server.controller.task(self.path, machines[0])
+        self.note(
+            200, agent=header["agent"], toolchain=toolchain, machines=names, session=session
+        )
+        self.answer(200, "text/manifest; charset=utf-8", answer)
+
+    def take_result(self, body: bytes) -> None:
+        header, result = parse_result(body)
+        why = self.server.controller.finish(header)
+        self.note(200, session=header["session"], result=result, error=why)
+        self.answer(200, "text/manifest; charset=utf-8", b"")
 
     def do_GET(self) -> None:  # noqa: N802
         self.refuse(405, "task requests are POSTed")
@@ -223,12 +391,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="A stand-in for a build2 controller.")
     parser.add_argument("--listen", type=_endpoint, required=True, metavar="ADDRESS:PORT")
     parser.add_argument("--log", type=Path, metavar="FILE.jsonl", help="append requests to it")
+    parser.add_argument("--script", type=Path, metavar="FILE.json", help="what to do")
     arguments = parser.parse_args()
     end = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: end.set())
     address, port = arguments.listen
-    with Controller(address, port, arguments.log) as controller:
+    with Controller(address, port, arguments.log, arguments.script) as controller:
         print(f"controller: listening on {controller.url}", flush=True)
         end.wait()
     return 0

@@ -7,12 +7,20 @@ import random
 import signal
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
 
 import pytest
-from controller import NOTHING_TO_DO, Controller, ProtocolError, parse_task_request
+from controller import (
+    NOTHING_TO_DO,
+    Controller,
+    ProtocolError,
+    parse_manifests,
+    parse_result,
+    parse_task_request,
+)
 
 REQUEST = b"""\
 : 1
@@ -67,7 +75,8 @@ def test_what_is_no_task_request_is_refused() -> None:
         (b"agent: build-adbeefb8da", b"agent: a\nagent: b", "line 3: agent occurs twice"),
         (b"agent:", b"color: red\nagent:", "color is unknown"),
         (b"summary: Debian 13, GCC\n", b"", "summary is missing"),
-        (b"summary: Debian 13, GCC", b"summary:\\\nDebian\n\\", "line 8: .* several lines"),
+        (b"summary: Debian 13, GCC", b"summary:\\\nDebian\n13\n\\", "summary has several lines"),
+        (b"summary: Debian 13, GCC", b"summary:\\\nDebian", "line 8: .* no end"),
         (b":\nid", b"id", "id is unknown"),
         (b"Debian", b"\xff", "not UTF-8"),
         (b"Debian", b"\x1b[2J", "control character"),
@@ -77,6 +86,89 @@ def test_the_reason_of_a_refusal_is_given(old: bytes, new: bytes, reason: str) -
     assert old in REQUEST
     with pytest.raises(ProtocolError, match=reason):
         parse_task_request(REQUEST.replace(old, new, 1))
+
+
+RESULT = b"""\
+: 1
+session: task/1
+:
+name: hello-1
+version: 1.0.0
+status: success
+update-status: success
+update-log:\\
+two
+lines
+\\
+"""
+
+
+def test_tasks_are_handed_out_and_their_results_taken(tmp_path: Path) -> None:
+    script = tmp_path / "script.json"
+    task = {"tasks": 1, "source": "http://192.0.2.1/x.c", "challenge": True}
+    script.write_text(json.dumps({"*": task, "/urgent": {"tasks": 1, "expire": -1}}))
+    with Controller("127.0.0.1", script=script) as controller:
+        status, answer = post(controller.url, REQUEST)
+        assert status == 200
+        response, manifest = parse_manifests(answer.decode())
+        assert response["session"] == "task/1"
+        assert manifest["repository-url"] == "http://192.0.2.1/x.c"
+        assert manifest["machine"] == "linux_debian_13-gcc"
+        # There is one only.
+        assert post(controller.url, REQUEST) == (200, NOTHING_TO_DO)
+        url = response["result-url"]
+        signed = RESULT.replace(b":\nname", b"challenge: x challenge-1\n:\nname")
+        urgent = parse_manifests(post(f"{controller.url}urgent", REQUEST)[1].decode())[0]
+        late = RESULT.replace(b"task/1", urgent["session"].encode())
+        bodies = [RESULT, signed, signed, late, RESULT.replace(b"task/1", b"x")]
+        # An agent is never told what becomes of its result.
+        assert [post(url, body) for body in bodies] == [(200, b"")] * 5
+        results = [request for request in controller.requests if request.result]
+    assert [request.error for request in results] == [
+        "not authenticated",
+        None,
+        "second result",
+        "expired session",
+        "unknown session",
+    ]
+    assert results[1].result is not None
+    assert results[1].result["update-log"] == "two\nlines"
+    assert [r.session for r in controller.requests if r.agent] == ["task/1", None, "urgent/1"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        (b"session: task/1\n", b"", "session is missing"),
+        (b":\nname", b"name", "2 manifests"),
+        (b"version: 1.0.0\n", b"", "version is missing"),
+        (b"status: success\n", b"status: good\n", "status is 'good'"),
+        (b"update-status", b"color", "color is unknown"),
+    ],
+)
+def test_the_reason_why_a_result_is_refused(old: bytes, new: bytes, reason: str) -> None:
+    assert old in RESULT
+    with pytest.raises(ProtocolError, match=reason):
+        parse_result(RESULT.replace(old, new, 1))
+
+
+def test_a_controller_can_be_away_slow_or_mad(tmp_path: Path) -> None:
+    script = tmp_path / "script.json"
+    with Controller("127.0.0.1", script=script) as controller:
+
+        def ask(**behaviour: object) -> tuple[int, bytes]:
+            script.write_text(json.dumps({"*": behaviour}))
+            return post(controller.url, REQUEST)
+
+        assert ask(answer=401)[0] == 401
+        assert ask(answer=503)[0] == 503
+        assert ask(answer="garbage")[1].startswith(b"<html>")
+        with pytest.raises(ConnectionError):
+            ask(answer="away")
+        began = time.monotonic()
+        assert ask(delay=0.5) == (200, NOTHING_TO_DO)
+        assert time.monotonic() - began >= 0.5
+        assert [r.status for r in controller.requests] == [401, 503, 200, 0, 200]
 
 
 def test_a_request_without_machines_is_refused() -> None:

@@ -11,7 +11,6 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +18,7 @@ from types import TracebackType
 from typing import Any, ClassVar, TypeVar
 
 from buildroot import Root
+from cgroup import make_cgroup, remove_cgroup
 from lan import Lan, Nic
 from namespace import child_of, close, run, start
 from wait import DEADLINE, wait_for
@@ -27,7 +27,8 @@ T = TypeVar("T")
 
 # Assembles the root and becomes systemd. Waits for a line on its input before
 # that: the NICs come first, as they do on a machine. `container` tells systemd
-# not to expect a kernel of its own.
+# not to expect a kernel of its own; then it leaves it to us to have mounts seen in
+# the namespaces of its services, without which these get no credentials.
 _BOOT = """
 lower=$1; shift
 top=/run
@@ -67,7 +68,8 @@ cd $root
 mkdir -p .outside
 pivot_root . .outside
 exec env -i container=other PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin \
-    sh -c 'umount -l /.outside && rmdir /.outside && exec "$@" </dev/null >/dev/null 2>&1' \
+    sh -c 'umount -l /.outside && rmdir /.outside && mount --make-rshared / &&
+        exec "$@" </dev/null >/dev/null 2>&1' \
     sh /usr/lib/systemd/systemd --system "$@"
 """
 
@@ -77,6 +79,13 @@ _UDEV_TRIGGER = (
     "/etc/systemd/system/systemd-udev-trigger.service.d/test.conf",
     "[Service]\nExecStart=\n"
     "ExecStart=-udevadm trigger --type=devices --action=add --subsystem-match=net\n",
+)
+
+# The clock is the machine's own. This is what systemd-timesyncd says when it has
+# set one.
+_SYNCHRONISED = (
+    "/etc/tmpfiles.d/test-clock.conf",
+    "d /run/systemd/timesync\nf /run/systemd/timesync/synchronized\n",
 )
 
 _HOSTS = itertools.count(1)
@@ -95,7 +104,8 @@ class Host:
         self._process: subprocess.Popen[str] | None = None
         self._pid = 0
         self._cgroup: Path | None = None
-        self._files: dict[str, str] = dict([_UDEV_TRIGGER])
+        self._files: dict[str, str] = dict([_UDEV_TRIGGER, _SYNCHRONISED])
+        self._programs: set[str] = set()
         # The NICs are veth pairs, which netd takes for NICs when it is told to.
         self.file("/etc/buildos/netd.conf.d/10-nics.toml", 'include = ["eth*"]\n')
 
@@ -116,9 +126,18 @@ class Host:
         """A file that is there when the host boots."""
         self._files[path] = content
 
+    def program(self, path: str, script: str) -> None:
+        """A script that can be executed and is there when the host boots."""
+        self.file(path, script)
+        self._programs.add(path)
+
     def configure(self, daemon: str, toml: str) -> None:
         """Configuration of a daemon, as an operator writes it."""
         self.file(f"/etc/buildos/{daemon}.conf.d/50-test.toml", toml)
+
+    def without_time(self) -> None:
+        """No server has told the time when the host boots."""
+        self._files.pop(_SYNCHRONISED[0])
 
     def command_line(self, parameters: str) -> None:
         """The kernel command line, as our daemons see it. The machine's own is
@@ -138,7 +157,7 @@ class Host:
         first of them with the given MAC addresses."""
         assert self._process is None, "the host runs already"
         number = next(_HOSTS)
-        self._cgroup = _make_cgroup(f"buildos-test-{os.getpid()}-{number}")
+        self._cgroup = make_cgroup(f"buildos-test-{os.getpid()}-{number}")
         lower = ":".join(str(path) for path in self.root.directories)
         unshare = ["unshare", "--mount", "--pid", "--uts", "--ipc", "--net", "--cgroup"]
         unshare += ["--fork", "--kill-child", "--propagation=private"]
@@ -162,6 +181,8 @@ class Host:
             target = Path(f"/proc/{pid}/root/run/root{path}")
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(content)
+            if path in self._programs:
+                target.chmod(0o755)
         for index, lan in enumerate(nics):
             # A prefix of the locally administered range; the number keeps the
             # hosts of one LAN apart.
@@ -204,8 +225,14 @@ class Host:
             if self in Host.running:
                 Host.running.remove(self)
         if self._cgroup is not None:
-            _remove_cgroup(self._cgroup)
+            remove_cgroup(self._cgroup)
             self._cgroup = None
+
+    def wait_for_end(self, deadline: float = DEADLINE) -> None:
+        """Waits until the host has switched itself off."""
+        process = self._process
+        assert process is not None, "the host does not run"
+        wait_for(lambda: process.poll() is not None, f"{self.name}: it is off", deadline)
 
     # While it runs
 
@@ -241,6 +268,14 @@ class Host:
 
     def read(self, path: str) -> str:
         return self.run(["cat", path])
+
+    def write(self, path: str, content: str) -> None:
+        """Replaces a file of the running host."""
+        self.run(["sh", "-ec", 'mkdir -p "${1%/*}"; printf %s "$2" >"$1"', "write", path, content])
+
+    def plug_in(self, lan: Lan, name: str, mac: str) -> None:
+        """Gives the running host another NIC."""
+        self.nics.append(lan.connect(name, mac, self._pid, True))
 
     def copy(self, source: Path, target: str) -> None:
         """Copies a file of the outside into the directory `target`."""
@@ -292,6 +327,23 @@ class Host:
         link: dict[str, Any] = json.loads(show)[0]
         return link
 
+    def links(self) -> list[dict[str, Any]]:
+        """All interfaces as `ip -json link` shows them."""
+        links: list[dict[str, Any]] = json.loads(self.run(["ip", "-json", "link"]))
+        return links
+
+    def state(self) -> dict[str, Any]:
+        """What netd knows, as it writes it to /run."""
+        state: dict[str, Any] = json.loads(self.read("/run/buildos/netd/state.json"))
+        return state
+
+    def ledger(self) -> list[dict[str, Any]]:
+        """The entries of netd's decision ledger."""
+        entries: list[dict[str, Any]] = json.loads(self.read("/run/buildos/netd/ledger.json"))[
+            "entries"
+        ]
+        return entries
+
     def main_pid(self, unit: str) -> int:
         """The unit's main process, by the host's own numbers; 0 while there is none."""
         return int(self.unit(unit, "MainPID")["MainPID"])
@@ -327,35 +379,3 @@ def manager(daemon: str) -> list[str]:
     """Bus name, path and interface of a daemon's Manager, as busctl wants them."""
     name = f"org.build2.buildos.{daemon}"
     return [name, f"/org/build2/buildos/{daemon}", f"{name}.Manager"]
-
-
-def _make_cgroup(name: str) -> Path:
-    """A control group of its own: systemd rules over all below it, and killing
-    it leaves nothing behind."""
-    mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
-    tops = [Path(fields[1]) for fields in mounts if fields[2] == "cgroup2"]
-    assert tops, "no cgroup2 file system is mounted"
-    for path in tops[0].glob("buildos-test-*"):
-        # Left by tests that were killed.
-        if not Path(f"/proc/{path.name.split('-')[2]}").exists():
-            _remove_cgroup(path)
-    cgroup = tops[0] / name
-    cgroup.mkdir()
-    return cgroup
-
-
-def _remove_cgroup(cgroup: Path) -> None:
-    (cgroup / "cgroup.kill").write_text("1")
-    end = time.monotonic() + DEADLINE
-    while True:
-        try:
-            for path in sorted(cgroup.rglob("*"), reverse=True):
-                if path.is_dir():
-                    path.rmdir()
-            cgroup.rmdir()
-            return
-        except OSError:
-            # Killed processes take a moment to go.
-            if time.monotonic() > end:
-                raise
-            time.sleep(0.02)

@@ -11,12 +11,14 @@ from buildroot import BUILD, TOP, Root, Stamp, digest, locked, make_root, say
 # use on it.
 _PACKAGES = [
     "btrfs-progs",
+    "busybox",
     "curl",
     "dbus",
     "dnsmasq-base",
     "iproute2",
     "iptables",
     "iputils-ping",
+    "libc6-dev",
     "libmnl0",
     "libnftnl11",
     "libnss-myhostname",
@@ -25,6 +27,7 @@ _PACKAGES = [
     "sudo",
     "systemd",
     "systemd-sysv",
+    "tcc",
     "udev",
     "udhcpc",
 ]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from agents import bbot, wait_until_runs
 from buildroot import BUILD, Root
 from host import Host
 from host_root import host_root
@@ -15,6 +17,8 @@ from nat import wait_until_ready
 
 NewHost = Callable[..., Host]
 NewLan = Callable[..., Lan]
+
+_figures: list[str] = []
 
 
 @pytest.fixture(scope="session")
@@ -79,6 +83,35 @@ def online(host: Host, lan: Lan) -> Host:
     host.start([lan])
     wait_until_ready(host)
     return host
+
+
+@pytest.fixture
+def url(lan: Lan) -> str:
+    """A controller on a LAN with DHCP."""
+    lan.serve_dhcp()
+    return lan.start_controller()
+
+
+@pytest.fixture
+def running(host: Host, lan: Lan, url: str) -> Host:
+    """A host on which bbot@default runs."""
+    host.configure("agentd", bbot(url))
+    host.start([lan])
+    wait_until_runs(host)
+    return host
+
+
+@pytest.fixture(scope="session")
+def figure() -> Callable[[str], None]:
+    """Notes a line for the end of the run."""
+    return _figures.append
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    if _figures:
+        terminalreporter.section("figures")
+        for line in _figures:
+            terminalreporter.write_line(line)
 
 
 @pytest.hookimpl(hookwrapper=True)

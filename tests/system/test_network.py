@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 
+import pytest
 from conftest import NewLan
 from host import Host
-from lan import Lan
+from lan import BRIDGE, Lan
 from machine import Machine
 
 NETD = "buildos-netd.service"
+_PRIVATE = "7c2f9d1e6b3a4850a1f4c8e7d0b95263"
 
 
 def test_without_carrier_it_waits_and_says_so(host: Host, lan: Lan) -> None:
@@ -121,3 +124,116 @@ def test_the_kernel_command_line_configures(host: Host, lan: Lan) -> None:
     host.wait_for(lambda: host.run(["hostname"]).strip() == "chosen", "the name")
     host.wait_for(lambda: host.bus_property("nat1", "Ready"), "ready for machines")
     assert Machine(host).take_lease().startswith("10.99.0.")
+
+
+def test_the_network_comes_up_without_the_bus(host: Host, lan: Lan) -> None:
+    lan.serve_dhcp()
+    host.file("/etc/systemd/system/dbus.service.d/slow.conf", "[Unit]\nConditionPathExists=/go\n")
+    host.start([lan])
+    address = host.wait_online()
+    assert host.active(NETD), "READY does not wait for the bus"
+    assert address in host.status_text(NETD)
+    assert host.addresses("br1") == ["172.23.0.1/16"]
+    assert host.state()["state"] == "online"
+    host.run("touch /go; systemctl start dbus.service")
+    host.wait_for(lambda: host.bus_property("network1", "Online"), "netd joins the bus")
+
+
+def test_it_joins_a_bus_that_restarts(host: Host, lan: Lan) -> None:
+    lan.serve_dhcp()
+    host.start([lan])
+    address = host.wait_online()
+    host.wait_for(lambda: host.bus_property("network1", "Online"), "netd is on the bus")
+    pid = host.main_pid(NETD)
+    with lan.ping(address) as echoes:
+        host.systemctl("restart", "dbus.service")
+        host.wait_for(lambda: host.bus_property("network1", "Online"), "netd is back on the bus")
+    assert echoes.lost() == []
+    assert host.main_pid(NETD) == pid
+
+
+def test_br0_has_the_ipv6_that_the_lan_offers(host: Host, lan: Lan) -> None:
+    lan.run(["ip", "address", "add", "2001:db8:7::1/64", "dev", BRIDGE, "nodad"])
+    lan.serve_dhcp("--enable-ra", "--dhcp-range=2001:db8:7::,ra-only")
+    host.start([lan, lan])
+    host.wait_online()
+    # Made of the NIC's hardware address, not of one that br0 had before.
+    mac = [int(part, 16) for part in host.link("br0")["address"].split(":")]
+    eui = f"{mac[0] ^ 2:02x}{mac[1]:02x}:{mac[2]:02x}ff:fe{mac[3]:02x}:{mac[4]:02x}{mac[5]:02x}"
+    expected = {
+        str(ipaddress.ip_interface(f"fe80::{eui}/64")),
+        str(ipaddress.ip_interface(f"2001:db8:7::{eui}/64")),
+    }
+    host.wait_for(
+        lambda: set(host.bus_property("network1", "IPv6Addresses")) == expected, "the addresses"
+    )
+    assert "default via fe80::" in host.run("ip -6 route show dev br0")
+    for nic in ("eth0", "eth1"):
+        assert host.run(f"ip -6 address show dev {nic}") == ""
+    # Also on a host that has come to forward.
+    assert host.read("/proc/sys/net/ipv6/conf/br0/accept_ra") == "2\n"
+
+
+def test_a_private_network_that_the_uplink_has_is_replaced(
+    host: Host, new_lan: NewLan
+) -> None:
+    lan = new_lan("172.23.5", "overlapping")
+    url = lan.serve_web("page\n")
+    lan.serve_dhcp()
+    host.start([lan])
+    assert host.wait_online().startswith("172.23.5.")
+    host.wait_for(lambda: host.addresses("br1") == ["172.29.0.1/16"], "another private network")
+    host.wait_for(lambda: host.bus_property("nat1", "Ready"), "ready for machines")
+    machine = Machine(host)
+    assert machine.take_lease().startswith("172.29.")
+    assert machine.run(f"curl --silent --max-time 20 {url}") == "page\n"
+
+
+def test_a_later_lease_may_bring_the_overlap(host: Host, lan: Lan, new_lan: NewLan) -> None:
+    lan.serve_dhcp()
+    host.configure("netd", "carrier_grace_s = 0\n")
+    other = new_lan("172.23.5", "overlapping")
+    host.start([lan, other])
+    host.wait_online()
+    host.wait_for(lambda: host.addresses("br1") == ["172.23.0.1/16"], "the default")
+    other.serve_dhcp()
+    host.nics[0].unplug()
+    host.wait_for(lambda: host.addresses("br1") == ["172.29.0.1/16"], "another private network")
+    assert host.journal(f"MESSAGE_ID={_PRIVATE}")
+
+
+@pytest.mark.parametrize(("how", "option"), [("hostname", "client provides name"), ("none", None)])
+def test_the_server_learns_the_name(
+    host: Host, lan: Lan, how: str, option: str | None
+) -> None:
+    lan.serve_dhcp("--dhcp-fqdn", "--domain=lan.example")
+    host.command_line(f"buildos.hostname=chosen buildos.netd.send_name={how}")
+    host.start([lan])
+    host.wait_online()
+    host.wait_for(lambda: host.run(["hostname"]).strip() == "chosen", "the name")
+    if option is None:
+        host.call("network1", "Renew")
+        host.wait_for(lambda: lan.log("dnsmasq.log").count("DHCPACK") > 1, "it is renewed")
+        assert "chosen" not in lan.log("dnsmasq.log")
+    else:
+        host.wait_for(lambda: f"{option}: chosen" in lan.log("dnsmasq.log"), "the server is told")
+        host.wait_for(
+            lambda: host.run("getent ahostsv4 chosen.lan.example || true"), "the DNS has the name"
+        )
+
+
+def test_the_lease_is_on_the_bus_with_its_times(host: Host, lan: Lan) -> None:
+    lan.serve_dhcp("--dhcp-option=option:ntp-server,192.0.2.123")
+    host.start([lan])
+    address = host.wait_online()
+    host.wait_for(lambda: host.bus_property("network1", "Online"), "online")
+    lease = {k: v["data"] for k, v in host.bus_property("network1", "Lease").items()}
+    assert (lease["Address"], lease["PrefixLength"], lease["LeaseSeconds"]) == (address, 24, 3600)
+    seconds = 1_000_000
+    assert lease["ExpiresUSec"] == lease["AcquiredUSec"] + 3600 * seconds
+    assert lease["AcquiredUSec"] < lease["RenewUSec"] < lease["RebindUSec"] < lease["ExpiresUSec"]
+    assert lease["Option42"] == [192, 0, 2, 123]
+    assert host.bus_property("network1", "NTP") == ["192.0.2.123"]
+    assert host.bus_property("network1", "PublicPorts") == ["eth0"]
+    decisions = [entry["decision"] for entry in host.ledger()]
+    assert decisions[:2] == ["sent DISCOVER", "offered"] and "bound" in decisions

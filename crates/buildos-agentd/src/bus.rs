@@ -1,6 +1,7 @@
 //! `org.build2.buildos.agent1`: what agentd publishes.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use buildos_dbus_api::agent1::{NAME, PATH};
 use buildos_dbus_api::update;
@@ -16,7 +17,66 @@ struct Manager {
     reason: String,
     instances: Vec<OwnedObjectPath>,
     problems: Vec<String>,
-    restarts: mpsc::Sender<Id>,
+    orders: mpsc::Sender<Order>,
+}
+
+/// What somebody asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Order {
+    /// Start this agent again now.
+    Restart(Id),
+    /// Let the tasks of these agents end, within this time or the configured one.
+    Drain(Targets, Option<Duration>),
+    /// Take that back.
+    Resume(Targets),
+}
+
+/// Whom an [`Order`] is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Targets {
+    /// Every agent that is configured when the order arrives.
+    All,
+    /// These.
+    Some(Vec<Id>),
+}
+
+impl Targets {
+    /// Whether the agent is among them.
+    #[must_use]
+    pub fn contain(&self, id: &Id) -> bool {
+        match self {
+            Self::All => true,
+            Self::Some(ids) => ids.contains(id),
+        }
+    }
+}
+
+impl Manager {
+    /// The agent of that name, if it is configured.
+    fn configured(&self, instance: &str) -> fdo::Result<Id> {
+        let id: Id = instance
+            .parse()
+            .map_err(|error: crate::agent::IdError| fdo::Error::InvalidArgs(error.to_string()))?;
+        let path = id.object_path();
+        if self.instances.iter().any(|known| *known.as_str() == path) {
+            Ok(id)
+        } else {
+            Err(fdo::Error::InvalidArgs(format!("{id} is not configured")))
+        }
+    }
+
+    fn targets(&self, instances: &[&str]) -> fdo::Result<Targets> {
+        if instances.is_empty() {
+            return Ok(Targets::All);
+        }
+        let ids = instances.iter().map(|name| self.configured(name));
+        ids.collect::<Result<_, _>>().map(Targets::Some)
+    }
+
+    async fn order(&self, order: Order) -> fdo::Result<()> {
+        let sent = self.orders.send(order).await;
+        sent.map_err(|_| fdo::Error::Failed("buildos-agentd is ending".to_owned()))
+    }
 }
 
 /// All agents of the host.
@@ -26,20 +86,26 @@ impl Manager {
     /// wait any longer with one that ended, takes back that somebody stopped
     /// it. What it needs must still be there.
     async fn restart(&self, instance: &str) -> fdo::Result<()> {
-        let id: Id = instance
-            .parse()
-            .map_err(|error: crate::agent::IdError| fdo::Error::InvalidArgs(error.to_string()))?;
-        if !self
-            .instances
-            .iter()
-            .any(|path| *path.as_str() == id.object_path())
-        {
-            return Err(fdo::Error::InvalidArgs(format!("{id} is not configured")));
-        }
-        self.restarts
-            .send(id)
-            .await
-            .map_err(|_| fdo::Error::Failed("buildos-agentd is ending".to_owned()))
+        let id = self.configured(instance)?;
+        self.order(Order::Restart(id)).await
+    }
+
+    /// Lets the tasks of these agents (`bbot@default`) end, then stops them and
+    /// keeps them down until Resume, also over a restart of buildos-agentd. No
+    /// agents stand for all. Tasks have `budget_usec` microseconds; 0 stands for
+    /// the configured time, which is shorter when the host goes down.
+    async fn drain(&self, instances: Vec<&str>, budget_usec: u64) -> fdo::Result<()> {
+        let targets = self.targets(&instances)?;
+        let budget = (budget_usec > 0).then(|| Duration::from_micros(budget_usec));
+        self.order(Order::Drain(targets, budget)).await
+    }
+
+    /// Takes Drain back for these agents; no agents stand for all. One whose
+    /// tasks still run goes on, one that is down is started when its needs are
+    /// met. What somebody stopped stays stopped.
+    async fn resume(&self, instances: Vec<&str>) -> fdo::Result<()> {
+        let targets = self.targets(&instances)?;
+        self.order(Order::Resume(targets)).await
     }
 
     /// One line for people: how many agents run, and what the others wait for.
@@ -88,9 +154,17 @@ impl Agent {
         self.id.unit()
     }
 
+    /// Whether it is to run as soon as it has what it needs: neither stopped by
+    /// somebody nor drained.
+    #[zbus(property)]
+    fn wanted(&self) -> bool {
+        self.instance.wanted()
+    }
+
     /// `waiting`, `starting`, `running`, `delayed` (it ended and starts again at
-    /// NextStartUSec), `stopped` (by somebody), `drained`, or `invalid` (its
-    /// configuration cannot work).
+    /// NextStartUSec), `stopped` (by somebody), `draining` (its tasks may end
+    /// until DrainDeadlineUSec), `drained`, or `invalid` (its configuration cannot
+    /// work).
     #[zbus(property)]
     fn state(&self) -> &str {
         self.instance.state().as_str()
@@ -108,13 +182,14 @@ impl Agent {
         self.instance.reason()
     }
 
-    /// What it needs and is not there, one line each.
+    /// What it needs and is not there: a word (`configuration`, `program`,
+    /// `credentials`, `kvm`, `memory`, `network`, `hostname`, `private-network`,
+    /// `clock`) and a line for people.
     #[zbus(property)]
-    fn needs(&self) -> Vec<String> {
-        self.instance
-            .unmet()
-            .iter()
-            .map(ToString::to_string)
+    fn needs(&self) -> Vec<(String, String)> {
+        let unmet = self.instance.unmet().iter();
+        unmet
+            .map(|unmet| (unmet.need.to_string(), unmet.what.clone()))
             .collect()
     }
 
@@ -124,9 +199,22 @@ impl Agent {
         self.instance.restarts()
     }
 
+    /// How often it has ended by itself, or could not be started, since it was
+    /// last in order: stopped by somebody, or up for ten minutes.
+    #[zbus(property)]
+    fn failures(&self) -> u32 {
+        self.instance.failures()
+    }
+
+    /// Whether it ends again and again. It is started again nevertheless.
+    #[zbus(property)]
+    fn crash_loop(&self) -> bool {
+        self.instance.crash_loop()
+    }
+
     /// How it last ended (`exit code 1`, `signal SEGV`), or empty.
     #[zbus(property)]
-    fn last_exit(&self) -> String {
+    fn last_exit(&self) -> &str {
         self.instance.last_exit()
     }
 
@@ -141,6 +229,13 @@ impl Agent {
     fn next_start_usec(&self) -> u64 {
         self.instance.next_start_usec()
     }
+
+    /// Until when its tasks may end while it drains, CLOCK_REALTIME
+    /// microseconds, or 0.
+    #[zbus(property, name = "DrainDeadlineUSec")]
+    fn drain_deadline_usec(&self) -> u64 {
+        self.instance.drain_deadline_usec()
+    }
 }
 
 /// The serving side of a connection.
@@ -151,17 +246,17 @@ pub struct Bus {
 }
 
 impl Bus {
-    /// Serves the manager without agents. Requests to restart one go to `restarts`.
+    /// Serves the manager without agents. What somebody asks for goes to `orders`.
     ///
     /// # Errors
     ///
     /// The connection is gone.
-    pub async fn new(connection: &Connection, restarts: mpsc::Sender<Id>) -> zbus::Result<Self> {
+    pub async fn new(connection: &Connection, orders: mpsc::Sender<Order>) -> zbus::Result<Self> {
         let manager = Manager {
             reason: String::new(),
             instances: Vec::new(),
             problems: Vec::new(),
-            restarts,
+            orders,
         };
         connection.object_server().at(PATH, manager).await?;
         Ok(Self {
@@ -234,27 +329,28 @@ impl Bus {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::instance::Now;
+    use crate::instance::{Now, Remembered};
     use std::time::Instant;
     use zbus::object_server::Interface as _;
 
     /// The XML of record is what is served. `BUILDOS_BLESS=1` writes it anew.
     #[test]
     fn the_interfaces_are_those_of_record() {
-        let (restarts, _) = mpsc::channel(1);
+        let (orders, _) = mpsc::channel(1);
         let now = Now {
             instant: Instant::now(),
             realtime_usec: 0,
+            uptime: Duration::ZERO,
         };
         let manager = Manager {
             reason: String::new(),
             instances: Vec::new(),
             problems: Vec::new(),
-            restarts,
+            orders,
         };
         let agent = Agent {
             id: "bbot@default".parse().unwrap(),
-            instance: Instance::new(false, Vec::new(), now),
+            instance: Instance::new(Remembered::default(), Vec::new(), now),
         };
         let mut xml = String::from("<node>\n");
         manager.introspect_to_writer(&mut xml, 2);

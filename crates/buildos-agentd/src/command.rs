@@ -1,6 +1,7 @@
 //! What is executed: program, arguments, environment.
 
 use std::fmt;
+use std::num::NonZeroU32;
 use std::path::Path;
 use std::str::FromStr;
 
@@ -8,8 +9,11 @@ use buildos_dbus_api::agent1::Kind;
 use serde::Deserialize;
 
 use crate::agent::Id;
+use crate::allotment::Allotment;
 use crate::config::AgentSettings;
+use crate::credential::Credential;
 use crate::option::{OptionNames, Setting};
+use crate::user::User;
 
 /// Absolute path of a program, without anything that a unit file would read
 /// as something else.
@@ -150,15 +154,39 @@ impl TryFrom<String> for Variable {
     }
 }
 
-/// What the unit of an agent executes.
+/// What the unit of an agent executes, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Command {
     /// The program.
     pub program: Program,
     /// Its arguments.
-    pub arguments: Vec<Argument>,
+    pub arguments: Vec<Word>,
     /// Added to the environment that systemd gives to every service.
     pub environment: Vec<Variable>,
+    /// Whom it runs as, when not as the template says.
+    pub user: Option<User>,
+    /// Secrets that it gets.
+    pub credentials: Vec<Credential>,
+    /// What systemd keeps it to, beyond the limits of its slice.
+    pub limits: Limits,
+}
+
+/// One word of a command line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Word {
+    /// As it stands.
+    Text(Argument),
+    /// Where systemd puts the credential of this name.
+    CredentialPath(String),
+}
+
+/// What the unit of an agent may take at most.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Hardware threads.
+    pub cpu: Option<NonZeroU32>,
+    /// RAM, MiB.
+    pub memory: Option<NonZeroU32>,
 }
 
 /// The configuration of an agent does not make a command.
@@ -179,29 +207,55 @@ impl Command {
         id: &Id,
         settings: &AgentSettings,
         options: &OptionNames,
+        allotment: Allotment,
     ) -> Result<Self, CommandError> {
+        let written = settings.arguments.iter().cloned().map(Word::Text);
         let mut arguments = Vec::new();
-        match id.kind {
+        let limits = match id.kind {
             Kind::Bbot => {
                 if settings.controllers.is_empty() {
                     return Err(CommandError::NoController(id.clone()));
                 }
-                arguments.extend(bbot_options(id, settings, options));
-                arguments.extend(settings.arguments.iter().cloned());
-                arguments.extend(settings.controllers.iter().map(Argument::of));
+                arguments.extend(bbot_options(id, settings, options, allotment));
+                arguments.extend(written);
+                arguments.extend(settings.controllers.iter().map(Word::of));
+                // It keeps its machines to what it was told.
+                Limits::default()
             }
-            // Its options are not public: all of them are configuration.
-            Kind::Bslave => arguments.extend(settings.arguments.iter().cloned()),
-        }
+            // Its options are not public: all of them are configuration, and it
+            // cannot be told what it may take.
+            Kind::Bslave => {
+                arguments.extend(written);
+                Limits {
+                    cpu: settings.cpu,
+                    memory: settings.ram_mib,
+                }
+            }
+        };
+        let credentials = settings.auth_key.iter().chain(&settings.credentials);
         Ok(Self {
             program: settings.program.clone(),
             arguments,
             environment: settings.environment.clone(),
+            user: settings.user.clone(),
+            credentials: credentials.cloned().collect(),
+            limits,
         })
     }
 }
 
-fn bbot_options(id: &Id, settings: &AgentSettings, options: &OptionNames) -> Vec<Argument> {
+impl Word {
+    fn of(value: impl fmt::Display) -> Self {
+        Self::Text(Argument::of(value))
+    }
+}
+
+fn bbot_options(
+    id: &Id,
+    settings: &AgentSettings,
+    options: &OptionNames,
+    allotment: Allotment,
+) -> Vec<Word> {
     // An agent serves one toolchain; unless told otherwise, that of its name.
     let toolchain_name = match &settings.toolchain_name {
         Some(name) => name.clone(),
@@ -209,9 +263,16 @@ fn bbot_options(id: &Id, settings: &AgentSettings, options: &OptionNames) -> Vec
     };
     let values = [
         (Setting::SystemdDaemon, Value::Flag),
-        (Setting::ToolchainName, Value::Is(toolchain_name)),
+        (Setting::ToolchainName, Value::of(Some(toolchain_name))),
         (Setting::InstanceMax, Value::of(settings.instance_max)),
-        (Setting::Cpu, Value::of(settings.cpu)),
+        (Setting::Cpu, Value::of(Some(allotment.cpu))),
+        (Setting::BuildRam, Value::of(Some(allotment.ram_kib()))),
+        (
+            Setting::AuthKey,
+            settings.auth_key.as_ref().map_or(Value::Unset, |key| {
+                Value::Is(Word::CredentialPath(key.name().to_owned()))
+            }),
+        ),
         (Setting::Bridge, Value::of(Some(&settings.bridge))),
     ];
     let mut arguments = Vec::new();
@@ -220,8 +281,8 @@ fn bbot_options(id: &Id, settings: &AgentSettings, options: &OptionNames) -> Vec
             continue;
         };
         match value {
-            Value::Flag => arguments.push(Argument::of(option)),
-            Value::Is(value) => arguments.extend([Argument::of(option), value]),
+            Value::Flag => arguments.push(Word::of(option)),
+            Value::Is(value) => arguments.extend([Word::of(option), value]),
             Value::Unset => {}
         }
     }
@@ -233,14 +294,14 @@ enum Value {
     /// Nothing: the option itself says it.
     Flag,
     /// A value.
-    Is(Argument),
+    Is(Word),
     /// The option is not passed; the program's own default holds.
     Unset,
 }
 
 impl Value {
     fn of(value: Option<impl fmt::Display>) -> Self {
-        value.map_or(Self::Unset, |value| Self::Is(Argument::of(value)))
+        value.map_or(Self::Unset, |value| Self::Is(Word::of(value)))
     }
 }
 
@@ -253,9 +314,17 @@ mod tests {
         let mut settings = AgentSettings::new(id.kind);
         let mut options = OptionNames::default();
         change(&mut settings, &mut options);
-        match Command::new(&id, &settings, &options) {
+        let allotment = Allotment {
+            cpu: NonZeroU32::new(2).unwrap(),
+            ram_mib: 4096,
+            tasks: NonZeroU32::MIN,
+        };
+        match Command::new(&id, &settings, &options, allotment) {
             Ok(command) => {
-                let arguments = command.arguments.iter().map(ToString::to_string);
+                let arguments = command.arguments.iter().map(|word| match word {
+                    Word::Text(text) => text.to_string(),
+                    Word::CredentialPath(name) => format!("%d/{name}"),
+                });
                 let words: Vec<_> = [command.program.to_string()]
                     .into_iter()
                     .chain(arguments)
@@ -273,7 +342,7 @@ mod tests {
         });
         assert_eq!(
             command,
-            "/usr/bin/bbot-agent --systemd-daemon --toolchain-name default --bridge br1 https://ci.example.org"
+            "/usr/bin/bbot-agent --systemd-daemon --toolchain-name default --cpu 2 --build-ram 4194304 --bridge br1 https://ci.example.org"
         );
     }
 
@@ -287,15 +356,16 @@ mod tests {
             ];
             s.toolchain_name = Some(Argument::of("public"));
             s.instance_max = std::num::NonZeroU32::new(4);
-            s.cpu = std::num::NonZeroU32::new(8);
+            s.auth_key = Some("key".parse().unwrap());
             s.bridge = "br0".parse().unwrap();
             s.arguments = vec![Argument::of("--verbose"), Argument::of(2)];
             o.set(Setting::Cpu, "--threads".to_owned().try_into().unwrap());
             o.set(Setting::SystemdDaemon, String::new().try_into().unwrap());
+            o.set(Setting::BuildRam, String::new().try_into().unwrap());
         });
         assert_eq!(
             command,
-            "/opt/bbot/bin/bbot-agent --toolchain-name public --instance-max 4 --threads 8 --bridge br0 --verbose 2 0100=https://a.example.org https://b.example.org"
+            "/opt/bbot/bin/bbot-agent --toolchain-name public --instance-max 4 --threads 2 --auth-key %d/key --bridge br0 --verbose 2 0100=https://a.example.org https://b.example.org"
         );
     }
 

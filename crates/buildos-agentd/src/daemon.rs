@@ -5,7 +5,7 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use buildos_dbus_api::agent1::InstanceState;
+use buildos_dbus_api::agent1::{InstanceState, Need};
 use buildos_dbus_api::watch::BusLost;
 use buildos_dbus_api::{METHOD_TIMEOUT, hostname1, nat1, network1, system_bus};
 use buildos_service::file::WriteError;
@@ -15,22 +15,28 @@ use tokio::time::timeout;
 use zbus::zvariant::OwnedObjectPath;
 
 use crate::agent::Id;
-use crate::bus::Bus;
+use crate::allotment::{allotment, usable_memory};
+use crate::bus::{Bus, Order};
 use crate::command::Command;
 use crate::config::Settings;
+use crate::drain::{Budgets, Way};
 use crate::dropin::{self, Op};
 use crate::fleet;
+use crate::hardware::Hardware;
 use crate::host;
 use crate::instance::{Event, Instance, Now};
 use crate::memory::{self, Memory};
 use crate::messages;
-use crate::needs::{self, Host, Need, Requirements};
+use crate::needs::{self, Clock, Host, Requirements};
 use crate::systemd::{Follower, Report, Systemd, SystemdError};
 use crate::unit_directory::{self, UnitDirectory, UnitDirectoryError};
 
 /// How often a program or device that is missing is looked for. There is no
 /// event for either that would cover every way in which they appear.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
+/// The same for the clock. When it is the last thing that is missing, this is
+/// what an agent loses by it.
+const LOOK_AT_CLOCK: Duration = Duration::from_millis(100);
 
 /// Why agentd ends. systemd starts it again; the agents go on running.
 #[derive(Debug, thiserror::Error)]
@@ -59,13 +65,13 @@ pub enum Error {
 /// Something that agentd cannot work without is missing; see [`Error`].
 pub async fn run(mut service: Service<Settings>) -> Result<(), Error> {
     let connection = system_bus().await?;
-    let (restarts, mut asked) = mpsc::channel(8);
+    let (orders, mut ordered) = mpsc::channel(8);
     let (reports, mut reported) = mpsc::channel(8);
     let mut network = network1::watch(&connection).await?;
     let mut naming = hostname1::watch(&connection).await?;
     let mut nat = nat1::watch(&connection).await?;
     let mut daemon = Daemon {
-        bus: Bus::new(&connection, restarts).await?,
+        bus: Bus::new(&connection, orders).await?,
         systemd: Systemd::new(&connection).await?,
         units: UnitDirectory::new(Path::new(unit_directory::RUNTIME)),
         memory: Memory::new(Path::new(memory::FILE)),
@@ -79,6 +85,10 @@ pub async fn run(mut service: Service<Settings>) -> Result<(), Error> {
         agents: BTreeMap::new(),
         removed: BTreeMap::new(),
         disabled: Vec::new(),
+        hardware: Hardware::read(Path::new("/")),
+        budgets: Budgets::default(),
+        clock_deadline: Duration::ZERO,
+        online: None,
     };
     daemon.configure(&service).await?;
     // So that nobody is told "waiting" only because agentd has not looked yet.
@@ -101,7 +111,7 @@ pub async fn run(mut service: Service<Settings>) -> Result<(), Error> {
             now = naming.next() => daemon.host.naming = now?,
             now = nat.next() => daemon.host.nat = now?,
             Some(Report { id, event }) = reported.recv() => daemon.tell(&id, event),
-            Some(id) = asked.recv() => daemon.tell(&id, Event::Restart),
+            Some(order) = ordered.recv() => daemon.carry_out(order).await?,
             () = until(daemon.deadline()) => {}
         }
         daemon.settle(&mut service).await?;
@@ -120,10 +130,16 @@ struct Daemon {
     removed: BTreeMap<Id, OwnedObjectPath>,
     /// Configured, with `enabled = false`.
     disabled: Vec<Id>,
+    hardware: Hardware,
+    budgets: Budgets,
+    clock_deadline: Duration,
+    /// Since when there has been a network, and somebody to set the clock.
+    online: Option<Instant>,
 }
 
 struct Agent {
     requirements: Requirements,
+    way: Way,
     instance: Instance,
     follower: Follower,
     /// What the journal was told last.
@@ -133,46 +149,58 @@ struct Agent {
 impl Daemon {
     /// Makes the drop-ins and the agents what the configuration says.
     async fn configure(&mut self, service: &Service<Settings>) -> Result<(), Error> {
-        let Settings { agents, options } = service.settings();
+        let settings = service.settings();
+        let agents = &settings.agents;
         let enabled: BTreeMap<_, _> = agents
             .iter()
-            .filter(|(_, settings)| settings.enabled)
-            .map(|(id, settings)| {
-                let command = Command::new(id, settings, options);
-                (id, (Requirements::new(settings, &command), command))
+            .filter(|(_, agent)| agent.enabled)
+            .map(|(id, agent)| {
+                let allotment = allotment(id, settings, self.hardware);
+                let command = Command::new(id, agent, &settings.options, allotment);
+                let requirements = Requirements::new(agent, &command, allotment);
+                (id, (requirements, command, agent.drain))
             })
             .collect();
         let wished: BTreeMap<_, _> = enabled
             .iter()
-            .filter_map(|(&id, (_, command))| {
+            .filter_map(|(&id, (_, command, _))| {
                 Some((id.clone(), dropin::text(command.as_ref().ok()?)))
             })
             .collect();
+        self.budgets = settings.budgets;
+        self.clock_deadline = settings.clock_deadline;
+        self.host.memory = usable_memory(settings, self.hardware);
         let configured: BTreeSet<Id> = enabled.keys().map(|&id| id.clone()).collect();
         let sound = service.problems().is_empty();
         let present = self.units.read()?;
         for op in dropin::plan(&configured, &wished, &present, sound) {
             self.apply(op, &present).await?;
         }
+        self.units.write_slice(&dropin::slice(self.host.memory))?;
         // Also without a change: agentd may have ended between change and reload.
-        self.systemd
-            .reload(wished.keys().chain(present.keys()))
-            .await?;
+        let units = wished.keys().chain(present.keys()).map(Id::unit);
+        let slice = std::iter::once(dropin::SLICE.to_owned());
+        self.systemd.reload(slice.chain(units)).await?;
 
-        let launched = self.memory.load().unwrap_or_else(|error| {
+        let mut remembered = self.memory.load().unwrap_or_else(|error| {
             tracing::warn!("{}", buildos_service::text::chain(&error));
-            BTreeSet::new()
+            BTreeMap::new()
         });
         self.agents
             .retain(|id, _| configured.contains(id) || !sound);
-        for (id, (requirements, _)) in enabled {
+        for (id, (requirements, _, way)) in enabled {
             match self.agents.get_mut(id) {
-                Some(agent) => agent.requirements = requirements,
+                Some(agent) => {
+                    agent.requirements = requirements;
+                    agent.way = way;
+                }
                 None => {
                     let unmet = needs::unmet(&requirements, &self.host);
+                    let kept = remembered.remove(id).unwrap_or_default();
                     let agent = Agent {
                         requirements,
-                        instance: Instance::new(launched.contains(id), unmet, now()),
+                        way,
+                        instance: Instance::new(kept, unmet, now()),
                         follower: self.systemd.follow(
                             id,
                             self.removed.remove(id),
@@ -211,6 +239,30 @@ impl Daemon {
         Ok(())
     }
 
+    async fn carry_out(&mut self, order: Order) -> Result<(), Error> {
+        let (targets, event) = match order {
+            Order::Restart(id) => {
+                self.tell(&id, Event::Restart);
+                return Ok(());
+            }
+            Order::Drain(targets, budget) => {
+                let budget = match budget {
+                    Some(budget) => budget,
+                    None if self.systemd.is_stopping().await? => self.budgets.shutdown,
+                    None => self.budgets.drain,
+                };
+                (targets, Event::Drain(budget))
+            }
+            Order::Resume(targets) => (targets, Event::Resume),
+        };
+        for (id, agent) in &mut self.agents {
+            if targets.contain(id) {
+                agent.tell(event.clone());
+            }
+        }
+        Ok(())
+    }
+
     fn tell(&mut self, id: &Id, event: Event) {
         // A report may be older than the configuration that dropped its agent.
         if let Some(agent) = self.agents.get_mut(id) {
@@ -231,24 +283,27 @@ impl Daemon {
     /// Looks at everything that agents need, starts those that have it, and
     /// tells the world.
     async fn settle(&mut self, service: &mut Service<Settings>) -> Result<(), Error> {
-        let root = Path::new("/");
-        let programs = self.agents.values().map(|a| a.requirements.program.clone());
-        self.host.programs = host::programs(root, programs.collect());
-        self.host.kvm = host::has_kvm(root);
+        self.look_at_host();
         for (id, agent) in &mut self.agents {
             agent.tell(Event::Needs(needs::unmet(&agent.requirements, &self.host)));
             agent.tell(Event::Due);
             agent.journal(id);
         }
-        let launched = self.agents.iter().filter(|(_, a)| a.instance.launched());
-        self.memory.save(launched.map(|(id, _)| id))?;
+        let kept = self.agents.iter();
+        self.memory
+            .save(kept.map(|(id, agent)| (id, agent.instance.remember())))?;
         let instances: BTreeMap<_, _> = self
             .agents
             .iter()
             .map(|(id, a)| (id, &a.instance))
             .collect();
         let disabled: Vec<_> = self.disabled.iter().collect();
-        let reason = fleet::summary(instances.iter().map(|(&id, &i)| (id, i)), &disabled);
+        let notes: &[&str] = match self.host.clock {
+            Clock::GivenUp if !instances.is_empty() => &["the clock is not synchronised"],
+            Clock::GivenUp | Clock::Awaited | Clock::Synchronised => &[],
+        };
+        let agents = instances.iter().map(|(&id, &instance)| (id, instance));
+        let reason = fleet::summary(agents, &disabled, notes);
         self.bus
             .publish(&reason, &service.problems(), &instances)
             .await?;
@@ -256,12 +311,52 @@ impl Daemon {
         Ok(())
     }
 
+    /// Looks at what nobody tells.
+    fn look_at_host(&mut self) {
+        let root = Path::new("/");
+        let requirements = || self.agents.values().map(|agent| &agent.requirements);
+        let programs = requirements().map(|r| r.program.clone()).collect();
+        let credentials = requirements().flat_map(|r| r.credentials.iter().cloned());
+        self.host.programs = host::programs(root, programs);
+        self.host.credentials = host::credentials(root, credentials.collect());
+        self.host.kvm = host::has_kvm(root);
+        self.look_at_clock(host::has_time(root));
+    }
+
+    fn look_at_clock(&mut self, synchronised: bool) {
+        let online = self.host.network.as_ref().is_some_and(|n| n.online);
+        if online && self.online.is_none() {
+            self.online = Some(Instant::now());
+        }
+        let waited = self.online.map_or(Duration::ZERO, |since| since.elapsed());
+        self.host.clock = if synchronised {
+            Clock::Synchronised
+        } else if self.host.clock == Clock::GivenUp {
+            Clock::GivenUp
+        } else if self.online.is_some() && waited >= self.clock_deadline {
+            if !self.agents.is_empty() {
+                messages::clock_given_up(self.clock_deadline);
+            }
+            Clock::GivenUp
+        } else {
+            Clock::Awaited
+        };
+    }
+
     /// When to settle again although nothing happened.
     fn deadline(&self) -> Option<Instant> {
         let starts = self.agents.values().filter_map(|a| a.instance.deadline());
-        let looks = self.agents.values().any(Agent::waits_for_a_file);
+        let waits_for = |needs: &[Need]| self.agents.values().any(|a| a.waits_for(needs));
+        // Nobody sets the clock without a network.
+        let clock = self.online.is_some() && waits_for(&[Need::Clock]);
+        let files = [Need::Program, Need::Credentials, Need::Kvm];
+        let looks = [
+            clock.then_some(LOOK_AT_CLOCK),
+            waits_for(&files).then_some(LOOK_AGAIN),
+        ];
+        let looks = looks.into_iter().flatten();
         starts
-            .chain(looks.then(|| Instant::now() + LOOK_AGAIN))
+            .chain(looks.map(|after| Instant::now() + after))
             .min()
     }
 }
@@ -269,17 +364,15 @@ impl Daemon {
 impl Agent {
     fn tell(&mut self, event: Event) {
         if let Some(command) = self.instance.handle(event, now(), lot()) {
-            self.follower.command(command);
+            self.follower.command(command, self.way);
         }
     }
 
-    fn waits_for_a_file(&self) -> bool {
+    /// Whether it waits for one of these.
+    fn waits_for(&self, needs: &[Need]) -> bool {
+        let mut unmet = self.instance.unmet().iter();
         self.instance.state() == InstanceState::Waiting
-            && self
-                .instance
-                .unmet()
-                .iter()
-                .any(|unmet| matches!(unmet.need, Need::Program | Need::Kvm))
+            && unmet.any(|unmet| needs.contains(&unmet.need))
     }
 
     /// Tells the journal, when the state or the set of missing things differs;
@@ -316,6 +409,7 @@ fn now() -> Now {
     Now {
         instant: Instant::now(),
         realtime_usec: u64::try_from(since_epoch.as_micros()).unwrap_or(u64::MAX),
+        uptime: host::uptime(Path::new("/")),
     }
 }
 

@@ -10,6 +10,10 @@ pub const LONGEST: Duration = Duration::from_secs(300);
 /// Who ran this long is taken to be in order: the next end counts as the first.
 pub const HEALTHY: Duration = Duration::from_secs(600);
 
+/// Who ended that often in a row is in a crash loop: the second end may still
+/// have had the cause of the first, the third says that it stays.
+pub const CRASH_LOOP: u32 = 3;
+
 /// The delay after that many failures in a row before this one. It doubles from
 /// [`FIRST`] to [`LONGEST`]; its second half is drawn by lot (`lot` is a random
 /// number), so that agents that ended together do not come back together.

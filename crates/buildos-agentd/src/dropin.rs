@@ -9,10 +9,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::agent::Id;
-use crate::command::Command;
+use crate::command::{Command, Word};
 
 /// Name of the drop-in; the unit's assertion repeats it.
 pub const FILE: &str = "50-buildos.conf";
+
+/// The slice that every agent is in.
+pub const SLICE: &str = "buildos-agents.slice";
 
 /// The directory of a unit's drop-ins, beside the units.
 #[must_use]
@@ -38,14 +41,46 @@ pub fn text(command: &Command) -> String {
     for variable in &command.environment {
         text.push_str(&format!("Environment={}\n", assignment(variable.as_str())));
     }
-    // The empty one takes back the template's.
-    text.push_str(&format!("ExecStart=\nExecStart={}", command.program));
-    for argument in &command.arguments {
-        text.push(' ');
-        text.push_str(&self::argument(argument.as_str()));
+    if let Some(user) = &command.user {
+        text.push_str(&format!("User={user}\n"));
     }
+    for credential in &command.credentials {
+        text.push_str(&format!("LoadCredential={credential}\n"));
+    }
+    if let Some(threads) = command.limits.cpu {
+        text.push_str(&format!("CPUQuota={}%\n", u64::from(threads.get()) * 100));
+    }
+    if let Some(mebibytes) = command.limits.memory {
+        text.push_str(&format!("MemoryMax={mebibytes}M\n"));
+    }
+    // The empty one takes back the template's.
+    text.push_str("ExecStart=\nExecStart=");
+    text.push_str(&command_line(command));
     text.push('\n');
     text
+}
+
+/// The value of `ExecStart=`.
+fn command_line(command: &Command) -> String {
+    let words = command.arguments.iter().map(|word| match word {
+        Word::Text(text) => argument(text.as_str()),
+        Word::CredentialPath(name) => format!("%d/{name}"),
+    });
+    let words: Vec<_> = std::iter::once(command.program.to_string())
+        .chain(words)
+        .collect();
+    words.join(" ")
+}
+
+/// The drop-in that keeps all agents together to this much RAM, MiB.
+#[must_use]
+pub fn slice(memory: u64) -> String {
+    format!(
+        "# Written by buildos-agentd: RAM less memory_reserve_mib of\n\
+         # buildos-agentd.conf(5). A build that wants more is ended, not a service.\n\
+         [Slice]\n\
+         MemoryMax={memory}M\n"
+    )
 }
 
 /// What is to be done to the drop-ins.
@@ -120,16 +155,19 @@ fn quote(text: &str, variables: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::command::{Argument, Variable};
+    use crate::command::{Argument, Limits, Variable};
     use proptest::prelude::*;
 
     fn command(arguments: &[&str], environment: &[&str]) -> Command {
-        let argument = |text: &&str| Argument::try_from((*text).to_owned()).unwrap();
+        let argument = |text: &&str| Word::Text(Argument::try_from((*text).to_owned()).unwrap());
         let variable = |text: &&str| Variable::try_from((*text).to_owned()).unwrap();
         Command {
             program: "/usr/bin/bbot-agent".parse().unwrap(),
             arguments: arguments.iter().map(argument).collect(),
             environment: environment.iter().map(variable).collect(),
+            user: None,
+            credentials: Vec::new(),
+            limits: Limits::default(),
         }
     }
 

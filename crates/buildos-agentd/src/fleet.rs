@@ -6,11 +6,13 @@ use crate::agent::Id;
 use crate::instance::Instance;
 
 /// How many agents run, and what the others do: the text of `STATUS=` and of
-/// the manager's `Reason`. `disabled` are those with `enabled = false`.
+/// the manager's `Reason`. `disabled` are those with `enabled = false`; `notes`
+/// concern all of them.
 #[must_use]
 pub fn summary<'a>(
     agents: impl Iterator<Item = (&'a Id, &'a Instance)>,
     disabled: &[&Id],
+    notes: &[&str],
 ) -> String {
     let (mut running, mut total) = (0, 0);
     let mut parts = Vec::new();
@@ -18,7 +20,8 @@ pub fn summary<'a>(
         total += 1;
         if instance.state() == InstanceState::Running {
             running += 1;
-        } else {
+        }
+        if instance.state() != InstanceState::Running || instance.crash_loop() {
             parts.push(format!("{id} {}", instance.reason()));
         }
     }
@@ -27,6 +30,7 @@ pub fn summary<'a>(
         _ => format!("{running} of {total} agents run"),
     };
     parts.extend(disabled.iter().map(|id| format!("{id} is disabled")));
+    parts.extend(notes.iter().map(ToString::to_string));
     for part in parts {
         line.push_str("; ");
         line.push_str(&part);
@@ -37,19 +41,28 @@ pub fn summary<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::exit::Exit;
+    use crate::instance::Remembered;
     use crate::instance::{Event, Now};
-    use crate::needs::{Need, Unmet};
+    use crate::needs::Unmet;
     use crate::unit::{Phase, Unit};
-    use std::time::Instant;
+    use buildos_dbus_api::agent1::Need;
+    use std::time::{Duration, Instant};
 
-    fn instance(phase: Phase) -> Instance {
+    fn instance(phase: Phase, failures: u32) -> Instance {
         let now = Now {
             instant: Instant::now(),
             realtime_usec: 0,
+            uptime: Duration::ZERO,
+        };
+        let remembered = Remembered {
+            failures,
+            last_failure: Exit::new(1, 1, "exit-code").unwrap().to_string(),
+            ..Remembered::default()
         };
         let what = "program /usr/bin/bslave is not installed".to_owned();
         let need = Need::Program;
-        let mut instance = Instance::new(false, vec![Unmet { need, what }], now);
+        let mut instance = Instance::new(remembered, vec![Unmet { need, what }], now);
         let unit = Unit {
             phase,
             changed_usec: 1,
@@ -66,9 +79,9 @@ mod tests {
     fn one_line_for_all() {
         let [a, b, c]: [Id; 3] =
             ["bbot@default", "bslave@x", "bbot@old"].map(|id| id.parse().unwrap());
-        let (running, waiting) = (instance(Phase::Running), instance(Phase::Down));
+        let (running, waiting) = (instance(Phase::Running, 0), instance(Phase::Down, 0));
         fn line(agents: &[(&Id, &Instance)], disabled: &[&Id]) -> String {
-            summary(agents.iter().copied(), disabled)
+            summary(agents.iter().copied(), disabled, &[])
         }
         assert_eq!(line(&[], &[]), "no agents configured");
         assert_eq!(
@@ -79,6 +92,11 @@ mod tests {
         assert_eq!(
             line(&[(&a, &running), (&b, &waiting)], &[&c]),
             "1 of 2 agents run; bslave@x waits: program /usr/bin/bslave is not installed; bbot@old is disabled"
+        );
+        let crashing = instance(Phase::Running, 4);
+        assert_eq!(
+            summary([(&a, &crashing)].into_iter(), &[], &["a note"]),
+            "1 of 1 agents run; bbot@default runs as process 7, in a crash loop: exit code 1, 4 times in a row; a note"
         );
     }
 }

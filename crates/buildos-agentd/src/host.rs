@@ -3,16 +3,57 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::command::Program;
+use crate::credential::Credential;
 use crate::needs::Presence;
+
+/// Made by systemd-timesyncd when the clock agrees with a server
+/// (systemd-timesyncd.service(8)).
+const SYNCHRONISED: &str = "run/systemd/timesync/synchronized";
 
 /// Whether hardware virtualization can be used (the `kvm` module is loaded and
 /// the CPU has it, else there is no such device).
 #[must_use]
 pub fn has_kvm(root: &Path) -> bool {
     fs::metadata(root.join("dev/kvm")).is_ok_and(|m| m.file_type().is_char_device())
+}
+
+/// Time since boot, from `/proc/uptime` (proc_uptime(5)), in steps of 10 ms; zero
+/// when it cannot be read.
+#[must_use]
+pub fn uptime(root: &Path) -> Duration {
+    let text = fs::read_to_string(root.join("proc/uptime")).unwrap_or_default();
+    let seconds = text.split_whitespace().next().and_then(|s| s.parse().ok());
+    seconds
+        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+        .unwrap_or_default()
+}
+
+/// Whether the clock was synchronised in this boot.
+#[must_use]
+pub fn has_time(root: &Path) -> bool {
+    root.join(SYNCHRONISED).exists()
+}
+
+/// Which of these credentials are there.
+#[must_use]
+pub fn credentials(root: &Path, credentials: BTreeSet<Credential>) -> BTreeMap<Credential, bool> {
+    credentials
+        .into_iter()
+        .map(|credential| {
+            let places = credential.places();
+            let there = places.iter().any(|place| below(root, place).exists());
+            (credential, there)
+        })
+        .collect()
+}
+
+/// The path, absolute, in another root.
+fn below(root: &Path, path: &Path) -> PathBuf {
+    root.join(path.strip_prefix("/").unwrap_or(path))
 }
 
 /// What there is of these programs.
@@ -28,8 +69,7 @@ pub fn programs(root: &Path, programs: BTreeSet<Program>) -> BTreeMap<Program, P
 }
 
 fn presence(root: &Path, program: &Program) -> Presence {
-    let relative = program.path().strip_prefix("/").unwrap_or(program.path());
-    match fs::metadata(root.join(relative)) {
+    match fs::metadata(below(root, program.path())) {
         Ok(m) if m.is_file() && m.permissions().mode() & 0o111 != 0 => Presence::Executable,
         Ok(_) => Presence::NotExecutable,
         // What cannot be looked at cannot be executed either.
@@ -67,8 +107,32 @@ mod tests {
             ]
         );
         assert!(!has_kvm(root.path()));
+        assert!(!has_time(root.path()));
+        assert_eq!(uptime(root.path()), Duration::ZERO);
+        assert!(uptime(Path::new("/")) > Duration::ZERO);
+        fs::create_dir_all(root.path().join("run/systemd/timesync")).unwrap();
+        fs::write(root.path().join(SYNCHRONISED), "").unwrap();
+        assert!(has_time(root.path()));
         fs::create_dir(root.path().join("dev")).unwrap();
         fs::write(root.path().join("dev/kvm"), "").unwrap();
         assert!(!has_kvm(root.path()), "a file is no device");
+    }
+
+    #[test]
+    fn credentials_are_looked_for_where_systemd_does() {
+        let root = tempfile::tempdir().unwrap();
+        for file in [
+            "run/credentials/@system/boot",
+            "etc/credstore/stored",
+            "opt/placed",
+        ] {
+            let path = root.path().join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "").unwrap();
+        }
+        let wanted = ["boot", "stored", "x:/opt/placed", "none", "y:/opt/none"];
+        let found = credentials(root.path(), wanted.map(|c| c.parse().unwrap()).into());
+        let there = wanted.map(|c| found[&c.parse().unwrap()]);
+        assert_eq!(there, [true, true, true, false, false]);
     }
 }

@@ -7,6 +7,7 @@ use buildos_dbus_api::agent1::Kind;
 use serde::Deserialize;
 
 use crate::command::Program;
+use crate::drain::{Signal, Way};
 
 /// The bridge whose machines reach the world through NAT.
 const PRIVATE_BRIDGE: &str = "br1";
@@ -20,6 +21,8 @@ pub struct Defaults {
     pub bridge: Bridge,
     /// Whether it can do without virtualization.
     pub kvm: Kvm,
+    /// How it is drained.
+    pub drain: Way,
 }
 
 /// The defaults of a kind.
@@ -31,12 +34,15 @@ pub fn defaults(kind: Kind) -> Defaults {
             program: Program::known("/usr/bin/bbot-agent"),
             bridge: Bridge(PRIVATE_BRIDGE.to_owned()),
             kvm: Kvm::Required,
+            drain: Way::Idle,
         },
         // Containers that are reached from outside.
         Kind::Bslave => Defaults {
             program: Program::known("/usr/bin/bslave"),
             bridge: Bridge("br0".to_owned()),
             kvm: Kvm::Waived,
+            // Its containers run as long as it does: it is never without processes.
+            drain: Way::Signal(Signal::TERM),
         },
     }
 }

@@ -8,24 +8,35 @@
 //! does ([`unit`], [`systemd`]) and from what the agent needs ([`needs`],
 //! [`host`]) whether the unit is to be started; [`daemon`] carries that out,
 //! and [`bus`] publishes it.
+//!
+//! What an agent leaves behind is found ([`leak`]) and removed ([`reap`]) by a
+//! helper that systemd runs when the unit ends.
 
 pub mod agent;
+pub mod allotment;
 pub mod bus;
 pub mod command;
 pub mod config;
 pub mod controller;
+pub mod credential;
 pub mod daemon;
 pub mod delay;
+pub mod drain;
 pub mod dropin;
 pub mod exit;
 pub mod fleet;
+pub mod hardware;
 pub mod host;
+pub mod inspection;
 pub mod instance;
 pub mod kind;
+pub mod leak;
 pub mod memory;
 mod messages;
 pub mod needs;
 pub mod option;
+pub mod reap;
 pub mod systemd;
 pub mod unit;
 pub mod unit_directory;
+pub mod user;

@@ -2,8 +2,13 @@
 
 use std::process::ExitCode;
 
-use buildos_agentd::{config, daemon};
+use buildos_agentd::{config, daemon, inspection};
 
 fn main() -> ExitCode {
-    buildos_service::main(env!("CARGO_PKG_VERSION"), config::schema(), daemon::run)
+    buildos_service::main_with_print(
+        env!("CARGO_PKG_VERSION"),
+        config::schema(),
+        inspection::inspect,
+        daemon::run,
+    )
 }

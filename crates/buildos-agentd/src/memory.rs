@@ -1,12 +1,13 @@
 //! What agentd must know after its own restart and systemd cannot tell: which
-//! agents were up in this boot.
+//! agents were up in this boot, which are drained, and how often each has ended
+//! in a row.
 //!
 //! A unit that is down has either not been started yet, and is started when its
 //! needs are met, or somebody stopped it, and it stays so. A unit that was up
 //! and is down now was stopped, even while agentd was away: had it ended by
 //! itself, systemd would hold it in `auto-restart`.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -15,6 +16,7 @@ use buildos_service::file::{self, WriteError};
 use serde::{Deserialize, Serialize};
 
 use crate::agent::Id;
+use crate::instance::Remembered;
 
 /// The file, in the daemon's runtime directory.
 pub const FILE: &str = "/run/buildos/agentd/state.json";
@@ -29,7 +31,7 @@ pub struct Memory {
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 struct Content {
-    launched: BTreeSet<String>,
+    agents: BTreeMap<String, Remembered>,
 }
 
 /// The file exists and cannot be used.
@@ -62,15 +64,15 @@ impl Memory {
         }
     }
 
-    /// The agents that were up in this boot; none when there is no file yet.
+    /// What is known of agents; nothing when there is no file yet.
     ///
     /// # Errors
     ///
     /// The file exists and cannot be used.
-    pub fn load(&self) -> Result<BTreeSet<Id>, MemoryError> {
+    pub fn load(&self) -> Result<BTreeMap<Id, Remembered>, MemoryError> {
         let text = match fs::read(&self.path) {
             Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
             Err(source) => {
                 return Err(MemoryError::Read {
                     path: self.path.clone(),
@@ -84,9 +86,9 @@ impl Memory {
                 source,
             })?;
         Ok(content
-            .launched
-            .iter()
-            .filter_map(|id| id.parse().ok())
+            .agents
+            .into_iter()
+            .filter_map(|(id, remembered)| Some((id.parse().ok()?, remembered)))
             .collect())
     }
 
@@ -95,11 +97,14 @@ impl Memory {
     /// # Errors
     ///
     /// The runtime directory is not writable, or memory is full.
-    pub fn save<'a>(&self, launched: impl Iterator<Item = &'a Id>) -> Result<(), WriteError> {
+    pub fn save<'a>(
+        &self,
+        agents: impl Iterator<Item = (&'a Id, Remembered)>,
+    ) -> Result<(), WriteError> {
         let content = Content {
-            launched: launched.map(ToString::to_string).collect(),
+            agents: agents.map(|(id, kept)| (id.to_string(), kept)).collect(),
         };
-        // A set of strings is always JSON.
+        // A map of strings to strings and numbers is always JSON.
         let text = serde_json::to_vec(&content).unwrap_or_default();
         file::replace(&self.path, &text, 0o644).map(drop)
     }
@@ -108,20 +113,57 @@ impl Memory {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::instance::Drain;
+    use std::time::Duration;
 
     #[test]
     fn what_is_saved_is_loaded() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("state.json");
         let memory = Memory::new(&path);
-        assert_eq!(memory.load().unwrap(), BTreeSet::new());
-        let ids: BTreeSet<Id> = ["bbot@a", "bslave@b"].map(|id| id.parse().unwrap()).into();
-        memory.save(ids.iter()).unwrap();
-        assert_eq!(memory.load().unwrap(), ids);
-        assert_eq!(
-            fs::read_to_string(&path).unwrap(),
-            r#"{"launched":["bbot@a","bslave@b"]}"#
-        );
+        assert_eq!(memory.load().unwrap(), BTreeMap::new());
+        let [a, b]: [Id; 2] = ["bbot@a", "bslave@b"].map(|id| id.parse().unwrap());
+        let kept = BTreeMap::from([
+            (
+                a,
+                Remembered {
+                    launched: true,
+                    drain: Some(Drain::Until(Duration::from_millis(90_500))),
+                    failures: 2,
+                    ended_usec: 7,
+                    last_failure: "exit code 1".into(),
+                    last_exit: "exit code 1".into(),
+                },
+            ),
+            (
+                b,
+                Remembered {
+                    drain: Some(Drain::Done),
+                    ..Remembered::default()
+                },
+            ),
+        ]);
+        memory
+            .save(kept.iter().map(|(id, kept)| (id, kept.clone())))
+            .unwrap();
+        assert_eq!(memory.load().unwrap(), kept);
+    }
+
+    #[test]
+    fn what_another_version_wrote_is_taken_as_far_as_it_goes() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("state.json");
+        fs::write(
+            &path,
+            r#"{"agents":{"bbot@a":{"launched":true,"x":1},"cbot@b":{}},"y":2}"#,
+        )
+        .unwrap();
+        let loaded: Vec<_> = Memory::new(&path).load().unwrap().into_iter().collect();
+        let launched = Remembered {
+            launched: true,
+            ..Remembered::default()
+        };
+        assert_eq!(loaded, [("bbot@a".parse().unwrap(), launched)]);
     }
 
     #[test]

@@ -4,6 +4,8 @@
 //! uid 0, `OBJECT_SYSTEMD_UNIT=`: `journalctl -u buildos-bbot@default` shows
 //! what agentd decided between the lines of the agent itself (journalctl(1)).
 
+use std::time::Duration;
+
 use buildos_dbus_api::agent1::InstanceState;
 
 use crate::agent::Id;
@@ -17,6 +19,16 @@ const RUNNING: &str = "90e2c0b5eff647a1b868032e525afbb3";
 const ENDED: &str = "ec9c4b3fb8cd43fda4dd27d5c44c9d35";
 /// An agent was stopped by somebody.
 const STOPPED: &str = "ab1c791e2a7041a2be0ab0679223a2ef";
+/// The tasks of an agent may end, then it is stopped.
+const DRAINING: &str = "0f8939e4b0f943e8b4c0a5538658791c";
+/// An agent was stopped because it is drained.
+const DRAINED: &str = "8ac9b05729db4ada8ec71df0cbe1cf35";
+/// An agent ends again and again.
+const CRASH_LOOP: &str = "3f895cd92a28480eacf6520d9a71439f";
+/// Agents start although nobody has set the clock.
+const CLOCK: &str = "dff2e49b009c4d95a8660a36e3eee045";
+/// An agent left something behind, which is removed.
+const LEAKED: &str = "755d46fb7eea44a8ab52bd32aaaf47b7";
 /// The configuration of an agent makes no command.
 const INVALID: &str = "be308baf30dc47e6a2669ebdb21cf211";
 /// An agent is no longer configured.
@@ -44,6 +56,14 @@ pub(crate) fn state(id: &Id, instance: &Instance) {
             object_systemd_unit,
             "{id} {reason}"
         ),
+        InstanceState::Delayed if instance.crash_loop() => tracing::error!(
+            message_id = CRASH_LOOP,
+            buildos_agent,
+            object_systemd_unit,
+            buildos_exit = instance.last_exit(),
+            buildos_failures = instance.failures(),
+            "{id} {reason}"
+        ),
         InstanceState::Delayed => tracing::warn!(
             message_id = ENDED,
             buildos_agent,
@@ -51,7 +71,19 @@ pub(crate) fn state(id: &Id, instance: &Instance) {
             buildos_exit = instance.last_exit(),
             "{id} {reason}"
         ),
-        InstanceState::Stopped | InstanceState::Drained => tracing::info!(
+        InstanceState::Draining => tracing::info!(
+            message_id = DRAINING,
+            buildos_agent,
+            object_systemd_unit,
+            "{id} {reason}"
+        ),
+        InstanceState::Drained => tracing::info!(
+            message_id = DRAINED,
+            buildos_agent,
+            object_systemd_unit,
+            "{id} {reason}"
+        ),
+        InstanceState::Stopped => tracing::info!(
             message_id = STOPPED,
             buildos_agent,
             object_systemd_unit,
@@ -85,6 +117,15 @@ pub(crate) fn kept(id: &Id) {
     );
 }
 
+/// Tells that agents no longer wait for a synchronised clock.
+pub(crate) fn clock_given_up(waited: Duration) {
+    tracing::warn!(
+        message_id = CLOCK,
+        "the clock is not synchronised after {} s with a network; agents start with it as it is",
+        waited.as_secs()
+    );
+}
+
 /// Tells that an agent has another command line than before.
 pub(crate) fn changed(id: &Id) {
     tracing::info!(
@@ -92,5 +133,41 @@ pub(crate) fn changed(id: &Id) {
         buildos_agent = id.to_string(),
         object_systemd_unit = id.unit(),
         "{id} has a new command line, in force from its next start"
+    );
+}
+
+/// Tells that a process was left in the unit.
+pub(crate) fn leaked_process(pid: u32, name: &str) {
+    tracing::warn!(
+        message_id = LEAKED,
+        object_pid = pid,
+        "the agent left process {name}, which is killed"
+    );
+}
+
+/// Tells that a tap was left.
+pub(crate) fn leaked_link(name: &str) {
+    tracing::warn!(
+        message_id = LEAKED,
+        interface = name,
+        "the agent left tap {name}, which is removed"
+    );
+}
+
+/// Tells that a rule of iptables was left.
+pub(crate) fn leaked_rule(rule: &str) {
+    tracing::warn!(
+        message_id = LEAKED,
+        "the agent left a rule in table nat, which is removed: {}",
+        buildos_service::text::escape(rule)
+    );
+}
+
+/// Tells that the file of a network namespace was left.
+pub(crate) fn leaked_namespace(name: &str) {
+    tracing::warn!(
+        message_id = LEAKED,
+        "the agent left network namespace {}, which is removed",
+        buildos_service::text::escape(name)
     );
 }

@@ -6,77 +6,66 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use buildos_dbus_api::agent1::Need;
 use buildos_dbus_api::hostname1::Naming;
 use buildos_dbus_api::nat1::Nat;
 use buildos_dbus_api::network1::Network;
 
+use crate::allotment::Allotment;
 use crate::command::{Command, CommandError, Program};
 use crate::config::AgentSettings;
+use crate::credential::Credential;
 use crate::kind::Kvm;
 
-/// Something without which an agent is not started.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Need {
-    /// A configuration that makes a command.
-    Configuration,
-    /// The program, installed and executable.
-    Program,
-    /// `/dev/kvm`, unless it is waived.
-    Kvm,
-    /// A lease on br0.
-    Network,
-    /// The host's name: an agent tells it to its controllers, and asks for it
-    /// only once.
-    Hostname,
-    /// NAT, DHCP and DNS for machines on br1.
-    PrivateNetwork,
-}
-
-impl Need {
-    /// Every need, in the order in which people look for the cause.
-    pub const ALL: &[Self] = &[
-        Self::Configuration,
-        Self::Program,
-        Self::Kvm,
-        Self::Network,
-        Self::Hostname,
-        Self::PrivateNetwork,
-    ];
-
-    /// What is missing, in words; [`None`] when the need is met or the agent
-    /// does not have it.
-    fn missing(self, agent: &Requirements, host: &Host) -> Option<String> {
-        match self {
-            Self::Configuration => agent.configuration.as_ref().map(ToString::to_string),
-            Self::Program => match host.programs.get(&agent.program) {
-                Some(Presence::Executable) => None,
-                Some(Presence::NotExecutable) => {
-                    Some(format!("program {} is not executable", agent.program))
-                }
-                Some(Presence::Missing) | None => {
-                    Some(format!("program {} is not installed", agent.program))
-                }
-            },
-            Self::Kvm => (agent.kvm && !host.kvm).then(|| {
-                "/dev/kvm is missing (switch on virtualization in the firmware, or set kvm = \"waived\")"
-                    .to_owned()
-            }),
-            Self::Network => match &host.network {
-                None => Some("buildos-netd is not running".to_owned()),
-                Some(network) => (!network.online).then(|| format!("network: {}", network.reason)),
-            },
-            Self::Hostname => match &host.naming {
-                None => Some("buildos-hostnamed is not running".to_owned()),
-                Some(naming) => {
-                    (!naming.is_done()).then(|| format!("host name: {}", naming.reason))
-                }
-            },
-            Self::PrivateNetwork if !agent.private_network => None,
-            Self::PrivateNetwork => match &host.nat {
-                None => Some("buildos-natd is not running".to_owned()),
-                Some(nat) => (!nat.ready).then(|| format!("NAT: {}", nat.reason)),
-            },
+/// What is missing of a need, in words; [`None`] when it is met or the agent
+/// does not have it.
+fn missing(need: Need, agent: &Requirements, host: &Host) -> Option<String> {
+    match need {
+        Need::Configuration => agent.configuration.as_ref().map(ToString::to_string),
+        Need::Program => match host.programs.get(&agent.program) {
+            Some(Presence::Executable) => None,
+            Some(Presence::NotExecutable) => {
+                Some(format!("program {} is not executable", agent.program))
+            }
+            Some(Presence::Missing) | None => {
+                Some(format!("program {} is not installed", agent.program))
+            }
+        },
+        Need::Credentials => {
+            let absent = |c: &&Credential| !host.credentials.get(c).is_some_and(|there| *there);
+            let names: Vec<_> = agent
+                .credentials
+                .iter()
+                .filter(absent)
+                .map(ToString::to_string)
+                .collect();
+            (!names.is_empty()).then(|| format!("credential {} is not there", names.join(", ")))
         }
+        Need::Kvm => (agent.kvm && !host.kvm).then(|| {
+            "/dev/kvm is missing (switch on virtualization in the firmware, or set kvm = \"waived\")"
+                .to_owned()
+        }),
+        Need::Memory => (agent.memory > host.memory).then(|| {
+            format!(
+                "RAM: its tasks need {} MiB, the host has {} MiB for agents",
+                agent.memory, host.memory
+            )
+        }),
+        Need::Network => match &host.network {
+            None => Some("buildos-netd is not running".to_owned()),
+            Some(network) => (!network.online).then(|| format!("network: {}", network.reason)),
+        },
+        Need::Hostname => match &host.naming {
+            None => Some("buildos-hostnamed is not running".to_owned()),
+            Some(naming) => (!naming.is_done()).then(|| format!("host name: {}", naming.reason)),
+        },
+        Need::PrivateNetwork if !agent.private_network => None,
+        Need::PrivateNetwork => match &host.nat {
+            None => Some("buildos-natd is not running".to_owned()),
+            Some(nat) => (!nat.ready).then(|| format!("NAT: {}", nat.reason)),
+        },
+        Need::Clock => (host.clock == Clock::Awaited)
+            .then(|| "the clock is not synchronised yet".to_owned()),
     }
 }
 
@@ -87,8 +76,12 @@ pub struct Requirements {
     pub configuration: Option<CommandError>,
     /// Its program.
     pub program: Program,
+    /// Its secrets.
+    pub credentials: Vec<Credential>,
     /// Whether it needs `/dev/kvm`.
     pub kvm: bool,
+    /// RAM of its tasks, MiB.
+    pub memory: u64,
     /// Whether its machines are on br1.
     pub private_network: bool,
 }
@@ -97,11 +90,18 @@ impl Requirements {
     /// The needs of an agent with these settings, from which this command
     /// was made.
     #[must_use]
-    pub fn new(settings: &AgentSettings, command: &Result<Command, CommandError>) -> Self {
+    pub fn new(
+        settings: &AgentSettings,
+        command: &Result<Command, CommandError>,
+        allotment: Allotment,
+    ) -> Self {
+        let credentials = command.as_ref().map(|command| command.credentials.clone());
         Self {
             configuration: command.as_ref().err().cloned(),
             program: settings.program.clone(),
+            credentials: credentials.unwrap_or_default(),
             kvm: settings.kvm == Kvm::Required,
+            memory: allotment.ram_total(),
             private_network: settings.bridge.is_private(),
         }
     }
@@ -118,8 +118,26 @@ pub struct Host {
     pub nat: Option<Nat>,
     /// Whether there is a `/dev/kvm`.
     pub kvm: bool,
+    /// RAM for agents, MiB.
+    pub memory: u64,
+    /// The clock.
+    pub clock: Clock,
     /// The programs that were looked for.
     pub programs: BTreeMap<Program, Presence>,
+    /// The credentials that were looked for, and whether they are there.
+    pub credentials: BTreeMap<Credential, bool>,
+}
+
+/// What is known of the clock.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Clock {
+    /// Nobody has set it yet, and somebody may.
+    #[default]
+    Awaited,
+    /// It agrees with a server.
+    Synchronised,
+    /// It was waited for long enough.
+    GivenUp,
 }
 
 /// Whether a program can be executed.
@@ -154,7 +172,7 @@ pub fn unmet(agent: &Requirements, host: &Host) -> Vec<Unmet> {
     Need::ALL
         .iter()
         .filter_map(|&need| {
-            let what = need.missing(agent, host)?;
+            let what = missing(need, agent, host)?;
             Some(Unmet { need, what })
         })
         .collect()
@@ -165,14 +183,20 @@ mod tests {
     use super::*;
     use crate::agent::Id;
     use crate::option::OptionNames;
+    use std::num::NonZeroU32;
 
     fn requirements(id: &str, change: impl FnOnce(&mut AgentSettings)) -> Requirements {
         let id: Id = id.parse().unwrap();
         let mut settings = AgentSettings::new(id.kind);
         settings.controllers = vec!["https://ci.example.org".parse().unwrap()];
         change(&mut settings);
-        let command = Command::new(&id, &settings, &OptionNames::default());
-        Requirements::new(&settings, &command)
+        let allotment = Allotment {
+            cpu: NonZeroU32::MIN,
+            ram_mib: settings.ram_mib.map_or(0, |ram| ram.get().into()),
+            tasks: NonZeroU32::MIN,
+        };
+        let command = Command::new(&id, &settings, &OptionNames::default(), allotment);
+        Requirements::new(&settings, &command, allotment)
     }
 
     fn everything() -> Host {
@@ -193,7 +217,10 @@ mod tests {
                 ..Nat::default()
             }),
             kvm: true,
+            memory: 4096,
+            clock: Clock::Synchronised,
             programs: programs.into(),
+            credentials: BTreeMap::from([("auth-key".parse().unwrap(), true)]),
         }
     }
 
@@ -201,9 +228,15 @@ mod tests {
         unmet(agent, host).iter().map(ToString::to_string).collect()
     }
 
+    /// An agent that has every need.
+    fn demanding(settings: &mut AgentSettings) {
+        settings.ram_mib = NonZeroU32::new(4096);
+        settings.auth_key = Some("auth-key".parse().unwrap());
+    }
+
     #[test]
     fn nothing_is_missing_when_all_is_there() {
-        assert_eq!(unmet(&requirements("bbot@a", |_| {}), &everything()), []);
+        assert_eq!(unmet(&requirements("bbot@a", demanding), &everything()), []);
         assert_eq!(unmet(&requirements("bslave@a", |_| {}), &everything()), []);
     }
 
@@ -234,6 +267,23 @@ mod tests {
                 Need::Kvm,
                 without(|h| h.kvm = false),
                 "/dev/kvm is missing (switch on virtualization in the firmware, or set kvm = \"waived\")",
+            ),
+            (
+                Need::Credentials,
+                without(|h| {
+                    h.credentials.insert("auth-key".parse().unwrap(), false);
+                }),
+                "credential auth-key is not there",
+            ),
+            (
+                Need::Memory,
+                without(|h| h.memory = 2048),
+                "RAM: its tasks need 4096 MiB, the host has 2048 MiB for agents",
+            ),
+            (
+                Need::Clock,
+                without(|h| h.clock = Clock::Awaited),
+                "the clock is not synchronised yet",
             ),
             (
                 Need::Network,
@@ -282,7 +332,7 @@ mod tests {
                 "NAT: dnsmasq does not run",
             ),
         ] {
-            let unmet = unmet(&requirements("bbot@a", |_| {}), &host);
+            let unmet = unmet(&requirements("bbot@a", demanding), &host);
             let what = what.to_owned();
             assert_eq!(unmet, [Unmet { need, what }]);
         }
@@ -298,7 +348,10 @@ mod tests {
 
     #[test]
     fn only_what_the_agent_needs_counts() {
-        let nothing = Host::default();
+        let nothing = Host {
+            clock: Clock::GivenUp,
+            ..Host::default()
+        };
         assert_eq!(
             missing(&requirements("bslave@a", |_| {}), &nothing),
             [

@@ -16,18 +16,24 @@ pub enum Setting {
     ToolchainName,
     /// How many tasks may run at the same time.
     InstanceMax,
-    /// How many hardware threads tasks may use.
+    /// How many hardware threads a task may use.
     Cpu,
+    /// How much RAM the machine of a task has, KiB.
+    BuildRam,
+    /// File with the key that signs answers to a controller's challenge.
+    AuthKey,
     /// Bridge that machines are connected to.
     Bridge,
 }
 
 /// Setting, its name in the configuration, and bbot-agent's name for it.
-const TABLE: [(Setting, &str, &str); 5] = [
+const TABLE: [(Setting, &str, &str); 7] = [
     (Setting::SystemdDaemon, "systemd_daemon", "--systemd-daemon"),
     (Setting::ToolchainName, "toolchain_name", "--toolchain-name"),
     (Setting::InstanceMax, "instance_max", "--instance-max"),
     (Setting::Cpu, "cpu", "--cpu"),
+    (Setting::BuildRam, "build_ram", "--build-ram"),
+    (Setting::AuthKey, "auth_key", "--auth-key"),
     (Setting::Bridge, "bridge", "--bridge"),
 ];
 
@@ -144,7 +150,7 @@ mod tests {
         }
         assert_eq!(
             "gpu".parse::<Setting>().unwrap_err().to_string(),
-            "bbot-agent has no option for \"gpu\"; the known ones are systemd_daemon, toolchain_name, instance_max, cpu, bridge"
+            "bbot-agent has no option for \"gpu\"; the known ones are systemd_daemon, toolchain_name, instance_max, cpu, build_ram, auth_key, bridge"
         );
     }
 }

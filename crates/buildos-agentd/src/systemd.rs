@@ -1,6 +1,7 @@
 //! Talking to systemd: one task per agent follows its unit and carries out
 //! what is wished for it.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use buildos_dbus_api::system::{
@@ -11,17 +12,24 @@ use futures_util::StreamExt as _;
 use serde::Deserialize;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
+use tokio::time::{Interval, MissedTickBehavior, interval};
 use zbus::Connection;
 use zbus::proxy::CacheProperties;
 use zbus::zvariant::{OwnedObjectPath, Type, as_value};
 
 use crate::agent::Id;
+use crate::drain::Way;
 use crate::exit::Exit;
 use crate::instance::{Command, Event};
 use crate::unit::{Phase, Unit};
 
 /// How long a follower that met an error waits before it begins anew.
 const RETRY: Duration = Duration::from_secs(5);
+/// How often it is looked whether an agent that drains has tasks.
+const IDLE_LOOK: Duration = Duration::from_secs(1);
+/// An agent is idle when this many looks in a row say so: between two programs
+/// that a task runs there is a moment without any.
+const IDLE_LOOKS: u32 = 2;
 
 /// systemd's manager.
 #[derive(Debug, Clone)]
@@ -62,25 +70,35 @@ impl Systemd {
         })
     }
 
-    /// Reads unit files again if systemd has not read the latest ones of one
-    /// of these agents.
+    /// Reads unit files again if systemd has not read the latest ones of one of
+    /// these units. One that it has not loaded yet is read now, without that.
     ///
     /// # Errors
     ///
     /// systemd does not answer.
-    pub async fn reload(&self, agents: impl Iterator<Item = &Id>) -> Result<(), SystemdError> {
-        for id in agents {
+    pub async fn reload(&self, units: impl Iterator<Item = String>) -> Result<(), SystemdError> {
+        for name in units {
             let stale = async {
-                let unit: UnitProxy<'_> = uncached(&self.connection, id).await?;
+                let unit: UnitProxy<'_> = uncached(&self.connection, &name).await?;
                 unit.need_daemon_reload().await
             };
-            let what = format!("tell whether {} is up to date", id.unit());
+            let what = format!("tell whether {name} is up to date");
             if stale.await.map_err(cannot(what))? {
                 let reloaded = self.manager.reload().await;
                 return reloaded.map_err(cannot("reload its units"));
             }
         }
         Ok(())
+    }
+
+    /// Whether the host goes down.
+    ///
+    /// # Errors
+    ///
+    /// systemd does not answer.
+    pub async fn is_stopping(&self) -> Result<bool, SystemdError> {
+        let state = self.manager.system_state().await;
+        Ok(state.map_err(cannot("tell its state"))? == "stopping")
     }
 
     /// Stops an agent and forgets about it. Returns the job that does it, and
@@ -91,7 +109,7 @@ impl Systemd {
     /// systemd refuses or does not answer.
     pub async fn stop(&self, id: &Id) -> Result<Option<OwnedObjectPath>, SystemdError> {
         let unit = id.unit();
-        let job = match self.manager.stop_unit(&unit, "replace").await {
+        let job = match stop(&self.manager, &unit).await {
             Ok(job) => Some(job),
             Err(zbus::Error::MethodError(name, ..))
                 if name == "org.freedesktop.systemd1.NoSuchUnit" =>
@@ -120,7 +138,8 @@ impl Systemd {
             connection: self.connection.clone(),
             manager: self.manager.clone(),
             id: id.clone(),
-            own,
+            own: own.into_iter().collect(),
+            watch: None,
             commands: receiver,
             reports,
         };
@@ -143,14 +162,15 @@ pub struct Report {
 /// The task that follows a unit; ends when this is dropped.
 #[derive(Debug)]
 pub struct Follower {
-    commands: watch::Sender<Option<Command>>,
+    commands: watch::Sender<Option<(Command, Way)>>,
     task: JoinHandle<()>,
 }
 
 impl Follower {
-    /// Has a command carried out. One that has not been begun yet is replaced.
-    pub fn command(&self, command: Command) {
-        self.commands.send_replace(Some(command));
+    /// Has a command carried out, for an agent that is drained this way. One
+    /// that has not been begun yet is replaced.
+    pub fn command(&self, command: Command, way: Way) {
+        self.commands.send_replace(Some((command, way)));
     }
 }
 
@@ -164,10 +184,25 @@ struct Follow {
     connection: Connection,
     manager: SystemdProxy<'static>,
     id: Id,
-    /// The job of our last command.
-    own: Option<OwnedObjectPath>,
-    commands: watch::Receiver<Option<Command>>,
+    /// The jobs of our commands.
+    own: HashSet<OwnedObjectPath>,
+    watch: Option<Watching>,
+    commands: watch::Receiver<Option<(Command, Way)>>,
     reports: mpsc::Sender<Report>,
+}
+
+/// Looking whether an agent has tasks.
+struct Watching {
+    interval: Interval,
+    idle: u32,
+}
+
+impl Watching {
+    fn new() -> Self {
+        let mut interval = interval(IDLE_LOOK);
+        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self { interval, idle: 0 }
+    }
 }
 
 impl Follow {
@@ -204,6 +239,7 @@ impl Follow {
                     Ok(()) => self.carry_out().await,
                     Err(_closed) => return Ok(()),
                 },
+                () = tick(self.watch.as_mut()) => self.look_for_tasks().await?,
             };
             let Some(event) = event else { continue };
             let report = Report {
@@ -225,7 +261,7 @@ impl Follow {
         if phase == Phase::Down && look.job.0 != 0 {
             return Ok(None);
         }
-        let service: ServiceProxy<'_> = uncached(&self.connection, &self.id).await?;
+        let service: ServiceProxy<'_> = uncached(&self.connection, &self.id.unit()).await?;
         let main_pid = service.main_pid().await?;
         let exit = match phase {
             Phase::Down | Phase::Ended => Exit::new(
@@ -248,12 +284,12 @@ impl Follow {
     /// A job of the unit is done: what that says beyond the state of the unit.
     async fn job_removed(&mut self, signal: &JobRemoved) -> zbus::Result<Option<Event>> {
         let removed = signal.args()?;
-        if self.own.as_ref() == Some(&removed.job) {
-            self.own = None;
+        if self.own.remove(&removed.job) {
             return Ok(match removed.result.as_str() {
                 "done" => None,
-                // By a job that somebody else wanted more.
-                "canceled" => Some(Event::StoppedByHand),
+                // By a later job of ours, or one that somebody else wanted more.
+                "canceled" if self.own.is_empty() => Some(Event::StoppedByHand),
+                "canceled" => None,
                 "assert" => Some(Event::Failed(
                     "an assertion of its unit does not hold".into(),
                 )),
@@ -268,21 +304,49 @@ impl Follow {
         }
         // A job of somebody else that leaves the unit down was a stop, also
         // when the unit was down before and has nothing to tell.
-        let unit: UnitProxy<'_> = uncached(&self.connection, &self.id).await?;
-        let down = matches!(unit.active_state().await?.as_str(), "inactive" | "failed");
-        Ok(down.then_some(Event::StoppedByHand))
+        let unit: UnitProxy<'_> = uncached(&self.connection, &self.id.unit()).await?;
+        Ok(match unit.active_state().await?.as_str() {
+            "inactive" | "failed" => Some(Event::StoppedByHand),
+            "active" => Some(Event::StartedByHand),
+            _ => None,
+        })
+    }
+
+    /// Whether the agent runs a task: then its unit has processes besides the
+    /// main one.
+    async fn look_for_tasks(&mut self) -> zbus::Result<Option<Event>> {
+        let service: ServiceProxy<'_> = uncached(&self.connection, &self.id.unit()).await?;
+        let main = service.main_pid().await?;
+        let processes = self.manager.get_unit_processes(&self.id.unit()).await?;
+        let tasks = processes.iter().filter(|(_, pid, _)| *pid != main).count();
+        let Some(watch) = &mut self.watch else {
+            return Ok(None);
+        };
+        watch.idle = if tasks == 0 { watch.idle + 1 } else { 0 };
+        Ok((watch.idle >= IDLE_LOOKS).then_some(Event::Idle))
     }
 
     async fn carry_out(&mut self) -> Option<Event> {
         let unit = self.id.unit();
-        let command = *self.commands.borrow_and_update();
-        let job = match command? {
-            Command::Start => self.manager.start_unit(&unit, "replace").await,
-            Command::Restart => self.manager.restart_unit(&unit, "replace").await,
+        let (command, way) = (*self.commands.borrow_and_update())?;
+        self.watch = (way == Way::Idle && matches!(command, Command::Drain | Command::Watch))
+            .then(Watching::new);
+        let job = match (command, way) {
+            (Command::Start, _) => self.manager.start_unit(&unit, "replace").await,
+            (Command::Restart, _) => self.manager.restart_unit(&unit, "replace").await,
+            (Command::Stop, _) => stop(&self.manager, &unit).await,
+            (Command::Drain, Way::Signal(signal)) => {
+                let killed = self.manager.kill_unit(&unit, "main", signal.number());
+                if let Err(error) = killed.await {
+                    tracing::warn!(%error, "cannot tell {} that it is drained", self.id);
+                }
+                return None;
+            }
+            (Command::Drain, Way::Idle) | (Command::Watch | Command::Unwatch, _) => return None,
         };
         match job {
             Ok(job) => {
-                self.own = Some(job);
+                self.own.insert(job);
                 None
             }
             // systemd's own sentence, without the name of the error.
@@ -292,13 +356,32 @@ impl Follow {
     }
 }
 
-/// A proxy for the unit of an agent that asks every time.
-async fn uncached<'a, P>(connection: &Connection, id: &Id) -> zbus::Result<P>
+/// Stops a unit. One that ended by itself would be called failed from then on, though
+/// nobody wants to know any more: that is taken back first, while it still waits in
+/// `auto-restart`.
+async fn stop(manager: &SystemdProxy<'_>, unit: &str) -> zbus::Result<OwnedObjectPath> {
+    if let Err(error) = manager.reset_failed_unit(unit).await {
+        tracing::debug!(%error, unit, "the unit had not failed");
+    }
+    manager.stop_unit(unit, "replace").await
+}
+
+async fn tick(watch: Option<&mut Watching>) {
+    match watch {
+        Some(watch) => {
+            watch.interval.tick().await;
+        }
+        None => std::future::pending().await,
+    }
+}
+
+/// A proxy for a unit that asks every time.
+async fn uncached<'a, P>(connection: &Connection, unit: &str) -> zbus::Result<P>
 where
     P: zbus::proxy::ProxyImpl<'a> + From<zbus::Proxy<'a>> + zbus::proxy::Defaults,
 {
     P::builder(connection)
-        .path(unit_path(&id.unit()))?
+        .path(unit_path(unit))?
         .cache_properties(CacheProperties::No)
         .build()
         .await

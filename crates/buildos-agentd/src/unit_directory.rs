@@ -87,6 +87,19 @@ impl UnitDirectory {
         Ok(())
     }
 
+    /// Gives the slice of all agents a drop-in with this text.
+    ///
+    /// # Errors
+    ///
+    /// The directory is not writable, or memory is full.
+    pub fn write_slice(&self, text: &str) -> Result<(), UnitDirectoryError> {
+        let directory = self.0.join(format!("{}.d", dropin::SLICE));
+        fs::create_dir_all(&directory).map_err(cannot("create", &directory))?;
+        let file = directory.join(dropin::FILE);
+        file::replace(&file, text.as_bytes(), 0o644)?;
+        Ok(())
+    }
+
     /// Removes an agent's drop-in, and its directory unless somebody else has
     /// drop-ins there.
     ///
@@ -155,6 +168,17 @@ mod tests {
                 .join("buildos-bslave@b.service.d/override.conf")
                 .exists()
         );
+    }
+
+    #[test]
+    fn the_slice_is_written() {
+        let root = tempfile::tempdir().unwrap();
+        let units = UnitDirectory::new(root.path());
+        units.write_slice("[Slice]\n").unwrap();
+        units.write_slice("").unwrap();
+        assert!(units.read().unwrap().is_empty());
+        let path = root.path().join("buildos-agents.slice.d/50-buildos.conf");
+        assert_eq!(fs::read_to_string(path).unwrap(), "");
     }
 
     #[test]

@@ -9,10 +9,11 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use buildos_agentd::agent::Id;
-use buildos_agentd::bus::Bus;
-use buildos_agentd::instance::{Event, Instance, Now};
+use buildos_agentd::bus::{Bus, Order, Targets};
+use buildos_agentd::instance::{Event, Instance, Now, Remembered};
+use buildos_agentd::needs::Unmet;
 use buildos_agentd::unit::{Phase, Unit};
-use buildos_dbus_api::agent1::{InstanceProxy, InstanceState, ManagerProxy};
+use buildos_dbus_api::agent1::{InstanceProxy, InstanceState, ManagerProxy, Need};
 use futures_util::StreamExt as _;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -29,11 +30,12 @@ fn now() -> Now {
     Now {
         instant: Instant::now(),
         realtime_usec: 5,
+        uptime: Duration::ZERO,
     }
 }
 
 fn running(pid: u32) -> Instance {
-    let mut instance = Instance::new(false, Vec::new(), now());
+    let mut instance = Instance::new(Remembered::default(), Vec::new(), now());
     instance.handle(
         Event::Seen(Unit {
             phase: Phase::Running,
@@ -52,10 +54,14 @@ fn running(pid: u32) -> Instance {
 #[tokio::test]
 async fn agents_come_change_and_go() {
     let bus = support::Bus::new();
-    let (restarts, mut asked) = mpsc::channel(8);
-    let mut served = Bus::new(&bus.connect().await, restarts).await.unwrap();
+    let (orders, mut asked) = mpsc::channel(8);
+    let mut served = Bus::new(&bus.connect().await, orders).await.unwrap();
     let (a, b) = (id("bbot@a"), id("bslave@b"));
-    let waiting = Instance::new(false, Vec::new(), now());
+    let unmet = Unmet {
+        need: Need::Network,
+        what: "network: no carrier".into(),
+    };
+    let waiting = Instance::new(Remembered::default(), vec![unmet], now());
     let first = running(7);
     let problems = ["a problem".to_owned()];
     served
@@ -91,6 +97,20 @@ async fn agents_come_change_and_go() {
         InstanceState::Running.as_str()
     );
     assert_eq!(agent.since_usec().await.unwrap(), 5);
+    assert!(agent.wanted().await.unwrap());
+    assert!(!agent.crash_loop().await.unwrap());
+    assert_eq!(agent.failures().await.unwrap(), 0);
+    assert_eq!(agent.drain_deadline_usec().await.unwrap(), 0);
+    let other = InstanceProxy::builder(&client)
+        .path(&paths[1])
+        .unwrap()
+        .build()
+        .await
+        .unwrap();
+    assert_eq!(
+        other.needs().await.unwrap(),
+        [("network".to_owned(), "network: no carrier".to_owned())]
+    );
 
     // One signal, with what differs and nothing else.
     let properties = PropertiesProxy::builder(&client)
@@ -121,7 +141,15 @@ async fn agents_come_change_and_go() {
     .unwrap();
 
     manager.restart("bbot@a").await.unwrap();
-    assert_eq!(asked.recv().await, Some(a));
+    assert_eq!(asked.recv().await, Some(Order::Restart(a.clone())));
+    manager.drain(&["bbot@a"], 0).await.unwrap();
+    let some = Targets::Some(vec![a]);
+    assert_eq!(asked.recv().await, Some(Order::Drain(some.clone(), None)));
+    manager.drain(&[], 1_500_000).await.unwrap();
+    let budget = Some(Duration::from_millis(1500));
+    assert_eq!(asked.recv().await, Some(Order::Drain(Targets::All, budget)));
+    manager.resume(&["bbot@a"]).await.unwrap();
+    assert_eq!(asked.recv().await, Some(Order::Resume(some)));
     for (unknown, text) in [
         ("bslave@b", "bslave@b is not configured"),
         (
@@ -129,7 +157,13 @@ async fn agents_come_change_and_go() {
             "\"default\" is no agent: KIND@NAME is expected, for example bbot@default",
         ),
     ] {
-        let error = manager.restart(unknown).await.unwrap_err().to_string();
-        assert!(error.ends_with(text), "{error}");
+        for error in [
+            manager.restart(unknown).await.unwrap_err(),
+            manager.drain(&["bbot@a", unknown], 0).await.unwrap_err(),
+            manager.resume(&[unknown]).await.unwrap_err(),
+        ] {
+            let error = error.to_string();
+            assert!(error.ends_with(text), "{error}");
+        }
     }
 }

@@ -3,11 +3,15 @@
 #![allow(clippy::unwrap_used)] // A test says what it expects by panicking.
 
 use std::fs;
+use std::num::NonZeroU32;
 use std::path::Path;
+use std::time::Duration;
 
+use buildos_agentd::allotment::allotment;
 use buildos_agentd::command::Command;
 use buildos_agentd::config::{Settings, schema};
 use buildos_agentd::dropin;
+use buildos_agentd::hardware::Hardware;
 use buildos_service::config::{Fragment, Loaded, Origin, evaluate};
 
 fn load(toml: &str, cmdline: &str) -> (Settings, Vec<String>) {
@@ -25,12 +29,21 @@ fn load(toml: &str, cmdline: &str) -> (Settings, Vec<String>) {
     (settings, problems.iter().map(ToString::to_string).collect())
 }
 
+/// 8 GiB, of which 512 MiB are reserved.
+fn hardware() -> Hardware {
+    Hardware {
+        threads: NonZeroU32::new(4).unwrap(),
+        memory: 8192,
+    }
+}
+
 /// The drop-ins of all agents, each after its name.
 fn dropins(settings: &Settings) -> String {
     let mut text = String::new();
     for (id, agent) in &settings.agents {
         text.push_str(&format!("--- {}/{}\n", dropin::directory(id), dropin::FILE));
-        match Command::new(id, agent, &settings.options) {
+        let allotment = allotment(id, settings, hardware());
+        match Command::new(id, agent, &settings.options, allotment) {
             Ok(command) => text.push_str(&dropin::text(&command)),
             Err(error) => text.push_str(&format!("{error}\n")),
         }
@@ -71,7 +84,7 @@ fn the_kernel_command_line_is_enough() {
     );
     assert_eq!(problems, [""; 0]);
     assert!(dropins(&settings).ends_with(
-        "ExecStart=/usr/bin/bbot-agent --systemd-daemon --toolchain-name default --instance-max 2 --bridge br1 \
+        "ExecStart=/usr/bin/bbot-agent --systemd-daemon --toolchain-name default --instance-max 2 --cpu 2 --build-ram 3932160 --bridge br1 \
          \"0100=https://ci.example.org/?a=b\" http://192.0.2.1\n"
     ));
 }
@@ -86,6 +99,19 @@ fn the_kernel_command_line_takes_an_agent_away() {
 }
 
 #[test]
+fn what_concerns_all_agents() {
+    let (settings, problems) = load(
+        "drain_budget_s = 60\nmemory_reserve_mib = 1024\n",
+        "buildos.agentd.shutdown_budget_s=5 buildos.agentd.clock_deadline_s=0",
+    );
+    assert_eq!(problems, [""; 0]);
+    assert_eq!(settings.budgets.drain, Duration::from_secs(60));
+    assert_eq!(settings.budgets.shutdown, Duration::from_secs(5));
+    assert_eq!(settings.clock_deadline, Duration::ZERO);
+    assert_eq!(settings.memory_reserve, Some(1024));
+}
+
+#[test]
 fn mistakes_are_named() {
     let toml = "\
 [bbot.default]
@@ -97,6 +123,10 @@ kvm = 'maybe'
 bridge = 'a very long name'
 arguments = '--verbose'
 environment = ['A B=C']
+user = 'a b'
+credentials = ['a/b']
+drain = 'soon'
+ram_mib = 0
 [bbot.'a b']
 enabled = true
 [bslave.default]
@@ -121,10 +151,14 @@ cpu = 'threads'
             format!("{file}:7: bbot.default.bridge: \"a very long name\" cannot name a bridge: 1 to 15 characters without '/', ':' and white space can"),
             format!("{file}:8: bbot.default.arguments: invalid type: string \"--verbose\", expected a sequence"),
             format!("{file}:9: bbot.default.environment: \"A B=C\" is no environment variable: NAME=VALUE without control characters is expected"),
-            format!("{file}:10: bbot.a b: \"a b\" cannot name an agent: up to 64 letters, digits, '-' and '_' can, beginning with a letter or digit"),
-            format!("{file}:13: unknown key \"bslave.default.controllers\"; the nearest valid key is \"bbot.default.controllers\""),
-            format!("{file}:15: bbot_option.gpu: bbot-agent has no option for \"gpu\"; the known ones are systemd_daemon, toolchain_name, instance_max, cpu, bridge"),
-            format!("{file}:16: bbot_option.cpu: \"threads\" is no option: --NAME is expected, or nothing when there is no such option"),
+            format!("{file}:10: bbot.default.user: \"a b\" is no user: up to 31 letters, digits, '-' and '_' are expected, beginning with a letter or '_'"),
+            format!("{file}:11: bbot.default.credentials: \"a/b\" is no credential: NAME or NAME:/PATH is expected, of letters, digits and ._+@- (and / in PATH)"),
+            format!("{file}:12: bbot.default.drain: \"soon\" is no way to drain: \"idle\" or one of SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGWINCH is expected"),
+            format!("{file}:13: bbot.default.ram_mib: invalid value: integer `0`, expected a nonzero u32"),
+            format!("{file}:14: bbot.a b: \"a b\" cannot name an agent: up to 64 letters, digits, '-' and '_' can, beginning with a letter or digit"),
+            format!("{file}:17: unknown key \"bslave.default.controllers\"; the nearest valid key is \"bbot.default.controllers\""),
+            format!("{file}:19: bbot_option.gpu: bbot-agent has no option for \"gpu\"; the known ones are systemd_daemon, toolchain_name, instance_max, cpu, build_ram, auth_key, bridge"),
+            format!("{file}:20: bbot_option.cpu: \"threads\" is no option: --NAME is expected, or nothing when there is no such option"),
             "kernel command line: buildos.agentd.bbot.default.controllers: bad controller \"ci.example.org\": https://HOST[:PORT][/PATH] or http://… is expected".to_owned(),
         ]
     );
@@ -142,6 +176,7 @@ cpu = 'threads'
 fn dropin_of_bslave() -> String {
     let id = "bslave@default".parse().unwrap();
     let (settings, _) = load("[bslave.default]\n", "");
-    let command = Command::new(&id, &settings.agents[&id], &settings.options);
+    let allotment = allotment(&id, &settings, hardware());
+    let command = Command::new(&id, &settings.agents[&id], &settings.options, allotment);
     dropin::text(&command.unwrap())
 }

@@ -103,10 +103,21 @@ pub trait Manager {
     /// Fully qualified name of the lease (option 81) as received but escaped, or empty.
     #[zbus(property, name = "FQDN")]
     fn fqdn(&self) -> zbus::Result<String>;
-    /// The lease: `Address`, `Server`, `LeaseSeconds`, `AcquiredUSec`
-    /// (CLOCK_REALTIME) and one entry per option received.
+    /// The lease: `Address`, `PrefixLength`, `Server`, its length as `LeaseSeconds`,
+    /// the times `AcquiredUSec`, `RenewUSec` (T1), `RebindUSec` (T2) and `ExpiresUSec`
+    /// (CLOCK_REALTIME; not there without an end), and `Option1` … as received.
     #[zbus(property)]
     fn lease(&self) -> zbus::Result<HashMap<String, OwnedValue>>;
+    /// IPv6 addresses of br0 with their prefixes, link-local ones included. The
+    /// kernel configures them by router advertisements.
+    #[zbus(property, name = "IPv6Addresses")]
+    fn ipv6_addresses(&self) -> zbus::Result<Vec<String>>;
+    /// Names of the ports of br0: the uplink, and what others put there.
+    #[zbus(property)]
+    fn public_ports(&self) -> zbus::Result<Vec<String>>;
+    /// Names of the ports of br1.
+    #[zbus(property)]
+    fn private_ports(&self) -> zbus::Result<Vec<String>>;
     /// Objects of the links, see [`LinkProxy`].
     #[zbus(property)]
     fn links(&self) -> zbus::Result<Vec<OwnedObjectPath>>;

@@ -32,6 +32,14 @@ pub trait Systemd {
     fn stop_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
     /// Queues a restart job.
     fn restart_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
+    /// Sends a signal to processes of a unit; `whom` is `main`, `control` or `all`.
+    fn kill_unit(&self, name: &str, whom: &str, signal: i32) -> zbus::Result<()>;
+    /// `(control group, process id, command line)` of every process in the
+    /// control group of a unit and below it.
+    fn get_unit_processes(&self, name: &str) -> zbus::Result<Vec<(String, u32, String)>>;
+    /// `initializing`, `running`, `degraded`, `stopping` …
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn system_state(&self) -> zbus::Result<String>;
     /// Takes a unit out of the failed state.
     fn reset_failed_unit(&self, name: &str) -> zbus::Result<()>;
     /// Keeps a unit loaded, and with it how it last ended, while the caller is

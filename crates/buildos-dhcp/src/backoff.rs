@@ -46,17 +46,31 @@ impl Random {
     }
 }
 
-/// The gap after DISCOVER or REQUEST number `sent` (1 is the first) of a search
-/// that began `elapsed` ago: 1, 2, 4, 4 … s in the first two minutes, then 8,
-/// 16, 32, 64, 64 … s.
+/// The gap after message number `sent` (1 is the first) of a search or confirmation
+/// that began `elapsed` ago: 0.1, 0.4, 1, 2, 3, 3 … s in the first two minutes, then
+/// 8, 16, 32, 64, 64 … s.
+///
+/// The first two are short because the first message is often lost: the port of a
+/// switch, or of a bridge, forwards some milliseconds after the link has carrier.
+/// With 3 s a server that comes back has waited for us 1.5 s in the median.
 pub(crate) fn discovery_gap(sent: u32, elapsed: Duration) -> Duration {
     if elapsed < EAGER {
-        SECOND * (1 << sent.saturating_sub(1).min(2))
+        match sent {
+            0 | 1 => SECOND / 10,
+            2 => SECOND * 2 / 5,
+            more => SECOND * (more - 2).min(3),
+        }
     } else {
         // Each step of the doubling lasts as long as all before it.
         let past = elapsed.saturating_sub(EAGER);
         past.saturating_add(8 * SECOND).min(LONGEST)
     }
+}
+
+/// The gap after REQUEST number `sent` for an OFFER: 1, 2, 4, 4 … s. Whoever is asked
+/// for what it just offered answers soon, or not at all.
+pub(crate) fn request_gap(sent: u32) -> Duration {
+    SECOND * (1 << sent.saturating_sub(1).min(2))
 }
 
 /// The gap after an unanswered REQUEST in RENEWING or REBINDING: half of what
@@ -112,9 +126,12 @@ mod tests {
 
     #[test]
     fn discovery_gaps() {
-        let gaps = |elapsed| [1, 2, 3, 4, u32::MAX].map(|sent| discovery_gap(sent, elapsed));
-        assert_eq!(gaps(Duration::ZERO), [1, 2, 4, 4, 4].map(seconds));
-        assert_eq!(gaps(seconds(119)), [1, 2, 4, 4, 4].map(seconds));
+        let gaps = |elapsed| {
+            [1, 2, 3, 4, 5, 6, u32::MAX].map(|sent| discovery_gap(sent, elapsed).as_millis())
+        };
+        let eager = [100, 400, 1000, 2000, 3000, 3000, 3000];
+        assert_eq!(gaps(Duration::ZERO), eager);
+        assert_eq!(gaps(seconds(119)), eager);
         for (elapsed, gap) in [(120, 8), (128, 16), (144, 32), (176, 64), (10_000, 64)] {
             assert_eq!(
                 discovery_gap(50, seconds(elapsed)),
@@ -123,7 +140,13 @@ mod tests {
             );
         }
         assert_eq!(discovery_gap(50, Duration::MAX), LONGEST);
-        assert_eq!(discovery_gap(0, Duration::ZERO), SECOND);
+        assert_eq!(discovery_gap(0, Duration::ZERO), SECOND / 10);
+    }
+
+    #[test]
+    fn request_gaps() {
+        let gaps = [0, 1, 2, 3, 4, u32::MAX].map(request_gap);
+        assert_eq!(gaps, [1, 1, 2, 4, 4, 4].map(seconds));
     }
 
     #[test]

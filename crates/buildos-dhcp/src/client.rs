@@ -29,8 +29,8 @@ const AFTER_DECLINE: Duration = Duration::from_secs(10);
 pub struct Config {
     /// Hardware address of the link; with type 1 before it the client identifier.
     pub mac: Mac,
-    /// Host name to tell the server (option 12).
-    pub hostname: Option<String>,
+    /// Name to tell the server, so that it can enter it into the DNS.
+    pub name: Option<Name>,
     /// Server identifiers (option 54) to accept; empty for all.
     pub allowed_servers: Vec<Ipv4Addr>,
     /// Networks in which no address is accepted.
@@ -42,7 +42,7 @@ impl Config {
     pub fn new(mac: Mac) -> Self {
         Self {
             mac,
-            hostname: None,
+            name: None,
             allowed_servers: Vec::new(),
             denied_networks: Vec::new(),
         }
@@ -65,6 +65,16 @@ impl Config {
         }
         Ok(())
     }
+}
+
+/// The name that a client tells its server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Name {
+    /// As host name (option 12).
+    Host(String),
+    /// As client FQDN (option 81, RFC 4702); a name without a dot is a partial one,
+    /// which the server completes.
+    Fqdn(String),
 }
 
 /// What happened since the present search, renewal or confirmation began.
@@ -172,6 +182,13 @@ impl Client {
             setback: None,
             outputs: VecDeque::new(),
         }
+    }
+
+    /// Changes what the client tells and accepts, from the next message on. A lease
+    /// that is held stays; `mac` stays what it was.
+    pub fn configure(&mut self, config: Config) {
+        let mac = self.config.mac;
+        self.config = Config { mac, ..config };
     }
 
     /// Tells what happened at `now`. Drain [`Client::poll_output`] afterwards.
@@ -450,7 +467,7 @@ impl Client {
     #[expect(clippy::expect_used, reason = "the message says why it cannot fail")]
     fn transmit(&mut self, destination: Ipv4Addr, message: ClientMessage) {
         let payload = message
-            .encode(self.config.mac, self.config.hostname.as_deref())
+            .encode(self.config.mac, self.config.name.as_ref())
             .expect("numbers, addresses and byte strings always have an encoding");
         self.outputs.push_back(Output::Transmit(Transmit {
             kind: message.kind,

@@ -1,11 +1,14 @@
-//! What the kernel lets through to the packet socket.
+//! What the kernel lets through to the packet sockets.
 //!
-//! A classic BPF program (linux/filter.h) for an AF_PACKET socket of type
-//! SOCK_DGRAM, whose packets begin with the IPv4 header. It keeps the process
-//! asleep while the network talks of other things: on a rack that boots, most
-//! DHCP answers are broadcast and meant for other machines. What it lets through
-//! is still checked in full by [`frame::parse`](crate::frame::parse) and
-//! [`decode`](crate::decode).
+//! Classic BPF programs (linux/filter.h) for AF_PACKET sockets of type
+//! SOCK_DGRAM, whose packets begin behind the Ethernet header. They keep the
+//! process asleep while the network talks of other things: on a rack that boots,
+//! most DHCP answers are broadcast and meant for other machines, and ARP is
+//! always somebody's. What they let through is still checked in full by
+//! [`frame::parse`](crate::frame::parse), [`decode`](crate::decode) and
+//! [`arp::Packet::parse`](crate::arp::Packet::parse).
+
+use std::net::Ipv4Addr;
 
 use crate::Mac;
 
@@ -26,6 +29,7 @@ pub struct Instruction {
 // linux/bpf_common.h: class | size | mode, and class | operation | source.
 const LOAD_BYTE: u16 = 0x30; // BPF_LD | BPF_B | BPF_ABS
 const LOAD_HALF: u16 = 0x28; // BPF_LD | BPF_H | BPF_ABS
+const LOAD_WORD: u16 = 0x20; // BPF_LD | BPF_W | BPF_ABS
 const LOAD_BYTE_AT_X: u16 = 0x50; // BPF_LD | BPF_B | BPF_IND
 const LOAD_HALF_AT_X: u16 = 0x48; // BPF_LD | BPF_H | BPF_IND
 const LOAD_WORD_AT_X: u16 = 0x40; // BPF_LD | BPF_W | BPF_IND
@@ -35,6 +39,7 @@ const JUMP_NOT_BELOW: u16 = 0x35; // BPF_JMP | BPF_JGE | BPF_K
 const JUMP_ANY_BIT: u16 = 0x45; // BPF_JMP | BPF_JSET | BPF_K
 const RETURN: u16 = 0x06; // BPF_RET | BPF_K
 
+/// Offsets in the IPv4 header.
 const PROTOCOL: u32 = 9;
 const FRAGMENT: u32 = 6;
 /// More-fragments flag and fragment offset.
@@ -50,57 +55,122 @@ const CLIENT_PORT: u32 = 68;
 const SHORTEST: u32 = 8 + 240;
 const BOOTREPLY: u32 = 2;
 
-/// Number of instructions of [`program`].
-pub const LENGTH: usize = 17;
+/// Offsets in an ARP packet, and what stands at the first two.
+const ARP_TYPES: u32 = 0;
+const ETHERNET_AND_IPV4: u32 = 0x0001_0800;
+const ARP_LENGTHS: u32 = 4;
+const MAC_AND_IPV4: u32 = 0x0604;
+const SENDER_MAC: u32 = 8;
+const SENDER: u32 = 14;
 
 /// The program that passes whole UDP packets to port 68 which hold a BOOTP reply
 /// to this hardware address.
-pub fn program(mac: Mac) -> [Instruction; LENGTH] {
-    let load = |code, k| Instruction {
-        code,
-        jt: 0,
-        jf: 0,
-        k,
-    };
-    let [a, b, c, d, e, f] = mac.map(u32::from);
-    // A test at index i that fails jumps to the last instruction.
-    let require = |code, k, i: u8| Instruction {
-        code,
-        jt: 0,
-        jf: 15 - i,
-        k,
-    };
-    [
-        load(LOAD_BYTE, PROTOCOL),
-        require(JUMP_EQUAL, UDP, 1),
-        load(LOAD_HALF, FRAGMENT),
-        Instruction {
-            code: JUMP_ANY_BIT,
-            jt: 12,
-            jf: 0,
-            k: FRAGMENT_BITS,
-        },
-        load(X_IS_HEADER_LENGTH, 0),
-        load(LOAD_HALF_AT_X, DESTINATION_PORT),
-        require(JUMP_EQUAL, CLIENT_PORT, 6),
-        load(LOAD_HALF_AT_X, UDP_LENGTH),
-        require(JUMP_NOT_BELOW, SHORTEST, 8),
-        load(LOAD_BYTE_AT_X, OP),
-        require(JUMP_EQUAL, BOOTREPLY, 10),
-        load(LOAD_WORD_AT_X, CHADDR),
-        require(JUMP_EQUAL, (a << 24) | (b << 16) | (c << 8) | d, 12),
-        load(LOAD_HALF_AT_X, CHADDR + 4),
-        require(JUMP_EQUAL, (e << 8) | f, 14),
-        load(RETURN, u32::MAX),
-        load(RETURN, 0),
-    ]
+pub fn replies_to(mac: Mac) -> Vec<Instruction> {
+    let (upper, lower) = halves(mac);
+    let mut program = Program::default();
+    program.load(LOAD_BYTE, PROTOCOL);
+    program.require(JUMP_EQUAL, UDP);
+    program.load(LOAD_HALF, FRAGMENT);
+    program.forbid(JUMP_ANY_BIT, FRAGMENT_BITS);
+    program.load(X_IS_HEADER_LENGTH, 0);
+    program.load(LOAD_HALF_AT_X, DESTINATION_PORT);
+    program.require(JUMP_EQUAL, CLIENT_PORT);
+    program.load(LOAD_HALF_AT_X, UDP_LENGTH);
+    program.require(JUMP_NOT_BELOW, SHORTEST);
+    program.load(LOAD_BYTE_AT_X, OP);
+    program.require(JUMP_EQUAL, BOOTREPLY);
+    program.load(LOAD_WORD_AT_X, CHADDR);
+    program.require(JUMP_EQUAL, upper);
+    program.load(LOAD_HALF_AT_X, CHADDR + 4);
+    program.require(JUMP_EQUAL, lower);
+    program.finish()
+}
+
+/// The program that passes ARP packets in which somebody with another hardware
+/// address says that `address` is its own (RFC 5227, section 2.4).
+pub fn claims(address: Ipv4Addr, mac: Mac) -> Vec<Instruction> {
+    let (upper, lower) = halves(mac);
+    let mut program = Program::default();
+    program.load(LOAD_WORD, ARP_TYPES);
+    program.require(JUMP_EQUAL, ETHERNET_AND_IPV4);
+    program.load(LOAD_HALF, ARP_LENGTHS);
+    program.require(JUMP_EQUAL, MAC_AND_IPV4);
+    program.load(LOAD_WORD, SENDER);
+    program.require(JUMP_EQUAL, u32::from(address));
+    program.load(LOAD_WORD, SENDER_MAC);
+    // The lower half only matters when the upper one is ours.
+    program.skip_unless(JUMP_EQUAL, upper, 2);
+    program.load(LOAD_HALF, SENDER_MAC + 4);
+    program.forbid(JUMP_EQUAL, lower);
+    program.finish()
+}
+
+/// The first four bytes and the last two.
+fn halves(mac: Mac) -> (u32, u32) {
+    let [a, b, c, d, e, f] = mac;
+    let upper = u32::from_be_bytes([a, b, c, d]);
+    (upper, u16::from_be_bytes([e, f]).into())
+}
+
+/// Where a jump leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Target {
+    /// So many instructions further.
+    Skip(u8),
+    /// To the end, which drops the packet.
+    Drop,
+}
+
+/// A list of loads and tests that passes what none of them drops.
+#[derive(Debug, Default)]
+struct Program(Vec<(u16, u32, Target, Target)>);
+
+impl Program {
+    fn load(&mut self, code: u16, k: u32) {
+        self.0.push((code, k, Target::Skip(0), Target::Skip(0)));
+    }
+
+    fn require(&mut self, code: u16, k: u32) {
+        self.0.push((code, k, Target::Skip(0), Target::Drop));
+    }
+
+    fn forbid(&mut self, code: u16, k: u32) {
+        self.0.push((code, k, Target::Drop, Target::Skip(0)));
+    }
+
+    fn skip_unless(&mut self, code: u16, k: u32, skipped: u8) {
+        self.0
+            .push((code, k, Target::Skip(0), Target::Skip(skipped)));
+    }
+
+    fn finish(self) -> Vec<Instruction> {
+        let last = self.0.len() + 1;
+        let mut program: Vec<Instruction> = Vec::with_capacity(last + 1);
+        for (index, (code, k, yes, no)) in self.0.into_iter().enumerate() {
+            // These programs have a few dozen instructions, which a u8 can skip.
+            let jump = |target| match target {
+                Target::Skip(count) => count,
+                Target::Drop => u8::try_from(last - index - 1).unwrap_or(u8::MAX),
+            };
+            let (jt, jf) = (jump(yes), jump(no));
+            program.push(Instruction { code, jt, jf, k });
+        }
+        for verdict in [u32::MAX, 0] {
+            program.push(Instruction {
+                code: RETURN,
+                jt: 0,
+                jf: 0,
+                k: verdict,
+            });
+        }
+        program
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
-
     use super::*;
+    use crate::arp::Packet;
     use crate::frame;
 
     const MAC: Mac = [0x52, 0x54, 0x00, 0xff, 0x34, 0x56];
@@ -123,6 +193,7 @@ mod tests {
             let value = match code {
                 LOAD_BYTE => load(k, 1),
                 LOAD_HALF => load(k, 2),
+                LOAD_WORD => load(k, 4),
                 LOAD_BYTE_AT_X => load(x + k, 1),
                 LOAD_HALF_AT_X => load(x + k, 2),
                 LOAD_WORD_AT_X => load(x + k, 4),
@@ -149,7 +220,7 @@ mod tests {
     }
 
     fn passes(packet: &[u8]) -> bool {
-        run(&program(MAC), packet) != 0
+        run(&replies_to(MAC), packet) != 0
     }
 
     fn reply() -> Vec<u8> {
@@ -164,7 +235,7 @@ mod tests {
 
     #[test]
     fn passes_replies_to_this_host_whole() {
-        assert_eq!(run(&program(MAC), &reply()), u32::MAX);
+        assert_eq!(run(&replies_to(MAC), &reply()), u32::MAX);
         let mut with_ip_options = reply();
         with_ip_options.splice(20..20, [1; 40]);
         with_ip_options[0] = 0x4f;
@@ -201,10 +272,36 @@ mod tests {
     }
 
     #[test]
+    fn passes_claims_of_others_alone() {
+        const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 77);
+        let program = claims(ADDRESS, MAC);
+        let passes = |packet: &[u8]| run(&program, packet) != 0;
+        for byte in 0..MAC.len() {
+            let mut other = MAC;
+            other[byte] ^= 1;
+            assert!(passes(&Packet::announcement(other, ADDRESS).encode()));
+            assert!(!passes(&Packet::probe(other, ADDRESS).encode()));
+        }
+        assert!(!passes(&Packet::announcement(MAC, ADDRESS).encode()));
+        let other = [2; 6];
+        let elsewhere = Ipv4Addr::new(192, 0, 2, 78);
+        assert!(!passes(&Packet::announcement(other, elsewhere).encode()));
+        let claim = Packet::announcement(other, ADDRESS).encode();
+        for byte in 0..6 {
+            let mut packet = claim;
+            packet[byte] ^= 1;
+            assert!(!passes(&packet), "byte {byte}");
+        }
+        assert!(!passes(&claim[..13]), "cut inside the addresses");
+    }
+
+    #[test]
     fn every_jump_stays_inside() {
-        for (index, instruction) in program(MAC).iter().enumerate() {
-            let furthest = index + 1 + usize::from(instruction.jt.max(instruction.jf));
-            assert!(furthest < LENGTH || instruction.code == RETURN);
+        for program in [replies_to(MAC), claims(Ipv4Addr::LOCALHOST, MAC)] {
+            for (index, instruction) in program.iter().enumerate() {
+                let furthest = index + 1 + usize::from(instruction.jt.max(instruction.jf));
+                assert!(furthest < program.len() || instruction.code == RETURN);
+            }
         }
     }
 }

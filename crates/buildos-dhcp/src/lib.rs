@@ -45,6 +45,8 @@
 //! - DHCPINFORM, FORCERENEW and authentication (RFC 3118): nobody on such
 //!   networks sends or expects them.
 
+pub mod acd;
+pub mod arp;
 mod backoff;
 mod client;
 mod event;
@@ -58,7 +60,7 @@ mod refusal;
 mod routes;
 mod text;
 
-pub use client::{Client, Config, Counters};
+pub use client::{Client, Config, Counters, Name};
 pub use event::{Event, Failure, Input, Loss, Output, State, Transmit};
 pub use lease::{Lease, Term};
 pub use message::{DecodeError, MessageKind, ServerMessage, decode};

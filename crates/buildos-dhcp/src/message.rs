@@ -4,10 +4,10 @@ use std::net::Ipv4Addr;
 
 use dhcproto::encoder::{Encodable, Encoder};
 use dhcproto::error::EncodeError;
-use dhcproto::v4::{DhcpOption, MessageType, OptionCode};
+use dhcproto::v4::{DhcpOption, MessageType, OptionCode, UnknownOption};
 
 use crate::options::OPTIONS;
-use crate::{Mac, Options, OptionsError, text};
+use crate::{Mac, Name, Options, OptionsError, text};
 
 const BOOTREQUEST: u8 = 1;
 const BOOTREPLY: u8 = 2;
@@ -28,6 +28,12 @@ const MAXIMUM_LENGTH: u16 = 1472;
 /// static routes and routers that they replace: RFC 3442 demands it, and a server
 /// that runs out of room cuts the end.
 const PARAMETERS: [u8; 14] = [1, 121, 33, 3, 6, 15, 119, 12, 81, 26, 28, 42, 58, 59];
+
+/// Option 81 and its flags: the server may update the DNS, and the name is in DNS
+/// wire format (RFC 4702, section 2.1).
+const CLIENT_FQDN: u8 = 81;
+const FQDN_FLAGS: u8 = 0x01 | 0x04;
+const MAXIMUM_LABEL: usize = 63;
 
 /// The message types that occur between this client and a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -205,7 +211,7 @@ impl ClientMessage {
     }
 
     /// The UDP payload, padded to the length that BOOTP demands.
-    pub(crate) fn encode(&self, mac: Mac, hostname: Option<&str>) -> Result<Vec<u8>, EncodeError> {
+    pub(crate) fn encode(&self, mac: Mac, name: Option<&Name>) -> Result<Vec<u8>, EncodeError> {
         let mut bytes = Vec::with_capacity(MINIMUM_LENGTH);
         bytes.extend([BOOTREQUEST, ETHERNET, MAC_LENGTH, 0]);
         bytes.extend(self.xid.to_be_bytes());
@@ -219,7 +225,7 @@ impl ClientMessage {
         // An encoder writes from the beginning of its buffer, whatever is there.
         let mut options = Vec::new();
         let mut encoder = Encoder::new(&mut options);
-        for option in self.options(mac, hostname) {
+        for option in self.options(mac, name) {
             option.encode(&mut encoder)?;
         }
         DhcpOption::End.encode(&mut encoder)?;
@@ -231,7 +237,7 @@ impl ClientMessage {
     }
 
     /// RFC 2131, table 5.
-    fn options(&self, mac: Mac, hostname: Option<&str>) -> Vec<DhcpOption> {
+    fn options(&self, mac: Mac, name: Option<&Name>) -> Vec<DhcpOption> {
         let mut options = vec![
             DhcpOption::MessageType(self.kind.wire()),
             DhcpOption::ClientIdentifier(client_identifier(mac).to_vec()),
@@ -240,11 +246,35 @@ impl ClientMessage {
         options.extend(self.server.map(DhcpOption::ServerIdentifier));
         if matches!(self.kind, MessageKind::Discover | MessageKind::Request) {
             options.push(DhcpOption::MaxMessageSize(MAXIMUM_LENGTH));
-            options.extend(hostname.map(|name| DhcpOption::Hostname(name.to_owned())));
+            options.extend(name.and_then(name_option));
             options.push(DhcpOption::ParameterRequestList(
                 PARAMETERS.into_iter().map(OptionCode::from).collect(),
             ));
         }
         options
+    }
+}
+
+/// Option 12 or 81 (a client sends one of them: RFC 4702, section 3.1); none for a
+/// name that has no wire format.
+fn name_option(name: &Name) -> Option<DhcpOption> {
+    match name {
+        Name::Host(name) => Some(DhcpOption::Hostname(name.clone())),
+        Name::Fqdn(name) => {
+            // The two RCODE fields are zero from a client.
+            let mut data = vec![FQDN_FLAGS, 0, 0];
+            for label in name.split('.') {
+                if !(1..=MAXIMUM_LABEL).contains(&label.len()) {
+                    return None;
+                }
+                data.push(u8::try_from(label.len()).ok()?);
+                data.extend(label.bytes());
+            }
+            if name.contains('.') {
+                data.push(0);
+            }
+            let code = OptionCode::from(CLIENT_FQDN);
+            Some(DhcpOption::Unknown(UnknownOption::new(code, data)))
+        }
     }
 }

@@ -61,6 +61,7 @@ pub fn choose(settings: &Settings, network: Option<&Network>) -> Option<Choice> 
         });
     }
     let network = network.filter(|network| network.online)?;
+    let made = Hostname::of_mac(&network.uplink_address);
     let mut refused = Vec::new();
     for (source, text) in [
         (Source::DhcpFqdn, &network.fqdn),
@@ -70,6 +71,8 @@ pub fn choose(settings: &Settings, network: Option<&Network>) -> Option<Choice> 
             continue;
         }
         match Hostname::shortened(text) {
+            // netd tells servers the name of the host, and many send it back.
+            Ok(name) if Some(&name) == made.as_ref() => {}
             Ok(name) => {
                 return Some(Choice {
                     reason: format!("given by {}", origin(source)),
@@ -85,7 +88,7 @@ pub fn choose(settings: &Settings, network: Option<&Network>) -> Option<Choice> 
             }),
         }
     }
-    let name = Hostname::of_mac(&network.uplink_address)?;
+    let name = made?;
     let why = match refused.last() {
         Some(refused) => format!("no usable name in the lease ({refused})"),
         None => "no name in the lease".to_owned(),
@@ -135,6 +138,20 @@ mod tests {
             choice.reason,
             refused,
         )
+    }
+
+    #[test]
+    fn a_server_that_sends_the_made_name_back_has_not_given_it() {
+        let network = Network {
+            hostname: "build-adbeefb8da".to_owned(),
+            ..network()
+        };
+        let (name, source, reason, _) = chosen(&Settings::default(), Some(&network));
+        assert_eq!((name.as_str(), source), ("build-adbeefb8da", Source::Mac));
+        assert_eq!(
+            reason,
+            "made from the MAC address of eth0: no name in the lease"
+        );
     }
 
     #[test]

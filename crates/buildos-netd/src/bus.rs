@@ -6,7 +6,7 @@
 //! ever waits for it.
 
 use std::collections::{BTreeMap, HashMap};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use buildos_dbus_api::network1::{LINK_PREFIX, NAME, PATH, State};
 use buildos_dbus_api::{system_bus, update};
@@ -19,8 +19,14 @@ use crate::picture::{LinkPicture, Picture};
 use crate::plan::{PRIVATE_BRIDGE, PUBLIC_BRIDGE};
 use crate::views;
 
-/// Between attempts to join the bus.
-const RETRY: Duration = Duration::from_millis(500);
+/// Between attempts to join the bus: a tenth of the time that it has been missing,
+/// within these limits. It comes up while the host boots, and others wait for what
+/// is said on it; when it refuses us, that will not change soon.
+const SHORTEST_RETRY: Duration = Duration::from_millis(100);
+const LONGEST_RETRY: Duration = Duration::from_secs(5);
+/// What is different for a shorter time is not signalled: a renewal is an exchange
+/// of two packets.
+const SETTLE: Duration = Duration::from_millis(5);
 
 /// What a client asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,21 +39,23 @@ pub enum Command {
 
 /// Serves the pictures for ever, whether or not there is a bus.
 pub async fn serve(mut pictures: watch::Receiver<Picture>, commands: mpsc::Sender<Command>) {
+    let mut missing = Instant::now();
     loop {
-        if let Err(error) = session(&mut pictures, &commands).await {
-            tracing::debug!(%error, "not on the bus");
+        match session(&mut pictures, &commands, &mut missing).await {
+            Ok(()) => return, // The daemon has ended.
+            Err(error) => tracing::debug!("not on the bus: {error}"),
         }
-        if pictures.has_changed().is_err() {
-            return; // The daemon has ended.
-        }
-        tokio::time::sleep(RETRY).await;
+        let retry = missing.elapsed() / 10;
+        tokio::time::sleep(retry.clamp(SHORTEST_RETRY, LONGEST_RETRY)).await;
     }
 }
 
-/// One connection to the bus, from joining it to losing it.
+/// One connection to the bus, from joining it to losing it. `missing` is since when
+/// there is none. Ok when the daemon has ended.
 async fn session(
     pictures: &mut watch::Receiver<Picture>,
     commands: &mpsc::Sender<Command>,
+    missing: &mut Instant,
 ) -> zbus::Result<()> {
     let connection = system_bus().await?;
     let picture = pictures.borrow_and_update().clone();
@@ -60,7 +68,19 @@ async fn session(
     publish_links(&connection, &mut links, &picture).await?;
     connection.request_name(NAME).await?;
     tracing::debug!("serving {NAME}");
-    let mut messages = MessageStream::from(&connection);
+    let result = follow(&connection, pictures, &mut links, picture).await;
+    *missing = Instant::now();
+    result
+}
+
+/// Signals what differs from what is `shown`, until the connection or the daemon ends.
+async fn follow(
+    connection: &Connection,
+    pictures: &mut watch::Receiver<Picture>,
+    links: &mut BTreeMap<u32, LinkPicture>,
+    mut shown: Picture,
+) -> zbus::Result<()> {
+    let mut messages = MessageStream::from(connection);
     loop {
         tokio::select! {
             changed = pictures.changed() => {
@@ -72,13 +92,29 @@ async fn session(
                 // Calls are served elsewhere; here only the end of them matters.
                 Some(Ok(_)) => continue,
                 Some(Err(error)) => return Err(error),
-                None => return Ok(()),
+                None => return Err(zbus::Error::Failure("the bus hung up".to_owned())),
             },
         }
+        tokio::time::sleep(SETTLE).await;
         let picture = pictures.borrow_and_update().clone();
-        publish_links(&connection, &mut links, &picture).await?;
-        update::<Manager>(&connection, PATH, |manager| manager.picture = picture).await?;
+        publish_links(connection, links, &picture).await?;
+        // Most of what changes is the state of one link.
+        if !same_for_manager(&shown, &picture) {
+            update::<Manager>(connection, PATH, |m| m.picture = picture.clone()).await?;
+            shown = picture;
+        }
     }
+}
+
+/// Whether two pictures are the same in what [`Manager`] serves: of links only which
+/// ones there are.
+fn same_for_manager(a: &Picture, b: &Picture) -> bool {
+    let indices = |picture: &Picture| picture.links.iter().map(|l| l.index).collect::<Vec<_>>();
+    let bare = |picture: &Picture| Picture {
+        links: Vec::new(),
+        ..picture.clone()
+    };
+    indices(a) == indices(b) && bare(a) == bare(b)
 }
 
 /// Adds, changes and removes the objects of links.
@@ -256,11 +292,31 @@ impl Manager {
             .unwrap_or_default()
     }
 
-    /// The lease: `Address`, `Server`, `LeaseSeconds`, `AcquiredUSec`
-    /// (CLOCK_REALTIME) and one entry per option received.
+    /// The lease: `Address`, `PrefixLength`, `Server`, its length as `LeaseSeconds`,
+    /// the times `AcquiredUSec`, `RenewUSec` (T1), `RebindUSec` (T2) and `ExpiresUSec`
+    /// (CLOCK_REALTIME; not there without an end), and `Option1` … as received.
     #[zbus(property)]
     fn lease(&self) -> fdo::Result<HashMap<String, OwnedValue>> {
         lease(&self.picture).map_err(|error| fdo::Error::Failed(error.to_string()))
+    }
+
+    /// IPv6 addresses of br0 with their prefixes, link-local ones included. The
+    /// kernel configures them by router advertisements.
+    #[zbus(property, name = "IPv6Addresses")]
+    fn ipv6_addresses(&self) -> Vec<String> {
+        self.picture.ipv6.iter().map(ToString::to_string).collect()
+    }
+
+    /// Names of the ports of br0: the uplink, and what others put there.
+    #[zbus(property)]
+    fn public_ports(&self) -> &[String] {
+        &self.picture.public_ports
+    }
+
+    /// Names of the ports of br1.
+    #[zbus(property)]
+    fn private_ports(&self) -> &[String] {
+        &self.picture.private_ports
     }
 
     /// Objects of the links, see LinkProxy.
@@ -351,9 +407,14 @@ fn lease(picture: &Picture) -> zvariant::Result<HashMap<String, OwnedValue>> {
         ("AcquiredUSec".into(), picture.acquired_usec.into()),
     ];
     if let Some(term) = lease.term {
+        let at = |after: Duration| {
+            let after = u64::try_from(after.as_micros()).unwrap_or(u64::MAX);
+            picture.acquired_usec.saturating_add(after)
+        };
         entries.push(("LeaseSeconds".into(), term.lease.as_secs().into()));
-        entries.push(("RenewSeconds".into(), term.renew.as_secs().into()));
-        entries.push(("RebindSeconds".into(), term.rebind.as_secs().into()));
+        entries.push(("RenewUSec".into(), at(term.renew).into()));
+        entries.push(("RebindUSec".into(), at(term.rebind).into()));
+        entries.push(("ExpiresUSec".into(), at(term.lease).into()));
     }
     for (code, bytes) in lease.options.iter() {
         entries.push((format!("Option{code}"), bytes.to_vec().into()));

@@ -98,6 +98,7 @@ mod tests {
             device: true,
             wireless: false,
             ipv6: false,
+            answers_arp: false,
             bridge: None,
         }
     }

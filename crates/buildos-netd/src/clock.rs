@@ -1,13 +1,20 @@
 //! CLOCK_BOOTTIME: monotonic, and it counts the time that the machine sleeps.
-//! Leases go on while a machine sleeps.
+//! Leases go on while a machine sleeps, so their timers have to.
 
-#![allow(unsafe_code)] // clock_gettime(2) has no safe wrapper in the standard library.
+#![allow(unsafe_code)] // clock_gettime(2) and timerfd(2) have no safe wrapper here.
 
+use std::io;
+use std::mem::zeroed;
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::ptr::null_mut;
 use std::time::Duration;
+
+use buildos_dhcp::Instant;
+use tokio::io::unix::AsyncFd;
 
 /// Time since the machine booted.
 #[must_use]
-pub fn now() -> Duration {
+pub fn now() -> Instant {
     let mut time = libc::timespec {
         tv_sec: 0,
         tv_nsec: 0,
@@ -18,4 +25,87 @@ pub fn now() -> Duration {
     let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
     let nanoseconds = u32::try_from(time.tv_nsec).unwrap_or(0);
     Duration::new(seconds, nanoseconds)
+}
+
+/// A timer that also comes when the machine slept meanwhile; tokio's own counts
+/// CLOCK_MONOTONIC, which stands still then.
+pub struct Alarm(AsyncFd<OwnedFd>);
+
+impl Alarm {
+    /// Makes a timer.
+    ///
+    /// # Errors
+    ///
+    /// The process has too many open files.
+    pub fn new() -> io::Result<Self> {
+        let flags = libc::TFD_NONBLOCK | libc::TFD_CLOEXEC;
+        // SAFETY: no pointers.
+        let fd = unsafe { libc::timerfd_create(libc::CLOCK_BOOTTIME, flags) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the descriptor was just opened and belongs to nobody else.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        // SAFETY: an OwnedFd returns the same open descriptor until it is
+        // dropped, and the AsyncFd owns it.
+        let fd = unsafe { AsyncFd::register(fd) }.map_err(io::Error::from)?;
+        Ok(Self(fd))
+    }
+
+    /// Waits until `deadline`; for ever when there is none. Cancel-safe.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses the timer, which it has no reason to do.
+    pub async fn wait(&self, deadline: Option<Instant>) -> io::Result<()> {
+        let Some(deadline) = deadline else {
+            return std::future::pending().await;
+        };
+        if deadline <= now() {
+            return Ok(());
+        }
+        // SAFETY: an itimerspec of zeroes is valid: a timer that comes once.
+        let mut timer: libc::itimerspec = unsafe { zeroed() };
+        timer.it_value.tv_sec = deadline.as_secs().try_into().unwrap_or(libc::time_t::MAX);
+        timer.it_value.tv_nsec = deadline.subsec_nanos().into();
+        let (fd, absolute) = (self.0.as_raw_fd(), libc::TFD_TIMER_ABSTIME);
+        // SAFETY: `timer` lives in this function; the kernel writes nothing back.
+        // Setting the timer also forgets that it came before.
+        let set = unsafe { libc::timerfd_settime(fd, absolute, &raw const timer, null_mut()) };
+        if set < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        while now() < deadline {
+            // Readiness of an earlier deadline may still be remembered.
+            self.0.readable().await?.clear_ready();
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn an_alarm_comes_at_its_time_again_and_again() {
+        let alarm = Alarm::new().unwrap();
+        for _ in 0..3 {
+            let deadline = now() + Duration::from_millis(20);
+            alarm.wait(Some(deadline)).await.unwrap();
+            assert!(now() >= deadline);
+        }
+        alarm.wait(Some(Duration::ZERO)).await.unwrap();
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_wait_given_up_leaves_no_trace() {
+        let alarm = Alarm::new().unwrap();
+        let soon = now() + Duration::from_millis(20);
+        let given_up = tokio::time::timeout(Duration::ZERO, alarm.wait(Some(soon))).await;
+        assert!(given_up.is_err());
+        let later = now() + Duration::from_millis(60);
+        alarm.wait(Some(later)).await.unwrap();
+        assert!(now() >= later);
+    }
 }

@@ -1,8 +1,11 @@
 //! What may be configured (buildos-netd.conf(5)).
 
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use buildos_service::config::Schema;
+use ipnet::Ipv4Net;
+use serde::Deserialize;
 
 use crate::mac::MacAddress;
 use crate::pattern::Pattern;
@@ -23,6 +26,27 @@ pub struct Settings {
     pub head_start: Duration,
     /// How long an uplink without carrier keeps other NICs from taking over.
     pub carrier_grace: Duration,
+    /// Whether addresses that others use are found and declined.
+    pub detect_conflicts: bool,
+    /// DHCP servers to take leases from; empty for all.
+    pub allow_servers: Vec<Ipv4Addr>,
+    /// Networks in which no lease is taken.
+    pub deny_networks: Vec<Ipv4Net>,
+    /// How servers are told the host's name.
+    pub send_name: SendName,
+}
+
+/// How a DHCP server is told the host's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SendName {
+    /// As host name (option 12).
+    #[default]
+    Hostname,
+    /// As fully qualified name (option 81).
+    Fqdn,
+    /// Not at all.
+    None,
 }
 
 impl Default for Settings {
@@ -39,6 +63,10 @@ impl Default for Settings {
             head_start: Duration::from_millis(1000),
             // A switch port that restarts with spanning tree is back within this.
             carrier_grace: Duration::from_secs(35),
+            detect_conflicts: true,
+            allow_servers: Vec::new(),
+            deny_networks: Vec::new(),
+            send_name: SendName::default(),
         }
     }
 }
@@ -78,6 +106,26 @@ pub fn schema() -> Schema<Settings> {
             "Seconds that an uplink without carrier keeps its place before other NICs are tried.",
             |s: &mut Settings, seconds: u32| s.carrier_grace = Duration::from_secs(seconds.into()),
         )
+        .key(
+            "allow_servers",
+            "DHCP servers (option 54) to take leases from; all when empty.",
+            |s: &mut Settings, servers| s.allow_servers = servers,
+        )
+        .key(
+            "deny_networks",
+            "Networks in which no lease is taken (\"192.168.0.0/16\").",
+            |s: &mut Settings, networks| s.deny_networks = networks,
+        )
+        .key(
+            "detect_conflicts",
+            "Whether addresses that another host uses are found by ARP and declined (true).",
+            |s: &mut Settings, detect| s.detect_conflicts = detect,
+        )
+        .key(
+            "send_name",
+            "How servers are told the host's name: \"hostname\" (option 12), \"fqdn\" (option 81) or \"none\".",
+            |s: &mut Settings, how| s.send_name = how,
+        )
 }
 
 #[cfg(test)]
@@ -114,6 +162,23 @@ mod tests {
         assert_eq!(settings.bootif, Some("de:ad:be:ef:b8:da".parse().unwrap()));
         assert_eq!(settings.private[0], "10.1.0.1/16".parse().unwrap());
         assert_eq!(settings.private[1..], Settings::default().private);
+    }
+
+    #[test]
+    fn lists_and_words_on_the_kernel_command_line() {
+        let (settings, problems) = evaluated(
+            "buildos.netd.allow_servers=192.0.2.1,192.0.2.2 buildos.netd.deny_networks=192.168.0.0/16 \
+             buildos.netd.detect_conflicts=false buildos.netd.send_name=fqdn",
+        );
+        assert_eq!(problems, [""; 0]);
+        let servers = [[192, 0, 2, 1], [192, 0, 2, 2]].map(Ipv4Addr::from);
+        assert_eq!(settings.allow_servers, servers);
+        assert_eq!(
+            settings.deny_networks,
+            ["192.168.0.0/16".parse::<Ipv4Net>().unwrap()]
+        );
+        assert!(!settings.detect_conflicts);
+        assert_eq!(settings.send_name, SendName::Fqdn);
     }
 
     #[test]

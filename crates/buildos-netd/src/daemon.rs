@@ -1,23 +1,27 @@
 //! The loop: events come in, the race decides, the kernel follows, the picture
 //! goes out. Nothing here waits for anything but the kernel.
 
-use std::collections::BTreeSet;
-use std::future::Future;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use buildos_dhcp::{Instant, State};
+use buildos_dhcp::{Instant, Name, State};
 use buildos_service::{Request, Service, file, text};
 use tokio::sync::{mpsc, watch};
 
 use crate::bus::{self, Command};
-use crate::config::Settings;
-use crate::kernel::{Kernel, KernelError};
+use crate::clock::Alarm;
+use crate::config::{SendName, Settings};
+use crate::hostname::Hostname;
+use crate::kernel::{Change, Kernel, KernelError};
+use crate::ledger::Ledger;
 use crate::picture::{self, Clocks, Picture};
-use crate::plan::{self, LeaseWish, Observed, PUBLIC_BRIDGE, Wish};
+use crate::plan::{self, Observed, PUBLIC_BRIDGE};
 use crate::private::{self, PrivateNetwork};
-use crate::race::{Candidate, Effect, Race, Rules};
-use crate::wire::{Listen, Wire};
+use crate::race::{Candidate, Effect, Race, Rules, Runner};
+use crate::wire::{Incoming, Listen, Message, Wire};
+use crate::wish::{self, Wish};
 use crate::{candidate, clock, messages, state, views};
 
 /// Files for others, and for a later netd.
@@ -28,6 +32,19 @@ const ROUNDS: usize = 5;
 const RETRY: Duration = Duration::from_secs(2);
 /// Requests from the bus that may wait.
 const COMMANDS: usize = 4;
+/// Why netd cannot work.
+#[derive(Debug, thiserror::Error)]
+pub enum NetdError {
+    /// The kernel's network configuration is out of reach.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// No packet sockets.
+    #[error("cannot open a packet socket (CAP_NET_RAW is needed)")]
+    Socket(#[source] io::Error),
+    /// No timers.
+    #[error("cannot set a timer")]
+    Timer(#[source] io::Error),
+}
 
 /// Runs until systemd asks for the end. Everything in the kernel stays as it
 /// is then: a restart must not cut anybody's network.
@@ -35,15 +52,17 @@ const COMMANDS: usize = 4;
 /// # Errors
 ///
 /// The kernel cannot be spoken to.
-pub async fn run(mut service: Service<Settings>) -> Result<(), KernelError> {
+pub async fn run(mut service: Service<Settings>) -> Result<(), NetdError> {
     let mut netd = Netd::new(service.settings().clone(), Kernel::open()?).await?;
     netd.resume();
-    netd.look(&mut service).await?;
+    netd.step(&mut service, true).await?;
+    let alarm = Alarm::new().map_err(NetdError::Timer)?;
     let (command_sender, mut commands) = mpsc::channel(COMMANDS);
     let bus = tokio::spawn(bus::serve(netd.pictures.subscribe(), command_sender));
     service.ready();
     loop {
         let deadline = netd.deadline();
+        let mut look = false;
         let mut reloaded = false;
         tokio::select! {
             request = service.request() => match request {
@@ -54,16 +73,22 @@ pub async fn run(mut service: Service<Settings>) -> Result<(), KernelError> {
                 Command::Renew => netd.race.renew(clock::now()),
                 Command::Reconfigure => reloaded = true,
             },
-            changed = netd.kernel.changed() => changed?,
-            incoming = netd.wire.receive() => {
-                netd.race.packet(clock::now(), incoming.client, &incoming.payload);
+            change = netd.kernel.changed() => {
+                netd.last_change = Some(change?);
+                look = true;
             }
-            () = until(deadline) => netd.race.timeout(clock::now()),
+            incoming = netd.wire.receive() => netd.receive(&incoming),
+            () = renamed(netd.hostname.as_mut()) => netd.tell_name(),
+            woken = alarm.wait(deadline) => {
+                woken.map_err(NetdError::Timer)?;
+                look = netd.retry.is_some_and(|retry| retry <= clock::now());
+                netd.race.timeout(clock::now());
+            }
         }
         if reloaded {
             netd.configure(service.reload().clone());
         }
-        netd.look(&mut service).await?;
+        netd.step(&mut service, look || reloaded).await?;
         if reloaded {
             service.ready();
         }
@@ -72,37 +97,59 @@ pub async fn run(mut service: Service<Settings>) -> Result<(), KernelError> {
     Ok(())
 }
 
+async fn renamed(hostname: Option<&mut Hostname>) {
+    match hostname {
+        Some(hostname) => hostname.changed().await,
+        None => std::future::pending().await,
+    }
+}
+
 struct Netd {
     settings: Settings,
     kernel: Kernel,
     wire: Wire,
+    hostname: Option<Hostname>,
     race: Race,
+    ledger: Ledger,
     observed: Observed,
+    /// The wish that the kernel's state agreed with when it was last looked at.
+    settled: Option<Wish>,
     private: Option<PrivateNetwork>,
+    /// The last change of the network by somebody else.
+    last_change: Option<Change>,
     /// When to try again what the kernel refused.
     retry: Option<Instant>,
     /// What was refused last, so that it is reported once.
     refused: BTreeSet<String>,
     pictures: watch::Sender<Picture>,
+    /// The files as they were written last.
+    files: BTreeMap<&'static str, Vec<u8>>,
 }
 
 impl Netd {
-    async fn new(settings: Settings, kernel: Kernel) -> Result<Self, KernelError> {
+    async fn new(settings: Settings, kernel: Kernel) -> Result<Self, NetdError> {
         let observed = kernel.observe().await?;
         let race = Race::new(rules(&settings), seed());
         let clocks = clocks();
         let empty = picture::draw(&observed, &race, &settings, None, Vec::new(), clocks);
-        Ok(Self {
+        let mut netd = Self {
             settings,
             kernel,
-            wire: Wire::default(),
+            wire: Wire::open().map_err(NetdError::Socket)?,
+            hostname: Hostname::open().ok(),
             race,
+            ledger: Ledger::default(),
             observed,
+            settled: None,
             private: None,
+            last_change: None,
             retry: None,
             refused: BTreeSet::new(),
             pictures: watch::Sender::new(empty),
-        })
+            files: BTreeMap::new(),
+        };
+        netd.tell_name();
+        Ok(netd)
     }
 
     /// Takes up what an earlier netd of this boot left: the lease goes on, and
@@ -123,27 +170,82 @@ impl Netd {
     fn configure(&mut self, settings: Settings) {
         self.settings = settings;
         self.race.set_rules(clock::now(), rules(&self.settings));
+        self.tell_name();
+    }
+
+    /// Has servers told the host's name.
+    fn tell_name(&mut self) {
+        let name = self.hostname.as_mut().and_then(Hostname::read);
+        let name = name.and_then(|name| match self.settings.send_name {
+            SendName::Hostname => Some(Name::Host(name)),
+            SendName::Fqdn => Some(Name::Fqdn(name)),
+            SendName::None => None,
+        });
+        self.race.set_name(clock::now(), name);
+    }
+
+    fn receive(&mut self, incoming: &Incoming) {
+        let (now, client) = (clock::now(), incoming.client);
+        match &incoming.message {
+            Message::Dhcp(payload) => self.race.packet(now, client, payload),
+            Message::Arp(packet) => self.race.arp(now, client, packet),
+        }
     }
 
     fn deadline(&self) -> Option<Instant> {
         self.race.deadline().into_iter().chain(self.retry).min()
     }
 
-    /// Looks again: brings race, kernel and picture into agreement.
-    async fn look(&mut self, service: &mut Service<Settings>) -> Result<(), KernelError> {
-        self.retry = None;
-        for _ in 0..ROUNDS {
-            self.observed = self.kernel.observe().await?;
-            let candidates = self.candidates();
-            self.report_candidates(&candidates);
-            self.race.set_candidates(clock::now(), candidates);
-            self.exchange();
-            let ops = plan::plan(&self.wish(), &self.observed);
-            if ops.is_empty() || !self.apply(&ops).await {
+    /// Draws the consequences of what happened. The kernel is looked at when it may
+    /// have changed, or when something else is wished for than it was found to have.
+    async fn step(
+        &mut self,
+        service: &mut Service<Settings>,
+        look: bool,
+    ) -> Result<(), KernelError> {
+        self.exchange();
+        let wish = self.wish();
+        if look || self.settled != Some(wish) {
+            self.reconcile(look).await?;
+        }
+        self.publish(service);
+        // Last: the kernel takes up to 20 ms to close a packet socket.
+        self.wire.close_others(&self.listeners());
+        Ok(())
+    }
+
+    /// Brings race and kernel into agreement, and looks whether they are. What was
+    /// seen last is good enough to begin with unless the kernel told of changes.
+    async fn reconcile(&mut self, look: bool) -> Result<(), KernelError> {
+        for round in 0..ROUNDS {
+            if look || round > 0 {
+                self.look().await?;
+            }
+            let wish = self.wish();
+            let ops = plan::plan(&wish, &self.observed);
+            if ops.is_empty() {
+                self.settled = Some(wish);
+                self.retry = None;
+                return Ok(());
+            }
+            if self.settled.take() == Some(wish) {
+                self.report_repairs(&ops);
+            }
+            if !self.apply(&ops).await {
                 break;
             }
         }
-        self.publish(service);
+        self.retry = Some(clock::now().saturating_add(RETRY));
+        Ok(())
+    }
+
+    /// Looks at the kernel and lets the race know.
+    async fn look(&mut self) -> Result<(), KernelError> {
+        self.observed = self.kernel.observe().await?;
+        let candidates = self.candidates();
+        self.report_candidates(&candidates);
+        self.race.set_candidates(clock::now(), candidates);
+        self.exchange();
         Ok(())
     }
 
@@ -152,8 +254,8 @@ impl Netd {
     async fn apply(&mut self, ops: &[plan::Op]) -> bool {
         let mut refused = BTreeSet::new();
         for op in ops {
-            tracing::debug!(?op, "applying");
-            if let Err(error) = self.kernel.apply(op).await {
+            tracing::debug!("{}", op.describe(&self.observed));
+            if let Err(error) = self.kernel.apply(op, &self.observed).await {
                 let error = text::chain(&error);
                 if !self.refused.contains(&error) {
                     tracing::error!(message_id = messages::KERNEL, "{error}");
@@ -162,10 +264,16 @@ impl Netd {
             }
         }
         self.refused = refused;
-        if !self.refused.is_empty() {
-            self.retry = Some(clock::now().saturating_add(RETRY));
-        }
         self.refused.is_empty()
+    }
+
+    /// What is to be done although nothing else is wished for than before: somebody
+    /// undid it.
+    fn report_repairs(&self, ops: &[plan::Op]) {
+        let by = self.last_change.and_then(|change| change.by);
+        for op in ops {
+            messages::repaired(&op.describe(&self.observed), by);
+        }
     }
 
     /// Opens sockets for the clients and carries out what they want.
@@ -178,19 +286,7 @@ impl Netd {
             let mut quiet = true;
             while let Some(effect) = self.race.poll() {
                 quiet = false;
-                match effect {
-                    Effect::Transmit(client, transmit) => {
-                        if let Err(error) = self.wire.send(client, &transmit) {
-                            tracing::debug!(client, %error, "cannot send {}", transmit.kind);
-                        }
-                    }
-                    Effect::Event(client, event) => {
-                        let runner = self.race.runners().find(|r| r.candidate.index == client);
-                        if let Some(runner) = runner {
-                            messages::log(&runner.candidate, &event);
-                        }
-                    }
-                }
+                self.carry_out(effect);
             }
             if quiet {
                 return;
@@ -198,25 +294,65 @@ impl Netd {
         }
     }
 
+    fn carry_out(&mut self, effect: Effect) {
+        let (Effect::Transmit(client, _) | Effect::Arp(client, _) | Effect::Event(client, _)) =
+            effect;
+        let Some(runner) = self.race.runners().find(|r| r.candidate.index == client) else {
+            return;
+        };
+        let (name, usec) = (runner.candidate.name.as_str(), clocks().realtime_usec());
+        match effect {
+            // By the NIC itself: br0 may not have noticed yet that its port has carrier.
+            Effect::Transmit(_, transmit) => {
+                self.ledger.sent(usec, name, &transmit);
+                if let Err(error) = self.wire.send(client, client, &transmit) {
+                    tracing::debug!(client, %error, "cannot send {}", transmit.kind);
+                }
+            }
+            // To whoever is on br0, too.
+            Effect::Arp(_, packet) => {
+                if let Err(error) = self.wire.send_arp(self.listening_link(runner), &packet) {
+                    tracing::debug!(client, %error, "cannot send ARP");
+                }
+            }
+            Effect::Event(_, event) => {
+                self.ledger.event(usec, name, &event);
+                messages::log(&runner.candidate, &event);
+            }
+        }
+    }
+
     fn listeners(&self) -> Vec<(u32, Listen)> {
-        let public = self.observed.bridge(PUBLIC_BRIDGE);
         let mut listeners = Vec::new();
         for runner in self.race.runners() {
-            let link = self.observed.links.get(&runner.candidate.index);
-            let bridge = public.filter(|b| link.and_then(|l| l.controller) == Some(b.index));
-            let index = bridge.map_or(runner.candidate.index, |bridge| bridge.index);
-            let listen = match runner.client.state() {
-                State::Init | State::InitReboot => continue,
+            let Candidate { index, mac, .. } = runner.candidate;
+            let link = self.listening_link(runner);
+            let messages = match runner.client.state() {
+                State::Init | State::InitReboot => None,
                 State::Bound | State::Renewing | State::Rebinding => {
-                    Listen::Udp(PUBLIC_BRIDGE.to_owned())
+                    Some(Listen::Udp(PUBLIC_BRIDGE.to_owned()))
                 }
                 State::Selecting | State::Requesting | State::Rebooting => {
-                    Listen::Packet(index, runner.candidate.mac)
+                    Some(Listen::Replies(link, mac))
                 }
             };
-            listeners.push((runner.candidate.index, listen));
+            let claims = runner.watched().map(|a| Listen::Claims(link, a, mac));
+            let wanted = messages.into_iter().chain(claims);
+            listeners.extend(wanted.map(|listen| (index, listen)));
         }
         listeners
+    }
+
+    /// The link where packet sockets see what comes in by a NIC: br0 when the NIC is
+    /// its port.
+    fn listening_link(&self, runner: &Runner) -> u32 {
+        let nic = runner.candidate.index;
+        let controller = self.observed.links.get(&nic).and_then(|l| l.controller);
+        let public = self.observed.bridge(PUBLIC_BRIDGE);
+        match public.filter(|bridge| controller == Some(bridge.index)) {
+            Some(bridge) => bridge.index,
+            None => nic,
+        }
     }
 
     fn candidates(&self) -> Vec<Candidate> {
@@ -272,39 +408,11 @@ impl Netd {
         }
     }
 
+    /// What to have now. The private network changes when the uplink brings an
+    /// overlap.
     fn wish(&mut self) -> Wish {
-        let lease = self.race.lease();
-        let occupied: Vec<_> = lease
-            .iter()
-            .flat_map(|lease| {
-                let routes = lease
-                    .routes
-                    .iter()
-                    .filter(|r| !r.is_default())
-                    .map(|r| r.destination);
-                routes.chain([lease.network()])
-            })
-            .collect();
+        let occupied = self.race.lease().map(wish::occupied).unwrap_or_default();
         let private = private::choose(&self.settings.private, self.private, &occupied);
-        let wish = Wish {
-            up: self
-                .race
-                .runners()
-                .map(|runner| runner.candidate.index)
-                .collect(),
-            uplink: self.race.port().map(|port| port.candidate.index),
-            lease: lease.map(|lease| LeaseWish {
-                net: ipnet::Ipv4Net::new_assert(lease.address, lease.prefix),
-                remaining: lease.remaining(clock::now()),
-                routes: lease
-                    .routes
-                    .iter()
-                    .map(|r| (r.destination, r.gateway, r.onlink))
-                    .collect(),
-                mtu: lease.mtu.map(u32::from),
-            }),
-            private: private.map(PrivateNetwork::net),
-        };
         if let (Some(old), Some(new)) = (self.private, private) {
             if old != new {
                 tracing::warn!(
@@ -314,7 +422,7 @@ impl Netd {
             }
         }
         self.private = private;
-        wish
+        Wish::new(&self.race, private, clock::now())
     }
 
     fn publish(&mut self, service: &mut Service<Settings>) {
@@ -327,23 +435,36 @@ impl Netd {
             clocks(),
         );
         service.status(&new.reason);
-        let files = [
-            ("state.json", state::encode(&new)),
-            ("resolv.conf", views::resolv_conf(&new).into_bytes()),
-            ("interfaces", views::interfaces(&new).into_bytes()),
-        ];
-        for (name, content) in files {
-            if let Err(error) =
-                file::replace(&Path::new(RUNTIME_DIRECTORY).join(name), &content, 0o644)
-            {
-                tracing::error!(message_id = messages::FILE, "{}", text::chain(&error));
-            }
+        let mut files = Vec::new();
+        if let Some(ledger) = self.ledger.take_changes() {
+            files.push(("ledger.json", ledger));
         }
-        self.pictures.send_if_modified(|old| {
+        let changed = self.pictures.send_if_modified(|old| {
             let modified = *old != new;
             *old = new;
             modified
         });
+        if changed || self.files.is_empty() {
+            let picture = self.pictures.borrow();
+            files.extend([
+                ("state.json", state::encode(&picture)),
+                ("resolv.conf", views::resolv_conf(&picture).into_bytes()),
+                ("interfaces", views::interfaces(&picture).into_bytes()),
+            ]);
+        }
+        for (name, content) in files {
+            self.write(name, content);
+        }
+    }
+
+    fn write(&mut self, name: &'static str, content: Vec<u8>) {
+        if self.files.get(name) == Some(&content) {
+            return;
+        }
+        match file::replace(&Path::new(RUNTIME_DIRECTORY).join(name), &content, 0o644) {
+            Ok(_) => drop(self.files.insert(name, content)),
+            Err(error) => tracing::error!(message_id = messages::FILE, "{}", text::chain(&error)),
+        }
     }
 }
 
@@ -352,6 +473,9 @@ fn rules(settings: &Settings) -> Rules {
         bootif: settings.bootif,
         head_start: settings.head_start,
         carrier_grace: settings.carrier_grace,
+        detect_conflicts: settings.detect_conflicts,
+        allowed_servers: settings.allow_servers.clone(),
+        denied_networks: settings.deny_networks.clone(),
     }
 }
 
@@ -370,14 +494,4 @@ fn seed() -> u64 {
     use std::hash::{BuildHasher as _, RandomState};
     // Keyed by getrandom(2).
     RandomState::new().hash_one(clock::now())
-}
-
-fn until(deadline: Option<Instant>) -> impl Future<Output = ()> {
-    let wait = deadline.map(|deadline| deadline.saturating_sub(clock::now()));
-    async move {
-        match wait {
-            Some(wait) => tokio::time::sleep(wait).await,
-            None => std::future::pending().await,
-        }
-    }
 }

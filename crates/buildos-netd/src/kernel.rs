@@ -5,29 +5,33 @@
 //! event only means "look again", so an overrun of the event socket is no
 //! special case: it is one more event.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
-use futures_util::{StreamExt as _, TryStreamExt as _};
-use ipnet::Ipv4Net;
+use buildos_dhcp::Instant;
+use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _};
+use ipnet::{Ipv4Net, Ipv6Net};
 use rtnetlink::packet_core::NetlinkMessage;
 use rtnetlink::packet_route::address::{
-    AddressAttribute, AddressHeaderFlags, AddressMessage, AddressProtocol, CacheInfo,
+    AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressProtocol, CacheInfo,
 };
 use rtnetlink::packet_route::link::{
-    BridgeStpState, InfoBridge, InfoData, InfoKind, LinkAttribute, LinkFlags, LinkInfo,
-    LinkLayerType, LinkMessage,
+    AfSpecInet, AfSpecInet6, AfSpecUnspec, BridgeStpState, InfoBridge, InfoData, InfoKind,
+    LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
 };
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol,
 };
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
+use rtnetlink::sys::AsyncSocket as _;
 use rtnetlink::{
     Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, MulticastGroup, RouteMessageBuilder,
 };
 
+use crate::clock;
 use crate::link::{BridgeSettings, Link};
 use crate::mac::MacAddress;
 use crate::plan::{Address, Observed, Op, Route};
@@ -39,6 +43,13 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 /// `IFA_PROTO` of our addresses, as `RTPROT_DHCP` of our routes: numbers of the
 /// same registry (`/etc/iproute2/rt_protos`).
 const PROTOCOL: u8 = 16;
+/// `arp_ignore` of a NIC: no answers to ARP at all (kernel's `ip-sysctl`).
+const ARP_IGNORE_ALL: i32 = 8;
+/// `accept_ra` of br0: also on a host that forwards, as one with virtual machines
+/// may come to do (kernel's `ip-sysctl`).
+const ACCEPT_RA_ALWAYS: i32 = 2;
+/// `INFINITY_LIFE_TIME` of the kernel.
+const FOREVER: u32 = u32::MAX;
 /// Metric of our routes; those of an administrator are normally 0 and win.
 const METRIC: u32 = 1024;
 
@@ -63,10 +74,12 @@ pub enum KernelError {
         what: String,
     },
     /// A setting under `/proc/sys` could not be changed.
-    #[error("cannot {what}")]
-    Sysctl {
-        /// What was asked.
-        what: String,
+    #[error("cannot write {value} to {path}")]
+    Setting {
+        /// The file.
+        path: String,
+        /// The value.
+        value: i32,
         /// Why.
         source: io::Error,
     },
@@ -77,10 +90,20 @@ pub enum KernelError {
 
 type Events = futures_util::stream::BoxStream<'static, NetlinkMessage<RouteNetlinkMessage>>;
 
+/// Somebody's change of the network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Change {
+    /// The netlink port that it came by, which normally is the number of the
+    /// process; none when it is the kernel's own or comes from several.
+    pub by: Option<u32>,
+}
+
 /// The connection to the kernel.
 pub struct Kernel {
     handle: Handle,
     events: Events,
+    /// Netlink port of the requests; what they change is announced with it.
+    port: u32,
 }
 
 impl Kernel {
@@ -90,11 +113,16 @@ impl Kernel {
     ///
     /// The kernel refuses a netlink socket.
     pub fn open() -> Result<Self, KernelError> {
-        let (requests, handle, _) = rtnetlink::new_connection().map_err(KernelError::Socket)?;
+        let (mut requests, handle, _) = rtnetlink::new_connection().map_err(KernelError::Socket)?;
+        // The first socket that is bound has the number of the process as its port
+        // (netlink(7), nl_pid), which tells others who made a change.
+        let own = requests.socket_mut().socket_mut().bind_auto();
+        let port = own.map_err(KernelError::Socket)?.port_number();
         let groups = [
             MulticastGroup::Link,
             MulticastGroup::Ipv4Ifaddr,
             MulticastGroup::Ipv4Route,
+            MulticastGroup::Ipv6Ifaddr,
         ];
         let (listening, _, events) =
             rtnetlink::new_multicast_connection(&groups).map_err(KernelError::Socket)?;
@@ -103,22 +131,31 @@ impl Kernel {
         Ok(Self {
             handle,
             events: events.map(|(message, _)| message).boxed(),
+            port,
         })
     }
 
-    /// Returns when something may have changed since the last call; several
-    /// events count as one. Cancel-safe.
+    /// Returns when somebody else may have changed something since the last call;
+    /// several events count as one. What [`Kernel::apply`] did is no change.
+    /// Cancel-safe.
     ///
     /// # Errors
     ///
     /// The socket is gone; the caller ends and systemd starts it anew.
-    pub async fn changed(&mut self) -> Result<(), KernelError> {
-        self.events.next().await.ok_or(KernelError::Closed)?;
-        // What has piled up meanwhile is answered by the same look.
-        while let Some(event) = futures_util::FutureExt::now_or_never(self.events.next()) {
-            event.ok_or(KernelError::Closed)?;
+    pub async fn changed(&mut self) -> Result<Change, KernelError> {
+        let mut by = BTreeSet::new();
+        while by.is_empty() {
+            let event = self.events.next().await.ok_or(KernelError::Closed)?;
+            by.insert(event.header.port_number);
+            // What has piled up meanwhile is answered by the same look.
+            while let Some(event) = self.events.next().now_or_never() {
+                by.insert(event.ok_or(KernelError::Closed)?.header.port_number);
+            }
+            by.remove(&self.port);
         }
-        Ok(())
+        let mut others = by.into_iter().filter(|port| *port != 0);
+        let by = others.next().filter(|_| others.next().is_none());
+        Ok(Change { by })
     }
 
     /// Reads links, and our addresses and routes.
@@ -127,7 +164,13 @@ impl Kernel {
     ///
     /// A dump failed.
     pub async fn observe(&self) -> Result<Observed, KernelError> {
-        let links = self.handle.link().get().execute().try_collect::<Vec<_>>();
+        let links = self
+            .handle
+            .link()
+            .get()
+            .set_filter_mask(AddressFamily::Unspec, vec![LinkExtentMask::SkipStats])
+            .execute()
+            .try_collect::<Vec<_>>();
         let links = ask("list links", links).await?;
         let addresses = self
             .handle
@@ -144,42 +187,67 @@ impl Kernel {
             .execute()
             .try_collect::<Vec<_>>();
         let routes = ask("list routes", routes).await?;
+        let now = clock::now();
         Ok(Observed {
             links: links
                 .iter()
                 .filter_map(link)
                 .map(|link| (link.index, link))
                 .collect(),
-            addresses: addresses.iter().filter_map(address).collect(),
+            addresses: addresses.iter().filter_map(|m| address(m, now)).collect(),
             routes: routes.iter().filter_map(route_of).collect(),
+            ipv6: addresses.iter().filter_map(ipv6_address).collect(),
         })
     }
 
-    /// Does one operation. What is already so is no error.
+    /// Does one operation on what was observed. What is already so is no error.
     ///
     /// # Errors
     ///
     /// The kernel refused.
-    pub async fn apply(&self, op: &Op) -> Result<(), KernelError> {
-        let what = describe(op);
+    pub async fn apply(&self, op: &Op, observed: &Observed) -> Result<(), KernelError> {
+        let what = op.describe(observed);
+        let set = |index: &u32, settings: &[Setting]| match observed.links.get(index) {
+            Some(link) => write_settings(&link.name, settings),
+            None => Ok(()),
+        };
         match op {
-            Op::CreateBridge(name) => {
-                let bridge = LinkBridge::new(name)
+            Op::CreateBridge(name, mac) => {
+                let bridge = LinkMessageBuilder::<LinkBridge>::new(name)
+                    .address(mac.0.to_vec())
                     .stp_state(BridgeStpState::Disabled)
                     .forward_delay(BridgeSettings::OURS.forward_delay)
-                    .up()
                     .build();
                 ask(&what, self.handle.link().add(bridge).execute()).await
             }
-            Op::DisableIpv6(_, name) => std::fs::write(disable_ipv6(name), "1")
-                .map_err(|source| KernelError::Sysctl { what, source }),
+            Op::Silence(index) => set(
+                index,
+                &[
+                    ("ipv6", "disable_ipv6", 1),
+                    ("ipv4", "arp_ignore", ARP_IGNORE_ALL),
+                ],
+            ),
+            Op::DisableIpv6(index) => set(index, &[("ipv6", "disable_ipv6", 1)]),
+            Op::EnableIpv6(index) => set(
+                index,
+                &[
+                    ("ipv6", "accept_ra", ACCEPT_RA_ALWAYS),
+                    ("ipv6", "disable_ipv6", 0),
+                ],
+            ),
             Op::SetBridge(index) => {
-                let bridge = LinkMessageBuilder::<LinkBridge>::new("")
-                    .index(*index)
-                    .stp_state(BridgeStpState::Disabled)
-                    .forward_delay(BridgeSettings::OURS.forward_delay)
-                    .build();
-                self.set(&what, without_name(bridge)).await
+                let bridge = || LinkMessageBuilder::<LinkBridge>::new("").index(*index);
+                let delay = BridgeSettings::OURS.forward_delay;
+                // One after the other: with spanning tree on, the kernel refuses the delay.
+                for bridge in [
+                    bridge().stp_state(BridgeStpState::Disabled).build(),
+                    bridge().forward_delay(delay).build(),
+                ] {
+                    // Not by RTM_SETLINK, which passes over the settings of a kind.
+                    let change = self.handle.link().change(without_name(bridge));
+                    ask(&what, change.execute()).await?;
+                }
+                Ok(())
             }
             Op::SetMac(index, mac) => {
                 self.set(&what, change(*index).address(mac.0.to_vec()).build())
@@ -257,11 +325,25 @@ async fn ask<T: Default>(
     }
 }
 
-/// Where IPv6 is switched off for a link (kernel's `ip-sysctl`).
-fn disable_ipv6(name: &str) -> PathBuf {
-    Path::new("/proc/sys/net/ipv6/conf")
-        .join(name)
-        .join("disable_ipv6")
+/// Family, name and value of a link's setting (kernel's `ip-sysctl`).
+type Setting = (&'static str, &'static str, i32);
+
+/// Writes settings in their order. A kernel without IPv6 has none of its settings.
+fn write_settings(link: &str, settings: &[Setting]) -> Result<(), KernelError> {
+    for (family, name, value) in settings {
+        let path = format!("/proc/sys/net/{family}/conf/{link}/{name}");
+        match std::fs::write(&path, value.to_string()) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                return Err(KernelError::Setting {
+                    path,
+                    value: *value,
+                    source,
+                });
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 fn change(index: u32) -> LinkMessageBuilder<LinkUnspec> {
@@ -294,6 +376,7 @@ fn link(message: &LinkMessage) -> Option<Link> {
         device: false,
         wireless: false,
         ipv6: false,
+        answers_arp: false,
         bridge: None,
     };
     #[allow(clippy::wildcard_enum_match_arm)] // The kernel sends dozens of others.
@@ -308,16 +391,21 @@ fn link(message: &LinkMessage) -> Option<Link> {
             LinkAttribute::LinkInfo(info) => {
                 (link.kind, link.bridge) = kind(info);
             }
+            LinkAttribute::AfSpecUnspec(families) => {
+                (link.answers_arp, link.ipv6) = protocols(families);
+            }
             _ => {}
         }
     }
     if link.name.is_empty() {
         return None;
     }
-    let sysfs = Path::new("/sys/class/net").join(&link.name);
-    link.device = sysfs.join("device").exists();
-    link.ipv6 = std::fs::read(disable_ipv6(&link.name)).is_ok_and(|content| content == b"0\n");
-    link.wireless = sysfs.join("wireless").exists() || sysfs.join("phy80211").exists();
+    // Nothing is read of links of a kind, of which there may be hundreds.
+    if link.kind.is_none() {
+        let sysfs = Path::new("/sys/class/net").join(&link.name);
+        link.device = sysfs.join("device").exists();
+        link.wireless = sysfs.join("wireless").exists() || sysfs.join("phy80211").exists();
+    }
     Some(link)
 }
 
@@ -351,9 +439,31 @@ fn kind(info: &[LinkInfo]) -> (Option<String>, Option<BridgeSettings>) {
     (kind, bridge)
 }
 
-fn address(message: &AddressMessage) -> Option<Address> {
+/// Whether the link answers ARP for other links' addresses, and has IPv6.
+#[allow(clippy::wildcard_enum_match_arm)] // Other protocols do not matter.
+fn protocols(families: &[AfSpecUnspec]) -> (bool, bool) {
+    let (mut arp, mut ipv6) = (false, false);
+    for family in families {
+        match family {
+            AfSpecUnspec::Inet(parts) => {
+                arp |= parts.iter().any(
+                    |part| matches!(part, AfSpecInet::DevConf(c) if c.arp_ignore != ARP_IGNORE_ALL),
+                );
+            }
+            AfSpecUnspec::Inet6(parts) => {
+                ipv6 |= parts
+                    .iter()
+                    .any(|part| matches!(part, AfSpecInet6::DevConf(c) if c.disable_ipv6 == 0));
+            }
+            _ => {}
+        }
+    }
+    (arp, ipv6)
+}
+
+fn address(message: &AddressMessage, now: Instant) -> Option<Address> {
     let mut ip = None;
-    let mut valid = u32::MAX;
+    let mut valid = FOREVER;
     let mut ours = false;
     #[allow(clippy::wildcard_enum_match_arm)] // The rest does not matter.
     for attribute in &message.attributes {
@@ -368,18 +478,46 @@ fn address(message: &AddressMessage) -> Option<Address> {
     ours.then_some(Address {
         link: message.header.index,
         net,
-        valid,
+        expires: (valid != FOREVER).then(|| now + Duration::from_secs(valid.into())),
     })
 }
 
+/// An IPv6 address that is in use.
+fn ipv6_address(message: &AddressMessage) -> Option<(u32, Ipv6Net)> {
+    let mut ip = None;
+    #[allow(clippy::wildcard_enum_match_arm)] // The rest does not matter.
+    for attribute in &message.attributes {
+        match attribute {
+            AddressAttribute::Address(IpAddr::V6(address)) => ip = Some(*address),
+            // Under duplicate address detection, or failed it.
+            AddressAttribute::Flags(flags)
+                if flags.intersects(AddressFlags::Tentative | AddressFlags::Dadfailed) =>
+            {
+                return None;
+            }
+            _ => {}
+        }
+    }
+    let net = Ipv6Net::new(ip?, message.header.prefix_len).ok()?;
+    Some((message.header.index, net))
+}
+
 fn marks(address: &Address) -> [AddressAttribute; 2] {
+    let valid = address.expires.map_or(FOREVER, whole_seconds);
     let mut info = CacheInfo::default();
-    info.ifa_valid = address.valid;
-    info.ifa_preferred = address.valid;
+    info.ifa_valid = valid;
+    info.ifa_preferred = valid;
     [
         AddressAttribute::CacheInfo(info),
         AddressAttribute::Protocol(AddressProtocol::Other(PROTOCOL)),
     ]
+}
+
+/// What is left until `end`, rounded down: an address must never outlive its lease.
+/// Zero would be an error to the kernel.
+fn whole_seconds(end: Instant) -> u32 {
+    let left = end.saturating_sub(clock::now()).as_secs();
+    u32::try_from(left).unwrap_or(FOREVER).clamp(1, FOREVER - 1)
 }
 
 fn removal(address: &Address) -> AddressMessage {
@@ -437,21 +575,4 @@ fn message_of(route: &Route) -> RouteMessage {
         builder = builder.onlink();
     }
     builder.build()
-}
-
-fn describe(op: &Op) -> String {
-    match op {
-        Op::CreateBridge(name) => format!("create bridge {name}"),
-        Op::DisableIpv6(_, name) => format!("switch IPv6 off on {name}"),
-        Op::SetBridge(index) => format!("switch spanning tree off on link {index}"),
-        Op::SetMac(index, mac) => format!("give link {index} the hardware address {mac}"),
-        Op::SetMtu(index, mtu) => format!("set the MTU of link {index} to {mtu}"),
-        Op::SetUp(index) => format!("set link {index} up"),
-        Op::Detach(index) => format!("take link {index} out of its bridge"),
-        Op::Attach { port, bridge } => format!("put link {port} into bridge {bridge}"),
-        Op::SetAddress(a) => format!("set address {} on link {}", a.net, a.link),
-        Op::RemoveAddress(a) => format!("remove address {} from link {}", a.net, a.link),
-        Op::AddRoute(r) => format!("add the route to {} by link {}", r.destination, r.link),
-        Op::RemoveRoute(r) => format!("remove the route to {} by link {}", r.destination, r.link),
-    }
 }

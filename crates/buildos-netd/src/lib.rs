@@ -2,7 +2,7 @@
 //!
 //! Data flows one way. [`kernel`] observes links; [`candidate`] says which may
 //! become the uplink; [`race`] runs a DHCP client (`buildos-dhcp`) on each and
-//! decides; [`daemon`] makes a wish out of that; [`plan`] is the difference
+//! decides; [`wish`] says what that means to the kernel; [`plan`] is the difference
 //! between wish and kernel; [`kernel`] applies it. [`picture`] is what others
 //! get to see, by [`bus`], [`state`], [`views`] and `STATUS=`.
 
@@ -11,7 +11,9 @@ pub mod candidate;
 pub mod clock;
 pub mod config;
 pub mod daemon;
+pub mod hostname;
 pub mod kernel;
+pub mod ledger;
 pub mod link;
 pub mod mac;
 pub mod messages;
@@ -24,3 +26,4 @@ pub mod socket;
 pub mod state;
 pub mod views;
 pub mod wire;
+pub mod wish;

@@ -29,6 +29,8 @@ pub struct Link {
     pub wireless: bool,
     /// Whether the kernel configures IPv6 on it (`disable_ipv6` is 0).
     pub ipv6: bool,
+    /// Whether it answers ARP for addresses of other links (`arp_ignore` is not 8).
+    pub answers_arp: bool,
     /// Bridge settings, if it is a bridge.
     pub bridge: Option<BridgeSettings>,
 }

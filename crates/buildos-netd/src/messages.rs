@@ -21,6 +21,8 @@ pub const CANDIDATE: &str = "1f8e7d6c5b4a49389271605f4e3d2c1b";
 pub const PRIVATE: &str = "7c2f9d1e6b3a4850a1f4c8e7d0b95263";
 /// The kernel refused an operation.
 pub const KERNEL: &str = "d95b0e3c7a1f4268be90f2d4c6a8173e";
+/// Somebody undid what netd did; it was done again.
+pub const REPAIRED: &str = "0f6b7a52e9c84d31b4a05d8e2c71f396";
 /// A file in `/run` could not be written.
 pub const FILE: &str = "68a0d4f2c1b94e7f9d3c5e8b7a60f142";
 
@@ -63,6 +65,22 @@ pub fn log(candidate: &Candidate, event: &Event) {
             buildos_address = %lease.address,
             "{interface}: {} is gone: {why}",
             lease.address
+        ),
+    }
+}
+
+/// Writes to the journal that something undone by somebody else is done again.
+/// `by` is the netlink port of who did it, normally the number of its process.
+pub fn repaired(what: &str, by: Option<u32>) {
+    match by {
+        Some(by) => tracing::warn!(
+            message_id = REPAIRED,
+            buildos_changed_by = by,
+            "put right after a change by process {by}: {what}"
+        ),
+        None => tracing::warn!(
+            message_id = REPAIRED,
+            "put right after a change by somebody: {what}"
         ),
     }
 }

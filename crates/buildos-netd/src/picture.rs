@@ -3,6 +3,7 @@
 
 use buildos_dbus_api::network1::{LinkRole, State};
 use buildos_dhcp::{Instant, Lease};
+use ipnet::Ipv6Net;
 use serde::Serialize;
 
 use crate::candidate;
@@ -27,6 +28,12 @@ pub struct Picture {
     pub lease: Option<Lease>,
     /// When it was acquired, CLOCK_REALTIME microseconds.
     pub acquired_usec: u64,
+    /// IPv6 addresses of br0 in use, which the kernel configures.
+    pub ipv6: Vec<Ipv6Net>,
+    /// Names of the ports of br0: the uplink, and what others put there.
+    pub public_ports: Vec<String>,
+    /// Names of the ports of br1.
+    pub private_ports: Vec<String>,
     /// All links but the loopback.
     pub links: Vec<LinkPicture>,
     /// Errors in the configuration.
@@ -86,6 +93,14 @@ pub fn draw(
             .iter()
             .any(|a| Some(a.link) == bridge && a.net == network.net())
     });
+    let ports = |bridge: Option<u32>| {
+        let links = observed.links.values();
+        links
+            .filter(|link| bridge.is_some() && link.controller == bridge)
+            .map(|link| link.name.clone())
+            .collect()
+    };
+    let ipv6 = observed.ipv6.iter();
     Picture {
         reason: reason(state, race, lease.as_ref()),
         state,
@@ -95,8 +110,14 @@ pub fn draw(
         private,
         acquired_usec: lease
             .as_ref()
-            .map_or(0, |lease| clocks.realtime_usec(lease.acquired)),
+            .map_or(0, |lease| clocks.seconds_usec(lease.acquired)),
         lease,
+        ipv6: ipv6
+            .filter(|(link, _)| Some(*link) == public)
+            .map(|(_, net)| *net)
+            .collect(),
+        public_ports: ports(public),
+        private_ports: ports(bridge),
         links,
         configuration_problems: problems,
     }
@@ -112,9 +133,15 @@ pub struct Clocks {
 }
 
 impl Clocks {
+    /// CLOCK_REALTIME in microseconds.
+    #[must_use]
+    pub fn realtime_usec(self) -> u64 {
+        u64::try_from(self.realtime.as_micros()).unwrap_or(u64::MAX)
+    }
+
     /// A point of CLOCK_BOOTTIME as CLOCK_REALTIME, to the second so that it
     /// stays the same from one look to the next.
-    fn realtime_usec(self, at: Instant) -> u64 {
+    fn seconds_usec(self, at: Instant) -> u64 {
         let ago = self.boottime.saturating_sub(at);
         self.realtime
             .saturating_sub(ago)
@@ -256,6 +283,9 @@ pub(crate) mod samples {
             private: Some("172.23.0.1/16".parse().unwrap()),
             lease: Some(lease),
             acquired_usec: 1_700_000_000_000_000,
+            ipv6: vec!["fe80::dcad:beff:feef:b8da/64".parse().unwrap()],
+            public_ports: vec!["enp1s0".into()],
+            private_ports: Vec::new(),
             links: vec![LinkPicture {
                 index: 2,
                 name: "enp1s0".into(),

@@ -1,6 +1,6 @@
 //! The difference between what should be and what is.
 //!
-//! [`Wish`] and [`Observed`] are values; [`plan`] lists the operations that
+//! [`Wish`] and [`Observed`] are values; [`plan()`] lists the operations that
 //! lead from one to the other, removals first. Operations on a bridge that
 //! does not exist yet come in the next round: the loop is observe, plan, apply,
 //! and again until there is nothing left to do. What is already right is not
@@ -8,14 +8,16 @@
 //! carry a protocol number (`IFA_PROTO`, `RTA_PROTOCOL`), so that a netd that was
 //! killed finds them again.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use ipnet::Ipv4Net;
+use buildos_dhcp::Instant;
+use ipnet::{Ipv4Net, Ipv6Net};
 
 use crate::link::{BridgeSettings, Link};
 use crate::mac::MacAddress;
+use crate::wish::Wish;
 
 /// Name of the bridge that contains the uplink.
 pub const PUBLIC_BRIDGE: &str = "br0";
@@ -25,12 +27,13 @@ pub const PRIVATE_BRIDGE: &str = "br1";
 /// Hardware address of br1, locally administered. Without one of its own a
 /// bridge takes the lowest of its ports' and changes it as machines come and go.
 pub const PRIVATE_MAC: MacAddress = MacAddress([0x02, 0x62, 0x6f, 0x73, 0x00, 0x01]);
+/// Hardware address of br0 until it has a port. udev gives another one to a link
+/// that was made without (systemd.link(5), `MACAddressPolicy=`), at any time.
+const PORTLESS_MAC: MacAddress = MacAddress([0x02, 0x62, 0x6f, 0x73, 0x00, 0x00]);
 
-/// Remaining lifetimes count in seconds on both sides; that much difference is
-/// rounding and delay.
-const LIFETIME_TOLERANCE: u32 = 2;
-/// `INFINITY_LIFE_TIME` of the kernel.
-const FOREVER: u32 = u32::MAX;
+/// The kernel counts lifetimes in whole seconds; that much difference is rounding and
+/// delay.
+const LIFETIME_TOLERANCE: Duration = Duration::from_secs(2);
 
 /// What the kernel has.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -41,6 +44,8 @@ pub struct Observed {
     pub addresses: Vec<Address>,
     /// IPv4 routes of the main table that carry our mark.
     pub routes: Vec<Route>,
+    /// IPv6 addresses in use, by index of their link. The kernel configures them.
+    pub ipv6: Vec<(u32, Ipv6Net)>,
 }
 
 /// An IPv4 address on a link.
@@ -50,8 +55,8 @@ pub struct Address {
     pub link: u32,
     /// Address and prefix.
     pub net: Ipv4Net,
-    /// Seconds that it remains valid; [`u32::MAX`] for ever.
-    pub valid: u32,
+    /// When its lifetime ends; none for never.
+    pub expires: Option<Instant>,
 }
 
 /// An IPv4 route of the main table.
@@ -69,39 +74,17 @@ pub struct Route {
     pub source: Ipv4Addr,
 }
 
-/// What should be.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Wish {
-    /// Links that are up so that they can show carrier.
-    pub up: BTreeSet<u32>,
-    /// Port of br0.
-    pub uplink: Option<u32>,
-    /// What br0 carries besides its port.
-    pub lease: Option<LeaseWish>,
-    /// Address of br1.
-    pub private: Option<Ipv4Net>,
-}
-
-/// What a lease means to the kernel.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LeaseWish {
-    /// Address and prefix on br0.
-    pub net: Ipv4Net,
-    /// How long it stays valid from now; none for ever.
-    pub remaining: Option<Duration>,
-    /// `(destination, gateway, onlink)` in the order of the lease.
-    pub routes: Vec<(Ipv4Net, Option<Ipv4Addr>, bool)>,
-    /// Largest packet that the network carries.
-    pub mtu: Option<u32>,
-}
-
 /// One change to the kernel's state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Op {
-    /// Create a bridge with [`BridgeSettings::OURS`], up.
-    CreateBridge(&'static str),
-    /// Keep the kernel from configuring IPv6 on a link of this index and name.
-    DisableIpv6(u32, String),
+    /// Create a bridge with [`BridgeSettings::OURS`] and this hardware address.
+    CreateBridge(&'static str, MacAddress),
+    /// Keep the kernel from having IPv6 on a NIC, and from answering ARP there.
+    Silence(u32),
+    /// Keep the kernel from having IPv6 on a link.
+    DisableIpv6(u32),
+    /// Have the kernel configure IPv6 on a link by router advertisements.
+    EnableIpv6(u32),
     /// Give a bridge [`BridgeSettings::OURS`].
     SetBridge(u32),
     /// Change the hardware address of a link.
@@ -137,33 +120,23 @@ pub fn plan(wish: &Wish, observed: &Observed) -> Vec<Op> {
     let mut ops = Vec::new();
     // First, as real hardware takes seconds to find its carrier.
     for link in wish.up.iter().filter_map(|index| observed.links.get(index)) {
-        if link.ipv6 {
-            // Its IPv6 is br0's. A default route that it learned by itself
-            // would lead nowhere once it is a port.
-            ops.push(Op::DisableIpv6(link.index, link.name.clone()));
+        if link.ipv6 || link.answers_arp {
+            // Both are br0's. A default route that a NIC learned by itself would
+            // lead nowhere once it is a port, and a second NIC on br0's network
+            // would draw br0's traffic to itself.
+            ops.push(Op::Silence(link.index));
         }
         if !link.up {
             ops.push(Op::SetUp(link.index));
         }
     }
-    for (name, bridge) in [(PUBLIC_BRIDGE, public), (PRIVATE_BRIDGE, private)] {
-        match bridge {
-            None => ops.push(Op::CreateBridge(name)),
-            Some(link) => {
-                if link.bridge != Some(BridgeSettings::OURS) {
-                    ops.push(Op::SetBridge(link.index));
-                }
-                if !link.up {
-                    ops.push(Op::SetUp(link.index));
-                }
-            }
-        }
+    match public {
+        None => ops.push(Op::CreateBridge(PUBLIC_BRIDGE, PORTLESS_MAC)),
+        Some(bridge) => public_bridge(wish, observed, bridge, &mut ops),
     }
-    if let Some(bridge) = private.filter(|bridge| bridge.mac != Some(PRIVATE_MAC)) {
-        ops.push(Op::SetMac(bridge.index, PRIVATE_MAC));
-    }
-    if let Some(bridge) = public {
-        port(wish, observed, bridge, &mut ops);
+    match private {
+        None => ops.push(Op::CreateBridge(PRIVATE_BRIDGE, PRIVATE_MAC)),
+        Some(bridge) => private_bridge(bridge, &mut ops),
     }
     let wanted = addresses(wish, public, private);
     let routes = routes(wish, public);
@@ -185,7 +158,9 @@ pub fn plan(wish: &Wish, observed: &Observed) -> Vec<Op> {
     }
     for address in wanted {
         let present = observed.addresses.iter().any(|a| {
-            a.link == address.link && a.net == address.net && same_lifetime(a.valid, address.valid)
+            a.link == address.link
+                && a.net == address.net
+                && same_lifetime(a.expires, address.expires)
         });
         if !present {
             ops.push(Op::SetAddress(address));
@@ -200,8 +175,23 @@ pub fn plan(wish: &Wish, observed: &Observed) -> Vec<Op> {
     ops
 }
 
-/// The port of br0 and what br0 takes over from it.
-fn port(wish: &Wish, observed: &Observed, bridge: &Link, ops: &mut Vec<Op>) {
+fn private_bridge(bridge: &Link, ops: &mut Vec<Op>) {
+    if bridge.bridge != Some(BridgeSettings::OURS) {
+        ops.push(Op::SetBridge(bridge.index));
+    }
+    if bridge.mac != Some(PRIVATE_MAC) {
+        ops.push(Op::SetMac(bridge.index, PRIVATE_MAC));
+    }
+    if !bridge.up {
+        ops.push(Op::SetUp(bridge.index));
+    }
+}
+
+/// br0, its port, and what it takes over from it.
+fn public_bridge(wish: &Wish, observed: &Observed, bridge: &Link, ops: &mut Vec<Op>) {
+    if bridge.bridge != Some(BridgeSettings::OURS) {
+        ops.push(Op::SetBridge(bridge.index));
+    }
     // A former uplink goes out before the new one comes in: two NICs on one
     // network in a bridge without spanning tree are a loop. Other ports, such
     // as containers of bslave, belong to somebody else.
@@ -213,13 +203,24 @@ fn port(wish: &Wish, observed: &Observed, bridge: &Link, ops: &mut Vec<Op>) {
         });
         ops.extend(former.map(|link| Op::Detach(link.index)));
     }
-    let Some(uplink) = wish.uplink.and_then(|index| observed.links.get(&index)) else {
-        return;
-    };
-    match uplink.mac {
-        Some(mac) if bridge.mac != Some(mac) => ops.push(Op::SetMac(bridge.index, mac)),
-        _ => {}
+    let uplink = wish.uplink.and_then(|index| observed.links.get(&index));
+    let mac = uplink.and_then(|link| link.mac);
+    let other_mac = mac.is_some() && mac != bridge.mac;
+    // The kernel makes the link-local address of the hardware address that br0 has
+    // when it goes up, and keeps it. So there is no IPv6 on br0 before it has the
+    // hardware address of its port.
+    let mut ipv6 = bridge.ipv6;
+    if ipv6 && (other_mac || (uplink.is_none() && !bridge.up)) {
+        ops.push(Op::DisableIpv6(bridge.index));
+        ipv6 = false;
     }
+    if let Some(mac) = mac.filter(|_| other_mac) {
+        ops.push(Op::SetMac(bridge.index, mac));
+    }
+    if !bridge.up {
+        ops.push(Op::SetUp(bridge.index));
+    }
+    let Some(uplink) = uplink else { return };
     if uplink.controller != Some(bridge.index) {
         ops.push(Op::Attach {
             port: uplink.index,
@@ -235,6 +236,9 @@ fn port(wish: &Wish, observed: &Observed, bridge: &Link, ops: &mut Vec<Op>) {
     if bridge.mtu != mtu {
         ops.push(Op::SetMtu(bridge.index, mtu));
     }
+    if !ipv6 {
+        ops.push(Op::EnableIpv6(bridge.index));
+    }
 }
 
 fn addresses(wish: &Wish, public: Option<&Link>, private: Option<&Link>) -> Vec<Address> {
@@ -243,12 +247,12 @@ fn addresses(wish: &Wish, public: Option<&Link>, private: Option<&Link>) -> Vec<
         .map(|(bridge, lease)| Address {
             link: bridge.index,
             net: lease.net,
-            valid: lease.remaining.map_or(FOREVER, whole_seconds),
+            expires: lease.expires,
         });
     let own = private.zip(wish.private).map(|(bridge, net)| Address {
         link: bridge.index,
         net,
-        valid: FOREVER,
+        expires: None,
     });
     leased.into_iter().chain(own).collect()
 }
@@ -278,16 +282,12 @@ fn routes(wish: &Wish, public: Option<&Link>) -> Vec<Route> {
     routes
 }
 
-/// Rounded down: the address must never outlive the lease. Zero would be an
-/// error to the kernel.
-fn whole_seconds(remaining: Duration) -> u32 {
-    u32::try_from(remaining.as_secs())
-        .unwrap_or(FOREVER - 1)
-        .clamp(1, FOREVER - 1)
-}
-
-fn same_lifetime(a: u32, b: u32) -> bool {
-    (a == FOREVER) == (b == FOREVER) && a.abs_diff(b) <= LIFETIME_TOLERANCE
+fn same_lifetime(a: Option<Instant>, b: Option<Instant>) -> bool {
+    match (a, b) {
+        (None, None) => true,
+        (Some(a), Some(b)) => a.abs_diff(b) <= LIFETIME_TOLERANCE,
+        (None, Some(_)) | (Some(_), None) => false,
+    }
 }
 
 impl Observed {
@@ -300,261 +300,32 @@ impl Observed {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    const BR0: u32 = 10;
-    const BR1: u32 = 11;
-
-    fn link(index: u32, name: &str) -> Link {
-        Link {
-            index,
-            name: name.into(),
-            mac: Some(MacAddress([2, 0, 0, 0, 0, u8::try_from(index).unwrap()])),
-            mtu: 1500,
-            up: false,
-            carrier: false,
-            controller: None,
-            ethernet: true,
-            kind: None,
-            device: true,
-            wireless: false,
-            ipv6: true,
-            bridge: None,
-        }
-    }
-
-    fn two_nics() -> Observed {
-        let links = [link(2, "enp1s0"), link(3, "enp2s0")];
-        Observed {
-            links: links.into_iter().map(|l| (l.index, l)).collect(),
-            ..Observed::default()
-        }
-    }
-
-    fn net(text: &str) -> Ipv4Net {
-        text.parse().unwrap()
-    }
-
-    fn wish(uplink: Option<u32>) -> Wish {
-        Wish {
-            up: [2, 3].into(),
-            uplink,
-            lease: uplink.map(|_| LeaseWish {
-                net: net("192.0.2.10/24"),
-                remaining: Some(Duration::from_secs(3600)),
-                routes: vec![(net("0.0.0.0/0"), Some("192.0.2.1".parse().unwrap()), false)],
-                mtu: None,
-            }),
-            private: Some(net("172.23.0.1/16")),
-        }
-    }
-
-    /// A kernel that does what it is told.
-    fn apply(observed: &mut Observed, op: &Op) {
-        match op {
-            Op::CreateBridge(name) => {
-                let index = if *name == PUBLIC_BRIDGE { BR0 } else { BR1 };
-                let bridge = Link {
-                    up: true,
-                    bridge: Some(BridgeSettings::OURS),
-                    ipv6: true,
-                    kind: Some("bridge".into()),
-                    ..link(index, name)
-                };
-                observed.links.insert(index, bridge);
+impl Op {
+    /// What it does, in words that follow "cannot" or "put back:".
+    #[must_use]
+    pub fn describe(&self, observed: &Observed) -> String {
+        let link = |index: &u32| match observed.links.get(index) {
+            Some(link) => link.name.clone(),
+            None => format!("link {index}"),
+        };
+        match self {
+            Self::CreateBridge(name, _) => format!("create bridge {name}"),
+            Self::Silence(i) => format!("switch IPv6 and ARP off on {}", link(i)),
+            Self::DisableIpv6(i) => format!("switch IPv6 off on {}", link(i)),
+            Self::EnableIpv6(i) => format!("switch IPv6 on on {}", link(i)),
+            Self::SetBridge(i) => format!("switch spanning tree off on {}", link(i)),
+            Self::SetMac(i, mac) => format!("give {} the hardware address {mac}", link(i)),
+            Self::SetMtu(i, mtu) => format!("set the MTU of {} to {mtu}", link(i)),
+            Self::SetUp(i) => format!("set {} up", link(i)),
+            Self::Detach(i) => format!("take {} out of its bridge", link(i)),
+            Self::Attach { port, bridge } => {
+                format!("put {} into bridge {}", link(port), link(bridge))
             }
-            Op::DisableIpv6(i, _) => observed.links.get_mut(i).unwrap().ipv6 = false,
-            Op::SetBridge(i) => {
-                observed.links.get_mut(i).unwrap().bridge = Some(BridgeSettings::OURS)
-            }
-            Op::SetMac(i, mac) => observed.links.get_mut(i).unwrap().mac = Some(*mac),
-            Op::SetMtu(i, mtu) => observed.links.get_mut(i).unwrap().mtu = *mtu,
-            Op::SetUp(i) => observed.links.get_mut(i).unwrap().up = true,
-            Op::Detach(i) => observed.links.get_mut(i).unwrap().controller = None,
-            Op::Attach { port, bridge } => {
-                observed.links.get_mut(port).unwrap().controller = Some(*bridge);
-            }
-            Op::RemoveAddress(a) => observed.addresses.retain(|o| o != a),
-            Op::SetAddress(a) => {
-                observed
-                    .addresses
-                    .retain(|o| (o.link, o.net) != (a.link, a.net));
-                observed.addresses.push(a.clone());
-            }
-            Op::RemoveRoute(r) => observed.routes.retain(|o| o != r),
-            Op::AddRoute(r) => observed.routes.push(r.clone()),
-        }
-    }
-
-    /// Rounds until there is nothing left to do.
-    fn settle(observed: &mut Observed, wish: &Wish) -> Vec<Op> {
-        let mut all = Vec::new();
-        for _ in 0..4 {
-            let ops = plan(wish, observed);
-            if ops.is_empty() {
-                return all;
-            }
-            ops.iter().for_each(|op| apply(observed, op));
-            all.extend(ops);
-        }
-        panic!("still to do after four rounds: {:?}", plan(wish, observed));
-    }
-
-    #[test]
-    fn from_nothing_to_a_configured_host() {
-        let mut observed = two_nics();
-        settle(&mut observed, &wish(None));
-        assert_eq!(
-            observed.addresses.len(),
-            1,
-            "br1 has its address before there is an uplink"
-        );
-        let ops = settle(&mut observed, &wish(Some(3)));
-        assert_eq!(
-            ops,
-            [
-                Op::SetMac(BR0, MacAddress([2, 0, 0, 0, 0, 3])),
-                Op::Attach {
-                    port: 3,
-                    bridge: BR0
-                },
-                Op::SetAddress(Address {
-                    link: BR0,
-                    net: net("192.0.2.10/24"),
-                    valid: 3600
-                }),
-                Op::AddRoute(Route {
-                    link: BR0,
-                    destination: net("0.0.0.0/0"),
-                    gateway: Some("192.0.2.1".parse().unwrap()),
-                    onlink: false,
-                    source: "192.0.2.10".parse().unwrap(),
-                }),
-            ]
-        );
-    }
-
-    #[test]
-    fn another_uplink_takes_the_place_of_the_first() {
-        let mut observed = two_nics();
-        settle(&mut observed, &wish(Some(2)));
-        let ops = settle(&mut observed, &wish(Some(3)));
-        assert_eq!(
-            ops,
-            [
-                Op::Detach(2),
-                Op::SetMac(BR0, MacAddress([2, 0, 0, 0, 0, 3])),
-                Op::Attach {
-                    port: 3,
-                    bridge: BR0
-                },
-            ]
-        );
-    }
-
-    #[test]
-    fn a_lost_lease_takes_its_address_and_routes_along_and_leaves_the_port() {
-        let mut observed = two_nics();
-        settle(&mut observed, &wish(Some(2)));
-        let ops = settle(
-            &mut observed,
-            &Wish {
-                lease: None,
-                ..wish(Some(2))
-            },
-        );
-        assert!(
-            matches!(ops[..], [Op::RemoveRoute(_), Op::RemoveAddress(_)]),
-            "{ops:?}"
-        );
-        assert_eq!(observed.links[&2].controller, Some(BR0));
-    }
-
-    #[test]
-    fn a_renewal_replaces_the_lifetime_in_place_and_rounding_does_not() {
-        for (remaining, replaced) in [(1800, true), (3590, true), (3599, false), (3601, false)] {
-            let mut observed = two_nics();
-            settle(&mut observed, &wish(Some(2)));
-            let leased = observed.addresses.iter_mut().filter(|a| a.link == BR0);
-            leased.for_each(|address| address.valid = remaining);
-            let ops = plan(&wish(Some(2)), &observed);
-            let expected = Address {
-                link: BR0,
-                net: net("192.0.2.10/24"),
-                valid: 3600,
-            };
-            assert_eq!(
-                ops,
-                Vec::from_iter(replaced.then_some(Op::SetAddress(expected)))
-            );
-        }
-    }
-
-    #[test]
-    fn a_bridge_with_spanning_tree_is_mended() {
-        let mut observed = two_nics();
-        settle(&mut observed, &wish(None));
-        observed.links.get_mut(&BR0).unwrap().bridge = Some(BridgeSettings {
-            stp: true,
-            forward_delay: 1500,
-        });
-        assert_eq!(plan(&wish(None), &observed), [Op::SetBridge(BR0)]);
-    }
-
-    #[test]
-    fn ports_of_somebody_else_stay() {
-        let mut observed = two_nics();
-        settle(&mut observed, &wish(Some(2)));
-        observed.links.insert(
-            20,
-            Link {
-                controller: Some(BR0),
-                ..link(20, "ve-slave")
-            },
-        );
-        assert_eq!(plan(&wish(Some(2)), &observed), []);
-    }
-
-    #[test]
-    fn the_mtu_of_the_lease_counts_if_it_is_the_smaller() {
-        for (lease, expected) in [(Some(1400), Some(1400)), (Some(9000), None), (None, None)] {
-            let mut observed = two_nics();
-            settle(&mut observed, &wish(Some(2)));
-            let mut wish = wish(Some(2));
-            wish.lease.as_mut().unwrap().mtu = lease;
-            let ops: Vec<_> = expected
-                .map(|mtu| Op::SetMtu(BR0, mtu))
-                .into_iter()
-                .collect();
-            assert_eq!(plan(&wish, &observed), ops);
-        }
-    }
-
-    proptest! {
-        /// Whatever the order of wishes: it settles, br0 has at most one port of
-        /// ours and its address, and an address only with a lease.
-        #[test]
-        fn any_sequence_settles(steps in prop::collection::vec((0usize..3, any::<bool>(), 1u64..100_000), 1..20)) {
-            let mut observed = two_nics();
-            for (uplink, leased, remaining) in steps {
-                let mut wish = wish([None, Some(2), Some(3)][uplink]);
-                if let (Some(lease), true) = (wish.lease.as_mut(), leased) {
-                    lease.remaining = Some(Duration::from_secs(remaining));
-                } else {
-                    wish.lease = None;
-                }
-                settle(&mut observed, &wish);
-                let ports: Vec<_> = observed.links.values().filter(|l| l.controller == Some(BR0)).collect();
-                prop_assert!(ports.len() <= 1);
-                if let Some(uplink) = wish.uplink {
-                    prop_assert_eq!(ports[0].index, uplink);
-                    prop_assert_eq!(ports[0].mac, observed.links[&BR0].mac);
-                }
-                let leased = observed.addresses.iter().filter(|a| a.link == BR0).count();
-                prop_assert_eq!(leased, usize::from(wish.lease.is_some()));
+            Self::SetAddress(a) => format!("set address {} on {}", a.net, link(&a.link)),
+            Self::RemoveAddress(a) => format!("remove address {} from {}", a.net, link(&a.link)),
+            Self::AddRoute(r) => format!("add the route to {} by {}", r.destination, link(&r.link)),
+            Self::RemoveRoute(r) => {
+                format!("remove the route to {} by {}", r.destination, link(&r.link))
             }
         }
     }

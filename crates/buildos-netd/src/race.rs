@@ -4,7 +4,8 @@
 //! NIC without a server costs nothing. Only one of them at a time may send a
 //! REQUEST; the first that is bound wins, and the others withdraw without
 //! having taken a lease. Offers on the NIC that the machine booted from are
-//! preferred while its head start lasts.
+//! preferred while its head start lasts. The address that a client requests or has
+//! is watched over by a [`Detector`]; when somebody else has it, it is declined.
 //!
 //! The winner keeps its place as the port of br0 until another NIC wins. The
 //! race is on again when its lease is gone, or when it has been without carrier
@@ -12,14 +13,18 @@
 //! packets and events go out.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use buildos_dhcp::{Client, Config, Event, Input, Instant, Lease, Output, State, Transmit};
+use buildos_dhcp::acd::Detector;
+use buildos_dhcp::arp;
+use buildos_dhcp::{Client, Config, Event, Input, Instant, Lease, Name, Output, State, Transmit};
+use ipnet::Ipv4Net;
 
 use crate::mac::MacAddress;
 
 /// What decides a race besides packets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rules {
     /// NIC that the machine booted from.
     pub bootif: Option<MacAddress>,
@@ -27,6 +32,12 @@ pub struct Rules {
     pub head_start: Duration,
     /// How long the port of br0 may be without carrier before others may win.
     pub carrier_grace: Duration,
+    /// Whether addresses are watched over (RFC 5227).
+    pub detect_conflicts: bool,
+    /// Server identifiers to accept; empty for all.
+    pub allowed_servers: Vec<Ipv4Addr>,
+    /// Networks in which no address is accepted.
+    pub denied_networks: Vec<Ipv4Net>,
 }
 
 /// A candidate as it is now.
@@ -47,6 +58,8 @@ pub struct Candidate {
 pub enum Effect {
     /// Send a message.
     Transmit(u32, Transmit),
+    /// Broadcast an ARP packet.
+    Arp(u32, arp::Packet),
     /// Something happened to a client.
     Event(u32, Event),
 }
@@ -58,6 +71,8 @@ pub struct Runner {
     pub candidate: Candidate,
     /// Its DHCP client.
     pub client: Client,
+    /// Watches over the address that the client requests or has.
+    detector: Option<Detector>,
     /// Whether the client has been started and not stopped since.
     running: bool,
     /// When the first offer of this search came; only of meaning while one is held.
@@ -67,6 +82,35 @@ pub struct Runner {
 }
 
 impl Runner {
+    fn new(candidate: Candidate, config: Config, seed: u64) -> Self {
+        Self {
+            client: Client::new(config, seed),
+            candidate,
+            detector: None,
+            running: false,
+            offered: None,
+            dark: None,
+        }
+    }
+
+    /// The address that must not be anybody else's.
+    fn claimed(&self) -> Option<Ipv4Addr> {
+        let lease = match self.client.state() {
+            State::Init | State::Selecting | State::InitReboot => None,
+            State::Requesting => self.client.offer(),
+            State::Bound | State::Renewing | State::Rebinding | State::Rebooting => {
+                self.client.lease()
+            }
+        };
+        lease.map(|lease| lease.address)
+    }
+
+    /// The address that is watched over.
+    #[must_use]
+    pub fn watched(&self) -> Option<Ipv4Addr> {
+        self.detector.as_ref().map(Detector::address)
+    }
+
     fn holds_offer(&self) -> bool {
         self.client.state() == State::Selecting && self.client.offer().is_some()
     }
@@ -76,6 +120,7 @@ impl Runner {
 #[derive(Debug)]
 pub struct Race {
     rules: Rules,
+    name: Option<Name>,
     runners: BTreeMap<u32, Runner>,
     port: Option<u32>,
     racing_since: Option<Instant>,
@@ -89,6 +134,7 @@ impl Race {
     pub fn new(rules: Rules, seed: u64) -> Self {
         Self {
             rules,
+            name: None,
             runners: BTreeMap::new(),
             port: None,
             racing_since: None,
@@ -100,7 +146,35 @@ impl Race {
     /// Other rules, from now on.
     pub fn set_rules(&mut self, now: Instant, rules: Rules) {
         self.rules = rules;
+        self.configure();
         self.settle(now);
+    }
+
+    /// The name to tell servers from now on. The server of a lease is told at once,
+    /// so that it can enter the name into the DNS, unless it gave that name itself.
+    pub fn set_name(&mut self, now: Instant, name: Option<Name>) {
+        if name == self.name {
+            return;
+        }
+        self.name = name;
+        self.configure();
+        let Some(Name::Host(name) | Name::Fqdn(name)) = &self.name else {
+            return;
+        };
+        let given = |lease: &Lease| {
+            let first_label = |fqdn: &String| fqdn.split('.').next() == Some(name);
+            lease.hostname.as_ref() == Some(name) || lease.fqdn.as_ref().is_some_and(first_label)
+        };
+        if self.lease().is_some_and(|lease| !given(lease)) {
+            self.renew(now);
+        }
+    }
+
+    fn configure(&mut self) {
+        for runner in self.runners.values_mut() {
+            let config = config(&self.rules, &self.name, runner.candidate.mac);
+            runner.client.configure(config);
+        }
     }
 
     /// The candidates as they are now.
@@ -118,16 +192,10 @@ impl Race {
         }
         for candidate in candidates {
             let seed = self.next_seed();
-            let runner = self
-                .runners
-                .entry(candidate.index)
-                .or_insert_with(|| Runner {
-                    client: Client::new(Config::new(candidate.mac.0), seed),
-                    candidate: candidate.clone(),
-                    running: false,
-                    offered: None,
-                    dark: None,
-                });
+            let runner = self.runners.entry(candidate.index).or_insert_with(|| {
+                let config = config(&self.rules, &self.name, candidate.mac);
+                Runner::new(candidate.clone(), config, seed)
+            });
             runner.dark = match candidate.carrier {
                 true => None,
                 false => runner.dark.or(Some(now)),
@@ -142,16 +210,11 @@ impl Race {
     /// [`Race::set_candidates`], so that nobody starts from the beginning.
     pub fn resume(&mut self, now: Instant, candidate: Candidate, lease: Lease) {
         let index = candidate.index;
-        let mut client = Client::new(Config::new(candidate.mac.0), self.next_seed());
-        client.handle(now, Input::Resume(Box::new(lease)));
-        let dark = (!candidate.carrier).then_some(now);
-        let runner = Runner {
-            candidate,
-            client,
-            running: true,
-            offered: None,
-            dark,
-        };
+        let config = config(&self.rules, &self.name, candidate.mac);
+        let mut runner = Runner::new(candidate, config, self.next_seed());
+        runner.client.handle(now, Input::Resume(Box::new(lease)));
+        runner.running = true;
+        runner.dark = (!runner.candidate.carrier).then_some(now);
         self.runners.insert(index, runner);
         self.port = Some(index);
         self.settle(now);
@@ -160,6 +223,26 @@ impl Race {
     /// A DHCP message that came in for the client of that link.
     pub fn packet(&mut self, now: Instant, index: u32, payload: &[u8]) {
         self.input(now, index, Input::Packet(payload));
+    }
+
+    /// An ARP packet that came in where the client of that link has its address.
+    pub fn arp(&mut self, now: Instant, index: u32, packet: &arp::Packet) {
+        // Another NIC of this host on the same network is nobody else.
+        let own = |runner: &Runner| runner.candidate.mac.0 == packet.sender_mac;
+        if self.runners.values().any(own) {
+            return;
+        }
+        let detector = self
+            .runners
+            .get_mut(&index)
+            .and_then(|r| r.detector.as_mut());
+        let Some(detector) = detector else { return };
+        let address = detector.address();
+        if let Some(mac) = detector.received(now, packet) {
+            self.input(now, index, Input::Conflict { address, mac });
+        } else {
+            self.settle(now);
+        }
     }
 
     /// Asks the server of the lease to extend it now.
@@ -179,6 +262,9 @@ impl Race {
             {
                 runner.client.handle(now, Input::Timeout);
             }
+            if let Some(detector) = &mut runner.detector {
+                detector.timeout(now);
+            }
         }
         self.settle(now);
     }
@@ -189,7 +275,14 @@ impl Race {
         let clients = self
             .runners
             .values()
-            .filter_map(|runner| runner.client.deadline());
+            .flat_map(|runner| {
+                let detector = runner.detector.as_ref();
+                [
+                    runner.client.deadline(),
+                    detector.and_then(Detector::deadline),
+                ]
+            })
+            .flatten();
         let head_start = self
             .racing_since
             .map(|since| since.saturating_add(self.rules.head_start));
@@ -240,6 +333,27 @@ impl Race {
                 runner.client.handle(now, Input::Select);
             }
             self.drain(now);
+        }
+        self.detect(now);
+    }
+
+    /// Has exactly the addresses watched over that have to be.
+    fn detect(&mut self, now: Instant) {
+        for (index, runner) in &mut self.runners {
+            let address = runner.claimed().filter(|_| self.rules.detect_conflicts);
+            if runner.detector.as_ref().map(Detector::address) != address {
+                let mac = runner.candidate.mac.0;
+                runner.detector = address.map(|address| Detector::new(now, mac, address));
+            }
+            let Some(detector) = &mut runner.detector else {
+                continue;
+            };
+            if runner.client.lease().is_some() {
+                detector.grant(now);
+            }
+            while let Some(packet) = detector.poll() {
+                self.effects.push_back(Effect::Arp(*index, packet));
+            }
         }
     }
 
@@ -328,5 +442,14 @@ impl Race {
     fn next_seed(&mut self) -> u64 {
         self.seed = self.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
         self.seed
+    }
+}
+
+fn config(rules: &Rules, name: &Option<Name>, mac: MacAddress) -> Config {
+    Config {
+        mac: mac.0,
+        name: name.clone(),
+        allowed_servers: rules.allowed_servers.clone(),
+        denied_networks: rules.denied_networks.clone(),
     }
 }

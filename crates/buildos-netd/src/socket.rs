@@ -1,12 +1,11 @@
-//! The two kinds of socket of a DHCP client, and all `unsafe` code of netd
-//! besides the clock.
+//! The sockets of a DHCP client, and all `unsafe` code of netd besides the clock.
 //!
-//! [`PacketSocket`] works on a link without an address (packet(7)). It is made
-//! with protocol 0, so that it receives nothing before the filter is attached
-//! and it is bound. [`udp`] makes the ordinary socket that is used once there
-//! is an address; unlike a packet socket it resolves the server's hardware
-//! address, and its mere presence keeps the kernel from answering the server
-//! with "port unreachable".
+//! [`PacketReceiver`] and [`PacketSender`] work on links without an address
+//! (packet(7)). Both are made with protocol 0: the one receives nothing before its
+//! filter is attached and it is bound, the other never does. [`udp`] makes the
+//! ordinary socket that is used once there is an address; unlike a packet socket
+//! it resolves the server's hardware address, and its mere presence keeps the
+//! kernel from answering the server with "port unreachable".
 //!
 //! Invariant for every `unsafe` block here: pointers and lengths passed to the
 //! kernel describe live local values for the duration of the call.
@@ -18,13 +17,11 @@ use std::mem::{size_of, size_of_val, zeroed};
 use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, FromRawFd as _, OwnedFd, RawFd};
 
-use buildos_dhcp::filter;
+use buildos_dhcp::filter::Instruction;
 use buildos_dhcp::frame::CLIENT_PORT;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::io::unix::AsyncFd;
 use tokio::net::UdpSocket;
-
-use crate::mac::MacAddress;
 
 /// Larger than any frame without jumbo frames; DHCP messages over 1500 bytes
 /// would be fragments, which the filter drops.
@@ -32,68 +29,62 @@ const RECEIVE_SIZE: usize = 2048;
 /// A flood fills the socket's buffer, not our memory.
 const RECEIVE_BUFFER: usize = 64 * 1024;
 
-/// A packet socket for DHCP replies on one link.
-pub struct PacketSocket {
-    fd: AsyncFd<OwnedFd>,
-    index: i32,
+/// What a packet socket sends or receives behind the Ethernet header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EtherType {
+    /// IPv4 packets.
+    Ipv4,
+    /// ARP packets.
+    Arp,
 }
 
-/// An IP packet that the filter let through.
+impl EtherType {
+    /// In network byte order, as sockaddr_ll has it.
+    fn wire(self) -> u16 {
+        let number = match self {
+            Self::Ipv4 => libc::ETH_P_IP,
+            Self::Arp => libc::ETH_P_ARP,
+        };
+        (number as u16).to_be()
+    }
+}
+
+/// A packet socket that receives on one link what its filter passes.
+pub struct PacketReceiver(AsyncFd<OwnedFd>);
+
+/// A packet that the filter let through.
 pub struct Received {
-    /// From the IP header on.
+    /// From behind the Ethernet header on.
     pub packet: Vec<u8>,
     /// Whether the UDP checksum was filled in. A sender on the same machine
     /// leaves that to hardware that is never reached (`TP_STATUS_CSUMNOTREADY`).
     pub checksum_ready: bool,
 }
 
-impl PacketSocket {
-    /// Opens a socket on a link for replies to that hardware address.
+/// A packet socket that sends on any link.
+pub struct PacketSender(OwnedFd);
+
+impl PacketSender {
+    /// Opens the socket.
     ///
     /// # Errors
     ///
-    /// No permission (CAP_NET_RAW), or the link is gone.
-    pub fn open(index: u32, mac: MacAddress) -> io::Result<Self> {
-        let index = i32::try_from(index).map_err(io::Error::other)?;
-        let kind = libc::SOCK_DGRAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
-        // SAFETY: no pointers.
-        let fd = check(unsafe { libc::socket(libc::AF_PACKET, kind, 0) })?;
-        // SAFETY: the descriptor was just opened and belongs to nobody else.
-        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-        attach_filter(fd.as_raw_fd(), mac)?;
-        set(fd.as_raw_fd(), libc::SOL_PACKET, libc::PACKET_AUXDATA, 1)?;
-        set(
-            fd.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_RCVBUF,
-            i32::try_from(RECEIVE_BUFFER).unwrap_or(i32::MAX),
-        )?;
-        let address = link_address(index, [0; 6]);
-        // SAFETY: see the module.
-        check(unsafe {
-            libc::bind(
-                fd.as_raw_fd(),
-                (&raw const address).cast(),
-                length_of(&address),
-            )
-        })?;
-        // SAFETY: an OwnedFd returns the same open descriptor until it is
-        // dropped, and the AsyncFd owns it.
-        let fd = unsafe { AsyncFd::register(fd) }.map_err(io::Error::from)?;
-        Ok(Self { fd, index })
+    /// No permission (CAP_NET_RAW).
+    pub fn open() -> io::Result<Self> {
+        packet_socket().map(Self)
     }
 
-    /// Broadcasts an IP packet on the link.
+    /// Broadcasts a packet on the link of that index.
     ///
     /// # Errors
     ///
     /// The link is down or gone, or its queue is full.
-    pub fn broadcast(&self, packet: &[u8]) -> io::Result<()> {
-        let address = link_address(self.index, [0xff; 6]);
+    pub fn broadcast(&self, link: u32, kind: EtherType, packet: &[u8]) -> io::Result<()> {
+        let address = link_address(link, kind, [0xff; 6])?;
         // SAFETY: see the module.
         let sent = unsafe {
             libc::sendto(
-                self.fd.as_raw_fd(),
+                self.0.as_raw_fd(),
                 packet.as_ptr().cast(),
                 packet.len(),
                 0,
@@ -107,6 +98,39 @@ impl PacketSocket {
             Ok(())
         }
     }
+}
+
+impl PacketReceiver {
+    /// Opens a socket on the link of that index with a filter
+    /// ([`buildos_dhcp::filter`]).
+    ///
+    /// # Errors
+    ///
+    /// No permission (CAP_NET_RAW), or the link is gone.
+    pub fn open(link: u32, kind: EtherType, program: &[Instruction]) -> io::Result<Self> {
+        let fd = packet_socket()?;
+        attach_filter(fd.as_raw_fd(), program)?;
+        set(fd.as_raw_fd(), libc::SOL_PACKET, libc::PACKET_AUXDATA, 1)?;
+        set(
+            fd.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_RCVBUF,
+            i32::try_from(RECEIVE_BUFFER).unwrap_or(i32::MAX),
+        )?;
+        let address = link_address(link, kind, [0; 6])?;
+        // SAFETY: see the module.
+        check(unsafe {
+            libc::bind(
+                fd.as_raw_fd(),
+                (&raw const address).cast(),
+                length_of(&address),
+            )
+        })?;
+        // SAFETY: an OwnedFd returns the same open descriptor until it is
+        // dropped, and the AsyncFd owns it.
+        let fd = unsafe { AsyncFd::register(fd) }.map_err(io::Error::from)?;
+        Ok(Self(fd))
+    }
 
     /// Waits for the next packet. Cancel-safe.
     ///
@@ -115,7 +139,7 @@ impl PacketSocket {
     /// The link went down or is gone.
     pub async fn receive(&self) -> io::Result<Received> {
         loop {
-            let mut ready = self.fd.readable().await?;
+            let mut ready = self.0.readable().await?;
             if let Ok(received) = ready.try_io(|fd| receive(fd.as_raw_fd())) {
                 return received;
             }
@@ -189,8 +213,17 @@ fn checksum_ready(message: &libc::msghdr) -> bool {
     true
 }
 
-fn attach_filter(fd: RawFd, mac: MacAddress) -> io::Result<()> {
-    let mut instructions: Vec<libc::sock_filter> = filter::program(mac.0)
+/// A packet socket without a protocol: nothing is received until it is bound.
+fn packet_socket() -> io::Result<OwnedFd> {
+    let kind = libc::SOCK_DGRAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+    // SAFETY: no pointers.
+    let fd = check(unsafe { libc::socket(libc::AF_PACKET, kind, 0) })?;
+    // SAFETY: the descriptor was just opened and belongs to nobody else.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn attach_filter(fd: RawFd, program: &[Instruction]) -> io::Result<()> {
+    let mut instructions: Vec<libc::sock_filter> = program
         .iter()
         .map(|i| libc::sock_filter {
             code: i.code,
@@ -220,15 +253,15 @@ fn set<T>(fd: RawFd, level: i32, option: i32, value: T) -> io::Result<()> {
     Ok(())
 }
 
-fn link_address(index: i32, mac: [u8; 6]) -> libc::sockaddr_ll {
+fn link_address(link: u32, kind: EtherType, mac: [u8; 6]) -> io::Result<libc::sockaddr_ll> {
     // SAFETY: a sockaddr_ll of zeroes is valid.
     let mut address: libc::sockaddr_ll = unsafe { zeroed() };
     address.sll_family = libc::AF_PACKET as u16;
-    address.sll_protocol = (libc::ETH_P_IP as u16).to_be();
-    address.sll_ifindex = index;
+    address.sll_protocol = kind.wire();
+    address.sll_ifindex = i32::try_from(link).map_err(io::Error::other)?;
     address.sll_halen = 6;
     address.sll_addr[..6].copy_from_slice(&mac);
-    address
+    Ok(address)
 }
 
 fn length_of<T>(value: &T) -> libc::socklen_t {

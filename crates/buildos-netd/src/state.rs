@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use buildos_dhcp::Lease;
 use serde::{Deserialize, Serialize};
@@ -63,10 +64,9 @@ fn decode(bytes: &[u8], boot_id: &str) -> Option<Resume> {
 }
 
 fn boot_id() -> String {
-    fs::read_to_string(BOOT_ID)
-        .unwrap_or_default()
-        .trim()
-        .to_owned()
+    static ID: OnceLock<String> = OnceLock::new();
+    let read = || fs::read_to_string(BOOT_ID).unwrap_or_default();
+    ID.get_or_init(|| read().trim().to_owned()).clone()
 }
 
 #[cfg(test)]

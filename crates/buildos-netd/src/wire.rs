@@ -1,66 +1,84 @@
 //! Between the race's clients and the network: which sockets are open, what
 //! they send, what comes in.
 //!
-//! A client without an address in use has a packet socket on its NIC, or on
-//! br0 when the NIC is br0's port (a bridge takes frames from its ports before
-//! packet sockets see them). A bound client has a UDP socket on br0. Frames are
-//! read by one task per socket and end in one bounded queue; when it is full,
+//! Messages from 0.0.0.0 and ARP leave by one packet socket for all links. A client
+//! without an address in use receives by a packet socket on its NIC, or on br0 when
+//! the NIC is br0's port (a bridge takes frames from its ports before packet
+//! sockets see them). A bound client has a UDP socket on br0, for both ways. Frames
+//! are read by one task per socket and end in one bounded queue; when it is full,
 //! frames are dropped, as a full socket would do.
 
-use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddrV4;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 
-use buildos_dhcp::Transmit;
 use buildos_dhcp::frame::{self, SERVER_PORT};
+use buildos_dhcp::{Transmit, arp, filter};
 use socket2::SockRef;
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::mac::MacAddress;
-use crate::socket::{self, PacketSocket};
+use crate::socket::{self, EtherType, PacketReceiver, PacketSender};
 
 /// Messages that may wait; a DHCP exchange is two of them.
 const QUEUE: usize = 64;
 /// Largest message that a UDP socket passes on.
 const MESSAGE_SIZE: usize = 2048;
 
-/// How a client listens.
+/// What a client listens to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Listen {
-    /// On a link of this index, without an address, for this hardware address.
-    Packet(u32, MacAddress),
-    /// By the device of this name, with an address.
+    /// DHCP messages to this hardware address on the link of this index, without
+    /// an address.
+    Replies(u32, MacAddress),
+    /// DHCP messages that the device of this name receives, with an address.
     Udp(String),
+    /// ARP on the link of this index in which others than this hardware address
+    /// claim the address.
+    Claims(u32, Ipv4Addr, MacAddress),
 }
 
-/// A DHCP message for the client of a link.
+/// Something for the client of a link.
 #[derive(Debug)]
 pub struct Incoming {
     /// Index of the client's link.
     pub client: u32,
-    /// The message.
-    pub payload: Vec<u8>,
+    /// What came in.
+    pub message: Message,
+}
+
+/// What comes in.
+#[derive(Debug)]
+pub enum Message {
+    /// The UDP payload of a DHCP message.
+    Dhcp(Vec<u8>),
+    /// An ARP packet.
+    Arp(arp::Packet),
 }
 
 /// The open sockets.
 pub struct Wire {
-    open: HashMap<u32, Open>,
+    packets: PacketSender,
+    open: Vec<Open>,
     sender: mpsc::Sender<Incoming>,
     receiver: mpsc::Receiver<Incoming>,
 }
 
 struct Open {
+    client: u32,
     listen: Listen,
-    socket: Socket,
+    /// The socket, where it also sends.
+    udp: Option<Arc<UdpSocket>>,
     reader: JoinHandle<()>,
 }
 
-enum Socket {
-    Packet(Arc<PacketSocket>),
-    Udp(Arc<UdpSocket>),
+impl Open {
+    fn is(&self, client: u32, listen: &Listen) -> bool {
+        // A reader ends when its link goes; the socket is opened anew then.
+        self.client == client && self.listen == *listen && !self.reader.is_finished()
+    }
 }
 
 impl Drop for Open {
@@ -69,35 +87,30 @@ impl Drop for Open {
     }
 }
 
-impl Default for Wire {
-    fn default() -> Self {
+impl Wire {
+    /// Nobody listens yet.
+    ///
+    /// # Errors
+    ///
+    /// No permission for packet sockets (CAP_NET_RAW).
+    pub fn open() -> io::Result<Self> {
         let (sender, receiver) = mpsc::channel(QUEUE);
-        Self {
-            open: HashMap::new(),
+        Ok(Self {
+            packets: PacketSender::open()?,
+            open: Vec::new(),
             sender,
             receiver,
-        }
+        })
     }
-}
 
-impl Wire {
-    /// Opens and closes sockets so that exactly the given clients listen, each
-    /// in the given way. Returns the clients whose socket could not be opened.
+    /// Opens the sockets with which the given clients listen in the given ways, in
+    /// addition to those that are open. Returns the clients for which that failed.
     pub fn listen(&mut self, wanted: &[(u32, Listen)]) -> Vec<(u32, io::Error)> {
-        self.open.retain(|client, open| {
-            // A reader ends when its link goes down; it is opened anew.
-            !open.reader.is_finished()
-                && wanted
-                    .iter()
-                    .any(|(c, listen)| c == client && *listen == open.listen)
-        });
         let mut failed = Vec::new();
         for (client, listen) in wanted {
-            if !self.open.contains_key(client) {
+            if !self.open.iter().any(|open| open.is(*client, listen)) {
                 match Open::new(*client, listen, self.sender.clone()) {
-                    Ok(open) => {
-                        self.open.insert(*client, open);
-                    }
+                    Ok(open) => self.open.push(open),
                     Err(error) => failed.push((*client, error)),
                 }
             }
@@ -105,28 +118,47 @@ impl Wire {
         failed
     }
 
-    /// Sends a message of a client.
+    /// Closes the sockets that are not wanted.
+    pub fn close_others(&mut self, wanted: &[(u32, Listen)]) {
+        self.open.retain(|open| {
+            wanted
+                .iter()
+                .any(|(client, listen)| open.is(*client, listen))
+        });
+    }
+
+    /// Sends a message of a client by the link of this index.
     ///
     /// # Errors
     ///
-    /// The client does not listen, or the network refuses. The client sends
-    /// again in its own time.
-    pub fn send(&self, client: u32, transmit: &Transmit) -> io::Result<()> {
-        let open = self.open.get(&client).ok_or(io::ErrorKind::NotConnected)?;
-        match &open.socket {
-            Socket::Packet(socket) => {
-                let packet = frame::build(transmit.source, transmit.destination, &transmit.payload);
-                socket.broadcast(&packet.map_err(io::Error::other)?)
-            }
-            Socket::Udp(socket) => {
-                // Not by tokio, which refuses to send before it has seen the
-                // socket's readiness once.
-                let to = SocketAddrV4::new(transmit.destination, SERVER_PORT);
-                SockRef::from(socket.as_ref())
-                    .send_to(&transmit.payload, &to.into())
-                    .map(|_| ())
-            }
+    /// The client has no socket with an address and needs one, or the network
+    /// refuses. The client sends again in its own time.
+    pub fn send(&self, client: u32, link: u32, transmit: &Transmit) -> io::Result<()> {
+        if transmit.source.is_unspecified() {
+            let packet = frame::build(transmit.source, transmit.destination, &transmit.payload);
+            let packet = packet.map_err(io::Error::other)?;
+            return self.packets.broadcast(link, EtherType::Ipv4, &packet);
         }
+        let mut sockets = self.open.iter().filter(|open| open.client == client);
+        let socket = sockets
+            .find_map(|open| open.udp.as_ref())
+            .ok_or(io::ErrorKind::NotConnected)?;
+        // Not by tokio, which refuses to send before it has seen the
+        // socket's readiness once.
+        let to = SocketAddrV4::new(transmit.destination, SERVER_PORT);
+        SockRef::from(socket.as_ref())
+            .send_to(&transmit.payload, &to.into())
+            .map(|_| ())
+    }
+
+    /// Broadcasts an ARP packet on the link of this index.
+    ///
+    /// # Errors
+    ///
+    /// The link is down or gone.
+    pub fn send_arp(&self, link: u32, packet: &arp::Packet) -> io::Result<()> {
+        self.packets
+            .broadcast(link, EtherType::Arp, &packet.encode())
     }
 
     /// Waits for the next message. Cancel-safe.
@@ -141,63 +173,87 @@ impl Wire {
 
 impl Open {
     fn new(client: u32, listen: &Listen, sender: mpsc::Sender<Incoming>) -> io::Result<Self> {
-        let (socket, reader) = match listen {
-            Listen::Packet(index, mac) => {
-                let socket = Arc::new(PacketSocket::open(*index, *mac)?);
-                let reader = tokio::spawn(read_packets(client, socket.clone(), sender));
-                (Socket::Packet(socket), reader)
+        let inbox = Inbox { client, sender };
+        let (udp, reader) = match listen {
+            Listen::Replies(link, mac) => {
+                let filter = filter::replies_to(mac.0);
+                let socket = PacketReceiver::open(*link, EtherType::Ipv4, &filter)?;
+                (None, tokio::spawn(read_packets(inbox, socket, reply)))
+            }
+            Listen::Claims(link, address, mac) => {
+                let filter = filter::claims(*address, mac.0);
+                let socket = PacketReceiver::open(*link, EtherType::Arp, &filter)?;
+                (None, tokio::spawn(read_packets(inbox, socket, claim)))
             }
             Listen::Udp(device) => {
                 let socket = Arc::new(socket::udp(device)?);
-                let reader = tokio::spawn(read_udp(client, socket.clone(), sender));
-                (Socket::Udp(socket), reader)
+                let reader = tokio::spawn(read_udp(inbox, socket.clone()));
+                (Some(socket), reader)
             }
         };
         Ok(Self {
+            client,
             listen: listen.clone(),
-            socket,
+            udp,
             reader,
         })
     }
 }
 
-async fn read_packets(client: u32, socket: Arc<PacketSocket>, sender: mpsc::Sender<Incoming>) {
+/// Where a reader puts what is for its client.
+struct Inbox {
+    client: u32,
+    sender: mpsc::Sender<Incoming>,
+}
+
+impl Inbox {
+    fn put(&self, message: Message) {
+        let client = self.client;
+        if self.sender.try_send(Incoming { client, message }).is_err() {
+            tracing::debug!(client, "too many messages at once, one dropped");
+        }
+    }
+}
+
+/// Takes a packet apart, or says why it is none.
+type Parse = fn(&socket::Received) -> Result<Message, String>;
+
+fn reply(received: &socket::Received) -> Result<Message, String> {
+    frame::parse(&received.packet, received.checksum_ready)
+        .map(|datagram| Message::Dhcp(datagram.payload.to_vec()))
+        .map_err(|error| error.to_string())
+}
+
+fn claim(received: &socket::Received) -> Result<Message, String> {
+    arp::Packet::parse(&received.packet)
+        .map(Message::Arp)
+        .map_err(|error| error.to_string())
+}
+
+async fn read_packets(inbox: Inbox, socket: PacketReceiver, parse: Parse) {
+    let client = inbox.client;
     loop {
-        let received = match socket.receive().await {
-            Ok(received) => received,
+        match socket.receive().await.map(|received| parse(&received)) {
+            Ok(Ok(message)) => inbox.put(message),
+            Ok(Err(error)) => tracing::trace!(client, error, "packet dropped"),
             // Reported once when a link goes down; the socket works on.
-            Err(error) if error.raw_os_error() == Some(libc::ENETDOWN) => continue,
+            Err(error) if error.raw_os_error() == Some(libc::ENETDOWN) => {}
             Err(error) => {
                 tracing::debug!(client, %error, "packet socket closed");
                 return;
             }
-        };
-        match frame::parse(&received.packet, received.checksum_ready) {
-            Ok(datagram) => pass_on(&sender, client, datagram.payload),
-            Err(error) => tracing::trace!(client, %error, "packet dropped"),
         }
     }
 }
 
-async fn read_udp(client: u32, socket: Arc<UdpSocket>, sender: mpsc::Sender<Incoming>) {
+async fn read_udp(inbox: Inbox, socket: Arc<UdpSocket>) {
+    let client = inbox.client;
     let mut buffer = vec![0; MESSAGE_SIZE];
     loop {
         match socket.recv(&mut buffer).await {
-            Ok(length) => pass_on(&sender, client, &buffer[..length]),
+            Ok(length) => inbox.put(Message::Dhcp(buffer[..length].to_vec())),
             // An ICMP error about an earlier message; the machine's timers deal with silence.
             Err(error) => tracing::debug!(client, %error, "UDP socket reports an error"),
         }
-    }
-}
-
-fn pass_on(sender: &mpsc::Sender<Incoming>, client: u32, payload: &[u8]) {
-    if sender
-        .try_send(Incoming {
-            client,
-            payload: payload.to_vec(),
-        })
-        .is_err()
-    {
-        tracing::debug!(client, "too many DHCP messages at once, one dropped");
     }
 }

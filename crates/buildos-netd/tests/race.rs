@@ -3,26 +3,20 @@
 
 #![allow(clippy::unwrap_used)] // A test says what it expects by panicking.
 
+#[path = "support/servers.rs"]
+mod servers;
+
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use buildos_dhcp::{Event, Instant, MessageKind, State, Transmit};
-use buildos_netd::mac::MacAddress;
+use buildos_dhcp::arp::Packet;
+use buildos_dhcp::{Event, Instant, MessageKind, Name, State};
 use buildos_netd::race::{Candidate, Effect, Race, Rules};
+use servers::{LEASE, Server, address, answer, mac, reply};
 
 const GRACE: Duration = Duration::from_secs(35);
 const HEAD_START: Duration = Duration::from_secs(1);
-const LEASE: u32 = 3600;
-
-/// What a server does with one kind of message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Server {
-    Good,
-    /// Offers and does not answer the REQUEST.
-    OffersOnly,
-    Silent,
-}
 
 /// NICs 1, 2, … with one server each.
 struct World {
@@ -33,6 +27,7 @@ struct World {
     /// What was sent, and what happened, since the beginning.
     sent: Vec<(u32, MessageKind)>,
     events: Vec<(u32, Event)>,
+    arp: Vec<(u32, Packet)>,
 }
 
 impl World {
@@ -41,6 +36,7 @@ impl World {
             bootif: bootif.map(mac),
             head_start: HEAD_START,
             carrier_grace: GRACE,
+            ..rules()
         };
         let indices = 1..=u32::try_from(servers.len()).unwrap();
         let mut world = Self {
@@ -50,6 +46,7 @@ impl World {
             carrier: indices.map(|index| (index, true)).collect(),
             sent: Vec::new(),
             events: Vec::new(),
+            arp: Vec::new(),
         };
         world.links();
         world
@@ -81,9 +78,10 @@ impl World {
                     let answer = answer(self.servers[&index], transmit.kind);
                     if let Some(kind) = answer.filter(|_| self.carrier[&index]) {
                         self.race
-                            .packet(self.now, index, &reply(index, &transmit, kind));
+                            .packet(self.now, index, &reply(index, &transmit, kind, LEASE));
                     }
                 }
+                Effect::Arp(index, packet) => self.arp.push((index, packet)),
                 Effect::Event(index, event) => self.events.push((index, event)),
             }
         }
@@ -115,40 +113,6 @@ impl World {
             .filter(|(_, kind)| *kind == MessageKind::Request);
         requests.map(|(index, _)| *index).collect()
     }
-}
-
-fn mac(index: u32) -> MacAddress {
-    MacAddress([2, 0, 0, 0, 0, u8::try_from(index).unwrap()])
-}
-
-fn address(index: u32) -> Ipv4Addr {
-    Ipv4Addr::new(192, 0, 2, u8::try_from(index).unwrap() + 100)
-}
-
-fn answer(server: Server, kind: MessageKind) -> Option<u8> {
-    const OFFER: u8 = 2;
-    const ACK: u8 = 5;
-    match (server, kind) {
-        (Server::Good | Server::OffersOnly, MessageKind::Discover) => Some(OFFER),
-        (Server::Good, MessageKind::Request) => Some(ACK),
-        _ => None,
-    }
-}
-
-/// A reply of the server on the network of that NIC (RFC 2131, table 3).
-fn reply(index: u32, to: &Transmit, kind: u8) -> Vec<u8> {
-    let mut message = vec![0; 240];
-    message[..3].copy_from_slice(&[2, 1, 6]);
-    message[4..8].copy_from_slice(&to.payload[4..8]);
-    message[16..20].copy_from_slice(&address(index).octets());
-    message[28..34].copy_from_slice(&mac(index).0);
-    message[236..240].copy_from_slice(&[99, 130, 83, 99]);
-    message.extend([
-        53, 1, kind, 54, 4, 192, 0, 2, 1, 1, 4, 255, 255, 255, 0, 51, 4,
-    ]);
-    message.extend(LEASE.to_be_bytes());
-    message.push(255);
-    message
 }
 
 #[test]
@@ -186,12 +150,13 @@ fn dead_nics_cost_nothing() {
 fn the_nic_booted_from_wins_within_its_head_start() {
     let mut world = World::new(&[Server::Good, Server::Silent], Some(2));
     assert_eq!(world.port(), None, "the offer on eth1 waits");
-    world.servers.insert(2, Server::Good);
-    // Its next DISCOVER may come too late; a server that answers late does not.
-    world.pass(HEAD_START / 2);
+    world.pass(HEAD_START / 20);
     assert_eq!(world.requests(), [0; 0]);
-    world.pass(HEAD_START);
-    assert!(world.port().is_some());
+    // Its server answers the next DISCOVER.
+    world.servers.insert(2, Server::Good);
+    world.pass(HEAD_START / 2);
+    assert_eq!(world.requests(), [2]);
+    assert_eq!(world.port(), Some(2));
 }
 
 #[test]
@@ -347,6 +312,9 @@ fn rules() -> Rules {
         bootif: None,
         head_start: HEAD_START,
         carrier_grace: GRACE,
+        detect_conflicts: true,
+        allowed_servers: Vec::new(),
+        denied_networks: Vec::new(),
     }
 }
 
@@ -367,4 +335,91 @@ fn a_lease_lost_and_won_again_and_again() {
         world.pass(Duration::from_secs(70));
         assert!(world.leased().is_some());
     }
+}
+
+/// The claims of a host elsewhere on the network of a NIC.
+fn claim(index: u32) -> Packet {
+    Packet::announcement([2, 0, 0, 0, 1, 1], address(index))
+}
+
+#[test]
+fn the_address_requested_is_probed_for_on_its_nic() {
+    let mut world = World::new(&[Server::Good, Server::Silent], None);
+    world.pass(Duration::from_secs(5));
+    let probe = Packet::probe(mac(1).0, address(1));
+    let announcement = Packet::announcement(mac(1).0, address(1));
+    assert_eq!(
+        world.arp,
+        [
+            (1, probe),
+            (1, probe),
+            (1, probe),
+            (1, announcement),
+            (1, announcement)
+        ]
+    );
+}
+
+#[test]
+fn an_address_in_use_is_declined_and_the_other_nic_gets_its_chance() {
+    let mut world = World::new(&[Server::Good, Server::Good], None);
+    let port = world.port().unwrap();
+    world.race.arp(world.now, port, &claim(port));
+    world.exchange();
+    assert!(world.sent.contains(&(port, MessageKind::Decline)));
+    let lost = |event: &(u32, Event)| matches!(event, (_, Event::Lost { .. }));
+    assert!(world.events.iter().any(lost));
+    assert_eq!(world.leased(), Some(address(3 - port)));
+}
+
+#[test]
+fn another_nic_on_the_same_network_is_no_other_host() {
+    let mut world = World::new(&[Server::Good, Server::Good], None);
+    let port = world.port().unwrap();
+    let own = Packet::announcement(mac(3 - port).0, address(port));
+    world.race.arp(world.now, port, &own);
+    world.exchange();
+    assert_eq!(world.leased(), Some(address(port)));
+}
+
+#[test]
+fn an_address_kept_over_a_loss_of_carrier_is_probed_for_again() {
+    let mut world = World::new(&[Server::Good], None);
+    world.pass(Duration::from_secs(5));
+    world.arp.clear();
+    world.set_carrier(1, false);
+    world.race.arp(world.now, 1, &claim(1));
+    assert_eq!(world.leased(), Some(address(1)), "nothing can come in");
+    world.pass(Duration::from_secs(5));
+    assert_eq!(world.arp, []);
+    world.set_carrier(1, true);
+    assert_eq!(world.arp, [(1, Packet::probe(mac(1).0, address(1)))]);
+}
+
+#[test]
+fn detection_can_be_switched_off() {
+    let mut world = World::new(&[Server::Good], None);
+    let rules = Rules {
+        detect_conflicts: false,
+        ..rules()
+    };
+    world.race.set_rules(world.now, rules);
+    world.race.arp(world.now, 1, &claim(1));
+    world.exchange();
+    assert_eq!(world.leased(), Some(address(1)));
+}
+
+#[test]
+fn a_new_name_is_told_to_the_server_of_the_lease_at_once() {
+    let mut world = World::new(&[Server::Good], None);
+    world.sent.clear();
+    let name = Some(Name::Host("rack-7".into()));
+    for _ in 0..2 {
+        world.race.set_name(world.now, name.clone());
+        world.exchange();
+    }
+    assert_eq!(world.requests(), [1]);
+    world.race.set_name(world.now, None);
+    world.exchange();
+    assert_eq!(world.requests(), [1], "no name is nothing to tell");
 }

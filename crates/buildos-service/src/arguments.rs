@@ -7,6 +7,7 @@ use std::path::PathBuf;
 pub(crate) enum Command {
     Run,
     Check { root: PathBuf },
+    Print { root: PathBuf },
     Help,
     Version,
 }
@@ -17,17 +18,34 @@ pub(crate) enum ArgumentError {
     Unknown(OsString),
     #[error("--root needs a directory")]
     RootWithoutDirectory,
-    #[error("--root goes with --check")]
-    RootWithoutCheck,
+    #[error("--root goes with {}", inspecting(*.0))]
+    RootAlone(bool),
+    #[error("--check and --print exclude each other")]
+    CheckAndPrint,
 }
 
-pub(crate) fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Command, ArgumentError> {
+/// What `--root` may be given to.
+const fn inspecting(prints: bool) -> &'static str {
+    if prints {
+        "--check or --print"
+    } else {
+        "--check"
+    }
+}
+
+/// Reads the arguments; `prints` says whether the daemon has a `--print`.
+pub(crate) fn parse(
+    arguments: impl Iterator<Item = OsString>,
+    prints: bool,
+) -> Result<Command, ArgumentError> {
     let mut check = false;
+    let mut print = false;
     let mut root = None;
     let mut arguments = arguments;
     while let Some(argument) = arguments.next() {
         match argument.to_str() {
             Some("--check") => check = true,
+            Some("--print") if prints => print = true,
             Some("--root") => {
                 root = Some(
                     arguments
@@ -40,12 +58,13 @@ pub(crate) fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Command
             _ => return Err(ArgumentError::Unknown(argument)),
         }
     }
-    match (check, root) {
-        (true, root) => Ok(Command::Check {
-            root: root.unwrap_or_else(|| "/".into()).into(),
-        }),
-        (false, None) => Ok(Command::Run),
-        (false, Some(_)) => Err(ArgumentError::RootWithoutCheck),
+    let below = |root: Option<OsString>| root.unwrap_or_else(|| "/".into()).into();
+    match (check, print, root) {
+        (true, false, root) => Ok(Command::Check { root: below(root) }),
+        (false, true, root) => Ok(Command::Print { root: below(root) }),
+        (true, true, _) => Err(ArgumentError::CheckAndPrint),
+        (false, false, None) => Ok(Command::Run),
+        (false, false, Some(_)) => Err(ArgumentError::RootAlone(prints)),
     }
 }
 
@@ -54,7 +73,11 @@ mod tests {
     use super::*;
 
     fn parsed(words: &[&str]) -> Result<Command, String> {
-        parse(words.iter().map(OsString::from)).map_err(|e| e.to_string())
+        parse(words.iter().map(OsString::from), false).map_err(|e| e.to_string())
+    }
+
+    fn printing(words: &[&str]) -> Result<Command, String> {
+        parse(words.iter().map(OsString::from), true).map_err(|e| e.to_string())
     }
 
     #[test]
@@ -72,6 +95,28 @@ mod tests {
         );
         assert_eq!(parsed(&["--help"]), Ok(Command::Help));
         assert_eq!(parsed(&["--version"]), Ok(Command::Version));
+    }
+
+    #[test]
+    fn only_some_daemons_print() {
+        assert_eq!(
+            printing(&["--print", "--root", "/mnt"]),
+            Ok(Command::Print {
+                root: "/mnt".into()
+            })
+        );
+        assert_eq!(
+            parsed(&["--print"]),
+            Err("unknown argument \"--print\"; see --help".into())
+        );
+        assert_eq!(
+            printing(&["--print", "--check"]),
+            Err("--check and --print exclude each other".into())
+        );
+        assert_eq!(
+            printing(&["--root", "/mnt"]),
+            Err("--root goes with --check or --print".into())
+        );
     }
 
     #[test]

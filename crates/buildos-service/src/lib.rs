@@ -16,4 +16,5 @@ mod notify;
 mod service;
 pub mod text;
 
-pub use service::{Request, Service, main};
+pub use logging::init as log_to_journal;
+pub use service::{Inspection, Request, Service, main, main_with_print};

@@ -11,15 +11,23 @@ use std::io;
 
 use tracing::level_filters::LevelFilter;
 use tracing_journald::{Priority, PriorityMappings};
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::registry;
 
-/// Sends this process's events where they belong, from now on.
-pub(crate) fn init(identifier: &str) {
+/// Sends this process's events where they belong, from now on. [`crate::main`] does
+/// so for the daemons; a helper that has no [`crate::Service`] calls it itself.
+pub fn init(identifier: &str) {
     let level = std::env::var("BUILDOS_LOG")
         .ok()
         .and_then(|level| level.parse::<LevelFilter>().ok())
         .unwrap_or(LevelFilter::INFO);
+    // zbus makes a span for each message, which nobody reads below debug.
+    let zbus = match level {
+        LevelFilter::DEBUG | LevelFilter::TRACE => level,
+        other => other.min(LevelFilter::WARN),
+    };
+    let level = Targets::new().with_default(level).with_target("zbus", zbus);
     // Set by systemd exactly when standard error is the journal (systemd.exec(5)).
     let journal = std::env::var_os("JOURNAL_STREAM").and_then(|_| journal(identifier).ok());
     let result = match journal {

@@ -128,11 +128,54 @@ where
     E: std::error::Error,
     F: Future<Output = Result<(), E>>,
 {
+    start(version, schema, None, run)
+}
+
+/// What a daemon finds when it looks at its settings without acting on them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Inspection {
+    /// What it would do: the output of `--print`.
+    pub text: String,
+    /// What cannot work although every key by itself is valid, one line each:
+    /// `--check` and `--print` name it and exit 1.
+    pub problems: Vec<String>,
+}
+
+/// Looks at settings, for `root` instead of `/`.
+type Inspect<T> = fn(settings: &T, root: &Path) -> Inspection;
+
+/// As [`main`], for a daemon that also has `--print`.
+pub fn main_with_print<T, E, F>(
+    version: &str,
+    schema: Schema<T>,
+    inspect: fn(settings: &T, root: &Path) -> Inspection,
+    run: impl FnOnce(Service<T>) -> F,
+) -> ExitCode
+where
+    T: Default,
+    E: std::error::Error,
+    F: Future<Output = Result<(), E>>,
+{
+    start(version, schema, Some(inspect), run)
+}
+
+fn start<T, E, F>(
+    version: &str,
+    schema: Schema<T>,
+    inspect: Option<Inspect<T>>,
+    run: impl FnOnce(Service<T>) -> F,
+) -> ExitCode
+where
+    T: Default,
+    E: std::error::Error,
+    F: Future<Output = Result<(), E>>,
+{
     let identifier = format!("buildos-{}", schema.name());
-    match arguments::parse(std::env::args_os().skip(1)) {
+    match arguments::parse(std::env::args_os().skip(1), inspect.is_some()) {
         Ok(Command::Run) => {}
-        Ok(Command::Check { root }) => return check(&schema, &root),
-        Ok(Command::Help) => return print(&help(&schema)),
+        Ok(Command::Check { root }) => return check(&schema, inspect, &root, false),
+        Ok(Command::Print { root }) => return check(&schema, inspect, &root, true),
+        Ok(Command::Help) => return print(&help(&schema, inspect.is_some())),
         Ok(Command::Version) => return print(&format!("{identifier} {version}\n")),
         Err(error) => {
             eprintln!("{identifier}: {error}");
@@ -176,25 +219,50 @@ fn report(problems: &[Problem]) {
     }
 }
 
-fn check<T: Default>(schema: &Schema<T>, root: &Path) -> ExitCode {
-    let problems = load(schema, root).problems;
-    for problem in &problems {
+/// Reads the configuration, says what is wrong with it, and prints what the
+/// daemon would do if it is asked to.
+fn check<T: Default>(
+    schema: &Schema<T>,
+    inspect: Option<Inspect<T>>,
+    root: &Path,
+    prints: bool,
+) -> ExitCode {
+    let Loaded { settings, problems } = load(schema, root);
+    let inspection = inspect.map_or_else(Inspection::default, |inspect| inspect(&settings, root));
+    let named = problems.iter().map(ToString::to_string);
+    let named: Vec<_> = named.chain(inspection.problems).collect();
+    for problem in &named {
         eprintln!("{problem}");
     }
-    if problems.is_empty() {
+    let printed = if prints {
+        print(&inspection.text)
+    } else {
         ExitCode::SUCCESS
+    };
+    if named.is_empty() {
+        printed
     } else {
         ExitCode::FAILURE
     }
 }
 
-fn help<T>(schema: &Schema<T>) -> String {
+fn help<T>(schema: &Schema<T>, prints: bool) -> String {
     let name = schema.name();
+    let (inspect, print, with) = if prints {
+        (
+            "{--check | --print}",
+            "  --print    the same, and print what it would do\n",
+            "--check and --print",
+        )
+    } else {
+        ("--check", "", "--check")
+    };
     let mut out = format!(
-        "Usage: buildos-{name} [--check [--root DIRECTORY]] [--help] [--version]\n\n\
+        "Usage: buildos-{name} [{inspect} [--root DIRECTORY]] [--help] [--version]\n\n\
          Without arguments: runs the daemon; systemd does that, see buildos-{name}.service.\n  \
-         --check    read the configuration, print what is wrong with it, exit 1 if anything is\n  \
-         --root     with --check: look below this directory instead of /\n\n\
+         --check    read the configuration, print what is wrong with it, exit 1 if anything is\n\
+         {print}  \
+         --root     with {with}: look below this directory instead of /\n\n\
          Keys in /etc/buildos/{name}.conf.d/*.toml, or buildos.{name}.KEY= on the kernel command line:\n"
     );
     for key in schema.keys() {

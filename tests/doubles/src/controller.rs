@@ -18,8 +18,6 @@ pub struct Controller {
 /// A: preference. B: A, and lower-B controllers are not asked while a higher-B
 /// task runs. C: B, and may interrupt one lower-C task. D: C, but interrupts
 /// all lower-D tasks. F: 1 gives the task all hardware threads; only with D.
-/// As none of the double's tasks ever runs, the order of asking is all that
-/// shows.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Priority(u32);
 
@@ -55,6 +53,40 @@ impl FromStr for Priority {
 }
 
 impl Priority {
+    /// Whether a controller of this priority is asked while tasks of these run, of
+    /// which there may be `limit`.
+    #[must_use]
+    pub fn may_ask(self, running: &[Self], limit: usize) -> bool {
+        let conserves = running.iter().any(|other| other.level(10) > self.level(10));
+        let room = running.len() < limit || !self.interrupts(running, limit).is_empty();
+        !conserves && room
+    }
+
+    /// Which of the running tasks, by their places, end for a task of this
+    /// priority: all of a lower D, or one of a lower C when there is no room.
+    #[must_use]
+    pub fn interrupts(self, running: &[Self], limit: usize) -> Vec<usize> {
+        let lower = |unit| {
+            let places = running.iter().enumerate();
+            places
+                .filter(move |(_, other)| other.level(unit) < self.level(unit))
+                .map(|(place, _)| place)
+        };
+        let all: Vec<usize> = lower(1000).collect();
+        if !all.is_empty() {
+            return all;
+        }
+        let full = running.len() >= limit;
+        // The least of them.
+        let least = lower(100).min_by_key(|place| running[*place]);
+        least.filter(|_| full).into_iter().collect()
+    }
+
+    /// The digits from this one up, without F: 10 for DCB, 100 for DC, 1000 for D.
+    fn level(self, unit: u32) -> u32 {
+        self.rank() / unit
+    }
+
     /// What decides who is asked first: DCBA, without F.
     #[must_use]
     pub fn rank(self) -> u32 {
@@ -196,6 +228,37 @@ mod tests {
         };
         assert_eq!(hosts(|index| index as u64), ["d", "b", "e", "a", "c"]);
         assert_eq!(hosts(|index| 9 - index as u64), ["d", "b", "e", "c", "a"]);
+    }
+
+    #[test]
+    fn who_is_asked_and_who_ends_while_tasks_run() {
+        let priority = |text: &str| text.parse::<Priority>().unwrap();
+        for (new, running, limit, may_ask, interrupts) in [
+            ("0000", &[][..], 1, true, &[][..]),
+            // A: a preference, no more.
+            ("0000", &["0009"], 2, true, &[]),
+            // B: while it runs, lower ones are not asked.
+            ("0009", &["0010"], 2, false, &[]),
+            ("0010", &["0000"], 2, true, &[]),
+            ("0010", &["0000"], 1, false, &[]),
+            // C: one of a lower C ends when there is no room.
+            ("0100", &["0000"], 2, true, &[]),
+            ("0100", &["0090", "0010"], 2, true, &[1]),
+            ("0100", &["0100", "0100"], 2, false, &[]),
+            // D: all of a lower D end, room or not.
+            ("1000", &["0999", "0000"], 4, true, &[0, 1]),
+            ("11000", &["1000"], 1, false, &[]),
+            ("2000", &["1000", "2000"], 4, true, &[0]),
+        ] {
+            let running: Vec<Priority> = running.iter().map(|text| priority(text)).collect();
+            let new = priority(new);
+            assert_eq!(new.may_ask(&running, limit), may_ask, "{new} {running:?}");
+            assert_eq!(
+                new.interrupts(&running, limit),
+                interrupts,
+                "{new} {running:?}"
+            );
+        }
     }
 
     proptest! {

@@ -3,15 +3,24 @@
 //! Neither program is in Debian, and neither can build anything without build
 //! machines and a controller on the Internet. These doubles take the same
 //! command lines and show the same behaviour to the host that runs them: they
-//! start, poll their controllers, log, and end on SIGTERM. They build nothing.
+//! start, poll their controllers, log, and end on SIGTERM. The agent builds small C
+//! programs: each task has a worker ([`worker`]) in a container ([`container`]) of its
+//! own, which gets its task by TFTP ([`tftp`]) through a redirection ([`redirect`]).
 
 pub mod agent;
+pub mod container;
 pub mod controller;
+pub mod lease;
 pub mod log;
 pub mod machine;
 pub mod manifest;
+pub mod mischief;
 pub mod options;
+pub mod redirect;
+pub mod root;
 pub mod task;
+pub mod tftp;
+pub mod worker;
 
 use std::io;
 use tokio::runtime::{Builder, Runtime};

@@ -2,9 +2,9 @@
 //!
 //! A body is a list of manifests. Each starts with a line `:` and has lines
 //! `name: value`; the first `:` of a body is followed by the version of the
-//! format, which is 1. Blank lines and lines that start with `#` mean nothing.
-//! Values of several lines, which the format also knows, do not occur in task
-//! requests and their answers and are refused.
+//! format, which is 1. Blank lines and lines that start with `#` mean nothing. A
+//! value of several lines, as the log of a build is, stands between `name:\` and a
+//! line with nothing but `\`.
 
 use std::fmt::Write;
 
@@ -27,10 +27,10 @@ pub enum ParseError {
         /// The line, from 1.
         line: usize,
     },
-    /// A value of several lines.
-    #[error("line {line}: the value of {name} has several lines")]
-    Multiline {
-        /// The line, from 1.
+    /// A value of several lines has no end.
+    #[error("line {line}: the value of {name} has no end")]
+    Endless {
+        /// The line that it begins in, from 1.
         line: usize,
         /// The value's name.
         name: String,
@@ -57,6 +57,29 @@ impl Manifest {
         self
     }
 
+    /// Adds a pair whose value may have several lines; other control characters of
+    /// it become spaces, and a line that would end it loses its backslash.
+    #[must_use]
+    pub fn with_lines(mut self, name: &str, value: &str) -> Self {
+        let lines = value.lines().map(|line| {
+            let line: String = line
+                .chars()
+                .map(|c| if c.is_control() { ' ' } else { c })
+                .collect();
+            if line.trim() == "\\" {
+                String::new()
+            } else {
+                line
+            }
+        });
+        let lines: Vec<String> = lines.collect();
+        if let [line] = lines.as_slice() {
+            return self.with(name, line);
+        }
+        self.0.push((name.to_owned(), lines.join("\n")));
+        self
+    }
+
     /// The value of `name`.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {
@@ -74,9 +97,15 @@ pub fn write(manifests: &[Manifest]) -> String {
     for (index, Manifest(pairs)) in manifests.iter().enumerate() {
         body.push_str(if index == 0 { ": 1\n" } else { ":\n" });
         for (name, value) in pairs {
-            let space = if value.is_empty() { "" } else { " " };
             // Writing to a String cannot fail.
-            let _ = writeln!(body, "{name}:{space}{value}");
+            let _ = match value.as_str() {
+                "" => writeln!(body, "{name}:"),
+                // A lone backslash would begin several lines.
+                value if value.contains('\n') || value == "\\" => {
+                    writeln!(body, "{name}:\\\n{value}\n\\")
+                }
+                value => writeln!(body, "{name}: {value}"),
+            };
         }
     }
     body
@@ -90,7 +119,8 @@ pub fn write(manifests: &[Manifest]) -> String {
 pub fn parse(body: &str) -> Result<Vec<Manifest>, ParseError> {
     let mut manifests: Vec<Manifest> = Vec::new();
     let mut line = 0;
-    for text in body.lines() {
+    let mut lines = body.lines();
+    while let Some(text) = lines.next() {
         line += 1;
         let text = text.trim();
         if text.is_empty() || text.starts_with('#') {
@@ -112,19 +142,32 @@ pub fn parse(body: &str) -> Result<Vec<Manifest>, ParseError> {
         if !is_name(name) {
             return Err(ParseError::Pair { line });
         }
-        if value == "\\" {
-            return Err(ParseError::Multiline {
-                line,
-                name: name.to_owned(),
-            });
-        }
         if pairs.iter().any(|(n, _)| n == name) {
             return Err(ParseError::Twice {
                 line,
                 name: name.to_owned(),
             });
         }
-        pairs.push((name.to_owned(), value.to_owned()));
+        let value = if value == "\\" {
+            let begin = line;
+            let mut value = Vec::new();
+            loop {
+                line += 1;
+                match lines.next() {
+                    Some(text) if text.trim() == "\\" => break value.join("\n"),
+                    Some(text) => value.push(text.trim_end_matches('\r')),
+                    None => {
+                        return Err(ParseError::Endless {
+                            line: begin,
+                            name: name.to_owned(),
+                        });
+                    }
+                }
+            }
+        } else {
+            value.to_owned()
+        };
+        pairs.push((name.to_owned(), value));
     }
     if manifests.is_empty() {
         Err(ParseError::Version { line: line + 1 })
@@ -193,13 +236,22 @@ summary: Debian 13, GCC
                     name: name.clone(),
                 },
             ),
-            (
-                ": 1\na:\\\nb\n\\\n",
-                ParseError::Multiline { line: 2, name },
-            ),
+            (": 1\na:\\\nb\n", ParseError::Endless { line: 2, name }),
         ] {
             assert_eq!(parse(body), Err(error), "{body:?}");
         }
+    }
+
+    #[test]
+    fn a_value_may_have_several_lines() {
+        let manifests = parse(": 1\nlog:\\\none\n\n: 2\n\\\nb: 2\n").unwrap();
+        assert_eq!(manifests[0].get("log"), Some("one\n\n: 2"));
+        assert_eq!(manifests[0].get("b"), Some("2"));
+        let log = Manifest::default().with_lines("log", "a\n\\\n:\nx: y\n");
+        assert_eq!(log.get("log"), Some("a\n\n:\nx: y"));
+        assert_eq!(parse(&write(std::slice::from_ref(&log))).unwrap(), [log]);
+        let one = Manifest::default().with_lines("log", "a\n");
+        assert_eq!(write(&[one]), ": 1\nlog: a\n");
     }
 
     #[test]

@@ -12,7 +12,8 @@ pub const USAGE: &str = "\
 Usage: bbot-agent --help | --version
        bbot-agent [options] [priority=]url...
 
-A stand-in for the build2 build bot agent: polls the controllers, builds nothing.
+A stand-in for the build2 build bot agent: polls the controllers, and builds small
+C programs, each in a container on the bridge.
 A priority is [F]DCBA, four or five decimal digits.
 
   --systemd-daemon             log for systemd: to stderr, with <N> priorities
@@ -44,7 +45,9 @@ A priority is [F]DCBA, four or five decimal digits.
   --dump-task                  ask every controller once, print the tasks, exit
   --fake-machine FILE          send this machine manifest instead of --machines
 
-Environment: BBOT_DOUBLE_INTERVAL_MS, milliseconds between polls (default 5000).
+Environment: BBOT_DOUBLE_INTERVAL_MS, milliseconds between polls (default 5000);
+BBOT_DOUBLE_MISCHIEF, words with commas between: crash-after=N, hang, ignore-term,
+slow=SECONDS, leak.
 ";
 
 const VERSION: &str = concat!("bbot-agent double ", env!("CARGO_PKG_VERSION"), "\n");
@@ -74,8 +77,14 @@ pub struct Options {
     pub interactive: Interactive,
     /// RAM for auxiliary machines, KiB.
     pub auxiliary_ram: Option<u64>,
-    /// The bridge that machines would be connected to.
+    /// The bridge that machines are connected to.
     pub bridge: String,
+    /// How many tasks run at the same time.
+    pub instance_max: u32,
+    /// The port of the host that workers' TFTP is redirected to; 0 for any.
+    pub tftp_port: u16,
+    /// Whether answers to challenges can be signed.
+    pub auth_key: Option<PathBuf>,
     /// Where machines are.
     pub machines: PathBuf,
     /// A machine manifest to send instead.
@@ -159,6 +168,9 @@ impl Default for Options {
             interactive: Interactive::False,
             auxiliary_ram: None,
             bridge: "br1".to_owned(),
+            instance_max: 1,
+            tftp_port: 0,
+            auth_key: None,
             machines: PathBuf::from("/build/machines/"),
             fake_machine: None,
             request_timeout: 30,
@@ -211,7 +223,12 @@ pub fn parse(
             Long("dump-task") => options.dump_task = true,
             Long("cpu") => drop(positive(&mut parser, "--cpu")?),
             Long("instance") => drop(positive(&mut parser, "--instance")?),
-            Long("instance-max") => drop(positive(&mut parser, "--instance-max")?),
+            Long("instance-max") => {
+                options.instance_max =
+                    value(&mut parser, "--instance-max", "a positive number", |n| {
+                        *n > 0
+                    })?;
+            }
             Long("toolchain-num") => drop(positive(&mut parser, "--toolchain-num")?),
             Long("build-ram") => drop(positive(&mut parser, "--build-ram")?),
             Long("connect-timeout") => drop(positive(&mut parser, "--connect-timeout")?),
@@ -220,10 +237,13 @@ pub fn parse(
             Long("request-retries") => drop(count(&mut parser, "--request-retries")?),
             Long("bootstrap-retries") => drop(count(&mut parser, "--bootstrap-retries")?),
             Long("build-retries") => drop(count(&mut parser, "--build-retries")?),
-            Long("tftp-port") => drop(any::<u16>(&mut parser, "--tftp-port", "a port number")?),
+            Long("tftp-port") => {
+                options.tftp_port = any(&mut parser, "--tftp-port", "a port number")?;
+            }
+            Long("auth-key") => options.auth_key = Some(parser.value()?.into()),
             Long("toolchain-id") => drop(word(&mut parser, "--toolchain-id")?),
             Long("trust") => drop(word(&mut parser, "--trust")?),
-            Long("auth-key" | "tftp") => drop(parser.value()?),
+            Long("tftp") => drop(parser.value()?),
             Value(url) => options.controllers.push(url.string()?.parse()?),
             Short(_) | Long(_) => return Err(argument.unexpected().into()),
         }

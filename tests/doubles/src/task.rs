@@ -5,8 +5,8 @@ use crate::options::{Interactive, Options};
 use std::time::Duration;
 use ureq::http::Uri;
 
-/// The longest task request that controllers accept, bytes.
-pub const MAX_REQUEST: usize = 102_400;
+/// The longest result that controllers accept, bytes.
+const MAX_RESULT: usize = 15_728_640;
 
 /// The longest answer that is read, bytes: far more than a task manifest takes.
 const MAX_ANSWER: u64 = 1_048_576;
@@ -17,8 +17,8 @@ pub enum AskError {
     /// The double has no TLS.
     #[error("https is not spoken by this stand-in for bbot-agent; give it an http URL")]
     Https,
-    /// More machines than a request may name.
-    #[error("the task request has {0} bytes, more than {MAX_REQUEST}: too many machines")]
+    /// More than a controller takes.
+    #[error("the body has {0} bytes, more than a controller takes")]
     TooLong(usize),
     /// No connection, no answer in time, or an HTTP error.
     #[error(transparent)]
@@ -29,6 +29,45 @@ pub enum AskError {
     /// The answer lacks the session.
     #[error("the answer has no session")]
     NoSession,
+    /// The answer has a session and not what belongs to it.
+    #[error("the answer has a task without {0}")]
+    Incomplete(&'static str),
+}
+
+/// A task, and what its result goes by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Task {
+    /// The controller's name for it.
+    pub session: String,
+    /// What is to be signed, if the agent is to show who it is.
+    pub challenge: Option<String>,
+    /// Where the result goes.
+    pub result_url: Uri,
+    /// The task itself.
+    pub manifest: Manifest,
+}
+
+impl Task {
+    /// The body of the result: `result` is what the worker says.
+    #[must_use]
+    pub fn result(&self, result: Manifest) -> String {
+        let mut header = Manifest::default().with("session", &self.session);
+        if let Some(challenge) = &self.challenge {
+            // No controller of tests knows a key that it could check this with.
+            header = header.with("challenge", &format!("signed {challenge}"));
+        }
+        manifest::write(&[header, result])
+    }
+
+    /// What a task comes to about which no worker says anything.
+    #[must_use]
+    pub fn without_worker(&self, status: &str) -> Manifest {
+        let of_task = |name| self.manifest.get(name).unwrap_or_default();
+        Manifest::default()
+            .with("name", of_task("name"))
+            .with("version", of_task("version"))
+            .with("status", status)
+    }
 }
 
 /// The body of a task request.
@@ -72,11 +111,20 @@ impl Client {
     /// # Errors
     ///
     /// There is no answer, or none that follows the protocol.
-    pub fn ask(&self, url: &Uri, body: &str) -> Result<Option<String>, AskError> {
+    pub fn ask(&self, url: &Uri, body: &str) -> Result<Option<Task>, AskError> {
+        task_of(&self.post(url, body)?)
+    }
+
+    /// Sends a body, be it a task request or a result; the answer.
+    ///
+    /// # Errors
+    ///
+    /// There is no answer.
+    pub fn post(&self, url: &Uri, body: &str) -> Result<String, AskError> {
         if url.scheme_str() == Some("https") {
             return Err(AskError::Https);
         }
-        if body.len() > MAX_REQUEST {
+        if body.len() > MAX_RESULT {
             return Err(AskError::TooLong(body.len()));
         }
         let mut response = self
@@ -89,23 +137,27 @@ impl Client {
             .body_mut()
             .with_config()
             .limit(MAX_ANSWER)
-            .read_to_string()
-            .map_err(Box::new)?;
-        task_of(answer)
+            .read_to_string();
+        Ok(answer.map_err(Box::new)?)
     }
 }
 
 /// What a controller's answer gives to do: nothing if the session is empty.
-fn task_of(answer: String) -> Result<Option<String>, AskError> {
-    let manifests = manifest::parse(&answer)?;
-    match manifests
-        .first()
-        .and_then(|response| response.get("session"))
-    {
-        Some("") => Ok(None),
-        Some(_) => Ok(Some(answer)),
-        None => Err(AskError::NoSession),
+fn task_of(answer: &str) -> Result<Option<Task>, AskError> {
+    let manifests = manifest::parse(answer)?;
+    let mut manifests = manifests.into_iter();
+    let response = manifests.next().unwrap_or_default();
+    let session = response.get("session").ok_or(AskError::NoSession)?;
+    if session.is_empty() {
+        return Ok(None);
     }
+    let url = response.get("result-url").and_then(|url| url.parse().ok());
+    Ok(Some(Task {
+        session: session.to_owned(),
+        challenge: response.get("challenge").map(str::to_owned),
+        result_url: url.ok_or(AskError::Incomplete("result-url"))?,
+        manifest: manifests.next().ok_or(AskError::Incomplete("a manifest"))?,
+    }))
 }
 
 #[cfg(test)]
@@ -136,28 +188,38 @@ mod tests {
 
     #[test]
     fn an_empty_session_is_nothing_to_do() {
-        assert!(matches!(task_of(": 1\nsession:\n".to_owned()), Ok(None)));
-        let task = ": 1\nsession: x/1\nresult-url: http://a\n:\nname: libhello\n".to_owned();
-        assert_eq!(task_of(task.clone()).unwrap(), Some(task));
+        assert!(matches!(task_of(": 1\nsession:\n"), Ok(None)));
+        let answer = ": 1\nsession: x/1\nchallenge: c\nresult-url: http://a/\n:\nname: libhello\nversion: 1.0.0\n";
+        let task = task_of(answer).unwrap().unwrap();
+        assert_eq!(task.manifest.get("name"), Some("libhello"));
+        assert_eq!(
+            task.result(task.without_worker("abnormal")),
+            ": 1\nsession: x/1\nchallenge: signed c\n:\nname: libhello\nversion: 1.0.0\nstatus: abnormal\n"
+        );
         assert!(matches!(
-            task_of(": 1\nchallenge: x\n".to_owned()),
+            task_of(": 1\nchallenge: x\n"),
             Err(AskError::NoSession)
         ));
         assert!(matches!(
-            task_of("<html>".to_owned()),
-            Err(AskError::Answer(_))
+            task_of(": 1\nsession: x\n:\nname: a\n"),
+            Err(AskError::Incomplete("result-url"))
         ));
+        assert!(matches!(
+            task_of(": 1\nsession: x\nresult-url: http://a/\n"),
+            Err(AskError::Incomplete("a manifest"))
+        ));
+        assert!(matches!(task_of("<html>"), Err(AskError::Answer(_))));
     }
 
     #[test]
-    fn https_and_endless_lists_of_machines_are_refused_before_they_are_sent() {
+    fn https_and_endless_results_are_refused_before_they_are_sent() {
         let client = Client::new(Duration::from_secs(1));
         let ask = |url: &str, body: &str| client.ask(&url.parse().unwrap(), body);
         assert!(matches!(ask("https://a", ""), Err(AskError::Https)));
-        let body = "x".repeat(MAX_REQUEST + 1);
+        let body = "x".repeat(MAX_RESULT + 1);
         assert!(matches!(
             ask("http://a", &body),
-            Err(AskError::TooLong(102_401))
+            Err(AskError::TooLong(15_728_641))
         ));
     }
 }

@@ -7,6 +7,10 @@ use crate::backoff::nak_gap;
 use crate::message::decode;
 use crate::{Event, Failure, Instant, Lease, Loss, MessageKind, Refusal, ServerMessage};
 
+/// How many refusals of one exchange are told at most. More servers than that on
+/// one network are an attack, and each one would be a line in the journal.
+const REFUSALS_TOLD: u32 = 64;
+
 impl Client {
     pub(super) fn packet(&mut self, now: Instant, payload: &[u8]) {
         match decode(payload, self.config.mac) {
@@ -146,11 +150,12 @@ impl Client {
         }
     }
 
-    /// Tells of a message refused. A server that repeats itself is told of once.
+    /// Tells of a message refused. A server that repeats itself is told of once, and
+    /// of a flood only the beginning; all are counted.
     pub(super) fn refuse(&mut self, kind: MessageKind, server: Option<Ipv4Addr>, why: Refusal) {
         self.counters.refused = self.counters.refused.saturating_add(1);
         let refusal = Some((server, why.clone()));
-        if self.last_refusal != refusal {
+        if self.last_refusal != refusal && self.counters.refused <= REFUSALS_TOLD {
             self.last_refusal = refusal;
             self.emit(Event::Refused { kind, server, why });
         }

@@ -4,17 +4,17 @@ use core::time::Duration;
 use std::net::Ipv4Addr;
 
 use super::{Client, Counters, Exchange, Phase};
-use crate::backoff::{discovery_gap, renewal_gap};
+use crate::backoff::{discovery_gap, renewal_gap, request_gap};
 use crate::message::ClientMessage;
 use crate::offers::{Offer, Offers};
 use crate::{Event, Failure, Instant, Lease, Loss, MessageKind, State};
 
 /// How often a lease is presented for confirmation before it is used without:
-/// about eleven seconds.
-const CONFIRMATIONS: u32 = 4;
+/// about ten seconds.
+const CONFIRMATIONS: u32 = 6;
 /// How many messages are sent without the broadcast flag before every other one
 /// carries it: some relays cannot deliver a unicast answer.
-const WITHOUT_BROADCAST: u32 = 2;
+const WITHOUT_BROADCAST: u32 = 4;
 
 impl Client {
     /// When to call [`Client::handle`] with [`Input::Timeout`](crate::Input::Timeout)
@@ -183,10 +183,7 @@ impl Client {
             ..self.message(MessageKind::Request)
         };
         self.transmit(Ipv4Addr::BROADCAST, message);
-        // RFC or not, whoever is asked once for what it just offered answers soon.
-        let gap = self
-            .random
-            .jitter(discovery_gap(self.exchange.sent, Duration::ZERO));
+        let gap = self.random.jitter(request_gap(self.exchange.sent));
         self.phase = Phase::Requesting {
             offer,
             retry_at: now.saturating_add(gap),

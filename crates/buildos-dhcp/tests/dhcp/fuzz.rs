@@ -7,7 +7,8 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use buildos_dhcp::{Input, Lease, Options, State, decode, frame};
+use buildos_dhcp::acd::Detector;
+use buildos_dhcp::{Input, Lease, Options, State, arp, decode, frame};
 
 use crate::host::{EPOCH, Host, MAC};
 use crate::reply::{Reply, SECOND};
@@ -194,6 +195,39 @@ fn frames() {
         }
     }
     assert!(passed > 0);
+}
+
+#[test]
+fn claims() {
+    let mut dice = Dice::new(4);
+    let address = Ipv4Addr::new(192, 0, 2, 77);
+    let corpus = [
+        arp::Packet::announcement([2; 6], address).encode(),
+        arp::Packet::probe([2; 6], address).encode(),
+    ];
+    let (mut now, mut conflicts) = (EPOCH, 0u64);
+    let mut detector = Detector::new(now, MAC, address);
+    for _ in 0..executions() {
+        now += Duration::from_millis(dice.roll() % 3000);
+        let mut bytes = corpus[dice.below(2)].to_vec();
+        mutate(&mut bytes, 0, &mut dice);
+        match dice.below(4) {
+            0 => detector.grant(now),
+            1 => detector.timeout(now),
+            _ => {}
+        }
+        if let Ok(packet) = arp::Packet::parse(&bytes) {
+            if detector.received(now, &packet).is_some() {
+                conflicts += 1;
+                assert_eq!(packet.sender, address);
+                detector = Detector::new(now, MAC, address);
+            }
+        }
+        while let Some(packet) = detector.poll() {
+            assert_eq!((packet.sender_mac, packet.target), (MAC, address));
+        }
+    }
+    assert!(conflicts > 0);
 }
 
 #[test]

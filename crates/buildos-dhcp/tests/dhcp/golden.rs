@@ -1,6 +1,6 @@
 //! The client's messages, byte by byte.
 
-use buildos_dhcp::{Config, Input, State};
+use buildos_dhcp::{Config, Input, Name, State};
 
 use crate::host::{Host, MAC};
 use crate::reply::Reply;
@@ -47,7 +47,7 @@ const IDENTIFIER: &str = "3d 07 01 52 54 00 12 34 56";
 #[test]
 fn discover() {
     let mut config = Config::new(MAC);
-    config.hostname = Some("rack7".to_owned());
+    config.name = Some(Name::Host("rack7".to_owned()));
     let mut host = Host::with(config, 42);
     host.handle(Input::Start);
     let (head, options) = split(&host.last().transmit.payload);
@@ -58,25 +58,52 @@ fn discover() {
 }
 
 #[test]
-fn an_empty_name_is_not_told() {
-    let mut config = Config::new(MAC);
-    config.hostname = Some(String::new());
-    let mut host = Host::with(config, 42);
-    host.handle(Input::Start);
-    assert_eq!(
-        host.last().options.get(12),
-        None,
-        "RFC 2132 wants one byte at least"
-    );
+fn a_name_is_told_in_one_of_two_ways() {
+    let told = |name| {
+        let mut config = Config::new(MAC);
+        config.name = Some(name);
+        let mut host = Host::with(config, 42);
+        host.handle(Input::Start);
+        let sent = host.last();
+        [12, 81].map(|code| sent.options.get(code).map(hex))
+    };
+    let long = "a".repeat(64);
+    for (name, host, fqdn) in [
+        (Name::Host("r7".into()), Some("72 37"), None),
+        // RFC 2132 wants one byte at least.
+        (Name::Host(String::new()), None, None),
+        (
+            Name::Fqdn("r7.lan".into()),
+            None,
+            Some("05 00 00 02 72 37 03 6c 61 6e 00"),
+        ),
+        (Name::Fqdn("r7".into()), None, Some("05 00 00 02 72 37")),
+        (Name::Fqdn(String::new()), None, None),
+        (Name::Fqdn("r7..lan".into()), None, None),
+        (Name::Fqdn(long), None, None),
+    ] {
+        let expected = [host, fqdn].map(|text| text.map(str::to_owned));
+        assert_eq!(told(name.clone()), expected, "{name:?}");
+    }
+}
+
+#[test]
+fn a_changed_name_is_told_from_the_next_message_on() {
+    let mut host = Host::in_state(State::Bound);
+    let mut config = Config::new([2; 6]);
+    config.name = Some(Name::Host("rack8".to_owned()));
+    host.client.configure(config);
+    host.handle(Input::Renew);
+    assert_eq!(host.last().options.get(12), Some(&b"rack8"[..]));
 }
 
 #[test]
 fn request_in_selecting() {
     let mut host = Host::new();
     host.handle(Input::Start);
-    // The third DISCOVER, with the broadcast flag.
-    host.run_until(4.0);
-    assert_eq!(host.sent.len(), 3);
+    // The fifth DISCOVER, with the broadcast flag.
+    host.run_until(5.0);
+    assert_eq!(host.sent.len(), 5);
     let discover = host.last();
     let (xid, secs) = (discover.xid, hex(&discover.secs.to_be_bytes()));
     assert!(discover.secs >= 2);

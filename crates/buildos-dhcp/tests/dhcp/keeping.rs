@@ -356,7 +356,7 @@ fn a_lease_that_nobody_confirms_is_used_until_its_end() {
     host.run_until(13.0);
     assert_eq!(
         host.times(MessageKind::Request).len(),
-        3,
+        5,
         "and the first one"
     );
     let flags: Vec<_> = host
@@ -364,7 +364,7 @@ fn a_lease_that_nobody_confirms_is_used_until_its_end() {
         .iter()
         .map(|(_, sent)| Sent::new(sent).broadcast)
         .collect();
-    assert_eq!(flags, [false, true, false]);
+    assert_eq!(flags, [false, false, false, true, false]);
     let lease = Box::new(host.lease().clone());
     assert_eq!(host.events(), [Event::Unconfirmed(lease)]);
     assert_eq!(host.state(), State::Bound);

@@ -208,3 +208,18 @@ fn alternatives_are_collected_while_requesting() {
     assert_eq!(host.state(), State::Selecting);
     assert_eq!(host.client.offer().map(|offer| offer.server), Some(SECOND));
 }
+
+#[test]
+fn a_flood_of_bad_offers_is_counted_and_its_beginning_told() {
+    let mut host = Host::new();
+    host.handle(Input::Start);
+    for number in 0..1000u32 {
+        // Invented servers, as an attacker has them, and no lease time.
+        let server = Ipv4Addr::from(0xc633_6401 + number);
+        host.reply(Reply::offer_of(server).with(51, [0; 4]));
+    }
+    assert_eq!(host.client.counters().refused, 1000);
+    assert_eq!(host.events().len(), 64);
+    host.reply(Reply::offer());
+    assert!(matches!(host.events()[..], [Event::Offered { .. }]));
+}

@@ -3,6 +3,8 @@
 use buildos_doubles::End;
 use buildos_doubles::agent::Agent;
 use buildos_doubles::log::{Log, chain};
+use buildos_doubles::manifest;
+use buildos_doubles::mischief::Mischief;
 use buildos_doubles::options::{Command, Options, parse};
 use std::env;
 use std::error::Error;
@@ -39,12 +41,20 @@ fn main() -> ExitCode {
 fn run(options: Options, log: Log) -> Result<(), Box<dyn Error>> {
     let (dump_machines, dump_task) = (options.dump_machines, options.dump_task);
     let name = fs::read_to_string("/proc/sys/kernel/hostname")?;
-    let mut agent = Agent::new(options, log, name.trim())?;
+    let mischief: Mischief = env::var("BBOT_DOUBLE_MISCHIEF")
+        .unwrap_or_default()
+        .parse()?;
+    let mut agent = Agent::new(options, mischief, log, name.trim())?;
     if dump_machines {
         return print(&agent.machines());
     }
     if dump_task {
-        return print(&agent.round().concat());
+        let manifests: Vec<_> = agent
+            .round()
+            .into_iter()
+            .map(|(task, _)| task.manifest)
+            .collect();
+        return print(&manifest::write(&manifests));
     }
     let interval = match env::var("BBOT_DOUBLE_INTERVAL_MS") {
         Ok(text) => Duration::from_millis(text.parse()?),
@@ -52,8 +62,16 @@ fn run(options: Options, log: Log) -> Result<(), Box<dyn Error>> {
     };
     let end = End::listen()?;
     // The poller may be waiting for a controller: the process ends under it.
+    let tasks = agent.tasks();
     thread::spawn(move || agent.poll(interval));
     end.wait();
+    if mischief.ignore_term {
+        log.warning("does not end, as it was told to");
+        loop {
+            thread::park();
+        }
+    }
+    tasks.interrupt_all();
     log.info("ended");
     Ok(())
 }

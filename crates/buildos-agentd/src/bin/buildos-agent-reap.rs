@@ -1,0 +1,64 @@
+//! Removes what an agent left behind. systemd runs it, with all rights, in the
+//! agent's unit when its main process has ended (`ExecStopPost=` of the templates).
+
+use std::process::ExitCode;
+
+use buildos_agentd::reap::reap;
+use buildos_service::{log_to_journal, text};
+use lexopt::{Arg, Parser, ValueExt as _};
+
+const NAME: &str = "buildos-agent-reap";
+/// The arguments make no sense.
+const USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    log_to_journal(NAME);
+    let (unit, user) = match parse(Parser::from_env()) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            tracing::error!("{error}: --unit=UNIT --user=USER is expected");
+            return ExitCode::from(USAGE);
+        }
+    };
+    let errors = reap(&unit, &user);
+    for error in &errors {
+        tracing::error!("{}", text::escape(&text::chain(error)));
+    }
+    if errors.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+fn parse(mut parser: Parser) -> Result<(String, String), lexopt::Error> {
+    let (mut unit, mut user) = (None, None);
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Arg::Long("unit") => unit = Some(parser.value()?.string()?),
+            Arg::Long("user") => user = Some(parser.value()?.string()?),
+            Arg::Value(_) | Arg::Short(_) | Arg::Long(_) => return Err(argument.unexpected()),
+        }
+    }
+    unit.zip(user)
+        .ok_or_else(|| "an argument is missing".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments() {
+        let parsed = |words: &[&str]| parse(Parser::from_args(words)).map_err(|e| e.to_string());
+        assert_eq!(
+            parsed(&["--unit=a.service", "--user", "build"]),
+            Ok(("a.service".into(), "build".into()))
+        );
+        assert_eq!(
+            parsed(&["--unit=a.service"]),
+            Err("an argument is missing".into())
+        );
+        assert!(parsed(&["a"]).is_err());
+    }
+}

@@ -1,0 +1,84 @@
+//! What the machine has to give to agents: the source of defaults.
+
+use std::fs;
+use std::num::NonZeroU32;
+use std::path::Path;
+
+/// The least RAM that the operating system keeps for itself, MiB: the image in
+/// RAM takes about 330 MiB, the services and their page cache the rest.
+const LEAST_RESERVE: u64 = 512;
+
+/// CPU and RAM of the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hardware {
+    /// Hardware threads that processes of this machine may use.
+    pub threads: NonZeroU32,
+    /// RAM that the kernel manages, MiB; 0 when it cannot be read.
+    pub memory: u64,
+}
+
+impl Hardware {
+    /// Looks at this machine.
+    #[must_use]
+    pub fn read(root: &Path) -> Self {
+        let threads = std::thread::available_parallelism()
+            .ok()
+            .and_then(|threads| u32::try_from(threads.get()).ok())
+            .and_then(NonZeroU32::new);
+        let meminfo = fs::read_to_string(root.join("proc/meminfo")).unwrap_or_default();
+        Self {
+            threads: threads.unwrap_or(NonZeroU32::MIN),
+            memory: total(&meminfo).unwrap_or(0),
+        }
+    }
+
+    /// RAM that agents leave to the operating system, MiB, unless it is configured.
+    #[must_use]
+    pub fn reserve(self) -> u64 {
+        (self.memory / 16).max(LEAST_RESERVE)
+    }
+}
+
+/// `MemTotal` of a `/proc/meminfo` (proc_meminfo(5)), MiB.
+fn total(meminfo: &str) -> Option<u64> {
+    let line = meminfo
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib / 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn total_memory_is_read() {
+        let text = "MemTotal:       24574052 kB\nMemFree:        20133944 kB\n";
+        assert_eq!(total(text), Some(23_998));
+        for bad in ["", "MemFree: 1 kB\n", "MemTotal: x kB\n", "MemTotal: 5\n"] {
+            assert_eq!(total(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_reserve_grows_with_the_machine() {
+        let reserve = |memory| {
+            Hardware {
+                threads: NonZeroU32::MIN,
+                memory,
+            }
+            .reserve()
+        };
+        assert_eq!(reserve(2048), 512);
+        assert_eq!(reserve(65_536), 4096);
+    }
+
+    #[test]
+    fn this_machine_has_something() {
+        let hardware = Hardware::read(Path::new("/"));
+        assert!(hardware.memory > 0);
+        let nowhere = Hardware::read(Path::new("/nonexistent"));
+        assert_eq!(nowhere.memory, 0);
+    }
+}

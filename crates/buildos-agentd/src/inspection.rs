@@ -1,0 +1,82 @@
+//! What `--check` and `--print` say: what would be started, without starting it.
+
+use std::path::Path;
+
+use buildos_service::Inspection;
+
+use crate::allotment::allotment;
+use crate::command::Command;
+use crate::config::Settings;
+use crate::dropin;
+use crate::hardware::Hardware;
+use crate::unit_directory;
+
+/// The units and command lines that these settings lead to on the machine whose
+/// `/` is `root`.
+#[must_use]
+pub fn inspect(settings: &Settings, root: &Path) -> Inspection {
+    inspect_for(settings, Hardware::read(root))
+}
+
+fn inspect_for(settings: &Settings, hardware: Hardware) -> Inspection {
+    let mut inspection = Inspection::default();
+    let text = &mut inspection.text;
+    if settings.agents.is_empty() {
+        text.push_str("# no agents configured\n");
+    }
+    for (id, agent) in &settings.agents {
+        if !agent.enabled {
+            text.push_str(&format!("# {id} is disabled\n\n"));
+            continue;
+        }
+        let allotment = allotment(id, settings, hardware);
+        match Command::new(id, agent, &settings.options, allotment) {
+            Ok(command) => {
+                let directory = dropin::directory(id);
+                let (runtime, file) = (unit_directory::RUNTIME, dropin::FILE);
+                text.push_str(&format!("# {runtime}/{directory}/{file}\n"));
+                text.push_str(&dropin::text(&command));
+                text.push('\n');
+            }
+            Err(error) => inspection.problems.push(error.to_string()),
+        }
+    }
+    inspection
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::AgentSettings;
+    use std::num::NonZeroU32;
+
+    #[test]
+    fn agents_are_shown_or_what_is_missing() {
+        let mut settings = Settings::default();
+        let agents = ["bbot@a", "bslave@b", "bslave@c"].map(|id| {
+            let id: crate::agent::Id = id.parse().unwrap();
+            (id.clone(), AgentSettings::new(id.kind))
+        });
+        settings.agents.extend(agents);
+        settings
+            .agents
+            .get_mut(&"bslave@c".parse().unwrap())
+            .unwrap()
+            .enabled = false;
+        let hardware = Hardware {
+            threads: NonZeroU32::MIN,
+            memory: 4096,
+        };
+        let Inspection { text, problems } = inspect_for(&settings, hardware);
+        assert_eq!(
+            problems,
+            ["no controller is configured (controllers of bbot@a)"]
+        );
+        let path = "/run/systemd/system/buildos-bslave@b.service.d/50-buildos.conf";
+        assert!(
+            text.starts_with(&format!("# {path}\n# Written by")),
+            "{text}"
+        );
+        assert!(text.ends_with("ExecStart=/usr/bin/bslave\n\n# bslave@c is disabled\n\n"));
+    }
+}

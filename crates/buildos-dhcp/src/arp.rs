@@ -1,0 +1,134 @@
+//! ARP for IPv4 over Ethernet (RFC 826), as the payload of an Ethernet frame.
+
+use std::net::Ipv4Addr;
+
+use crate::Mac;
+
+/// Bytes of a packet; an Ethernet frame pads it to 46.
+pub const LENGTH: usize = 28;
+
+/// Hardware type Ethernet, protocol type IPv4, their address lengths.
+const HEADER: [u8; 6] = [0, 1, 8, 0, 6, 4];
+/// `ares_op$REQUEST`.
+const REQUEST: u16 = 1;
+
+/// Why bytes are no ARP packet that matters here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ArpError {
+    /// Shorter than a packet.
+    #[error("ARP packet of {0} bytes is too short")]
+    TooShort(usize),
+    /// ARP for other hardware or another protocol.
+    #[error("not ARP for IPv4 over Ethernet")]
+    OtherProtocol,
+}
+
+/// Who says what about whom. The operation is not kept: RFC 5227 looks at the
+/// addresses alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Packet {
+    /// `ar$sha`: who sent it.
+    pub sender_mac: Mac,
+    /// `ar$spa`: the address that the sender says is its own; 0.0.0.0 in a probe.
+    pub sender: Ipv4Addr,
+    /// `ar$tpa`: the address that is asked for.
+    pub target: Ipv4Addr,
+}
+
+impl Packet {
+    /// Asks whether somebody has `address`, without saying that it is ours
+    /// (RFC 5227, section 1.1, "ARP Probe").
+    pub fn probe(mac: Mac, address: Ipv4Addr) -> Self {
+        Self {
+            sender_mac: mac,
+            sender: Ipv4Addr::UNSPECIFIED,
+            target: address,
+        }
+    }
+
+    /// Tells everybody that `address` is ours (RFC 5227, section 1.1, "ARP
+    /// Announcement").
+    pub fn announcement(mac: Mac, address: Ipv4Addr) -> Self {
+        Self {
+            sender_mac: mac,
+            sender: address,
+            target: address,
+        }
+    }
+
+    /// The packet as a request, which is the form of probes and announcements.
+    pub fn encode(&self) -> [u8; LENGTH] {
+        let mut bytes = [0; LENGTH];
+        bytes[..6].copy_from_slice(&HEADER);
+        bytes[6..8].copy_from_slice(&REQUEST.to_be_bytes());
+        bytes[8..14].copy_from_slice(&self.sender_mac);
+        bytes[14..18].copy_from_slice(&self.sender.octets());
+        bytes[24..28].copy_from_slice(&self.target.octets());
+        bytes
+    }
+
+    /// Reads a request or reply, which may have padding behind it.
+    ///
+    /// # Errors
+    ///
+    /// It is too short, or not about IPv4 over Ethernet.
+    pub fn parse(bytes: &[u8]) -> Result<Self, ArpError> {
+        let packet = bytes
+            .first_chunk::<LENGTH>()
+            .ok_or(ArpError::TooShort(bytes.len()))?;
+        if packet[..6] != HEADER {
+            return Err(ArpError::OtherProtocol);
+        }
+        let [a, b, c, d, e, f] = [8, 9, 10, 11, 12, 13].map(|i: usize| packet[i]);
+        Ok(Self {
+            sender_mac: [a, b, c, d, e, f],
+            sender: Ipv4Addr::new(packet[14], packet[15], packet[16], packet[17]),
+            target: Ipv4Addr::new(packet[24], packet[25], packet[26], packet[27]),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAC: Mac = [0x52, 0x54, 0x00, 0xff, 0x34, 0x56];
+    const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 77);
+
+    #[test]
+    fn a_probe_is_what_rfc_5227_says() {
+        let expected = [
+            0, 1, 8, 0, 6, 4, 0, 1, 0x52, 0x54, 0, 0xff, 0x34, 0x56, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+            192, 0, 2, 77,
+        ];
+        assert_eq!(Packet::probe(MAC, ADDRESS).encode(), expected);
+    }
+
+    #[test]
+    fn reads_what_it_builds_with_and_without_padding() {
+        for packet in [
+            Packet::probe(MAC, ADDRESS),
+            Packet::announcement(MAC, ADDRESS),
+        ] {
+            let mut bytes = packet.encode().to_vec();
+            assert_eq!(Packet::parse(&bytes), Ok(packet));
+            bytes[7] = 2;
+            bytes.extend([0; 18]);
+            assert_eq!(Packet::parse(&bytes), Ok(packet), "a padded reply");
+        }
+    }
+
+    #[test]
+    fn refuses_everything_else() {
+        let good = Packet::announcement(MAC, ADDRESS).encode();
+        for length in 0..LENGTH {
+            let error = ArpError::TooShort(length);
+            assert_eq!(Packet::parse(&good[..length]), Err(error));
+        }
+        for byte in 0..HEADER.len() {
+            let mut other = good;
+            other[byte] ^= 1;
+            assert_eq!(Packet::parse(&other), Err(ArpError::OtherProtocol));
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! DHCP servers, one on the network of each NIC.
+
+#![allow(dead_code)] // Each test uses a part of it.
+
+use std::net::Ipv4Addr;
+
+use buildos_dhcp::{MessageKind, Transmit};
+use buildos_netd::mac::MacAddress;
+
+/// Seconds of a lease where it does not matter.
+pub(crate) const LEASE: u32 = 3600;
+
+/// What a server does with one kind of message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Server {
+    Good,
+    /// Offers and does not answer the REQUEST.
+    OffersOnly,
+    Silent,
+    /// Offers and answers the REQUEST with NAK.
+    Refuses,
+}
+
+/// Hardware address of a NIC.
+pub(crate) fn mac(index: u32) -> MacAddress {
+    MacAddress([2, 0, 0, 0, 0, u8::try_from(index).unwrap()])
+}
+
+/// The address that the server on a NIC gives.
+pub(crate) fn address(index: u32) -> Ipv4Addr {
+    Ipv4Addr::new(192, 0, 2, u8::try_from(index).unwrap() + 100)
+}
+
+/// The message type (option 53) with which a server answers, if it does.
+pub(crate) fn answer(server: Server, kind: MessageKind) -> Option<u8> {
+    const OFFER: u8 = 2;
+    const ACK: u8 = 5;
+    const NAK: u8 = 6;
+    match (server, kind) {
+        (Server::Good | Server::OffersOnly | Server::Refuses, MessageKind::Discover) => Some(OFFER),
+        (Server::Good, MessageKind::Request) => Some(ACK),
+        (Server::Refuses, MessageKind::Request) => Some(NAK),
+        _ => None,
+    }
+}
+
+/// A reply of the server on the network of that NIC (RFC 2131, table 3).
+pub(crate) fn reply(index: u32, to: &Transmit, kind: u8, lease: u32) -> Vec<u8> {
+    let mut message = vec![0; 240];
+    message[..3].copy_from_slice(&[2, 1, 6]);
+    message[4..8].copy_from_slice(&to.payload[4..8]);
+    message[16..20].copy_from_slice(&address(index).octets());
+    message[28..34].copy_from_slice(&mac(index).0);
+    message[236..240].copy_from_slice(&[99, 130, 83, 99]);
+    message.extend([
+        53, 1, kind, 54, 4, 192, 0, 2, 1, 1, 4, 255, 255, 255, 0, 51, 4,
+    ]);
+    message.extend(lease.to_be_bytes());
+    message.push(255);
+    message
+}

@@ -1,0 +1,429 @@
+"""The measurements. Each is a function of a client that returns figures by their
+keys; a figure that did not come is `None`, and said to be "never"."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from clients import Client
+from dhcp_oddities import HARMLESS, IMPOSSIBLE, OFFERS
+from dhcp_server import Behaviour
+from station import Event
+from trial import FIRST, PREFIX, SERVER, Trial, first_after
+from wait import TimedOut, wait_for
+
+Value = float | bool | None
+Figures = Mapping[str, Value]
+
+ROGUE = f"{PREFIX}.66"
+ROGUE_FIRST = f"{PREFIX}.200/24"
+_GAP = 0.03
+"""Seconds by which a good OFFER comes after a bad one."""
+_PATIENCE = 12.0
+"""Seconds that a client may take for a lease when nothing is wrong but one OFFER.
+dhcpcd needs six, for its ARP probes."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    key: str
+    title: str
+    unit: str
+    """`ms`, `s`, `kB`, or `yes`: how often it was so."""
+    bar: str
+    """What is demanded of netd."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A measurement and what it yields."""
+
+    key: str
+    figures: tuple[Figure, ...]
+    measure: Callable[[Sequence[Path], Client, int], Figures]
+    """Of the clients' root, the client and the number of the run."""
+    parallel: int = 1
+    """How many may run at a time without changing the figures of each other."""
+    runs: int | None = None
+    """How often it is repeated, if that is not for the caller to say."""
+    one_shot: bool = False
+    """Makes sense for clients that end with their first lease."""
+    variants: tuple[str, ...] = ()
+    """Names of what each run tries, for rows that count."""
+
+
+def _milliseconds(later: Event | None, earlier: float) -> float | None:
+    """How long after `earlier` something happened, if it did."""
+    return None if later is None else 1000 * (later["time"] - earlier)
+
+
+# From start to address
+
+
+def _cold(dead: int, kea: bool = False) -> Callable[[Sequence[Path], Client, int], Figures]:
+    key = "cold-kea" if kea else f"dead{dead}" if dead else "cold"
+
+    def measure(root: Sequence[Path], client: Client, run: int) -> Figures:
+        with closing(Trial(root, client, dead=dead, direct=not kea)) as trial:
+            if kea:
+                trial.lan.serve_kea()
+            else:
+                trial.lan.serve_dhcp()
+            trial.start()
+            lease = trial.wait_lease()
+            return {key: _milliseconds(lease, trial.started)}
+
+    return measure
+
+
+# With a lease
+
+
+def _restart(root: Sequence[Path], client: Client, run: int) -> Figures:
+    with closing(Trial(root, client)) as trial:
+        double = trial.double()
+        trial.start()
+        if not trial.wait_lease():
+            return {"restart": None, "restart-kept": False}
+        mark = trial.station.mark()
+        trial.stop()
+        again = trial.start()
+        try:
+            ack = wait_for(lambda: first_after(double.sent("ACK"), again), "an ACK", 15)
+        except TimedOut:
+            return {"restart": None, "restart-kept": False}
+        # What it does with the ACK is part of it.
+        time.sleep(0.3)
+        return {
+            "restart": _milliseconds(ack, again),
+            "restart-kept": not trial.lost(mark, time.monotonic()),
+        }
+
+
+def _carrier(root: Sequence[Path], client: Client, run: int) -> Figures:
+    nothing: Figures = {"carrier-request": None, "carrier-ack": None, "carrier-kept": False}
+    with closing(Trial(root, client)) as trial:
+        double = trial.double()
+        trial.start()
+        if not trial.wait_lease():
+            return nothing
+        time.sleep(0.5)
+        mark = trial.station.mark()
+        trial.nic.unplug()
+        time.sleep(3)
+        back = trial.station.mark()
+        trial.nic.plug()
+
+        def carrier() -> float | None:
+            return next(
+                (
+                    event["time"]
+                    for event in trial.station.events("link", back)
+                    if event["interface"] == trial.nic.name and event["carrier"]
+                ),
+                None,
+            )
+
+        when = wait_for(carrier, "carrier")
+        kept = not trial.lost(mark, when)
+        # The request may have left before the announcement reached us.
+        since = when - 0.01
+        try:
+            ack = wait_for(lambda: first_after(double.sent("ACK"), since), "an ACK", 10)
+        except TimedOut:
+            return {**nothing, "carrier-kept": kept}
+        asked = first_after(double.received(), since)
+        return {
+            "carrier-request": max(0.0, _milliseconds(asked, when) or 0.0),
+            "carrier-ack": _milliseconds(ack, when),
+            "carrier-kept": kept,
+        }
+
+
+def _silence(root: Sequence[Path], client: Client, run: int) -> Figures:
+    with closing(Trial(root, client)) as trial:
+        double = trial.lan.start_dhcp_double()
+        trial.start()
+        # Clients with regular gaps must not meet the same moment each time.
+        until = trial.started + 20 + 4 * random.Random(run).random()
+        time.sleep(max(0.0, until - time.monotonic()))
+        double.serve(Behaviour(SERVER))
+        back = double.serving_since()
+        lease = trial.wait_lease(deadline=60)
+        return {"silence": None if lease is None else lease["time"] - back}
+
+
+def _nak(root: Sequence[Path], client: Client, run: int) -> Figures:
+    with closing(Trial(root, client)) as trial:
+        server = Behaviour(SERVER, lease=24, t1=5, t2=18)
+        double = trial.double(server)
+        trial.start()
+        if not trial.wait_lease():
+            return {"nak": None}
+        mark = trial.station.mark()
+        double.serve(Behaviour(SERVER, lease=24, t1=5, t2=18, nak=frozenset({"renewing"})))
+        try:
+            nak = double.wait_sent("NAK", deadline=20)["time"]
+
+            def reaction() -> float | None:
+                gone = [e["time"] for e in trial.address_events(mark) if not e["added"]]
+                asked = [e["time"] for e in double.received("discover", "selecting")]
+                return min((t for t in [*gone, *asked] if t > nak), default=None)
+
+            return {"nak": 1000 * (wait_for(reaction, "a reaction", 4) - nak)}
+        except TimedOut:
+            return {"nak": None}
+
+
+def _expiry(root: Sequence[Path], client: Client, run: int) -> Figures:
+    with closing(Trial(root, client)) as trial:
+        double = trial.double(Behaviour(SERVER, lease=20))
+        trial.start()
+        lease = trial.wait_lease()
+        acks = double.sent("ACK")
+        if not lease or not acks:
+            return {"expiry": False}
+        trial.stop(signal.SIGKILL)
+        end = acks[-1]["time"] + 20
+        time.sleep(max(0.0, end + 1.5 - time.monotonic()))
+        gone = [e["time"] for e in trial.address_events() if not e["added"]]
+        return {"expiry": any(abs(when - end) < 1.5 for when in gone)}
+
+
+# What it costs
+
+
+def _memory(root: Sequence[Path], client: Client, run: int) -> Figures:
+    with closing(Trial(root, client, bus=True)) as trial:
+        trial.lan.serve_dhcp()
+        trial.start()
+        if not trial.wait_lease():
+            return {"rss": None, "dirty": None}
+        time.sleep(2)
+        resident, dirty = trial.station.memory()
+        return {"rss": resident, "dirty": dirty}
+
+
+_RENEWALS = 5
+
+
+def _cpu(root: Sequence[Path], client: Client, run: int) -> Figures:
+    with closing(Trial(root, client, bus=True)) as trial:
+        double = trial.double(Behaviour(SERVER, lease=8, t1=2, t2=7))
+        trial.start()
+
+        def renewals(count: int) -> int:
+            """Waits for that many, or for those that come in a minute: udhcpc takes no
+            lease for shorter than two."""
+            asked = ("renewing", "rebinding", "init-reboot")
+            with suppress(TimedOut):
+                double.wait_received(*asked, count=count, deadline=70)
+            return len(double.received(*asked))
+
+        if not trial.wait_lease() or not (first := renewals(1)):
+            return {"cpu": None, "cpu-kept": False}
+        time.sleep(0.5)
+        mark, before = trial.station.mark(), trial.station.cpu()
+        last = renewals(first + _RENEWALS)
+        time.sleep(0.5)
+        if last == first:
+            return {"cpu": None, "cpu-kept": False}
+        return {
+            "cpu": 1000 * (trial.station.cpu() - before) / (last - first),
+            "cpu-kept": not trial.lost(mark, time.monotonic()),
+        }
+
+
+# Bad servers
+
+
+def _bad_offer(root: Sequence[Path], client: Client, run: int) -> Figures:
+    kind = list(OFFERS)[run]
+    mute = frozenset() if kind in HARMLESS else frozenset({"selecting"})
+    with closing(Trial(root, client)) as trial:
+        rogue = Behaviour(ROGUE, first=200, oddity=kind, silent=mute)
+        trial.double(rogue, Behaviour(SERVER, delay={"discover": _GAP}))
+        trial.start()
+        wanted = [FIRST, ROGUE_FIRST] if kind in HARMLESS else [FIRST]
+        return {"bad-offer": trial.wait_lease(deadline=_PATIENCE, wanted=wanted) is not None}
+
+
+def _impossible(root: Sequence[Path], client: Client, run: int) -> Figures:
+    kind = list(IMPOSSIBLE)[run]
+    with closing(Trial(root, client)) as trial:
+        rogue = Behaviour(ROGUE, first=200, oddity=kind)
+        trial.double(rogue, Behaviour(SERVER, delay={"discover": _GAP}))
+        trial.start()
+        if not trial.wait_lease(deadline=_PATIENCE, wanted=[FIRST]):
+            return {"impossible": False}
+        return {"impossible": trial.addresses() == {FIRST}}
+
+
+def _mute(root: Sequence[Path], client: Client, run: int) -> Figures:
+    with closing(Trial(root, client)) as trial:
+        rogue = Behaviour(ROGUE, first=200, silent=frozenset({"selecting"}))
+        trial.double(rogue, Behaviour(SERVER, delay={"discover": _GAP}))
+        trial.start()
+        lease = trial.wait_lease(deadline=40, wanted=[FIRST])
+        return {"mute": None if lease is None else lease["time"] - trial.started}
+
+
+def _duplicate(root: Sequence[Path], client: Client, run: int) -> Figures:
+    with closing(Trial(root, client)) as trial:
+        double = trial.double(Behaviour(SERVER, taken=frozenset({FIRST.split("/")[0]})))
+        trial.start()
+        try:
+            double.wait_received("DECLINE", deadline=_PATIENCE)
+        except TimedOut:
+            return {"declines": False}
+        return {"declines": True}
+
+
+ROWS = [
+    Row(
+        "cold",
+        (Figure("cold", "cold start, dnsmasq: exec to address", "ms", "≤ 12"),),
+        _cold(0),
+        one_shot=True,
+    ),
+    Row(
+        "kea",
+        (Figure("cold-kea", "cold start, Kea behind a bridge: exec to address", "ms", "≤ 12"),),
+        _cold(0, kea=True),
+        one_shot=True,
+    ),
+    Row(
+        "dead",
+        (Figure("dead1", "the same with 1 dead NIC before the live one", "ms", "none + 3"),),
+        _cold(1),
+        one_shot=True,
+    ),
+    Row(
+        "dead",
+        (Figure("dead3", "the same with 3 dead NICs before the live one", "ms", "none + 3"),),
+        _cold(3),
+        one_shot=True,
+    ),
+    Row(
+        "restart",
+        (
+            Figure("restart", "its own restart, lease known: exec to ACK", "ms", "≤ 7"),
+            Figure("restart-kept", "… and the address never left", "yes", "all"),
+        ),
+        _restart,
+    ),
+    Row(
+        "carrier",
+        (
+            Figure("carrier-request", "carrier back after 3 s: to the REQUEST", "ms", "≤ 5"),
+            Figure("carrier-ack", "… to the ACK", "ms", "–"),
+            Figure("carrier-kept", "… and the address was there meanwhile", "yes", "all"),
+        ),
+        _carrier,
+        parallel=2,
+    ),
+    Row(
+        "silence",
+        (
+            Figure(
+                "silence",
+                "server back after 20 s of silence: to the address",
+                "s",
+                "median ≤ 2, max ≤ 4.5",
+            ),
+        ),
+        _silence,
+        parallel=8,
+    ),
+    Row(
+        "nak",
+        (Figure("nak", "broadcast NAK while renewing: to the reaction", "ms", "≤ 50"),),
+        _nak,
+        parallel=4,
+    ),
+    Row(
+        "expiry",
+        (Figure("expiry", "killed, its address ends with the lease", "yes", "all"),),
+        _expiry,
+        parallel=8,
+        runs=3,
+    ),
+    Row(
+        "memory",
+        (
+            Figure("rss", "RSS with a lease, and D-Bus where it is used", "kB", "≤ 4096"),
+            Figure("dirty", "… private dirty", "kB", "≤ 400"),
+        ),
+        _memory,
+        parallel=4,
+        runs=3,
+    ),
+    Row(
+        "cpu",
+        (
+            Figure("cpu", "processor time per renewal", "ms", "≤ 0.3"),
+            Figure("cpu-kept", "… and the address never left", "yes", "all"),
+        ),
+        _cpu,
+        parallel=4,
+        runs=3,
+    ),
+    Row(
+        "bad-offers",
+        (
+            Figure(
+                "bad-offer",
+                f"{len(OFFERS)} kinds of bad OFFER, a good one {1000 * _GAP:.0f} ms later: lease",
+                "yes",
+                "all",
+            ),
+        ),
+        _bad_offer,
+        parallel=6,
+        one_shot=True,
+        variants=tuple(OFFERS),
+    ),
+    Row(
+        "impossible",
+        (
+            Figure(
+                "impossible",
+                f"{len(IMPOSSIBLE)} impossible leases, ACKed: the good server's lease",
+                "yes",
+                "all",
+            ),
+        ),
+        _impossible,
+        parallel=6,
+        one_shot=True,
+        variants=tuple(IMPOSSIBLE),
+    ),
+    Row(
+        "mute",
+        (
+            Figure(
+                "mute",
+                "a perfect OFFER first that is never ACKed: to a lease of the good server",
+                "s",
+                "≤ 5",
+            ),
+        ),
+        _mute,
+        parallel=6,
+        runs=3,
+        one_shot=True,
+    ),
+    Row(
+        "duplicate",
+        (Figure("declines", "somebody has the address: DECLINE", "yes", "all"),),
+        _duplicate,
+        parallel=6,
+        runs=3,
+    ),
+]

@@ -1,0 +1,94 @@
+"""What was measured, as text for people: ratios first, then everything."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import median
+
+from rows import Figure, Value
+
+OURS = "netd"
+Results = Mapping[tuple[str, str], Sequence[Value]]
+"""Values by client and key of the figure, in the order of the runs."""
+
+
+def _numbers(values: Sequence[Value]) -> list[float]:
+    return [float(value) for value in values if value is not None]
+
+
+def middle(values: Sequence[Value]) -> float | None:
+    """The median, a value that never came counting as infinite; none when that is
+    the median, or there is nothing."""
+    if not values:
+        return None
+    found = median([float("inf") if value is None else float(value) for value in values])
+    return None if found == float("inf") else found
+
+
+def _format(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 1 else f"{value:.2f}"
+
+
+def cell(figure: Figure, values: Sequence[Value]) -> str:
+    """One client's values: median (maximum), or a count."""
+    if not values:
+        return "–"
+    if figure.unit == "yes":
+        return f"{sum(bool(value) for value in values)}/{len(values)}"
+    found = middle(values)
+    numbers = _numbers(values)
+    missing = len(values) - len(numbers)
+    text = "never" if found is None else f"{_format(found)} ({_format(max(numbers))})"
+    return f"{text}, never {missing}/{len(values)}" if missing and found is not None else text
+
+
+def ratio(figure: Figure, results: Results, clients: Sequence[str]) -> list[str]:
+    """Measure, bar, ours, the best peer, and how many times more it takes."""
+    ours = results.get((OURS, figure.key), ())
+    peers = {name: results.get((name, figure.key), ()) for name in clients if name != OURS}
+    peers = {name: values for name, values in peers.items() if values}
+    unit = "" if figure.unit == "yes" else f" {figure.unit}"
+    head = [figure.title, figure.bar, f"{cell(figure, ours)}{unit}"]
+    if figure.unit == "yes":
+        counts = {name: sum(map(bool, values)) for name, values in peers.items()}
+        if not counts:
+            return [*head, "–", ""]
+        best = max(counts, key=lambda name: counts[name])
+        return [*head, f"{cell(figure, peers[best])} {best}", ""]
+    medians = {n: m for n, values in peers.items() if (m := middle(values)) is not None}
+    if not medians:
+        return [*head, "never" if peers else "–", ""]
+    best = min(medians, key=lambda name: medians[name])
+    mine = middle(ours)
+    times = f"{medians[best] / mine:.1f}" if mine else ""
+    return [*head, f"{cell(figure, peers[best])}{unit} {best}", times]
+
+
+def markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A table whose columns are as wide as they need to be, for reading as text."""
+    rows = [list(head), *map(list, lines)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(c.ljust(w) for c, w in zip(cells, widths, strict=True)) + " |"
+
+    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
+    return "\n".join([line(rows[0]), rule, *map(line, rows[1:])])
+
+
+def tables(figures: Sequence[Figure], clients: Sequence[str], results: Results) -> tuple[str, str]:
+    """The table of ratios and that of everything."""
+    shown = [f for f in figures if any(results.get((name, f.key)) for name in clients)]
+    ratios = markdown(
+        ["measure", "bar", OURS, "best peer", "× netd"],
+        [ratio(figure, results, clients) for figure in shown],
+    )
+    everything = markdown(
+        ["measure", "", *clients],
+        [
+            [figure.title, "" if figure.unit == "yes" else figure.unit]
+            + [cell(figure, results.get((name, figure.key), ())) for name in clients]
+            for figure in shown
+        ],
+    )
+    return ratios, everything

@@ -1,0 +1,136 @@
+"""One client on one station in one LAN, from before its start to its end."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+
+from clients import Client
+from dhcp_double import DhcpDouble, Entry
+from dhcp_server import Behaviour
+from lan import Lan
+from station import Event, Station
+from wait import TimedOut, wait_for
+
+PREFIX = "198.51.100"
+SERVER = f"{PREFIX}.1"
+FIRST = f"{PREFIX}.100/24"
+"""The address that a client gets from a server that is told nothing else."""
+
+
+class Trial:
+    """Everything that a measurement needs; nothing runs until `start`."""
+
+    def __init__(
+        self,
+        root: Sequence[Path],
+        client: Client,
+        *,
+        dead: int = 0,
+        bus: bool = False,
+        direct: bool = False,
+    ):
+        """A station with `dead` NICs on which nobody answers before the live one;
+        `direct` connects that to the server without a bridge, see `Lan`."""
+        self.client = client
+        self.lan = Lan(PREFIX, direct=direct)
+        # Each in a LAN of its own: clients that bridge all NICs would make a loop.
+        self.dead = [Lan("203.0.113", "dead") for _ in range(dead)]
+        self.pid = 0
+        self.started = 0.0
+        nics = [f"eth{index}" for index in range(dead + 1)]
+        try:
+            self.station = Station(root, client.files(nics))
+        except BaseException:
+            self._close_lans()
+            raise
+        for lan in self.dead:
+            self.station.connect(lan)
+        self.nic = self.station.connect(self.lan)
+        self._argv = client.command(nics)
+        for line in client.preparation(bus):
+            self.station.run("sh", "-ec", line)
+
+    def close(self) -> None:
+        """Ends all of it."""
+        self.station.close()
+        self._close_lans()
+
+    def _close_lans(self) -> None:
+        for lan in (self.lan, *self.dead):
+            lan.close()
+
+    def double(self, *servers: Behaviour) -> DhcpDouble:
+        """Servers that do as they are told; without any, one that does all well."""
+        return self.lan.start_dhcp_double(*(servers or [Behaviour(SERVER)]))
+
+    # The client
+
+    def start(self) -> float:
+        """Starts the client; when it was executed."""
+        self.pid, self.started = self.station.execute(*self._argv)
+        return self.started
+
+    def stop(self, number: int = signal.SIGTERM, deadline: float = 10) -> None:
+        """Ends the client, as its service manager would."""
+        mark = self.station.mark()
+        self.station.signal(self.pid, number)
+
+        def ended() -> bool:
+            return any(e["pid"] == self.pid for e in self.station.events("exit", mark))
+
+        try:
+            wait_for(ended, f"{self.client.name} ends", deadline)
+        except TimedOut:
+            self.station.signal(self.pid, signal.SIGKILL)
+            wait_for(ended, f"{self.client.name} ends", deadline)
+
+    # Its addresses
+
+    def address_events(self, since: int = 0) -> list[Event]:
+        """What happened to addresses on the interface where the lease belongs, not
+        counting br1 of ours."""
+        wanted = self.client.interface
+        return [
+            event
+            for event in self.station.events("address", since)
+            if event["interface"] == (wanted or self.nic.name)
+        ]
+
+    def addresses(self) -> set[str]:
+        """The addresses there now."""
+        present: set[str] = set()
+        for event in self.address_events():
+            (present.add if event["added"] else present.discard)(event["address"])
+        return present
+
+    def leased(self, since: int = 0, wanted: Sequence[str] = ()) -> Event | None:
+        """The first address from the LAN, or of those wanted."""
+        for event in self.address_events(since):
+            if event["added"] and (
+                event["address"] in wanted
+                or (not wanted and event["address"].startswith(f"{PREFIX}."))
+            ):
+                return event
+        return None
+
+    def wait_lease(
+        self, since: int = 0, deadline: float = 30, wanted: Sequence[str] = ()
+    ) -> Event | None:
+        """Waits for that; none when it does not come."""
+        try:
+            return wait_for(lambda: self.leased(since, wanted), "a lease", deadline)
+        except TimedOut:
+            return None
+
+    def lost(self, since: int, until: float) -> bool:
+        """Whether an address went away until that time."""
+        return any(
+            not event["added"] and event["time"] <= until for event in self.address_events(since)
+        )
+
+
+def first_after(entries: Sequence[Entry], time: float) -> Entry | None:
+    """The first line of a log after that time."""
+    return next((entry for entry in entries if entry["time"] > time), None)

@@ -1,0 +1,94 @@
+"""The real image does what it is for: a task is built in a machine on br1, and a
+container on br0 answers from the LAN."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable
+
+import pytest
+from simlan import agents
+from simlan.sandbox import SandboxError
+from trial import BOOT_SECONDS, Boot, Trial
+
+PORT = 7000
+SLAVE = "buildos.agentd.bslave.default.arguments"
+PRIVATE = ipaddress.ip_network("172.23.0.0/16")
+
+# Run on the LAN.
+ASK = """
+import socket, sys
+with socket.create_connection((sys.argv[1], int(sys.argv[2])), 30) as connection:
+    print(connection.makefile().readline(), end="")
+"""
+
+
+@pytest.fixture(scope="module")
+def host(boot: Boot) -> Trial:
+    """A machine with both kinds of agent, when one has asked for work."""
+    parameters = f"{agents.parameters()} {SLAVE}=--bridge,br0,--port,{PORT}"
+    host = boot("e1000@lan", append=f"console=ttyS0 {parameters}")
+    host.wait_for_poll()
+    return host
+
+
+def test_a_task_is_built_on_br1(host: Trial, figure: Callable[[str], None]) -> None:
+    host.lan.hand_out_tasks(1)
+    (entry,) = host.guest.wait_for("the result", BOOT_SECONDS, host.lan.results)
+    result = entry["result"]
+    assert result["status"] == "success", result
+    assert result["test-log"] == "hello from a build machine"
+    handed = next(poll["time"] for poll in host.lan.polls() if poll["session"])
+    figure(f"a task from controller to controller: {entry['time'] - handed:.1f} s")
+    # The machine had a lease of br1, and went out through NAT by name.
+    leased = host.shell.output("cat /run/buildos/dnsmasq/leases").split()[2]
+    assert ipaddress.ip_address(leased) in PRIVATE
+    (visit,) = (visit for visit in host.lan.visits() if visit["path"] == "/hello.c")
+    address = host.shell.output("ip -4 -brief address show dev br0").split()[2]
+    assert visit["client"] == address.split("/")[0]
+    # Nothing is left of it.
+    host.guest.wait_for("no machine", BOOT_SECONDS, lambda: not machines(host))
+    assert "196.254.111.222" not in host.shell.output("iptables-save -t nat")
+
+
+def machines(host: Trial) -> str:
+    """What the agent has on br1."""
+    return host.shell.output("ip -brief link show master br1")
+
+
+def test_a_container_on_br0_answers_from_the_lan(host: Trial) -> None:
+    def leased() -> list[str]:
+        leases = host.lan.leases()
+        return [str(lease.address) for lease in leases if lease.mac != host.nics[0].mac]
+
+    (address,) = host.guest.wait_for("the container's lease", BOOT_SECONDS, leased)
+
+    def answer() -> str:
+        try:
+            return host.lan.sandbox.run("python3", "-c", ASK, address, str(PORT)).strip()
+        except SandboxError:
+            return ""
+
+    name = host.guest.wait_for("the container's answer", BOOT_SECONDS, answer)
+    assert name in host.shell.output("ip -brief link show master br0")
+
+
+def test_builds_cannot_starve_the_services(host: Trial) -> None:
+    def setting(group: str, name: str) -> str:
+        return host.shell.output(f"cat /sys/fs/cgroup/{group}/{name}").strip()
+
+    slice = "buildos.slice/buildos-agents.slice"
+    assert (setting("buildos.slice", "cpu.weight"), setting("system.slice", "cpu.weight")) == (
+        "20",
+        "100",
+    )
+    total = int(host.shell.output("grep MemTotal /proc/meminfo").split()[1]) // 1024
+    assert int(setting(slice, "memory.max")) == (total - max(512, total // 16)) << 20
+    assert setting(slice, "pids.max").isdigit()
+    group = setting("", "cgroup.controllers").split()
+    assert {"cpu", "io", "memory", "pids"} <= set(group)
+
+
+def test_no_unit_failed(host: Trial) -> None:
+    host.wait_for_systemd()
+    assert host.shell.output("systemctl --failed --quiet --no-legend --plain") == ""

@@ -1,0 +1,255 @@
+"""The DHCP double says what it is told to, and its log what was on the wire."""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from dhcp_oddities import HARMLESS, IMPOSSIBLE, OFFERS
+from dhcp_server import STATES, BadBehaviour, Behaviour, Server
+from dhcp_wire import (
+    ACK,
+    BROADCAST_IP,
+    BROADCAST_MAC,
+    COOKIE,
+    DECLINE,
+    DISCOVER,
+    NAK,
+    OFFER,
+    REQUEST,
+    NotDhcp,
+    Reply,
+    Request,
+    address,
+    checksum,
+    classless_routes,
+    decode_options,
+    domain_names,
+    encode_options,
+    parse,
+    parse_arp,
+)
+from lan import Lan
+from wait import wait_for
+
+MAC = bytes.fromhex("02bd00000001")
+SERVER_MAC = bytes.fromhex("02bd0000ffff")
+
+
+def request(kind: int, *options: tuple[int, bytes], **fields: object) -> Request:
+    """A client's message."""
+    message = Request(
+        ethernet_source=MAC,
+        ethernet_destination=BROADCAST_MAC,
+        source="0.0.0.0",
+        destination=BROADCAST_IP,
+        udp_checksum="ok",
+        size=300,
+        op=1,
+        xid=0x12345678,
+        secs=0,
+        flags=0,
+        ciaddr="0.0.0.0",
+        giaddr="0.0.0.0",
+        chaddr=MAC,
+        options=((53, bytes([kind])), *options),
+    )
+    return replace(message, **fields)  # type: ignore[arg-type]
+
+
+def answer(message: Request, **behaviour: object) -> Reply | None:
+    """What a server at .1, that gave this client .100, says."""
+    server = Server(Behaviour.parse({"server": "198.51.100.1", **behaviour}), SERVER_MAC)
+    server.address_of(MAC)
+    answered = server.answer(message)
+    return answered[1] if answered else None
+
+
+def offer(**behaviour: object) -> Reply:
+    reply = answer(request(DISCOVER), **behaviour)
+    assert reply is not None
+    return reply
+
+
+def client_frame(payload: bytes, port: int = 67) -> bytes:
+    """A broadcast as a client sends it, without a UDP checksum."""
+    udp = struct.pack("!HHHH", 68, port, 8 + len(payload), 0) + payload
+    head = struct.pack("!BBHHHBB", 0x45, 0, 20 + len(udp), 1, 0, 64, 17)
+    ends = bytes(4) + b"\xff" * 4
+    head += struct.pack("!H", checksum(head + b"\0\0" + ends)) + ends
+    return BROADCAST_MAC + MAC + b"\x08\x00" + head + udp
+
+
+def discover_payload() -> bytes:
+    head = struct.pack("!4BIHH", 1, 1, 6, 0, 7, 3, 0x8000).ljust(28, b"\0") + MAC
+    return head.ljust(236, b"\0") + COOKIE + encode_options([(53, b"\x01")]) + b"\xff"
+
+
+def test_an_offer_is_a_right_packet() -> None:
+    frame = offer().encode()
+    packet = frame[14:]
+    assert frame[:14] == MAC + SERVER_MAC + b"\x08\x00"
+    assert checksum(packet[:20]) == 0
+    assert int.from_bytes(packet[2:4], "big") == len(packet)
+    assert socket.inet_ntoa(packet[16:20]) == "198.51.100.100"
+    udp = packet[20:]
+    assert udp[:4] == struct.pack("!HH", 67, 68) and len(udp) == 308
+    pseudo = packet[12:20] + struct.pack("!HH", 17, len(udp))
+    assert checksum(pseudo + udp) == 0
+    options = dict(decode_options(udp[8 + 240 :]))
+    assert options[53] == bytes([OFFER]) and options[3] == address("198.51.100.1")
+    assert options[1] == address("255.255.255.0") and options[51] == b"\0\0\x0e\x10"
+
+
+@pytest.mark.parametrize(
+    ("message", "state", "kind"),
+    [
+        (request(DISCOVER), "discover", OFFER),
+        (request(REQUEST, (54, address("198.51.100.1"))), "selecting", ACK),
+        (request(REQUEST, (54, address("198.51.100.2"))), "selecting", None),
+        (request(REQUEST, (50, address("198.51.100.100"))), "init-reboot", ACK),
+        (request(REQUEST, (50, address("198.51.100.7"))), "init-reboot", None),
+        (request(REQUEST, ciaddr="198.51.100.100"), "rebinding", ACK),
+        (
+            request(REQUEST, ciaddr="198.51.100.100", destination="198.51.100.1"),
+            "renewing",
+            ACK,
+        ),
+        (
+            request(REQUEST, ciaddr="198.51.100.100", destination="198.51.100.2"),
+            "renewing",
+            None,
+        ),
+    ],
+)
+def test_each_state_is_known_and_gets_its_answer(
+    message: Request, state: str, kind: int | None
+) -> None:
+    assert message.state == state
+    reply = answer(message)
+    assert (reply.kind if reply else None) == kind
+    assert answer(message, silent=[state]) is None
+    denied = answer(message, nak=[state])
+    if kind is not None:
+        assert denied is not None and denied.kind == NAK and denied.destination == BROADCAST_IP
+
+
+def test_answers_go_where_rfc_2131_sends_them() -> None:
+    assert offer().destination == "198.51.100.100"
+    wanted = answer(request(DISCOVER, flags=0x8000))
+    assert wanted is not None
+    assert (wanted.destination, wanted.ethernet_destination) == (BROADCAST_IP, BROADCAST_MAC)
+    renewing = request(REQUEST, ciaddr="198.51.100.100", destination="198.51.100.1")
+    denied = answer(renewing, nak=["renewing"], nak_by="unicast")
+    assert denied is not None
+    assert (denied.destination, denied.ethernet_destination) == ("198.51.100.100", MAC)
+
+
+def test_a_declined_address_is_not_given_again() -> None:
+    server = Server(Behaviour("198.51.100.1"), SERVER_MAC)
+    assert server.address_of(MAC) == "198.51.100.100"
+    decline = request(DECLINE, (54, address("198.51.100.1")))
+    assert server.answer(decline) is None
+    assert server.address_of(MAC) == "198.51.100.101"
+    assert server.address_of(MAC[::-1]) == "198.51.100.102"
+
+
+def test_every_oddity_changes_the_message() -> None:
+    assert (len(OFFERS), len(IMPOSSIBLE)) == (31, 12)
+    assert OFFERS.keys() > HARMLESS
+    good = offer().encode()
+    frames = {name: offer(oddity=name).encode() for name in {**OFFERS, **IMPOSSIBLE}}
+    assert good not in frames.values()
+    # The two lists share four of them.
+    assert len(set(frames.values())) == len(frames) - 4
+
+
+def test_long_options_are_split_and_others_overloaded() -> None:
+    assert encode_options([(43, bytes(300))]) == b"\x2b\xff" + bytes(255) + b"\x2b\x2d" + bytes(45)
+    reply = offer(options={"15": b"lan.example".hex()}, file=[15, 3], sname=[1])
+    assert reply.option(52) == b"\x03" and reply.option(15) is None
+    assert decode_options(reply.file) == (
+        (3, address("198.51.100.1")),
+        (15, b"lan.example"),
+    )
+    assert decode_options(reply.sname) == ((1, address("255.255.255.0")),)
+
+
+def test_options_with_a_form_of_their_own() -> None:
+    routes = classless_routes(("0.0.0.0/0", "192.0.2.1"), ("192.0.2.1/32", "0.0.0.0"))
+    assert routes.hex() == "00c0000201" + "20c000020100000000"
+    names = domain_names("lan.example", "eng.lan.example", "lan.example")
+    assert names == b"\x03lan\x07example\0" + b"\x03eng\xc0\x00" + b"\xc0\x00"
+
+
+def test_damaged_messages_of_clients_are_no_messages() -> None:
+    whole = client_frame(discover_payload())
+    message = parse(whole)
+    assert (message.state, message.xid, message.secs, message.flags) == ("discover", 7, 3, 0x8000)
+    assert message.udp_checksum == "none" and parse(whole, True).udp_checksum == "offloaded"
+    for length in range(len(whole) - 1):
+        with pytest.raises(NotDhcp):
+            parse(whole[:length])
+        with pytest.raises(NotDhcp):
+            parse_arp(whole[:length])
+    with pytest.raises(NotDhcp):
+        parse(client_frame(discover_payload(), port=68))
+
+
+@pytest.mark.parametrize(
+    ("description", "reason"),
+    [
+        ({}, "address"),
+        ({"server": "192.0.2.1", "colour": "red"}, "colour"),
+        ({"server": "192.0.2.1", "silent": ["sleeping"]}, "sleeping"),
+        ({"server": "192.0.2.1", "oddity": "wrong colour"}, "wrong colour"),
+        ({"server": "192.0.2.1", "nak_by": "letter"}, "letter"),
+    ],
+)
+def test_a_behaviour_that_makes_no_sense_is_refused(
+    description: dict[str, object], reason: str
+) -> None:
+    with pytest.raises(BadBehaviour, match=reason):
+        Behaviour.parse(description)
+
+
+def test_a_behaviour_survives_its_description() -> None:
+    behaviour = Behaviour(
+        "192.0.2.1",
+        options={26: b"\x05\x78"},
+        silent=frozenset(STATES[:2]),
+        delay={"renewing": 0.5},
+        file=(3,),
+    )
+    assert Behaviour.parse(json.loads(json.dumps(behaviour.description()))) == behaviour
+
+
+def test_as_a_program_it_serves_a_link(tmp_path: Path) -> None:
+    with Lan() as lan:
+        double = lan.start_dhcp_double(Behaviour(lan.address))
+        payload = discover_payload()
+        # A socket of the LAN itself is a client like others.
+        program = (
+            "import socket, sys\n"
+            "s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0x0008)\n"
+            "s.bind((sys.argv[1], 0x0800))\n"
+            "s.settimeout(10)\n"
+            "s.send(bytes.fromhex(sys.argv[2]))\n"
+            "while s.recv(2000)[34:38] != bytes([0, 67, 0, 68]): pass\n"
+        )
+        lan.run(["ip", "link", "add", "client", "type", "veth", "peer", "name", "cable"])
+        lan.run(["ip", "link", "set", "cable", "master", "lan0", "up"])
+        lan.run(["ip", "link", "set", "client", "up"])
+        forwards = ["bridge", "link", "show", "dev", "cable"]
+        wait_for(lambda: "forwarding" in lan.run(forwards), "the cable is connected")
+        lan.run(["python3", "-c", program, "client", client_frame(payload).hex()])
+        wait_for(lambda: double.sent("OFFER"), "the offer is in the log")
+        seen = double.received("DISCOVER")[0]
+        assert (seen["xid"], seen["broadcast"], seen["size"]) == (7, True, len(payload))
+        assert double.sent("OFFER")[0]["time"] >= seen["time"]
+        double.serve(Behaviour(lan.address, silent=frozenset({"discover"})))
+        assert double.received() == [] == double.sent()

@@ -1,0 +1,41 @@
+"""Control groups of processes that a test starts: killing one leaves nothing behind."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from wait import DEADLINE
+
+
+def make_cgroup(name: str) -> Path:
+    """A control group of its own: systemd rules over all below it, and killing
+    it leaves nothing behind."""
+    mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
+    tops = [Path(fields[1]) for fields in mounts if fields[2] == "cgroup2"]
+    assert tops, "no cgroup2 file system is mounted"
+    for path in tops[0].glob("buildos-test-*"):
+        # Left by tests that were killed.
+        if not Path(f"/proc/{path.name.split('-')[2]}").exists():
+            remove_cgroup(path)
+    cgroup = tops[0] / name
+    cgroup.mkdir()
+    return cgroup
+
+
+def remove_cgroup(cgroup: Path) -> None:
+    """Kills what is in the group and below it, and removes it."""
+    (cgroup / "cgroup.kill").write_text("1")
+    end = time.monotonic() + DEADLINE
+    while True:
+        try:
+            for path in sorted(cgroup.rglob("*"), reverse=True):
+                if path.is_dir():
+                    path.rmdir()
+            cgroup.rmdir()
+            return
+        except OSError:
+            # Killed processes take a moment to go.
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.02)

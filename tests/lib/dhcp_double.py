@@ -1,0 +1,93 @@
+"""The test's end of the DHCP server double, see doubles/dhcp_server.py."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from dhcp_server import Behaviour
+from wait import DEADLINE, wait_for
+
+Entry = dict[str, Any]
+"""A line of the double's log."""
+
+
+class DhcpDouble:
+    """Servers on a LAN, and what they saw since they were told what to do."""
+
+    def __init__(
+        self, process: subprocess.Popen[str], log: Path, own: Callable[[str], None]
+    ) -> None:
+        self._process = process
+        self._log = log
+        self._own = own
+
+    def serve(self, *servers: Behaviour) -> None:
+        """From now on these servers answer; returns when that is so. What they
+        gave before, they still know."""
+        for behaviour in servers:
+            self._own(behaviour.server)
+        assert self._process.stdin is not None
+        before = self._servings()
+        line = json.dumps([behaviour.description() for behaviour in servers])
+        self._process.stdin.write(f"{line}\n")
+        self._process.stdin.flush()
+        wait_for(lambda: self._servings() > before, "the DHCP double serves")
+
+    def serving_since(self) -> float:
+        """When the servers became what they are, by CLOCK_MONOTONIC."""
+        return float([e["time"] for e in self._all() if e["kind"] == "SERVING"][-1])
+
+    def entries(self) -> list[Entry]:
+        """What the log has since `serve`, oldest first."""
+        entries = self._all()
+        last = max((i for i, e in enumerate(entries) if e["kind"] == "SERVING"), default=-1)
+        return entries[last + 1 :]
+
+    def received(self, *kinds: str) -> list[Entry]:
+        """Messages of clients, of these kinds or states (`renewing`), or all."""
+        return [
+            e
+            for e in self.entries()
+            if e["direction"] == "received"
+            and e["kind"] != "ARP"
+            and (not kinds or e["kind"] in kinds or e["state"] in kinds)
+        ]
+
+    def sent(self, *kinds: str, server: str | None = None) -> list[Entry]:
+        """Messages of the servers, of these kinds, or all."""
+        return [
+            e
+            for e in self.entries()
+            if e["direction"] == "sent"
+            and (not kinds or e["kind"] in kinds)
+            and server in (None, e["server"])
+        ]
+
+    def arps(self) -> list[Entry]:
+        """ARP messages on the LAN."""
+        return [e for e in self.entries() if e["kind"] == "ARP"]
+
+    def wait_received(self, *kinds: str, count: int = 1, deadline: float = DEADLINE) -> Entry:
+        """Waits for that many messages of clients; the last of them."""
+        what = f"{count} {' or '.join(kinds) or 'messages'} of a client"
+        return wait_for(lambda: self.received(*kinds)[count - 1 :], what, deadline)[0]
+
+    def wait_sent(
+        self, *kinds: str, server: str | None = None, count: int = 1, deadline: float = DEADLINE
+    ) -> Entry:
+        """Waits for that many messages of the servers; the last of them."""
+        what = f"{count} {' or '.join(kinds) or 'messages'} of {server or 'a server'}"
+        return wait_for(lambda: self.sent(*kinds, server=server)[count - 1 :], what, deadline)[0]
+
+    def _servings(self) -> int:
+        assert self._process.poll() is None, "the DHCP double ended; see its log"
+        return sum(e["kind"] == "SERVING" for e in self._all())
+
+    def _all(self) -> list[Entry]:
+        text = self._log.read_text() if self._log.exists() else ""
+        # A line that is being written has no end yet.
+        return [json.loads(line) for line in text.splitlines(keepends=True) if line[-1] == "\n"]

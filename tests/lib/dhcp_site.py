@@ -1,0 +1,85 @@
+"""A host and a LAN with the DHCP double, for many short cases in one boot."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from buildroot import Root
+from dhcp_server import Behaviour
+from host import Host
+from lan import Lan
+from wait import DEADLINE
+
+NETD = "buildos-netd.service"
+GOOD = "198.51.100.1"
+"""The LAN's own address, where good servers are."""
+ROGUE = "198.51.100.66"
+"""Where bad ones are."""
+
+_MONITOR = "/run/test-addresses"
+
+
+class Site:
+    """A booted host with one NIC."""
+
+    def __init__(self, root: Root):
+        self.lan = Lan()
+        self.host = Host(root, "site")
+        self._monitors = 0
+        try:
+            self.double = self.lan.start_dhcp_double()
+            # Nothing but netd: other daemons would only take time at each lease.
+            self.host.start([self.lan])
+            self.host.wait_for_boot()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Ends host and LAN."""
+        self.host.stop()
+        self.lan.close()
+
+    def begin(self, *servers: Behaviour) -> None:
+        """A netd that knows of no lease, and these servers."""
+        self.host.run(
+            f"systemctl stop {NETD}\n"
+            "rm -f /run/buildos/netd/*.json\n"
+            "ip -4 address flush dev br0\n"
+            f"systemctl reset-failed {NETD} || true\n"
+        )
+        self.double.serve(*servers)
+        self.host.systemctl("start", "--no-block", NETD)
+
+    def wait_online(self, deadline: float = DEADLINE) -> str:
+        """Waits for a lease; the address of br0."""
+        addresses = self.host.wait_for(lambda: self.host.addresses("br0"), "a lease", deadline)
+        assert len(addresses) == 1, addresses
+        return addresses[0].split("/")[0]
+
+    def lifetime(self) -> int:
+        """Seconds that the kernel keeps the address of br0; 0 without one."""
+        shown = json.loads(self.host.run(["ip", "-json", "-4", "address", "show", "dev", "br0"]))
+        infos = [info for link in shown for info in link.get("addr_info", [])]
+        return int(infos[0]["valid_life_time"]) if infos else 0
+
+    def routes(self) -> list[dict[str, Any]]:
+        """The IPv4 routes by br0."""
+        shown: list[dict[str, Any]] = json.loads(
+            self.host.run(["ip", "-json", "-4", "route", "show", "dev", "br0"])
+        )
+        return shown
+
+    def default_gateways(self) -> list[str]:
+        return [r["gateway"] for r in self.routes() if r["dst"] == "default"]
+
+    def watch_addresses(self) -> None:
+        """Begins to write down what happens to addresses."""
+        self._monitors += 1
+        log = f"{_MONITOR}{self._monitors}"
+        self.host.run(f"ip -4 -o monitor address </dev/null >{log} 2>&1 &")
+
+    def addresses_removed(self) -> bool:
+        """Whether an address was removed since then."""
+        return "Deleted" in self.host.read(f"{_MONITOR}{self._monitors}")

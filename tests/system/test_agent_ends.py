@@ -1,0 +1,191 @@
+"""How agents end, and what is left of them: nothing."""
+
+from __future__ import annotations
+
+import pytest
+from agents import (
+    BBOT,
+    BSLAVE,
+    CRASH_LOOP,
+    LEAKED,
+    bbot,
+    bslave,
+    instance,
+    messages,
+    restart,
+    state,
+    wait_for_state,
+    wait_until_runs,
+)
+from host import Host
+from lan import Lan
+
+AGENT = "bslave@x"
+
+# Makes what outlives a process, and says when it has.
+LEAKY = """#!/bin/bash
+sleep 1000 &
+setsid sleep 1001 &
+ip() { sudo -n ip "$@"; }
+ip tuntap add tap7 mode tap user build
+ip link set tap7 up master br1
+sudo -n iptables -t nat -A PREROUTING -m physdev --physdev-in tap7 -d 196.254.111.222 \
+    -p udp --dport 69 -j REDIRECT --to-ports 23400
+ip netns add build7
+trap 'exit 0' TERM
+touch /build/ready
+while [ ! -e /build/crash ]; do read -rt 0.1 <> <(:); done
+exit 3
+"""
+
+
+@pytest.fixture
+def leaky(host: Host, lan: Lan, url: str) -> Host:
+    """A host on which bbot@default has made all that outlives it."""
+    host.program("/opt/agent", LEAKY)
+    host.configure("agentd", bbot(url, 'program = "/opt/agent"'))
+    host.start([lan])
+    host.wait_for(lambda: host.succeeds("test -e /build/ready"), "the agent has made it all")
+    return host
+
+
+def leaks(host: Host) -> list[str]:
+    """Of the agent's user and tools, by what an operator would look with."""
+    looks = [
+        "ps -u build -o args= || true",
+        "ip -brief link show type tun",
+        "iptables-save -t nat | grep -e --dport || true",
+        "ls /run/netns || true",
+    ]
+    return [line for look in looks for line in host.run(look).splitlines()]
+
+
+def said(host: Host) -> str:
+    return "\n".join(messages(host, LEAKED))
+
+
+def test_what_a_crashed_agent_leaves_is_named_and_removed(leaky: Host) -> None:
+    assert len(leaks(leaky)) >= 6
+    # What somebody else made stays.
+    leaky.run("ip tuntap add tap8 mode tap user nobody")
+    leaky.run("iptables -t nat -A PREROUTING -i tap7 -p tcp --dport 80 -j ACCEPT")
+    leaky.run("ip netns add foreign")
+    leaky.run("systemctl stop buildos-agentd; touch /build/crash")
+    leaky.wait_for(
+        lambda: leaky.unit(BBOT, "SubState")["SubState"] == "auto-restart", "it has ended"
+    )
+    left = leaks(leaky)
+    assert [line.split()[0] for line in left] == ["tap8", "-A", "foreign"]
+    assert "-p tcp" in left[1]
+    for what in ("left tap tap7", "left a rule in table nat", "left network namespace build7"):
+        assert what in said(leaky)
+    # What ran in the unit is systemd's to name.
+    journal = leaky.run(f"journalctl --unit={BBOT} --output=cat")
+    assert journal.count("(sleep) with signal SIGKILL") == 2
+    assert "code=exited, status=3" in journal
+
+
+def test_what_a_stopped_agent_leaves_is_named_and_removed(leaky: Host) -> None:
+    leaky.systemctl("stop", BBOT)
+    assert leaks(leaky) == []
+    for what in ("(sleep), which is killed", "left tap tap7", "left a rule", "namespace build7"):
+        assert what in said(leaky)
+    assert leaky.unit(BBOT, "Result") == {"Result": "success"}
+    leaky.run("rm /build/ready")
+    leaky.systemctl("start", BBOT)
+    leaky.wait_for(lambda: leaky.succeeds("test -e /build/ready"), "it makes all that again")
+
+
+def test_an_agent_that_cleans_up_is_told_nothing(host: Host, lan: Lan, url: str) -> None:
+    host.configure("agentd", bbot(url))
+    host.start([lan])
+    wait_until_runs(host)
+    host.systemctl("restart", BBOT)
+    assert said(host) == ""
+    errors = host.journal(f"--unit={BBOT}", "--priority=warning")
+    assert [m["MESSAGE"] for m in errors] == []
+
+
+def test_an_agent_that_does_not_end_is_killed(host: Host, lan: Lan) -> None:
+    lan.serve_dhcp()
+    host.program("/opt/agent", "#!/bin/bash\ntrap '' TERM\nwhile :; do sleep 1; done\n")
+    host.configure("agentd", bslave("/opt/agent"))
+    host.file(f"/etc/systemd/system/{BSLAVE}.d/test.conf", "[Service]\nTimeoutStopSec=1s\n")
+    host.start([lan])
+    pid = wait_until_runs(host, AGENT)
+    host.systemctl("stop", BSLAVE)
+    assert not host.succeeds(f"test -e /proc/{pid}")
+    wait_for_state(host, "stopped", AGENT)
+    assert str(instance(host, "LastExit", AGENT)) == "signal KILL (timeout)"
+
+
+def test_exits_are_recorded_and_outlive_agentd(host: Host, lan: Lan) -> None:
+    lan.serve_dhcp()
+    host.program("/opt/agent", "#!/bin/bash\nsleep 0.1\nexit 42\n")
+    host.configure("agentd", bslave("/opt/agent"))
+    host.start([lan])
+    host.wait_for(lambda: messages(host, CRASH_LOOP), "it ended three times")
+    host.run("systemctl kill --signal=KILL buildos-agentd")
+    host.wait_for(lambda: host.active("buildos-agentd"), "agentd is back")
+    host.wait_for(lambda: instance(host, "Failures", AGENT) >= 4, "it goes on to count")
+    assert instance(host, "LastExit", AGENT) == "exit code 42"
+    assert instance(host, "CrashLoop", AGENT) is True
+    exits = host.journal(f"OBJECT_SYSTEMD_UNIT={BSLAVE}", f"MESSAGE_ID={CRASH_LOOP}")
+    assert {m["BUILDOS_EXIT"] for m in exits} == {"exit code 42"}
+    assert {"3", "4"} <= {m["BUILDOS_FAILURES"] for m in exits}
+    # Its next start is announced, and whoever mends it need not wait.
+    host.wait_for(lambda: state(host, AGENT) == "delayed", "it waits")
+    assert instance(host, "NextStartUSec", AGENT) > instance(host, "SinceUSec", AGENT)
+    host.run("printf '#!/bin/bash\\nexec sleep infinity\\n' >/opt/agent")
+    restart(host, AGENT)
+    wait_until_runs(host, AGENT)
+    assert instance(host, "Failures", AGENT) == 0
+
+
+def test_what_an_agent_says_has_its_level(host: Host, lan: Lan) -> None:
+    lan.serve_dhcp()
+    lines = "\n".join(f"echo '<{level}>level {level}' >&2" for level in range(8))
+    host.program("/opt/agent", f"#!/bin/bash\n{lines}\necho none >&2\nexec sleep infinity\n")
+    host.configure("agentd", bslave("/opt/agent"))
+    host.start([lan])
+    wait_until_runs(host, AGENT)
+
+    def levels() -> dict[str, str]:
+        entries = host.journal(f"_SYSTEMD_UNIT={BSLAVE}", "_TRANSPORT=stdout")
+        return {m["MESSAGE"]: m["PRIORITY"] for m in entries}
+
+    expected = {f"level {level}": str(level) for level in range(8)} | {"none": "6"}
+    host.wait_for(lambda: levels() == expected, "every line has its level")
+
+
+def test_devices_and_resources_are_limited(host: Host, lan: Lan, url: str) -> None:
+    script = """#!/bin/bash
+    for device in /dev/net/tun /dev/null /build/loop; do
+        (: <>$device) 2>/dev/null && echo "$device" >>/build/devices
+    done
+    touch /build/ready
+    exec sleep infinity
+    """
+    host.program("/opt/agent", script)
+    toml = "memory_reserve_mib = 2048\n" + bbot(url, 'program = "/opt/agent"')
+    host.configure("agentd", toml)
+    host.start([lan])
+    host.run("mknod -m 666 /build/loop b 7 0; chmod 666 /dev/net/tun")
+    wait_until_runs(host)
+    host.systemctl("restart", BBOT)
+    wait_until_runs(host)
+    host.wait_for(lambda: host.succeeds("test -e /build/ready"), "it has tried")
+    assert set(host.read("/build/devices").split()) == {"/dev/net/tun", "/dev/null"}
+    slice = host.unit("buildos-agents.slice", "MemoryMax", "TasksMax", "Slice")
+    assert slice["Slice"] == "buildos.slice"
+    assert slice["TasksMax"].isdigit()
+    with open("/proc/meminfo") as text:
+        total = int(text.readline().split()[1]) // 1024
+    assert int(slice["MemoryMax"]) == (total - 2048) << 20
+    weights = host.unit("buildos.slice", "CPUWeight", "IOWeight", "Slice")
+    assert weights == {"CPUWeight": "20", "IOWeight": "20", "Slice": "-.slice"}
+    assert host.unit(BBOT, "OOMPolicy", "OOMScoreAdjust", "DevicePolicy") == {
+        "OOMPolicy": "continue",
+        "OOMScoreAdjust": "200",
+        "DevicePolicy": "closed",
+    }

@@ -1,0 +1,153 @@
+"""What agents wait for, each need by itself."""
+
+from __future__ import annotations
+
+import pytest
+from agents import (
+    BBOT,
+    BSLAVE,
+    CLOCK,
+    bbot,
+    bslave,
+    instance,
+    messages,
+    needs,
+    reload,
+    state,
+    wait_for_state,
+    wait_until_runs,
+)
+from host import Host
+from lan import Lan
+from namespace import CommandFailed
+
+AGENT = "bslave@x"
+SLAVE = "/usr/bin/bslave"
+
+
+def test_a_task_needs_more_ram_than_there_is(host: Host, lan: Lan, url: str) -> None:
+    memory = int(host_memory())
+    host.configure("agentd", bbot(url, "instance_max = 4", f"ram_mib = {memory}"))
+    host.start([lan])
+    wait_for_state(host, "waiting")
+    host.wait_for(lambda: set(needs(host)) == {"memory"}, "nothing else is missing")
+    assert f"RAM: its tasks need {4 * memory} MiB, the host has " in needs(host)["memory"]
+    reload(host, bbot(url, "instance_max = 4", "ram_mib = 64"))
+    wait_until_runs(host)
+    assert "--instance-max 4 --cpu" in host.systemctl("cat", BBOT)
+    assert "--build-ram 65536 " in host.systemctl("cat", BBOT)
+
+
+def host_memory() -> int:
+    """RAM of the machine, MiB."""
+    with open("/proc/meminfo") as text:
+        return int(text.readline().split()[1]) // 1024
+
+
+def test_secrets_reach_the_program_and_nobody_else(host: Host, lan: Lan, url: str) -> None:
+    script = """#!/bin/bash
+    printf '%s\\n' "$@" >/build/arguments-$$
+    cat "$CREDENTIALS_DIRECTORY/token" >/build/token-$$
+    id -un >/build/user-$$
+    exec sleep infinity
+    """
+    lines = ['program = "/opt/agent"', 'auth_key = "key:/etc/bbot/key"', 'credentials = ["token"]']
+    host.program("/opt/agent", script)
+    host.configure("agentd", bbot(url, *lines))
+    host.start([lan])
+    missing = {"credentials": "credential key:/etc/bbot/key, token is not there"}
+    host.wait_for(lambda: needs(host) == missing, "nothing else is missing")
+    host.run("mkdir -p /etc/bbot /etc/credstore; echo s3cret >/etc/credstore/token")
+    host.wait_for(
+        lambda: needs(host) == {"credentials": "credential key:/etc/bbot/key is not there"},
+        "the other one is missing",
+    )
+    host.run("echo key >/etc/bbot/key; chmod 600 /etc/bbot/key /etc/credstore/token")
+    pid = wait_until_runs(host)
+    host.wait_for(lambda: host.succeeds(f"test -s /build/user-{pid}"), "the agent has it")
+    assert host.read(f"/build/token-{pid}") == "s3cret\n"
+    arguments = host.read(f"/build/arguments-{pid}").split("\n")
+    key = arguments[arguments.index("--auth-key") + 1]
+    assert key == f"/run/credentials/{BBOT}/key"
+    assert host.read(key) == "key\n"
+    for place in ("cmdline", "environ"):
+        assert "s3cret" not in host.read(f"/proc/{pid}/{place}")
+    nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    assert not host.succeeds([*nobody, "cat", key])
+
+
+def test_agents_wait_for_the_time(host: Host, lan: Lan) -> None:
+    lan.serve_dhcp()
+    host.without_time()
+    host.configure("agentd", "clock_deadline_s = 600\n" + bslave(SLAVE))
+    host.start([lan])
+    missing = {"clock": "the clock is not synchronised yet"}
+    host.wait_for(lambda: needs(host, AGENT) == missing, "nothing else is missing")
+    assert not host.active(BSLAVE)
+    # As systemd-timesyncd does it.
+    host.run("mkdir -p /run/systemd/timesync; touch /run/systemd/timesync/synchronized")
+    wait_until_runs(host, AGENT)
+    assert messages(host, CLOCK) == []
+    assert host.status_text("buildos-agentd") == "1 of 1 agents run"
+
+
+def test_agents_do_not_wait_for_the_time_for_ever(host: Host, lan: Lan) -> None:
+    lan.serve_dhcp()
+    host.without_time()
+    host.configure("agentd", "clock_deadline_s = 2\n" + bslave(SLAVE))
+    host.start([lan])
+    host.wait_for(lambda: "clock" in needs(host, AGENT), "it waits for the time")
+    wait_until_runs(host, AGENT)
+    (said,) = messages(host, CLOCK)
+    assert said.startswith("the clock is not synchronised after 2 s with a network")
+    status = host.status_text("buildos-agentd")
+    assert status == "1 of 1 agents run; the clock is not synchronised"
+
+
+def test_a_need_that_is_met_again_is_enough(host: Host, lan: Lan) -> None:
+    """Each need by itself, on a host that has none of them."""
+    host.without_time()
+    host.configure("agentd", bslave("/opt/agent", 'bridge = "br1"', 'credentials = ["token"]'))
+    lan.serve_dhcp()
+    host.start([lan], plugged=False)
+    host.wait_for(
+        lambda: (
+            set(needs(host, AGENT))
+            == {"program", "credentials", "network", "hostname", "private-network", "clock"}
+        ),
+        "all is missing",
+    )
+    assert host.run(["buildosctl", "agents"]).count("waits: ") == 6
+    host.run("cp /usr/bin/bslave /opt/agent; mkdir -p /etc/credstore; : >/etc/credstore/token")
+    host.wait_for(
+        lambda: not {"program", "credentials"} & set(needs(host, AGENT)), "two are met"
+    )
+    host.nics[0].plug()
+    host.wait_for(lambda: set(needs(host, AGENT)) == {"clock"}, "the clock is left")
+    assert state(host, AGENT) == "waiting"
+    host.run("mkdir -p /run/systemd/timesync; touch /run/systemd/timesync/synchronized")
+    wait_until_runs(host, AGENT)
+    assert instance(host, "Needs", AGENT) == []
+
+
+def test_what_would_be_started_is_shown_on_a_desk(host: Host, lan: Lan, url: str) -> None:
+    host.configure("agentd", bbot(url, 'user = "root"') + bslave(SLAVE, "cpu = 2", "ram_mib = 64"))
+    host.start([lan])
+    wait_until_runs(host)
+    wait_until_runs(host, AGENT)
+    printed = host.run(["buildos-agentd", "--print"])
+    for unit in (BBOT, BSLAVE):
+        path = f"/run/systemd/system/{unit}.d/50-buildos.conf"
+        assert f"# {path}\n{host.read(path)}\n" in printed
+    assert host.run(["buildos-agentd", "--check"]) == ""
+    # It is what systemd does.
+    assert host.unit(BBOT, "User") == {"User": "root"}
+    assert host.unit(BSLAVE, "MemoryMax", "CPUQuotaPerSecUSec") == {
+        "MemoryMax": str(64 << 20),
+        "CPUQuotaPerSecUSec": "2s",
+    }
+    # A configuration that cannot work is found before it is on a host.
+    host.run("mkdir -p /desk/etc/buildos/agentd.conf.d /desk/proc; : >/desk/proc/cmdline")
+    host.run("echo '[bbot.x]' >/desk/etc/buildos/agentd.conf.d/50-x.toml")
+    with pytest.raises(CommandFailed, match="no controller is configured"):
+        host.run(["buildos-agentd", "--check", "--root", "/desk"])

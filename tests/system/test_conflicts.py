@@ -1,0 +1,71 @@
+"""Addresses that somebody else on the LAN uses (RFC 5227)."""
+
+from __future__ import annotations
+
+import pytest
+from host import Host
+from lan import BRIDGE, Lan
+
+_TAKEN = "198.51.100.150"
+_LOST = "5e1c9b7f8a0240b6b2c4d09e3f7a1d58"
+_REFUSED = "e0b3c8d1a7f94c5cb6d2f1e4a9078b63"
+_MAC = "02:bd:00:00:00:55"
+
+
+def _serve_taken_address(lan: Lan) -> None:
+    """Somebody on the LAN has the address that the server gives the host."""
+    lan.run(["ip", "address", "add", f"{_TAKEN}/24", "dev", BRIDGE])
+    lan.serve_dhcp(f"--dhcp-host={_MAC},{_TAKEN}")
+
+
+def test_an_address_in_use_is_declined_and_another_one_taken(host: Host, lan: Lan) -> None:
+    _serve_taken_address(lan)
+    host.start([lan], macs=[_MAC])
+    host.wait_for(lambda: f"DHCPDECLINE({BRIDGE}) {_TAKEN}" in lan.log("dnsmasq.log"), "DECLINE")
+    address = host.wait_for(lambda: host.addresses("br0"), "another address")[0]
+    assert address != f"{_TAKEN}/24"
+    told = host.journal(f"MESSAGE_ID={_LOST}") + host.journal(f"MESSAGE_ID={_REFUSED}")
+    assert any("is in use by" in str(entry["MESSAGE"]) for entry in told)
+    assert any("in use" in (e["reason"] or "") for e in host.ledger())
+
+
+def test_detection_can_be_switched_off(host: Host, lan: Lan) -> None:
+    _serve_taken_address(lan)
+    host.configure("netd", "detect_conflicts = false\n")
+    host.start([lan], macs=[_MAC])
+    assert host.wait_online() == _TAKEN
+    assert "DHCPDECLINE" not in lan.log("dnsmasq.log")
+
+
+def test_somebody_who_takes_the_address_later_is_answered_first(host: Host, lan: Lan) -> None:
+    lan.serve_dhcp()
+    lan.watch_arp()
+    host.start([lan])
+    address = host.wait_online()
+    # The first claim comes after the address was announced for the second time.
+    host.wait_for(lambda: lan.announcements(address) >= 2, "announcements")
+    claim = ["arping", "-A", "-c", "1", "-s", address, "-I", BRIDGE, address]
+    lan.run(["ip", "address", "add", f"{address}/32", "dev", BRIDGE])
+    lan.run(["sysctl", "-q", "-w", f"net.ipv4.conf.{BRIDGE}.arp_ignore=8"])
+    before = lan.announcements(address)
+    lan.run(claim)
+    host.wait_for(lambda: lan.announcements(address) > before, "the address is defended")
+    assert host.addresses("br0") == [f"{address}/24"]
+    lan.run(claim)
+    host.wait_for(lambda: f"DHCPDECLINE({BRIDGE}) {address}" in lan.log("dnsmasq.log"), "DECLINE")
+    host.wait_for(lambda: host.addresses("br0") != [f"{address}/24"], "the address is given up")
+
+
+@pytest.mark.parametrize("nics", [2, 4])
+def test_nics_on_one_lan_make_no_loop_and_one_of_them_answers(
+    host: Host, lan: Lan, nics: int
+) -> None:
+    lan.serve_dhcp()
+    lan.watch_arp()
+    host.start([lan] * nics)
+    address = host.wait_online()
+    host.wait_for(lambda: lan.announcements(address) >= 2, "the address is announced")
+    assert host.addresses("br0") == [f"{address}/24"], "its own NICs are nobody else"
+    assert lan.answers_for(address) == [host.link("br0")["address"]]
+    ports = [link["ifname"] for link in host.links() if link.get("master") == "br0"]
+    assert len(ports) == 1

@@ -1,0 +1,240 @@
+"""netd and the DHCP servers that there are: dnsmasq, Kea, and those that are wrong,
+late, mute, or say no. What netd puts on the wire is in test_dhcp_wire.py."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import Any
+
+import pytest
+from buildroot import Root
+from dhcp_oddities import HARMLESS, IMPOSSIBLE, OFFERS
+from dhcp_server import Behaviour
+from dhcp_site import GOOD, NETD, ROGUE, Site
+from dhcp_wire import address, classless_routes, domain_names
+
+GAP = 0.03
+"""Seconds by which the good OFFER comes after the bad one."""
+
+
+@pytest.fixture(scope="module")
+def site(root: Root) -> Iterator[Site]:
+    """One host for all: what a test changes is gone with `Site.begin`."""
+    with closing(Site(root)) as site:
+        yield site
+
+
+@pytest.fixture(autouse=True)
+def _no_crash(site: Site) -> Iterator[None]:
+    """Whatever a server says, netd goes on."""
+    yield
+    assert site.host.unit(NETD, "NRestarts")["NRestarts"] == "0"
+
+
+# Real servers
+
+
+@pytest.fixture(params=["dnsmasq", "Kea"])
+def real_server(site: Site, request: pytest.FixtureRequest) -> Iterator[Callable[[], None]]:
+    """Starts a real server whose leases are renewed after 3 s and rebound after 6 s;
+    the double only listens."""
+    site.begin()
+
+    def serve() -> None:
+        if request.param == "Kea":
+            site.lan.serve_kea(lease=120, t1=3, t2=6)
+        else:
+            site.lan.serve_dhcp("--dhcp-option=58,3", "--dhcp-option=59,6", lease="2m")
+
+    serve()
+    yield serve
+    if site.lan.serves_dhcp():
+        site.lan.stop_dhcp()
+
+
+def test_a_real_server_renews(site: Site, real_server: Callable[[], None]) -> None:
+    leased = site.wait_online()
+    assert leased.startswith("198.51.100.1")
+    assert site.default_gateways() == [site.lan.address]
+    site.watch_addresses()
+    asked = site.double.wait_received("renewing", count=2)
+    assert asked["ciaddr"] == leased
+    site.host.wait_for(lambda: site.lifetime() >= 119, "the lease is young again")
+    assert site.wait_online() == leased
+    assert not site.addresses_removed()
+
+
+def test_a_real_server_rebinds(site: Site, real_server: Callable[[], None]) -> None:
+    leased = site.wait_online()
+    site.watch_addresses()
+    # Away at T1, back at T2.
+    site.lan.stop_dhcp()
+    site.double.serve()
+    site.double.wait_received("renewing")
+    real_server()
+    asked = site.double.wait_received("rebinding")
+    assert (asked["ciaddr"], asked["destination"]) == (leased, "255.255.255.255")
+    site.host.wait_for(lambda: site.lifetime() >= 119, "the lease is young again")
+    assert site.wait_online() == leased
+    assert not site.addresses_removed()
+
+
+# Servers that are wrong
+
+
+@pytest.mark.parametrize("kind", OFFERS)
+def test_a_bad_offer_does_not_spoil_a_good_one(site: Site, kind: str) -> None:
+    mute = frozenset() if kind in HARMLESS else frozenset({"selecting"})
+    rogue = Behaviour(ROGUE, first=200, oddity=kind, silent=mute)
+    site.begin(rogue, Behaviour(GOOD, delay={"discover": GAP}))
+    leased = site.wait_online(deadline=10)
+    assert leased == "198.51.100.100" or (kind in HARMLESS and leased == "198.51.100.200")
+    assert site.host.addresses("br0") == [f"{leased}/24"]
+    if kind not in HARMLESS:
+        chosen = site.double.received("selecting")
+        assert {bytes.fromhex(e["options"]["54"]) for e in chosen} == {bytes([198, 51, 100, 1])}
+
+
+@pytest.mark.parametrize("kind", IMPOSSIBLE)
+def test_an_impossible_lease_is_refused(site: Site, kind: str) -> None:
+    rogue = Behaviour(ROGUE, first=200, oddity=kind)
+    site.begin(rogue, Behaviour(GOOD, delay={"discover": GAP}))
+    assert site.wait_online(deadline=10) == "198.51.100.100"
+    assert site.host.addresses("br0") == ["198.51.100.100/24"]
+    assert site.default_gateways() == [GOOD]
+
+
+def test_a_server_that_never_acks_costs_at_most_five_seconds(site: Site) -> None:
+    rogue = Behaviour(ROGUE, first=200, silent=frozenset({"selecting"}))
+    site.begin(rogue, Behaviour(GOOD, delay={"discover": GAP}))
+    ack = site.double.wait_sent("ACK", server=GOOD, deadline=20)
+    assert ack["time"] - site.double.received("DISCOVER")[0]["time"] <= 5
+    assert site.wait_online() == "198.51.100.100"
+    # It is remembered: the next search does not fall for it again.
+    site.double.serve(rogue, Behaviour(GOOD, delay={"discover": GAP}, nak=frozenset({"renewing"})))
+    site.host.call("network1", "Renew")
+    ack = site.double.wait_sent("ACK", server=GOOD, deadline=20)
+    discover = site.double.received("DISCOVER")[0]
+    assert ack["time"] - discover["time"] <= 2
+    assert site.double.received("selecting")[0]["options"]["54"] == "c6336401"
+
+
+@pytest.mark.parametrize("seconds", [0.5, 1.5, 3])
+def test_a_slow_server_is_good_enough(site: Site, seconds: float) -> None:
+    slow = Behaviour(GOOD, delay={"discover": seconds, "selecting": seconds})
+    site.begin(slow)
+    assert site.wait_online(deadline=30) == "198.51.100.100"
+
+
+# Servers that say no
+
+
+@pytest.mark.parametrize("by", ["broadcast", "unicast"])
+def test_a_nak_while_renewing_is_heard_at_once(site: Site, by: str) -> None:
+    times: dict[str, Any] = {"lease": 60, "t1": 3, "t2": 40}
+    site.begin(Behaviour(GOOD, **times))
+    leased = site.wait_online()
+    site.double.serve(Behaviour(GOOD, **times, nak=frozenset({"renewing"}), nak_by=by))
+    nak = site.double.wait_sent("NAK")
+    discover = site.double.wait_received("DISCOVER")
+    assert discover["time"] - nak["time"] < 1
+    assert discover["ciaddr"] == "0.0.0.0"
+    # And it begins anew.
+    site.double.serve(Behaviour(GOOD))
+    assert site.wait_online() == leased
+
+
+@pytest.mark.parametrize("by", ["broadcast", "unicast"])
+def test_a_nak_while_rebinding_is_heard_at_once(site: Site, by: str) -> None:
+    times: dict[str, Any] = {"lease": 60, "t1": 2, "t2": 4}
+    site.begin(Behaviour(GOOD, **times))
+    site.wait_online()
+    mute = frozenset({"renewing"})
+    site.double.serve(
+        Behaviour(GOOD, **times, silent=mute, nak=frozenset({"rebinding"}), nak_by=by)
+    )
+    nak = site.double.wait_sent("NAK")
+    assert site.double.wait_received("DISCOVER")["time"] - nak["time"] < 1
+    site.double.serve(Behaviour(GOOD))
+    site.wait_online()
+
+
+def test_a_nak_of_a_lease_from_before_ends_it(site: Site) -> None:
+    site.begin(Behaviour(GOOD))
+    site.wait_online()
+    site.double.serve(Behaviour(GOOD, first=150, nak=frozenset({"init-reboot"})))
+    site.host.systemctl("restart", NETD)
+    asked = site.double.wait_received("init-reboot")
+    assert bytes.fromhex(asked["options"]["50"]) == bytes([198, 51, 100, 100])
+    nak = site.double.wait_sent("NAK")
+    assert site.double.wait_received("DISCOVER")["time"] - nak["time"] < 1
+    site.host.wait_for(lambda: site.host.addresses("br0") == ["198.51.100.150/24"], "the new lease")
+
+
+def test_a_nak_of_what_was_offered_leaves_the_other_server(site: Site) -> None:
+    fickle = Behaviour(ROGUE, first=200, nak=frozenset({"selecting"}))
+    site.begin(fickle, Behaviour(GOOD, delay={"discover": GAP}))
+    ack = site.double.wait_sent("ACK", server=GOOD, deadline=20)
+    assert ack["time"] - site.double.received("DISCOVER")[0]["time"] <= 5
+    assert site.wait_online() == "198.51.100.100"
+
+
+# Leases that end
+
+
+@pytest.mark.parametrize("running", [True, False], ids=["netd runs", "netd is dead"])
+def test_the_address_leaves_with_the_lease(site: Site, running: bool) -> None:
+    site.begin(Behaviour(GOOD, lease=16))
+    site.wait_online()
+    granted = site.double.sent("ACK")[-1]["time"]
+    if not running:
+        site.host.systemctl("kill", "--signal=KILL", NETD)
+        site.host.systemctl("stop", NETD)
+    site.double.serve()
+    site.host.wait_for(lambda: not site.host.addresses("br0"), "the address is gone", 40)
+    assert 15 <= time.monotonic() - granted <= 18
+    assert site.default_gateways() == []
+
+
+# What servers may tell
+
+
+def test_options_of_every_form_arrive(site: Site) -> None:
+    many = [(f"10.{number}.0.0/16", GOOD) for number in range(40)]
+    routes = classless_routes(("0.0.0.0/0", GOOD), ("192.0.2.0/24", "198.51.100.7"), *many)
+    assert len(routes) > 255
+    names = domain_names("lan.example", "eng.lan.example", "example")
+    options = {
+        3: address("198.51.100.9"),
+        6: address("198.51.100.53", "198.51.100.54"),
+        15: b"lan.example",
+        26: (1400).to_bytes(2, "big"),
+        42: address("198.51.100.123"),
+        119: names,
+        121: routes,
+    }
+    site.begin(Behaviour(GOOD, options=options, file=(6, 119), sname=(15,)))
+    site.wait_online()
+    # 121 replaces 3 (RFC 3442), and is longer than one option (RFC 3396).
+    assert site.default_gateways() == [GOOD]
+    shown = site.routes()
+    assert {route["dst"] for route in shown} >= {destination for destination, _ in many}
+    assert any(r["dst"] == "192.0.2.0/24" and r["gateway"] == "198.51.100.7" for r in shown)
+    resolv = site.host.read("/run/buildos/netd/resolv.conf")
+    assert "nameserver 198.51.100.53\nnameserver 198.51.100.54\n" in resolv
+    assert "eng.lan.example" in resolv
+    mtu = [*(metrics.get("mtu") for r in shown for metrics in r.get("metrics", []))]
+    assert 1400 in (*mtu, site.host.link("br0")["mtu"])
+
+
+def test_a_lease_of_one_address_reaches_its_gateway(site: Site) -> None:
+    routes = classless_routes((f"{GOOD}/32", "0.0.0.0"), ("0.0.0.0/0", GOOD))
+    site.begin(
+        Behaviour(GOOD, network="198.51.100.100/32", first=0, router="", options={121: routes})
+    )
+    assert site.wait_online() == "198.51.100.100"
+    assert site.host.addresses("br0") == ["198.51.100.100/32"]
+    assert site.default_gateways() == [GOOD]
+    assert site.host.succeeds(["ping", "-c", "1", "-W", "5", GOOD])

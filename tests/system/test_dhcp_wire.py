@@ -1,0 +1,187 @@
+"""What netd puts on the wire in each state, as the DHCP double saw it (RFC 2131,
+section 4.4 and table 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
+
+import pytest
+from buildroot import Root
+from dhcp_double import Entry
+from dhcp_server import Behaviour
+from dhcp_site import GOOD, NETD, ROGUE, Site
+from dhcp_wire import address
+
+_ANYWHERE, _EVERYBODY = "0.0.0.0", "255.255.255.255"
+_ETHERNET_BROADCAST = "ff:ff:ff:ff:ff:ff"
+
+
+@pytest.fixture(scope="module")
+def site(root: Root) -> Iterator[Site]:
+    """One host for all."""
+    with closing(Site(root)) as site:
+        yield site
+
+
+def option(entry: Entry, code: int) -> bytes | None:
+    value = entry["options"].get(str(code))
+    return None if value is None else bytes.fromhex(value)
+
+
+def check_common(site: Site, entry: Entry) -> None:
+    """What is so in every message."""
+    mac = site.host.nics[0].mac
+    assert entry["op"] == 1
+    assert entry["chaddr"] == entry["ethernet_source"] == mac
+    assert entry["giaddr"] == _ANYWHERE
+    # RFC 1542, section 2.1: relays drop what is shorter.
+    assert entry["size"] >= 300
+    assert entry["udp_checksum"] in ("ok", "offloaded")
+    # As the PXE ROM says it, so that the address is the one from the boot.
+    assert option(entry, 61) == b"\x01" + bytes.fromhex(mac.replace(":", ""))
+
+
+def check_wishes(entry: Entry) -> None:
+    """What is in DISCOVER and REQUEST."""
+    size = option(entry, 57)
+    assert size is not None and 576 <= int.from_bytes(size, "big") <= 1500
+    wanted = option(entry, 55)
+    assert wanted is not None
+    assert {1, 3, 6, 12, 15, 26, 42, 119, 121} <= set(wanted)
+    # RFC 3442: classless routes before the routes that they replace.
+    assert wanted.index(121) < wanted.index(3)
+
+
+def check_broadcast(entry: Entry) -> None:
+    assert (entry["source"], entry["destination"]) == (_ANYWHERE, _EVERYBODY)
+    assert entry["ethernet_destination"] == _ETHERNET_BROADCAST
+    assert entry["udp_checksum"] == "ok"
+
+
+def test_discover_and_its_request(site: Site) -> None:
+    site.begin(Behaviour(GOOD))
+    leased = site.wait_online()
+    discover, request = site.double.received("discover", "selecting")[:2]
+    for entry in (discover, request):
+        check_common(site, entry)
+        check_wishes(entry)
+        check_broadcast(entry)
+        assert entry["ciaddr"] == _ANYWHERE
+    assert option(discover, 54) is None and option(discover, 50) is None
+    assert discover["flags"] == 0
+    assert discover["secs"] <= 1
+    assert option(request, 54) == address(GOOD)
+    assert option(request, 50) == address(leased)
+    # Section 4.4.1: the same secs as the DISCOVER, and the xid of the OFFER.
+    assert request["secs"] == discover["secs"]
+    assert request["xid"] == discover["xid"] == site.double.sent("OFFER")[0]["xid"]
+
+
+def test_renewing_is_unicast_and_rebinding_is_not(site: Site) -> None:
+    times: dict[str, Any] = {"lease": 60, "t1": 2, "t2": 5}
+    site.begin(Behaviour(GOOD, **times))
+    leased = site.wait_online()
+    site.double.serve(Behaviour(GOOD, **times, silent=frozenset({"renewing"})))
+    renewing = site.double.wait_received("renewing")
+    assert (renewing["source"], renewing["destination"]) == (leased, GOOD)
+    assert not renewing["broadcast"]
+    rebinding = site.double.wait_received("rebinding")
+    assert (rebinding["source"], rebinding["destination"]) == (leased, _EVERYBODY)
+    assert rebinding["broadcast"]
+    for entry in (renewing, rebinding):
+        check_common(site, entry)
+        check_wishes(entry)
+        assert entry["ciaddr"] == leased
+        assert option(entry, 50) is None and option(entry, 54) is None
+    # T1 and T2 of the server, from when the REQUEST was sent.
+    assert 2.5 <= rebinding["time"] - renewing["time"] <= 4
+    site.double.wait_sent("ACK")
+    assert site.wait_online() == leased
+
+
+def test_reboot_asks_for_the_address_and_no_server(site: Site) -> None:
+    site.begin(Behaviour(GOOD))
+    leased = site.wait_online()
+    site.double.serve(Behaviour(GOOD))
+    site.host.systemctl("restart", NETD)
+    rebooting = site.double.wait_received()
+    assert rebooting["state"] == "init-reboot"
+    check_common(site, rebooting)
+    check_wishes(rebooting)
+    assert rebooting["destination"] == _EVERYBODY and rebooting["broadcast"]
+    assert rebooting["ciaddr"] == _ANYWHERE
+    assert option(rebooting, 50) == address(leased) and option(rebooting, 54) is None
+    site.double.wait_sent("ACK")
+    assert not site.double.received("DISCOVER")
+
+
+def test_decline_names_the_address_and_the_server(site: Site) -> None:
+    site.begin(Behaviour(GOOD, taken=frozenset({"198.51.100.100"})))
+    decline = site.double.wait_received("DECLINE")
+    check_common(site, decline)
+    assert decline["destination"] == _EVERYBODY and decline["broadcast"]
+    assert decline["ciaddr"] == _ANYWHERE
+    assert option(decline, 50) == address("198.51.100.100")
+    assert option(decline, 54) == address(GOOD)
+    # Table 5: neither size nor wishes.
+    assert option(decline, 55) is None and option(decline, 57) is None
+    # Section 3.1, step 5: ten seconds before the next try.
+    again = site.double.wait_received("DISCOVER", count=2)
+    assert again["time"] - decline["time"] >= 9.9
+    site.host.wait_for(
+        lambda: site.host.addresses("br0") == ["198.51.100.101/24"], "another address"
+    )
+
+
+def test_conflicts_are_looked_for_and_the_address_is_announced(site: Site) -> None:
+    site.begin(Behaviour(GOOD))
+    leased = site.wait_online()
+    mac = site.host.nics[0].mac
+
+    def seen(sender: str) -> list[Entry]:
+        return [
+            e
+            for e in site.double.arps()
+            if e["sender_mac"] == mac and e["sender"] == sender and e["target"] == leased
+        ]
+
+    site.host.wait_for(lambda: seen(_ANYWHERE), "a probe (RFC 5227, section 2.1.1)")
+    site.host.wait_for(lambda: len(seen(leased)) >= 2, "two announcements (section 2.3)")
+
+
+def test_unanswered_discovers_come_again_with_growing_secs(site: Site) -> None:
+    site.begin()
+    site.double.wait_received("DISCOVER", count=4)
+    discovers = site.double.received("DISCOVER")[:4]
+    for entry in discovers:
+        check_common(site, entry)
+        check_broadcast(entry)
+    seconds = [entry["secs"] for entry in discovers]
+    assert seconds == sorted(seconds) and seconds[-1] > seconds[0]
+    passed = [entry["time"] - discovers[0]["time"] for entry in discovers]
+    assert all(abs(s - p) <= 1.1 for s, p in zip(seconds, passed, strict=True))
+
+
+def test_a_client_that_hears_nothing_asks_for_broadcasts(site: Site) -> None:
+    site.begin()
+    site.host.wait_for(
+        lambda: any(e["flags"] == 0x8000 for e in site.double.received("DISCOVER")),
+        "a DISCOVER with the broadcast flag",
+    )
+    site.double.serve(Behaviour(GOOD))
+    site.wait_online()
+    offer = site.double.sent("OFFER")[0]
+    assert offer["broadcast"] == bool(offer["flags"])
+
+
+def test_an_unanswered_request_is_repeated_as_it_was(site: Site) -> None:
+    rogue = Behaviour(ROGUE, first=200, silent=frozenset({"selecting"}))
+    site.begin(rogue)
+    site.double.wait_received("selecting", count=2)
+    first, second = site.double.received("selecting")[:2]
+    for code in (50, 54):
+        assert option(first, code) == option(second, code)
+    assert first["xid"] == second["xid"]
+    assert second["time"] - first["time"] >= 0.5

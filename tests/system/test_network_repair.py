@@ -1,0 +1,146 @@
+"""Somebody undoes what netd did, or netd misses what happens: the network comes
+back to what it should be."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+from host import Host
+from lan import Lan
+from machine import Machine
+
+NETD = "buildos-netd.service"
+_REPAIRED = "0f6b7a52e9c84d31b4a05d8e2c71f396"
+
+
+def _network(host: Host) -> tuple[list[str], list[str], str, str | None]:
+    """Addresses, default route and port, as they matter."""
+    links = {link["ifname"]: link for link in host.links()}
+    return (
+        host.addresses("br0"),
+        host.addresses("br1"),
+        host.run("ip -4 route show default"),
+        links["eth0"].get("master"),
+    )
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "ip address flush dev br0",
+        "ip address flush dev br1",
+        "ip route del default",
+        "ip link set eth0 nomaster",
+        "ip link set eth0 down",
+        "ip link set br0 down",
+        "ip link delete br0",
+        "ip link delete br1",
+        "ip link set br0 address 02:00:00:00:00:01",
+        "ip link set br0 type bridge stp_state 1 forward_delay 400",
+        "ip link set br0 mtu 1280",
+    ],
+)
+def test_what_somebody_undoes_is_put_right_and_told(online: Host, damage: str) -> None:
+    before, mac = _network(online), online.link("br0")["address"]
+    online.run(damage)
+
+    def mended() -> bool:
+        br0 = online.link("br0")
+        settings = br0["linkinfo"]["info_data"]
+        return (
+            _network(online) == before
+            and "UP" in br0["flags"]
+            and (br0["address"], br0["mtu"]) == (mac, 1500)
+            and (settings["stp_state"], settings["forward_delay"]) == (0, 0)
+        )
+
+    online.wait_for(mended, "it is as it was")
+    told = online.wait_for(lambda: online.journal(f"MESSAGE_ID={_REPAIRED}"), "it is told")
+    # The kernel says who changes addresses and routes, and says it of no link.
+    known = [int(str(e["BUILDOS_CHANGED_BY"])) for e in told if "BUILDOS_CHANGED_BY" in e]
+    assert known or damage.startswith("ip link"), told
+    assert online.main_pid(NETD) not in known
+    # Once put right it stays so.
+    assert online.bus_property("network1", "Online")
+
+
+def test_what_is_not_ours_stays(online: Host) -> None:
+    online.run(
+        "ip address add 192.0.2.77/32 dev br0; ip route add 192.0.2.128/25 dev br0;"
+        "ip link add theirs type veth peer name theirs1; ip link set theirs master br0; ip link set theirs up"
+    )
+    online.systemctl("restart", NETD)
+    online.call("network1", "Renew")
+    online.wait_for(lambda: online.bus_property("network1", "Online"), "online")
+    assert "192.0.2.77/32" in online.addresses("br0")
+    assert "192.0.2.128/25" in online.run("ip -4 route")
+    assert online.link("theirs")["master"] == "br0"
+    assert online.bus_property("network1", "PublicPorts") == ["eth0", "theirs"]
+
+
+def _drops(host: Host) -> int:
+    """How many netlink events the kernel could not deliver to rtnetlink sockets."""
+    lines = [line.split() for line in host.read("/proc/net/netlink").splitlines()[1:]]
+    return sum(int(fields[8]) for fields in lines if fields[1] == "0")
+
+
+def test_events_that_the_kernel_dropped_are_made_up_for(online: Host) -> None:
+    pid = online.main_pid(NETD)
+    online.run(["kill", "-STOP", str(pid)])
+    # More than its socket can hold while it is stopped, and what matters among it.
+    online.run(
+        "for i in $(seq 2000); do echo address add 192.0.2.9/32 dev lo;"
+        "echo address del 192.0.2.9/32 dev lo; done | ip -batch -; ip route del default"
+    )
+    assert _drops(online) > 0
+    assert "default" not in online.run("ip -4 route")
+    online.run(["kill", "-CONT", str(pid)])
+    online.wait_for(lambda: "default via" in online.run("ip -4 route"), "the route is back")
+    assert online.main_pid(NETD) == pid
+
+
+def test_killed_again_and_again_it_cuts_nothing(online: Host, lan: Lan) -> None:
+    url = lan.serve_web("page\n")
+    machine = Machine(online)
+    machine.take_lease()
+    online.run("ip -4 -o monitor address dev br0 </dev/null >/run/monitor 2>&1 &")
+    with lan.ping(online.addresses("br0")[0].split("/")[0]) as echoes:
+        for _ in range(5):
+            pid = online.wait_for(lambda: online.main_pid(NETD), "netd runs")
+            online.systemctl("kill", f"--signal={signal.SIGKILL.name}", NETD)
+            online.wait_for(lambda pid=pid: online.main_pid(NETD) not in (0, pid), "it is back")
+            assert machine.run(f"curl --silent --max-time 10 {url}") == "page\n"
+    assert echoes.lost() == []
+    assert "Deleted" not in online.read("/run/monitor")
+
+
+@pytest.mark.parametrize("moment", ["before the lease", "while renewing", "without carrier"])
+def test_killed_in_any_state_it_finds_its_way(host: Host, lan: Lan, moment: str) -> None:
+    if moment != "before the lease":
+        lan.serve_dhcp(lease="2m")
+    host.start([lan])
+    if moment == "before the lease":
+        host.wait_for(lambda: "no lease yet" in host.status_text(NETD), "it waits")
+    else:
+        address = host.wait_online()
+        host.wait_for(lambda: host.active(NETD), "netd is up")
+    if moment == "while renewing":
+        lan.stop_dhcp()
+        host.call("network1", "Renew")
+        host.wait_for(lambda: "RENEWING" in host.read("/run/buildos/netd/state.json"), "RENEWING")
+    if moment == "without carrier":
+        host.nics[0].unplug()
+        host.wait_for(lambda: "no carrier" in host.status_text(NETD), "it is noticed")
+    pid = host.main_pid(NETD)
+    host.systemctl("kill", "--signal=KILL", NETD)
+    host.wait_for(lambda: host.main_pid(NETD) not in (0, pid), "it is back")
+    if moment != "before the lease":
+        assert host.addresses("br0") == [f"{address}/24"]
+    if moment == "without carrier":
+        host.nics[0].plug()
+    else:
+        lan.serve_dhcp(lease="2m")
+    host.wait_for(lambda: host.bus_property("network1", "Online"), "online")
+    if moment != "before the lease":
+        assert host.addresses("br0") == [f"{address}/24"]

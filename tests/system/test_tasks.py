@@ -1,0 +1,229 @@
+"""The whole path of a build: controller, agent, machine, source, result."""
+
+from __future__ import annotations
+
+import ipaddress
+import time
+
+from agents import BBOT, BSLAVE, LEAKED, bbot, bslave, messages, state, wait_until_runs
+from host import Host
+from lan import Lan
+
+PRIVATE = ipaddress.ip_network("172.23.0.0/16")
+
+HELLO = """\
+#include <stdio.h>
+int main(void)
+{
+    puts("hello from a build machine");
+    return 0;
+}
+"""
+
+POLL_OFTEN = 'environment = ["BBOT_DOUBLE_INTERVAL_MS=200"]'
+
+
+def start_site(host: Host, lan: Lan, toml: str) -> None:
+    """Boots a host on a LAN with sources in C."""
+    lan.serve_dhcp()
+    host.configure("agentd", toml)
+    host.start([lan])
+    wait_until_runs(host)
+
+
+def serve_sources(lan: Lan, **sources: str) -> str:
+    """The web server of the LAN; its URL without a file's name."""
+    return lan.serve_web("", **{f"{name}.c": text for name, text in sources.items()})[:-4]
+
+
+def wait_for_results(host: Host, lan: Lan, count: int) -> list[dict[str, str]]:
+    """The results of tasks, when there are that many."""
+    host.wait_for(lambda: len(lan.results()) >= count, f"{count} results", 90)
+    return [entry["result"] for entry in lan.results()]
+
+
+def leftovers(host: Host) -> list[str]:
+    """What tasks need on the host while they run."""
+    looks = [
+        "ip -brief link show | grep ^bb || true",
+        "iptables-save -t nat | grep -e --dport || true",
+        "ip netns list",
+        "pgrep -a bbot-worker || true",
+    ]
+    return [line for look in looks for line in host.run(look).splitlines()]
+
+
+def test_a_task_is_built_on_br1(host: Host, lan: Lan) -> None:
+    web = serve_sources(lan, hello=HELLO)
+    url = lan.start_controller()
+    task = {"tasks": 1, "source": f"{web}hello.c", "challenge": True}
+    start_site(host, lan, bbot(url, POLL_OFTEN))
+    lan.script_controller(all=task)
+    (result,) = wait_for_results(host, lan, 1)
+    assert result == {
+        "name": "hello-1",
+        "version": "1.0.0",
+        "status": "success",
+        "update-status": "success",
+        "update-log": "tcc source.c",
+        "test-status": "success",
+        "test-log": "hello from a build machine",
+    }
+    (entry,) = lan.results()
+    assert entry["error"] is None
+    # The machine had a lease of br1, and the LAN saw nobody but the host.
+    leases = host.read("/run/buildos/dnsmasq/leases").split()
+    assert ipaddress.ip_address(leases[2]) in PRIVATE
+    (address,) = host.addresses("br0")
+    assert lan.web_clients() == [address.split("/")[0]]
+    host.wait_for(lambda: not leftovers(host), "nothing is left of the task")
+    assert messages(host, LEAKED) == []
+    assert host.failed_units() == []
+
+
+def test_tasks_fail_without_harm(host: Host, lan: Lan) -> None:
+    web = serve_sources(lan, bad="int main(void) { return x; }\n", fails="int main(void){return 3;}\n")
+    url = lan.start_controller()
+    lan.script_controller(
+        bad={"tasks": 1, "source": f"{web}bad.c"},
+        fails={"tasks": 1, "source": f"{web}fails.c"},
+        gone={"tasks": 1, "source": f"{web}gone.c"},
+    )
+    urls = '", "'.join(f"{url}{path}" for path in ("bad", "fails", "gone"))
+    start_site(host, lan, bbot(urls, POLL_OFTEN, "instance_max = 3"))
+    results = {entry["session"]: entry["result"] for entry in lan.results()}
+    wait_for_results(host, lan, 3)
+    results = {entry["session"]: entry["result"] for entry in lan.results()}
+    assert {result["status"] for result in results.values()} == {"error"}
+    assert "'x' undeclared" in results["bad/1"]["update-log"]
+    assert "exit status: 3" in results["fails/1"]["test-log"]
+    assert "cannot fetch" in results["gone/1"]["update-log"]
+    assert state(host) == "running"
+    host.wait_for(lambda: not leftovers(host), "nothing is left of the tasks")
+
+
+def test_an_agent_asks_by_priority_and_bears_with_controllers(host: Host, lan: Lan) -> None:
+    web = serve_sources(lan, hello=HELLO)
+    url = lan.start_controller()
+    lan.script_controller(
+        all={},
+        urgent={"tasks": 2, "source": f"{web}hello.c", "expire": 0},
+        unauthorized={"answer": 401},
+        broken={"answer": 503},
+        garbage={"answer": "garbage"},
+        away={"answer": "away"},
+        slow={"delay": 0.5},
+    )
+    others = ("unauthorized", "broken", "garbage", "away", "slow", "calm")
+    urls = '", "'.join([f"0010={url}urgent", *(f"{url}{path}" for path in others)])
+    pid = None
+    start_site(host, lan, bbot(urls, POLL_OFTEN))
+    pid = host.main_pid(BBOT)
+    wait_for_results(host, lan, 2)
+    host.wait_for(
+        lambda: [e["path"] for e in lan.task_requests()].count("/calm") >= 3,
+        "it goes on to poll",
+    )
+    polls = [entry["path"] for entry in lan.task_requests()]
+    assert polls[0] == "/urgent"
+    assert {f"/{path}" for path in others} < set(polls)
+    # While a task of a higher B ran, no other was asked: both came first.
+    assert polls.index("/calm") > polls.index("/urgent") + 1
+    # Results that come too late are refused, and nobody tells the agent.
+    assert {entry["error"] for entry in lan.results()} == {"expired session"}
+    assert host.main_pid(BBOT) == pid
+    said = host.run(f"journalctl --unit={BBOT} --priority=warning --output=cat")
+    for word in ("401", "503", "Peer disconnected", "valid UTF-8"):
+        assert word in said
+
+
+def test_a_drained_agent_ends_its_task_first(host: Host, lan: Lan) -> None:
+    web = serve_sources(lan, hello=HELLO)
+    url = lan.start_controller()
+    lan.script_controller(all={"tasks": 9, "source": f"{web}hello.c"})
+    environment = '"BBOT_DOUBLE_INTERVAL_MS=200", "BBOT_DOUBLE_MISCHIEF=slow=3"'
+    start_site(host, lan, bbot(url, f"environment = [{environment}]"))
+    host.wait_for(lambda: leftovers(host), "a task runs")
+    host.run(["buildosctl", "drain", "--wait"], deadline=60)
+    host.wait_for(lambda: host.main_pid(BBOT) == 0, "it is stopped")
+    # What was handed out was finished, but for what came in the very last moment.
+    handed = [e["session"] for e in lan.task_requests() if e["session"]]
+    finished = {entry["session"]: entry["result"]["status"] for entry in lan.results()}
+    assert finished[handed[0]] == "success"
+    assert set(handed) == set(finished)
+    assert leftovers(host) == []
+
+
+def test_a_crash_in_the_middle_of_a_task_leaves_nothing(host: Host, lan: Lan) -> None:
+    web = serve_sources(lan, hello=HELLO)
+    url = lan.start_controller()
+    environment = '"BBOT_DOUBLE_INTERVAL_MS=200", "BBOT_DOUBLE_MISCHIEF=slow=600"'
+    start_site(host, lan, bbot(url, f"environment = [{environment}]"))
+    lan.script_controller(all={"tasks": 1, "source": f"{web}hello.c"})
+    host.wait_for(lambda: len(leftovers(host)) >= 2, "a task runs")
+    host.run(f"kill -KILL {host.main_pid(BBOT)}")
+    host.wait_for(lambda: not leftovers(host), "nothing is left of the task")
+    wait_until_runs(host)
+
+
+def test_mischief_is_borne(host: Host, lan: Lan) -> None:
+    """Hangs, leaks, crashes after some rounds, and does not end on SIGTERM."""
+    url = lan.start_controller()
+
+    def misbehaving(name: str, mischief: str) -> str:
+        words = f'"BBOT_DOUBLE_INTERVAL_MS=100", "BBOT_DOUBLE_MISCHIEF={mischief}"'
+        return bbot(f"{url}{name}", f"environment = [{words}]", name=name)
+
+    host.file(f"/etc/systemd/system/{'buildos-bbot@stubborn.service'}.d/test.conf",
+              "[Service]\nTimeoutStopSec=1s\n")  # fmt: skip
+    start_site(
+        host,
+        lan,
+        bbot(url)
+        + misbehaving("hangs", "hang")
+        + misbehaving("leaks", "leak,crash-after=2")
+        + misbehaving("stubborn", "ignore-term"),
+    )
+    crash = "exit code 70"
+    host.wait_for(lambda: state(host, "bbot@leaks") == "delayed", "it has crashed")
+    host.wait_for(lambda: len(messages(host, LEAKED)) >= 4, "its leaks are named")
+    assert crash in host.status_text("buildos-agentd")
+    wait_until_runs(host, "bbot@hangs")
+    assert [e for e in lan.task_requests() if e["path"] == "/hangs"] == []
+    began = time.monotonic()
+    host.systemctl("stop", "buildos-bbot@stubborn", "buildos-bbot@hangs", "buildos-bbot@leaks")
+    assert time.monotonic() - began < 15
+    host.wait_for(lambda: not leftovers(host), "nothing is left of them")
+    assert wait_until_runs(host)
+
+
+def test_a_slave_has_a_container_that_the_lan_reaches(host: Host, lan: Lan) -> None:
+    lan.serve_dhcp()
+    arguments = 'arguments = ["--bridge", "br0", "--port", "7000"]'
+    host.configure("agentd", bslave("/usr/bin/bslave", arguments))
+    host.start([lan])
+    pid = wait_until_runs(host, "bslave@x")
+    leases = host.wait_for(lambda: len(lan.leases()) == 2 and lan.leases(), "two leases")
+    (address,) = (ip for mac, ip in leases.items() if mac != host.nics[0].mac)
+    ask = (
+        "import socket; s = socket.create_connection(('%s', 7000), 5); print(s.makefile().read())"
+    )
+    name = host.wait_for(
+        lambda: run_on(lan, ask % address), "the container answers from the LAN"
+    )
+    assert name.startswith("bb")
+    assert host.link(name)["master"] == "br0"
+    # It is in the unit, and goes with it.
+    assert pid and host.run(f"systemctl status {BSLAVE} --no-pager").count("--inside") >= 1
+    host.systemctl("stop", BSLAVE)
+    assert not run_on(lan, ask % address)
+    assert leftovers(host) == []
+    assert messages(host, LEAKED) == []
+
+
+def run_on(lan: Lan, program: str) -> str:
+    """What a Python program prints, run on the LAN; nothing if it fails."""
+    try:
+        return lan.run(["python3", "-c", program]).strip()
+    except AssertionError:
+        return ""

@@ -1,0 +1,220 @@
+"""Which NIC is the uplink, and what happens when cables and NICs come and go."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+
+from conftest import NewLan
+from host import Host
+from lan import Lan, Nic
+from machine import Machine
+
+NETD = "buildos-netd.service"
+_GRACE = "carrier_grace_s = 1\n"
+
+
+def _port(host: Host) -> str | None:
+    """The NIC in br0."""
+    ports = [link["ifname"] for link in host.links() if link.get("master") == "br0"]
+    assert len(ports) <= 1, ports
+    return ports[0] if ports else None
+
+
+def _reason(host: Host, nic: str) -> str:
+    """What netd says of a NIC on the bus."""
+    (link,) = [entry for entry in host.state()["links"] if entry["name"] == nic]
+    reason: str = link["reason"]
+    return reason
+
+
+def test_the_nic_booted_from_is_preferred(host: Host, lan: Lan, new_lan: NewLan) -> None:
+    other = new_lan("203.0.113", "other")
+    lan.serve_dhcp()
+    other.serve_dhcp()
+    mac = "02:bd:00:00:00:b1"
+    host.command_line(f"BOOTIF=01-{mac.replace(':', '-')}")
+    host.start([other, other, lan], macs=["02:bd:00:00:00:b2", "02:bd:00:00:00:b3", mac])
+    host.wait_online()
+    assert _port(host) == "eth2"
+    assert other.leases() == {}
+
+
+def test_a_nic_booted_from_without_a_server_costs_its_head_start(
+    host: Host, lan: Lan, new_lan: NewLan
+) -> None:
+    silent = new_lan("203.0.113", "silent")
+    lan.serve_dhcp()
+    mac = "02:bd:00:00:00:b1"
+    host.command_line(f"BOOTIF={mac} buildos.netd.bootif_head_start_ms=500")
+    host.start([lan, silent], macs=["02:bd:00:00:00:b2", mac])
+    host.wait_online()
+    assert _port(host) == "eth0"
+
+
+def test_the_lease_survives_a_short_loss_of_carrier(host: Host, lan: Lan) -> None:
+    lan.serve_dhcp()
+    host.start([lan])
+    address = host.wait_online()
+    host.run("ip -4 -o monitor address dev br0 </dev/null >/run/monitor 2>&1 &")
+    requests = lan.log("dnsmasq.log").count("DHCPREQUEST")
+    host.nics[0].unplug()
+    host.wait_for(lambda: host.bus_property("network1", "State") == "carrier-lost", "it is noticed")
+    host.wait_for(lambda: f"br0 keeps {address}/24" in host.status_text(NETD), "the status")
+    host.nics[0].plug()
+    host.wait_for(lambda: host.bus_property("network1", "State") == "online", "online")
+    host.wait_for(
+        lambda: lan.log("dnsmasq.log").count("DHCPREQUEST") > requests, "the lease is confirmed"
+    )
+    assert host.addresses("br0") == [f"{address}/24"]
+    assert "Deleted" not in host.read("/run/monitor")
+
+
+def test_another_nic_takes_over_and_machines_go_on(
+    host: Host, lan: Lan, new_lan: NewLan
+) -> None:
+    second = new_lan("203.0.113", "second")
+    lan.serve_dhcp()
+    url = second.serve_web("from the second LAN\n")
+    host.configure("netd", _GRACE)
+    host.start([lan, second])
+    host.wait_online()
+    host.wait_for(lambda: host.bus_property("nat1", "Ready"), "ready for machines")
+    machine = Machine(host)
+    address = machine.take_lease()
+    bridge = host.link("br0")["ifindex"]
+    second.serve_dhcp()
+
+    host.nics[0].unplug()
+    host.wait_for(lambda: _port(host) == "eth1", "the second NIC is the uplink")
+    host.wait_for(
+        lambda: [a.startswith("203.0.113.") for a in host.addresses("br0")] == [True],
+        "its lease, alone",
+    )
+    br0 = host.link("br0")
+    assert br0["ifindex"] == bridge, "the bridge is the same"
+    assert br0["address"] == host.nics[1].mac
+    # The machine has noticed nothing, and its packets leave by the new uplink.
+    host.wait_for(
+        lambda: machine.succeeds(f"curl --silent --fail --max-time 2 {url}"), "the machine's way out"
+    )
+    assert machine.run("ip -4 -brief address show dev eth0").split()[2].startswith(f"{address}/")
+    assert second.web_clients()[-1] == host.addresses("br0")[0].split("/")[0]
+
+    # It stays when the first one is back.
+    host.nics[0].plug()
+    host.wait_for(lambda: "carrier" in _reason(host, "eth0"), "the first NIC is seen")
+    assert _port(host) == "eth1"
+
+
+def test_a_nic_plugged_in_later_becomes_the_uplink(host: Host, lan: Lan) -> None:
+    lan.serve_dhcp()
+    host.start([])
+    host.wait_for(lambda: "no Ethernet NIC" in host.status_text(NETD), "the status")
+    host.plug_in(lan, "eth7", "02:bd:00:00:00:77")
+    host.wait_online()
+    assert _port(host) == "eth7"
+
+
+def test_a_nic_pulled_out_is_replaced_by_another(host: Host, lan: Lan) -> None:
+    lan.serve_dhcp()
+    host.start([lan, lan])
+    host.wait_online()
+    first = _port(host)
+    assert first is not None
+    other = "eth1" if first == "eth0" else "eth0"
+    host.run(["ip", "link", "delete", first])
+    host.wait_for(lambda: _port(host) == other, "the other NIC is the uplink")
+    mac = host.link(other)["address"]
+    host.wait_for(
+        lambda: host.addresses("br0") == [f"{lan.leases().get(mac)}/24"], "the lease of the other"
+    )
+
+
+def test_a_nic_keeps_its_place_when_it_is_renamed(host: Host, lan: Lan) -> None:
+    lan.serve_dhcp()
+    host.start([lan])
+    address = host.wait_online()
+    host.wait_for(lambda: host.active(NETD), "netd is up")
+    host.run("ip link set eth0 name eth9")
+    host.wait_for(lambda: host.bus_property("network1", "Uplink") == "eth9", "the new name")
+    assert host.addresses("br0") == [f"{address}/24"]
+    host.call("network1", "Renew")
+    host.wait_for(lambda: f"{address}/24 by eth9" in host.status_text(NETD), "the status")
+
+
+def test_a_nic_in_the_bridge_of_somebody_else_is_left_alone(
+    host: Host, lan: Lan, new_lan: NewLan
+) -> None:
+    lan.serve_dhcp()
+    other = new_lan("203.0.113", "other")
+    host.file(
+        "/etc/systemd/system/theirs.service",
+        "[Unit]\nDefaultDependencies=no\nBefore=buildos-netd.service\n"
+        "[Service]\nType=oneshot\nExecStart=sh -c 'ip link add theirs type bridge && "
+        "ip link set eth1 master theirs'\n[Install]\nWantedBy=buildos-netd.service\n",
+    )
+    host.file(
+        "/etc/systemd/system/buildos-netd.service.d/theirs.conf", "[Unit]\nWants=theirs.service\n"
+    )
+    host.start([lan, other])
+    host.wait_online()
+    assert host.link("eth1")["master"] == "theirs"
+    assert re.search(r"port of link \d+, which is not ours", _reason(host, "eth1"))
+    assert host.link("theirs")["operstate"] == "DOWN", "nobody sets it up"
+
+
+def test_servers_and_networks_can_be_chosen(host: Host, lan: Lan, new_lan: NewLan) -> None:
+    rogue, wrong = new_lan("192.168.7", "rogue"), new_lan("203.0.113", "wrong")
+    for each in (lan, rogue, wrong):
+        each.serve_dhcp()
+    host.configure(
+        "netd",
+        f'allow_servers = ["{lan.address}", "{rogue.address}"]\n'
+        'deny_networks = ["192.168.0.0/16"]\n',
+    )
+    host.start([rogue, wrong, lan])
+    host.wait_online()
+    assert _port(host) == "eth2"
+    assert rogue.leases() == {} == wrong.leases()
+    reasons = {e["server"]: e["reason"] for e in host.ledger() if e["decision"] == "refused"}
+    assert set(reasons) == {rogue.address, wrong.address}, "the ledger says who was refused"
+
+
+def test_a_reload_takes_a_nic_out_and_loses_nothing(host: Host, lan: Lan) -> None:
+    lan.serve_dhcp()
+    host.start([lan, lan])
+    address = host.wait_online()
+    host.wait_for(lambda: host.active(NETD), "netd is up")
+    uplink = _port(host)
+    other = "eth1" if uplink == "eth0" else "eth0"
+    host.write("/etc/buildos/netd.conf.d/60-reload.toml", f'exclude = ["{other}"]\nexlude = []\n')
+    with lan.ping(address) as echoes:
+        host.systemctl("reload", NETD)
+    assert echoes.lost() == []
+    assert host.addresses("br0") == [f"{address}/24"]
+    assert "excluded by" in _reason(host, other)
+    # The mistake is told with its place and what was meant.
+    status = host.status_text(NETD)
+    assert "degraded" in status and "exlude" in status and "exclude" in status, status
+    assert not host.succeeds("buildos-netd --check")
+    host.write("/etc/buildos/netd.conf.d/60-reload.toml", "")
+    host.call("network1", "Reconfigure")
+    host.wait_for(lambda: "degraded" not in host.status_text(NETD), "the mistake is gone")
+    assert host.succeeds("buildos-netd --check")
+
+
+def _burst(nic: Nic) -> None:
+    nic.unplug()
+    nic.plug()
+
+
+def test_carrier_that_flaps_ends_with_the_lease_in_place(host: Host, lan: Lan) -> None:
+    lan.serve_dhcp()
+    host.start([lan])
+    address = host.wait_online()
+    for _ in range(20):
+        _burst(host.nics[0])
+    host.wait_for(lambda: host.bus_property("network1", "State") == "online", "online")
+    assert host.addresses("br0") == [f"{address}/24"]
+    assert subprocess.run(lan.command(["ping", "-c", "1", "-W", "10", address])).returncode == 0
