@@ -128,7 +128,7 @@ def _flowtable(table: str) -> str:
     established past the routing and the rules (nft(8), "flowtables")."""
     first = "\tchain prerouting {"
     fast = "\tflowtable fast { hook ingress priority filter; devices = { br0, br1 }; }\n"
-    rule = '\t\tiifname "br1" oifname "br0" meta nfproto ipv4 ct state'
+    rule = '\t\tiifname "br1" oifname "br0" ip daddr !='
     add = "\t\tmeta l4proto { tcp, udp } ct state established flow add @fast\n"
     assert first in table and rule in table
     return table.replace(first, fast + first, 1).replace(rule, add + rule, 1)

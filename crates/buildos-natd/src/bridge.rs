@@ -315,6 +315,7 @@ mod tests {
                         rules: vec![rule("udp"), rule(name)],
                     }],
                 },
+                sets: Default::default(),
             }]
         };
         let auto = BridgeNetfilter::Auto;

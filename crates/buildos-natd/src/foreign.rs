@@ -8,6 +8,7 @@
 //! on something not known here (a set, a match of iptables) is a suspect,
 //! which is of interest only when machines are cut off.
 
+use std::collections::HashMap;
 use std::fmt;
 
 use crate::nft::{
@@ -155,6 +156,12 @@ impl Bits {
         }
     }
 
+    /// Whether it is one of these values.
+    fn is_in(&self, set: &[Vec<u8>]) -> Truth {
+        let found = set.iter().map(|value| self.begins_with(value));
+        found.fold(Truth::No, |any, is| any.not().and(is.not()).not())
+    }
+
     /// Whether it begins with these bytes.
     fn begins_with(&self, bytes: &[u8]) -> Truth {
         if bytes.len() > self.0.len() {
@@ -191,6 +198,8 @@ struct Flow {
 /// `NF_CT_STATE_BIT` (linux/netfilter/nf_conntrack_common.h).
 const ESTABLISHED: u32 = 1 << 1;
 const NEW: u32 = 1 << 3;
+/// `IPS_DST_NAT` (linux/netfilter/nf_conntrack_common.h).
+const DESTINATION_CHANGED: u32 = 1 << 5;
 
 /// What a machine needs: a way out and back, an address, names.
 fn flows(site: &Site) -> Vec<Flow> {
@@ -290,7 +299,10 @@ impl Flow {
             Expression::Meta(MetaKey::NetworkProtocol) => Bits::known(&[libc::NFPROTO_IPV4 as u8]),
             Expression::Meta(MetaKey::TransportProtocol) => self.protocol.clone(),
             Expression::Connection(ConnectionKey::State) => self.state.clone(),
-            Expression::Connection(ConnectionKey::Status) => Bits::unknown(4),
+            // Nobody has redirected it; the rest is open.
+            Expression::Connection(ConnectionKey::Status) => {
+                Bits(DESTINATION_CHANGED.to_ne_bytes().map(|bit| (0, bit)).into())
+            }
             Expression::Payload {
                 base,
                 offset,
@@ -299,6 +311,7 @@ impl Flow {
             Expression::Foreign(name) if LOADS.contains(&name.as_str()) => Bits::unknown(0),
             Expression::Mask(_)
             | Expression::Compare(..)
+            | Expression::Lookup(..)
             | Expression::Counter
             | Expression::Accept
             | Expression::Drop
@@ -364,8 +377,11 @@ enum Effect<'a> {
     Unknown,
 }
 
+/// What is in a table's sets, as far as it is known.
+type Sets = HashMap<String, Vec<Vec<u8>>>;
+
 /// Whether the rule matches, and what it then does.
-fn judge<'a>(rule: &'a ImageRule, flow: &Flow) -> (Truth, Effect<'a>) {
+fn judge<'a>(rule: &'a ImageRule, sets: &Sets, flow: &Flow) -> (Truth, Effect<'a>) {
     let mut truth = Truth::Yes;
     let mut register = Bits::unknown(0);
     for expression in &rule.expressions {
@@ -383,6 +399,16 @@ fn judge<'a>(rule: &'a ImageRule, flow: &Flow) -> (Truth, Effect<'a>) {
                 truth = truth.and(match is {
                     Is::Equal => equal,
                     Is::Not => equal.not(),
+                });
+                Effect::Nothing
+            }
+            Expression::Lookup(is, set) => {
+                let within = sets
+                    .get(set)
+                    .map_or(Truth::Maybe, |set| register.is_in(set));
+                truth = truth.and(match is {
+                    Is::Equal => within,
+                    Is::Not => within.not(),
                 });
                 Effect::Nothing
             }
@@ -438,6 +464,7 @@ fn walk_table(table: &AnyTable, flow: &Flow) -> Vec<Finding> {
         }
         let mut walk = Walk {
             table: &table.table,
+            sets: &table.sets,
             name: format!("{family} {}", table.table.name),
             flow,
             left: LONGEST,
@@ -463,6 +490,7 @@ enum Through {
 
 struct Walk<'a> {
     table: &'a Image,
+    sets: &'a Sets,
     name: String,
     flow: &'a Flow,
     /// Rules that are still looked at.
@@ -480,7 +508,7 @@ impl<'a> Walk<'a> {
                 return Through::Sometimes;
             };
             self.left = left;
-            let (truth, effect) = judge(rule, self.flow);
+            let (truth, effect) = judge(rule, self.sets, self.flow);
             if truth == Truth::No {
                 continue;
             }
@@ -586,6 +614,7 @@ fn text(rule: &ImageRule) -> String {
             | Expression::Jump(_)
             | Expression::Goto(_)
             | Expression::Return
+            | Expression::Lookup(..)
             | Expression::Foreign(_) => {
                 loaded = None;
                 "…".to_owned()
@@ -656,6 +685,7 @@ mod tests {
                 flags: 0,
                 chains,
             },
+            sets: HashMap::new(),
         }
     }
 
@@ -834,6 +864,55 @@ mod tests {
     }
 
     #[test]
+    fn what_is_redirected_is_not_what_machines_need() {
+        let redirected = rule(&[
+            Expression::Connection(ConnectionKey::Status),
+            Expression::Mask(DESTINATION_CHANGED.to_ne_bytes().into()),
+            Expression::Compare(Is::Not, vec![0; 4]),
+            Expression::Accept,
+        ]);
+        check(vec![forward(true, vec![redirected])], &[BOTH_WAYS]);
+    }
+
+    #[test]
+    fn sets_are_looked_into() {
+        let state = |is, set: &str, verdict| {
+            let lookup = Expression::Lookup(is, set.to_owned());
+            rule(&[
+                Expression::Connection(ConnectionKey::State),
+                lookup,
+                verdict,
+            ])
+        };
+        let check = |rules, expected: &[&str]| {
+            let mut table = table(vec![forward(true, rules)]);
+            let answers = [ESTABLISHED, 1 << 2].map(|bits| bits.to_ne_bytes().to_vec());
+            table.sets.insert("answers".to_owned(), answers.to_vec());
+            let found = findings(&[table], &Site::example());
+            let found: Vec<_> = found.iter().map(ToString::to_string).collect();
+            assert_eq!(found, expected);
+        };
+        let out = "the policy of chain FORWARD in table ip filter drops what machines send out";
+        check(
+            vec![state(Is::Equal, "answers", Expression::Accept)],
+            &[out],
+        );
+        let new = state(Is::Not, "answers", Expression::Accept);
+        check(
+            vec![new],
+            &["the policy of chain FORWARD in table ip filter drops the answers to machines"],
+        );
+        // One whose elements are not known.
+        check(
+            vec![state(Is::Equal, "others", Expression::Accept)],
+            &[
+                "the policy of chain FORWARD in table ip filter may drop what machines send out and \
+               the answers to machines",
+            ],
+        );
+    }
+
+    #[test]
     fn chains_are_left_and_come_back() {
         let back = |returns: ImageRule| {
             vec![
@@ -946,7 +1025,7 @@ mod tests {
         ) -> Option<Option<bool>> {
             for rule in &chain.rules {
                 *fuel = fuel.checked_sub(1)?;
-                let (truth, effect) = judge(rule, flow);
+                let (truth, effect) = judge(rule, &Sets::new(), flow);
                 if truth == Truth::No || truth == Truth::Maybe && !odd {
                     continue;
                 }

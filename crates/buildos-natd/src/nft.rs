@@ -18,11 +18,12 @@ pub use image::{
     ConnectionKey, Count, Expression, Image, ImageChain, ImageRule, MetaKey, PayloadBase,
 };
 
+use std::collections::HashMap;
 use std::io;
 
 use nftnl::Batch;
 
-use decode::{Dump, chain, rule, table};
+use decode::{Dump, ask_for_elements, chain, elements, plain_set, rule, table};
 use netlink::{Message, Netlink};
 
 /// The kernel did not do what was asked.
@@ -62,6 +63,9 @@ pub enum NftError {
     Restless,
 }
 
+/// Sets that are read at most: each costs a question.
+const SETS: usize = 256;
+
 /// How often a reading that a change has spoilt is begun again.
 const READINGS: usize = 8;
 
@@ -72,6 +76,8 @@ pub struct AnyTable {
     pub family: i32,
     /// The table.
     pub table: Image,
+    /// Its sets of plain values that do not change, by their names.
+    pub sets: HashMap<String, Vec<Vec<u8>>>,
 }
 
 /// The table `inet NAME` as it stands; [`None`] when there is none.
@@ -135,36 +141,63 @@ async fn read_once(
     for message in netlink.dump(Dump::Tables, family).await? {
         let table = table(&message.attributes)?;
         if wanted(&table.name) {
-            let family = message.family.into();
-            tables.push(AnyTable { family, table });
+            tables.push(AnyTable {
+                family: message.family.into(),
+                table,
+                sets: HashMap::new(),
+            });
         }
     }
     if !tables.is_empty() {
         for message in netlink.dump(Dump::Chains, family).await? {
             let (of, chain) = chain(&message.attributes)?;
-            if let Some(table) = find(&mut tables, &message, &of) {
-                table.chains.push(chain);
+            if let Some(found) = find(&mut tables, &message, &of) {
+                found.table.chains.push(chain);
             }
         }
         for message in netlink.dump(Dump::Rules, family).await? {
             let listed = rule(&message.attributes)?;
-            let chain = find(&mut tables, &message, &listed.table)
-                .and_then(|table| table.chains.iter_mut().find(|c| c.name == listed.chain));
+            let chain = find(&mut tables, &message, &listed.table).and_then(|found| {
+                let mut chains = found.table.chains.iter_mut();
+                chains.find(|chain| chain.name == listed.chain)
+            });
             if let Some(chain) = chain {
                 chain.rules.push(listed.rule);
             }
         }
     }
+    if family == libc::NFPROTO_UNSPEC {
+        read_sets(&mut netlink, &mut tables).await?;
+    }
     let after = netlink.generation().await?;
     Ok((before == after).then_some(tables))
 }
 
-fn find<'a>(tables: &'a mut [AnyTable], message: &Message, name: &str) -> Option<&'a mut Image> {
+async fn read_sets(netlink: &mut Netlink, tables: &mut [AnyTable]) -> Result<(), NftError> {
+    let sets = netlink.dump(Dump::Sets, libc::NFPROTO_UNSPEC).await?;
+    for message in sets.iter().take(SETS) {
+        let Some((table, set)) = plain_set(&message.attributes)? else {
+            continue;
+        };
+        let Some(found) = find(tables, message, &table) else {
+            continue;
+        };
+        let ask = ask_for_elements(&table, &set);
+        let family = message.family.into();
+        let mut all = Vec::new();
+        for message in netlink.dump_of(Dump::Elements, family, &ask).await? {
+            all.extend(elements(&message.attributes)?);
+        }
+        found.sets.insert(set, all);
+    }
+    Ok(())
+}
+
+fn find<'a>(tables: &'a mut [AnyTable], message: &Message, name: &str) -> Option<&'a mut AnyTable> {
     let family = i32::from(message.family);
     tables
         .iter_mut()
         .find(|found| found.family == family && found.table.name == name)
-        .map(|found| &mut found.table)
 }
 
 /// Puts the table in the place of whatever stands under its name.

@@ -103,36 +103,27 @@ impl Rules<'_> {
     /// packets leave no trace in it. What nearly all packets are comes first:
     /// each of them is looked at here.
     fn prerouting(&self) -> Vec<Rule> {
+        let host = self.site.network.host().into();
+        let dropped =
+            |matches, comment| Rule::new(matches, Verdict::Drop).counted().comment(comment);
         vec![
             Rule::new(
                 vec![
                     self.by_machines(),
-                    Match::Source(Is::Equal, self.site.network.host().into()),
+                    Match::Source(Is::Equal, self.network()),
+                    Match::Source(Is::Not, host),
                 ],
-                Verdict::Drop,
-            )
-            .counted()
-            .comment("a machine under the host's address"),
-            Rule::new(
-                vec![self.by_machines(), Match::Source(Is::Equal, self.network())],
                 Verdict::Accept,
             ),
+            // Answers to masqueraded connections still have the host's address here.
             Rule::new(
                 vec![
                     self.by_outsiders(),
-                    Match::Source(Is::Equal, self.network()),
+                    Match::Source(Is::Not, self.network()),
+                    Match::Destination(Is::Not, self.network()),
                 ],
-                Verdict::Drop,
-            )
-            .counted()
-            .comment("an outsider under a machine's address"),
-            // Answers to masqueraded connections still have the host's address here.
-            Rule::new(
-                vec![self.by_outsiders(), Match::Destination(self.network())],
-                Verdict::Drop,
-            )
-            .counted()
-            .comment("an outsider past the NAT"),
+                Verdict::Accept,
+            ),
             Rule::new(
                 vec![
                     self.by_machines(),
@@ -142,12 +133,25 @@ impl Rules<'_> {
                 Verdict::Accept,
             )
             .comment("asks for an address"),
-            Rule::new(
+            dropped(
+                vec![self.by_machines(), Match::Source(Is::Equal, host)],
+                "a machine under the host's address",
+            ),
+            dropped(
                 vec![self.by_machines(), Match::Ipv4(Is::Equal)],
-                Verdict::Drop,
-            )
-            .counted()
-            .comment("a machine under a foreign address"),
+                "a machine under a foreign address",
+            ),
+            dropped(
+                vec![
+                    self.by_outsiders(),
+                    Match::Source(Is::Equal, self.network()),
+                ],
+                "an outsider under a machine's address",
+            ),
+            dropped(
+                vec![self.by_outsiders(), Match::Ipv4(Is::Equal)],
+                "an outsider past the NAT",
+            ),
         ]
     }
 
@@ -191,28 +195,18 @@ impl Rules<'_> {
         rules
     }
 
-    /// Out of br1 through br0, and the answers back.
+    /// Out of br1 through br0, and the answers back: connections that there are
+    /// first, and then who may begin one.
     fn forward(&self) -> Vec<Rule> {
-        let answer = [ConnectionState::Established, ConnectionState::Related];
-        let any = [&answer[..], &[ConnectionState::New]].concat();
+        let known = || Match::State(vec![ConnectionState::Established, ConnectionState::Related]);
+        let agent = |is| Match::Destination(is, AGENT_TFTP.into());
         let mut rules = vec![
-            self.among_machines(),
-            Rule::new(
-                vec![self.by_machines(), Match::Destination(AGENT_TFTP.into())],
-                Verdict::Drop,
-            )
-            .counted()
-            .comment("for an agent on this host; its redirection is missing"),
-        ];
-        rules.extend(self.private_ranges());
-        rules.extend([
-            // An answer that fits no connection would leave under a private address.
             Rule::new(
                 vec![
                     self.by_machines(),
                     self.for_outsiders(),
-                    Match::Ipv4(Is::Equal),
-                    Match::State(any),
+                    agent(Is::Not),
+                    known(),
                 ],
                 Verdict::Accept,
             )
@@ -223,12 +217,31 @@ impl Rules<'_> {
                     self.by_outsiders(),
                     self.for_machines(),
                     Match::Ipv4(Is::Equal),
-                    Match::State(answer.into()),
+                    known(),
                 ],
                 Verdict::Accept,
             )
             .counted()
             .comment(BACK),
+            self.among_machines(),
+            Rule::new(vec![self.by_machines(), agent(Is::Equal)], Verdict::Drop)
+                .counted()
+                .comment("for an agent on this host; its redirection is missing"),
+        ];
+        rules.extend(self.private_ranges());
+        rules.extend([
+            // An answer that fits no connection would leave under a private address.
+            Rule::new(
+                vec![
+                    self.by_machines(),
+                    self.for_outsiders(),
+                    Match::Ipv4(Is::Equal),
+                    Match::State(vec![ConnectionState::New]),
+                ],
+                Verdict::Accept,
+            )
+            .counted()
+            .comment(OUT),
             Rule::new(vec![self.by_machines()], Verdict::Drop)
                 .counted()
                 .comment("machines have no other way"),
@@ -262,7 +275,7 @@ impl Rules<'_> {
             let matches = vec![
                 self.by_machines(),
                 self.for_outsiders(),
-                Match::Destination(*net),
+                Match::Destination(Is::Equal, *net),
                 Match::State(vec![ConnectionState::New]),
             ];
             Rule::new(matches, verdict).counted()

@@ -91,8 +91,8 @@ pub enum Match {
     Ipv4(Is),
     /// The IPv4 source address is, or is not, in this network.
     Source(Is, Ipv4Net),
-    /// The IPv4 destination address is in this network.
-    Destination(Ipv4Net),
+    /// The IPv4 destination address is, or is not, in this network.
+    Destination(Is, Ipv4Net),
     /// UDP or TCP to this port.
     Port(Transport, u16),
     /// An ICMP echo request.
@@ -295,7 +295,7 @@ impl fmt::Display for Match {
             Self::Output(name) => write!(f, "oifname \"{name}\""),
             Self::Ipv4(is) => write!(f, "meta nfproto {is}ipv4"),
             Self::Source(is, net) => write!(f, "ip saddr {is}{}", Net(*net)),
-            Self::Destination(net) => write!(f, "ip daddr {}", Net(*net)),
+            Self::Destination(is, net) => write!(f, "ip daddr {is}{}", Net(*net)),
             Self::Port(transport, port) => write!(f, "{} dport {port}", transport.as_str()),
             Self::EchoRequest => f.write_str("icmp type echo-request"),
             Self::State(states) => {

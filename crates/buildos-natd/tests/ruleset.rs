@@ -131,7 +131,9 @@ fn holds(condition: &Match, packet: &Packet) -> bool {
         Match::Output(name) => packet.output == name.as_str(),
         Match::Ipv4(wanted) => is(*wanted, packet.ipv4),
         Match::Source(wanted, net) => packet.ipv4 && is(*wanted, within(net, &packet.source)),
-        Match::Destination(net) => within(net, &packet.destination),
+        Match::Destination(wanted, net) => {
+            packet.ipv4 && is(*wanted, within(net, &packet.destination))
+        }
         Match::Port(transport, port) => packet.protocol == Protocol::Port(*transport, *port),
         Match::EchoRequest => packet.ipv4 && packet.protocol == Protocol::Echo,
         Match::State(states) => packet.state.is_some_and(|state| states.contains(&state)),

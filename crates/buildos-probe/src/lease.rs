@@ -36,6 +36,8 @@ pub(crate) enum LeaseError {
     Refused { server: Ipv4Addr, why: String },
     #[error("{server} names no gateway")]
     NoGateway { server: Ipv4Addr },
+    #[error("the lease names {gateway} as gateway and not {server}; does a machine play host?")]
+    OtherGateway { server: Ipv4Addr, gateway: Ipv4Addr },
 }
 
 /// A lease that was taken.
@@ -69,6 +71,9 @@ pub(crate) fn take(server: Ipv4Addr) -> Result<Holding, LeaseError> {
                 }
                 Output::Event(Event::Bound(lease)) => {
                     let gateway = lease.gateway().ok_or(LeaseError::NoGateway { server })?;
+                    if gateway != server {
+                        return Err(LeaseError::OtherGateway { server, gateway });
+                    }
                     return Ok(Holding {
                         client,
                         socket,

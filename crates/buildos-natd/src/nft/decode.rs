@@ -28,6 +28,27 @@ const RULE_TABLE: u16 = 1;
 const RULE_CHAIN: u16 = 2;
 const RULE_EXPRESSIONS: u16 = 4;
 const RULE_USERDATA: u16 = 7;
+// enum nft_set_attributes
+const SET_TABLE: u16 = 1;
+const SET_NAME: u16 = 2;
+const SET_FLAGS: u16 = 3;
+// enum nft_set_elem_list_attributes
+const LIST_TABLE: u16 = 1;
+const LIST_SET: u16 = 2;
+const LIST_ELEMENTS: u16 = 3;
+// enum nft_set_elem_attributes
+const ELEMENT_KEY: u16 = 1;
+// enum nft_lookup_attributes
+const LOOKUP_SET: u16 = 1;
+const LOOKUP_REGISTER: u16 = 2;
+const LOOKUP_DESTINATION: u16 = 3;
+const LOOKUP_FLAGS: u16 = 5;
+/// `NFT_LOOKUP_F_INV`.
+const LOOKUP_INVERTED: u32 = 1;
+/// `NFT_SET_CONSTANT`, with or without `NFT_SET_ANONYMOUS`: elements that do not
+/// change, and are neither ranges nor keys of a map.
+const SET_ANONYMOUS: u32 = 1;
+const SET_CONSTANT: u32 = 2;
 // enum nft_expr_attributes
 const EXPRESSION_NAME: u16 = 1;
 const EXPRESSION_DATA: u16 = 2;
@@ -85,6 +106,9 @@ pub(super) enum Dump {
     Tables,
     Chains,
     Rules,
+    Sets,
+    /// Of one set, which the request has to name.
+    Elements,
 }
 
 impl Dump {
@@ -93,6 +117,8 @@ impl Dump {
             Self::Tables => libc::NFT_MSG_GETTABLE,
             Self::Chains => libc::NFT_MSG_GETCHAIN,
             Self::Rules => libc::NFT_MSG_GETRULE,
+            Self::Sets => libc::NFT_MSG_GETSET,
+            Self::Elements => libc::NFT_MSG_GETSETELEM,
         }
     }
 
@@ -101,6 +127,8 @@ impl Dump {
             Self::Tables => libc::NFT_MSG_NEWTABLE,
             Self::Chains => libc::NFT_MSG_NEWCHAIN,
             Self::Rules => libc::NFT_MSG_NEWRULE,
+            Self::Sets => libc::NFT_MSG_NEWSET,
+            Self::Elements => libc::NFT_MSG_NEWSETELEM,
         }
     }
 
@@ -109,6 +137,8 @@ impl Dump {
             Self::Tables => "the list of tables",
             Self::Chains => "the list of chains",
             Self::Rules => "the list of rules",
+            Self::Sets => "the list of sets",
+            Self::Elements => "the list of a set's elements",
         }
     }
 }
@@ -187,6 +217,58 @@ pub(super) fn chain(attributes: &[u8]) -> Result<(String, ImageChain), NftError>
     })
     .map_err(NftError::Malformed)?;
     Ok((table, chain))
+}
+
+/// The table and the name of a set whose elements are plain values that do not
+/// change; [`None`] for every other one.
+pub(super) fn plain_set(attributes: &[u8]) -> Result<Option<(String, String)>, NftError> {
+    let (mut table, mut name, mut flags) = (String::new(), String::new(), 0);
+    each(attributes, |kind, value| {
+        match kind {
+            SET_TABLE => table = text(value)?,
+            SET_NAME => name = text(value)?,
+            SET_FLAGS => flags = parse_u32_be(value)?,
+            _ => {}
+        }
+        Ok(())
+    })
+    .map_err(NftError::Malformed)?;
+    Ok((flags & !SET_ANONYMOUS == SET_CONSTANT).then_some((table, name)))
+}
+
+/// The attributes that ask for a set's elements.
+pub(super) fn ask_for_elements(table: &str, set: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for (kind, name) in [(LIST_TABLE, table), (LIST_SET, set)] {
+        let length = NLA_HEADER_SIZE + name.len() + 1;
+        // Names have at most 255 bytes (NFT_NAME_MAXLEN).
+        bytes.extend_from_slice(&(length as u16).to_ne_bytes());
+        bytes.extend_from_slice(&kind.to_ne_bytes());
+        bytes.extend_from_slice(name.as_bytes());
+        bytes.push(0);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+    }
+    bytes
+}
+
+/// The keys of a set's elements.
+pub(super) fn elements(attributes: &[u8]) -> Result<Vec<Vec<u8>>, NftError> {
+    let mut found = Vec::new();
+    each(attributes, |kind, list| {
+        if kind != LIST_ELEMENTS {
+            return Ok(());
+        }
+        each(list, |_, element| {
+            each(element, |kind, key| {
+                if kind == ELEMENT_KEY {
+                    found.push(data_value(key)?);
+                }
+                Ok(())
+            })
+        })
+    })
+    .map_err(NftError::Malformed)?;
+    Ok(found)
 }
 
 /// A rule, where it is, and what it has counted.
@@ -271,6 +353,7 @@ fn expression(name: String, data: &[u8]) -> Result<Expression, DecodeError> {
         "immediate" => verdict(data)?,
         // Flags or a range of ports would show as attributes.
         "masq" if data.is_empty() => Some(Expression::Masquerade),
+        "lookup" => lookup(data)?,
         "reject" => Some(Expression::Reject),
         "target" => Some(Expression::Target(extension(data)?)),
         _ => None,
@@ -392,6 +475,25 @@ fn verdict(data: &[u8]) -> Result<Option<Expression>, DecodeError> {
         Some(libc::NFT_RETURN) => Some(Expression::Return),
         Some(_) | None => None,
     })
+}
+
+/// Only of sets: what a map says is not a condition.
+fn lookup(data: &[u8]) -> Result<Option<Expression>, DecodeError> {
+    let [register, destination, flags] =
+        numbers(data, [LOOKUP_REGISTER, LOOKUP_DESTINATION, LOOKUP_FLAGS])?;
+    let mut set = String::new();
+    each(data, |kind, value| {
+        if kind == LOOKUP_SET {
+            set = text(value)?;
+        }
+        Ok(())
+    })?;
+    let is = match flags.unwrap_or(0) & LOOKUP_INVERTED {
+        0 => Is::Equal,
+        _ => Is::Not,
+    };
+    let ours = is_ours(register) && destination.is_none();
+    Ok(ours.then_some(Expression::Lookup(is, set)))
 }
 
 /// A match of iptables that nf_tables calls. The one that every firewall has,
@@ -626,7 +728,8 @@ mod tests {
         #[test]
         fn no_attributes_do_harm(bytes in attributes()) {
             let _ = (change(&bytes), table(&bytes), chain(&bytes), rule(&bytes));
-            for name in ["meta", "ct", "payload", "bitwise", "cmp", "immediate", "target"] {
+            let _ = (plain_set(&bytes), elements(&bytes));
+            for name in ["meta", "ct", "payload", "bitwise", "cmp", "immediate", "lookup", "target"] {
                 let _ = (expression(name.to_owned(), &bytes), comment(&bytes));
             }
             let _ = iptables_match(&bytes);

@@ -88,7 +88,8 @@ fn add_expression(rule: &mut Rule<'_>, expression: &Expression) {
         Expression::Drop => rule.add_expr(&Verdict::Drop),
         Expression::Masquerade => rule.add_expr(&Masquerade),
         // Only readings of the kernel have these, and those are not installed.
-        Expression::Jump(_)
+        Expression::Lookup(..)
+        | Expression::Jump(_)
         | Expression::Goto(_)
         | Expression::Return
         | Expression::Reject

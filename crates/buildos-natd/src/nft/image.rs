@@ -83,6 +83,8 @@ pub enum Expression {
     Drop,
     /// Changes the source address.
     Masquerade,
+    /// Goes on if the register is, or is not, in this set.
+    Lookup(Is, String),
     /// Goes on in another chain and comes back.
     Jump(String),
     /// Goes on in another chain.
@@ -216,7 +218,16 @@ impl ImageChain {
 
 impl ImageRule {
     fn of(rule: &Rule) -> Self {
-        let mut expressions: Vec<_> = rule.matches.iter().flat_map(condition).collect();
+        let mut expressions = Vec::new();
+        for of in &rule.matches {
+            let of = condition(of);
+            // Once in a rule is enough, for the kernel and for `nft`.
+            let known = expressions.windows(2).any(|pair| pair == ipv4(Is::Equal));
+            match of.strip_prefix(&ipv4(Is::Equal)) {
+                Some(rest) if known => expressions.extend_from_slice(rest),
+                Some(_) | None => expressions.extend(of),
+            }
+        }
         if rule.counted {
             expressions.push(Expression::Counter);
         }
@@ -246,7 +257,7 @@ fn condition(condition: &Match) -> Vec<Expression> {
         ],
         Match::Ipv4(is) => ipv4(*is).into(),
         Match::Source(is, net) => address(12, *is, net),
-        Match::Destination(net) => address(16, Is::Equal, net),
+        Match::Destination(is, net) => address(16, *is, net),
         Match::Port(transport, port) => {
             let protocol = match transport {
                 Transport::Tcp => libc::IPPROTO_TCP,

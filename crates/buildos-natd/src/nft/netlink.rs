@@ -53,7 +53,7 @@ impl Netlink {
 
     /// Number of the ruleset's current generation: it grows with each commit.
     pub(super) async fn generation(&mut self) -> Result<u32, NftError> {
-        self.request(libc::NFT_MSG_GETGEN, libc::NFPROTO_INET, 0)
+        self.request(libc::NFT_MSG_GETGEN, libc::NFPROTO_INET, 0, &[])
             .await?;
         let datagram = self.receive().await?;
         for message in messages(&datagram) {
@@ -69,7 +69,18 @@ impl Netlink {
 
     /// Every object of that kind in a family (`NFPROTO_UNSPEC`: in all).
     pub(super) async fn dump(&mut self, what: Dump, family: i32) -> Result<Vec<Message>, NftError> {
-        self.request(what.request(), family, NLM_F_DUMP).await?;
+        self.dump_of(what, family, &[]).await
+    }
+
+    /// Every object of that kind that these attributes ask for.
+    pub(super) async fn dump_of(
+        &mut self,
+        what: Dump,
+        family: i32,
+        attributes: &[u8],
+    ) -> Result<Vec<Message>, NftError> {
+        self.request(what.request(), family, NLM_F_DUMP, attributes)
+            .await?;
         let mut found = Vec::new();
         loop {
             let datagram = self.receive().await?;
@@ -123,11 +134,19 @@ impl Netlink {
         Ok(())
     }
 
-    async fn request(&mut self, kind: i32, family: i32, flags: u16) -> Result<(), NftError> {
+    async fn request(
+        &mut self,
+        kind: i32,
+        family: i32,
+        flags: u16,
+        attributes: &[u8],
+    ) -> Result<(), NftError> {
         self.sequence = self.sequence.wrapping_add(1);
         let mut bytes = vec![0; HEADER + GENERAL];
+        bytes.extend_from_slice(attributes);
+        let length = bytes.len() as u32;
         let mut header = NetlinkBuffer::new(&mut bytes);
-        header.set_length((HEADER + GENERAL) as u32);
+        header.set_length(length);
         header.set_message_type(((libc::NFNL_SUBSYS_NFTABLES << 8) | kind) as u16);
         header.set_flags(NLM_F_REQUEST | flags);
         header.set_sequence_number(self.sequence);
