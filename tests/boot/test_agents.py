@@ -94,15 +94,11 @@ def test_no_unit_failed(host: Trial) -> None:
     assert host.shell.output("systemctl --failed --quiet --no-legend --plain") == ""
 
 
-HOG = """
-[bslave.hog]
-program = "/usr/bin/bash"
-arguments = ["-c", "while :; do head --bytes=400M /dev/zero | tail >/dev/null; done & while :; do :; done"]
-"""
+# Wants more RAM than there is for agents, again and again, and a CPU for nothing.
+HOG = "while :; do head --bytes=400M /dev/zero | tail >/dev/null; done & while :; do :; done"
 
 
 def test_a_build_that_takes_all_is_ended_and_the_services_go_on(host: Trial) -> None:
-    """One that wants more RAM than there is for agents, and a CPU for nothing."""
     shell = host.shell
     services = ("netd", "hostnamed", "natd", "agentd")
     pids = "systemctl show --property=MainPID --value " + " ".join(
@@ -110,7 +106,12 @@ def test_a_build_that_takes_all_is_ended_and_the_services_go_on(host: Trial) -> 
     )
     before = shell.output(pids)
     memory = int(shell.output("grep MemTotal /proc/meminfo").split()[1]) // 1024
-    configuration = f"memory_reserve_mib = {memory - 200}\n{HOG}"
+    configuration = f"""
+memory_reserve_mib = {memory - 200}
+[bslave.hog]
+program = "/usr/bin/bash"
+arguments = ["-c", "{HOG}"]
+"""
     directory = "/etc/buildos/agentd.conf.d"
     shell.output(f"mkdir -p {directory}; cat >{directory}/60-hog.toml <<'END'\n{configuration}END")
     shell.output("systemctl reload buildos-agentd")
@@ -120,7 +121,7 @@ def test_a_build_that_takes_all_is_ended_and_the_services_go_on(host: Trial) -> 
     )
     # The agent that ran it goes on, and so does everything else.
     assert shell.output("systemctl is-active buildos-bslave@hog").strip() == "active"
-    assert shell.output("buildosctl status").count("\n") == 4
+    assert len(shell.output("buildosctl status").splitlines()) == 4
     assert shell.output(pids) == before
     assert "Killed process" in shell.output(killed)
     names = {line.split("(")[1].split(")")[0] for line in shell.output(killed).splitlines()}

@@ -344,9 +344,7 @@ class _Handler(BaseHTTPRequestHandler):
         toolchain = f"{header['toolchain-name']} {header['toolchain-version']}"
         names = [machine["name"] for machine in machines]
         session, answer = self.server.controller.task(self.path, machines[0])
-        self.note(
-            200, agent=header["agent"], toolchain=toolchain, machines=names, session=session
-        )
+        self.note(200, agent=header["agent"], toolchain=toolchain, machines=names, session=session)
         self.answer(200, "text/manifest; charset=utf-8", answer)
 
     def take_result(self, body: bytes) -> None:
