@@ -33,6 +33,7 @@ import socket
 import sys
 import threading
 import time
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -288,6 +289,11 @@ class Controller:
                 with self._log.open("a") as log:
                     log.write(json.dumps(asdict(request)) + "\n")
             self._arrived.notify_all()
+
+    def polls(self) -> Counter[str]:
+        """How many task requests came to each path."""
+        with self._arrived:
+            return Counter(request.path for request in self.requests if request.agent)
 
     def wait_for_requests(self, count: int, deadline: float) -> list[Request]:
         """The first `count` requests, or those that came within `deadline` seconds."""
