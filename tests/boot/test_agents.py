@@ -92,3 +92,39 @@ def test_builds_cannot_starve_the_services(host: Trial) -> None:
 def test_no_unit_failed(host: Trial) -> None:
     host.wait_for_systemd()
     assert host.shell.output("systemctl --failed --quiet --no-legend --plain") == ""
+
+
+# Wants more RAM than there is for agents, again and again, and a CPU for nothing.
+HOG = "while :; do head --bytes=400M /dev/zero | tail >/dev/null; done & while :; do :; done"
+
+
+def test_a_build_that_takes_all_is_ended_and_the_services_go_on(host: Trial) -> None:
+    shell = host.shell
+    services = ("netd", "hostnamed", "natd", "agentd")
+    pids = "systemctl show --property=MainPID --value " + " ".join(
+        f"buildos-{name}" for name in services
+    )
+    before = shell.output(pids)
+    memory = int(shell.output("grep MemTotal /proc/meminfo").split()[1]) // 1024
+    configuration = f"""
+memory_reserve_mib = {memory - 200}
+[bslave.hog]
+program = "/usr/bin/bash"
+arguments = ["-c", "{HOG}"]
+"""
+    directory = "/etc/buildos/agentd.conf.d"
+    shell.output(f"mkdir -p {directory}; cat >{directory}/60-hog.toml <<'END'\n{configuration}END")
+    shell.output("systemctl reload buildos-agentd")
+    killed = "journalctl --boot --dmesg --output=cat --grep='out of memory: Killed process' || true"
+    host.guest.wait_for(
+        "the end of the build", BOOT_SECONDS, lambda: "(tail)" in shell.output(killed)
+    )
+    # The agent that ran it goes on, and so does everything else.
+    assert shell.output("systemctl is-active buildos-bslave@hog").strip() == "active"
+    assert len(shell.output("buildosctl status").splitlines()) == 4
+    assert shell.output(pids) == before
+    assert "Killed process" in shell.output(killed)
+    names = {line.split("(")[1].split(")")[0] for line in shell.output(killed).splitlines()}
+    assert names == {"tail"}
+    shell.output(f"rm {directory}/60-hog.toml; systemctl reload buildos-agentd")
+    assert shell.output("systemctl --failed --quiet --no-legend --plain") == ""

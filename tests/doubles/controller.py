@@ -33,6 +33,7 @@ import socket
 import sys
 import threading
 import time
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -289,6 +290,11 @@ class Controller:
                     log.write(json.dumps(asdict(request)) + "\n")
             self._arrived.notify_all()
 
+    def polls(self) -> Counter[str]:
+        """How many task requests came to each path."""
+        with self._arrived:
+            return Counter(request.path for request in self.requests if request.agent)
+
     def wait_for_requests(self, count: int, deadline: float) -> list[Request]:
         """The first `count` requests, or those that came within `deadline` seconds."""
         with self._arrived:
@@ -344,9 +350,7 @@ class _Handler(BaseHTTPRequestHandler):
         toolchain = f"{header['toolchain-name']} {header['toolchain-version']}"
         names = [machine["name"] for machine in machines]
         session, answer = self.server.controller.task(self.path, machines[0])
-        self.note(
-            200, agent=header["agent"], toolchain=toolchain, machines=names, session=session
-        )
+        self.note(200, agent=header["agent"], toolchain=toolchain, machines=names, session=session)
         self.answer(200, "text/manifest; charset=utf-8", answer)
 
     def take_result(self, body: bytes) -> None:

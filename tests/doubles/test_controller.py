@@ -134,6 +134,7 @@ def test_tasks_are_handed_out_and_their_results_taken(tmp_path: Path) -> None:
     assert results[1].result is not None
     assert results[1].result["update-log"] == "two\nlines"
     assert [r.session for r in controller.requests if r.agent] == ["task/1", None, "urgent/1"]
+    assert controller.polls() == {"/": 2, "/urgent": 1}
 
 
 @pytest.mark.parametrize(

@@ -36,9 +36,7 @@ def population(host: Host) -> dict[str, int]:
         "control groups": "find /sys/fs/cgroup/buildos.slice -name '*.service'",
         "descriptors": f"ls /proc/{host.main_pid('buildos-agentd')}/fd",
     }
-    return {
-        name: len(host.run(f"{look} || true").splitlines()) for name, look in looks.items()
-    }
+    return {name: len(host.run(f"{look} || true").splitlines()) for name, look in looks.items()}
 
 
 def time_of(host: Host, identifier: str, grep: str) -> float:
@@ -85,9 +83,7 @@ def wait_for_poll(host: Host, lan: Lan, before: int) -> None:
     host.wait_for(lambda: len(lan.task_requests()) > before, "a poll")
 
 
-def test_fifty_agents_come_and_go(
-    host: Host, lan: Lan, figure: Callable[[str], None]
-) -> None:
+def test_fifty_agents_come_and_go(host: Host, lan: Lan, figure: Callable[[str], None]) -> None:
     lan.serve_dhcp()
     names = [f"a{number}" for number in range(AGENTS)]
     toml = "".join(bslave("/usr/bin/bslave", name=name) for name in names)
@@ -98,7 +94,7 @@ def test_fifty_agents_come_and_go(
     write = "cat >/etc/buildos/agentd.conf.d/50-test.toml; systemctl reload buildos-agentd"
     host.run("mkdir -p /etc/buildos/agentd.conf.d")
     for _ in range(3):
-        host.run(["sh", "-ec", f"printf %s \"$1\" | ({write})", "sh", toml])
+        host.run(["sh", "-ec", f'printf %s "$1" | ({write})', "sh", toml])
         host.wait_for(
             lambda: f"{AGENTS} of {AGENTS} agents run" in host.status_text("buildos-agentd"),
             "all run",

@@ -119,9 +119,7 @@ def test_a_need_that_is_met_again_is_enough(host: Host, lan: Lan) -> None:
     )
     assert host.run(["buildosctl", "agents"]).count("waits: ") == 6
     host.run("cp /usr/bin/bslave /opt/agent; mkdir -p /etc/credstore; : >/etc/credstore/token")
-    host.wait_for(
-        lambda: not {"program", "credentials"} & set(needs(host, AGENT)), "two are met"
-    )
+    host.wait_for(lambda: not {"program", "credentials"} & set(needs(host, AGENT)), "two are met")
     host.nics[0].plug()
     host.wait_for(lambda: set(needs(host, AGENT)) == {"clock"}, "the clock is left")
     assert state(host, AGENT) == "waiting"

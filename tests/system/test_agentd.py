@@ -28,12 +28,12 @@ from host import Host
 from lan import Lan
 from namespace import CommandFailed
 
+
 def test_an_agent_polls_its_controller_when_the_network_is_ready(
     host: Host, lan: Lan, url: str
 ) -> None:
-    host.command_line(
-        f"quiet buildos.agentd.bbot.default.controllers=0100={url} buildos.agentd.bbot.default.kvm=waived"
-    )
+    prefix = "buildos.agentd.bbot.default"
+    host.command_line(f"quiet {prefix}.controllers=0100={url} {prefix}.kvm=waived")
     host.start([lan], plugged=False)
     host.wait_for(
         lambda: "network: " in host.status_text("buildos-agentd"), "agentd waits for the network"
@@ -224,6 +224,21 @@ def test_agents_are_what_the_configuration_says(running: Host, url: str) -> None
     wait_until_runs(running)
 
 
+def test_what_an_operator_edits_wins(running: Host) -> None:
+    pid = running.main_pid(BBOT)
+    # As systemctl edit writes it.
+    lines = "[Service]\\nNice=7\\nEnvironment=BBOT_DOUBLE_INTERVAL_MS=100\\n"
+    directory = f"/etc/systemd/system/{BBOT}.d"
+    running.run(f"mkdir -p {directory}; printf '{lines}' >{directory}/override.conf")
+    running.systemctl("daemon-reload")
+    assert running.main_pid(BBOT) == pid
+    running.systemctl("restart", BBOT)
+    after = wait_until_runs(running)
+    assert after != pid
+    assert running.run(f"ps -o ni= -p {after}").strip() == "7"
+    assert "BBOT_DOUBLE_INTERVAL_MS=100" in running.read(f"/proc/{after}/environ")
+
+
 def test_an_agent_is_put_back_while_it_is_being_stopped(host: Host, lan: Lan, url: str) -> None:
     slow = "#!/bin/sh\ntrap : TERM\nwhile [ ! -e /build/end-$$ ]; do sleep 0.1; done\n"
     host.file("/opt/agent", slow)
@@ -316,9 +331,7 @@ def test_the_sandbox_lets_an_agent_do_what_agents_do(host: Host, lan: Lan, url: 
     host.configure("agentd", bbot(url, 'program = "/opt/agent"'))
     host.start([lan])
     program = "program /opt/agent is not executable"
-    host.wait_for(
-        lambda: needs(host) == {"program": program}, "nothing else is missing"
-    )
+    host.wait_for(lambda: needs(host) == {"program": program}, "nothing else is missing")
     host.run("chmod +x /opt/agent")
     host.wait_for(
         lambda: host.run(f"ps -o comm= -p {host.main_pid(BBOT)}", check=False) == "sleep\n",

@@ -82,7 +82,9 @@ def test_a_task_is_built_on_br1(host: Host, lan: Lan) -> None:
 
 
 def test_tasks_fail_without_harm(host: Host, lan: Lan) -> None:
-    web = serve_sources(lan, bad="int main(void) { return x; }\n", fails="int main(void){return 3;}\n")
+    web = serve_sources(
+        lan, bad="int main(void) { return x; }\n", fails="int main(void){return 3;}\n"
+    )
     url = lan.start_controller()
     lan.script_controller(
         bad={"tasks": 1, "source": f"{web}bad.c"},
@@ -91,7 +93,6 @@ def test_tasks_fail_without_harm(host: Host, lan: Lan) -> None:
     )
     urls = '", "'.join(f"{url}{path}" for path in ("bad", "fails", "gone"))
     start_site(host, lan, bbot(urls, POLL_OFTEN, "instance_max = 3"))
-    results = {entry["session"]: entry["result"] for entry in lan.results()}
     wait_for_results(host, lan, 3)
     results = {entry["session"]: entry["result"] for entry in lan.results()}
     assert {result["status"] for result in results.values()} == {"error"}
@@ -116,7 +117,6 @@ def test_an_agent_asks_by_priority_and_bears_with_controllers(host: Host, lan: L
     )
     others = ("unauthorized", "broken", "garbage", "away", "slow", "calm")
     urls = '", "'.join([f"0010={url}urgent", *(f"{url}{path}" for path in others)])
-    pid = None
     start_site(host, lan, bbot(urls, POLL_OFTEN))
     pid = host.main_pid(BBOT)
     wait_for_results(host, lan, 2)
@@ -135,6 +135,22 @@ def test_an_agent_asks_by_priority_and_bears_with_controllers(host: Host, lan: L
     said = host.run(f"journalctl --unit={BBOT} --priority=warning --output=cat")
     for word in ("401", "503", "Peer disconnected", "valid UTF-8"):
         assert word in said
+
+
+def test_an_urgent_task_interrupts_another(host: Host, lan: Lan) -> None:
+    web = serve_sources(lan, hello=HELLO)
+    url = lan.start_controller()
+    calm = {"tasks": 1, "source": f"{web}hello.c"}
+    lan.script_controller(calm=calm)
+    environment = '"BBOT_DOUBLE_INTERVAL_MS=200", "BBOT_DOUBLE_MISCHIEF=slow=5"'
+    urls = f'{url}calm", "1000={url}urgent'
+    start_site(host, lan, bbot(urls, f"environment = [{environment}]"))
+    host.wait_for(lambda: leftovers(host), "a task runs")
+    lan.script_controller(calm=calm, urgent=calm)
+    wait_for_results(host, lan, 2)
+    results = {entry["session"]: entry["result"]["status"] for entry in lan.results()}
+    assert results == {"calm/1": "interrupt", "urgent/1": "success"}
+    host.wait_for(lambda: not leftovers(host), "nothing is left of the tasks")
 
 
 def test_a_drained_agent_ends_its_task_first(host: Host, lan: Lan) -> None:
@@ -174,8 +190,8 @@ def test_mischief_is_borne(host: Host, lan: Lan) -> None:
         words = f'"BBOT_DOUBLE_INTERVAL_MS=100", "BBOT_DOUBLE_MISCHIEF={mischief}"'
         return bbot(f"{url}{name}", f"environment = [{words}]", name=name)
 
-    host.file(f"/etc/systemd/system/{'buildos-bbot@stubborn.service'}.d/test.conf",
-              "[Service]\nTimeoutStopSec=1s\n")  # fmt: skip
+    impatient = "/etc/systemd/system/buildos-bbot@stubborn.service.d/test.conf"
+    host.file(impatient, "[Service]\nTimeoutStopSec=1s\n")
     start_site(
         host,
         lan,
@@ -203,14 +219,10 @@ def test_a_slave_has_a_container_that_the_lan_reaches(host: Host, lan: Lan) -> N
     host.configure("agentd", bslave("/usr/bin/bslave", arguments))
     host.start([lan])
     pid = wait_until_runs(host, "bslave@x")
-    leases = host.wait_for(lambda: len(lan.leases()) == 2 and lan.leases(), "two leases")
-    (address,) = (ip for mac, ip in leases.items() if mac != host.nics[0].mac)
-    ask = (
-        "import socket; s = socket.create_connection(('%s', 7000), 5); print(s.makefile().read())"
-    )
-    name = host.wait_for(
-        lambda: run_on(lan, ask % address), "the container answers from the LAN"
-    )
+    host.wait_for(lambda: len(lan.leases()) == 2, "two leases")
+    (address,) = (ip for mac, ip in lan.leases().items() if mac != host.nics[0].mac)
+    ask = "import socket; s = socket.create_connection(('%s', 7000), 5); print(s.makefile().read())"
+    name = host.wait_for(lambda: run_on(lan, ask % address), "the container answers from the LAN")
     assert name.startswith("bb")
     assert host.link(name)["master"] == "br0"
     # It is in the unit, and goes with it.

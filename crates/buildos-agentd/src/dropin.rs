@@ -72,14 +72,20 @@ fn command_line(command: &Command) -> String {
     words.join(" ")
 }
 
-/// The drop-in that keeps all agents together to this much RAM, MiB.
+/// The drop-in that keeps all agents together to this much RAM, MiB. Nothing is left
+/// when RAM could not be read, or a mistake reserves all of it: then there is no
+/// limit, rather than one that ends every agent at once.
 #[must_use]
 pub fn slice(memory: u64) -> String {
+    let limit = match memory {
+        0 => "infinity".to_owned(),
+        memory => format!("{memory}M"),
+    };
     format!(
         "# Written by buildos-agentd: RAM less memory_reserve_mib of\n\
          # buildos-agentd.conf(5). A build that wants more is ended, not a service.\n\
          [Slice]\n\
-         MemoryMax={memory}M\n"
+         MemoryMax={limit}\n"
     )
 }
 
@@ -266,6 +272,12 @@ mod tests {
             let line = words.iter().map(|w| assignment(w)).collect::<Vec<_>>().join(" ");
             prop_assert_eq!(read_back(&line, false), words);
         }
+    }
+
+    #[test]
+    fn the_slice_is_limited_to_what_there_is() {
+        assert!(slice(1024).ends_with("[Slice]\nMemoryMax=1024M\n"));
+        assert!(slice(0).ends_with("[Slice]\nMemoryMax=infinity\n"));
     }
 
     #[test]

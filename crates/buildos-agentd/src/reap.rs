@@ -77,13 +77,7 @@ fn processes(unit: &str) -> Result<(), ReapError> {
         pids.remove(&std::process::id());
         Ok(pids)
     };
-    for pid in others()? {
-        messages::leaked_process(pid, &name_of(pid));
-        if let Ok(pid) = i32::try_from(pid) {
-            // It may have ended meanwhile.
-            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-        }
-    }
+    let mut told = BTreeSet::new();
     let deadline = Instant::now() + DEATH;
     loop {
         let left = others()?;
@@ -94,7 +88,21 @@ fn processes(unit: &str) -> Result<(), ReapError> {
             let names: Vec<_> = left.into_iter().map(name_of).collect();
             return Err(ReapError::Undead(names.join(", ")));
         }
+        // Each once; they may have started others before they ended.
+        for pid in left {
+            if told.insert(pid) {
+                messages::leaked_process(pid, &name_of(pid));
+                end(pid);
+            }
+        }
         sleep(LOOK);
+    }
+}
+
+fn end(pid: u32) {
+    if let Ok(pid) = i32::try_from(pid) {
+        // It may have ended meanwhile.
+        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
     }
 }
 

@@ -263,6 +263,10 @@ impl Follow {
         }
         let service: ServiceProxy<'_> = uncached(&self.connection, &self.id.unit()).await?;
         let main_pid = service.main_pid().await?;
+        // It has ended since: the next look comes with the signal of that.
+        if phase == Phase::Running && main_pid == 0 {
+            return Ok(None);
+        }
         let exit = match phase {
             Phase::Down | Phase::Ended => Exit::new(
                 service.exec_main_code().await?,

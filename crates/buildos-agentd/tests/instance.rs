@@ -10,6 +10,7 @@ use buildos_agentd::instance::{Command, Drain, Event, Instance, Now, Remembered}
 use buildos_agentd::needs::Unmet;
 use buildos_agentd::unit::{Phase, Unit};
 use buildos_dbus_api::agent1::{InstanceState as S, Need};
+use proptest::prelude::*;
 
 /// Time that tasks have in these tests.
 const BUDGET: Duration = Duration::from_secs(3600);
@@ -588,4 +589,45 @@ fn since_is_the_time_of_the_state() {
     assert_eq!(life.instance.since_usec(), since);
     life.see(Phase::Ended);
     assert_eq!(life.instance.since_usec(), since + 5_000_000);
+}
+
+/// Whether systemd would be asked to start something.
+fn starts(command: Option<Command>) -> bool {
+    matches!(command, Some(Command::Start | Command::Restart))
+}
+
+proptest! {
+    /// Whatever happens, in whatever order, and however often agentd is restarted
+    /// in between.
+    #[test]
+    fn nobody_is_started_who_is_not_wanted(events in proptest::collection::vec((0..EVENTS.len(), any::<bool>()), 0..40)) {
+        let mut life = unknown();
+        for (event, restarts) in events {
+            if restarts {
+                let mut remembered = life.instance.remember();
+                life = life.restarted();
+                // Of a time that is over nothing is left.
+                if let Some(Drain::Until(end)) = &mut remembered.drain {
+                    *end = (*end).max(life.now.uptime);
+                }
+                prop_assert_eq!(life.instance.remember(), remembered);
+            }
+            let wanted = life.instance.wanted();
+            let (name, tell) = EVENTS[event];
+            let command = tell(&mut life);
+            if starts(command) {
+                prop_assert!(life.instance.wanted(), "{name}");
+                let by_somebody = ["restart", "resume"].contains(&name);
+                prop_assert!(wanted || by_somebody, "{name} starts what was not wanted");
+            }
+            if command == Some(Command::Start) {
+                prop_assert_eq!(life.instance.unmet(), []);
+            }
+            if !life.instance.wanted() {
+                prop_assert_eq!(life.instance.next_start_usec(), 0);
+            }
+            let draining = life.instance.state() == S::Draining;
+            prop_assert_eq!(life.instance.drain_deadline_usec() != 0, draining);
+        }
+    }
 }

@@ -250,7 +250,7 @@ fn help<T>(schema: &Schema<T>, prints: bool) -> String {
     let name = schema.name();
     let (inspect, print, with) = if prints {
         (
-            "{--check | --print}",
+            "--check | --print",
             "  --print    the same, and print what it would do\n",
             "--check and --print",
         )
@@ -258,7 +258,7 @@ fn help<T>(schema: &Schema<T>, prints: bool) -> String {
         ("--check", "", "--check")
     };
     let mut out = format!(
-        "Usage: buildos-{name} [{inspect} [--root DIRECTORY]] [--help] [--version]\n\n\
+        "Usage: buildos-{name} [{inspect}] [--root DIRECTORY] [--help] [--version]\n\n\
          Without arguments: runs the daemon; systemd does that, see buildos-{name}.service.\n  \
          --check    read the configuration, print what is wrong with it, exit 1 if anything is\n\
          {print}  \
