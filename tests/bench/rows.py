@@ -260,9 +260,12 @@ def _impossible(root: Sequence[Path], client: Client, run: int) -> Figures:
         rogue = Behaviour(ROGUE, first=200, oddity=kind)
         trial.double(rogue, Behaviour(SERVER, delay={"discover": _GAP}))
         trial.start()
-        if not trial.wait_lease(deadline=_PATIENCE, wanted=[FIRST]):
-            return {"impossible": False}
-        return {"impossible": trial.addresses() == {FIRST}}
+        good = trial.wait_lease(deadline=_PATIENCE, wanted=[FIRST])
+        taken = {event["address"] for event in trial.address_events() if event["added"]}
+        return {
+            "impossible": good is not None and taken == {FIRST},
+            "impossible-refused": not taken - {FIRST},
+        }
 
 
 def _mute(root: Sequence[Path], client: Client, run: int) -> Figures:
@@ -345,7 +348,7 @@ ROWS = [
         "nak",
         (Figure("nak", "broadcast NAK while renewing: to the reaction", "ms", "≤ 50"),),
         _nak,
-        parallel=4,
+        parallel=8,
     ),
     Row(
         "expiry",
@@ -361,7 +364,7 @@ ROWS = [
             Figure("dirty", "… private dirty", "kB", "≤ 400"),
         ),
         _memory,
-        parallel=4,
+        parallel=8,
         runs=3,
     ),
     Row(
@@ -371,7 +374,7 @@ ROWS = [
             Figure("cpu-kept", "… and the address never left", "yes", "all"),
         ),
         _cpu,
-        parallel=4,
+        parallel=8,
         runs=3,
     ),
     Row(
@@ -385,7 +388,7 @@ ROWS = [
             ),
         ),
         _bad_offer,
-        parallel=6,
+        parallel=10,
         one_shot=True,
         variants=tuple(OFFERS),
     ),
@@ -398,9 +401,10 @@ ROWS = [
                 "yes",
                 "all",
             ),
+            Figure("impossible-refused", "… and nothing of the bad one's", "yes", "all"),
         ),
         _impossible,
-        parallel=6,
+        parallel=10,
         one_shot=True,
         variants=tuple(IMPOSSIBLE),
     ),
@@ -415,7 +419,7 @@ ROWS = [
             ),
         ),
         _mute,
-        parallel=6,
+        parallel=10,
         runs=3,
         one_shot=True,
     ),
@@ -423,7 +427,7 @@ ROWS = [
         "duplicate",
         (Figure("declines", "somebody has the address: DECLINE", "yes", "all"),),
         _duplicate,
-        parallel=6,
+        parallel=10,
         runs=3,
     ),
 ]
