@@ -117,30 +117,15 @@ def _carrier(root: Sequence[Path], client: Client, run: int) -> Figures:
         mark = trial.station.mark()
         trial.nic.unplug()
         time.sleep(3)
-        back = trial.station.mark()
-        trial.nic.plug()
-
-        def carrier() -> float | None:
-            return next(
-                (
-                    event["time"]
-                    for event in trial.station.events("link", back)
-                    if event["interface"] == trial.nic.name and event["carrier"]
-                ),
-                None,
-            )
-
-        when = wait_for(carrier, "carrier")
+        when = trial.plug()
         kept = not trial.lost(mark, when)
-        # The request may have left before the announcement reached us.
-        since = when - 0.01
         try:
-            ack = wait_for(lambda: first_after(double.sent("ACK"), since), "an ACK", 10)
+            ack = wait_for(lambda: first_after(double.sent("ACK"), when), "an ACK", 10)
         except TimedOut:
             return {**nothing, "carrier-kept": kept}
-        asked = first_after(double.received(), since)
+        asked = first_after(double.received(), when)
         return {
-            "carrier-request": max(0.0, _milliseconds(asked, when) or 0.0),
+            "carrier-request": _milliseconds(asked, when),
             "carrier-ack": _milliseconds(ack, when),
             "carrier-kept": kept,
         }
