@@ -98,9 +98,7 @@ class Network:
     def measure(self, what: str, seconds: float) -> float:
         """Runs one end of a measurement on the server, the other on the machine."""
         program = [sys.executable, __file__, "--end"]
-        server = start(
-            self.command("server", [*program, f"{what}-server"]), stdout=subprocess.PIPE
-        )
+        server = start(self.command("server", [*program, f"{what}-server"]), stdout=subprocess.PIPE)
         try:
             assert server.stdout is not None and server.stdout.readline() == "ready\n"
             return float(self.run("machine", [*program, f"{what}-client", str(seconds)]))

@@ -30,7 +30,7 @@ def _format(value: float) -> str:
 
 
 def cell(figure: Figure, values: Sequence[Value]) -> str:
-    """One client's values: median (maximum), or a count."""
+    """One client's values: median (minimum–maximum), or a count."""
     if not values:
         return "–"
     if figure.unit == "yes":
@@ -38,8 +38,10 @@ def cell(figure: Figure, values: Sequence[Value]) -> str:
     found = middle(values)
     numbers = _numbers(values)
     missing = len(values) - len(numbers)
-    text = "never" if found is None else f"{_format(found)} ({_format(max(numbers))})"
-    return f"{text}, never {missing}/{len(values)}" if missing and found is not None else text
+    if found is None:
+        return "never"
+    text = f"{_format(found)} ({_format(min(numbers))}–{_format(max(numbers))})"
+    return f"{text}, never {missing}/{len(values)}" if missing else text
 
 
 def ratio(figure: Figure, results: Results, clients: Sequence[str]) -> list[str]:

@@ -9,8 +9,8 @@ TIME = Figure("time", "cold start", "ms", "≤ 12")
 COUNT = Figure("count", "bad OFFERs", "yes", "all")
 
 
-def test_a_cell_has_median_and_maximum_or_a_count() -> None:
-    assert cell(TIME, [3.0, 1.0, 200.0]) == "3.0 (200)"
+def test_a_cell_has_median_and_range_or_a_count() -> None:
+    assert cell(TIME, [3.0, 1.0, 200.0]) == "3.0 (1.0–200)"
     assert cell(COUNT, [True, False, True]) == "2/3"
     assert cell(TIME, []) == "–"
 
@@ -18,7 +18,7 @@ def test_a_cell_has_median_and_maximum_or_a_count() -> None:
 def test_what_never_came_is_not_forgotten() -> None:
     assert middle([None, None, 1.0]) is None
     assert cell(TIME, [None, None, 1.0]) == "never"
-    assert cell(TIME, [1.0, 2.0, None]) == "2.0 (2.0), never 1/3"
+    assert cell(TIME, [1.0, 2.0, None]) == "2.0 (1.0–2.0), never 1/3"
 
 
 def test_the_ratio_is_to_the_best_peer() -> None:
@@ -35,8 +35,8 @@ def test_the_ratio_is_to_the_best_peer() -> None:
     assert [part.strip() for part in line[1:6]] == [
         "cold start",
         "≤ 12",
-        "5.0 (5.0) ms",
-        "20.0 (20.0) ms fast",
+        "5.0 (5.0–5.0) ms",
+        "20.0 (20.0–20.0) ms fast",
         "4.0",
     ]
     assert "never" in everything

@@ -18,6 +18,19 @@ SERVER = f"{PREFIX}.1"
 FIRST = f"{PREFIX}.100/24"
 """The address that a client gets from a server that is told nothing else."""
 
+# Sets an interface up and prints when, see netdevice(7).
+_PLUG = """
+import fcntl, socket, struct, sys, time
+SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 1
+ifreq = struct.Struct("16sh22x")
+name = sys.argv[1].encode()
+with socket.socket() as control:
+    _, flags = ifreq.unpack(fcntl.ioctl(control, SIOCGIFFLAGS, ifreq.pack(name, 0)))
+    up = ifreq.pack(name, flags | IFF_UP)
+    print(time.monotonic())
+    fcntl.ioctl(control, SIOCSIFFLAGS, up)
+"""
+
 
 class Trial:
     """Everything that a measurement needs; nothing runs until `start`."""
@@ -85,6 +98,11 @@ class Trial:
         except TimedOut:
             self.station.signal(self.pid, signal.SIGKILL)
             wait_for(ended, f"{self.client.name} ends", deadline)
+
+    def plug(self) -> float:
+        """Gives the NIC carrier again; when that began. What the
+        kernel announces to us may come later than what a client does about it."""
+        return float(self.lan.run(["/usr/bin/python3", "-I", "-S", "-c", _PLUG, self.nic.cable]))
 
     # Its addresses
 

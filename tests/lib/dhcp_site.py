@@ -29,7 +29,6 @@ class Site:
         self._monitors = 0
         try:
             self.double = self.lan.start_dhcp_double()
-            # Nothing but netd: other daemons would only take time at each lease.
             self.host.start([self.lan])
             self.host.wait_for_boot()
         except BaseException:
