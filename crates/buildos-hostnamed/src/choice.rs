@@ -50,8 +50,12 @@ impl fmt::Display for Refused {
 ///
 /// [`None`] while there is no lease and nothing is configured: the name that
 /// the host has stays, whether it was chosen by us or not.
+///
+/// netd tells servers the name of the host, and many send it back. So a name
+/// that was `told` (in force without being DHCP's) is not one that was given,
+/// and neither is the one made from the MAC address.
 #[must_use]
-pub fn choose(settings: &Settings, network: Option<&Network>) -> Option<Choice> {
+pub fn choose(settings: &Settings, network: Option<&Network>, told: &[String]) -> Option<Choice> {
     if let Some(name) = &settings.hostname {
         return Some(Choice {
             name: name.clone(),
@@ -71,8 +75,8 @@ pub fn choose(settings: &Settings, network: Option<&Network>) -> Option<Choice> 
             continue;
         }
         match Hostname::shortened(text) {
-            // netd tells servers the name of the host, and many send it back.
             Ok(name) if Some(&name) == made.as_ref() => {}
+            Ok(name) if told.iter().any(|told| told == name.as_str()) => {}
             Ok(name) => {
                 return Some(Choice {
                     reason: format!("given by {}", origin(source)),
@@ -130,7 +134,7 @@ mod tests {
         settings: &Settings,
         network: Option<&Network>,
     ) -> (String, Source, String, Vec<String>) {
-        let choice = choose(settings, network).unwrap();
+        let choice = choose(settings, network, &[]).unwrap();
         let refused = choice.refused.iter().map(ToString::to_string).collect();
         (
             choice.name.to_string(),
@@ -152,6 +156,20 @@ mod tests {
             reason,
             "made from the MAC address of eth0: no name in the lease"
         );
+    }
+
+    #[test]
+    fn nor_has_one_that_sends_an_administrators_name_back() {
+        let network = Network {
+            hostname: "mine".to_owned(),
+            ..network()
+        };
+        let source = |told: &[String]| {
+            let choice = choose(&Settings::default(), Some(&network), told).unwrap();
+            choice.source
+        };
+        assert_eq!(source(&[]), Source::DhcpHostname);
+        assert_eq!(source(&["mine".to_owned()]), Source::Mac);
     }
 
     #[test]
@@ -218,7 +236,7 @@ mod tests {
             hostname: "b12".to_owned(),
             ..network()
         };
-        assert_eq!(choose(&Settings::default(), Some(&offline)), None);
-        assert_eq!(choose(&Settings::default(), None), None);
+        assert_eq!(choose(&Settings::default(), Some(&offline), &[]), None);
+        assert_eq!(choose(&Settings::default(), None, &[]), None);
     }
 }

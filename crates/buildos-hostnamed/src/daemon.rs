@@ -25,6 +25,8 @@ const MESSAGE_STATIC: &str = "f725ad37339247078d984ea5cc49bd78";
 /// systemd-hostnamed did not do it.
 const MESSAGE_NOT_SET: &str = "5197220027e140d79a2e0fd2295c0fbf";
 
+/// How many names are remembered that servers may send back.
+const TOLD: usize = 16;
 /// Between attempts to reach systemd-hostnamed.
 const RETRY: Duration = Duration::from_secs(5);
 
@@ -89,6 +91,8 @@ struct Hostnamed {
     choice: Option<Choice>,
     /// The names in force, as far as systemd-hostnamed has told.
     names: Option<HostnameState>,
+    /// Names that were in force and not DHCP's, since we run; of the last ones.
+    told: Vec<String>,
     /// The choice that was last in force. Another name in its place is
     /// somebody's will.
     stood: Option<Hostname>,
@@ -105,6 +109,7 @@ impl Hostnamed {
             network: None,
             choice: None,
             names: None,
+            told: Vec::new(),
             stood: None,
             source: Source::None,
             reason: String::new(),
@@ -120,7 +125,7 @@ impl Hostnamed {
     /// Makes the name what it should be.
     async fn look(&mut self) {
         self.retry = far_off();
-        if let Some(choice) = choose(&self.settings, self.network.as_ref()) {
+        if let Some(choice) = choose(&self.settings, self.network.as_ref(), &self.told) {
             self.choose(choice);
         }
         let Some(choice) = self.choice.clone() else {
@@ -196,6 +201,13 @@ impl Hostnamed {
                 MESSAGE_STATIC,
             ),
         };
+        let name = self.names.as_ref().map_or("", |names| &names.hostname);
+        let ours = matches!(source, Source::Static | Source::Configuration);
+        if ours && !self.told.iter().any(|told| told == name) {
+            self.told.push(name.to_owned());
+            let excess = self.told.len().saturating_sub(TOLD);
+            self.told.drain(..excess);
+        }
         if source == self.source && reason == self.reason {
             return;
         }
