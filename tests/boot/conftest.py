@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +72,20 @@ def image(request: pytest.FixtureRequest) -> Path:
 @pytest.fixture(scope="module")
 def boot(image: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Boot]:
     """Starts machines that run until the end of the module."""
+    with booting(image, tmp_path_factory) as start:
+        yield start
+
+
+@pytest.fixture
+def boot_once(image: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Boot]:
+    """Starts machines that run until the end of the test."""
+    with booting(image, tmp_path_factory) as start:
+        yield start
+
+
+@contextmanager
+def booting(image: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Boot]:
+    """Starts machines that run until its end."""
     with ExitStack() as stack:
 
         def start(

@@ -17,8 +17,8 @@ SMALL = 256
 """MiB with which the root cannot even be unpacked."""
 
 
-def test_uefi(boot: Boot) -> None:
-    host = boot("virtio-net-pci@lan", way="uefi")
+def test_uefi(boot_once: Boot) -> None:
+    host = boot_once("virtio-net-pci@lan", way="uefi")
     host.wait_for_poll()
     assert host.wait_for_systemd() == "running"
     host.shell.output("test -d /sys/firmware/efi")
@@ -27,17 +27,17 @@ def test_uefi(boot: Boot) -> None:
     assert "/netboot/buildos/buildos-initrd" in paths
 
 
-def test_three_nics(boot: Boot) -> None:
+def test_three_nics(boot_once: Boot) -> None:
     """One without a cable, one on a network without a server."""
-    host = boot("e1000@lan", "virtio-net-pci@quiet", "e1000@lan")
+    host = boot_once("e1000@lan", "virtio-net-pci@quiet", "e1000@lan")
     host.guest.set_cable(0, plugged=False)
     host.wait_for_poll()
     assert {lease.mac for lease in host.lan.leases()} == {host.nics[2].mac}
     assert host.wait_for_systemd() == "running"
 
 
-def test_cable_after_the_boot(boot: Boot) -> None:
-    host = boot("virtio-net-pci@lan")
+def test_cable_after_the_boot(boot_once: Boot) -> None:
+    host = boot_once("virtio-net-pci@lan")
     host.guest.set_cable(0, plugged=False)
 
     def status() -> str:
@@ -51,25 +51,25 @@ def test_cable_after_the_boot(boot: Boot) -> None:
     assert host.wait_for_systemd() == "running"
 
 
-def test_too_little_ram_is_said(boot: Boot) -> None:
-    host = boot("e1000@lan", memory=SMALL)
+def test_too_little_ram_is_said(boot_once: Boot) -> None:
+    host = boot_once("e1000@lan", memory=SMALL)
     assert host.guest.wait_for_end(BOOT_SECONDS) == 0
     console = host.guest.console()
     assert "RAM is too small, or buildos-initrd was cut short" in console
     assert "MiB are needed. Booting again in 60 seconds" in console
 
 
-def test_a_failed_boot_is_tried_again(boot: Boot) -> None:
-    host = boot("e1000@lan", append=f"{CONSOLE} systemd.unit=emergency.target")
+def test_a_failed_boot_is_tried_again(boot_once: Boot) -> None:
+    host = boot_once("e1000@lan", append=f"{CONSOLE} systemd.unit=emergency.target")
     assert host.guest.wait_for_end(BOOT_SECONDS) == 0
     assert "buildos: this boot failed:" in host.guest.console()
 
 
-def test_a_crash_ends_in_a_boot_that_tells_of_it(boot: Boot, tmp_path: Path) -> None:
+def test_a_crash_ends_in_a_boot_that_tells_of_it(boot_once: Boot, tmp_path: Path) -> None:
     store = tmp_path / "erst"
     store.write_bytes(bytes(1 << 16))
     memory = f"memory-backend-file,id=erst,mem-path={store},size=64K,share=on"
-    host = boot(
+    host = boot_once(
         "e1000@lan",
         append=f"{CONSOLE} {netboot.PANIC} {agents.parameters()}",
         reboots=True,
