@@ -62,6 +62,7 @@ def configuration(
         f"dhcp-option=option:ntp-server,{address.ip}",
         f"dhcp-leasefile={lease_file}",
         "log-dhcp",
+        "log-facility=-",
         # Router advertisements: without them iPXE waits for some, 16 seconds.
         "enable-ra",
         f"dhcp-range=::,constructor:{interface},ra-stateless",

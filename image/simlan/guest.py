@@ -91,21 +91,21 @@ class Guest:
         """Plugs the cable of the `index`-th NIC in, or pulls it out."""
         self.command("set_link", name=f"net{index}", up=plugged)
 
-    def command(self, name: str, **arguments: object) -> None:
+    def command(self, execute: str, **arguments: object) -> None:
         """Has QEMU do something (qemu-qmp-ref(7))."""
         with contextlib.closing(socket.socket(socket.AF_UNIX)) as monitor:
             monitor.settimeout(60)
             monitor.connect(str(self._monitor))
             with monitor.makefile("rw") as lines:
                 lines.readline()
-                for step, with_arguments in (("qmp_capabilities", {}), (name, arguments)):
+                for step, with_arguments in (("qmp_capabilities", {}), (execute, arguments)):
                     lines.write(json.dumps({"execute": step, "arguments": with_arguments}) + "\n")
                     lines.flush()
                     # What happens meanwhile is told in between.
                     while "event" in (answer := json.loads(lines.readline())):
                         pass
                     if "error" in answer:
-                        raise GuestError(f"{name}: {answer['error']['desc']}")
+                        raise GuestError(f"{execute}: {answer['error']['desc']}")
 
     def kernel_start(self) -> float:
         """When the guest's kernel started, seconds since this host's epoch."""

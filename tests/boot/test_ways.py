@@ -57,6 +57,7 @@ def test_too_little_ram_is_said(boot_once: Boot) -> None:
     console = host.guest.console()
     assert "RAM is too small, or buildos-initrd was cut short" in console
     assert "MiB are needed. Booting again in 60 seconds" in console
+    assert "were unpacked" in console
 
 
 def test_a_failed_boot_is_tried_again(boot_once: Boot) -> None:
@@ -85,14 +86,17 @@ def test_a_crash_ends_in_a_boot_that_tells_of_it(boot_once: Boot, tmp_path: Path
     assert host.shell.output("systemctl show --value -p WatchdogDevice") == "/dev/watchdog0"
     first = host.shell.output("cat /proc/sys/kernel/random/boot_id")
     # For the test's sake not a minute.
-    host.shell.output("sysctl -w kernel.panic=2; (sleep 3; echo c >/proc/sysrq-trigger) &")
+    host.shell.output("sysctl -w kernel.panic=2")
+    host.shell.output("(sleep 3; echo c >/proc/sysrq-trigger) >/dev/null 2>&1 &")
     host.guest.wait_for(
         "another boot", BOOT_SECONDS, lambda: host.guest.console().count("Linux version") > 1
     )
     host.shell.begin_again()
     assert host.wait_for_systemd() == "running"
     assert host.shell.output("cat /proc/sys/kernel/random/boot_id") != first
-    told = host.shell.output("journalctl --boot --unit systemd-pstore --output=cat --all")
+    told = host.shell.output(
+        "journalctl --boot --unit=systemd-pstore --output=cat --output-fields=FILE --all"
+    )
     assert "sysrq" in told and "panic" in told.lower()
 
 
