@@ -100,7 +100,7 @@ def test_record_refuses_other_packages(root: Path) -> None:
     for old, new, problem in (
         ("1:1.3+b1", "1:1.2", "zlib1g is 1:1.3\\+b1 amd64, in the record 1:1.2 amd64"),
         ("b" * 64, "c" * 64, "buildos 0.1.0-1 is another .deb than"),
-        ("zlib1g", "zlib2g", "zlib1g 1:1.3\\+b1 is not in the record\n.*zlib2g .* is not installed"),
+        ("zlib1g", "zlib2g", "zlib1g .* is not in the record\n.*zlib2g .* is not installed"),
     ):
         with pytest.raises(describe.DescribeError, match=problem):
             describe.check(packages, record.replace(old, new))

@@ -67,7 +67,8 @@ def test_the_clock_is_the_lease_s_server_s(host: Floor) -> None:
     assert host.trial.wait_for_systemd() == "running"
     shell = host.trial.shell
     assert shell.output("systemctl is-active time-sync.target") == "active"
-    manager = "org.freedesktop.timesync1 /org/freedesktop/timesync1 org.freedesktop.timesync1.Manager"
+    name = "org.freedesktop.timesync1"
+    manager = f"{name} /org/freedesktop/timesync1 {name}.Manager"
     assert shell.output(f"busctl get-property {manager} ServerName") == f's "{ADDRESS.ip}"'
 
 

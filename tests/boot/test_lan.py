@@ -213,7 +213,8 @@ def test_published_files_are_fetched_over_http(tmp_path: Path) -> None:
         "    except e.HTTPError as error: print(error.code)"
     )
     base = BOOT_URL.removesuffix("boot.ipxe")
-    urls = [BOOT_URL, f"{base}buildos/buildos-initrd", f"{base}nothing", f"{base}../image/SHA256SUMS"]
+    names = ("buildos/buildos-initrd", "nothing", "../image/SHA256SUMS")
+    urls = [BOOT_URL, *(f"{base}{name}" for name in names)]
     with Lan(tmp_path, published=root, way="ipxe") as lan:
         pages = lan.sandbox.run("/usr/bin/python3", "-c", fetch, *urls).splitlines()
         assert f"dhcp-boot={BOOT_URL}\n" in (tmp_path / "dnsmasq.conf").read_text()
