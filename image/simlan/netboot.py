@@ -5,6 +5,7 @@ lead to it. image/serve makes the same directory for real networks.
     undionly.kpxe snponly.efi      iPXE for NICs whose ROM it is not (BIOS, UEFI)
     boot.ipxe                      where iPXE begins
     pxelinux.cfg/, ipxe.cfg/       what to boot: 01-MAC of one host, `default` of all
+    grub/grub.cfg                  the same of all hosts, for a GRUB that is put there
     buildos/                       the two files, and what is said about them
 """
 
@@ -80,6 +81,17 @@ boot
 """
 
 
+def grub_configuration(append: str, timeout: int) -> str:
+    """The same for GRUB, as Debian's signed one for networks looks for it."""
+    return f"""\
+set timeout={timeout // 10}
+menuentry buildos {{
+    linux /buildos/buildos-image{" " if append else ""}{append}
+    initrd /buildos/buildos-initrd
+}}
+"""
+
+
 def configuration_name(mac: str) -> str:
     """The file that is looked for first for this NIC."""
     return "01-" + mac.lower().replace(":", "-")
@@ -129,6 +141,7 @@ def publish(
     for name in (*NEEDED, *ABOUT):
         if (image / name).exists():
             _install(image / name, root / "buildos" / name)
+    _write(root / "grub/grub.cfg", grub_configuration(append, timeout))
     names = {"default": append, **{configuration_name(mac): text for mac, text in hosts.items()}}
     for name, text in names.items():
         _write(root / "pxelinux.cfg" / name, configuration(text, timeout))

@@ -100,9 +100,11 @@ def test_serve_fills_a_directory(tmp_path: Path) -> None:
     assert names == {
         *("pxelinux.0", "ldlinux.c32", "undionly.kpxe", "snponly.efi", "boot.ipxe"),
         *("pxelinux.cfg/default", "pxelinux.cfg/01-de-ad-be-ef-b8-da"),
-        *("ipxe.cfg/default", "ipxe.cfg/01-de-ad-be-ef-b8-da"),
+        *("ipxe.cfg/default", "ipxe.cfg/01-de-ad-be-ef-b8-da", "grub/grub.cfg"),
         *("buildos/buildos-image", "buildos/buildos-initrd", "buildos/SHA256SUMS"),
     }
+    grub = (root / "grub/grub.cfg").read_text()
+    assert "    linux /buildos/buildos-image quiet panic=60\n" in grub
     common = "append initrd=/buildos/buildos-initrd quiet panic=60"
     assert f"{common}\n" in (root / "pxelinux.cfg/default").read_text()
     assert f"{common} debug\n" in (root / "pxelinux.cfg/01-de-ad-be-ef-b8-da").read_text()
