@@ -10,7 +10,9 @@ help:
 	@echo 'sudo make check-fast    format, lints, unit tests'
 	@echo 'sudo make check-system  the packages, on hosts in namespaces'
 	@echo 'sudo make check-boot    the image, on machines in QEMU'
+	@echo 'sudo make check-boot-all the same with every way to boot and to fail'
 	@echo 'sudo make bench         netd beside other DHCP clients, into docs/bench-dhcp.md'
+	@echo 'sudo make measure       size, boot and RAM of the image, into docs/figures.md'
 	@echo 'sudo make debs          the Debian packages, in build/debs'
 	@echo 'sudo make image         buildos-image and buildos-initrd, in build/image'
 	@echo 'sudo make clean         remove build/, with the Debian roots and caches'
@@ -32,6 +34,14 @@ check-system: build/debs/.stamp
 
 check-boot: build/demo/SHA256SUMS
 	$(PYTEST) tests/boot
+
+check-boot-all: build/demo/SHA256SUMS
+	$(PYTEST) tests/boot --all
+
+# What is measured is packed as it is shipped.
+measure: build/debs/.stamp $(IMAGE_FILES)
+	image/build --output build/measured --package buildos-doubles
+	image/measure --image build/measured --boots 3 --write docs/figures.md
 
 bench: build/debs/.stamp
 	tests/bench/dhcp --write docs/bench-dhcp.md
@@ -60,4 +70,4 @@ build/demo/SHA256SUMS: build/debs/.stamp $(IMAGE_FILES)
 
 FORCE:
 
-.PHONY: help boot check check-fast check-system check-boot bench debs image clean host-packages FORCE
+.PHONY: help boot check check-fast check-system check-boot check-boot-all measure bench debs image clean host-packages FORCE

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
@@ -38,12 +38,14 @@ def configuration(
     hosts: Mapping[str, str],
     lease_file: Path,
     tftp: Path | None,
+    boot: Sequence[str] = ("dhcp-boot=pxelinux.0",),
 ) -> str:
     """A dnsmasq.conf for `interface`, whose address is `address`.
 
     `records` are names in `domain` to answer for, `hosts` maps MACs to the
-    names given to them with their lease, `tftp` is the directory to publish,
-    with pxelinux.0 in it, or None for no network boot.
+    names given to them with their lease, `tftp` is the directory to publish
+    or None for no network boot, `boot` the lines that say what to fetch there.
+    The address is a time server's, too.
     """
     network = address.network
     lines = [
@@ -57,8 +59,10 @@ def configuration(
         f"local=/{domain}/",
         f"dhcp-range={network[100]},{network[199]},1h",
         "dhcp-authoritative",
+        f"dhcp-option=option:ntp-server,{address.ip}",
         f"dhcp-leasefile={lease_file}",
         "log-dhcp",
+        "log-facility=-",
         # Router advertisements: without them iPXE waits for some, 16 seconds.
         "enable-ra",
         f"dhcp-range=::,constructor:{interface},ra-stateless",
@@ -66,5 +70,5 @@ def configuration(
     lines += [f"host-record={name}.{domain},{target}" for name, target in records.items()]
     lines += [f"dhcp-host={mac},{name}" for mac, name in hosts.items()]
     if tftp:
-        lines += ["enable-tftp", f"tftp-root={tftp}", "dhcp-boot=pxelinux.0"]
+        lines += ["enable-tftp", f"tftp-root={tftp}", *boot]
     return "".join(f"{line}\n" for line in lines)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import socket
 import subprocess
 import time
 from collections.abc import Callable
@@ -31,7 +34,9 @@ class Guest:
         channel = directory / "shell"
         taps = [lan.plug(nic.segment) for nic in machine.nics]
         argv = machine.arguments(qemu.accelerator(kernel), taps)
+        self._monitor = directory / "monitor"
         argv += ["-serial", f"file:{self._console}", *shell.arguments(channel)]
+        argv += ["-qmp", f"unix:{self._monitor},server=on,wait=off"]
         with self._errors.open("wb") as log:
             self._process = lan.sandbox.start(
                 argv, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
@@ -73,6 +78,34 @@ class Guest:
             if time.monotonic() > deadline:
                 raise GuestError(f"waited {seconds:.0f} s for {what}; last seen: {found!r}")
             time.sleep(0.5)
+
+    def wait_for_end(self, seconds: float) -> int:
+        """Waits until the machine is off, or would boot again; QEMU's status."""
+        try:
+            return self._process.wait(seconds)
+        except subprocess.TimeoutExpired as error:
+            text = self.console()[-4000:]
+            raise GuestError(f"the machine ran on for {seconds:.0f} s:\n{text}") from error
+
+    def set_cable(self, index: int, plugged: bool) -> None:
+        """Plugs the cable of the `index`-th NIC in, or pulls it out."""
+        self.command("set_link", name=f"net{index}", up=plugged)
+
+    def command(self, execute: str, **arguments: object) -> None:
+        """Has QEMU do something (qemu-qmp-ref(7))."""
+        with contextlib.closing(socket.socket(socket.AF_UNIX)) as monitor:
+            monitor.settimeout(60)
+            monitor.connect(str(self._monitor))
+            with monitor.makefile("rw") as lines:
+                lines.readline()
+                for step, with_arguments in (("qmp_capabilities", {}), (execute, arguments)):
+                    lines.write(json.dumps({"execute": step, "arguments": with_arguments}) + "\n")
+                    lines.flush()
+                    # What happens meanwhile is told in between.
+                    while "event" in (answer := json.loads(lines.readline())):
+                        pass
+                    if "error" in answer:
+                        raise GuestError(f"{execute}: {answer['error']['desc']}")
 
     def kernel_start(self) -> float:
         """When the guest's kernel started, seconds since this host's epoch."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from . import dnsmasq
+from . import dnsmasq, netboot
 from .sandbox import Sandbox
 
 LAN = "lan"
@@ -32,6 +32,9 @@ WEB_PORT = 80
 CONTROLLER_PORT = 8080
 CONTROLLER_URL = f"http://controller.{DOMAIN}:{CONTROLLER_PORT}/"
 WEB_URL = f"http://web.{DOMAIN}/"
+NETBOOT = "netboot"
+BOOT_URL = f"http://{ADDRESS.ip}/{NETBOOT}/boot.ipxe"
+"""Where iPXE begins."""
 
 _HERE = Path(__file__).parent
 _SCRIPT = "controller.json"
@@ -53,10 +56,15 @@ class Lan:
     """
 
     def __init__(
-        self, directory: Path, hosts: Mapping[str, str] | None = None, tftp: Path | None = None
+        self,
+        directory: Path,
+        hosts: Mapping[str, str] | None = None,
+        published: Path | None = None,
+        way: str = "pxelinux",
     ) -> None:
-        """`hosts` maps MACs to the names that DHCP gives them; `tftp` is the
-        directory for network boot, if there shall be one."""
+        """`hosts` maps MACs to the names that DHCP gives them; `published` is the
+        directory for network boot (see netboot.py), if there shall be one, `way`
+        how machines boot from it."""
         self._directory = directory
         self._lease_file = directory / "dnsmasq.leases"
         self._servers: dict[str, subprocess.Popen[bytes]] = {}
@@ -64,7 +72,7 @@ class Lan:
         self.sandbox = Sandbox()
         try:
             self._make_segments()
-            self._start_servers(hosts or {}, tftp)
+            self._start_servers(hosts or {}, published, way)
         except BaseException:
             self.close()
             raise
@@ -80,21 +88,35 @@ class Lan:
         ]
         self.sandbox.run("ip", "-batch", "-", text="\n".join(batch) + "\n")
 
-    def _start_servers(self, hosts: Mapping[str, str], tftp: Path | None) -> None:
+    def _start_servers(
+        self, hosts: Mapping[str, str], published: Path | None, way: str
+    ) -> None:
         names = {"controller": ADDRESS.ip, "web": ADDRESS.ip}
         configuration = self._directory / "dnsmasq.conf"
         configuration.write_text(
-            dnsmasq.configuration(LAN, ADDRESS, DOMAIN, names, hosts, self._lease_file, tftp)
+            dnsmasq.configuration(
+                LAN,
+                ADDRESS,
+                DOMAIN,
+                names,
+                hosts,
+                self._lease_file,
+                published,
+                netboot.dhcp_boot(way, BOOT_URL),
+            )
         )
         self._start("dnsmasq", ["dnsmasq", "--keep-in-foreground", f"--conf-file={configuration}"])
         script = f"--script={self._directory / _SCRIPT}"
         for name, program, port, options in (
             ("controller", _CONTROLLER, CONTROLLER_PORT, [script]),
-            ("web", _HERE / "web.py", WEB_PORT, []),
+            ("web", _HERE / "web.py", WEB_PORT, [f"--publish={published}"] if published else []),
         ):
             listen = f"--listen={ADDRESS.ip}:{port}"
             log = f"--log={self._directory}/{name}.jsonl"
             self._start(name, ["/usr/bin/python3", str(program), listen, log, *options])
+        ntp_log = self._directory / "ntp.clients"
+        ntp = [str(_HERE / "ntp.py"), f"--listen={ADDRESS.ip}", f"--log={ntp_log}"]
+        self._start("ntp", ["/usr/bin/python3", *ntp])
         self._wait_for_ports({DNS_PORT, WEB_PORT, CONTROLLER_PORT})
 
     def _wait_for_ports(self, wanted: set[int]) -> None:

@@ -6,6 +6,7 @@ import base64
 import functools
 import os
 import select
+import shutil
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,9 @@ from pathlib import Path
 from .network import LAN, SEGMENTS
 
 QEMU = "qemu-system-x86_64"
+
+UEFI_CODE = Path("/usr/share/OVMF/OVMF_CODE_4M.fd")
+UEFI_VARIABLES = Path("/usr/share/OVMF/OVMF_VARS_4M.fd")
 
 FIRST_MAC = "de:ad:be:ef:b8:da"
 """Of a machine's first NIC, as in the manual; the next ones count on."""
@@ -57,8 +61,9 @@ class Machine:
     """A machine and how it boots.
 
     With `image`, a directory, it boots the two files there and the kernel gets
-    `append`; without, it boots from its first NIC. `credentials` are given to
-    the guest's systemd, see systemd.system-credentials(7).
+    `append`; without, it boots from its first NIC, by UEFI if `uefi` is a file for
+    its variables (see `uefi_variables`). `credentials` are given to the guest's
+    systemd, see systemd.system-credentials(7).
     """
 
     nics: Sequence[Nic]
@@ -67,16 +72,24 @@ class Machine:
     image: Path | None = None
     append: str = ""
     credentials: Mapping[str, str] = field(default_factory=dict)
+    uefi: Path | None = None
+    reboots: bool = False
+    """Whether a reboot of the guest is one; else it ends QEMU."""
+    extra: Sequence[str] = ()
+    """More arguments for QEMU."""
 
     def arguments(self, accelerator: Sequence[str], taps: Sequence[str]) -> list[str]:
         """QEMU's command line, but for console and channels. `taps` belong to
         `nics`, one each."""
-        argv = [QEMU, *accelerator, "-m", f"{self.memory}M", "-no-reboot"]
+        argv = [QEMU, *accelerator, "-m", f"{self.memory}M"]
+        argv += [] if self.reboots else ["-no-reboot"]
         argv += ["-display", "none"]
         for index, (nic, tap) in enumerate(zip(self.nics, taps, strict=True)):
             netdev = f"tap,id=net{index},ifname={tap},script=no,downscript=no"
             argv += ["-netdev", netdev]
-            argv += ["-device", f"{nic.model},netdev=net{index},mac={nic.mac}"]
+            # UEFI brings its own driver and PXE client in place of the NIC's ROM.
+            rom = ",romfile=" if self.uefi else ""
+            argv += ["-device", f"{nic.model},netdev=net{index},mac={nic.mac}{rom}"]
         if self.image:
             argv += ["-kernel", str(self.image / "buildos-image")]
             argv += ["-initrd", str(self.image / "buildos-initrd")]
@@ -85,11 +98,21 @@ class Machine:
             # Without graphics the firmware, the NIC's boot ROM and PXELINUX
             # show what they do on the serial line.
             argv += ["-machine", "pc,graphics=off", "-boot", "n"]
+        if self.uefi:
+            code = f"if=pflash,format=raw,readonly=on,file={UEFI_CODE}"
+            argv += ["-drive", code, "-drive", f"if=pflash,format=raw,file={self.uefi}"]
         for name, value in self.credentials.items():
             # Base64, because a comma or a line end means something to QEMU.
             text = base64.b64encode(value.encode()).decode()
             argv += ["-smbios", f"type=11,value=io.systemd.credential.binary:{name}={text}"]
-        return argv
+        return [*argv, *self.extra]
+
+
+def uefi_variables(directory: Path) -> Path:
+    """A fresh file for the variables of a machine's UEFI."""
+    target = directory / "uefi-variables.fd"
+    shutil.copyfile(UEFI_VARIABLES, target)
+    return target
 
 
 @functools.cache

@@ -7,6 +7,7 @@ SMBIOS, bring a unit and its script into any image with systemd 256 or later.
 from __future__ import annotations
 
 import base64
+import contextlib
 import socket
 import time
 from collections.abc import Callable
@@ -129,6 +130,17 @@ class Shell:
             self._received += some
         line, self._received = self._received.split(b"\n", 1)
         return line.decode()
+
+    def begin_again(self) -> None:
+        """Forgets the shell of a boot that ended: the next one has another."""
+        self._ready = False
+        # What it still said goes with it.
+        self._socket.settimeout(0.05)
+        with contextlib.suppress(TimeoutError):
+            while self._socket.recv(65536):
+                pass
+        self._socket.settimeout(1.0)
+        self._received = b""
 
     def close(self) -> None:
         """Closes the channel."""

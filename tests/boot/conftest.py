@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ import pytest
 TOP = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(TOP / "image"))
 
-from simlan import agents, pxe, qemu, shell
+from simlan import agents, netboot, qemu, shell
 from simlan.guest import Guest
 from simlan.network import Lan
 from trial import Boot, Trial
@@ -39,6 +39,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=TOP / "build/demo",
         help="directory of buildos-image and buildos-initrd, with the stand-ins for agents",
     )
+    parser.addoption(
+        "--all",
+        action="store_true",
+        help="with the tests that take long: every way to boot, every kind of failure",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "long: only with --all")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Takes the long tests out, which pytest then tells as deselected."""
+    if config.getoption("--all"):
+        return
+    long = [item for item in items if item.get_closest_marker("long")]
+    config.hook.pytest_deselected(items=long)
+    items[:] = [item for item in items if item not in long]
 
 
 @pytest.fixture(scope="session")
@@ -54,32 +72,49 @@ def image(request: pytest.FixtureRequest) -> Path:
 @pytest.fixture(scope="module")
 def boot(image: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Boot]:
     """Starts machines that run until the end of the module."""
+    with booting(image, tmp_path_factory) as start:
+        yield start
+
+
+@pytest.fixture
+def boot_once(image: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Boot]:
+    """Starts machines that run until the end of the test."""
+    with booting(image, tmp_path_factory) as start:
+        yield start
+
+
+@contextmanager
+def booting(image: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Boot]:
+    """Starts machines that run until its end."""
     with ExitStack() as stack:
 
         def start(
             *nics: str,
-            network: bool = False,
+            way: str = "direct",
             append: str = f"{CONSOLE} {agents.parameters()}",
             names: dict[str, str] | None = None,
+            credentials: dict[str, str] | None = None,
+            published: Path | None = None,
+            **options: Any,
         ) -> Trial:
-            """Boots a machine with `nics` (MODEL@SEGMENT), from the `network`
-            or else directly; `append` goes to the kernel; DHCP gives `names`
-            to MACs."""
+            """Boots a machine with `nics` (MODEL@SEGMENT) the given `way` (see
+            netboot.WAYS); `append` goes to the kernel; DHCP gives `names` to MACs;
+            `credentials` are there beside the shell's; a directory that is
+            `published` already is taken as it is; `options` are Machine's."""
             directory = tmp_path_factory.mktemp("trial")
             parsed = [qemu.parse_nic(text, index) for index, text in enumerate(nics)]
-            tftp = None
-            if network:
-                tftp = directory / "tftp"
-                tftp.mkdir()
-                text = pxe.configuration(append, timeout=10)
-                pxe.publish(tftp, image, {parsed[0].mac: text})
+            if way != "direct" and not published:
+                published = directory / "netboot"
+                netboot.publish(published, image, append, {}, timeout=10)
             machine = qemu.Machine(
                 nics=parsed,
-                image=None if network else image,
+                image=image if way == "direct" else None,
                 append=append,
-                credentials=shell.credentials(),
+                credentials={**shell.credentials(), **(credentials or {})},
+                uefi=qemu.uefi_variables(directory) if way == "uefi" else None,
+                **options,
             )
-            lan = stack.enter_context(Lan(directory, names, tftp))
+            lan = stack.enter_context(Lan(directory, names, published, way))
             guest = Guest(lan, machine, image / "buildos-image", directory)
             stack.enter_context(guest)
             _running.append(guest)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import base64
+import subprocess
 from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
 
 import pytest
-from simlan import dnsmasq, pxe, qemu, shell
-from simlan.network import ADDRESS, Lan, LanError
+from simlan import dnsmasq, netboot, ntp, qemu, shell
+from simlan.network import ADDRESS, BOOT_URL, NETBOOT, Lan, LanError
 from simlan.sandbox import Sandbox, SandboxError
 
-QEMU_IFUP = Path(__file__).resolve().parents[2] / "image/qemu-ifup"
+IMAGE = Path(__file__).resolve().parents[2] / "image"
+QEMU_IFUP = IMAGE / "qemu-ifup"
+SERVE = IMAGE / "serve"
 
 
 def test_leases() -> None:
@@ -47,8 +50,8 @@ def test_dnsmasq_takes_its_configuration(tmp_path: Path) -> None:
 
 
 def test_pxelinux_configuration_is_the_manuals() -> None:
-    assert pxe.configuration_name("DE:AD:BE:EF:B8:DA") == "01-de-ad-be-ef-b8-da"
-    lines = pxe.configuration("", timeout=50).splitlines()
+    assert netboot.configuration_name("DE:AD:BE:EF:B8:DA") == "01-de-ad-be-ef-b8-da"
+    lines = netboot.configuration("", timeout=50).splitlines()
     assert lines == [
         "default buildos",
         "prompt 1",
@@ -59,7 +62,78 @@ def test_pxelinux_configuration_is_the_manuals() -> None:
         "append initrd=/buildos/buildos-initrd",
         "ipappend 2",
     ]
-    assert "append initrd=/buildos/buildos-initrd quiet" in pxe.configuration("quiet", timeout=50)
+    assert "append initrd=/buildos/buildos-initrd quiet" in netboot.configuration("quiet", timeout=50)
+
+
+def test_ipxe_configuration_boots_the_same() -> None:
+    assert netboot.ipxe_configuration("quiet").splitlines() == [
+        "#!ipxe",
+        "kernel ../buildos/buildos-image initrd=buildos-initrd "
+        "BOOTIF=01-${netX/mac:hexhyp} quiet",
+        "initrd ../buildos/buildos-initrd",
+        "boot",
+    ]
+
+
+def serve(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [str(SERVE), *(str(argument) for argument in arguments)]
+    return subprocess.run(command, text=True, capture_output=True, check=False)
+
+
+def make_image(directory: Path) -> Path:
+    """An image as far as image/serve looks at it."""
+    directory.mkdir()
+    (directory / "buildos-image").write_text("kernel")
+    (directory / "buildos-initrd").write_text("initrd")
+    (directory / "buildos.cmdline").write_text("quiet\n")
+    sums = subprocess.check_output(["sha256sum", *netboot.NEEDED], cwd=directory, text=True)
+    (directory / "SHA256SUMS").write_text(sums)
+    return directory
+
+
+def test_serve_fills_a_directory(tmp_path: Path) -> None:
+    image, root = make_image(tmp_path / "image"), tmp_path / "netboot"
+    done = serve(root, "--image", image, "--host", "DE:AD:BE:EF:B8:DA=debug", "--url", "http://x/y")
+    assert done.returncode == 0, done.stderr
+    assert "dhcp-boot=tag:ipxe,http://x/y/boot.ipxe" in done.stdout
+    names = {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
+    assert names == {
+        *("pxelinux.0", "ldlinux.c32", "undionly.kpxe", "snponly.efi", "boot.ipxe"),
+        *("pxelinux.cfg/default", "pxelinux.cfg/01-de-ad-be-ef-b8-da"),
+        *("ipxe.cfg/default", "ipxe.cfg/01-de-ad-be-ef-b8-da", "grub/grub.cfg"),
+        *("buildos/buildos-image", "buildos/buildos-initrd", "buildos/SHA256SUMS"),
+    }
+    grub = (root / "grub/grub.cfg").read_text()
+    assert "    linux /buildos/buildos-image quiet panic=60\n" in grub
+    common = "append initrd=/buildos/buildos-initrd quiet panic=60"
+    assert f"{common}\n" in (root / "pxelinux.cfg/default").read_text()
+    assert f"{common} debug\n" in (root / "pxelinux.cfg/01-de-ad-be-ef-b8-da").read_text()
+    # Once more, over what is there.
+    assert serve(root, "--image", image, "--append", "panic=5").returncode == 0
+    assert "quiet panic=5\n" in (root / "pxelinux.cfg/default").read_text()
+
+
+def test_serve_refuses_what_is_not_the_image(tmp_path: Path) -> None:
+    image, root = make_image(tmp_path / "image"), tmp_path / "netboot"
+    assert "is no MAC address" in serve(root, "--image", image, "--host", "rack-7=x").stderr
+    (image / "buildos-initrd").write_text("initr")
+    done = serve(root, "--image", image)
+    assert done.returncode == 1
+    assert "buildos-initrd is not the file of SHA256SUMS" in done.stderr
+    assert not root.exists()
+    (image / "buildos-image").unlink()
+    assert "buildos-image is missing" in serve(root, "--image", image).stderr
+
+
+def test_time_server_answers_clients_alone() -> None:
+    request = bytes([0x23, 0, 6, 0, *range(44)])
+    reply = ntp.answer(request, 1.5, 2.25)
+    assert reply and len(reply) == 48
+    assert (reply[0] & 7, reply[0] >> 3 & 7, reply[1]) == (4, 4, 1)
+    assert reply[24:32] == request[40:48]
+    assert reply[40:48] == (2_208_988_802).to_bytes(4) + (1 << 30).to_bytes(4)
+    assert ntp.answer(reply, 1, 2) is None
+    assert ntp.answer(request[:47], 1, 2) is None
 
 
 def test_nic() -> None:
@@ -81,6 +155,11 @@ def test_machine_arguments() -> None:
     assert "e1000,netdev=net0,mac=de:ad:be:ef:b8:da" in argv
     value = base64.b64encode(b"1,2\n").decode()
     assert f"type=11,value=io.systemd.credential.binary:x={value}" in argv
+
+    uefi = qemu.Machine(nics, uefi=Path("/v"), extra=["-x"]).arguments(["-accel", "tcg"], ["tap0"])
+    assert "e1000,netdev=net0,mac=de:ad:be:ef:b8:da,romfile=" in uefi
+    assert "if=pflash,format=raw,file=/v" in uefi
+    assert uefi[-1] == "-x"
 
     network = qemu.Machine(nics).arguments(["-accel", "tcg"], ["tap0"])
     assert "-kernel" not in network
@@ -124,6 +203,25 @@ def test_servers_of_the_lan(tmp_path: Path) -> None:
         lan.check()
     with pytest.raises(LanError, match="ended"):
         lan.check()
+
+
+def test_published_files_are_fetched_over_http(tmp_path: Path) -> None:
+    root = tmp_path / "netboot"
+    netboot.publish(root, make_image(tmp_path / "image"), "", {})
+    fetch = (
+        "import sys, urllib.error as e, urllib.request as u\n"
+        "for url in sys.argv[1:]:\n"
+        "    try: print(u.urlopen(url, timeout=30).read().decode()[:6])\n"
+        "    except e.HTTPError as error: print(error.code)"
+    )
+    base = BOOT_URL.removesuffix("boot.ipxe")
+    names = ("buildos/buildos-initrd", "nothing", "../image/SHA256SUMS")
+    urls = [BOOT_URL, *(f"{base}{name}" for name in names)]
+    with Lan(tmp_path, published=root, way="ipxe") as lan:
+        pages = lan.sandbox.run("/usr/bin/python3", "-c", fetch, *urls).splitlines()
+        assert f"dhcp-boot={BOOT_URL}\n" in (tmp_path / "dnsmasq.conf").read_text()
+    assert pages == ["#!ipxe", "initrd", "404", "404"]
+    assert f"/{NETBOOT}/" in BOOT_URL
 
 
 def test_qemu_ifup_plugs_into_a_bridge() -> None:

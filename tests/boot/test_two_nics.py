@@ -39,7 +39,7 @@ busybox wget -T 60 -q -O - {WEB_URL}container
 @pytest.fixture(scope="module")
 def host(boot: Boot) -> Trial:
     """The machine, when its agent has asked for work."""
-    host = boot("e1000@lan", "e1000@quiet", network=True, names={nth_mac(0): NAME})
+    host = boot("e1000@lan", "e1000@quiet", way="pxelinux", names={nth_mac(0): NAME})
     host.wait_for_poll()
     return host
 
