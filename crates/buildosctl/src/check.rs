@@ -150,6 +150,9 @@ type Evaluate = dyn Fn(&Fragment) -> Vec<Problem>;
 /// A daemon's part in this.
 struct Daemon {
     name: &'static str,
+    /// Keys, with `*` for a chosen name.
+    #[cfg(test)]
+    keys: Vec<&'static str>,
     /// Short names on the kernel command line.
     aliases: Vec<&'static str>,
     problems: Box<Evaluate>,
@@ -169,6 +172,8 @@ impl Daemon {
     fn of<T: Default + 'static>(schema: Schema<T>) -> Self {
         Self {
             name: schema.name(),
+            #[cfg(test)]
+            keys: schema.keys().iter().map(|key| key.path).collect(),
             aliases: schema.keys().iter().filter_map(|key| key.alias).collect(),
             problems: Box::new(move |fragment| {
                 evaluate(&schema, std::slice::from_ref(fragment)).problems
@@ -191,6 +196,7 @@ fn strings(problems: &[Problem]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeSet;
 
     #[test]
     fn a_command_line() {
@@ -218,6 +224,45 @@ mod tests {
             command_line(&long, "l"),
             ["l: 3000 bytes, of which the kernel takes 2047"]
         );
+    }
+
+    #[test]
+    fn the_manual_has_every_key_and_no_others() {
+        let manual = include_str!("../../../docs/manual.md");
+        let known: BTreeSet<String> = Daemon::all()
+            .iter()
+            .flat_map(|daemon| {
+                daemon
+                    .keys
+                    .iter()
+                    .map(|key| format!("{}.{key}", daemon.name))
+            })
+            .collect();
+        let rows = manual.lines().filter(|line| line.starts_with("| `"));
+        let named: BTreeSet<String> = rows
+            .flat_map(|row| row.split('|').nth(1).unwrap().split(','))
+            .map(|key| key.trim().trim_matches('`').to_owned())
+            .filter(|key| {
+                let daemon = key.split('.').next().unwrap();
+                Daemon::all().iter().any(|known| known.name == daemon)
+            })
+            .collect();
+        assert_eq!(named, known);
+    }
+
+    #[test]
+    fn what_the_manual_boots_is_right() {
+        let manual = include_str!("../../../docs/manual.md");
+        let blocks: Vec<_> = manual
+            .lines()
+            .filter_map(|line| line.strip_prefix("    "))
+            .collect();
+        let text = format!("label manual\n{}\n", blocks.join("\n"));
+        let lines = bootfile::parse(&text).unwrap();
+        assert!(!lines.is_empty());
+        for line in lines {
+            assert_eq!(command_line(&line.parameters, "manual"), [""; 0]);
+        }
     }
 
     #[test]
