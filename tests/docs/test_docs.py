@@ -15,7 +15,7 @@ PAGES = sorted([*DOCS.glob("*.md"), TOP / "README.md"])
 MANUALS = sorted((DOCS / "man").iterdir())
 
 # Pages of others that ours name are in sections that Debian has; ours are here.
-OURS = re.compile(r"\b(buildos[a-z-]*(?:\.conf|\.service)?)\((\d)\)")
+OURS = re.compile(r"\b((?:org\.build2\.)?buildos[a-z-]*(?:\.\w+)?)\((\d)\)")
 
 
 def anchor(heading: str) -> str:
@@ -62,5 +62,6 @@ def test_every_manual_page_is_packaged() -> None:
     assert packaged == {manual.name for manual in MANUALS}
 
 
-def test_the_list_of_messages_is_the_catalogue() -> None:
-    assert subprocess.run([DOCS / "generate-journal-messages", "--check"]).returncode == 0
+@pytest.mark.parametrize("generator", ["generate-journal-messages", "generate-dbus-manuals"])
+def test_what_is_made_of_other_files_is_up_to_date(generator: str) -> None:
+    assert subprocess.run([DOCS / generator, "--check"]).returncode == 0

@@ -8,6 +8,7 @@ import subprocess
 from typing import Any
 
 from agents import BBOT, BSLAVE, bbot, bslave, wait_until_runs
+from buildroot import TOP
 from host import Host
 from lan import Lan
 from machine import Machine
@@ -281,3 +282,11 @@ def test_metrics_in_a_file(online: Host) -> None:
     assert 'buildos_network_state{state="online"} 1\n' in online.read(prom)
     told = online.journal("UNIT=buildos-metrics.service")
     assert [entry["MESSAGE"] for entry in told] == []
+
+
+def test_the_examples_of_the_bus_manuals_run(online: Host) -> None:
+    manuals = sorted((TOP / "docs/man").glob("org.build2.buildos.*.5"))
+    assert len(manuals) == 4
+    for manual in manuals:
+        example = manual.read_text().split(".Bd -literal -offset indent\n")[1].split(".Ed")[0]
+        online.run(example.replace("\\e", "\\"))

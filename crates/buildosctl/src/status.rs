@@ -170,7 +170,7 @@ fn nat(host: &Host, lines: &mut Vec<Line>) {
     match nat.probe.parse() {
         Ok(ProbeState::Passed | ProbeState::Failed) => {
             let when = relative(host.taken_usec, nat.probe_usec);
-            let text = format!("{} {when}: {}", nat.probe, nat.probe_result);
+            let text = format!("{when}: {}", nat.probe_result);
             lines.push(line("", "probe", text));
         }
         Ok(ProbeState::Off | ProbeState::Pending) | Err(_) => {
@@ -200,7 +200,7 @@ fn agents(host: &Host, lines: &mut Vec<Line>) {
     for (i, agent) in host.agents.iter().enumerate() {
         let heading = if i == 0 { "agents" } else { "" };
         let text = match agent.task_processes {
-            0 => format!("{}: {}", agent.instance.state, agent.instance.reason),
+            0 => agent.instance.reason.clone(),
             1 => format!("building (1 process): {}", agent.instance.reason),
             n => format!("building ({n} processes): {}", agent.instance.reason),
         };
@@ -266,10 +266,10 @@ network  online            br0 has 192.0.2.7/24 by eth0 from 192.0.2.1
          mistake           a.toml:1: unknown key \"privat\"
 name     build-adbeefb8da  build-adbeefb8da by the hardware address of the uplink
 nat      active            172.23.0.0/16 on br1 goes out through br0
-         probe             passed 2 min 0 s ago: lease, names and outside in 48 ms
+         probe             2 min 0 s ago: passed in 48 ms
          machines          1 with a lease; 7 of 65536 connections
 agents   bbot@default      building (4 processes): running since 06:59
-         bslave@x          waiting: waits: program /usr/bin/bslave is not installed
+         bslave@x          waits: program /usr/bin/bslave is not installed
 system   buildos 0.1.0     Debian GNU/Linux 13 (trixie), clock synchronised
 "
         );
