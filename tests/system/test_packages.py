@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from buildroot import TOP
 from host import Host
 from host_root import base_root
 from lan import Lan
@@ -62,3 +63,11 @@ def test_an_upgrade_cuts_neither_traffic_nor_builds(
     assert echoes.lost() == []
     assert host.main_pid(SLAVE) == agent
     assert host.failed_units() == []
+
+
+def test_the_package_test_passes(host: Host) -> None:
+    """debian/tests, as autopkgtest(1) runs it on a testbed with the packages."""
+    host.start()
+    host.wait_for_boot()
+    host.copy(TOP / "debian/tests/installed", "/var/tmp")
+    host.run(["/var/tmp/installed"])

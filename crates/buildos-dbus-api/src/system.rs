@@ -133,6 +133,14 @@ pub trait Service {
     /// Exit status or signal of the last main process.
     #[zbus(property)]
     fn exec_main_status(&self) -> zbus::Result<i32>;
+    /// What is executed: path, arguments, whether failures are ignored, when it
+    /// started and ended (CLOCK_REALTIME and CLOCK_MONOTONIC each), process, code,
+    /// status.
+    #[allow(clippy::type_complexity)] // The shape is systemd's.
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn exec_start(
+        &self,
+    ) -> zbus::Result<Vec<(String, Vec<String>, bool, u64, u64, u64, u64, u32, i32, i32)>>;
     /// Starts after the service had ended by itself, since it was last started otherwise.
     #[zbus(property, name = "NRestarts")]
     fn n_restarts(&self) -> zbus::Result<u32>;

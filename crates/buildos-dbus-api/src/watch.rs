@@ -134,33 +134,45 @@ impl<S: Snapshot> Watch<S> {
         Ok(())
     }
 
-    /// [`None`] when nobody owns the name. An error when the owner went away
-    /// meanwhile, hangs, or speaks another version.
     async fn read(&self) -> zbus::Result<Option<S>> {
-        let Some(owner) = self.owner().await? else {
-            return Ok(None);
-        };
-        let reply = self
-            .connection
-            .call_method(
-                Some(&owner),
-                &self.path,
-                Some(PROPERTIES),
-                "GetAll",
-                &S::INTERFACE,
-            )
-            .await?;
-        reply.body().deserialize().map(Some)
+        look(&self.connection, &self.peer, &self.path).await
     }
+}
 
-    /// The peer's unique name. Calls that go to it never start a service.
-    async fn owner(&self) -> zbus::Result<Option<OwnedUniqueName>> {
-        let bus = DBusProxy::new(&self.connection).await?;
-        match bus.get_name_owner(self.peer.as_ref()).await {
-            Ok(owner) => Ok(Some(owner)),
-            Err(fdo::Error::NameHasNoOwner(_)) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
+/// Reads the properties of one object once: [`None`] when nobody owns the name
+/// `peer`, which is never started by this.
+///
+/// # Errors
+///
+/// The owner went away meanwhile, hangs, speaks another version, or name or path
+/// are not valid.
+pub async fn look<S: Snapshot>(
+    connection: &Connection,
+    peer: &str,
+    path: &str,
+) -> zbus::Result<Option<S>> {
+    let Some(owner) = owner(connection, peer).await? else {
+        return Ok(None);
+    };
+    let reply = connection
+        .call_method(
+            Some(&owner),
+            path,
+            Some(PROPERTIES),
+            "GetAll",
+            &S::INTERFACE,
+        )
+        .await?;
+    reply.body().deserialize().map(Some)
+}
+
+/// The peer's unique name. Calls that go to it never start a service.
+async fn owner(connection: &Connection, peer: &str) -> zbus::Result<Option<OwnedUniqueName>> {
+    let bus = DBusProxy::new(connection).await?;
+    match bus.get_name_owner(peer.try_into()?).await {
+        Ok(owner) => Ok(Some(owner)),
+        Err(fdo::Error::NameHasNoOwner(_)) => Ok(None),
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -1,167 +1,310 @@
-//! One line per daemon: its state in a word, and its own reason for it.
+//! The host on one screen.
 
-use std::collections::HashMap;
-
-use buildos_dbus_api::{agent1, hostname1, nat1, network1};
+use buildos_dbus_api::agent1::InstanceState;
+use buildos_dbus_api::nat1::{ProbeState, State as NatState};
+use buildos_dbus_api::network1::State as NetworkState;
 use buildos_service::text;
-use zbus::zvariant::OwnedValue;
-use zbus::{Connection, fdo};
 
-/// What is asked of whom: heading, unit, bus name, path, and the property that
-/// says the state in a word.
-const SOURCES: [Source; 4] = [
-    Source {
-        heading: "network",
-        name: network1::NAME,
-        path: network1::PATH,
-        word: "State",
-    },
-    Source {
-        heading: "name",
-        name: hostname1::NAME,
-        path: hostname1::PATH,
-        word: "Hostname",
-    },
-    Source {
-        heading: "nat",
-        name: nat1::NAME,
-        path: nat1::PATH,
-        word: "State",
-    },
-    Source {
-        heading: "agents",
-        name: agent1::NAME,
-        path: agent1::PATH,
-        word: "",
-    },
-];
+use crate::host::{Daemon, Host, Network};
+use crate::style::{Style, Tone, relative};
 
-struct Source {
+/// Width of the first column; the longest heading is `network`.
+const HEADING: usize = 8;
+
+/// One line: a heading or none, a word, and what it means.
+struct Line {
     heading: &'static str,
-    name: &'static str,
-    path: &'static str,
-    word: &'static str,
-}
-
-/// What one daemon says.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Line {
-    heading: &'static str,
+    tone: Tone,
     word: String,
-    reason: String,
-    problems: Vec<String>,
-    /// Whether it said anything.
-    pub(crate) answered: bool,
+    text: String,
 }
 
-/// Asks every daemon.
-pub(crate) async fn read(connection: &Connection) -> Vec<Line> {
+/// The screen.
+pub(crate) fn render(host: &Host, style: Style) -> String {
     let mut lines = Vec::new();
-    for source in &SOURCES {
-        let line = match properties(connection, source).await {
-            Ok(properties) => Line {
-                heading: source.heading,
-                word: string(&properties, source.word),
-                reason: string(&properties, "Reason"),
-                problems: strings(&properties, "ConfigurationProblems"),
-                answered: true,
-            },
-            Err(error) => Line {
-                heading: source.heading,
-                word: "unknown".to_owned(),
-                reason: format!("{} does not answer: {}", source.name, text::chain(&error)),
-                problems: Vec::new(),
-                answered: false,
-            },
-        };
-        lines.push(line);
-    }
-    lines
-}
-
-async fn properties(
-    connection: &Connection,
-    source: &Source,
-) -> zbus::Result<HashMap<String, OwnedValue>> {
-    let proxy = fdo::PropertiesProxy::builder(connection)
-        .destination(source.name)?
-        .path(source.path)?
-        .build()
-        .await?;
-    let interface = zbus::names::InterfaceName::try_from(format!("{}.Manager", source.name))?;
-    Ok(proxy.get_all(interface).await?)
-}
-
-fn string(properties: &HashMap<String, OwnedValue>, name: &str) -> String {
-    let value = properties
-        .get(name)
-        .and_then(|value| value.downcast_ref::<&str>().ok());
-    text::escape(value.unwrap_or_default())
-}
-
-fn strings(properties: &HashMap<String, OwnedValue>, name: &str) -> Vec<String> {
-    let value = properties
-        .get(name)
-        .and_then(|value| value.try_clone().ok());
-    let strings = value.and_then(|value| Vec::<String>::try_from(value).ok());
-    strings
-        .unwrap_or_default()
-        .iter()
-        .map(|line| text::escape(line))
-        .collect()
-}
-
-/// The lines in columns.
-pub(crate) fn render(lines: &[Line]) -> String {
-    let width = lines
-        .iter()
-        .map(|line| line.word.chars().count())
-        .max()
-        .unwrap_or(0);
+    network(host, &mut lines);
+    name(host, &mut lines);
+    nat(host, &mut lines);
+    agents(host, &mut lines);
+    system(host, &mut lines);
+    let width = lines.iter().map(|line| line.word.chars().count()).max();
+    let width = width.unwrap_or(0);
     let mut out = String::new();
-    for line in lines {
-        let row = format!("{:<8} {:<width$}  {}", line.heading, line.word, line.reason);
-        out.push_str(row.trim_end());
+    for line in &lines {
+        let heading = style.paint(Tone::Strong, &format!("{:<HEADING$}", line.heading));
+        let word = style.paint(line.tone, &format!("{:<width$}", line.word));
+        out.push_str(format!("{heading} {word}  {}", line.text).trim_end());
         out.push('\n');
-        for problem in &line.problems {
-            out.push_str(&format!(
-                "{:<8} {:<width$}  configuration: {problem}\n",
-                "", ""
-            ));
-        }
     }
     out
+}
+
+/// A line without a tone of its own.
+fn line(heading: &'static str, word: &str, text: impl Into<String>) -> Line {
+    toned(heading, Tone::Weak, word, text)
+}
+
+fn toned(heading: &'static str, tone: Tone, word: &str, text: impl Into<String>) -> Line {
+    Line {
+        heading,
+        tone,
+        word: word.to_owned(),
+        text: text.into(),
+    }
+}
+
+fn silent(host: &Host, heading: &'static str, daemon: Daemon, lines: &mut Vec<Line>) {
+    let why = host.silent.get(&daemon).map_or("", String::as_str);
+    let text = format!("{} does not answer: {why}", daemon.unit());
+    lines.push(toned(heading, Tone::Bad, "unknown", text));
+}
+
+fn problems(problems: &[String], lines: &mut Vec<Line>) {
+    for problem in problems {
+        lines.push(toned("", Tone::Warning, "mistake", text::escape(problem)));
+    }
+}
+
+fn network(host: &Host, lines: &mut Vec<Line>) {
+    let Some(network) = &host.network else {
+        return silent(host, "network", Daemon::Netd, lines);
+    };
+    let tone = match network.state.parse() {
+        Ok(NetworkState::Online) => Tone::Good,
+        Ok(NetworkState::Acquiring | NetworkState::CarrierLost) => Tone::Warning,
+        Ok(NetworkState::NoCarrier) | Err(_) => Tone::Bad,
+    };
+    lines.push(toned("network", tone, &network.state, &network.reason));
+    if !network.address.is_empty() {
+        lines.push(line("", "lease", lease(host.taken_usec, network)));
+    }
+    lines.push(line("", &network.public_bridge, public(network)));
+    lines.push(line("", &network.private_bridge, private(network)));
+    if !network.dns.is_empty() {
+        let search = match network.search_domains.as_slice() {
+            [] => String::new(),
+            domains => format!(", search {}", domains.join(" ")),
+        };
+        lines.push(line("", "dns", network.dns.join(", ") + &search));
+    }
+    problems(&network.configuration_problems, lines);
+}
+
+fn lease(now: u64, network: &Network) -> String {
+    let lease = &network.lease;
+    let times = if lease.expires_usec == 0 {
+        "never ends".to_owned()
+    } else {
+        let end = match lease.expires_usec.checked_sub(now) {
+            Some(_) => format!("ends {}", relative(now, lease.expires_usec)),
+            None => "has ended".to_owned(),
+        };
+        let next = [
+            ("renewal", lease.renew_usec),
+            ("rebinding", lease.rebind_usec),
+        ];
+        match next.iter().find(|(_, at)| *at > now) {
+            Some((what, at)) => format!("{end}, {what} {}", relative(now, *at)),
+            None => end,
+        }
+    };
+    format!("from {}, {times}", lease.server)
+}
+
+fn public(network: &Network) -> String {
+    let mut addresses = Vec::new();
+    addresses.extend((!network.address.is_empty()).then_some(network.address.as_str()));
+    addresses.extend(network.ipv6_addresses.iter().map(String::as_str));
+    let gateway = match network.gateway.as_str() {
+        "" => String::new(),
+        gateway => format!(", gateway {gateway}"),
+    };
+    let addresses = match addresses.as_slice() {
+        [] => "no address".to_owned(),
+        addresses => addresses.join(" "),
+    };
+    format!("{addresses}{gateway}; {}", ports(&network.public_ports))
+}
+
+fn private(network: &Network) -> String {
+    let address = match network.private_network.as_str() {
+        "" => "no address",
+        address => address,
+    };
+    format!("{address}; {}", ports(&network.private_ports))
+}
+
+fn ports(ports: &[String]) -> String {
+    match ports {
+        [] => "no ports".to_owned(),
+        [port] => format!("port {port}"),
+        ports => format!("ports {}", ports.join(", ")),
+    }
+}
+
+fn name(host: &Host, lines: &mut Vec<Line>) {
+    let Some(name) = &host.name else {
+        return silent(host, "name", Daemon::Hostnamed, lines);
+    };
+    let (tone, word) = match name.hostname.as_str() {
+        "" => (Tone::Warning, "none"),
+        name => (Tone::Good, name),
+    };
+    lines.push(toned("name", tone, word, &name.reason));
+    for refused in &name.refused {
+        lines.push(line("", "refused", refused));
+    }
+    problems(&name.configuration_problems, lines);
+}
+
+fn nat(host: &Host, lines: &mut Vec<Line>) {
+    let Some(nat) = &host.nat else {
+        return silent(host, "nat", Daemon::Natd, lines);
+    };
+    let tone = match nat.state.parse() {
+        Ok(NatState::Active) => Tone::Good,
+        Ok(NatState::Waiting) => Tone::Warning,
+        Ok(NatState::Degraded) | Err(_) => Tone::Bad,
+    };
+    lines.push(toned("nat", tone, &nat.state, &nat.reason));
+    match nat.probe.parse() {
+        Ok(ProbeState::Passed | ProbeState::Failed) => {
+            let when = relative(host.taken_usec, nat.probe_usec);
+            let text = format!("{when}: {}", nat.probe_result);
+            lines.push(line("", "probe", text));
+        }
+        Ok(ProbeState::Off | ProbeState::Pending) | Err(_) => {
+            lines.push(line("", "probe", &nat.probe));
+        }
+    }
+    let leases = host.usage.machines.len();
+    let (tracked, most) = host.usage.tracked_connections;
+    let machines = format!("{leases} with a lease; {tracked} of {most} connections");
+    lines.push(line("", "machines", machines));
+    for drop in &nat.foreign_drops {
+        lines.push(toned("", Tone::Bad, "dropped", drop));
+    }
+    for suspect in &nat.foreign_suspects {
+        lines.push(toned("", Tone::Warning, "suspect", suspect));
+    }
+    problems(&nat.configuration_problems, lines);
+}
+
+fn agents(host: &Host, lines: &mut Vec<Line>) {
+    let Some(manager) = &host.manager else {
+        return silent(host, "agents", Daemon::Agentd, lines);
+    };
+    if host.agents.is_empty() {
+        lines.push(toned("agents", Tone::Warning, "none", &manager.reason));
+    }
+    for (i, agent) in host.agents.iter().enumerate() {
+        let heading = if i == 0 { "agents" } else { "" };
+        let text = match agent.task_processes {
+            0 => agent.instance.reason.clone(),
+            1 => format!("building (1 process): {}", agent.instance.reason),
+            n => format!("building ({n} processes): {}", agent.instance.reason),
+        };
+        let tone = tone(&agent.instance.state);
+        lines.push(toned(heading, tone, &agent.id(), text));
+    }
+    problems(&manager.configuration_problems, lines);
+}
+
+/// How an agent in that state is.
+pub(crate) fn tone(state: &str) -> Tone {
+    match state.parse() {
+        Ok(InstanceState::Running) => Tone::Good,
+        Ok(
+            InstanceState::Waiting
+            | InstanceState::Starting
+            | InstanceState::Stopped
+            | InstanceState::Draining
+            | InstanceState::Drained,
+        ) => Tone::Warning,
+        Ok(InstanceState::Delayed | InstanceState::Invalid) | Err(_) => Tone::Bad,
+    }
+}
+
+fn system(host: &Host, lines: &mut Vec<Line>) {
+    let clock = if host.clock_synchronised {
+        "clock synchronised"
+    } else {
+        "clock not synchronised"
+    };
+    lines.push(toned(
+        "system",
+        Tone::Weak,
+        &format!("buildos {}", host.version),
+        format!("{}, {clock}", host.image),
+    ));
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::samples::{agent, ready};
 
     #[test]
-    fn columns_line_up_and_problems_stand_below() {
-        let line = |heading, word: &str, reason: &str, problems: &[&str]| Line {
-            heading,
-            word: word.into(),
-            reason: reason.into(),
-            problems: problems.iter().map(ToString::to_string).collect(),
-            answered: true,
-        };
-        let lines = [
-            line(
-                "network",
-                "online",
-                "br0 has 192.0.2.7/24",
-                &["cmdline: unknown key"],
-            ),
-            line("name", "build-adbeefb8da", "from the MAC", &[]),
-            line("agents", "", "no agents configured", &[]),
-        ];
+    fn one_screen() {
+        let mut host = ready();
+        host.agents.push(agent(
+            "bslave@x",
+            "waiting",
+            &[("program", "program /usr/bin/bslave is not installed")],
+        ));
+        host.agents[0].task_processes = 4;
+        let network = host.network.as_mut().unwrap();
+        network.configuration_problems = vec!["a.toml:1: unknown key \"privat\"".into()];
         assert_eq!(
-            render(&lines),
-            "network  online            br0 has 192.0.2.7/24\n\
-             \x20                          configuration: cmdline: unknown key\n\
-             name     build-adbeefb8da  from the MAC\n\
-             agents                     no agents configured\n"
+            render(&host, Style::PLAIN),
+            "\
+network  online            br0 has 192.0.2.7/24 by eth0 from 192.0.2.1
+         lease             from 192.0.2.1, ends in 59 min 0 s, renewal in 29 min 0 s
+         br0               192.0.2.7/24, gateway 192.0.2.1; port eth0
+         br1               172.23.0.1/16; port tap0
+         dns               192.0.2.1
+         mistake           a.toml:1: unknown key \"privat\"
+name     build-adbeefb8da  build-adbeefb8da by the hardware address of the uplink
+nat      active            172.23.0.0/16 on br1 goes out through br0
+         probe             2 min 0 s ago: passed in 48 ms
+         machines          1 with a lease; 7 of 65536 connections
+agents   bbot@default      building (4 processes): running since 06:59
+         bslave@x          waits: program /usr/bin/bslave is not installed
+system   buildos 0.1.0     Debian GNU/Linux 13 (trixie), clock synchronised
+"
         );
+    }
+
+    #[test]
+    fn silence_is_shown() {
+        let mut host = Host::default();
+        for daemon in [
+            Daemon::Netd,
+            Daemon::Hostnamed,
+            Daemon::Natd,
+            Daemon::Agentd,
+        ] {
+            host.silent.insert(daemon, "it is not running".into());
+        }
+        let text = render(&host, Style::PLAIN);
+        assert!(
+            text.contains("nat      unknown   buildos-natd does not answer: it is not running\n"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn colour_does_not_shift_columns() {
+        let plain = render(&ready(), Style::PLAIN);
+        let coloured = render(&ready(), Style { colour: true });
+        let mut stripped = String::new();
+        for (i, part) in coloured.split('\x1b').enumerate() {
+            stripped.push_str(if i == 0 {
+                part
+            } else {
+                part.split_once('m').unwrap().1
+            });
+        }
+        assert_eq!(stripped, plain);
     }
 }

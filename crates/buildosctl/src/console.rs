@@ -1,0 +1,148 @@
+//! The status on the consoles of the host: before the login prompt, where
+//! agetty(8) shows issue files. It redraws its prompts itself when it is told that
+//! they changed, unless somebody has begun to type; so neither a login nor what the
+//! kernel says is ever in the way.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use buildos_service::file;
+use buildos_service::text;
+use zbus::Connection;
+
+use crate::follow::Changes;
+use crate::host::Host;
+use crate::read;
+
+/// Read by agetty after `/etc/issue`.
+const ISSUE: &str = "/run/issue.d/50-buildos.issue";
+/// Things happen together; a console of 9600 baud takes a second for a screen.
+const SETTLE: Duration = Duration::from_secs(1);
+/// Not every change is signalled.
+const AT_MOST: Duration = Duration::from_secs(30);
+
+/// Keeps the issue file as the host is, until the bus is gone.
+pub(crate) async fn keep(bus: &Connection) -> Result<(), String> {
+    let changes = Changes::new(bus).await;
+    let mut changes = changes.map_err(|error| format!("cannot listen: {}", text::chain(&error)))?;
+    let path = PathBuf::from(ISSUE);
+    if let Some(directory) = path.parent() {
+        fs::create_dir_all(directory)
+            .map_err(|error| format!("cannot make {}: {error}", directory.display()))?;
+    }
+    loop {
+        if show(&read::host(bus).await, &path)? {
+            redraw();
+        }
+        if !changes.next(AT_MOST).await {
+            return Err("the connection to the system bus was lost".to_owned());
+        }
+        tokio::time::sleep(SETTLE).await;
+    }
+}
+
+/// Whether there is something else to be seen than before.
+fn show(host: &Host, path: &Path) -> Result<bool, String> {
+    let written = file::replace(path, issue(host).as_bytes(), 0o644);
+    written.map_err(|error| text::chain(&error))
+}
+
+/// Asks every agetty to show its prompt again (agetty(8), `--reload`). Without
+/// agetty there is nobody to be asked.
+fn redraw() {
+    let asked = Command::new("agetty").arg("--reload").status();
+    if let Err(error) = asked {
+        eprintln!("cannot run agetty --reload: {error}");
+    }
+}
+
+/// What is shown: nothing that changes by itself, or it would be drawn for ever.
+fn issue(host: &Host) -> String {
+    let name = host.name.as_ref().map_or("", |name| name.hostname.as_str());
+    let name = if name.is_empty() {
+        "not named yet"
+    } else {
+        name
+    };
+    let mut rows = vec![format!("Build host {name}, buildos {}", host.version)];
+    match &host.network {
+        Some(network) => {
+            rows.push(format!("  network  {}: {}", network.state, network.reason));
+            let address = network.address.split('/').next().unwrap_or_default();
+            let global = network.ipv6_addresses.iter();
+            let global = global.filter(|address| !address.starts_with("fe80:"));
+            let reach: Vec<_> = std::iter::once(address)
+                .filter(|address| !address.is_empty())
+                .chain(global.filter_map(|address| address.split('/').next()))
+                .map(|address| format!("ssh root@{address}"))
+                .collect();
+            if !reach.is_empty() {
+                rows.push(format!("  login    {}", reach.join(" or ")));
+            }
+        }
+        None => rows.push("  network  buildos-netd does not answer".to_owned()),
+    }
+    match &host.nat {
+        Some(nat) => rows.push(format!("  nat      {}: {}", nat.state, nat.reason)),
+        None => rows.push("  nat      buildos-natd does not answer".to_owned()),
+    }
+    match &host.manager {
+        Some(manager) if host.agents.is_empty() => {
+            rows.push(format!("  agents   {}", manager.reason));
+        }
+        Some(_) => rows.extend(host.agents.iter().map(|agent| {
+            let building = if agent.task_processes > 0 {
+                ", building"
+            } else {
+                ""
+            };
+            format!(
+                "  agent    {} {}{building}",
+                agent.id(),
+                agent.instance.state
+            )
+        })),
+        None => rows.push("  agents   buildos-agentd does not answer".to_owned()),
+    }
+    rows.push("Why it does not build: buildosctl why".to_owned());
+    rows.push(String::new());
+    // agetty takes what follows a backslash for a code of its own.
+    let lines: Vec<_> = rows.iter().map(|row| row.replace('\\', "\\\\")).collect();
+    lines.join("\n") + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::samples::ready;
+
+    #[test]
+    fn the_console() {
+        let mut host = ready();
+        let network = host.network.as_mut().unwrap();
+        network.ipv6_addresses = vec!["2001:db8::7/64".into(), "fe80::1/64".into()];
+        network.reason.push_str(" \\u{1b}");
+        host.agents[0].task_processes = 2;
+        assert_eq!(
+            issue(&host),
+            "\
+Build host build-adbeefb8da, buildos 0.1.0
+  network  online: br0 has 192.0.2.7/24 by eth0 from 192.0.2.1 \\\\u{1b}
+  login    ssh root@192.0.2.7 or ssh root@2001:db8::7
+  nat      active: 172.23.0.0/16 on br1 goes out through br0
+  agent    bbot@default running, building
+Why it does not build: buildosctl why
+
+"
+        );
+    }
+
+    #[test]
+    fn time_alone_changes_nothing() {
+        let mut later = ready();
+        later.taken_usec += 3_600_000_000;
+        assert_eq!(issue(&ready()), issue(&later));
+    }
+}

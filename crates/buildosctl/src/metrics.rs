@@ -1,0 +1,296 @@
+//! A host in numbers, in Prometheus' text format
+//! (prometheus.io/docs/instrumenting/exposition_formats).
+
+use std::fmt::Write as _;
+
+use buildos_dbus_api::agent1::InstanceState;
+use buildos_dbus_api::network1::State;
+
+use crate::host::{Daemon, Host};
+use crate::why::judge;
+
+/// All metrics.
+pub(crate) fn render(host: &Host) -> String {
+    let mut out = Page::default();
+    let version = [("version", host.version.as_str()), ("image", &host.image)];
+    out.family("buildos_info", "gauge", "What runs; always 1.");
+    out.sample("buildos_info", &version, 1);
+
+    let verdict = judge(host);
+    out.family(
+        "buildos_why_code",
+        "gauge",
+        "Exit code of `buildosctl why`, controllers not tried: 0 builds or could, 3 out of service, 10 and up the broken link.",
+    );
+    out.sample("buildos_why_code", &[], verdict.exit_code().into());
+
+    out.family("buildos_up", "gauge", "Whether a daemon answers.");
+    for daemon in [
+        Daemon::Netd,
+        Daemon::Hostnamed,
+        Daemon::Natd,
+        Daemon::Agentd,
+    ] {
+        let answers = !host.silent.contains_key(&daemon);
+        out.sample("buildos_up", &[("daemon", daemon.unit())], answers.into());
+    }
+    out.family(
+        "buildos_configuration_problems",
+        "gauge",
+        "Mistakes in a daemon's configuration.",
+    );
+    for (daemon, problems) in [
+        (
+            Daemon::Netd,
+            host.network.as_ref().map(|n| &n.configuration_problems),
+        ),
+        (
+            Daemon::Hostnamed,
+            host.name.as_ref().map(|n| &n.configuration_problems),
+        ),
+        (
+            Daemon::Natd,
+            host.nat.as_ref().map(|n| &n.configuration_problems),
+        ),
+        (
+            Daemon::Agentd,
+            host.manager.as_ref().map(|m| &m.configuration_problems),
+        ),
+    ] {
+        let Some(problems) = problems else { continue };
+        let labels = [("daemon", daemon.unit())];
+        out.sample(
+            "buildos_configuration_problems",
+            &labels,
+            count(problems.len()),
+        );
+    }
+    out.family(
+        "buildos_clock_synchronised",
+        "gauge",
+        "Whether a time server has been heard.",
+    );
+    out.sample(
+        "buildos_clock_synchronised",
+        &[],
+        host.clock_synchronised.into(),
+    );
+    network(host, &mut out);
+    nat(host, &mut out);
+    agents(host, &mut out);
+    out.0
+}
+
+fn network(host: &Host, out: &mut Page) {
+    let Some(network) = &host.network else { return };
+    out.family(
+        "buildos_network_state",
+        "gauge",
+        "1 for the state that the network is in.",
+    );
+    for state in State::ALL {
+        let is = network.state == state.as_str();
+        out.sample(
+            "buildos_network_state",
+            &[("state", state.as_str())],
+            is.into(),
+        );
+    }
+    out.family(
+        "buildos_link_carrier",
+        "gauge",
+        "Whether a link has carrier.",
+    );
+    for link in &host.links {
+        let labels = [("link", link.name.as_str()), ("role", &link.role)];
+        out.sample("buildos_link_carrier", &labels, link.carrier.into());
+    }
+    for (name, help, usec) in [
+        (
+            "buildos_lease_acquired_timestamp_seconds",
+            "When the lease on br0 was last acknowledged.",
+            network.lease.acquired_usec,
+        ),
+        (
+            "buildos_lease_expires_timestamp_seconds",
+            "When the lease on br0 ends.",
+            network.lease.expires_usec,
+        ),
+    ] {
+        if usec != 0 {
+            out.family(name, "gauge", help);
+            out.sample(name, &[], usec / 1_000_000);
+        }
+    }
+}
+
+fn nat(host: &Host, out: &mut Page) {
+    let Some(nat) = &host.nat else { return };
+    out.family(
+        "buildos_nat_ready",
+        "gauge",
+        "Whether machines on br1 could work.",
+    );
+    out.sample("buildos_nat_ready", &[], nat.ready.into());
+    if nat.probe_usec != 0 {
+        out.family(
+            "buildos_probe_passed",
+            "gauge",
+            "Whether the last probe passed.",
+        );
+        out.sample("buildos_probe_passed", &[], (nat.probe == "passed").into());
+        out.family("buildos_probe_timestamp_seconds", "gauge", "When it ended.");
+        out.sample(
+            "buildos_probe_timestamp_seconds",
+            &[],
+            nat.probe_usec / 1_000_000,
+        );
+    }
+    out.family("buildos_machines", "gauge", "Machines on br1 with a lease.");
+    out.sample("buildos_machines", &[], count(host.usage.machines.len()));
+    let (tracked, most) = host.usage.tracked_connections;
+    out.family(
+        "buildos_tracked_connections",
+        "gauge",
+        "Connections that the kernel tracks.",
+    );
+    out.sample("buildos_tracked_connections", &[], tracked.into());
+    out.family(
+        "buildos_tracked_connections_limit",
+        "gauge",
+        "How many it can track.",
+    );
+    out.sample("buildos_tracked_connections_limit", &[], most.into());
+    out.family(
+        "buildos_nat_packets_total",
+        "counter",
+        "Packets by what was done with them, since the table was installed.",
+    );
+    for (what, (packets, _)) in &host.usage.counters {
+        out.sample("buildos_nat_packets_total", &[("what", what)], *packets);
+    }
+    out.family("buildos_nat_bytes_total", "counter", "Bytes, likewise.");
+    for (what, (_, bytes)) in &host.usage.counters {
+        out.sample("buildos_nat_bytes_total", &[("what", what)], *bytes);
+    }
+}
+
+fn agents(host: &Host, out: &mut Page) {
+    let ids: Vec<String> = host.agents.iter().map(crate::host::Agent::id).collect();
+    let each = || host.agents.iter().zip(&ids);
+    out.family(
+        "buildos_agent_state",
+        "gauge",
+        "1 for the state that an agent is in.",
+    );
+    for (agent, id) in each() {
+        for state in InstanceState::ALL {
+            let labels = [("agent", id.as_str()), ("state", state.as_str())];
+            let is = agent.instance.state == state.as_str();
+            out.sample("buildos_agent_state", &labels, is.into());
+        }
+    }
+    out.family(
+        "buildos_agent_task_processes",
+        "gauge",
+        "Processes of an agent beside its main one.",
+    );
+    for (agent, id) in each() {
+        let processes = count(agent.task_processes);
+        out.sample("buildos_agent_task_processes", &[("agent", id)], processes);
+    }
+    out.family(
+        "buildos_agent_restarts_total",
+        "counter",
+        "Starts after an agent had ended by itself.",
+    );
+    for (agent, id) in each() {
+        let restarts = agent.instance.restarts.into();
+        out.sample("buildos_agent_restarts_total", &[("agent", id)], restarts);
+    }
+    out.family(
+        "buildos_agent_crash_loop",
+        "gauge",
+        "Whether an agent ends again and again.",
+    );
+    for (agent, id) in each() {
+        let looping = agent.instance.crash_loop.into();
+        out.sample("buildos_agent_crash_loop", &[("agent", id)], looping);
+    }
+}
+
+fn count(n: usize) -> u64 {
+    u64::try_from(n).unwrap_or(u64::MAX)
+}
+
+/// The text as it grows.
+#[derive(Default)]
+struct Page(String);
+
+impl Page {
+    fn family(&mut self, name: &str, kind: &str, help: &str) {
+        // Writing to a String cannot fail.
+        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
+    }
+
+    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: u64) {
+        let labels: Vec<_> = labels
+            .iter()
+            .map(|(label, value)| format!("{label}=\"{}\"", escape(value)))
+            .collect();
+        let labels = match labels.as_slice() {
+            [] => String::new(),
+            labels => format!("{{{}}}", labels.join(",")),
+        };
+        let _ = writeln!(self.0, "{name}{labels} {value}");
+    }
+}
+
+/// A label's value.
+fn escape(value: &str) -> String {
+    value
+        .replace('\\', "\\\\")
+        .replace('"', "\\\"")
+        .replace('\n', "\\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::samples::ready;
+
+    #[test]
+    fn a_page() {
+        let page = render(&ready());
+        for line in [
+            "buildos_info{version=\"0.1.0\",image=\"Debian GNU/Linux 13 (trixie)\"} 1",
+            "buildos_why_code 0",
+            "buildos_up{daemon=\"buildos-natd\"} 1",
+            "buildos_network_state{state=\"online\"} 1",
+            "buildos_network_state{state=\"no-carrier\"} 0",
+            "buildos_link_carrier{link=\"eth1\",role=\"candidate\"} 0",
+            "buildos_nat_packets_total{what=\"new connections\"} 5",
+            "buildos_agent_state{agent=\"bbot@default\",state=\"running\"} 1",
+        ] {
+            assert!(page.lines().any(|l| l == line), "{line}\n{page}");
+        }
+    }
+
+    #[test]
+    fn every_sample_has_its_family_before_it() {
+        let page = render(&ready());
+        let mut family = "";
+        for line in page.lines() {
+            if let Some(rest) = line.strip_prefix("# TYPE ") {
+                family = rest.split(' ').next().unwrap();
+            } else if !line.starts_with('#') {
+                assert_eq!(line.split(['{', ' ']).next().unwrap(), family);
+            }
+        }
+    }
+
+    #[test]
+    fn labels_are_escaped() {
+        assert_eq!(escape("a\"b\\c\nd"), "a\\\"b\\\\c\\nd");
+    }
+}

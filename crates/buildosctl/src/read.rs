@@ -1,0 +1,189 @@
+//! Asking the daemons and systemd.
+
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use buildos_dbus_api::system::{ServiceProxy, SystemdProxy, unit_path};
+use buildos_dbus_api::watch::{Snapshot, look};
+use buildos_dbus_api::{agent1, hostname1, nat1, network1};
+use buildos_service::text;
+use zbus::Connection;
+use zbus::names::InterfaceName;
+use zbus::zvariant::OwnedObjectPath;
+
+use crate::controllers;
+use crate::host::{Agent, Daemon, Host, Instance, Link, SCHEMA};
+
+/// Made by systemd-timesyncd when the clock agrees with a server
+/// (systemd-timesyncd.service(8)).
+const SYNCHRONISED: &str = "/run/systemd/timesync/synchronized";
+
+/// The host at this moment. Who does not answer is silent, which is no error.
+pub(crate) async fn host(bus: &Connection) -> Host {
+    let mut host = Host {
+        schema: SCHEMA,
+        taken_usec: now(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        image: image(&std::fs::read_to_string("/etc/os-release").unwrap_or_default()),
+        clock_synchronised: Path::new(SYNCHRONISED).exists(),
+        ..Host::default()
+    };
+    let mut ask = Questions {
+        bus,
+        host: &mut host,
+    };
+    let network = ask.of(Daemon::Netd, network1::NAME, network1::PATH).await;
+    let name = ask
+        .of(Daemon::Hostnamed, hostname1::NAME, hostname1::PATH)
+        .await;
+    let nat = ask.of(Daemon::Natd, nat1::NAME, nat1::PATH).await;
+    let manager = ask.of(Daemon::Agentd, agent1::NAME, agent1::PATH).await;
+    host.network = network;
+    host.name = name;
+    host.nat = nat;
+    host.manager = manager;
+    if host.network.is_some() {
+        host.links = objects(bus, network1::NAME, network1::PATH, "Links").await;
+        host.links.sort_by_key(|link: &Link| link.index);
+    }
+    if host.nat.is_some() {
+        let usage = look(bus, nat1::NAME, nat1::PATH).await;
+        host.usage = usage.ok().flatten().unwrap_or_default();
+    }
+    if host.manager.is_some() {
+        for instance in objects(bus, agent1::NAME, agent1::PATH, "Instances").await {
+            host.agents.push(agent(bus, instance).await);
+        }
+        host.agents.sort_by_key(Agent::id);
+    }
+    host
+}
+
+/// CLOCK_REALTIME microseconds.
+pub(crate) fn now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| {
+        u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+    })
+}
+
+/// What is asked goes here, and so does silence.
+struct Questions<'a> {
+    bus: &'a Connection,
+    host: &'a mut Host,
+}
+
+impl Questions<'_> {
+    async fn of<S: Snapshot>(&mut self, daemon: Daemon, name: &str, path: &str) -> Option<S> {
+        let why = match look(self.bus, name, path).await {
+            Ok(Some(properties)) => return Some(properties),
+            Ok(None) => "it is not running".to_owned(),
+            Err(error) => text::escape(&text::chain(&error)),
+        };
+        self.host.silent.insert(daemon, why);
+        None
+    }
+}
+
+/// The children of a manager that its property names. One that went away
+/// meanwhile is left out.
+async fn objects<S: Snapshot>(
+    bus: &Connection,
+    name: &str,
+    manager: &str,
+    property: &str,
+) -> Vec<S> {
+    let mut found = Vec::new();
+    for path in paths(bus, name, manager, property)
+        .await
+        .unwrap_or_default()
+    {
+        found.extend(look(bus, name, &path).await.ok().flatten());
+    }
+    found
+}
+
+async fn paths(
+    bus: &Connection,
+    name: &str,
+    manager: &str,
+    property: &str,
+) -> zbus::Result<Vec<OwnedObjectPath>> {
+    let proxy = zbus::fdo::PropertiesProxy::builder(bus)
+        .destination(name)?
+        .path(manager)?
+        .build()
+        .await?;
+    let interface = InterfaceName::try_from(format!("{name}.Manager"))?;
+    Ok(proxy.get(interface, property).await?.try_into()?)
+}
+
+/// Adds what systemd knows of the agent.
+async fn agent(bus: &Connection, instance: Instance) -> Agent {
+    let mut agent = Agent {
+        instance,
+        ..Agent::default()
+    };
+    // Of an agent that does not run systemd says what it can, and that is nothing.
+    if let Ok(arguments) = arguments(bus, &agent.instance.unit).await {
+        agent.controllers = controllers::named(&arguments);
+    }
+    if let Ok(processes) = processes(bus, &agent.instance.unit).await {
+        let others = processes
+            .iter()
+            .filter(|pid| **pid != agent.instance.main_pid);
+        agent.task_processes = if agent.instance.main_pid == 0 {
+            0
+        } else {
+            others.count()
+        };
+    }
+    agent
+}
+
+async fn arguments(bus: &Connection, unit: &str) -> zbus::Result<Vec<String>> {
+    let service = ServiceProxy::builder(bus)
+        .path(unit_path(unit))?
+        .build()
+        .await?;
+    let commands = service.exec_start().await?;
+    Ok(commands.into_iter().flat_map(|command| command.1).collect())
+}
+
+async fn processes(bus: &Connection, unit: &str) -> zbus::Result<Vec<u32>> {
+    let processes = SystemdProxy::new(bus)
+        .await?
+        .get_unit_processes(unit)
+        .await?;
+    Ok(processes.into_iter().map(|(_, pid, _)| pid).collect())
+}
+
+/// `Debian GNU/Linux 13 (trixie)`, with the version of the image where there is one.
+fn image(os_release: &str) -> String {
+    let value = |key: &str| {
+        let line = os_release.lines().find_map(|line| line.strip_prefix(key));
+        line.map(|value| text::escape(value.trim_matches('"')))
+    };
+    let system = value("PRETTY_NAME=").unwrap_or_default();
+    match value("IMAGE_VERSION=") {
+        Some(version) => format!("{system}, image {version}"),
+        None => system,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_image_is_named_by_os_release() {
+        let debian = "ID=debian\nPRETTY_NAME=\"Debian GNU/Linux 13 (trixie)\"\n";
+        assert_eq!(image(debian), "Debian GNU/Linux 13 (trixie)");
+        let image_of_ours = format!("{debian}IMAGE_VERSION=2026.11.24\n");
+        assert_eq!(
+            image(&image_of_ours),
+            "Debian GNU/Linux 13 (trixie), image 2026.11.24"
+        );
+        assert_eq!(image(""), "");
+    }
+}

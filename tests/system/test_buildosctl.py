@@ -1,0 +1,292 @@
+"""buildosctl as an operator uses it: every broken link of the chain that can be
+broken here is found, and named first."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from typing import Any
+
+from agents import BBOT, BSLAVE, bbot, bslave, wait_until_runs
+from buildroot import TOP
+from host import Host
+from lan import Lan
+from machine import Machine
+
+SLEEPER = "/usr/local/bin/sleeper"
+
+
+def ctl(host: Host, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Runs buildosctl as somebody without rights."""
+    nobody = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
+    return subprocess.run(
+        host.command([*nobody, "buildosctl", *arguments]),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def why(host: Host, *agents: str) -> dict[str, Any]:
+    """The verdict, and the exit code as `code`; that alone while there is no bus."""
+    result = ctl(host, "why", "--json", *agents)
+    verdict: dict[str, Any] = json.loads(result.stdout or "{}")
+    return {**verdict, "code": result.returncode}
+
+
+def wait_for_step(host: Host, step: str | None, outcome: str = "broken") -> dict[str, Any]:
+    """Waits until that link is the broken one."""
+
+    def found() -> dict[str, Any] | None:
+        verdict = why(host)
+        found = (verdict.get("step"), verdict.get("outcome"))
+        return verdict if found == (step, outcome) else None
+
+    return host.wait_for(found, f"buildosctl why says {outcome}, {step}")
+
+
+def slave(host: Host) -> None:
+    """A slave that runs and does nothing."""
+    host.program(SLEEPER, "#!/bin/sh\nexec sleep infinity\n")
+    host.configure("agentd", bslave(SLEEPER, 'bridge = "br0"', 'kvm = "waived"'))
+
+
+def test_ready(running: Host) -> None:
+    verdict = wait_for_step(running, None, "ready")
+    assert verdict["code"] == 0
+    assert {link["mark"] for link in verdict["chain"]} == {"ok"}
+
+
+def test_building(host: Host, lan: Lan) -> None:
+    lan.serve_dhcp()
+    # What a task is for agentd, too: a process beside the main one.
+    host.program(SLEEPER, "#!/bin/sh\nsleep infinity &\nwait\n")
+    host.configure("agentd", bslave(SLEEPER, 'bridge = "br0"', 'kvm = "waived"'))
+    host.start([lan])
+    verdict = wait_for_step(host, None, "building")
+    assert (verdict["code"], verdict["answer"]) == (0, "bslave@x with 1 process of tasks")
+
+
+def test_daemons(online: Host) -> None:
+    online.systemctl("stop", "buildos-hostnamed")
+    verdict = wait_for_step(online, "daemons")
+    assert verdict["code"] == 10
+    assert verdict["answer"] == "buildos-hostnamed does not answer: it is not running"
+    assert "systemctl status buildos-hostnamed" in verdict["advice"]
+    status = ctl(online, "status")
+    assert status.returncode == 1
+    assert "buildos-hostnamed does not answer: it is not running" in status.stdout
+    # Looking has not started it.
+    assert not online.active("buildos-hostnamed")
+
+
+def test_carrier_and_lease(host: Host, lan: Lan) -> None:
+    host.start([lan], plugged=False)
+    verdict = wait_for_step(host, "carrier")
+    assert (verdict["code"], verdict["answer"]) == (11, "no carrier on eth0")
+    host.nics[0].plug()
+    verdict = wait_for_step(host, "lease")
+    assert verdict["code"] == 12
+    assert any("DHCP server" in line for line in verdict["advice"])
+    lan.serve_dhcp()
+    verdict = wait_for_step(host, "needs")
+    assert (verdict["code"], verdict["answer"]) == (17, "no agents are configured")
+
+
+def test_nat(running: Host) -> None:
+    wait_for_step(running, None, "ready")
+    running.systemctl("stop", "buildos-dnsmasq.path", "buildos-dnsmasq.service")
+    # The agent runs: no need of it keeps it from building.
+    verdict = running.wait_for(
+        lambda: next(
+            (v for v in [why(running)] if v["chain"][5]["mark"] == "remark"), None
+        ),
+        "a remark on NAT",
+    )
+    assert verdict["outcome"] == "ready"
+
+
+def test_nat_that_an_agent_waits_for(host: Host, lan: Lan, url: str) -> None:
+    host.file("/etc/systemd/system/buildos-dnsmasq.service.d/test.conf",
+              "[Service]\nExecStart=\nExecStart=/bin/false\n")  # fmt: skip
+    host.configure("agentd", bbot(url))
+    host.start([lan])
+    verdict = wait_for_step(host, "nat")
+    assert verdict["code"] == 15
+    assert "systemctl status buildos-dnsmasq" in verdict["advice"]
+
+
+def test_clock(host: Host, lan: Lan, url: str) -> None:
+    host.without_time()
+    host.configure("agentd", "clock_deadline_s = 3600\n" + bbot(url))
+    host.start([lan])
+    verdict = wait_for_step(host, "clock")
+    assert verdict["code"] == 16
+
+
+def test_needs(host: Host, lan: Lan, url: str) -> None:
+    host.configure("agentd", bbot(url, 'program = "/nonexistent/bbot-agent"'))
+    host.start([lan])
+    verdict = wait_for_step(host, "needs")
+    assert verdict["code"] == 17
+    assert "program /nonexistent/bbot-agent is not installed" in verdict["answer"]
+
+
+def test_an_agent_that_ends_again_and_again(host: Host, lan: Lan) -> None:
+    lan.serve_dhcp()
+    host.program(SLEEPER, "#!/bin/sh\nexit 3\n")
+    host.configure("agentd", bslave(SLEEPER, 'bridge = "br0"', 'kvm = "waived"'))
+    host.start([lan])
+    verdict = host.wait_for(
+        lambda: next((v for v in [why(host)] if "exit code 3" in v.get("answer", "")), None),
+        "buildosctl why says how it ended",
+    )
+    assert (verdict["code"], verdict["step"]) == (18, "agent")
+
+
+def test_out_of_service(host: Host, lan: Lan) -> None:
+    lan.serve_dhcp()
+    slave(host)
+    host.start([lan])
+    wait_until_runs(host, "bslave@x")
+    host.run(["buildosctl", "drain", "--wait"])
+    verdict = wait_for_step(host, "agent", "out-of-service")
+    assert (verdict["code"], verdict["advice"]) == (3, ["buildosctl resume bslave@x"])
+    host.run(["buildosctl", "resume"])
+    wait_until_runs(host, "bslave@x")
+    host.systemctl("stop", BSLAVE)
+    verdict = wait_for_step(host, "agent", "out-of-service")
+    assert verdict["advice"] == [f"systemctl start {BSLAVE}"]
+
+
+def test_controllers(host: Host, lan: Lan) -> None:
+    lan.serve_dhcp()
+    host.configure("agentd", bbot("http://198.51.100.1:9/"))
+    host.start([lan])
+    wait_until_runs(host)
+    verdict = wait_for_step(host, "controllers")
+    assert verdict["code"] == 19
+    assert "Connection refused" in verdict["answer"]
+
+
+def test_status_and_lists_agree_with_the_host(running: Host) -> None:
+    machine = Machine(running)
+    leased = machine.take_lease()
+    status = json.loads(ctl(running, "status", "--json").stdout)
+    assert status["schema"] == 1
+    assert status["silent"] == {}
+    assert status["network"]["address"].split("/")[0] == running.wait_online()
+    assert [link["name"] for link in status["links"] if link["role"] == "uplink"] == ["eth0"]
+    assert status["agents"][0]["main_pid"] == running.main_pid(BBOT)
+    assert status["agents"][0]["controllers"][0]["failure"] is None
+    text = ctl(running, "leases").stdout
+    assert leased in text and status["network"]["address"] in text
+    assert "\x1b" not in ctl(running, "status").stdout
+    # At a terminal there is colour.
+    tty = running.run(["script", "-qec", "TERM=linux buildosctl status", "/dev/null"])
+    assert "\x1b[32m" in tty
+    assert "uplink" in ctl(running, "links").stdout
+
+
+def test_watch_tells_what_changes(host: Host, lan: Lan) -> None:
+    lan.serve_dhcp()
+    slave(host)
+    host.start([lan])
+    wait_until_runs(host, "bslave@x")
+    watch = subprocess.Popen(
+        host.command(["buildosctl", "agents", "--watch", "--json"]),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert watch.stdout is not None
+        first = json.loads(watch.stdout.readline())
+        assert first["agents"][0]["state"] == "running"
+        host.systemctl("stop", BSLAVE)
+        for line in watch.stdout:
+            if json.loads(line)["agents"][0]["state"] == "stopped":
+                break
+    finally:
+        watch.kill()
+        watch.wait()
+        if watch.stdout is not None:
+            watch.stdout.close()
+
+
+def test_renew_is_for_those_who_may(online: Host) -> None:
+    acquired = json.loads(ctl(online, "leases", "--json").stdout)["lease"]["acquired_usec"]
+    denied = ctl(online, "renew")
+    assert denied.returncode == 1
+    assert denied.stderr == "buildosctl: only root and members of buildos-admin may do that\n"
+
+    def renewed() -> bool:
+        # Times are whole seconds: the first may end in the same one.
+        online.run(["buildosctl", "renew"])
+        leases = json.loads(ctl(online, "leases", "--json").stdout)
+        return bool(leases["lease"]["acquired_usec"] > acquired)
+
+    online.wait_for(renewed, "another lease")
+
+
+def test_log_has_all_units_and_no_others(online: Host) -> None:
+    entries = [
+        json.loads(line)
+        for line in online.run(["buildosctl", "log", "--output=json"]).splitlines()
+    ]
+    units = {e.get("_SYSTEMD_UNIT") for e in entries} | {e.get("UNIT") for e in entries}
+    assert {f"buildos-{d}.service" for d in ("netd", "hostnamed", "natd", "agentd")} <= units
+    strangers = [
+        e["MESSAGE"]
+        for e in entries
+        if not any(str(e.get(k, "")).startswith("buildos") for k in ("_SYSTEMD_UNIT", "UNIT"))
+    ]
+    assert strangers == []
+
+
+def test_check_says_what_the_daemons_say(online: Host) -> None:
+    mistake = "carier_grace_s = 3\n"
+    online.write("/etc/buildos/netd.conf.d/60-mistake.toml", mistake)
+    path = "/etc/buildos/netd.conf.d/60-mistake.toml"
+    check = ctl(online, "check", path)
+    online.systemctl("reload", "buildos-netd")
+    told = online.bus_property("network1", "ConfigurationProblems")
+    assert (check.returncode, check.stderr.splitlines()) == (1, told)
+    assert ctl(online, "check", "/etc/buildos/netd.conf.d/10-nics.toml").returncode == 0
+    assert ctl(online, "check", "--cmdline", "quiet buildos.hostname=b1").returncode == 0
+    assert ctl(online, "check", "--cmdline", "buildos.hostname=b_1").returncode == 1
+    assert ctl(online, "check").returncode == 2
+
+
+def test_the_console_shows_the_status(online: Host) -> None:
+    issue = "/run/issue.d/50-buildos.issue"
+    online.wait_for(lambda: online.succeeds(["test", "-e", issue]), "an issue file")
+    address = online.wait_online()
+    name = online.run(["hostname"]).strip()
+    online.wait_for(
+        lambda: f"ssh root@{address}" in online.read(issue) and name in online.read(issue),
+        "the console names the host and its address",
+    )
+    # agetty was told.
+    assert online.succeeds("test -e /run/agetty.reload")
+    online.nics[0].unplug()
+    online.wait_for(lambda: "carrier-lost" in online.read(issue), "the console follows")
+
+
+def test_metrics_in_a_file(online: Host) -> None:
+    online.systemctl("start", "buildos-metrics.timer")
+    prom = "/run/buildos/metrics/buildos.prom"
+    nobody = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
+    online.wait_for(lambda: online.succeeds([*nobody, "cat", prom]), "a file with metrics")
+    assert 'buildos_network_state{state="online"} 1\n' in online.read(prom)
+    told = online.journal("UNIT=buildos-metrics.service")
+    assert [entry["MESSAGE"] for entry in told] == []
+
+
+def test_the_examples_of_the_bus_manuals_run(online: Host) -> None:
+    manuals = sorted((TOP / "docs/man").glob("org.build2.buildos.*.5"))
+    assert len(manuals) == 4
+    for manual in manuals:
+        example = manual.read_text().split(".Bd -literal -offset indent\n")[1].split(".Ed")[0]
+        online.run(example.replace("\\e", "\\"))
