@@ -44,6 +44,8 @@ def host(boot: Boot, tmp_path_factory: pytest.TempPathFactory) -> Floor:
     )
     public = key.with_suffix(".pub").read_text().strip().replace(" ", ",")
     words = ["console=ttyS0", "buildos.login=ttyS0", f"buildos.ssh_key={public}", netboot.PANIC]
+    # Half a GiB is for the services otherwise, and then too little left for an agent.
+    words.append(f"buildos.agentd.memory_reserve_mib={FLOOR // 2}")
     append = " ".join([*words, agents.parameters()])
     trial = boot("virtio-net-pci@lan", way="ipxe", append=append, memory=FLOOR)
     trial.wait_for_poll()
