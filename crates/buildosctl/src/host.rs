@@ -74,8 +74,8 @@ impl Daemon {
 }
 
 /// Reads a struct out of a dictionary of variants and writes it with plain values.
-macro_rules! properties {
-    ($(#[$meta:meta])* $name:ident of $interface:literal {
+macro_rules! dictionary {
+    ($(#[$meta:meta])* $name:ident {
         $($(#[$fmeta:meta])* $field:ident as $property:literal: $type:ty),+ $(,)?
     }) => {
         $(#[$meta])*
@@ -87,6 +87,13 @@ macro_rules! properties {
             #[serde(rename(deserialize = $property), deserialize_with = "as_value::deserialize")]
             pub(crate) $field: $type),+
         }
+    };
+}
+
+/// The same for the properties of an interface.
+macro_rules! properties {
+    ($(#[$meta:meta])* $name:ident of $interface:literal { $($fields:tt)+ }) => {
+        dictionary! { $(#[$meta])* $name { $($fields)+ } }
 
         impl Snapshot for $name {
             const INTERFACE: &'static str = $interface;
@@ -118,41 +125,20 @@ properties! {
     }
 }
 
-/// When the lease on br0 was got and what comes next.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, Type)]
-#[zvariant(signature = "a{sv}")]
-#[serde(default)]
-pub(crate) struct Lease {
-    /// The DHCP server, or empty without a lease.
-    #[serde(
-        rename(deserialize = "Server"),
-        deserialize_with = "as_value::deserialize"
-    )]
-    pub(crate) server: String,
-    /// When it was acknowledged.
-    #[serde(
-        rename(deserialize = "AcquiredUSec"),
-        deserialize_with = "as_value::deserialize"
-    )]
-    pub(crate) acquired_usec: u64,
-    /// When its server is asked to extend it.
-    #[serde(
-        rename(deserialize = "RenewUSec"),
-        deserialize_with = "as_value::deserialize"
-    )]
-    pub(crate) renew_usec: u64,
-    /// When every server is asked to.
-    #[serde(
-        rename(deserialize = "RebindUSec"),
-        deserialize_with = "as_value::deserialize"
-    )]
-    pub(crate) rebind_usec: u64,
-    /// When it ends; 0 for never.
-    #[serde(
-        rename(deserialize = "ExpiresUSec"),
-        deserialize_with = "as_value::deserialize"
-    )]
-    pub(crate) expires_usec: u64,
+dictionary! {
+    /// When the lease on br0 was got and what comes next.
+    Lease {
+        /// The DHCP server, or empty without a lease.
+        server as "Server": String,
+        /// When it was acknowledged.
+        acquired_usec as "AcquiredUSec": u64,
+        /// When its server is asked to extend it.
+        renew_usec as "RenewUSec": u64,
+        /// When every server is asked to.
+        rebind_usec as "RebindUSec": u64,
+        /// When it ends; 0 for never.
+        expires_usec as "ExpiresUSec": u64,
+    }
 }
 
 properties! {
@@ -361,6 +347,22 @@ pub(crate) mod samples {
                 ..Manager::default()
             }),
             agents: vec![agent("bbot@default", "running", &[])],
+            ..Host::default()
+        }
+    }
+
+    /// A host on which nothing of ours runs.
+    pub(crate) fn silent() -> Host {
+        let daemons = [
+            Daemon::Netd,
+            Daemon::Hostnamed,
+            Daemon::Natd,
+            Daemon::Agentd,
+        ];
+        Host {
+            silent: daemons
+                .map(|daemon| (daemon, "it is not running".to_owned()))
+                .into(),
             ..Host::default()
         }
     }

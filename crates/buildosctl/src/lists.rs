@@ -52,11 +52,7 @@ pub(crate) fn agents(agents: &[Agent]) -> String {
     let mut rows = Vec::new();
     for agent in agents {
         let instance = &agent.instance;
-        let reason = match agent.task_processes {
-            0 => instance.reason.clone(),
-            n => format!("{} ({n} of tasks)", instance.reason),
-        };
-        rows.push(row(&[&agent.id(), &instance.state, &reason]));
+        rows.push(row(&[&agent.id(), &instance.state, &instance.reason]));
         // The reason of one that waits begins with the first.
         let waits = instance.state == "waiting";
         let verb = if waits { "waits" } else { "lacks" };

@@ -242,7 +242,7 @@ fn system(host: &Host, lines: &mut Vec<Line>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::samples::{agent, ready};
+    use crate::host::samples::{self, agent, ready};
 
     #[test]
     fn one_screen() {
@@ -277,15 +277,7 @@ system   buildos 0.1.0     Debian GNU/Linux 13 (trixie), clock synchronised
 
     #[test]
     fn silence_is_shown() {
-        let mut host = Host::default();
-        for daemon in [
-            Daemon::Netd,
-            Daemon::Hostnamed,
-            Daemon::Natd,
-            Daemon::Agentd,
-        ] {
-            host.silent.insert(daemon, "it is not running".into());
-        }
+        let host = samples::silent();
         let text = render(&host, Style::PLAIN);
         assert!(
             text.contains("nat      unknown   buildos-natd does not answer: it is not running\n"),

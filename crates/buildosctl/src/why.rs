@@ -676,7 +676,7 @@ fn running(host: &Host) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::samples::{NOW, agent, ready};
+    use crate::host::samples::{self, NOW, agent, ready};
     use crate::host::{Manager, Naming};
 
     type Change = fn(&mut Host);
@@ -1074,15 +1074,7 @@ mod tests {
 
     #[test]
     fn nothing_known_at_all_is_an_answer() {
-        let mut host = Host::default();
-        for daemon in [
-            Daemon::Netd,
-            Daemon::Hostnamed,
-            Daemon::Natd,
-            Daemon::Agentd,
-        ] {
-            host.silent.insert(daemon, "it is not running".into());
-        }
+        let mut host = samples::silent();
         assert_eq!(judge(&host).exit_code(), Step::Daemons as u8);
         // Daemons that answer but say nothing.
         host.silent.clear();
