@@ -21,7 +21,6 @@ use crate::{
     Event, Failure, Input, Instant, Lease, Loss, Mac, MessageKind, Output, Refusal, State, Transmit,
 };
 
-
 /// What a client has to know from the start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
