@@ -11,16 +11,17 @@
 //! A port can be isolated from other isolated ports (bridge(8), `isolated`):
 //! that keeps machines from each other.
 
-use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _};
-use rtnetlink::packet_core::NetlinkMessage;
-use rtnetlink::packet_route::RouteNetlinkMessage;
-use rtnetlink::packet_route::link::{
-    InfoBridge, InfoBridgePort, InfoData, InfoPortData, LinkAttribute, LinkInfo, LinkMessage,
-};
-use rtnetlink::{Handle, LinkBridge, LinkBridgePort, MulticastGroup};
-use tokio::task::JoinHandle;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use futures_util::FutureExt as _;
+use netlink_packet_core::{NLA_F_NESTED, NLM_F_ACK, NLM_F_REQUEST};
+use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::{AsyncSocketExt as _, TokioSocket};
+use tokio::time::timeout;
 
 use crate::config::BridgeNetfilter;
+use crate::netlink::{self, TIMEOUT};
 use crate::nft::{AnyTable, Expression};
 use crate::site::InterfaceName;
 
@@ -31,21 +32,32 @@ pub const FOR_ALL_BRIDGES: [&str; 3] = [
     "bridge/bridge-nf-call-arptables",
 ];
 
-/// rtnetlink did not do what was asked.
+/// Group of announcements of links (`RTMGRP_LINK`, linux/rtnetlink.h).
+const LINKS: u32 = libc::RTMGRP_LINK as u32;
+/// The kind of link that a bridge and a port of one are.
+const BRIDGE: &[u8] = b"bridge\0";
+/// `IFLA_BR_NF_CALL_IPTABLES` and `IFLA_BRPORT_ISOLATED` (linux/if_link.h).
+const NF_CALL_IPTABLES: u16 = 36;
+const ISOLATED: u16 = 33;
+/// `struct ifinfomsg` (linux/rtnetlink.h), and where in it the index of the link is.
+const LINK_HEADER: usize = 16;
+const LINK_INDEX: usize = 4;
+
+/// The kernel did not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum BridgeError {
     /// No socket: out of file descriptors, or the sandbox forbids AF_NETLINK.
     #[error("cannot open an rtnetlink socket")]
-    Socket(#[source] std::io::Error),
-    /// The links cannot be listed.
-    #[error("cannot list links")]
-    List(#[source] rtnetlink::Error),
+    Socket(#[source] io::Error),
+    /// A file of sysfs cannot be read or makes no sense.
+    #[error("cannot read {}", .0.display())]
+    Read(PathBuf, #[source] io::Error),
     /// A link cannot be changed.
     #[error("cannot {0}")]
-    Change(String, #[source] rtnetlink::Error),
-    /// The kernel's announcements have ended.
+    Change(String, #[source] io::Error),
+    /// The kernel's announcements cannot be heard any more.
     #[error("lost the conversation with rtnetlink")]
-    Lost,
+    Lost(#[source] io::Error),
 }
 
 /// Whether bridged frames of the private bridge are to pass iptables.
@@ -65,75 +77,82 @@ pub fn passes_iptables(setting: BridgeNetfilter, others: &[AnyTable]) -> bool {
     }
 }
 
-/// A link, as far as it matters here.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Link {
+/// The private bridge.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Bridge {
+    index: u32,
+    /// Whether its frames pass iptables; [`None`] where the kernel cannot have that.
+    passes_iptables: Option<bool>,
+    ports: Vec<Port>,
+}
+
+/// A port of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Port {
     index: u32,
     name: String,
-    /// The bridge that it is a port of.
-    controller: Option<u32>,
-    /// Of a bridge: whether its frames pass iptables.
-    passes_iptables: Option<bool>,
-    /// Of a port of a bridge: whether it is isolated.
-    isolated: Option<bool>,
+    isolated: bool,
 }
 
 /// A change of a link.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Change {
+struct Change {
+    index: u32,
+    what: What,
+    on: bool,
+    /// For people, to be read after "cannot".
+    description: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum What {
     /// Of a bridge.
-    PassIptables { index: u32, name: String, on: bool },
+    PassIptables,
     /// Of a port.
-    Isolate { index: u32, name: String, on: bool },
+    Isolate,
 }
 
 /// What is to be changed so that the private bridge is as wished.
-fn plan(links: &[Link], private: &InterfaceName, passes: bool, isolate: bool) -> Vec<Change> {
-    let Some(bridge) = links.iter().find(|link| link.name == private.as_str()) else {
-        return Vec::new();
-    };
-    let mut changes = Vec::new();
-    if bridge.passes_iptables.is_some_and(|is| is != passes) {
-        changes.push(Change::PassIptables {
-            index: bridge.index,
-            name: bridge.name.clone(),
-            on: passes,
-        });
-    }
-    for port in links {
-        if port.controller == Some(bridge.index) && port.isolated == Some(!isolate) {
-            changes.push(Change::Isolate {
-                index: port.index,
-                name: port.name.clone(),
-                on: isolate,
-            });
-        }
-    }
-    changes
+fn plan(bridge: &Bridge, name: &InterfaceName, passes: bool, isolate: bool) -> Vec<Change> {
+    let not = |on: bool| if on { "" } else { "not " };
+    let of_bridge = (bridge.passes_iptables == Some(!passes)).then(|| Change {
+        index: bridge.index,
+        what: What::PassIptables,
+        on: passes,
+        description: format!("have frames on {name} {}pass iptables", not(passes)),
+    });
+    let ports = bridge.ports.iter().filter(|port| port.isolated != isolate);
+    let of_ports = ports.map(|port| Change {
+        index: port.index,
+        what: What::Isolate,
+        on: isolate,
+        description: format!(
+            "have port {} {}isolated from others",
+            port.name,
+            not(isolate)
+        ),
+    });
+    of_bridge.into_iter().chain(of_ports).collect()
 }
 
 /// The kernel's links.
 pub struct Links {
-    handle: Handle,
-    events: futures_util::stream::BoxStream<'static, NetlinkMessage<RouteNetlinkMessage>>,
-    connections: [JoinHandle<()>; 2],
+    announcements: TokioSocket,
+    /// `/sys/class/net` (kernel's `sysfs-class-net`).
+    sysfs: PathBuf,
 }
 
 impl Links {
-    /// Listens to changes from now on. Runs in the background of the runtime.
+    /// Listens to changes from now on, and reads links below `root`, which is `/`
+    /// outside of tests.
     ///
     /// # Errors
     ///
     /// [`BridgeError::Socket`].
-    pub fn open() -> Result<Self, BridgeError> {
-        let (requests, handle, _) = rtnetlink::new_connection().map_err(BridgeError::Socket)?;
-        let (announcements, _, events) =
-            rtnetlink::new_multicast_connection(&[MulticastGroup::Link])
-                .map_err(BridgeError::Socket)?;
+    pub fn open(root: &Path) -> Result<Self, BridgeError> {
         Ok(Self {
-            handle,
-            events: events.map(|(message, _)| message).boxed(),
-            connections: [tokio::spawn(requests), tokio::spawn(announcements)],
+            announcements: netlink::socket(NETLINK_ROUTE, LINKS).map_err(BridgeError::Socket)?,
+            sysfs: root.join("sys/class/net"),
         })
     }
 
@@ -143,10 +162,10 @@ impl Links {
     ///
     /// [`BridgeError::Lost`].
     pub async fn changed(&mut self) -> Result<(), BridgeError> {
-        self.events.next().await.ok_or(BridgeError::Lost)?;
+        heard(self.announcements.recv_from_full().await)?;
         // Whatever came with it is seen by the same look.
-        while let Some(event) = self.events.next().now_or_never() {
-            event.ok_or(BridgeError::Lost)?;
+        while let Some(more) = self.announcements.recv_from_full().now_or_never() {
+            heard(more)?;
         }
         Ok(())
     }
@@ -163,84 +182,128 @@ impl Links {
         passes: bool,
         isolate: bool,
     ) -> Result<Vec<String>, BridgeError> {
-        let messages = self.handle.link().get().execute();
-        let links: Vec<Link> = messages
-            .map_ok(|message| link(&message))
-            .try_collect()
-            .await
-            .map_err(BridgeError::List)?;
+        let Some(bridge) = read(&self.sysfs, private)? else {
+            return Ok(Vec::new());
+        };
         let mut done = Vec::new();
-        for change in plan(&links, private, passes, isolate) {
-            let (message, what) = encode(&change);
-            match self.handle.link().change(message).execute().await {
-                Ok(()) => done.push(what),
-                Err(rtnetlink::Error::NetlinkError(error)) if error.raw_code() == -libc::ENODEV => {
-                }
-                Err(error) => return Err(BridgeError::Change(what, error)),
+        for change in plan(&bridge, private, passes, isolate) {
+            match carry_out(&change).await {
+                Ok(()) => done.push(change.description),
+                Err(error) if error.raw_os_error() == Some(libc::ENODEV) => {}
+                Err(error) => return Err(BridgeError::Change(change.description, error)),
             }
         }
         Ok(done)
     }
 }
 
-impl Drop for Links {
-    fn drop(&mut self) {
-        for connection in &self.connections {
-            connection.abort();
-        }
+/// An announcement only says "look again", and that some were lost says no less.
+fn heard<A>(datagram: io::Result<A>) -> Result<(), BridgeError> {
+    match datagram {
+        Err(error) if error.raw_os_error() != Some(libc::ENOBUFS) => Err(BridgeError::Lost(error)),
+        Ok(_) | Err(_) => Ok(()),
     }
 }
 
-fn encode(change: &Change) -> (LinkMessage, String) {
-    let not = |on: bool| if on { "" } else { "not " };
-    match change {
-        Change::PassIptables { index, name, on } => (
-            LinkBridge::new(name)
-                .append_info_data(InfoBridge::NfCallIpTables(*on))
-                .index(*index)
-                .build(),
-            format!("have frames on {name} {}pass iptables", not(*on)),
-        ),
-        Change::Isolate { index, name, on } => (
-            LinkBridgePort::new(*index).isolated(*on).build(),
-            format!("have port {name} {}isolated from others", not(*on)),
-        ),
-    }
-}
-
-fn link(message: &LinkMessage) -> Link {
-    let mut link = Link {
-        index: message.header.index,
-        ..Link::default()
+/// The bridge of that name; [`None`] when there is none. Ports that come or go
+/// meanwhile are announced.
+fn read(sysfs: &Path, name: &InterfaceName) -> Result<Option<Bridge>, BridgeError> {
+    let link = sysfs.join(name.as_str());
+    let ports = match std::fs::read_dir(link.join("brif")) {
+        Ok(ports) => ports,
+        Err(error) if is_gone(&error) => return Ok(None),
+        Err(error) => return Err(BridgeError::Read(link.join("brif"), error)),
     };
-    for attribute in &message.attributes {
-        if let LinkAttribute::IfName(name) = attribute {
-            link.name.clone_from(name);
-        } else if let LinkAttribute::Controller(index) = attribute {
-            link.controller = Some(*index);
-        } else if let LinkAttribute::LinkInfo(infos) = attribute {
-            for info in infos {
-                read_info(info, &mut link);
-            }
+    let Some(index) = number(&link.join("ifindex"))? else {
+        return Ok(None);
+    };
+    let mut bridge = Bridge {
+        index,
+        passes_iptables: number(&link.join("bridge/nf_call_iptables"))?.map(|on| on != 0),
+        ports: Vec::new(),
+    };
+    for port in ports.flatten() {
+        let Ok(name) = port.file_name().into_string() else {
+            continue;
+        };
+        let link = sysfs.join(&name);
+        let index = number(&link.join("ifindex"))?;
+        let isolated = number(&link.join("brport/isolated"))?;
+        if let (Some(index), Some(isolated)) = (index, isolated) {
+            bridge.ports.push(Port {
+                index,
+                name,
+                isolated: isolated != 0,
+            });
         }
     }
-    link
+    Ok(Some(bridge))
 }
 
-fn read_info(info: &LinkInfo, link: &mut Link) {
-    if let LinkInfo::Data(InfoData::Bridge(data)) = info {
-        for entry in data {
-            if let InfoBridge::NfCallIpTables(on) = entry {
-                link.passes_iptables = Some(*on);
-            }
-        }
-    } else if let LinkInfo::PortData(InfoPortData::BridgePort(data)) = info {
-        for entry in data {
-            if let InfoBridgePort::Isolated(on) = entry {
-                link.isolated = Some(*on);
-            }
+/// The number in a file of sysfs; [`None`] when there is no such file.
+fn number(path: &Path) -> Result<Option<u32>, BridgeError> {
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if is_gone(&error) => return Ok(None),
+        Err(error) => return Err(BridgeError::Read(path.to_owned(), error)),
+    };
+    let number = text.trim().parse();
+    number.map(Some).map_err(|error| {
+        BridgeError::Read(
+            path.to_owned(),
+            io::Error::new(io::ErrorKind::InvalidData, error),
+        )
+    })
+}
+
+/// Whether a link is not there, or has gone while its file was open.
+fn is_gone(error: &io::Error) -> bool {
+    let number = error.raw_os_error();
+    [libc::ENOENT, libc::ENOTDIR, libc::ENODEV, libc::EINVAL]
+        .into_iter()
+        .any(|gone| number == Some(gone))
+}
+
+/// By netlink, which needs CAP_NET_ADMIN only: files of sysfs are root's.
+async fn carry_out(change: &Change) -> io::Result<()> {
+    let socket = netlink::socket(NETLINK_ROUTE, 0)?;
+    // Not by RTM_SETLINK, which passes over the settings of a kind.
+    let flags = NLM_F_REQUEST | NLM_F_ACK;
+    let request = netlink::request(libc::RTM_NEWLINK, flags, 1, &encode(change));
+    socket.send(&request).await?;
+    let answer = timeout(TIMEOUT, socket.recv_from_full()).await;
+    let (datagram, _) = answer.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    for message in netlink::messages(&datagram) {
+        if let Some(refusal) = message
+            .and_then(|message| netlink::refusal(&message))
+            .map_err(io::Error::other)?
+        {
+            return Err(refusal);
         }
     }
+    Ok(())
+}
+
+/// `struct ifinfomsg` and what of the link's kind is to be set.
+fn encode(change: &Change) -> Vec<u8> {
+    let mut message = vec![0; LINK_HEADER];
+    message[LINK_INDEX..LINK_INDEX + 4].copy_from_slice(&change.index.to_ne_bytes());
+    let (kind, data, setting) = match change.what {
+        What::PassIptables => (libc::IFLA_INFO_KIND, libc::IFLA_INFO_DATA, NF_CALL_IPTABLES),
+        What::Isolate => (
+            libc::IFLA_INFO_SLAVE_KIND,
+            libc::IFLA_INFO_SLAVE_DATA,
+            ISOLATED,
+        ),
+    };
+    let setting = netlink::attribute(setting, &[u8::from(change.on)]);
+    let info = [
+        netlink::attribute(kind, BRIDGE),
+        netlink::attribute(data | NLA_F_NESTED, &setting),
+    ];
+    let info = netlink::attribute(libc::IFLA_LINKINFO | NLA_F_NESTED, &info.concat());
+    message.extend_from_slice(&info);
+    message
 }
 
 #[cfg(test)]
@@ -248,37 +311,30 @@ mod tests {
     use super::*;
     use crate::nft::{Image, ImageChain, ImageRule};
 
-    fn links() -> Vec<Link> {
-        let port = |index, name: &str, controller, isolated| Link {
+    fn br1() -> InterfaceName {
+        InterfaceName::new("br1").unwrap()
+    }
+
+    fn bridge() -> Bridge {
+        let port = |index, name: &str, isolated| Port {
             index,
             name: name.to_owned(),
-            controller: Some(controller),
-            isolated: Some(isolated),
-            ..Link::default()
+            isolated,
         };
-        let bridge = |index, name: &str| Link {
-            index,
-            name: name.to_owned(),
+        Bridge {
+            index: 2,
             passes_iptables: Some(false),
-            ..Link::default()
-        };
-        vec![
-            bridge(1, "br0"),
-            bridge(2, "br1"),
-            port(3, "eth0", 1, false),
-            port(4, "tap0", 2, false),
-            port(5, "tap1", 2, true),
-        ]
+            ports: vec![port(4, "tap0", false), port(5, "tap1", true)],
+        }
     }
 
     fn planned(passes: bool, isolate: bool) -> Vec<String> {
-        let private = InterfaceName::new("br1").unwrap();
-        let changes = plan(&links(), &private, passes, isolate);
-        changes.iter().map(|change| encode(change).1).collect()
+        let changes = plan(&bridge(), &br1(), passes, isolate);
+        changes.into_iter().map(|c| c.description).collect()
     }
 
     #[test]
-    fn only_the_private_bridge_and_its_ports_are_changed() {
+    fn only_what_is_not_as_wished_is_changed() {
         assert_eq!(
             planned(false, true),
             ["have port tap0 isolated from others"]
@@ -290,8 +346,69 @@ mod tests {
                 "have port tap1 not isolated from others"
             ]
         );
-        let private = InterfaceName::new("br9").unwrap();
-        assert_eq!(plan(&links(), &private, true, true), []);
+        let cannot = Bridge {
+            passes_iptables: None,
+            ports: Vec::new(),
+            ..bridge()
+        };
+        assert_eq!(plan(&cannot, &br1(), true, true), []);
+    }
+
+    #[test]
+    fn a_bridge_is_read_from_sysfs() {
+        let root = tempfile::tempdir().unwrap();
+        let write = |path: &str, text: &str| {
+            let path = root.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        assert_eq!(read(root.path(), &br1()).unwrap(), None);
+        write("br1/ifindex", "2\n");
+        // A link of that name that is no bridge.
+        assert_eq!(read(root.path(), &br1()).unwrap(), None);
+        write("br1/bridge/nf_call_iptables", "0\n");
+        for (index, name, isolated) in [("4\n", "tap0", "0\n"), ("5\n", "tap1", "1\n")] {
+            write(&format!("br1/brif/{name}/flush"), "");
+            write(&format!("{name}/ifindex"), index);
+            write(&format!("{name}/brport/isolated"), isolated);
+        }
+        // This one has gone meanwhile.
+        write("br1/brif/tap2/flush", "");
+        let mut found = read(root.path(), &br1()).unwrap().unwrap();
+        found.ports.sort_by_key(|port| port.index);
+        assert_eq!(found, bridge());
+        write("br1/ifindex", "two\n");
+        let error = read(root.path(), &br1()).unwrap_err();
+        assert!(error.to_string().ends_with("br1/ifindex"), "{error}");
+    }
+
+    /// As `ip link set br1 type bridge nf_call_iptables 1` and `bridge link set
+    /// dev tap0 isolated on` by way of the port's kind have it.
+    #[test]
+    fn a_change_is_one_setting_of_a_kind() {
+        let change = |what| Change {
+            index: 0x0102,
+            what,
+            on: true,
+            description: String::new(),
+        };
+        let header = [0, 0, 0, 0, 2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        let info = |kind: u8, data: u8, setting: u8| {
+            let kind = [12, 0, kind, 0, b'b', b'r', b'i', b'd', b'g', b'e', 0, 0];
+            let setting = [12, 0, data, 0x80, 5, 0, setting, 0, 1, 0, 0, 0];
+            [&[28, 0, 18, 0x80], &kind[..], &setting].concat()
+        };
+        if cfg!(target_endian = "little") {
+            let bridge = [&header[..], &info(1, 2, 36)].concat();
+            // The length of a string does not count what fills it up.
+            let with_length = |mut bytes: Vec<u8>| {
+                bytes[20] = 11;
+                bytes
+            };
+            assert_eq!(encode(&change(What::PassIptables)), with_length(bridge));
+            let port = [&header[..], &info(4, 5, 33)].concat();
+            assert_eq!(encode(&change(What::Isolate)), with_length(port));
+        }
     }
 
     #[test]

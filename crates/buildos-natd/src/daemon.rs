@@ -89,7 +89,7 @@ pub async fn run(mut service: Service<Settings>) -> Result<(), DaemonError> {
     let mut dnsmasq = system::watch_unit(&connection, dnsmasq::UNIT).await?;
     let mut probe = system::watch_unit(&connection, prober::UNIT).await?;
     let mut changes = Changes::listen()?;
-    let mut links = Links::open()?;
+    let mut links = Links::open(root)?;
 
     let mut natd = Natd::new(root, service.settings().clone());
     natd.network(network.next().await?);

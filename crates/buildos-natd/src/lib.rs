@@ -16,6 +16,7 @@ pub mod dnsmasq;
 pub mod foreign;
 pub mod forwarding;
 pub mod leases;
+mod netlink;
 pub mod nft;
 pub mod prober;
 pub mod ruleset;

@@ -45,7 +45,7 @@ pub enum NftError {
         source: io::Error,
     },
     /// The kernel did not answer in time.
-    #[error("nf_tables did not answer within {} s", netlink::TIMEOUT.as_secs())]
+    #[error("nf_tables did not answer within {} s", crate::netlink::TIMEOUT.as_secs())]
     Timeout,
     /// What the kernel said makes no sense to us.
     #[error("cannot understand what nf_tables says")]

@@ -5,16 +5,19 @@
 //! event only means "look again", so an overrun of the event socket is no
 //! special case: it is one more event.
 
-use std::collections::BTreeSet;
+mod events;
+
+pub use events::Change;
+
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::time::Duration;
 
 use buildos_dhcp::Instant;
-use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _};
+use futures_util::TryStreamExt as _;
 use ipnet::{Ipv4Net, Ipv6Net};
-use rtnetlink::packet_core::NetlinkMessage;
+use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{
     AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressProtocol, CacheInfo,
 };
@@ -25,12 +28,10 @@ use rtnetlink::packet_route::link::{
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol,
 };
-use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::sys::AsyncSocket as _;
-use rtnetlink::{
-    Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, MulticastGroup, RouteMessageBuilder,
-};
+use rtnetlink::{Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, RouteMessageBuilder};
 
+use self::events::Events;
 use crate::clock;
 use crate::link::{BridgeSettings, Link};
 use crate::mac::MacAddress;
@@ -84,19 +85,9 @@ pub enum KernelError {
         /// Why.
         source: io::Error,
     },
-    /// The event socket is gone.
-    #[error("the kernel closed the socket for events")]
-    Closed,
-}
-
-type Events = futures_util::stream::BoxStream<'static, NetlinkMessage<RouteNetlinkMessage>>;
-
-/// Somebody's change of the network.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Change {
-    /// The netlink port that it came by, which normally is the number of the
-    /// process; none when it is the kernel's own or comes from several.
-    pub by: Option<u32>,
+    /// The event socket is broken.
+    #[error("cannot hear the kernel's announcements")]
+    Events(#[source] io::Error),
 }
 
 /// The connection to the kernel.
@@ -119,19 +110,11 @@ impl Kernel {
         // (netlink(7), nl_pid), which tells others who made a change.
         let own = requests.socket_mut().socket_mut().bind_auto();
         let port = own.map_err(KernelError::Socket)?.port_number();
-        let groups = [
-            MulticastGroup::Link,
-            MulticastGroup::Ipv4Ifaddr,
-            MulticastGroup::Ipv4Route,
-            MulticastGroup::Ipv6Ifaddr,
-        ];
-        let (listening, _, events) =
-            rtnetlink::new_multicast_connection(&groups).map_err(KernelError::Socket)?;
+        let events = Events::listen().map_err(KernelError::Socket)?;
         tokio::spawn(requests);
-        tokio::spawn(listening);
         Ok(Self {
             handle,
-            events: events.map(|(message, _)| message).boxed(),
+            events,
             port,
         })
     }
@@ -142,21 +125,12 @@ impl Kernel {
     ///
     /// # Errors
     ///
-    /// The socket is gone; the caller ends and systemd starts it anew.
-    pub async fn changed(&mut self) -> Result<Change, KernelError> {
-        let mut by = BTreeSet::new();
-        while by.is_empty() {
-            let event = self.events.next().await.ok_or(KernelError::Closed)?;
-            by.insert(event.header.port_number);
-            // What has piled up meanwhile is answered by the same look.
-            while let Some(event) = self.events.next().now_or_never() {
-                by.insert(event.ok_or(KernelError::Closed)?.header.port_number);
-            }
-            by.remove(&self.port);
-        }
-        let mut others = by.into_iter().filter(|port| *port != 0);
-        let by = others.next().filter(|_| others.next().is_none());
-        Ok(Change { by })
+    /// The socket is broken; the caller ends and systemd starts it anew.
+    pub async fn changed(&self) -> Result<Change, KernelError> {
+        self.events
+            .next(self.port)
+            .await
+            .map_err(KernelError::Events)
     }
 
     /// Reads links, and our addresses and routes.

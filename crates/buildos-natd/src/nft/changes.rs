@@ -3,10 +3,12 @@
 use std::io;
 
 use futures_util::FutureExt as _;
+use netlink_sys::protocols::NETLINK_NETFILTER;
 use netlink_sys::{AsyncSocketExt as _, TokioSocket};
 
-use super::netlink::{general, messages, socket};
+use super::netlink::general;
 use super::{NftError, decode};
+use crate::netlink::{messages, socket};
 
 /// Somebody else committed something to nf_tables, perhaps several times.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,7 +43,7 @@ impl Changes {
     pub fn listen() -> Result<Self, NftError> {
         let group = 1 << (libc::NFNLGRP_NFTABLES - 1);
         Ok(Self {
-            socket: socket(group).map_err(NftError::Socket)?,
+            socket: socket(NETLINK_NETFILTER, group).map_err(NftError::Socket)?,
             own: std::fs::read_to_string("/proc/self/comm")
                 .unwrap_or_default()
                 .trim_end()

@@ -1,30 +1,21 @@
 //! One conversation with the kernel's nf_tables over a netlink socket
 //! (linux/netfilter/nfnetlink.h). It knows messages, not what they say.
 
-use std::io;
 use std::ops::Range;
-use std::time::Duration;
 
 use netlink_packet_core::{
-    DecodeError, ErrorBuffer, NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NLMSG_OVERRUN,
-    NetlinkBuffer,
+    DecodeError, NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_OVERRUN, NetlinkBuffer,
 };
 use netlink_sys::protocols::NETLINK_NETFILTER;
-use netlink_sys::{AsyncSocket as _, AsyncSocketExt as _, SocketAddr, TokioSocket};
+use netlink_sys::{AsyncSocketExt as _, TokioSocket};
 use tokio::time::timeout;
 
 use super::NftError;
 use super::decode::{self, Dump};
+use crate::netlink::{self, TIMEOUT, messages};
 
-/// How long the kernel may take. It answers before the call that asks returns;
-/// only other holders of nf_tables' lock can make us wait.
-pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
-
-/// `struct nlmsghdr` and `struct nfgenmsg`.
-const HEADER: usize = 16;
+/// `struct nfgenmsg`.
 const GENERAL: usize = 4;
-/// Messages begin at multiples of this (`NLMSG_ALIGNTO`).
-const ALIGNMENT: usize = 4;
 
 /// A socket for requests; changes come on another, see [`super::Changes`].
 pub(super) struct Netlink {
@@ -46,7 +37,7 @@ pub(super) struct Message {
 impl Netlink {
     pub(super) fn open() -> Result<Self, NftError> {
         Ok(Self {
-            socket: socket(0).map_err(NftError::Socket)?,
+            socket: netlink::socket(NETLINK_NETFILTER, 0).map_err(NftError::Socket)?,
             sequence: 0,
         })
     }
@@ -142,15 +133,10 @@ impl Netlink {
         attributes: &[u8],
     ) -> Result<(), NftError> {
         self.sequence = self.sequence.wrapping_add(1);
-        let mut bytes = vec![0; HEADER + GENERAL];
-        bytes.extend_from_slice(attributes);
-        let length = bytes.len() as u32;
-        let mut header = NetlinkBuffer::new(&mut bytes);
-        header.set_length(length);
-        header.set_message_type(((libc::NFNL_SUBSYS_NFTABLES << 8) | kind) as u16);
-        header.set_flags(NLM_F_REQUEST | flags);
-        header.set_sequence_number(self.sequence);
-        bytes[HEADER] = family as u8;
+        let mut payload = vec![family as u8, 0, 0, 0];
+        payload.extend_from_slice(attributes);
+        let kind = ((libc::NFNL_SUBSYS_NFTABLES << 8) | kind) as u16;
+        let bytes = netlink::request(kind, NLM_F_REQUEST | flags, self.sequence, &payload);
         self.send(&bytes).await
     }
 
@@ -171,35 +157,6 @@ impl Netlink {
     }
 }
 
-/// A socket that hears only the kernel and is a member of the groups.
-pub(super) fn socket(groups: u32) -> io::Result<TokioSocket> {
-    let mut socket = TokioSocket::new(NETLINK_NETFILTER)?;
-    socket.socket_mut().bind(&SocketAddr::new(0, groups))?;
-    socket.socket_ref().connect(&SocketAddr::new(0, 0))?;
-    Ok(socket)
-}
-
-/// The messages of a datagram.
-pub(super) fn messages(
-    datagram: &[u8],
-) -> impl Iterator<Item = Result<NetlinkBuffer<&[u8]>, DecodeError>> {
-    let mut rest = datagram;
-    std::iter::from_fn(move || {
-        if rest.is_empty() {
-            return None;
-        }
-        let message = NetlinkBuffer::new_checked(rest);
-        rest = match &message {
-            Ok(message) => {
-                let length = (message.length() as usize).next_multiple_of(ALIGNMENT);
-                rest.get(length..).unwrap_or_default()
-            }
-            Err(_) => &[],
-        };
-        Some(message)
-    })
-}
-
 /// What nf_tables says in a message.
 pub(super) fn general(message: &NetlinkBuffer<&[u8]>) -> Result<Message, DecodeError> {
     let kind = i32::from(message.message_type());
@@ -217,54 +174,31 @@ pub(super) fn general(message: &NetlinkBuffer<&[u8]>) -> Result<Message, DecodeE
     })
 }
 
-/// An error message is an error, unless its code is 0: an acknowledgement.
+/// A refusal is an error that names what was refused.
 fn check(message: &NetlinkBuffer<&[u8]>, object: &str) -> Result<(), NftError> {
-    match message.message_type() {
-        NLMSG_ERROR => {
-            let error = ErrorBuffer::new_checked(message.payload()).map_err(NftError::Malformed)?;
-            match error.code() {
-                None => Ok(()),
-                Some(code) => Err(NftError::Refused {
-                    object: object.to_owned(),
-                    source: io::Error::from_raw_os_error(code.get().saturating_neg()),
-                }),
-            }
-        }
-        NLMSG_OVERRUN => Err(NftError::Restless),
-        _ => Ok(()),
+    if message.message_type() == NLMSG_OVERRUN {
+        return Err(NftError::Restless);
+    }
+    match netlink::refusal(message).map_err(NftError::Malformed)? {
+        None => Ok(()),
+        Some(source) => Err(NftError::Refused {
+            object: object.to_owned(),
+            source,
+        }),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use netlink_packet_core::NLMSG_ERROR;
     use proptest::prelude::*;
-
-    fn message(kind: u16, payload: &[u8]) -> Vec<u8> {
-        let mut bytes = vec![0; HEADER];
-        bytes.extend_from_slice(payload);
-        let length = bytes.len() as u32;
-        let mut header = NetlinkBuffer::new(&mut bytes);
-        header.set_length(length);
-        header.set_message_type(kind);
-        bytes.resize(bytes.len().next_multiple_of(ALIGNMENT), 0);
-        bytes
-    }
-
-    #[test]
-    fn a_datagram_is_taken_apart() {
-        let datagram = [message(3, &[1, 2, 3]), message(NLMSG_ERROR, &[0; 20])].concat();
-        let kinds: Vec<_> = messages(&datagram)
-            .map(|m| m.map(|m| m.message_type()).unwrap())
-            .collect();
-        assert_eq!(kinds, [3, NLMSG_ERROR]);
-    }
 
     #[test]
     fn an_error_names_the_object() {
         let mut payload = [0; 20];
         payload[..4].copy_from_slice(&(-libc::EPERM).to_ne_bytes());
-        let datagram = message(NLMSG_ERROR, &payload);
+        let datagram = netlink::request(NLMSG_ERROR, 0, 0, &payload);
         let message = messages(&datagram).next().unwrap().unwrap();
         let error = check(&message, "table inet buildos").unwrap_err();
         assert!(error.to_string().contains("refused table inet buildos"));
