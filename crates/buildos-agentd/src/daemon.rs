@@ -9,7 +9,7 @@ use buildos_dbus_api::agent1::{InstanceState, Need};
 use buildos_dbus_api::watch::BusLost;
 use buildos_dbus_api::{METHOD_TIMEOUT, hostname1, nat1, network1, system_bus};
 use buildos_service::file::WriteError;
-use buildos_service::{Request, Service};
+use buildos_service::{Request, Service, clock};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use zbus::zvariant::OwnedObjectPath;
@@ -320,7 +320,7 @@ impl Daemon {
         self.host.programs = host::programs(root, programs);
         self.host.credentials = host::credentials(root, credentials.collect());
         self.host.kvm = host::has_kvm(root);
-        self.look_at_clock(host::has_time(root));
+        self.look_at_clock(clock::is_synchronised(root));
     }
 
     fn look_at_clock(&mut self, synchronised: bool) {
@@ -329,7 +329,8 @@ impl Daemon {
             self.online = Some(Instant::now());
         }
         let waited = self.online.map_or(Duration::ZERO, |since| since.elapsed());
-        self.host.clock = if synchronised {
+        self.host.clock = if synchronised || self.host.clock == Clock::Synchronised {
+            // Servers that are away for hours do not make it wrong again.
             Clock::Synchronised
         } else if self.host.clock == Clock::GivenUp {
             Clock::GivenUp
