@@ -18,6 +18,9 @@ use zbus::{Connection, MatchRule, MessageStream, message};
 use crate::METHOD_TIMEOUT;
 
 const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
+/// Signals that wait to be taken, which happens at once. zbus makes room for as many
+/// when it begins, 72 bytes for each; its own default is 64.
+const QUEUE: usize = 4;
 
 /// The properties of one interface, as a value.
 pub trait Snapshot: DeserializeOwned + Type + Clone + PartialEq + std::fmt::Debug {
@@ -79,8 +82,8 @@ impl<S: Snapshot> Watch<S> {
             .member("PropertiesChanged")?
             .add_arg(S::INTERFACE)?
             .build();
-        let owner = MessageStream::for_match_rule(owner, connection, None).await?;
-        let properties = MessageStream::for_match_rule(properties, connection, None).await?;
+        let owner = MessageStream::for_match_rule(owner, connection, Some(QUEUE)).await?;
+        let properties = MessageStream::for_match_rule(properties, connection, Some(QUEUE)).await?;
         let (sender, events) = mpsc::channel(1);
         Ok(Self {
             connection: connection.clone(),
