@@ -67,13 +67,16 @@ impl<S: Snapshot> Watch<S> {
     ///
     /// The bus refuses the match rules, or name or path are not valid.
     pub async fn new(connection: &Connection, peer: &str, path: &str) -> zbus::Result<Self> {
+        // A copy of a rule takes what it needs; the builder's own has room for the 64
+        // arguments that a rule may have, 2 KB, as long as it is followed.
         let owner = MatchRule::builder()
             .msg_type(message::Type::Signal)
             .sender("org.freedesktop.DBus")?
             .interface("org.freedesktop.DBus")?
             .member("NameOwnerChanged")?
             .add_arg(peer)?
-            .build();
+            .build()
+            .to_owned();
         let properties = MatchRule::builder()
             .msg_type(message::Type::Signal)
             .sender(peer)?
@@ -81,7 +84,8 @@ impl<S: Snapshot> Watch<S> {
             .interface(PROPERTIES)?
             .member("PropertiesChanged")?
             .add_arg(S::INTERFACE)?
-            .build();
+            .build()
+            .to_owned();
         let owner = MessageStream::for_match_rule(owner, connection, Some(QUEUE)).await?;
         let properties = MessageStream::for_match_rule(properties, connection, Some(QUEUE)).await?;
         let (sender, events) = mpsc::channel(1);
