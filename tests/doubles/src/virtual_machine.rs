@@ -172,7 +172,7 @@ impl Drop for VirtualMachine {
 fn network(tap: &str, lot: u64) -> [String; 4] {
     let [a, b, c, d, e, f, ..] = lot.to_be_bytes();
     // Of one station, and not of a vendor's range.
-    let a = a & 0xfc | 0x02;
+    let a = (a & 0xfc) | 0x02;
     let mac = format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}");
     [
         "-netdev".to_owned(),
