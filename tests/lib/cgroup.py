@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -11,15 +12,17 @@ from wait import DEADLINE
 
 def make_cgroup(name: str) -> Path:
     """A control group of its own: systemd rules over all below it, and killing
-    it leaves nothing behind."""
+    it leaves nothing behind. `name` is for one of this process."""
     mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
     tops = [Path(fields[1]) for fields in mounts if fields[2] == "cgroup2"]
     assert tops, "no cgroup2 file system is mounted"
-    for path in tops[0].glob("buildos-test-*"):
+    # Tests in another PID namespace have other processes under the same numbers.
+    namespace = Path("/proc/self/ns/pid").stat().st_ino
+    for path in tops[0].glob(f"buildos-test-*-{namespace}-*"):
         # Left by tests that were killed.
         if not Path(f"/proc/{path.name.split('-')[2]}").exists():
             remove_cgroup(path)
-    cgroup = tops[0] / name
+    cgroup = tops[0] / f"buildos-test-{os.getpid()}-{namespace}-{name}"
     cgroup.mkdir()
     return cgroup
 

@@ -167,7 +167,7 @@ class Host:
         first of them with the given MAC addresses."""
         assert self._process is None, "the host runs already"
         number = next(_HOSTS)
-        self._cgroup = make_cgroup(f"buildos-test-{os.getpid()}-{number}")
+        self._cgroup = make_cgroup(str(number))
         lower = ":".join(str(path) for path in self.root.directories)
         unshare = ["unshare", "--mount", "--pid", "--uts", "--ipc", "--net", "--cgroup"]
         unshare += ["--fork", "--kill-child", "--propagation=private"]
