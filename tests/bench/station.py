@@ -49,7 +49,7 @@ class Station:
         number = next(_NUMBERS)
         self._number = number
         self.nics: list[Nic] = []
-        self.cgroup = make_cgroup(f"buildos-test-{os.getpid()}-station{number}")
+        self.cgroup = make_cgroup(f"station{number}")
         self._top = Path(f"/run/buildos-bench-{os.getpid()}-{number}")
         self._top.mkdir()
         self._events: list[Event] = []

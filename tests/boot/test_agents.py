@@ -1,5 +1,9 @@
 """The real image does what it is for: a task is built in a machine on br1, and a
-container on br0 answers from the LAN."""
+container on br0 answers from the LAN.
+
+The machine is a container as well: one in QEMU inside of QEMU, without hardware
+virtualization, takes minutes. The system lane has one in QEMU
+(tests/system/test_tasks.py)."""
 
 from __future__ import annotations
 

@@ -81,11 +81,15 @@ _UDEV_TRIGGER = (
     "ExecStart=-udevadm trigger --type=devices --action=add --subsystem-match=net\n",
 )
 
-# The clock is the machine's own. This is what systemd-timesyncd says when it has
-# set one.
+# The clock is the machine's own, with what the kernel knows of it. This is what
+# systemd-timesyncd says when it has set one.
 _SYNCHRONISED = (
     "/etc/tmpfiles.d/test-clock.conf",
     "d /run/systemd/timesync\nf /run/systemd/timesync/synchronized\n",
+)
+_NO_KERNEL_CLOCK = (
+    "/etc/systemd/system/buildos-agentd.service.d/test-clock.conf",
+    "[Service]\nSystemCallFilter=~clock_adjtime\n",
 )
 
 _HOSTS = itertools.count(1)
@@ -136,7 +140,13 @@ class Host:
         self.file(f"/etc/buildos/{daemon}.conf.d/50-test.toml", toml)
 
     def without_time(self) -> None:
-        """No server has told the time when the host boots."""
+        """No server has told the time when the host boots, as far as agentd can
+        find out: it may not ask the kernel, to which somebody may have told it."""
+        self.without_timesyncd()
+        self._files.update([_NO_KERNEL_CLOCK])
+
+    def without_timesyncd(self) -> None:
+        """systemd-timesyncd has told no time when the host boots."""
         self._files.pop(_SYNCHRONISED[0])
 
     def command_line(self, parameters: str) -> None:
@@ -157,7 +167,7 @@ class Host:
         first of them with the given MAC addresses."""
         assert self._process is None, "the host runs already"
         number = next(_HOSTS)
-        self._cgroup = make_cgroup(f"buildos-test-{os.getpid()}-{number}")
+        self._cgroup = make_cgroup(str(number))
         lower = ":".join(str(path) for path in self.root.directories)
         unshare = ["unshare", "--mount", "--pid", "--uts", "--ipc", "--net", "--cgroup"]
         unshare += ["--fork", "--kill-child", "--propagation=private"]

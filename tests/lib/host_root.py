@@ -18,12 +18,14 @@ _PACKAGES = [
     "iproute2",
     "iptables",
     "iputils-ping",
+    "kmod",
     "libc6-dev",
     "libmnl0",
     "libnftnl11",
     "libnss-myhostname",
     "nftables",
     "procps",
+    "qemu-system-x86",
     "sudo",
     "systemd",
     "systemd-sysv",
@@ -42,10 +44,32 @@ systemctl --quiet disable apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup
 """
 
 
+# The kernel of virtual build machines: of its package, which is larger than all others
+# together, the kernel and what drives a NIC of QEMU. It is not where a host has its
+# own: only who is told uses it.
+KERNEL = "/opt/machine/vmlinuz"
+_KERNEL = f"""
+chroot "$1" sh -euc '
+    cd /tmp
+    package=$(apt-cache depends --important linux-image-cloud-amd64 |
+        sed -n "s/^ *Depends: //p")
+    apt-get --quiet download "$package"
+    mkdir {Path(KERNEL).parent}
+    dpkg-deb --fsys-tarfile "$package"_*.deb | tar --extract --directory=/ --wildcards \
+        "./boot/vmlinuz-*" "./usr/lib/modules/*/modules.*" \
+        "*/failover.ko*" "*/net_failover.ko*" "*/virtio_net.ko*"
+    mv /boot/vmlinuz-* {Path(KERNEL).parent}
+    ln -s /opt/machine/vmlinuz-* {KERNEL}
+    depmod "${{package#linux-image-}}"
+    rm "$package"_*.deb
+'
+"""
+
+
 def base_root() -> Root:
     """A Debian 13 in which our packages can be installed."""
     with locked():
-        return make_root("host", _PACKAGES)
+        return make_root("host", _PACKAGES, [_KERNEL])
 
 
 def host_root(debs: list[Path]) -> Root:

@@ -115,6 +115,11 @@ def test_fifty_agents_come_and_go(host: Host, lan: Lan, figure: Callable[[str], 
         host.wait_for(lambda: population(host)["processes"] == 0, "all have ended", 120)
     started = host.journal(f"MESSAGE_ID={RUNNING}")
     assert len(started) == 3 * AGENTS
+    # It gives back what it does not use, some seconds after the last event.
+    host.wait_for(
+        lambda: residents(host)["Private_Dirty"] < full["Private_Dirty"] * 9 // 10,
+        "memory is given back",
+    )
     after = residents(host)
     figure(f"agentd without agents: RSS {empty['Rss']} kB, dirty {empty['Private_Dirty']} kB")
     figure(f"agentd with {AGENTS}: RSS {full['Rss']} kB, dirty {full['Private_Dirty']} kB")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+
 import pytest
 from agents import (
     BBOT,
@@ -89,6 +91,30 @@ def test_agents_wait_for_the_time(host: Host, lan: Lan) -> None:
     wait_until_runs(host, AGENT)
     assert messages(host, CLOCK) == []
     assert host.status_text("buildos-agentd") == "1 of 1 agents run"
+
+
+def test_the_kernel_is_asked_for_the_time(host: Host, lan: Lan) -> None:
+    """Whoever told it. The kernel is that of the machine, and so is its clock."""
+    lan.serve_dhcp()
+    host.without_timesyncd()
+    host.configure("agentd", "clock_deadline_s = 600\n" + bslave(SLAVE))
+    host.start([lan])
+    filter = host.unit("buildos-agentd", "SystemCallFilter")["SystemCallFilter"]
+    assert "clock_adjtime" in filter.split()
+    if kernel_keeps_time():
+        wait_until_runs(host, AGENT)
+        assert "clock synchronised" in host.run(["buildosctl", "status"])
+    else:
+        host.wait_for(lambda: set(needs(host, AGENT)) == {"clock"}, "only the clock is missing")
+        assert "clock not synchronised" in host.run(["buildosctl", "status"])
+
+
+def kernel_keeps_time() -> bool:
+    """What systemd-timedated says of it, by the same system call."""
+    # Of struct timex the third long after `modes` is the greatest error.
+    timex = (ctypes.c_long * 64)()
+    assert ctypes.CDLL(None, use_errno=True).adjtimex(timex) >= 0
+    return bool(timex[3] < 16_000_000)
 
 
 def test_agents_do_not_wait_for_the_time_for_ever(host: Host, lan: Lan) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ipaddress
+import json
 import time
+from collections.abc import Callable
 
 from agents import BBOT, BSLAVE, LEAKED, bbot, bslave, messages, state, wait_until_runs
 from host import Host
+from host_root import KERNEL
 from lan import Lan
 
 PRIVATE = ipaddress.ip_network("172.23.0.0/16")
@@ -49,6 +52,7 @@ def leftovers(host: Host) -> list[str]:
         "iptables-save -t nat | grep -e --dport || true",
         "ip netns list",
         "pgrep -a bbot-worker || true",
+        "pgrep -a qemu || true",
     ]
     return [line for look in looks for line in host.run(look).splitlines()]
 
@@ -79,6 +83,81 @@ def test_a_task_is_built_on_br1(host: Host, lan: Lan) -> None:
     host.wait_for(lambda: not leftovers(host), "nothing is left of the task")
     assert messages(host, LEAKED) == []
     assert host.failed_units() == []
+
+
+# Says what it runs on.
+WHERE = """\
+#include <stdio.h>
+#include <sys/utsname.h>
+int main(void)
+{
+    struct utsname system;
+    if (uname(&system) != 0)
+        return 1;
+    puts(system.release);
+    return 0;
+}
+"""
+
+
+def virtual(url: str, *mischief: str) -> str:
+    """A bbot whose machines are virtual."""
+    variables = ["BBOT_DOUBLE_INTERVAL_MS=200", "BBOT_DOUBLE_MACHINE=vm"]
+    variables += [f"BBOT_DOUBLE_KERNEL={KERNEL}", *mischief]
+    return bbot(url, f"environment = {json.dumps(variables)}")
+
+
+def test_a_task_is_built_in_a_virtual_machine(
+    host: Host, lan: Lan, figure: Callable[[str], None]
+) -> None:
+    web = serve_sources(lan, where=WHERE)
+    url = lan.start_controller()
+    lan.script_controller(all={"tasks": 1, "source": f"{web}where.c"})
+    start_site(host, lan, virtual(url))
+    machine = host.wait_for(lambda: host.run("pgrep -a qemu || true"), "a machine runs")
+    tap = machine.split("ifname=")[1].split(",")[0]
+    assert "-device virtio-net-pci" in machine
+    assert host.link(tap)["master"] == "br1"
+    assert machine.split()[0] in host.run(f"systemctl status {BBOT} --no-pager")
+    (result,) = wait_for_results(host, lan, 1)
+    assert result["status"] == "success", result
+    # Another kernel than that of the host, and the one that it was to have.
+    assert host.run(["readlink", KERNEL]).strip().endswith(f"/vmlinuz-{result['test-log']}")
+    handed = next(entry["time"] for entry in lan.task_requests() if entry["session"])
+    figure(f"a task in QEMU, controller to controller: {lan.results()[0]['time'] - handed:.1f} s")
+    # The machine had a lease of br1 by its own address, and went out through NAT.
+    mac, leased = host.read("/run/buildos/dnsmasq/leases").split()[1:3]
+    assert int(mac[:2], 16) & 3 == 2
+    assert ipaddress.ip_address(leased) in PRIVATE
+    assert lan.web_clients() == [host.addresses("br0")[0].split("/")[0]]
+    host.wait_for(lambda: not leftovers(host), "nothing is left of the task")
+    assert messages(host, LEAKED) == []
+    assert host.failed_units() == []
+
+
+def test_a_virtual_machine_ends_with_its_agent(host: Host, lan: Lan) -> None:
+    """In a task that takes long: an agent that is stopped, and one that is killed."""
+    web = serve_sources(lan, hello=HELLO)
+    url = lan.start_controller()
+    lan.script_controller(all={"tasks": 2, "source": f"{web}hello.c"})
+    start_site(host, lan, virtual(url, "BBOT_DOUBLE_MISCHIEF=slow=600"))
+
+    def works() -> bool:
+        """Whether the worker has got as far as it gets."""
+        return len(lan.web_clients()) == len([e for e in lan.task_requests() if e["session"]])
+
+    host.wait_for(lambda: lan.web_clients() and works(), "a machine works")
+    host.systemctl("stop", BBOT)
+    assert leftovers(host) == []
+    assert messages(host, LEAKED) == []
+    assert [entry["result"]["status"] for entry in lan.results()] == ["interrupt"]
+    host.systemctl("start", BBOT)
+    host.wait_for(lambda: len(lan.web_clients()) == 2, "another one works")
+    host.run(f"kill -KILL {host.main_pid(BBOT)}")
+    host.wait_for(lambda: not leftovers(host), "nothing is left of the task")
+    # The tap outlives who made it.
+    assert any("left tap bb" in message for message in messages(host, LEAKED))
+    wait_until_runs(host)
 
 
 def test_tasks_fail_without_harm(host: Host, lan: Lan) -> None:

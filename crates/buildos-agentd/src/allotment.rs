@@ -161,6 +161,19 @@ mod tests {
     }
 
     #[test]
+    fn the_smallest_machine_builds_something() {
+        // What the kernel manages of 768 MiB.
+        let floor = Hardware {
+            threads: NonZeroU32::MIN,
+            memory: 698,
+        };
+        let settings = settings(&[("bbot@a", 0, 0)]);
+        let (_, ram, total) = of("bbot@a", &settings, floor);
+        assert!(ram >= LEAST_RAM);
+        assert!(total <= usable_memory(&settings, floor));
+    }
+
+    #[test]
     fn a_small_machine_does_not_make_nonsense() {
         let small = Hardware {
             threads: NonZeroU32::MIN,
@@ -168,6 +181,6 @@ mod tests {
         };
         let settings = settings(&[("bbot@a", 4, 0)]);
         assert_eq!(of("bbot@a", &settings, small), (1, LEAST_RAM, 1024));
-        assert_eq!(usable_memory(&settings, small), 0);
+        assert_eq!(usable_memory(&settings, small), 200);
     }
 }

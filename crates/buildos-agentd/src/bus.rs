@@ -287,31 +287,32 @@ impl Bus {
         agents: &BTreeMap<&Id, &Instance>,
     ) -> zbus::Result<()> {
         let server = self.connection.object_server();
-        let gone = self.published.keys().filter(|id| !agents.contains_key(id));
+        let gone = |id: &&Id| !agents.contains_key(id);
+        let gone: Vec<Id> = self.published.keys().filter(gone).cloned().collect();
         for id in gone {
             server.remove::<Agent, _>(id.object_path()).await?;
+            self.published.remove(&id);
         }
         for (&id, &instance) in agents {
+            let published = self.published.get(id);
+            if published == Some(instance) {
+                continue;
+            }
             let path = id.object_path();
             let agent = Agent {
                 id: id.clone(),
                 instance: instance.clone(),
             };
-            match self.published.get(id) {
-                Some(published) if published == instance => {}
-                Some(_) => {
-                    update(&self.connection, &path, |served: &mut Agent| {
-                        *served = agent;
-                    })
-                    .await?;
-                }
-                None => drop(server.at(path, agent).await?),
+            if published.is_some() {
+                update(&self.connection, &path, |served: &mut Agent| {
+                    *served = agent;
+                })
+                .await?;
+            } else {
+                server.at(path, agent).await?;
             }
+            self.published.insert(id.clone(), instance.clone());
         }
-        self.published = agents
-            .iter()
-            .map(|(&id, &instance)| (id.clone(), instance.clone()))
-            .collect();
         let instances = self
             .published
             .keys()

@@ -8,8 +8,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use buildos_dbus_api::agent1::{InstanceState, Need};
 use buildos_dbus_api::watch::BusLost;
 use buildos_dbus_api::{METHOD_TIMEOUT, hostname1, nat1, network1, system_bus};
+use buildos_service::clock::is_synchronised;
 use buildos_service::file::WriteError;
-use buildos_service::{Request, Service};
+use buildos_service::{Request, Service, heap};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use zbus::zvariant::OwnedObjectPath;
@@ -17,6 +18,7 @@ use zbus::zvariant::OwnedObjectPath;
 use crate::agent::Id;
 use crate::allotment::{allotment, usable_memory};
 use crate::bus::{Bus, Order};
+use crate::clock::{Clock, Wait};
 use crate::command::Command;
 use crate::config::Settings;
 use crate::drain::{Budgets, Way};
@@ -27,7 +29,7 @@ use crate::host;
 use crate::instance::{Event, Instance, Now};
 use crate::memory::{self, Memory};
 use crate::messages;
-use crate::needs::{self, Clock, Host, Requirements};
+use crate::needs::{self, Host, Requirements};
 use crate::systemd::{Follower, Report, Systemd, SystemdError};
 use crate::unit_directory::{self, UnitDirectory, UnitDirectoryError};
 
@@ -37,6 +39,10 @@ const LOOK_AGAIN: Duration = Duration::from_secs(2);
 /// The same for the clock. When it is the last thing that is missing, this is
 /// what an agent loses by it.
 const LOOK_AT_CLOCK: Duration = Duration::from_millis(100);
+
+/// When nothing happened for so long, it is over, and memory that was taken for it is
+/// given back: agents that come and go do it together.
+const QUIET: Duration = Duration::from_secs(3);
 
 /// Why agentd ends. systemd starts it again; the agents go on running.
 #[derive(Debug, thiserror::Error)]
@@ -88,7 +94,7 @@ pub async fn run(mut service: Service<Settings>) -> Result<(), Error> {
         hardware: Hardware::read(Path::new("/")),
         budgets: Budgets::default(),
         clock_deadline: Duration::ZERO,
-        online: None,
+        clock: Wait::default(),
     };
     daemon.configure(&service).await?;
     // So that nobody is told "waiting" only because agentd has not looked yet.
@@ -97,7 +103,9 @@ pub async fn run(mut service: Service<Settings>) -> Result<(), Error> {
     daemon.settle(&mut service).await?;
     daemon.bus.take_name().await?;
     service.ready();
+    let mut quiet = Some(Instant::now() + QUIET);
     loop {
+        let mut news = true;
         tokio::select! {
             request = service.request() => match request {
                 Request::Stop => return Ok(()),
@@ -112,9 +120,17 @@ pub async fn run(mut service: Service<Settings>) -> Result<(), Error> {
             now = nat.next() => daemon.host.nat = now?,
             Some(Report { id, event }) = reported.recv() => daemon.tell(&id, event),
             Some(order) = ordered.recv() => daemon.carry_out(order).await?,
-            () = until(daemon.deadline()) => {}
+            () = until(daemon.deadline()) => news = false,
+            () = until(quiet) => {
+                heap::trim();
+                quiet = None;
+                continue;
+            }
         }
         daemon.settle(&mut service).await?;
+        if news {
+            quiet = Some(Instant::now() + QUIET);
+        }
     }
 }
 
@@ -133,8 +149,7 @@ struct Daemon {
     hardware: Hardware,
     budgets: Budgets,
     clock_deadline: Duration,
-    /// Since when there has been a network, and somebody to set the clock.
-    online: Option<Instant>,
+    clock: Wait,
 }
 
 struct Agent {
@@ -320,27 +335,19 @@ impl Daemon {
         self.host.programs = host::programs(root, programs);
         self.host.credentials = host::credentials(root, credentials.collect());
         self.host.kvm = host::has_kvm(root);
-        self.look_at_clock(host::has_time(root));
+        self.look_at_clock(is_synchronised(root));
     }
 
     fn look_at_clock(&mut self, synchronised: bool) {
         let online = self.host.network.as_ref().is_some_and(|n| n.online);
-        if online && self.online.is_none() {
-            self.online = Some(Instant::now());
+        let deadline = self.clock_deadline;
+        let clock = self
+            .clock
+            .look(synchronised, online, deadline, Instant::now());
+        if clock == Clock::GivenUp && self.host.clock != clock && !self.agents.is_empty() {
+            messages::clock_given_up(deadline);
         }
-        let waited = self.online.map_or(Duration::ZERO, |since| since.elapsed());
-        self.host.clock = if synchronised {
-            Clock::Synchronised
-        } else if self.host.clock == Clock::GivenUp {
-            Clock::GivenUp
-        } else if self.online.is_some() && waited >= self.clock_deadline {
-            if !self.agents.is_empty() {
-                messages::clock_given_up(self.clock_deadline);
-            }
-            Clock::GivenUp
-        } else {
-            Clock::Awaited
-        };
+        self.host.clock = clock;
     }
 
     /// When to settle again although nothing happened.
@@ -348,7 +355,7 @@ impl Daemon {
         let starts = self.agents.values().filter_map(|a| a.instance.deadline());
         let waits_for = |needs: &[Need]| self.agents.values().any(|a| a.waits_for(needs));
         // Nobody sets the clock without a network.
-        let clock = self.online.is_some() && waits_for(&[Need::Clock]);
+        let clock = self.clock.runs() && waits_for(&[Need::Clock]);
         let files = [Need::Program, Need::Credentials, Need::Kvm];
         let looks = [
             clock.then_some(LOOK_AT_CLOCK),

@@ -10,10 +10,6 @@ use crate::command::Program;
 use crate::credential::Credential;
 use crate::needs::Presence;
 
-/// Made by systemd-timesyncd when the clock agrees with a server
-/// (systemd-timesyncd.service(8)).
-const SYNCHRONISED: &str = "run/systemd/timesync/synchronized";
-
 /// Whether hardware virtualization can be used (the `kvm` module is loaded and
 /// the CPU has it, else there is no such device).
 #[must_use]
@@ -30,12 +26,6 @@ pub fn uptime(root: &Path) -> Duration {
     seconds
         .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
         .unwrap_or_default()
-}
-
-/// Whether the clock was synchronised in this boot.
-#[must_use]
-pub fn has_time(root: &Path) -> bool {
-    root.join(SYNCHRONISED).exists()
 }
 
 /// Which of these credentials are there.
@@ -107,12 +97,8 @@ mod tests {
             ]
         );
         assert!(!has_kvm(root.path()));
-        assert!(!has_time(root.path()));
         assert_eq!(uptime(root.path()), Duration::ZERO);
         assert!(uptime(Path::new("/")) > Duration::ZERO);
-        fs::create_dir_all(root.path().join("run/systemd/timesync")).unwrap();
-        fs::write(root.path().join(SYNCHRONISED), "").unwrap();
-        assert!(has_time(root.path()));
         fs::create_dir(root.path().join("dev")).unwrap();
         fs::write(root.path().join("dev/kvm"), "").unwrap();
         assert!(!has_kvm(root.path()), "a file is no device");

@@ -15,6 +15,7 @@
 pub mod agent;
 pub mod allotment;
 pub mod bus;
+pub mod clock;
 pub mod command;
 pub mod config;
 pub mod controller;

@@ -12,6 +12,7 @@ use buildos_dbus_api::nat1::Nat;
 use buildos_dbus_api::network1::Network;
 
 use crate::allotment::Allotment;
+use crate::clock::Clock;
 use crate::command::{Command, CommandError, Program};
 use crate::config::AgentSettings;
 use crate::credential::Credential;
@@ -126,18 +127,6 @@ pub struct Host {
     pub programs: BTreeMap<Program, Presence>,
     /// The credentials that were looked for, and whether they are there.
     pub credentials: BTreeMap<Credential, bool>,
-}
-
-/// What is known of the clock.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Clock {
-    /// Nobody has set it yet, and somebody may.
-    #[default]
-    Awaited,
-    /// It agrees with a server.
-    Synchronised,
-    /// It was waited for long enough.
-    GivenUp,
 }
 
 /// Whether a program can be executed.

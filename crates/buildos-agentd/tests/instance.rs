@@ -318,7 +318,7 @@ fn a_drain_has_an_end() {
     );
     assert_eq!(
         life.instance.reason(),
-        "drains: its tasks have up to 3600 s to end"
+        "drains: its tasks have up to 3600 s to end, then it is stopped with what still runs"
     );
     // Somebody is in a hurry.
     life.tell(Event::Drain(Duration::from_secs(60)));

@@ -18,6 +18,9 @@ use zbus::{Connection, MatchRule, MessageStream, message};
 use crate::METHOD_TIMEOUT;
 
 const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
+/// Signals that wait to be taken, which happens at once. zbus makes room for as many
+/// when it begins, 72 bytes for each; its own default is 64.
+const QUEUE: usize = 4;
 
 /// The properties of one interface, as a value.
 pub trait Snapshot: DeserializeOwned + Type + Clone + PartialEq + std::fmt::Debug {
@@ -64,13 +67,16 @@ impl<S: Snapshot> Watch<S> {
     ///
     /// The bus refuses the match rules, or name or path are not valid.
     pub async fn new(connection: &Connection, peer: &str, path: &str) -> zbus::Result<Self> {
+        // A copy of a rule takes what it needs; the builder's own has room for the 64
+        // arguments that a rule may have, 2 KB, as long as it is followed.
         let owner = MatchRule::builder()
             .msg_type(message::Type::Signal)
             .sender("org.freedesktop.DBus")?
             .interface("org.freedesktop.DBus")?
             .member("NameOwnerChanged")?
             .add_arg(peer)?
-            .build();
+            .build()
+            .to_owned();
         let properties = MatchRule::builder()
             .msg_type(message::Type::Signal)
             .sender(peer)?
@@ -78,9 +84,10 @@ impl<S: Snapshot> Watch<S> {
             .interface(PROPERTIES)?
             .member("PropertiesChanged")?
             .add_arg(S::INTERFACE)?
-            .build();
-        let owner = MessageStream::for_match_rule(owner, connection, None).await?;
-        let properties = MessageStream::for_match_rule(properties, connection, None).await?;
+            .build()
+            .to_owned();
+        let owner = MessageStream::for_match_rule(owner, connection, Some(QUEUE)).await?;
+        let properties = MessageStream::for_match_rule(properties, connection, Some(QUEUE)).await?;
         let (sender, events) = mpsc::channel(1);
         Ok(Self {
             connection: connection.clone(),

@@ -1,6 +1,7 @@
 //! The edges that every buildos daemon shares: logging to the journal,
 //! readiness and status towards systemd, the watchdog, configuration from
-//! files and the kernel command line, and files that are replaced as a whole.
+//! files and the kernel command line, files that are replaced as a whole, the heap,
+//! and what the kernel says of the clock.
 //!
 //! Nothing here knows what a daemon does. A daemon's `main.rs` hands its
 //! schema and its `run` function to [`main`]; `run` gets a [`Service`], asks
@@ -8,9 +9,11 @@
 //! what it waits for.
 
 mod arguments;
+pub mod clock;
 pub mod cmdline;
 pub mod config;
 pub mod file;
+pub mod heap;
 mod logging;
 mod notify;
 mod service;

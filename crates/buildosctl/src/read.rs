@@ -6,17 +6,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use buildos_dbus_api::system::{ServiceProxy, SystemdProxy, unit_path};
 use buildos_dbus_api::watch::{Snapshot, look};
 use buildos_dbus_api::{agent1, hostname1, nat1, network1};
-use buildos_service::text;
+use buildos_service::{clock, text};
 use zbus::Connection;
 use zbus::names::InterfaceName;
 use zbus::zvariant::OwnedObjectPath;
 
 use crate::controllers;
 use crate::host::{Agent, Daemon, Host, Instance, Link, SCHEMA};
-
-/// Made by systemd-timesyncd when the clock agrees with a server
-/// (systemd-timesyncd.service(8)).
-const SYNCHRONISED: &str = "/run/systemd/timesync/synchronized";
 
 /// The host at this moment. Who does not answer is silent, which is no error.
 pub(crate) async fn host(bus: &Connection) -> Host {
@@ -25,7 +21,7 @@ pub(crate) async fn host(bus: &Connection) -> Host {
         taken_usec: now(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         image: image(&std::fs::read_to_string("/etc/os-release").unwrap_or_default()),
-        clock_synchronised: Path::new(SYNCHRONISED).exists(),
+        clock_synchronised: clock::is_synchronised(Path::new("/")),
         ..Host::default()
     };
     let mut ask = Questions {

@@ -453,17 +453,18 @@ fn nat_advice(nat: &Nat) -> Vec<String> {
 }
 
 fn clock(host: &Host) -> Link {
-    if host.clock_synchronised {
-        return Link::Holds("synchronised".to_owned());
-    }
     let what = "not synchronised by a time server";
     if !host.agents.iter().any(|agent| lacks(agent, Need::Clock)) {
-        return Link::Remark(what.to_owned());
+        return if host.clock_synchronised {
+            Link::Holds("synchronised".to_owned())
+        } else {
+            Link::Remark(what.to_owned())
+        };
     }
     Link::Broken(
         what.to_owned(),
         vec![
-            "timedatectl timesync-status".to_owned(),
+            "timedatectl timesync-status (or what the NTP client in use has for that)".to_owned(),
             "Time servers come by DHCP (option 42) or from timesyncd.conf(5); UDP port 123 must get out."
                 .to_owned(),
             "Agents wait for it only so long: clock_deadline_s in buildos-agentd.conf(5)."

@@ -1,16 +1,19 @@
 //! The agent: asks every controller in turn, for ever, and runs what they give.
 
-use crate::container::{self, Container, ContainerError};
+use crate::container;
 use crate::controller::{Controller, Priority, in_order};
+use crate::guest::{Guest, GuestError};
 use crate::log::{Log, chain};
 use crate::machine;
 use crate::manifest::{self, Manifest};
 use crate::mischief::Mischief;
 use crate::options::Options;
 use crate::redirect::Redirect;
-use crate::root::{self, ToolError};
+use crate::root::ToolError;
+use crate::tap::Tap;
 use crate::task::{Client, Task, request};
 use crate::tftp::{self, TransferError};
+use crate::virtual_machine::Hypervisor;
 use crate::worker;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -28,6 +31,8 @@ const CRASH: i32 = 70;
 #[derive(Debug)]
 pub struct Agent {
     options: Arc<Options>,
+    /// What runs the machines of tasks; containers if there is none.
+    hypervisor: Option<Arc<Hypervisor>>,
     mischief: Mischief,
     log: Log,
     client: Arc<Client>,
@@ -93,7 +98,7 @@ enum BuildError {
     #[error("cannot serve TFTP")]
     Socket(#[from] io::Error),
     #[error(transparent)]
-    Container(#[from] ContainerError),
+    Guest(#[from] GuestError),
     #[error("cannot redirect TFTP")]
     Redirect(#[from] ToolError),
     #[error(transparent)]
@@ -110,6 +115,7 @@ impl Agent {
     /// They cannot be read.
     pub fn new(
         options: Options,
+        hypervisor: Option<Hypervisor>,
         mischief: Mischief,
         log: Log,
         name: &str,
@@ -122,6 +128,7 @@ impl Agent {
         let client = Client::new(Duration::from_secs(options.request_timeout));
         Ok(Self {
             options: Arc::new(options),
+            hypervisor: hypervisor.map(Arc::new),
             mischief,
             log,
             client: Arc::new(client),
@@ -223,10 +230,11 @@ impl Agent {
         }
         let interrupted = self.tasks.begin(priority);
         let (options, client) = (Arc::clone(&self.options), Arc::clone(&self.client));
+        let hypervisor = self.hypervisor.clone();
         let (tasks, log, slow) = (self.tasks.clone(), self.log, self.mischief.slow);
         std::thread::spawn(move || {
             let session = &task.session;
-            let result = match build(&options, &task, slow, &interrupted) {
+            let result = match build(&options, hypervisor.as_deref(), &task, slow, &interrupted) {
                 Ok(result) => result,
                 Err(error) => {
                     log.error(format_args!("task {session}: {}", chain(&error)));
@@ -250,9 +258,10 @@ impl Agent {
     }
 }
 
-/// Has a worker do the task in a container; what it says, if it does.
+/// Has a worker do the task in a machine; what it says, if it does.
 fn build(
     options: &Options,
+    hypervisor: Option<&Hypervisor>,
     task: &Task,
     slow: Duration,
     interrupted: &AtomicBool,
@@ -260,18 +269,11 @@ fn build(
     let socket = UdpSocket::bind(("0.0.0.0", options.tftp_port))?;
     let port = socket.local_addr()?.port();
     let name = container::unique_name();
-    let directory = format!("/tmp/{name}");
+    let directory = format!("/tmp/{name}-build");
     let seconds = slow.as_secs().to_string();
-    let program = [
-        "bbot-worker",
-        "--startup",
-        "--build",
-        &directory,
-        "--slow",
-        &seconds,
-    ];
-    let mut machine = Container::start(&name, &options.bridge, &program)?;
-    let redirect = Redirect::new(machine.name(), port)?;
+    let arguments = ["--startup", "--build", &directory, "--slow", &seconds];
+    let mut machine = Guest::start(hypervisor, &name, &options.bridge, &arguments)?;
+    let redirect = Redirect::new(machine.link(), port)?;
     let given = manifest::write(std::slice::from_ref(&task.manifest));
     let mut ended = || interrupted.load(Ordering::Relaxed) || machine.ended().is_some();
     let result = tftp::serve(
@@ -290,11 +292,8 @@ fn build(
 
 /// Makes a tap and a redirection that nobody takes away.
 fn leak(bridge: &str) -> Result<(), ToolError> {
-    let tap = container::unique_name();
-    let user = root::run("id -nu").unwrap_or_default();
-    let user = std::env::var("USER").unwrap_or(user);
-    root::run(&format!("ip tuntap add {tap} mode tap user {user}"))?;
-    root::run(&format!("ip link set {tap} master {bridge} up"))?;
-    std::mem::forget(Redirect::new(&tap, 1)?);
+    let tap = Tap::new(&container::unique_name(), bridge)?;
+    std::mem::forget(Redirect::new(tap.name(), 1)?);
+    std::mem::forget(tap);
     Ok(())
 }

@@ -4,12 +4,15 @@
 //! machines and a controller on the Internet. These doubles take the same
 //! command lines and show the same behaviour to the host that runs them: they
 //! start, poll their controllers, log, and end on SIGTERM. The agent builds small C
-//! programs: each task has a worker ([`worker`]) in a container ([`container`]) of its
-//! own, which gets its task by TFTP ([`tftp`]) through a redirection ([`redirect`]).
+//! programs: each task has a worker ([`worker`]) in a machine ([`guest`]) of its own, in
+//! QEMU or a container, which gets its task by TFTP ([`tftp`]) through a redirection
+//! ([`redirect`]).
 
 pub mod agent;
 pub mod container;
 pub mod controller;
+pub mod guest;
+pub mod initramfs;
 pub mod lease;
 pub mod log;
 pub mod machine;
@@ -18,8 +21,10 @@ pub mod mischief;
 pub mod options;
 pub mod redirect;
 pub mod root;
+pub mod tap;
 pub mod task;
 pub mod tftp;
+pub mod virtual_machine;
 pub mod worker;
 
 use std::io;

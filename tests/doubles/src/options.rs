@@ -13,7 +13,7 @@ Usage: bbot-agent --help | --version
        bbot-agent [options] [priority=]url...
 
 A stand-in for the build2 build bot agent: polls the controllers, and builds small
-C programs, each in a container on the bridge.
+C programs, each in a machine on the bridge.
 A priority is [F]DCBA, four or five decimal digits.
 
   --systemd-daemon             log for systemd: to stderr, with <N> priorities
@@ -46,6 +46,10 @@ A priority is [F]DCBA, four or five decimal digits.
   --fake-machine FILE          send this machine manifest instead of --machines
 
 Environment: BBOT_DOUBLE_INTERVAL_MS, milliseconds between polls (default 5000);
+BBOT_DOUBLE_MACHINE, auto (default): virtual machines in QEMU where it, busybox, tcc
+and a kernel are installed, otherwise containers; vm or container: no other;
+BBOT_DOUBLE_KERNEL, the kernel of virtual machines, vmlinuz-VERSION or a link to that
+(default: the newest in /boot);
 BBOT_DOUBLE_MISCHIEF, words with commas between: crash-after=N, hang, ignore-term,
 slow=SECONDS, leak.
 ";

@@ -53,6 +53,16 @@ pub fn run(line: &str) -> Result<String, ToolError> {
     finish(line, output)
 }
 
+/// The name of the user that this program runs as.
+///
+/// # Errors
+///
+/// Nobody knows it.
+pub fn user() -> Result<String, ToolError> {
+    let output = Command::new("id").arg("-nu").output();
+    finish("id", output).map(|name| name.trim().to_owned())
+}
+
 pub(crate) fn finish(line: &str, output: io::Result<Output>) -> Result<String, ToolError> {
     let output = output.map_err(|error| ToolError::Execute(line.to_owned(), error))?;
     if output.status.success() {

@@ -21,6 +21,7 @@ fn start(program: &str, arguments: &[&str]) -> (Child, BufReader<ChildStderr>) {
     command
         .args(arguments)
         .env("BBOT_DOUBLE_INTERVAL_MS", "20")
+        .env("BBOT_DOUBLE_MACHINE", "container")
         .stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     let log = BufReader::new(child.stderr.take().unwrap());

@@ -2,6 +2,7 @@
 
 use buildos_doubles::End;
 use buildos_doubles::agent::Agent;
+use buildos_doubles::guest::Choice;
 use buildos_doubles::log::{Log, chain};
 use buildos_doubles::manifest;
 use buildos_doubles::mischief::Mischief;
@@ -10,6 +11,7 @@ use std::env;
 use std::error::Error;
 use std::fs;
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
@@ -44,7 +46,13 @@ fn run(options: Options, log: Log) -> Result<(), Box<dyn Error>> {
     let mischief: Mischief = env::var("BBOT_DOUBLE_MISCHIEF")
         .unwrap_or_default()
         .parse()?;
-    let mut agent = Agent::new(options, mischief, log, name.trim())?;
+    let choice = match env::var("BBOT_DOUBLE_MACHINE") {
+        Ok(word) => word.parse()?,
+        Err(_) => Choice::default(),
+    };
+    let kernel = env::var_os("BBOT_DOUBLE_KERNEL");
+    let hypervisor = choice.hypervisor(kernel.as_deref().map(Path::new), log)?;
+    let mut agent = Agent::new(options, hypervisor, mischief, log, name.trim())?;
     if dump_machines {
         return print(&agent.machines());
     }
