@@ -56,12 +56,14 @@ def test_installed_upgraded_removed_and_purged_they_leave_nothing(
     with Host(base_root(), "debian") as host:
         host.start([lan])
         assert host.wait_for_boot() == "running"
+        if runs:
+            host.write("/etc/buildos/agentd.conf.d/50-test.toml", '[bslave.default]\nkvm = "waived"\n')
         before = footprint(host)
         install(host, as_version(debs, "0.0.1-1", tmp_path))
         if runs:
             host.systemctl("start", "buildos.target")
             host.wait_online()
-            host.wait_for(lambda: all(map(host.active, DAEMONS)), "all of it runs")
+            host.wait_for(lambda: all(map(host.active, [*DAEMONS, SLAVE])), "all of it runs")
         install(host, debs)
         if runs:
             host.wait_for(lambda: all(map(host.active, DAEMONS)), "all of it runs again")
@@ -75,8 +77,9 @@ def test_installed_upgraded_removed_and_purged_they_leave_nothing(
             line
             for line in left
             if line.startswith("content:") and line.split("/etc/")[-1].strip("-") in SHARED
-            # What shadow keeps of each before a change.
-            or line.startswith("files: ") and line.split()[2].removeprefix("/etc/").strip("-") in SHARED
+            # What is kept of each before a change.
+            or line.startswith("files: ")
+            and line.split()[2].removeprefix("/etc/").strip("-") in SHARED
         ]
         assert [line for line in left if line not in known] == []
         for account in ACCOUNTS:
