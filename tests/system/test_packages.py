@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -129,9 +130,16 @@ def test_an_upgrade_cuts_neither_traffic_nor_builds(
     assert host.read("/etc/buildos/agentd.conf.d/50-test.toml") == configuration
 
 
-def test_the_package_test_passes(host: Host) -> None:
-    """debian/tests, as autopkgtest(1) runs it on a testbed with the packages."""
+@pytest.mark.parametrize("name", ["installed", "purged"])
+def test_the_package_tests_pass(host: Host, name: str) -> None:
+    """debian/tests, as autopkgtest(1) runs them on a testbed with the packages."""
     host.start()
     host.wait_for_boot()
-    host.copy(TOP / "debian/tests/installed", "/var/tmp")
-    host.run(["/var/tmp/installed"])
+    host.copy(TOP / "debian/tests" / name, "/var/tmp")
+    host.run([f"/var/tmp/{name}"])
+
+
+def test_every_package_test_is_run_here() -> None:
+    control = (TOP / "debian/tests/control").read_text()
+    listed = re.findall(r"^Tests: (.*)$", control, re.MULTILINE)
+    assert listed == ["installed", "purged"]

@@ -213,7 +213,10 @@ mod tests {
 
     #[test]
     fn files_that_are_sourced() {
-        let there = ("etc/network/interfaces.d/50-cloud-init", "iface eth0 inet6 auto\n");
+        let there = (
+            "etc/network/interfaces.d/50-cloud-init",
+            "iface eth0 inet6 auto\n",
+        );
         for source in [
             "source /etc/network/interfaces.d/*",
             "source-directory /etc/network/interfaces.d",
