@@ -13,6 +13,8 @@ help:
 	@echo 'sudo make check-boot-all the same with every way to boot and to fail'
 	@echo 'sudo make bench         netd beside other DHCP clients, into docs/bench-dhcp.md'
 	@echo 'sudo make measure       size, boot and RAM of the image, into docs/figures.md'
+	@echo 'sudo make docs          the documentation in one page, build/docs/index.html'
+	@echo 'sudo make check-reproducible the packages a second time, otherwise: the same bytes?'
 	@echo 'sudo make debs          the Debian packages, in build/debs'
 	@echo 'sudo make image         buildos-image and buildos-initrd, in build/image'
 	@echo 'sudo make clean         remove build/, with the Debian roots and caches'
@@ -46,6 +48,12 @@ measure: build/debs/.stamp $(IMAGE_FILES)
 bench: build/debs/.stamp
 	tests/bench/dhcp --write docs/bench-dhcp.md
 
+check-reproducible: build/debs/.stamp
+	debian/check-reproducible
+
+docs: host-packages
+	docs/generate-html
+
 debs: build/debs/.stamp
 
 image: build/image/SHA256SUMS
@@ -70,4 +78,4 @@ build/demo/SHA256SUMS: build/debs/.stamp $(IMAGE_FILES)
 
 FORCE:
 
-.PHONY: help boot check check-fast check-system check-boot check-boot-all measure bench debs image clean host-packages FORCE
+.PHONY: help boot check check-reproducible docs check-fast check-system check-boot check-boot-all measure bench debs image clean host-packages FORCE

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 import subprocess
+from collections import Counter
 from collections.abc import Iterator
+from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
 TOP = Path(__file__).resolve().parents[2]
 DOCS = TOP / "docs"
-PAGES = sorted([*DOCS.glob("*.md"), TOP / "README.md"])
+PAGES = sorted([*DOCS.glob("*.md"), TOP / "README.md", TOP / "image" / "README.md"])
 MANUALS = sorted((DOCS / "man").iterdir())
 
 # Pages of others that ours name are in sections that Debian has; ours are here.
@@ -29,11 +32,13 @@ def links(page: Path) -> Iterator[str]:
     yield from re.findall(r"\]\(([^)\s]+)\)", text)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(TOP)))
 def test_no_link_is_dead(page: Path) -> None:
     dead = []
     for link in links(page):
         if "://" in link:
+            if not urlsplit(link).netloc:
+                dead.append(link)
             continue
         path, _, fragment = link.partition("#")
         target = page.parent / path if path else page
@@ -46,7 +51,41 @@ def test_no_link_is_dead(page: Path) -> None:
     assert dead == []
 
 
-@pytest.mark.parametrize("page", [*PAGES, *MANUALS], ids=lambda page: page.name)
+class Anchors(HTMLParser):
+    """What a page of HTML calls its parts, and where it leads."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.ids: Counter[str] = Counter()
+        self.links: set[str] = set()
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        for name, value in attrs:
+            if name == "id":
+                self.ids[value or ""] += 1
+            elif name in ("href", "src"):
+                self.links.add(value or "")
+
+
+def test_the_page_of_all_documentation_leads_nowhere_else(tmp_path: Path) -> None:
+    page = tmp_path / "build" / "docs" / "index.html"
+    subprocess.run([DOCS / "generate-html", page], check=True)
+    anchors = Anchors(page.read_text())
+    assert [name for name, count in anchors.ids.items() if count > 1] == []
+    for link in anchors.links:
+        if link.startswith("#"):
+            assert link.removeprefix("#") in anchors.ids, link
+        elif "://" in link:
+            # Nobody else can be asked from here.
+            assert urlsplit(link).scheme in ("http", "https") and urlsplit(link).netloc, link
+        elif not link.startswith("data:image/"):
+            assert (TOP / "build" / "docs" / link).resolve().exists(), link
+    for manual in MANUALS:
+        assert manual.name in anchors.ids
+
+
+@pytest.mark.parametrize("page", [*PAGES, *MANUALS], ids=lambda page: str(page.relative_to(TOP)))
 def test_manual_pages_that_are_named_exist(page: Path) -> None:
     text = re.sub(r"\.Xr (\S+) (\d)", r"\1(\2)", page.read_text())
     named = {f"{name}.{section}" for name, section in OURS.findall(text)}

@@ -72,6 +72,12 @@ def base_root() -> Root:
         return make_root("host", _PACKAGES, [_KERNEL])
 
 
+def ordinary_root() -> Root:
+    """A Debian 13 as people run it, with every usual way to configure its network."""
+    with locked():
+        return make_root("ordinary", [*_PACKAGES, "ifupdown", "network-manager"])
+
+
 def host_root(debs: list[Path]) -> Root:
     """The root of a host: our packages `debs` are installed."""
     base = base_root()

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
+from held import hold
 from host import Host
 from lan import Lan
 from machine import Machine
@@ -15,43 +12,7 @@ from namespace import end, start
 from nat import packets, public_address, table_handle, usage, wait_until_ready
 from wait import wait_for
 
-_PROGRAM = str(Path(__file__).resolve().parents[1] / "lib/connections.py")
-_PORT = 7007
 _COUNT = 10_000
-
-
-class Connections:
-    """Connections of a machine to a server on the LAN."""
-
-    def __init__(self, process: subprocess.Popen[str]):
-        self._process = process
-
-    def alive(self) -> int:
-        """Asks over all of them; how many answer."""
-        assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.write("\n")
-        self._process.stdin.flush()
-        word, _, count = self._process.stdout.readline().partition(" ")
-        assert word == "alive"
-        return int(count)
-
-
-@contextmanager
-def _connections(machine: Machine, lan: Lan, count: int) -> Iterator[Connections]:
-    where = f"{lan.address}:{_PORT}"
-    lan.start([sys.executable, _PROGRAM, "serve", where], "echo.log")
-    wait_for(lambda: "serving" in lan.log("echo.log"), "the server serves")
-    process = start(
-        machine.outside([sys.executable, _PROGRAM, "hold", where, str(count)]),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-    try:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "open\n"
-        yield Connections(process)
-    finally:
-        end(process)
 
 
 def _kill(host: Host, unit: str) -> None:
@@ -64,7 +25,7 @@ def test_ten_thousand_connections_survive_what_happens(online: Host, lan: Lan) -
     machine = Machine(online)
     machine.take_lease()
     handle = table_handle(online)
-    with _connections(machine, lan, _COUNT) as connections:
+    with hold(machine, lan, _COUNT) as connections:
         assert usage(online, "TrackedConnections")[0] >= _COUNT
         assert packets(online, "new connections") >= _COUNT
         for unit in ("buildos-natd.service", "buildos-dnsmasq.service"):

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 from buildroot import TOP
+from footprint import difference, footprint
+from held import hold
 from host import Host
 from host_root import base_root
 from lan import Lan
+from machine import Machine
+from nat import table_handle, wait_until_ready
+from versions import as_version
 
 NETD = "buildos-netd.service"
 SLAVE = "buildos-bslave@default.service"
+DAEMONS = [f"buildos-{name}.service" for name in ("netd", "hostnamed", "natd", "agentd")]
 DEBS = "/var/debs"
+OURS = "$(dpkg-query --show --showformat='${Package} ' 'buildos*')"
 
 
 def install(host: Host, debs: list[Path]) -> None:
+    host.run(f"rm -rf {DEBS}")
     for deb in debs:
         host.copy(deb, DEBS)
     host.run(f"dpkg --install {DEBS}/*.deb")
@@ -34,14 +43,52 @@ def test_installed_on_a_running_system_they_wait_for_the_next_boot(
         for unit in ("buildos.target", NETD, "buildos-agentd.service"):
             assert host.systemctl("is-enabled", unit) == "enabled\n"
 
-        host.run("dpkg --purge $(dpkg-query --show --showformat='${Package} ' 'buildos*')")
-        left = host.run("find /etc /usr /var/lib -name '*buildos*' ! -path '/etc/*-test*'")
-        # The configuration of the test itself.
-        assert left == "/etc/buildos\n"
+
+# Accounts stay, as Debian's policy has it: their numbers may be on files.
+ACCOUNTS = ["build", "buildos-netd", "buildos-natd", "buildos-dnsmasq", "buildos-probe"]
+SHARED = ["passwd", "group", "shadow", "gshadow"]
+
+
+@pytest.mark.parametrize("runs", [False, True], ids=["installed", "running"])
+def test_installed_upgraded_removed_and_purged_they_leave_nothing(
+    debs: list[Path], lan: Lan, tmp_path: Path, runs: bool
+) -> None:
+    lan.serve_dhcp()
+    with Host(base_root(), "debian") as host:
+        host.start([lan])
+        assert host.wait_for_boot() == "running"
+        if runs:
+            host.write("/etc/buildos/agentd.conf.d/50-test.toml", '[bslave.default]\nkvm = "waived"\n')
+        before = footprint(host)
+        install(host, as_version(debs, "0.0.1-1", tmp_path))
+        if runs:
+            host.systemctl("start", "buildos.target")
+            host.wait_online()
+            host.wait_for(lambda: all(map(host.active, [*DAEMONS, SLAVE])), "all of it runs")
+        install(host, debs)
+        if runs:
+            host.wait_for(lambda: all(map(host.active, DAEMONS)), "all of it runs again")
+        host.run(f"dpkg --remove {OURS}")
+        # Configuration files are what is left until they are purged.
+        left = [line for line in difference(before, footprint(host)) if " + /etc/" in line]
+        assert any("/etc/sudoers.d/buildos-agentd " in line for line in left), left
+        host.run(f"dpkg --purge {OURS}")
+        left = difference(before, footprint(host))
+        known = [
+            line
+            for line in left
+            if line.startswith("content:") and line.split("/etc/")[-1].strip("-") in SHARED
+            # What is kept of each before a change.
+            or line.startswith("files: ")
+            and line.split()[2].removeprefix("/etc/").strip("-") in SHARED
+        ]
+        assert [line for line in left if line not in known] == []
+        for account in ACCOUNTS:
+            assert host.succeeds(f"getent passwd {account}")
 
 
 @pytest.fixture
-def online(host: Host, lan: Lan) -> str:
+def address(host: Host, lan: Lan) -> str:
     """The address of a host that runs an agent."""
     lan.serve_dhcp()
     host.configure("agentd", '[bslave.default]\nkvm = "waived"\n')
@@ -51,23 +98,48 @@ def online(host: Host, lan: Lan) -> str:
 
 
 def test_an_upgrade_cuts_neither_traffic_nor_builds(
-    host: Host, lan: Lan, online: str, debs: list[Path]
+    host: Host, lan: Lan, address: str, debs: list[Path], tmp_path: Path
 ) -> None:
-    daemon, agent = host.main_pid(NETD), host.main_pid(SLAVE)
-    with lan.ping(online) as echoes:
-        install(host, debs)
-        host.wait_for(
-            lambda: host.active(NETD) and host.main_pid(NETD) not in (0, daemon), "another netd"
-        )
+    wait_until_ready(host)
+    # The administrator's own settings are kept.
+    sudoers = f"{host.read('/etc/sudoers.d/buildos-agentd')}# Of the administrator\n"
+    host.write("/etc/sudoers.d/buildos-agentd", sudoers)
+    configuration = host.read("/etc/buildos/agentd.conf.d/50-test.toml")
+    agent, handle = host.main_pid(SLAVE), table_handle(host)
+    daemons = {unit: host.main_pid(unit) for unit in DAEMONS}
+    machine = Machine(host)
+    machine.take_lease()
+    with hold(machine, lan, 100) as held, lan.ping(address) as echoes:
+        install(host, as_version(debs, "9.9.9-1", tmp_path))
+        for unit, pid in daemons.items():
+            host.wait_for(
+                lambda unit=unit, pid=pid: (  # type: ignore[misc]
+                    host.active(unit) and host.main_pid(unit) not in (0, pid)
+                ),
+                f"another {unit}",
+            )
         host.wait_for(lambda: host.bus_property("network1", "Online"), "it is online")
+        wait_until_ready(host)
+        assert held.alive() == 100
     assert echoes.lost() == []
+    assert host.wait_online() == address
+    assert table_handle(host) == handle
     assert host.main_pid(SLAVE) == agent
     assert host.failed_units() == []
+    assert host.read("/etc/sudoers.d/buildos-agentd") == sudoers
+    assert host.read("/etc/buildos/agentd.conf.d/50-test.toml") == configuration
 
 
-def test_the_package_test_passes(host: Host) -> None:
-    """debian/tests, as autopkgtest(1) runs it on a testbed with the packages."""
+@pytest.mark.parametrize("name", ["installed", "purged"])
+def test_the_package_tests_pass(host: Host, name: str) -> None:
+    """debian/tests, as autopkgtest(1) runs them on a testbed with the packages."""
     host.start()
     host.wait_for_boot()
-    host.copy(TOP / "debian/tests/installed", "/var/tmp")
-    host.run(["/var/tmp/installed"])
+    host.copy(TOP / "debian/tests" / name, "/var/tmp")
+    host.run([f"/var/tmp/{name}"])
+
+
+def test_every_package_test_is_run_here() -> None:
+    control = (TOP / "debian/tests/control").read_text()
+    listed = re.findall(r"^Tests: (.*)$", control, re.MULTILINE)
+    assert listed == ["installed", "purged"]

@@ -3,11 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use buildos_dhcp::{Instant, Name, State};
-use buildos_service::{Request, Service, file, text};
+use buildos_service::{Refused, Request, Service, file, text};
 use tokio::sync::{mpsc, watch};
 
 use crate::bus::{self, Command};
@@ -22,7 +22,7 @@ use crate::private::{self, PrivateNetwork};
 use crate::race::{Candidate, Effect, Race, Rules, Runner};
 use crate::wire::{Incoming, Listen, Message, Wire};
 use crate::wish::{self, Wish};
-use crate::{candidate, clock, messages, state, views};
+use crate::{candidate, clock, messages, rival, state, views};
 
 /// Files for others, and for a later netd.
 const RUNTIME_DIRECTORY: &str = "/run/buildos/netd";
@@ -32,6 +32,7 @@ const ROUNDS: usize = 5;
 const RETRY: Duration = Duration::from_secs(2);
 /// Requests from the bus that may wait.
 const COMMANDS: usize = 4;
+
 /// Why netd cannot work.
 #[derive(Debug, thiserror::Error)]
 pub enum NetdError {
@@ -44,6 +45,9 @@ pub enum NetdError {
     /// No timers.
     #[error("cannot set a timer")]
     Timer(#[source] io::Error),
+    /// Somebody else configures the network.
+    #[error("nothing is done")]
+    Rival(#[source] Refused),
 }
 
 /// Runs until systemd asks for the end. Everything in the kernel stays as it
@@ -51,8 +55,16 @@ pub enum NetdError {
 ///
 /// # Errors
 ///
-/// The kernel cannot be spoken to.
+/// The kernel cannot be spoken to; or somebody else configures the network.
 pub async fn run(mut service: Service<Settings>) -> Result<(), NetdError> {
+    // Whoever has the network keeps it: netd, too, that starts again in the same boot.
+    let resumes = state_file().exists();
+    if let Some(rival) = rival::find(Path::new("/")).filter(|_| !resumes) {
+        return Err(NetdError::Rival(Refused {
+            message_id: messages::RIVAL,
+            reason: rival.to_string(),
+        }));
+    }
     let mut netd = Netd::new(service.settings().clone(), Kernel::open()?).await?;
     netd.resume();
     netd.step(&mut service, true).await?;
@@ -95,6 +107,11 @@ pub async fn run(mut service: Service<Settings>) -> Result<(), NetdError> {
     }
     bus.abort();
     Ok(())
+}
+
+/// What an earlier netd of this boot knew.
+fn state_file() -> PathBuf {
+    Path::new(RUNTIME_DIRECTORY).join("state.json")
 }
 
 async fn renamed(hostname: Option<&mut Hostname>) {
@@ -162,7 +179,7 @@ impl Netd {
         let mut addresses = self.observed.addresses.iter();
         let private = addresses.find(|address| Some(address.link) == bridge);
         self.private = private.and_then(|address| address.net.to_string().parse().ok());
-        let Some(resume) = state::read(&Path::new(RUNTIME_DIRECTORY).join("state.json")) else {
+        let Some(resume) = state::read(&state_file()) else {
             return;
         };
         let uplink = self

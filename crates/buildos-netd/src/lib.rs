@@ -22,6 +22,7 @@ pub mod picture;
 pub mod plan;
 pub mod private;
 pub mod race;
+pub mod rival;
 pub mod socket;
 pub mod state;
 pub mod views;

@@ -25,6 +25,8 @@ pub const KERNEL: &str = "d95b0e3c7a1f4268be90f2d4c6a8173e";
 pub const REPAIRED: &str = "0f6b7a52e9c84d31b4a05d8e2c71f396";
 /// A file in `/run` could not be written.
 pub const FILE: &str = "68a0d4f2c1b94e7f9d3c5e8b7a60f142";
+/// Somebody else configures the network, and nothing is done.
+pub const RIVAL: &str = "4c0d1a7be52f4b6d9f3a86e1c7d05b28";
 
 /// Writes an event of a DHCP client to the journal.
 pub fn log(candidate: &Candidate, event: &Event) {

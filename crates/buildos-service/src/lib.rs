@@ -20,4 +20,4 @@ mod service;
 pub mod text;
 
 pub use logging::init as log_to_journal;
-pub use service::{Inspection, Request, Service, main, main_with_print};
+pub use service::{Inspection, Refused, Request, Service, main, main_with_print};

@@ -27,6 +27,29 @@ pub enum Request {
     Reload,
 }
 
+/// An error that another start does not mend: the daemon ends with the exit status
+/// [`EX_CONFIG`], at which its unit does not start it again
+/// (`RestartPreventExitStatus=`).
+#[derive(Debug, thiserror::Error)]
+#[error("{reason}")]
+pub struct Refused {
+    /// What the journal's catalogue explains.
+    pub message_id: &'static str,
+    /// Why, and what to do.
+    pub reason: String,
+}
+
+impl Refused {
+    /// The refusal among the causes of an error.
+    fn among(error: &dyn std::error::Error) -> Option<&Self> {
+        let first = error.source();
+        std::iter::successors(first, |error| error.source()).find_map(|e| e.downcast_ref())
+    }
+}
+
+/// Exit status: something has to be configured first; sysexits.h.
+const EX_CONFIG: u8 = 78;
+
 /// The daemon as systemd sees it: configuration, readiness, status, requests.
 pub struct Service<T> {
     schema: Schema<T>,
@@ -117,7 +140,8 @@ impl<T: Default> Service<T> {
 }
 
 /// The whole `main` of daemon `buildos-NAME`: arguments, logging,
-/// configuration, a single-threaded runtime, and `run` until it returns.
+/// configuration, a single-threaded runtime, and `run` until it returns. An error
+/// with [`Refused`] among its causes is a reason not to be started again.
 pub fn main<T, E, F>(
     version: &str,
     schema: Schema<T>,
@@ -191,18 +215,28 @@ where
             runtime.block_on(async {
                 let service = Service::new(schema, Path::new("/"))
                     .map_err(|e| format!("cannot handle signals: {e}"))?;
-                run(service).await.map_err(|e| text::chain(&e))
+                Ok(run(service).await)
             })
         });
     notify::stopping();
     match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            notify::status(&error);
-            tracing::error!(message_id = MESSAGE_FAILED, "{}", text::escape(&error));
-            ExitCode::FAILURE
-        }
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(error)) => match Refused::among(&error) {
+            Some(refused) => {
+                failed(refused.message_id, &text::chain(&error));
+                ExitCode::from(EX_CONFIG)
+            }
+            None => failed(MESSAGE_FAILED, &text::chain(&error)),
+        },
+        Err(error) => failed(MESSAGE_FAILED, &error),
     }
+}
+
+/// Tells systemd and the journal why the daemon ends.
+fn failed(message_id: &str, error: &str) -> ExitCode {
+    notify::status(error);
+    tracing::error!(message_id, "{}", text::escape(error));
+    ExitCode::FAILURE
 }
 
 fn load<T: Default>(schema: &Schema<T>, root: &Path) -> Loaded<T> {

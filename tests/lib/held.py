@@ -1,0 +1,52 @@
+"""Connections that a machine holds open, through the NAT of its host."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lan import Lan
+from machine import Machine
+from namespace import end, start
+from wait import wait_for
+
+_PROGRAM = str(Path(__file__).resolve().parent / "connections.py")
+_PORT = 7007
+
+
+class Connections:
+    """Connections of a machine to a server on the LAN."""
+
+    def __init__(self, process: subprocess.Popen[str]):
+        self._process = process
+
+    def alive(self) -> int:
+        """Asks over all of them; how many answer."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        word, _, count = self._process.stdout.readline().partition(" ")
+        assert word == "alive"
+        return int(count)
+
+
+@contextmanager
+def hold(machine: Machine, lan: Lan, count: int) -> Iterator[Connections]:
+    """Holds `count` connections open."""
+    where = f"{lan.address}:{_PORT}"
+    lan.start([sys.executable, _PROGRAM, "serve", where], "echo.log")
+    wait_for(lambda: "serving" in lan.log("echo.log"), "the server serves")
+    process = start(
+        machine.outside([sys.executable, _PROGRAM, "hold", where, str(count)]),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "open\n"
+        yield Connections(process)
+    finally:
+        end(process)

@@ -1,0 +1,134 @@
+"""Our packages on a Debian host that somebody else configures the network of: they
+leave it alone, and take it over when they are told to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from buildroot import Root
+from host import Host
+from host_root import ordinary_root
+from lan import Lan
+
+NETD = "buildos-netd.service"
+RIVAL = "4c0d1a7be52f4b6d9f3a86e1c7d05b28"
+INTERFACES = """# Of the administrator
+source /etc/network/interfaces.d/*
+
+auto lo
+iface lo inet loopback
+
+auto eth0
+iface eth0 inet static
+    address {address}/24
+"""
+RESOLV_CONF = "nameserver 192.0.2.53\n"
+
+
+@pytest.fixture(scope="session")
+def ordinary(debs: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Root:
+    """An ordinary Debian with our packages just installed: where nothing has booted
+    since, as apt leaves it."""
+    changes = tmp_path_factory.mktemp("ordinary")
+    root = ordinary_root()
+    names = " ".join(f"/work/debs/{deb.name}" for deb in debs)
+    root.run(
+        ["sh", "-euc", f"dpkg --install {names}; rm -f /etc/hostname; : >/etc/machine-id"],
+        binds={"/work/debs": debs[0].parent},
+        changes=changes,
+    )
+    return root.layer(changes)
+
+
+@pytest.fixture
+def debian(ordinary: Root, lan: Lan) -> Iterator[Host]:
+    """A host whose network nobody configures yet."""
+    lan.serve_dhcp()
+    with Host(ordinary, "debian") as host:
+        host.file("/etc/resolv.conf", RESOLV_CONF)
+        # Each test says who does.
+        host.file("/etc/network/interfaces", "auto lo\niface lo inet loopback\n")
+        mask(host, "NetworkManager.service")
+        yield host
+
+
+def mask(host: Host, unit: str) -> None:
+    host.file(f"/etc/systemd/system/{unit}.d/nobody.conf", "[Unit]\nConditionPathExists=/nowhere\n")
+
+
+def by_ifupdown(host: Host, lan: Lan) -> str:
+    host.file("/etc/network/interfaces", INTERFACES.format(address=f"{lan.prefix}.77"))
+    return "eth0"
+
+
+def by_networkd(host: Host, lan: Lan) -> str:
+    host.file(
+        "/etc/systemd/network/eth0.network",
+        f"[Match]\nName=eth0\n[Network]\nAddress={lan.prefix}.77/24\n",
+    )
+    host.file(
+        "/etc/systemd/system/multi-user.target.d/networkd.conf",
+        "[Unit]\nWants=systemd-networkd.service\n",
+    )
+    return "systemd-networkd.service"
+
+
+def by_network_manager(host: Host, lan: Lan) -> str:
+    host.file("/etc/systemd/system/NetworkManager.service.d/nobody.conf", "")
+    # It asks for a lease by itself. A veth pair is no NIC for it, either, unless it is
+    # told so.
+    host.file("/etc/NetworkManager/conf.d/veth.conf", "[device]\nmatch-device=*\nmanaged=1\n")
+    return "NetworkManager.service"
+
+
+@pytest.mark.parametrize("configure", [by_ifupdown, by_networkd, by_network_manager])
+def test_a_network_of_somebody_else_is_left_alone(debian: Host, lan: Lan, configure) -> None:  # type: ignore[no-untyped-def]
+    rival = configure(debian, lan)
+    debian.start([lan])
+    debian.wait_for_boot()
+    # What is refused is told where people look, and not tried again.
+    unit = debian.unit(NETD, "ActiveState", "ExecMainStatus", "NRestarts", "StatusText")
+    assert (unit["ActiveState"], unit["ExecMainStatus"], unit["NRestarts"]) == ("failed", "78", "0")
+    assert unit["StatusText"].startswith("nothing is done: ") and rival in unit["StatusText"]
+    (message,) = debian.journal(f"MESSAGE_ID={RIVAL}")
+    assert rival in message["MESSAGE"]
+    assert not debian.succeeds("systemctl is-active network-online.target buildos-netd-wait-online")
+    # The network is as its owner made it.
+    debian.wait_for(lambda: debian.addresses("eth0"), "it has an address of its owner's")
+    names = {link["ifname"] for link in debian.links()}
+    assert not {"br0", "br1"} & names
+    assert debian.run("readlink /etc/resolv.conf /etc/network/interfaces || true") == ""
+    assert debian.run("nft list ruleset") == ""
+    assert debian.run("cat /proc/sys/net/ipv4/ip_forward") == "0\n"
+
+
+def test_it_takes_over_when_the_other_one_is_gone(debian: Host, lan: Lan) -> None:
+    by_networkd(debian, lan)
+    debian.start([lan])
+    debian.wait_for_boot()
+    # The manual's way to do it without a boot.
+    debian.run(
+        "systemctl disable --quiet --now systemd-networkd.socket systemd-networkd.service &&"
+        " ip address flush dev eth0 && systemctl restart buildos.target buildos-netd.service"
+    )
+    debian.wait_online()
+    assert debian.link("eth0")["master"] == "br0"
+
+
+def test_the_administrators_files_are_kept_and_come_back(debian: Host, lan: Lan) -> None:
+    interfaces = "auto lo\niface lo inet loopback\n"
+    debian.start([lan])
+    debian.wait_online()
+    debian.wait_for(lambda: debian.active("buildos.target"), "it is a build host")
+    debian.wait_for(
+        lambda: "netd" in debian.run("readlink /etc/network/interfaces || true"), "the view"
+    )
+    assert f"nameserver {lan.address}" in debian.read("/etc/resolv.conf")
+    assert debian.read("/etc/resolv.conf.before-buildos") == RESOLV_CONF
+    assert debian.read("/etc/network/interfaces.before-buildos") == interfaces
+    debian.run("dpkg --remove buildos")
+    assert debian.read("/etc/resolv.conf") == RESOLV_CONF
+    assert debian.read("/etc/network/interfaces") == interfaces
+    assert debian.run("find /etc -name '*.before-buildos'") == ""
