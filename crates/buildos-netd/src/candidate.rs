@@ -5,10 +5,14 @@
 //! other links count (`include`, for virtual NICs in tests) and take links out
 //! (`exclude`).
 
+use std::collections::BTreeSet;
 use std::fmt;
 
+use crate::config::Settings;
 use crate::link::Link;
 use crate::pattern::Pattern;
+use crate::plan::{Observed, PUBLIC_BRIDGE};
+use crate::race::Candidate;
 
 /// Why a link takes no part.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +54,34 @@ impl fmt::Display for Exclusion {
 #[must_use]
 pub fn is_nic(link: &Link, include: &[Pattern]) -> bool {
     check(link, link.controller, include, &[]).is_ok()
+}
+
+/// The candidates, as the kernel shows them.
+#[must_use]
+pub fn list(observed: &Observed, settings: &Settings) -> Vec<Candidate> {
+    let public = observed.bridge(PUBLIC_BRIDGE).map(|bridge| bridge.index);
+    let links = observed.links.values();
+    links
+        .filter(|link| check(link, public, &settings.include, &settings.exclude).is_ok())
+        .filter_map(|link| {
+            Some(Candidate {
+                index: link.index,
+                name: link.name.clone(),
+                mac: link.mac?,
+                carrier: link.up && link.carrier,
+            })
+        })
+        .collect()
+}
+
+/// The indices of all NICs, candidates or not.
+#[must_use]
+pub fn nics(observed: &Observed, include: &[Pattern]) -> BTreeSet<u32> {
+    let links = observed.links.values();
+    links
+        .filter(|link| is_nic(link, include))
+        .map(|link| link.index)
+        .collect()
 }
 
 /// Decides about one link.
