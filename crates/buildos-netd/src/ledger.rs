@@ -45,23 +45,32 @@ pub struct What {
     pub reason: Option<String>,
 }
 
-impl What {
-    /// A message is sent on a NIC.
-    #[must_use]
-    pub fn sent(interface: &str, transmit: &Transmit) -> Self {
+/// The ledger.
+#[derive(Debug, Default, Serialize)]
+pub struct Ledger {
+    entries: VecDeque<Entry>,
+    #[serde(skip)]
+    changed: bool,
+}
+
+impl Ledger {
+    /// A message was sent on a NIC.
+    pub fn sent(&mut self, usec: u64, interface: &str, transmit: &Transmit) {
         let server = transmit.destination;
-        Self {
-            interface: interface.to_owned(),
-            decision: format!("sent {}", transmit.kind),
-            server: (!server.is_broadcast()).then_some(server),
-            address: None,
-            reason: None,
-        }
+        self.add(
+            usec,
+            What {
+                interface: interface.to_owned(),
+                decision: format!("sent {}", transmit.kind),
+                server: (!server.is_broadcast()).then_some(server),
+                address: None,
+                reason: None,
+            },
+        );
     }
 
-    /// Something happens to the client of a NIC.
-    #[must_use]
-    pub fn event(interface: &str, event: &Event) -> Self {
+    /// Something happened to the client of a NIC.
+    pub fn event(&mut self, usec: u64, interface: &str, event: &Event) {
         let (decision, server, address, reason) = match event {
             Event::Offered { server, address } => ("offered", Some(*server), Some(*address), None),
             Event::Refused { kind, server, why } => {
@@ -82,33 +91,16 @@ impl What {
                 Some(why.to_string()),
             ),
         };
-        Self {
-            interface: interface.to_owned(),
-            decision: decision.to_owned(),
-            server,
-            address,
-            reason,
-        }
-    }
-}
-
-/// The ledger.
-#[derive(Debug, Default, Serialize)]
-pub struct Ledger {
-    entries: VecDeque<Entry>,
-    #[serde(skip)]
-    changed: bool,
-}
-
-impl Ledger {
-    /// A message was sent on a NIC.
-    pub fn sent(&mut self, usec: u64, interface: &str, transmit: &Transmit) {
-        self.add(usec, What::sent(interface, transmit));
-    }
-
-    /// Something happened to the client of a NIC.
-    pub fn event(&mut self, usec: u64, interface: &str, event: &Event) {
-        self.add(usec, What::event(interface, event));
+        self.add(
+            usec,
+            What {
+                interface: interface.to_owned(),
+                decision: decision.to_owned(),
+                server,
+                address,
+                reason,
+            },
+        );
     }
 
     /// The entries as JSON, when there is something new since the last call.

@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use crate::candidate;
 use crate::config::Settings;
+use crate::link::Link;
 use crate::mac::MacAddress;
 use crate::plan::{Observed, PRIVATE_BRIDGE, PUBLIC_BRIDGE};
 use crate::private::PrivateNetwork;
@@ -186,6 +187,8 @@ impl Clocks {
 fn links(observed: &Observed, race: &Race, settings: &Settings) -> Vec<LinkPicture> {
     let public = observed.bridge(PUBLIC_BRIDGE).map(|bridge| bridge.index);
     let port = race.port().map(|port| port.candidate.index);
+    let private = observed.bridge(PRIVATE_BRIDGE).map(|bridge| bridge.index);
+    let is_machines = |link: &Link| private.is_some() && link.controller == private;
     let mut pictures = Vec::new();
     for link in observed.links.values().filter(|link| link.name != "lo") {
         let runner = race
@@ -206,6 +209,10 @@ fn links(observed: &Observed, race: &Race, settings: &Settings) -> Vec<LinkPictu
             None if [PUBLIC_BRIDGE, PRIVATE_BRIDGE].contains(&link.name.as_str()) => {
                 (LinkRole::Bridge, "made by buildos-netd".to_owned())
             }
+            None if is_machines(link) => (
+                LinkRole::Ignored,
+                format!("port of {PRIVATE_BRIDGE}, put there by others"),
+            ),
             None => {
                 let verdict = candidate::check(link, public, &settings.include, &settings.exclude);
                 let why = verdict.err().map(|exclusion| exclusion.to_string());
