@@ -12,7 +12,7 @@ pub mod cmdline;
 pub mod config;
 pub mod file;
 mod logging;
-mod notify;
+pub mod notify;
 mod service;
 pub mod text;
 
