@@ -122,23 +122,12 @@ pub fn check(
 mod tests {
     use super::*;
     use crate::mac::MacAddress;
+    use crate::model;
 
     fn nic() -> Link {
         Link {
-            index: 2,
-            name: "enp1s0".into(),
             mac: Some(MacAddress([2, 0, 0, 0, 0, 1])),
-            mtu: 1500,
-            up: false,
-            carrier: false,
-            controller: None,
-            ethernet: true,
-            kind: None,
-            device: true,
-            wireless: false,
-            ipv6: None,
-            answers_arp: false,
-            bridge: None,
+            ..model::nic(2, "enp1s0")
         }
     }
 
