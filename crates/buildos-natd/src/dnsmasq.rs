@@ -94,6 +94,8 @@ dhcp-leasefile=/{LEASES}
 dhcp-authoritative
 dhcp-ignore-names
 no-ping
+# A probe each five minutes and machines that live shorter would fill the journal.
+quiet-dhcp
 ",
         unit = UNIT,
         bridge = site.private,

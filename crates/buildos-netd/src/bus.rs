@@ -8,16 +8,14 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
-use buildos_dbus_api::network1::{LINK_PREFIX, NAME, PATH, State};
+use buildos_dbus_api::network1::{LINK_PREFIX, NAME, Network, PATH};
 use buildos_dbus_api::{system_bus, update};
 use futures_util::StreamExt as _;
 use tokio::sync::{mpsc, watch};
 use zbus::zvariant::{self, OwnedObjectPath, OwnedValue, Value};
 use zbus::{Connection, MessageStream, fdo, interface};
 
-use crate::picture::{LinkPicture, Picture};
-use crate::plan::{PRIVATE_BRIDGE, PUBLIC_BRIDGE};
-use crate::views;
+use crate::picture::{LinkPicture, Picture, text};
 
 /// Between attempts to join the bus: a tenth of the time that it has been missing,
 /// within these limits. It comes up while the host boots, and others wait for what
@@ -60,6 +58,7 @@ async fn session(
     let connection = system_bus().await?;
     let picture = pictures.borrow_and_update().clone();
     let manager = Manager {
+        published: picture.published(),
         picture: picture.clone(),
         commands: commands.clone(),
     };
@@ -100,7 +99,11 @@ async fn follow(
         publish_links(connection, links, &picture).await?;
         // Most of what changes is the state of one link.
         if !same_for_manager(&shown, &picture) {
-            update::<Manager>(connection, PATH, |m| m.picture = picture.clone()).await?;
+            update::<Manager>(connection, PATH, |m| {
+                m.published = picture.published();
+                m.picture = picture.clone();
+            })
+            .await?;
             shown = picture;
         }
     }
@@ -153,6 +156,7 @@ fn link_path(index: u32) -> zbus::Result<OwnedObjectPath> {
 }
 
 struct Manager {
+    published: Network,
     picture: Picture,
     commands: mpsc::Sender<Command>,
 }
@@ -178,88 +182,74 @@ impl Manager {
     /// The state: `no-carrier`, `acquiring`, `online` or `carrier-lost`.
     #[zbus(property)]
     fn state(&self) -> &str {
-        self.picture.state.as_str()
+        &self.published.state
     }
 
     /// One line for people: why the link is in this role and state.
     #[zbus(property)]
     fn reason(&self) -> &str {
-        &self.picture.reason
+        &self.published.reason
     }
 
     /// True while br0 has a valid lease and its port has carrier.
     #[zbus(property)]
     fn online(&self) -> bool {
-        self.picture.state == State::Online
+        self.published.online
     }
 
     /// Name of the NIC in br0, or empty.
     #[zbus(property)]
     fn uplink(&self) -> &str {
-        self.picture.uplink.as_ref().map_or("", |(name, _)| name)
+        &self.published.uplink
     }
 
     /// MAC address of the uplink (`aa:bb:cc:dd:ee:ff`), or empty.
     #[zbus(property)]
-    fn uplink_address(&self) -> String {
-        text(self.picture.uplink.as_ref().map(|(_, mac)| mac))
+    fn uplink_address(&self) -> &str {
+        &self.published.uplink_address
     }
 
     /// Name of the public bridge, `br0`.
     #[zbus(property)]
     fn public_bridge(&self) -> &str {
-        PUBLIC_BRIDGE
+        &self.published.public_bridge
     }
 
     /// Name of the private bridge, `br1`.
     #[zbus(property)]
     fn private_bridge(&self) -> &str {
-        PRIVATE_BRIDGE
+        &self.published.private_bridge
     }
 
     /// Address of the host on the private bridge with its prefix
     /// (`172.23.0.1/16`), or empty while br1 has none.
     #[zbus(property)]
-    fn private_network(&self) -> String {
-        text(self.picture.private)
+    fn private_network(&self) -> &str {
+        &self.published.private_network
     }
 
     /// Leased address with its prefix (`192.0.2.7/24`), or empty.
     #[zbus(property)]
-    fn address(&self) -> String {
-        text(
-            self.picture
-                .lease
-                .as_ref()
-                .map(|l| format!("{}/{}", l.address, l.prefix)),
-        )
+    fn address(&self) -> &str {
+        &self.published.address
     }
 
     /// Default gateway, or empty.
     #[zbus(property)]
-    fn gateway(&self) -> String {
-        text(
-            self.picture
-                .lease
-                .as_ref()
-                .and_then(|lease| lease.gateway()),
-        )
+    fn gateway(&self) -> &str {
+        &self.published.gateway
     }
 
     /// Name servers of the lease, in its order.
     #[zbus(property, name = "DNS")]
-    fn dns(&self) -> Vec<String> {
-        self.picture
-            .lease
-            .iter()
-            .flat_map(|l| l.dns.iter().map(ToString::to_string))
-            .collect()
+    fn dns(&self) -> &[String] {
+        &self.published.dns
     }
 
     /// Search domains of the lease, options 119 and 15.
     #[zbus(property)]
-    fn search_domains(&self) -> Vec<String> {
-        views::search_domains(&self.picture)
+    fn search_domains(&self) -> &[String] {
+        &self.published.search_domains
     }
 
     /// NTP servers of the lease.
@@ -275,21 +265,13 @@ impl Manager {
     /// Host name of the lease (option 12) as received but escaped, or empty.
     #[zbus(property)]
     fn hostname(&self) -> &str {
-        self.picture
-            .lease
-            .as_ref()
-            .and_then(|l| l.hostname.as_deref())
-            .unwrap_or_default()
+        &self.published.hostname
     }
 
     /// Fully qualified name of the lease (option 81) as received but escaped, or empty.
     #[zbus(property, name = "FQDN")]
     fn fqdn(&self) -> &str {
-        self.picture
-            .lease
-            .as_ref()
-            .and_then(|l| l.fqdn.as_deref())
-            .unwrap_or_default()
+        &self.published.fqdn
     }
 
     /// The lease: `Address`, `PrefixLength`, `Server`, its length as `LeaseSeconds`,
@@ -391,10 +373,6 @@ impl Link {
     }
 }
 
-fn text(value: Option<impl ToString>) -> String {
-    value.map(|value| value.to_string()).unwrap_or_default()
-}
-
 /// The lease as a dictionary: what was agreed on, and the options as received.
 fn lease(picture: &Picture) -> zvariant::Result<HashMap<String, OwnedValue>> {
     let Some(lease) = &picture.lease else {
@@ -438,7 +416,12 @@ mod tests {
         let link = Link(picture.links[0].clone());
         let (commands, _) = mpsc::channel(1);
         let mut xml = String::from("<node>\n");
-        Manager { picture, commands }.introspect_to_writer(&mut xml, 2);
+        let manager = Manager {
+            published: picture.published(),
+            picture,
+            commands,
+        };
+        manager.introspect_to_writer(&mut xml, 2);
         link.introspect_to_writer(&mut xml, 2);
         xml.push_str("</node>\n");
         let path = concat!(

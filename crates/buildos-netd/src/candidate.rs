@@ -5,10 +5,14 @@
 //! other links count (`include`, for virtual NICs in tests) and take links out
 //! (`exclude`).
 
+use std::collections::BTreeSet;
 use std::fmt;
 
+use crate::config::Settings;
 use crate::link::Link;
 use crate::pattern::Pattern;
+use crate::plan::{Observed, PUBLIC_BRIDGE};
+use crate::race::Candidate;
 
 /// Why a link takes no part.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,6 +56,34 @@ pub fn is_nic(link: &Link, include: &[Pattern]) -> bool {
     check(link, link.controller, include, &[]).is_ok()
 }
 
+/// The candidates, as the kernel shows them.
+#[must_use]
+pub fn list(observed: &Observed, settings: &Settings) -> Vec<Candidate> {
+    let public = observed.bridge(PUBLIC_BRIDGE).map(|bridge| bridge.index);
+    let links = observed.links.values();
+    links
+        .filter(|link| check(link, public, &settings.include, &settings.exclude).is_ok())
+        .filter_map(|link| {
+            Some(Candidate {
+                index: link.index,
+                name: link.name.clone(),
+                mac: link.mac?,
+                carrier: link.up && link.carrier,
+            })
+        })
+        .collect()
+}
+
+/// The indices of all NICs, candidates or not.
+#[must_use]
+pub fn nics(observed: &Observed, include: &[Pattern]) -> BTreeSet<u32> {
+    let links = observed.links.values();
+    links
+        .filter(|link| is_nic(link, include))
+        .map(|link| link.index)
+        .collect()
+}
+
 /// Decides about one link.
 ///
 /// # Errors
@@ -90,23 +122,12 @@ pub fn check(
 mod tests {
     use super::*;
     use crate::mac::MacAddress;
+    use crate::model;
 
     fn nic() -> Link {
         Link {
-            index: 2,
-            name: "enp1s0".into(),
             mac: Some(MacAddress([2, 0, 0, 0, 0, 1])),
-            mtu: 1500,
-            up: false,
-            carrier: false,
-            controller: None,
-            ethernet: true,
-            kind: None,
-            device: true,
-            wireless: false,
-            ipv6: None,
-            answers_arp: false,
-            bridge: None,
+            ..model::nic(2, "enp1s0")
         }
     }
 

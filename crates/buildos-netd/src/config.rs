@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use buildos_dhcp::Name;
 use buildos_service::config::Schema;
 use ipnet::Ipv4Net;
 use serde::Deserialize;
@@ -47,6 +48,18 @@ pub enum SendName {
     Fqdn,
     /// Not at all.
     None,
+}
+
+impl SendName {
+    /// What a server is told of a host of that name.
+    #[must_use]
+    pub fn told(self, name: String) -> Option<Name> {
+        match self {
+            Self::Hostname => Some(Name::Host(name)),
+            Self::Fqdn => Some(Name::Fqdn(name)),
+            Self::None => None,
+        }
+    }
 }
 
 impl Default for Settings {

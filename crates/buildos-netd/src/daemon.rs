@@ -6,19 +6,19 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use buildos_dhcp::{Instant, Name, State};
+use buildos_dhcp::{Instant, State};
 use buildos_service::{Refused, Request, Service, file, text};
 use tokio::sync::{mpsc, watch};
 
 use crate::bus::{self, Command};
 use crate::clock::Alarm;
-use crate::config::{SendName, Settings};
+use crate::config::Settings;
 use crate::hostname::Hostname;
 use crate::kernel::{Change, Kernel, KernelError};
 use crate::ledger::Ledger;
 use crate::picture::{self, Clocks, Picture};
 use crate::plan::{self, Observed, Op, PRIVATE_BRIDGE, PUBLIC_BRIDGE};
-use crate::private::{self, PrivateNetwork};
+use crate::private::PrivateNetwork;
 use crate::race::{Candidate, Effect, Race, Rules, Runner};
 use crate::wire::{Incoming, Listen, Message, Wire};
 use crate::wish::{self, Wish};
@@ -146,7 +146,7 @@ struct Netd {
 impl Netd {
     async fn new(settings: Settings, kernel: Kernel) -> Result<Self, NetdError> {
         let observed = kernel.observe().await?;
-        let race = Race::new(rules(&settings), seed());
+        let race = Race::new(Rules::from(&settings), seed());
         let clocks = clocks();
         let empty = picture::draw(&observed, &race, &settings, None, Vec::new(), clocks);
         let mut netd = Self {
@@ -197,18 +197,15 @@ impl Netd {
             self.private = None;
         }
         self.settings = settings;
-        self.race.set_rules(clock::now(), rules(&self.settings));
+        self.race
+            .set_rules(clock::now(), Rules::from(&self.settings));
         self.tell_name();
     }
 
     /// Has servers told the host's name.
     fn tell_name(&mut self) {
         let name = self.hostname.as_mut().and_then(Hostname::read);
-        let name = name.and_then(|name| match self.settings.send_name {
-            SendName::Hostname => Some(Name::Host(name)),
-            SendName::Fqdn => Some(Name::Fqdn(name)),
-            SendName::None => None,
-        });
+        let name = name.and_then(|name| self.settings.send_name.told(name));
         self.race.set_name(clock::now(), name);
     }
 
@@ -395,27 +392,7 @@ impl Netd {
     }
 
     fn candidates(&self) -> Vec<Candidate> {
-        let public = self
-            .observed
-            .bridge(PUBLIC_BRIDGE)
-            .map(|bridge| bridge.index);
-        let links = self.observed.links.values();
-        links
-            .filter(|link| {
-                let Settings {
-                    include, exclude, ..
-                } = &self.settings;
-                candidate::check(link, public, include, exclude).is_ok()
-            })
-            .filter_map(|link| {
-                Some(Candidate {
-                    index: link.index,
-                    name: link.name.clone(),
-                    mac: link.mac?,
-                    carrier: link.up && link.carrier,
-                })
-            })
-            .collect()
+        candidate::list(&self.observed, &self.settings)
     }
 
     fn report_candidates(&self, candidates: &[Candidate]) {
@@ -450,8 +427,7 @@ impl Netd {
     /// What to have now. The private network changes when the uplink brings an
     /// overlap.
     fn wish(&mut self) -> Wish {
-        let occupied = self.race.lease().map(wish::occupied).unwrap_or_default();
-        let private = private::choose(&self.settings.private, self.private, &occupied);
+        let private = wish::private(&self.race, &self.settings, self.private);
         if let (Some(old), Some(new)) = (self.private, private) {
             if old != new {
                 tracing::warn!(
@@ -461,9 +437,7 @@ impl Netd {
             }
         }
         self.private = private;
-        let nics = self.observed.links.values();
-        let nics = nics.filter(|link| candidate::is_nic(link, &self.settings.include));
-        let nics = nics.map(|link| link.index).collect();
+        let nics = candidate::nics(&self.observed, &self.settings.include);
         Wish::new(&self.race, nics, private, clock::now())
     }
 
@@ -507,17 +481,6 @@ impl Netd {
             Ok(_) => drop(self.files.insert(name, content)),
             Err(error) => tracing::error!(message_id = messages::FILE, "{}", text::chain(&error)),
         }
-    }
-}
-
-fn rules(settings: &Settings) -> Rules {
-    Rules {
-        bootif: settings.bootif,
-        head_start: settings.head_start,
-        carrier_grace: settings.carrier_grace,
-        detect_conflicts: settings.detect_conflicts,
-        allowed_servers: settings.allow_servers.clone(),
-        denied_networks: settings.deny_networks.clone(),
     }
 }
 

@@ -17,6 +17,7 @@ pub mod ledger;
 pub mod link;
 pub mod mac;
 pub mod messages;
+pub mod model;
 pub mod pattern;
 pub mod picture;
 pub mod plan;

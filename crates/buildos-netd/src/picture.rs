@@ -1,17 +1,21 @@
 //! What netd tells others: one value, from which the bus, `state.json`,
 //! `STATUS=` and the files in `/run/buildos/netd` are made.
 
-use buildos_dbus_api::network1::{LinkRole, State};
+use std::net::Ipv4Addr;
+
+use buildos_dbus_api::network1::{LinkRole, Network, State};
 use buildos_dhcp::{Instant, Lease};
 use ipnet::Ipv6Net;
 use serde::Serialize;
 
 use crate::candidate;
 use crate::config::Settings;
+use crate::link::Link;
 use crate::mac::MacAddress;
 use crate::plan::{Observed, PRIVATE_BRIDGE, PUBLIC_BRIDGE};
 use crate::private::PrivateNetwork;
 use crate::race::Race;
+use crate::views;
 
 /// The network of the host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -123,6 +127,36 @@ pub fn draw(
     }
 }
 
+impl Picture {
+    /// What other daemons act on, as the bus has it.
+    #[must_use]
+    pub fn published(&self) -> Network {
+        let lease = self.lease.as_ref();
+        let servers = |servers: &[Ipv4Addr]| servers.iter().map(ToString::to_string).collect();
+        Network {
+            state: self.state.as_str().to_owned(),
+            reason: self.reason.clone(),
+            online: self.state == State::Online,
+            uplink: text(self.uplink.as_ref().map(|(name, _)| name)),
+            uplink_address: text(self.uplink.as_ref().map(|(_, mac)| mac)),
+            public_bridge: PUBLIC_BRIDGE.to_owned(),
+            private_bridge: PRIVATE_BRIDGE.to_owned(),
+            private_network: text(self.private),
+            address: text(lease.map(|l| format!("{}/{}", l.address, l.prefix))),
+            gateway: text(lease.and_then(Lease::gateway)),
+            dns: lease.map(|l| servers(&l.dns)).unwrap_or_default(),
+            search_domains: views::search_domains(self),
+            hostname: text(lease.and_then(|l| l.hostname.as_ref())),
+            fqdn: text(lease.and_then(|l| l.fqdn.as_ref())),
+        }
+    }
+}
+
+/// The text of what there is, or nothing.
+pub(crate) fn text(value: Option<impl ToString>) -> String {
+    value.map(|value| value.to_string()).unwrap_or_default()
+}
+
 /// The two clocks at one moment.
 #[derive(Debug, Clone, Copy)]
 pub struct Clocks {
@@ -153,6 +187,8 @@ impl Clocks {
 fn links(observed: &Observed, race: &Race, settings: &Settings) -> Vec<LinkPicture> {
     let public = observed.bridge(PUBLIC_BRIDGE).map(|bridge| bridge.index);
     let port = race.port().map(|port| port.candidate.index);
+    let private = observed.bridge(PRIVATE_BRIDGE).map(|bridge| bridge.index);
+    let is_machines = |link: &Link| private.is_some() && link.controller == private;
     let mut pictures = Vec::new();
     for link in observed.links.values().filter(|link| link.name != "lo") {
         let runner = race
@@ -173,6 +209,10 @@ fn links(observed: &Observed, race: &Race, settings: &Settings) -> Vec<LinkPictu
             None if [PUBLIC_BRIDGE, PRIVATE_BRIDGE].contains(&link.name.as_str()) => {
                 (LinkRole::Bridge, "made by buildos-netd".to_owned())
             }
+            None if is_machines(link) => (
+                LinkRole::Ignored,
+                format!("port of {PRIVATE_BRIDGE}, put there by others"),
+            ),
             None => {
                 let verdict = candidate::check(link, public, &settings.include, &settings.exclude);
                 let why = verdict.err().map(|exclusion| exclusion.to_string());

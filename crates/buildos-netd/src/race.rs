@@ -21,6 +21,7 @@ use buildos_dhcp::arp;
 use buildos_dhcp::{Client, Config, Event, Input, Instant, Lease, Name, Output, State, Transmit};
 use ipnet::Ipv4Net;
 
+use crate::config::Settings;
 use crate::mac::MacAddress;
 
 /// What decides a race besides packets.
@@ -38,6 +39,19 @@ pub struct Rules {
     pub allowed_servers: Vec<Ipv4Addr>,
     /// Networks in which no address is accepted.
     pub denied_networks: Vec<Ipv4Net>,
+}
+
+impl From<&Settings> for Rules {
+    fn from(settings: &Settings) -> Self {
+        Self {
+            bootif: settings.bootif,
+            head_start: settings.head_start,
+            carrier_grace: settings.carrier_grace,
+            detect_conflicts: settings.detect_conflicts,
+            allowed_servers: settings.allow_servers.clone(),
+            denied_networks: settings.deny_networks.clone(),
+        }
+    }
 }
 
 /// A candidate as it is now.

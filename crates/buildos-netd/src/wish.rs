@@ -8,7 +8,8 @@ use std::time::Duration;
 use buildos_dhcp::{Instant, Lease};
 use ipnet::Ipv4Net;
 
-use crate::private::PrivateNetwork;
+use crate::config::Settings;
+use crate::private::{self, PrivateNetwork};
 use crate::race::Race;
 
 /// The kernel counts lifetimes in whole seconds. What is left of a lease below that
@@ -81,6 +82,17 @@ impl LeaseWish {
             mtu: lease.mtu.map(u32::from),
         }
     }
+}
+
+/// The private network: the current one, or another when the uplink brings an overlap.
+#[must_use]
+pub fn private(
+    race: &Race,
+    settings: &Settings,
+    current: Option<PrivateNetwork>,
+) -> Option<PrivateNetwork> {
+    let occupied = race.lease().map(occupied).unwrap_or_default();
+    private::choose(&settings.private, current, &occupied)
 }
 
 /// The networks that a lease brings, which the private network must not overlap.

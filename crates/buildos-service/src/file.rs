@@ -1,8 +1,8 @@
 //! Files that readers see whole or not at all.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, OpenOptions, Permissions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 /// A file could not be replaced.
@@ -53,13 +53,14 @@ fn write(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
         .create_new(true)
         .mode(mode)
         .open(path)?;
+    // Whatever the umask: the mode is who shall read this file.
+    file.set_permissions(Permissions::from_mode(mode))?;
     file.write_all(content)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt as _;
 
     #[test]
     fn content_is_replaced_and_equal_content_is_left_alone() {

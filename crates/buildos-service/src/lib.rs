@@ -15,7 +15,7 @@ pub mod config;
 pub mod file;
 pub mod heap;
 mod logging;
-mod notify;
+pub mod notify;
 mod service;
 pub mod text;
 

@@ -8,11 +8,13 @@ use crate::text;
 /// Longest text shown in `systemctl status`; systemd cuts none, terminals do.
 const STATUS_LIMIT: usize = 512;
 
-pub(crate) fn ready() {
+/// What the unit waits for is there (`READY=1`).
+pub fn ready() {
     send(&[NotifyState::Ready]);
 }
 
-pub(crate) fn status(text: &str) {
+/// One line for `systemctl status` (`STATUS=`); it is escaped here.
+pub fn status(text: &str) {
     send(&[NotifyState::Status(text::truncate(
         &text::escape(text),
         STATUS_LIMIT,

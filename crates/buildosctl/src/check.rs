@@ -42,7 +42,7 @@ pub(crate) fn check(subject: &Subject) -> Result<Vec<String>, String> {
 }
 
 /// The daemon whose directory the file is in: `…/netd.conf.d/x.toml`.
-fn owner(path: &Path) -> Option<&str> {
+pub(crate) fn owner(path: &Path) -> Option<&str> {
     let directory = path.parent()?.file_name()?.to_str()?;
     directory.strip_suffix(".conf.d")
 }

@@ -1,12 +1,14 @@
 //! The command line.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use lexopt::{Arg, Parser, ValueExt as _};
 
 use crate::check;
 use crate::drain;
+use crate::simulate;
 use crate::view::View;
 
 /// What `--help` prints.
@@ -19,6 +21,7 @@ Usage: buildosctl [status | links | leases | agents] [--json] [--watch]
        buildosctl log [ARGUMENT OF journalctl...]
        buildosctl check [--daemon NAME] FILE...
        buildosctl check --cmdline STRING
+       buildosctl simulate [--json] FILE
        buildosctl metrics
 
 Asks the daemons of this build host over the system bus.
@@ -37,6 +40,8 @@ Commands:
   log            the journal of everything of buildos since the boot
   check          look for mistakes in configuration: files of the daemons, of
                  PXELINUX, iPXE and GRUB, or a kernel command line
+  simulate       what would happen with the NICs, servers and settings that a file
+                 describes; --simulate FILE does the same
   metrics        numbers for Prometheus
   console        keep the status on the consoles, see buildos-console.service
 
@@ -47,11 +52,12 @@ Options:
   --budget N     drain: stop agents whose tasks run after N seconds
   --daemon NAME  check: the files are netd's, hostnamed's, natd's or agentd's
   --cmdline S    check: this kernel command line
+  --simulate F   as the command simulate with this file
   -h, --help     show this
   -V, --version  show the version
 
-Exit status: 0; 1 when a daemon does not answer or refuses, or check finds
-mistakes; 2 when the arguments make no sense. why: 0 when the host builds or could,
+Exit status: 0; 1 when a daemon does not answer or refuses, or check or
+simulate finds mistakes; 2 when the arguments make no sense. why: 0 when the host builds or could,
 3 when it is out of service, from 10 on by the broken link (buildosctl(1)).
 ";
 
@@ -70,6 +76,8 @@ pub(crate) enum Command {
     Log(Vec<OsString>),
     /// Look for mistakes.
     Check(Vec<check::Subject>),
+    /// Say what would happen.
+    Simulate(simulate::Request),
     /// Keep the consoles.
     Console,
     /// Show [`HELP`].
@@ -101,6 +109,7 @@ struct Given {
     budget: Option<Duration>,
     daemon: Option<String>,
     cmdline: Option<String>,
+    simulate: Option<PathBuf>,
 }
 
 /// Reads the arguments.
@@ -112,8 +121,11 @@ pub(crate) fn parse(mut parser: Parser) -> Result<Command, lexopt::Error> {
         match argument {
             Arg::Short('h') | Arg::Long("help") => return Ok(Command::Help),
             Arg::Short('V') | Arg::Long("version") => return Ok(Command::Version),
-            Arg::Long("json") if shows => given.json = true,
+            Arg::Long("json") if shows || command == "simulate" => given.json = true,
             Arg::Long("watch") if shows => given.watch = true,
+            Arg::Long("simulate") if given.words.is_empty() => {
+                given.simulate = Some(parser.value()?.into());
+            }
             Arg::Long("wait") if command == "drain" => given.wait = true,
             Arg::Long("budget") if command == "drain" => {
                 let seconds: std::num::NonZeroU32 = parser.value()?.parse()?;
@@ -136,6 +148,18 @@ pub(crate) fn parse(mut parser: Parser) -> Result<Command, lexopt::Error> {
 }
 
 fn judged(given: Given) -> Result<Command, lexopt::Error> {
+    let simulation = |path| {
+        Ok(Command::Simulate(simulate::Request {
+            path,
+            json: given.json,
+        }))
+    };
+    match (given.simulate, given.words.as_slice(), given.watch) {
+        (Some(path), [], false) => return simulation(path),
+        (Some(_), [], true) => return Err(Arg::Long("watch").unexpected()),
+        (Some(_), [unexpected, ..], _) => return Err(Arg::Value(unexpected.into()).unexpected()),
+        (None, ..) => {}
+    }
     let mut words = given.words.into_iter();
     let command = words.next().unwrap_or_else(|| "status".to_owned());
     let rest: Vec<String> = words.collect();
@@ -165,8 +189,12 @@ fn judged(given: Given) -> Result<Command, lexopt::Error> {
         (None, "resume", _) => Ok(Command::Resume(rest)),
         (None, "renew", []) => Ok(Command::Renew),
         (None, "console", []) => Ok(Command::Console),
+        (None, "simulate", [path]) => simulation(path.into()),
+        (None, "simulate", []) => Err("simulate needs a file".into()),
         (None, "check", files) => subjects(files, given.daemon, given.cmdline).map(Command::Check),
-        (Some(_), _, [unexpected, ..]) | (None, "renew" | "console", [unexpected, ..]) => {
+        (Some(_), _, [unexpected, ..])
+        | (None, "renew" | "console", [unexpected, ..])
+        | (None, "simulate", [_, unexpected, ..]) => {
             Err(Arg::Value(unexpected.into()).unexpected())
         }
         _ => Err(Arg::Value(command.into()).unexpected()),
@@ -290,6 +318,28 @@ mod tests {
             )]))
         );
         assert!(parsed(&["check"]).is_err());
+    }
+
+    #[test]
+    fn simulate() {
+        let simulation = |json| {
+            let path = "a.toml".into();
+            Ok(Command::Simulate(simulate::Request { path, json }))
+        };
+        assert_eq!(parsed(&["simulate", "a.toml"]), simulation(false));
+        assert_eq!(parsed(&["--simulate", "a.toml"]), simulation(false));
+        assert_eq!(parsed(&["simulate", "--json", "a.toml"]), simulation(true));
+        assert_eq!(parsed(&["--json", "--simulate=a.toml"]), simulation(true));
+        for bad in [
+            &["simulate"][..],
+            &["simulate", "a", "b"],
+            &["simulate", "--watch", "a"],
+            &["--simulate", "a", "status"],
+            &["--watch", "--simulate", "a"],
+            &["status", "--simulate", "a"],
+        ] {
+            assert!(parsed(bad).is_err(), "{bad:?}");
+        }
     }
 
     /// What the shells complete is what there is.

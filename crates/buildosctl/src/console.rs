@@ -8,8 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use buildos_service::file;
-use buildos_service::text;
+use buildos_service::{file, notify, text};
 use zbus::Connection;
 
 use crate::follow::Changes;
@@ -32,6 +31,8 @@ pub(crate) async fn keep(bus: &Connection) -> Result<(), String> {
         fs::create_dir_all(directory)
             .map_err(|error| format!("cannot make {}: {error}", directory.display()))?;
     }
+    notify::ready();
+    notify::status(&format!("agetty shows {ISSUE} before its prompts"));
     loop {
         if show(&read::host(bus).await, &path)? {
             redraw();

@@ -23,6 +23,7 @@ mod lists;
 mod manager;
 mod metrics;
 mod read;
+mod simulate;
 mod status;
 mod style;
 mod view;
@@ -65,6 +66,7 @@ fn main() -> ExitCode {
             fail(&format!("cannot run journalctl: {error}"))
         }
         Ok(Command::Check(subjects)) => look_for_mistakes(&subjects),
+        Ok(Command::Simulate(request)) => simulated(&request),
         Err(error) => {
             eprintln!("buildosctl: {error}; see --help");
             ExitCode::from(USAGE)
@@ -174,6 +176,27 @@ fn look_for_mistakes(subjects: &[check::Subject]) -> ExitCode {
         }
     }
     code
+}
+
+fn simulated(request: &simulate::Request) -> ExitCode {
+    let report = match simulate::simulate(&request.path) {
+        Ok(report) => report,
+        Err(problems) => {
+            for problem in &problems {
+                eprintln!("{}", text::escape(problem));
+            }
+            return ExitCode::FAILURE;
+        }
+    };
+    let shown = match request.json {
+        true => serde_json::to_string(&report).map(|json| json + "\n"),
+        false => Ok(report.text(Style::of_stdout())),
+    };
+    match shown.map(|text| print(&text)) {
+        Ok(printed) if report.problems().is_empty() => printed,
+        Ok(_) => ExitCode::FAILURE,
+        Err(error) => fail(&format!("cannot write JSON: {error}")),
+    }
 }
 
 fn print(text: &str) -> ExitCode {

@@ -258,6 +258,7 @@ fn escape(value: &str) -> String {
 mod tests {
     use super::*;
     use crate::host::samples::ready;
+    use std::collections::BTreeSet;
 
     #[test]
     fn a_page() {
@@ -287,6 +288,28 @@ mod tests {
                 assert_eq!(line.split(['{', ' ']).next().unwrap(), family);
             }
         }
+    }
+
+    /// The dashboard and the alerts for a farm ask for nothing that no host tells.
+    #[test]
+    fn what_dashboard_and_alerts_name_is_there() {
+        let page = render(&ready());
+        let known: BTreeSet<&str> = page
+            .lines()
+            .filter_map(|line| line.strip_prefix("# TYPE "))
+            .filter_map(|line| line.split(' ').next())
+            .collect();
+        let dashboard = include_str!("../../../docs/monitoring/grafana-dashboard.json");
+        let alerts = include_str!("../../../docs/monitoring/prometheus-alerts.yml");
+        serde_json::from_str::<serde_json::Value>(dashboard).unwrap();
+        let mut named = BTreeSet::new();
+        for text in [dashboard, alerts] {
+            let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+            named.extend(words.filter(|word| word.starts_with("buildos_")));
+        }
+        assert!(named.len() > 10, "{named:?}");
+        let missing: Vec<_> = named.difference(&known).collect();
+        assert!(missing.is_empty(), "{missing:?} of {known:?}");
     }
 
     #[test]

@@ -89,7 +89,7 @@ impl View {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::host::samples::ready;
 
@@ -103,7 +103,7 @@ mod tests {
 
     /// The keys that the schema (JSON Schema, `properties` and `items`) and a value
     /// do not share.
-    fn differences(schema: &Value, value: &Value, place: &str, found: &mut Vec<String>) {
+    pub(crate) fn differences(schema: &Value, value: &Value, place: &str, found: &mut Vec<String>) {
         match value {
             Value::Object(object) => {
                 // A map from words to values.

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use buildos_dbus_api::{network1, system_bus, watch};
-use buildos_service::text;
+use buildos_service::{notify, text};
 
 #[derive(Debug, thiserror::Error)]
 enum WaitError {
@@ -57,10 +57,12 @@ async fn online(reason: &mut String) -> Result<(), WaitError> {
     loop {
         if let Some(network) = network.next().await? {
             if network.online {
+                notify::status(&network.reason);
                 return Ok(());
             }
             *reason = network.reason;
         }
+        notify::status(&format!("waits: {reason}"));
     }
 }
 

@@ -1,0 +1,323 @@
+//! What is printed of a simulation: the timeline and what the host has in the end.
+
+use std::fmt::Write as _;
+
+use buildos_netd::link::Link;
+use buildos_netd::plan::{PRIVATE_BRIDGE, PUBLIC_BRIDGE, Route};
+use buildos_netd::views;
+use serde::Serialize;
+
+use super::world::World;
+use crate::host::SCHEMA;
+use crate::style::{Style, Tone, columns};
+
+/// Everything, as `--json` has it.
+#[derive(Debug, Serialize)]
+pub(crate) struct Report {
+    schema: u32,
+    duration_ms: u64,
+    /// Mistakes in what the daemons are told.
+    configuration_problems: Vec<String>,
+    timeline: Vec<Line>,
+    state: &'static str,
+    reason: String,
+    links: Vec<LinkLine>,
+    bridges: Vec<BridgeLine>,
+    routes: Vec<RouteLine>,
+    hostname: Option<NameLine>,
+    resolv_conf: String,
+    interfaces: String,
+    nat: NatLine,
+}
+
+#[derive(Debug, Serialize)]
+struct Line {
+    at_ms: u64,
+    who: String,
+    what: String,
+}
+
+#[derive(Debug, Serialize)]
+struct LinkLine {
+    name: String,
+    mac: String,
+    carrier: bool,
+    role: &'static str,
+    dhcp_state: String,
+    reason: String,
+}
+
+#[derive(Debug, Serialize)]
+struct BridgeLine {
+    name: &'static str,
+    mac: String,
+    mtu: u32,
+    ports: Vec<String>,
+    addresses: Vec<AddressLine>,
+}
+
+#[derive(Debug, Serialize)]
+struct AddressLine {
+    address: String,
+    /// Seconds left; none without an end.
+    remaining_s: Option<u64>,
+}
+
+#[derive(Debug, Serialize)]
+struct RouteLine {
+    destination: String,
+    gateway: Option<String>,
+    device: String,
+    source: String,
+}
+
+#[derive(Debug, Serialize)]
+struct NameLine {
+    name: String,
+    source: &'static str,
+    reason: String,
+    refused: Vec<String>,
+}
+
+/// All empty while natd waits.
+#[derive(Debug, Serialize)]
+struct NatLine {
+    waits_for: Option<String>,
+    table: String,
+    dnsmasq_conf: String,
+    resolv_conf: String,
+}
+
+impl Report {
+    /// Of a world at its end.
+    pub(crate) fn new(world: &World, configuration_problems: Vec<String>) -> Self {
+        let picture = world.picture();
+        let millis =
+            |span: std::time::Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+        let entries = world.timeline().iter();
+        let timeline = entries.map(|entry| Line {
+            at_ms: millis(entry.at),
+            who: entry.who.clone(),
+            what: entry.what.clone(),
+        });
+        let bridges = [PUBLIC_BRIDGE, PRIVATE_BRIDGE];
+        let links = picture.links.iter();
+        let links = links.filter(|link| !bridges.contains(&link.name.as_str()));
+        let (nat, waits_for) = match world.natd() {
+            Ok(nat) => (nat.clone(), None),
+            Err(why) => (Default::default(), Some(why.to_owned())),
+        };
+        Self {
+            schema: SCHEMA,
+            duration_ms: millis(world.duration()),
+            configuration_problems,
+            timeline: timeline.collect(),
+            state: picture.state.as_str(),
+            reason: picture.reason.clone(),
+            links: links
+                .map(|link| LinkLine {
+                    name: link.name.clone(),
+                    mac: link.mac.map(|mac| mac.to_string()).unwrap_or_default(),
+                    carrier: link.carrier,
+                    role: link.role.as_str(),
+                    dhcp_state: link.dhcp_state.unwrap_or_default().to_owned(),
+                    reason: link.reason.clone(),
+                })
+                .collect(),
+            bridges: bridges
+                .into_iter()
+                .filter_map(|name| {
+                    let link = world.observed().bridge(name)?;
+                    Some(bridge(world, name, link))
+                })
+                .collect(),
+            routes: world
+                .observed()
+                .routes
+                .iter()
+                .map(|r| route(world, r))
+                .collect(),
+            hostname: world.choice().map(|choice| NameLine {
+                name: choice.name.to_string(),
+                source: choice.source.as_str(),
+                reason: choice.reason.clone(),
+                refused: choice.refused.iter().map(ToString::to_string).collect(),
+            }),
+            resolv_conf: views::resolv_conf(&picture),
+            interfaces: views::interfaces(&picture),
+            nat: NatLine {
+                waits_for,
+                table: nat.table,
+                dnsmasq_conf: nat.dnsmasq,
+                resolv_conf: nat.resolv,
+            },
+        }
+    }
+
+    /// Mistakes in what the daemons are told.
+    pub(crate) fn problems(&self) -> &[String] {
+        &self.configuration_problems
+    }
+
+    /// For people.
+    pub(crate) fn text(&self, style: Style) -> String {
+        let mut out = String::new();
+        let heading = |out: &mut String, text: &str| {
+            if !out.is_empty() {
+                out.push('\n');
+            }
+            put(out, &style.paint(Tone::Strong, text));
+        };
+        heading(&mut out, "What happens, in seconds");
+        let lines = self.timeline.iter();
+        let rows: Vec<_> = lines
+            .map(|line| {
+                let at = format!("{:>6}.{:03}", line.at_ms / 1000, line.at_ms % 1000);
+                vec![at, line.who.clone(), line.what.clone()]
+            })
+            .collect();
+        out.push_str(&columns(&rows));
+        let (seconds, millis) = (self.duration_ms / 1000, self.duration_ms % 1000);
+        let after = match millis {
+            0 => format!("After {seconds} s: {}", self.state),
+            _ => format!("After {seconds}.{millis:03} s: {}", self.state),
+        };
+        heading(&mut out, &after);
+        put(&mut out, &format!("  {}", self.reason));
+        heading(&mut out, "Links");
+        let rows: Vec<_> = self.links.iter().map(LinkLine::row).collect();
+        out.push_str(&columns(&rows));
+        heading(&mut out, "Bridges");
+        let rows: Vec<_> = self.bridges.iter().map(BridgeLine::row).collect();
+        out.push_str(&columns(&rows));
+        heading(&mut out, "Routes");
+        for route in &self.routes {
+            put(&mut out, &format!("  {}", route.text()));
+        }
+        if self.routes.is_empty() {
+            put(&mut out, "  none");
+        }
+        heading(&mut out, "Name");
+        match &self.hostname {
+            Some(name) => put(&mut out, &format!("  {}: {}", name.name, name.reason)),
+            None => put(&mut out, "  none yet"),
+        }
+        let file = |out: &mut String, name: &str, text: &str| {
+            heading(out, name);
+            for line in text.lines() {
+                put(out, format!("  {line}").trim_end());
+            }
+        };
+        file(&mut out, "/etc/resolv.conf", &self.resolv_conf);
+        file(&mut out, "/etc/network/interfaces", &self.interfaces);
+        match &self.nat.waits_for {
+            Some(why) => file(&mut out, "NAT", &format!("waits: {why}")),
+            None => {
+                file(&mut out, "nft list table inet buildos", &self.nat.table);
+                file(
+                    &mut out,
+                    "/run/buildos/natd/dnsmasq.conf",
+                    &self.nat.dnsmasq_conf,
+                );
+                file(
+                    &mut out,
+                    "/run/buildos/natd/resolv.conf",
+                    &self.nat.resolv_conf,
+                );
+            }
+        }
+        if !self.configuration_problems.is_empty() {
+            heading(&mut out, "Mistakes in the configuration");
+            for problem in &self.configuration_problems {
+                put(&mut out, &style.paint(Tone::Bad, &format!("  {problem}")));
+            }
+        }
+        out
+    }
+}
+
+fn bridge(world: &World, name: &'static str, link: &Link) -> BridgeLine {
+    let addresses = world.observed().addresses.iter();
+    let addresses = addresses.filter(|address| address.link == link.index);
+    BridgeLine {
+        name,
+        mac: link.mac.map(|mac| mac.to_string()).unwrap_or_default(),
+        mtu: link.mtu,
+        ports: world.ports(name),
+        addresses: addresses
+            .map(|address| AddressLine {
+                address: address.net.to_string(),
+                remaining_s: address.expires.map(|at| world.seconds_until(at)),
+            })
+            .collect(),
+    }
+}
+
+fn route(world: &World, route: &Route) -> RouteLine {
+    let device = world.observed().links.get(&route.link);
+    RouteLine {
+        destination: match route.destination.prefix_len() {
+            0 => "default".to_owned(),
+            _ => route.destination.to_string(),
+        },
+        gateway: route.gateway.map(|gateway| gateway.to_string()),
+        device: device.map_or_else(String::new, |link| link.name.clone()),
+        source: route.source.to_string(),
+    }
+}
+
+impl LinkLine {
+    fn row(&self) -> Vec<String> {
+        let name = format!("  {}", self.name);
+        vec![
+            name,
+            self.mac.clone(),
+            self.role.to_owned(),
+            self.reason.clone(),
+        ]
+    }
+}
+
+impl BridgeLine {
+    fn row(&self) -> Vec<String> {
+        let addresses = self.addresses.iter();
+        let addresses: Vec<_> = addresses
+            .map(|address| match address.remaining_s {
+                Some(seconds) => format!("{} for {seconds} s", address.address),
+                None => address.address.clone(),
+            })
+            .collect();
+        let or_none = |text: String| {
+            if text.is_empty() {
+                "none".to_owned()
+            } else {
+                text
+            }
+        };
+        vec![
+            format!("  {}", self.name),
+            self.mac.clone(),
+            format!("MTU {}", self.mtu),
+            format!("address {}", or_none(addresses.join(", "))),
+            format!("ports {}", or_none(self.ports.join(", "))),
+        ]
+    }
+}
+
+impl RouteLine {
+    fn text(&self) -> String {
+        let gateway = self.gateway.as_ref();
+        let via = gateway
+            .map(|gateway| format!(" via {gateway}"))
+            .unwrap_or_default();
+        format!(
+            "{}{via} dev {} src {}",
+            self.destination, self.device, self.source
+        )
+    }
+}
+
+fn put(out: &mut String, line: &str) {
+    // Writing to a String cannot fail.
+    let _ = writeln!(out, "{line}");
+}

@@ -1,0 +1,87 @@
+//! The daemons' settings, from what the topology gives them.
+
+use std::path::Path;
+
+use buildos_service::config::{Fragment, Origin, Schema, evaluate};
+
+use super::topology::{Topology, Word};
+use crate::check::owner;
+
+/// Settings of the daemons that are simulated.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    pub(crate) netd: buildos_netd::config::Settings,
+    pub(crate) hostnamed: buildos_hostnamed::config::Settings,
+    pub(crate) natd: buildos_natd::config::Settings,
+}
+
+const DAEMONS: [&str; 4] = ["netd", "hostnamed", "natd", "agentd"];
+
+/// Evaluates `files`, the text of the topology's, and what stands in it. What has no
+/// effect comes back beside it, as the daemons would go on without.
+pub(crate) fn settings(
+    path: &Path,
+    topology: &Topology,
+    files: &[Fragment],
+) -> (Settings, Vec<String>) {
+    let mut problems = strangers(path, topology, files);
+    let mut of = Sources {
+        path,
+        topology,
+        files,
+        problems: &mut problems,
+    };
+    let settings = Settings {
+        netd: of.evaluate(&buildos_netd::config::schema()),
+        hostnamed: of.evaluate(&buildos_hostnamed::config::schema()),
+        natd: of.evaluate(&buildos_natd::config::schema()),
+    };
+    (settings, problems)
+}
+
+/// What no daemon takes.
+fn strangers(path: &Path, topology: &Topology, files: &[Fragment]) -> Vec<String> {
+    let known = DAEMONS.join(", ");
+    let files = files.iter().filter_map(|file| match &file.origin {
+        Origin::File(file) if owner(file).is_none_or(|daemon| !DAEMONS.contains(&daemon)) => Some(
+            format!("{}: in no directory NAME.conf.d of {known}", file.display()),
+        ),
+        Origin::File(_) | Origin::KernelCommandLine => None,
+    });
+    let named = topology.config.keys();
+    let named = named.filter(|Word(daemon)| !DAEMONS.contains(&daemon.as_str()));
+    let named = named
+        .map(|Word(daemon)| format!("{}: config.{daemon}: is none of {known}", path.display()));
+    files.chain(named).collect()
+}
+
+struct Sources<'a> {
+    path: &'a Path,
+    topology: &'a Topology,
+    files: &'a [Fragment],
+    problems: &'a mut Vec<String>,
+}
+
+impl Sources<'_> {
+    fn evaluate<T: Default>(&mut self, schema: &Schema<T>) -> T {
+        let name = schema.name();
+        let own = |file: &&Fragment| match &file.origin {
+            Origin::File(path) => owner(path) == Some(name),
+            Origin::KernelCommandLine => false,
+        };
+        let mut fragments: Vec<Fragment> = self.files.iter().filter(own).cloned().collect();
+        let inline = self.topology.config.get(&Word(name.to_owned()));
+        fragments.extend(inline.map(|text| Fragment {
+            origin: Origin::File(format!("{}: config.{name}", self.path.display()).into()),
+            text: text.clone(),
+        }));
+        fragments.push(Fragment {
+            origin: Origin::KernelCommandLine,
+            text: self.topology.cmdline.clone(),
+        });
+        let loaded = evaluate(schema, &fragments);
+        self.problems
+            .extend(loaded.problems.iter().map(ToString::to_string));
+        loaded.settings
+    }
+}

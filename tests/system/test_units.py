@@ -1,0 +1,89 @@
+"""Units as systemd and an operator see them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from buildroot import TOP, Root
+from host import Host
+
+UNITS = TOP / "units" / "systemd" / "system"
+
+EXPOSED = {
+    # Builds of strangers with sudo, virtual machines and containers: each unit says
+    # what it cannot do without.
+    "buildos-bbot@.service",
+    "buildos-bslave@.service",
+}
+MOST = 2.0
+
+STATUS = {
+    "buildos-agentd.service": "no agent",
+    "buildos-console.service": "agetty shows /run/issue.d/50-buildos.issue",
+    "buildos-hostnamed.service": "waiting for a lease",
+    "buildos-natd.service": "waiting for an uplink: no Ethernet NIC",
+    "buildos-netd.service": "no Ethernet NIC",
+    "buildos-netd-wait-online.service": "waits: no Ethernet NIC",
+}
+
+
+@pytest.fixture(scope="module")
+def alone(root: Root) -> Iterator[Host]:
+    """A host without a NIC."""
+    with Host(root) as host:
+        host.start([])
+        # Nothing else here wants to be online.
+        host.systemctl("start", "--no-block", "buildos-netd-wait-online.service")
+        host.wait_for(lambda: host.active("buildos-natd.service"), "natd runs")
+        yield host
+
+
+def services() -> list[Path]:
+    found = sorted(UNITS.glob("*.service"))
+    assert len(found) > 10
+    return found
+
+
+@pytest.mark.parametrize("unit", [path.name for path in services()])
+def test_a_service_can_do_little_besides_its_work(alone: Host, unit: str) -> None:
+    """systemd-analyze(1), security: 0 is nothing, 10 everything."""
+    instance = unit.replace("@.", "@x.")
+    report = alone.run(["systemd-analyze", "security", "--no-pager", instance])
+    exposure = float(report.splitlines()[-1].split(":")[1].split()[0])
+    if unit in EXPOSED:
+        assert exposure > MOST, "it is no exception any more"
+    else:
+        assert exposure <= MOST, report
+
+
+def test_systemd_finds_no_mistake(alone: Host) -> None:
+    names = [path.name.replace("@.", "@x.") for path in sorted(UNITS.glob("buildos*"))]
+    assert alone.run(["systemd-analyze", "verify", "--man=no", *names]) == ""
+
+
+@pytest.mark.parametrize("unit", STATUS)
+def test_a_unit_says_in_its_status_what_it_does_or_waits_for(alone: Host, unit: str) -> None:
+    def said() -> bool:
+        status = alone.run(["systemctl", "show", "-P", "StatusText", unit])
+        assert STATUS[unit] in status, status
+        return True
+
+    alone.wait_for(said, f"{unit} says {STATUS[unit]!r}")
+
+
+def test_the_target_lists_what_a_build_host_is_made_of(alone: Host) -> None:
+    listed = alone.run(["systemctl", "list-dependencies", "--plain", "buildos.target"])
+    assert [line.strip() for line in listed.splitlines()] == [
+        "buildos.target",
+        "buildos-agentd.service",
+        "buildos-console.service",
+        "buildos-dnsmasq.path",
+        "buildos-dnsmasq.service",
+        "buildos-drain.service",
+        "buildos-hostnamed.service",
+        "buildos-natd.service",
+        "buildos-netd.service",
+        "buildos-probe.path",
+    ]
