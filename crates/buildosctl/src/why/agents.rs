@@ -194,19 +194,20 @@ pub(super) fn controllers(host: &Host) -> Link {
     }
 }
 
-/// Whether nothing is built without it: an agent lacks it, or there is no agent
-/// that tells.
+/// Whether nothing is built without it: an agent that is to work has it not, whether
+/// it waits for it or runs already, or there is no agent that tells.
 pub(super) fn is_needed(host: &Host, need: Need) -> bool {
-    host.agents.is_empty() || host.agents.iter().any(|agent| lacks(agent, need))
+    let misses = |agent: &Agent| agent.instance.wanted && is_unmet(agent, need);
+    host.agents.is_empty() || host.agents.iter().any(misses)
 }
 
 pub(super) fn lacks(agent: &Agent, need: Need) -> bool {
-    state(agent) == Some(InstanceState::Waiting)
-        && agent
-            .instance
-            .needs
-            .iter()
-            .any(|(word, _)| word == need.as_str())
+    state(agent) == Some(InstanceState::Waiting) && is_unmet(agent, need)
+}
+
+fn is_unmet(agent: &Agent, need: Need) -> bool {
+    let mut needs = agent.instance.needs.iter();
+    needs.any(|(word, _)| word == need.as_str())
 }
 
 pub(super) fn state(agent: &Agent) -> Option<InstanceState> {

@@ -166,7 +166,7 @@ pub(super) fn nat(host: &Host) -> Link {
         return Link::Holds(format!("{}{probe}", nat.reason));
     }
     if !is_needed(host, Need::PrivateNetwork) {
-        return Link::Remark(format!("{}; no agent waits for it", nat.reason));
+        return Link::Remark(format!("{}; no agent needs it", nat.reason));
     }
     Link::Broken(nat.reason.clone(), nat_advice(nat))
 }

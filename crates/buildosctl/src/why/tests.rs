@@ -360,6 +360,23 @@ fn what_no_agent_needs_is_a_remark() {
 }
 
 #[test]
+fn what_a_running_agent_has_lost_is_broken() {
+    let lost = [("private-network", "NAT: it does not work")];
+    let with = |state| {
+        let mut host = ready();
+        nat_fault(&mut host, |nat| nat.dhcp_serving = false);
+        host.agents = vec![
+            agent("bslave@x", "running", &[]),
+            agent("bbot@default", state, &lost),
+        ];
+        judge(&host)
+    };
+    assert_eq!(with("running").step, Some(Step::Nat));
+    // Nobody wants that one to work.
+    assert_eq!(with("stopped").outcome, Outcome::Ready);
+}
+
+#[test]
 fn what_somebody_wants_so_is_out_of_service() {
     for (state, advice) in [
         ("stopped", "systemctl start buildos-bbot@default.service"),
