@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from simlan.network import ADDRESS, DOMAIN, WEB_URL
 from simlan.qemu import nth_mac
-from trial import Boot, Trial
+from trial import BOOT_SECONDS, Boot, Trial
 
 NAME = "rack-7"
 
@@ -100,6 +100,20 @@ def test_names_resolve(host: Trial) -> None:
     assert host.shell.output("getent ahostsv4 web").split()[0] == str(ADDRESS.ip)
 
 
+def test_clock_is_set_by_the_servers_of_the_lease(host: Trial) -> None:
+    host.guest.wait_for(
+        "the clock",
+        BOOT_SECONDS,
+        lambda: host.shell.run("systemctl is-active time-sync.target").output.strip() == "active",
+    )
+    told = "timedatectl show-timesync --value --property=RuntimeNTPServers --property=ServerAddress"
+    assert set(host.shell.output(told).split()) == {str(ADDRESS.ip)}
+    # Also of a timesyncd that is started later.
+    restarted = "systemctl restart systemd-timesyncd.service"
+    system = "timedatectl show-timesync --value --property=SystemNTPServers"
+    assert host.shell.output(f"{restarted}; {system}") == str(ADDRESS.ip)
+
+
 def test_interfaces_file_shows_the_bridges(host: Trial) -> None:
     text = host.shell.output("cat /etc/network/interfaces")
     assert str(address(host, "br0").ip) in text
@@ -155,3 +169,22 @@ def test_systemd_understands_our_files(host: Trial) -> None:
         if entry.get("SYSLOG_IDENTIFIER") == "systemd" and "/buildos" in entry["MESSAGE"]
     ]
     assert complaints == []
+
+
+def test_serial_console_shows_the_status(host: Trial) -> None:
+    """Where nobody can log in; again when it changes."""
+
+    def last() -> str:
+        return host.guest.console().rpartition("Build host ")[2]
+
+    def shown(*wanted: str) -> None:
+        host.guest.wait_for(
+            f"{wanted} on the console", BOOT_SECONDS, lambda: all(text in last() for text in wanted)
+        )
+
+    ours = str(address(host, "br0").ip)
+    shown(f"{NAME}, buildos", "network  online", f"ssh root@{ours}", "agent    bbot@default running")
+    host.guest.set_cable(0, plugged=False)
+    shown("network  carrier-lost")
+    host.guest.set_cable(0, plugged=True)
+    shown("network  online")
