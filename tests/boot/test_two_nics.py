@@ -182,8 +182,14 @@ def test_serial_console_shows_the_status(host: Trial) -> None:
             f"{wanted} on the console", BOOT_SECONDS, lambda: all(text in last() for text in wanted)
         )
 
+    release = dict(
+        line.split("=", 1) for line in host.shell.output("cat /etc/os-release").splitlines()
+    )
+    assert release["IMAGE_ID"] == "buildos"
+    version = release["IMAGE_VERSION"].strip('"')
     ours = str(address(host, "br0").ip)
     shown(f"{NAME}, buildos", "network  online", f"ssh root@{ours}", "agent    bbot@default running")
+    assert f"{version}, build {release['BUILD_ID']}" in host.guest.console()
     host.guest.set_cable(0, plugged=False)
     shown("network  carrier-lost")
     host.guest.set_cable(0, plugged=True)
