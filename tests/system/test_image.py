@@ -12,7 +12,7 @@ LIBRARY = Path(__file__).resolve().parents[2] / "image/root/usr/lib"
 SERVICE = "buildos-image-time-servers.service"
 SERVERS = "/run/systemd/timesyncd.conf.d/50-lease.conf"
 
-# Is not on the bus, so it is started again when there are other servers.
+# Is started again when there are other servers.
 TIMESYNCD = "[Service]\nExecStart=/usr/bin/sleep infinity\n"
 
 
