@@ -8,9 +8,7 @@ from .network import CONTROLLER_URL
 def parameters() -> str:
     """Kernel parameters: one bbot agent, which asks the LAN's controller.
 
-    The machine has no KVM of its own to offer and the LAN no time server, so these
-    needs are waived.
+    The machine has no KVM of its own to offer, so this need is waived.
     """
     prefix = "buildos.agentd.bbot.default"
-    clock = "buildos.agentd.clock_deadline_s=0"
-    return f"{prefix}.controllers={CONTROLLER_URL} {prefix}.kvm=waived {clock}"
+    return f"{prefix}.controllers={CONTROLLER_URL} {prefix}.kvm=waived"

@@ -91,6 +91,10 @@ class Guest:
         """Plugs the cable of the `index`-th NIC in, or pulls it out."""
         self.command("set_link", name=f"net{index}", up=plugged)
 
+    def screenshot(self, file: Path) -> None:
+        """Writes what the screen shows as a PNG."""
+        self.command("screendump", filename=str(file), format="png")
+
     def command(self, execute: str, **arguments: object) -> None:
         """Has QEMU do something (qemu-qmp-ref(7))."""
         with contextlib.closing(socket.socket(socket.AF_UNIX)) as monitor:

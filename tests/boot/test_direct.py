@@ -10,7 +10,9 @@ from trial import BOOT_SECONDS, Boot
 MEBIBYTE = 1 << 20
 
 
-def test_boots_as_in_the_manual(boot: Boot) -> None:
+def test_boots_as_in_the_manual(
+    boot: Boot, tmp_path: Path, figure: Callable[[str], None]
+) -> None:
     """With no kernel parameter at all: the console is the screen, no agent is
     configured, and everything else works."""
     host = boot("e1000@lan", append="")
@@ -18,6 +20,19 @@ def test_boots_as_in_the_manual(boot: Boot) -> None:
     host.guest.wait_for("a lease", BOOT_SECONDS, host.lan.leases)
     assert host.shell.output("cat /proc/cmdline") == ""
     assert "\nroot:*:" in "\n" + host.shell.output("cat /etc/shadow")
+
+    # The prompt of the screen stands below the status.
+    (lease,) = host.lan.leases()
+
+    def screen() -> str:
+        return host.shell.output("fold --width=$(stty --file=/dev/tty1 size | cut -d ' ' -f 2) /dev/vcs1")
+
+    host.guest.wait_for(
+        "the status on the screen", BOOT_SECONDS, lambda: f"ssh root@{lease.address}" in screen()
+    )
+    assert "login:" in screen().split("buildosctl why")[-1]
+    host.guest.screenshot(tmp_path / "screen.png")
+    figure(f"the screen: {tmp_path / 'screen.png'}")
 
 
 def test_direct_boot(boot: Boot, image: Path, figure: Callable[[str], None]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from simlan.network import ADDRESS, DOMAIN, WEB_URL
 from simlan.qemu import nth_mac
-from trial import Boot, Trial
+from trial import BOOT_SECONDS, Boot, Trial
 
 NAME = "rack-7"
 
@@ -100,6 +100,16 @@ def test_names_resolve(host: Trial) -> None:
     assert host.shell.output("getent ahostsv4 web").split()[0] == str(ADDRESS.ip)
 
 
+def test_clock_is_set_by_the_servers_of_the_lease(host: Trial) -> None:
+    host.guest.wait_for(
+        "the clock",
+        BOOT_SECONDS,
+        lambda: host.shell.run("systemctl is-active time-sync.target").output.strip() == "active",
+    )
+    told = "timedatectl show-timesync --value --property=SystemNTPServers --property=ServerAddress"
+    assert set(host.shell.output(told).split()) == {str(ADDRESS.ip)}
+
+
 def test_interfaces_file_shows_the_bridges(host: Trial) -> None:
     text = host.shell.output("cat /etc/network/interfaces")
     assert str(address(host, "br0").ip) in text
@@ -155,3 +165,28 @@ def test_systemd_understands_our_files(host: Trial) -> None:
         if entry.get("SYSLOG_IDENTIFIER") == "systemd" and "/buildos" in entry["MESSAGE"]
     ]
     assert complaints == []
+
+
+def test_serial_console_shows_the_status(host: Trial) -> None:
+    """Where nobody can log in; again when it changes."""
+
+    def last() -> str:
+        return host.guest.console().rpartition("Build host ")[2]
+
+    def shown(*wanted: str) -> None:
+        host.guest.wait_for(
+            f"{wanted} on the console", BOOT_SECONDS, lambda: all(text in last() for text in wanted)
+        )
+
+    release = dict(
+        line.split("=", 1) for line in host.shell.output("cat /etc/os-release").splitlines()
+    )
+    assert release["IMAGE_ID"] == "buildos"
+    version = release["IMAGE_VERSION"].strip('"')
+    ours = str(address(host, "br0").ip)
+    shown(f"{NAME}, buildos", "network  online", f"ssh root@{ours}", "agent    bbot@default running")
+    assert f"{version}, build {release['BUILD_ID']}" in host.guest.console()
+    host.guest.set_cable(0, plugged=False)
+    shown("network  carrier-lost")
+    host.guest.set_cable(0, plugged=True)
+    shown("network  online")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -46,9 +47,14 @@ def test_cable_after_the_boot(boot_once: Boot) -> None:
     host.shell.wait(BOOT_SECONDS)
     host.guest.wait_for("netd's word", BOOT_SECONDS, lambda: "carrier" in status())
     assert host.lan.leases() == []
+    # The boot is over, although nobody has told the time.
+    assert host.wait_for_systemd() == "running"
+    time = "systemctl show --value --property=ActiveState time-sync.target"
+    assert host.shell.output(time) == "inactive"
     host.guest.set_cable(0, plugged=True)
     host.wait_for_poll()
-    assert host.wait_for_systemd() == "running"
+    host.guest.wait_for("the time", BOOT_SECONDS, lambda: host.shell.output(time) == "active")
+    assert host.shell.output("systemctl --failed --quiet --no-legend --plain") == ""
 
 
 def test_too_little_ram_is_said(boot_once: Boot) -> None:
@@ -100,31 +106,55 @@ def test_a_crash_ends_in_a_boot_that_tells_of_it(boot_once: Boot, tmp_path: Path
     assert "sysrq" in told and "panic" in told.lower()
 
 
-def test_rebuilt_image_is_the_same(image: Path, tmp_path: Path) -> None:
-    """From the record, in another directory, at another time."""
+SITE = "etc/buildos/agentd.conf.d/site.toml"
+
+
+def test_rebuilt_image_is_the_same(tmp_path: Path) -> None:
+    """From the record, in another directory, at another time. An image of one's own,
+    which has in it what the options say."""
     tree = tmp_path / "elsewhere"
     (tree / "debian").mkdir(parents=True)
     subprocess.run(["cp", "-R", str(TOP / "image"), str(tree)], check=True)
     subprocess.run(["cp", str(TOP / "debian/changelog"), str(tree / "debian")], check=True)
+    site = tmp_path / "site" / SITE
+    site.parent.mkdir(parents=True)
+    site.write_text("# nothing\n")
+    prune = tmp_path / "prune"
+    prune.write_text("path-exclude=/usr/share/qemu/keymaps/*\n")
 
-    def build(record: Path) -> subprocess.CompletedProcess[str]:
-        options = ["--package", "buildos-doubles", "--level", "3", "--record", str(record)]
+    def build(top: Path, *more: str | Path) -> tuple[subprocess.CompletedProcess[str], Path]:
+        options = ["--package", "buildos-doubles", "--level", "1", "--append", "console=ttyS1"]
+        options += ["--tree", str(tmp_path / "site"), "--prune", str(prune), *map(str, more)]
         options += ["--debs", str(TOP / "build/debs"), "--cache", str(TOP / "build/cache")]
-        command = [str(tree / "image/build"), *options, "--output", str(tmp_path / "out")]
-        return subprocess.run(
+        output = Path(tempfile.mkdtemp(dir=tmp_path))
+        command = [str(top / "image/build"), *options, "--output", str(output)]
+        done = subprocess.run(
             ["sh", "-c", 'umask 077; TZ=Asia/Tokyo exec "$@"', "sh", *command],
             text=True,
             capture_output=True,
             check=False,
         )
+        return done, output
 
-    record = image / "buildos.manifest"
-    done = build(record)
+    done, first = build(TOP)
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "out/SHA256SUMS").read_text() == (image / "SHA256SUMS").read_text()
+    assert (first / "buildos.cmdline").read_text() == "console=ttyS1\n"
+    initrd = first / "buildos-initrd"
+    # The root begins as a squashfs does.
+    offset = initrd.read_bytes().index(b"hsqs")
+    listing = ["unsquashfs", "-o", str(offset), "-l", "-d", "", str(initrd)]
+    names = set(subprocess.check_output(listing, text=True).splitlines())
+    assert f"/{SITE}" in names
+    assert "/usr/share/qemu" in names
+    assert not [name for name in names if name.startswith("/usr/share/qemu/keymaps/")]
+
+    record = first / "buildos.manifest"
+    done, second = build(tree, "--record", record)
+    assert done.returncode == 0, done.stderr
+    assert (second / "SHA256SUMS").read_text() == (first / "SHA256SUMS").read_text()
 
     other = tmp_path / "record"
     other.write_text(record.read_text().replace("\nbtrfs-progs ", "\nbtrfs-progs 0+"))
-    done = build(other)
+    done, _ = build(tree, "--record", other)
     assert done.returncode == 1
     assert "btrfs-progs is" in done.stderr and "in the record 0+" in done.stderr
