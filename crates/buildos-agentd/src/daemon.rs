@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use buildos_dbus_api::agent1::{InstanceState, Need};
 use buildos_dbus_api::watch::BusLost;
-use buildos_dbus_api::{METHOD_TIMEOUT, hostname1, nat1, network1, system_bus};
+use buildos_dbus_api::{PEER_TIMEOUT, hostname1, nat1, network1, system_bus};
 use buildos_service::clock::is_synchronised;
 use buildos_service::file::WriteError;
 use buildos_service::{Request, Service, heap};
@@ -99,7 +99,7 @@ pub async fn run(mut service: Service<Settings>) -> Result<(), Error> {
     daemon.configure(&service).await?;
     // So that nobody is told "waiting" only because agentd has not looked yet.
     // If systemd takes longer than it may, that is what they are told.
-    let _ = timeout(METHOD_TIMEOUT, daemon.look(&mut reported)).await;
+    let _ = timeout(PEER_TIMEOUT, daemon.look(&mut reported)).await;
     daemon.settle(&mut service).await?;
     daemon.bus.take_name().await?;
     service.ready();

@@ -22,9 +22,14 @@ pub use words::UnknownWord;
 
 use std::time::Duration;
 
-/// How long a method call may take before it is given up. Every peer of ours
-/// answers from memory; a peer that takes longer is hung or gone.
-pub const METHOD_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a peer of ours may take to tell its properties, which it has in memory;
+/// one that takes longer is hung or gone.
+pub const PEER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long any method call may take before it is given up. systemd answers nobody
+/// while it reads its units again, 10 s on a machine that is busy building. Less
+/// than half of the services' `WatchdogSec=`, so that one call is not taken for a
+/// hang.
+pub const METHOD_TIMEOUT: Duration = Duration::from_secs(14);
 
 /// Connects to the system bus with [`METHOD_TIMEOUT`].
 ///

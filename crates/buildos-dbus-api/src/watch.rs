@@ -5,6 +5,8 @@
 //! signal only means "look again". A peer that is not on the bus is a normal
 //! state, [`None`], and is never started by looking at it.
 
+use std::io;
+
 use futures_util::StreamExt as _;
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
@@ -15,7 +17,7 @@ use zbus::names::{OwnedBusName, OwnedUniqueName};
 use zbus::zvariant::{OwnedObjectPath, Type};
 use zbus::{Connection, MatchRule, MessageStream, message};
 
-use crate::METHOD_TIMEOUT;
+use crate::PEER_TIMEOUT;
 
 const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
 /// Signals that wait to be taken, which happens at once. zbus makes room for as many
@@ -132,7 +134,7 @@ impl<S: Snapshot> Watch<S> {
         match self.reading {
             Reading::Stale => return Ok(()),
             Reading::Fresh => self.events.recv().await.ok_or(BusLost)?,
-            Reading::Failed => match timeout(METHOD_TIMEOUT, self.events.recv()).await {
+            Reading::Failed => match timeout(PEER_TIMEOUT, self.events.recv()).await {
                 Ok(event) => event.ok_or(BusLost)?,
                 Err(_elapsed) => {}
             },
@@ -154,6 +156,15 @@ impl<S: Snapshot> Watch<S> {
 /// The owner went away meanwhile, hangs, speaks another version, or name or path
 /// are not valid.
 pub async fn look<S: Snapshot>(
+    connection: &Connection,
+    peer: &str,
+    path: &str,
+) -> zbus::Result<Option<S>> {
+    let answer = timeout(PEER_TIMEOUT, ask(connection, peer, path)).await;
+    answer.unwrap_or_else(|_elapsed| Err(io::Error::from(io::ErrorKind::TimedOut).into()))
+}
+
+async fn ask<S: Snapshot>(
     connection: &Connection,
     peer: &str,
     path: &str,
