@@ -186,6 +186,11 @@ class Lan:
         """Starts dnsmasq as DHCP and DNS server; `options` are options of its
         command line. It knows the LAN by the name `gateway.lan.example`."""
         assert self._dhcp is None, "the LAN has a DHCP server already"
+
+        def starts() -> int:
+            return self.log("dnsmasq.log").count("DHCP, IP range")
+
+        before = starts()
         self._dhcp = self.start(
             [
                 "dnsmasq",
@@ -213,7 +218,7 @@ class Lan:
             ],
             "dnsmasq.log",
         )
-        wait_for(lambda: "DHCP, IP range" in self.log("dnsmasq.log"), "dnsmasq serves")
+        wait_for(lambda: starts() > before, "dnsmasq serves")
 
     def serve_kea(
         self,

@@ -31,7 +31,9 @@ NOT_RUN = {
     r"^systemctl edit ": "asks an editor on a terminal",
     r"^buildosctl check$": "the name of a command in a sentence",
     r"systemd-journal-upload$|^journalctl -D /var/log/journal/remote": "needs a farm's log server",
-    r"\bjq\b": "the program is not on the hosts of the tests",
+    r"\bjq\b|^systemctl disable (NetworkManager|connman|dhcpcd)$": (
+        "the program is not on the hosts of the tests"
+    ),
 }
 
 ENDLESS = {"buildosctl log -f"}

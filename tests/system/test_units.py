@@ -86,4 +86,5 @@ def test_the_target_lists_what_a_build_host_is_made_of(alone: Host) -> None:
         "buildos-natd.service",
         "buildos-netd.service",
         "buildos-probe.path",
+        "buildos-views.service",
     ]
