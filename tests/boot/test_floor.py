@@ -14,6 +14,8 @@ from simlan.network import ADDRESS
 from simlan.sandbox import SandboxError
 from trial import BOOT_SECONDS, Boot, Trial
 
+# Of the shell; the status above it says whom to be to log in, at an address.
+PROMPT = "root@build-"
 FLOOR = int((Path(__file__).resolve().parents[2] / "image/initrd/floor").read_text())
 
 
@@ -80,8 +82,8 @@ def test_the_clock_is_the_lease_s_server_s(host: Floor) -> None:
 def test_a_shell_opens_where_it_was_asked_for(host: Floor) -> None:
     """And nothing is written into it: the status is for consoles without one."""
     console = host.trial.guest.console
-    host.trial.guest.wait_for("the prompt", BOOT_SECONDS, lambda: "root@" in console())
-    assert "Why it does not build" not in console().split("root@", 1)[1]
+    host.trial.guest.wait_for("the prompt", BOOT_SECONDS, lambda: PROMPT in console())
+    assert "Why it does not build" not in console().split(PROMPT, 1)[1]
 
 
 def test_the_key_lets_in_by_ssh(host: Floor) -> None:
