@@ -10,7 +10,9 @@
 //! and [`bus`] publishes it.
 //!
 //! What an agent leaves behind is found ([`leak`]) and removed ([`reap`]) by a
-//! helper that systemd runs when the unit ends.
+//! helper that systemd runs when the unit ends ([`reaper`]).
+
+use std::process::ExitCode;
 
 pub mod agent;
 pub mod allotment;
@@ -37,7 +39,19 @@ mod messages;
 pub mod needs;
 pub mod option;
 pub mod reap;
+pub mod reaper;
 pub mod systemd;
 pub mod unit;
 pub mod unit_directory;
 pub mod user;
+
+/// The daemon.
+#[must_use]
+pub fn main() -> ExitCode {
+    buildos_service::main_with_print(
+        env!("CARGO_PKG_VERSION"),
+        config::schema(),
+        inspection::inspect,
+        daemon::run,
+    )
+}

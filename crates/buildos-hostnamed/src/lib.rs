@@ -4,9 +4,17 @@
 //! [`name`] says what a host name is, [`choice`] which one it shall be; both
 //! are pure. [`system`] is systemd-hostnamed, which sets it.
 
+use std::process::ExitCode;
+
 pub mod bus;
 pub mod choice;
 pub mod config;
 pub mod daemon;
 pub mod name;
 pub mod system;
+
+/// The daemon.
+#[must_use]
+pub fn main() -> ExitCode {
+    buildos_service::main(env!("CARGO_PKG_VERSION"), config::schema(), daemon::run)
+}

@@ -8,6 +8,8 @@
 //! it is of use to a machine is tried out by a probe ([`prober`]), and what other
 //! tables would drop is looked for ([`foreign`]).
 
+use std::process::ExitCode;
+
 pub mod bridge;
 pub mod bus;
 pub mod config;
@@ -25,3 +27,9 @@ pub mod status;
 pub mod switch;
 pub mod table;
 pub mod wish;
+
+/// The daemon.
+#[must_use]
+pub fn main() -> ExitCode {
+    buildos_service::main(env!("CARGO_PKG_VERSION"), config::schema(), daemon::run)
+}

@@ -467,6 +467,8 @@ impl Netd {
                 ("resolv.conf", views::resolv_conf(&picture).into_bytes()),
                 ("interfaces", views::interfaces(&picture).into_bytes()),
             ]);
+            let time = views::timesyncd_conf(&picture);
+            files.extend(time.map(|text| ("timesyncd.conf", text.into_bytes())));
         }
         for (name, content) in files {
             self.write(name, content);

@@ -6,6 +6,8 @@
 //! between wish and kernel; [`kernel`] applies it. [`picture`] is what others
 //! get to see, by [`bus`], [`state`], [`views`] and `STATUS=`.
 
+use std::process::ExitCode;
+
 pub mod bus;
 pub mod candidate;
 pub mod clock;
@@ -27,5 +29,12 @@ pub mod rival;
 pub mod socket;
 pub mod state;
 pub mod views;
+pub mod wait_online;
 pub mod wire;
 pub mod wish;
+
+/// The daemon.
+#[must_use]
+pub fn main() -> ExitCode {
+    buildos_service::main(env!("CARGO_PKG_VERSION"), config::schema(), daemon::run)
+}

@@ -1,6 +1,7 @@
 //! The files that show the network to others: `resolv.conf` (resolv.conf(5))
-//! and `interfaces` (interfaces(5) of ifupdown), which the image links from
-//! `/etc`. Both are made from the picture and never read by netd.
+//! and `interfaces` (interfaces(5) of ifupdown), to which links in `/etc` lead,
+//! and `timesyncd.conf` (timesyncd.conf(5)). All are made from the picture and
+//! never read by netd.
 
 use std::fmt::Write as _;
 
@@ -43,6 +44,25 @@ pub fn search_domains(picture: &Picture) -> Vec<String> {
         Some(lease) if lease.search.is_empty() => lease.domain.iter().cloned().collect(),
         Some(lease) => lease.search.clone(),
     }
+}
+
+/// The text of `timesyncd.conf`, a drop-in: the time servers of the lease go
+/// before those that are configured on the host. Without a lease there is none,
+/// and the servers of the one before are as good as any.
+#[must_use]
+pub fn timesyncd_conf(picture: &Picture) -> Option<String> {
+    let lease = picture.lease.as_ref()?;
+    let mut out =
+        "# Made by buildos-netd from the DHCP lease of br0; changes are lost.\n".to_owned();
+    if lease.ntp.is_empty() {
+        out.push_str("# The lease names no time server.\n");
+    } else {
+        let servers: Vec<_> = lease.ntp.iter().map(ToString::to_string).collect();
+        // The empty assignment takes back what files before this one say.
+        out.push_str("[Time]\nNTP=\n");
+        line(&mut out, &format!("NTP={}", servers.join(" ")));
+    }
+    Some(out)
 }
 
 /// The text of `interfaces`: the configuration in force, in the form that
@@ -119,6 +139,22 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("\nsearch a.example b.example\n"), "{text}");
+    }
+
+    #[test]
+    fn time_servers_are_those_of_the_lease() {
+        let mut picture = online();
+        let lease = picture.lease.as_mut().unwrap();
+        lease.ntp = vec![[192, 0, 2, 1].into(), [192, 0, 2, 2].into()];
+        assert_eq!(
+            timesyncd_conf(&picture).unwrap(),
+            "# Made by buildos-netd from the DHCP lease of br0; changes are lost.\n\
+             [Time]\nNTP=\nNTP=192.0.2.1 192.0.2.2\n"
+        );
+        picture.lease.as_mut().unwrap().ntp.clear();
+        let text = timesyncd_conf(&picture).unwrap();
+        assert!(!text.contains("NTP="), "{text}");
+        assert_eq!(timesyncd_conf(&offline()), None);
     }
 
     #[test]

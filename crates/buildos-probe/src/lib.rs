@@ -12,6 +12,14 @@
 //!
 //! Each step is a module that gets what it needs and says what went wrong:
 //! [`link`], [`lease`], [`names`], [`outside`]; [`probe`] is their order.
+//!
+//! buildos-probe.service starts it, with a netlink socket of the host's as
+//! standard input.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use buildos_service::text;
 
 mod dns;
 mod lease;
@@ -33,3 +41,16 @@ pub const MAC: buildos_dhcp::Mac = [0x02, 0xbd, 0x00, 0x50, 0x52, 0x42];
 
 /// Name of the host's end of the probe's cable.
 pub const INTERFACE: &str = "buildos-probe";
+
+/// The program.
+#[must_use]
+pub fn main() -> ExitCode {
+    match run(Path::new("/")) {
+        Ok(()) => ExitCode::SUCCESS,
+        // What was found out is in the report; this is about the program.
+        Err(error) => {
+            eprintln!("buildos-probe: {}", text::escape(&text::chain(&error)));
+            ExitCode::FAILURE
+        }
+    }
+}

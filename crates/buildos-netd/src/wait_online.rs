@@ -1,4 +1,5 @@
-//! Returns when br0 has a lease: what `network-online.target` waits for.
+//! buildos-netd-wait-online: returns when br0 has a lease, which is what
+//! `network-online.target` waits for.
 //!
 //! Asks buildos-netd over the bus, and follows it over its restarts.
 
@@ -22,7 +23,9 @@ enum WaitError {
     Timeout(u64, String),
 }
 
-fn main() -> ExitCode {
+/// The program.
+#[must_use]
+pub fn main() -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();

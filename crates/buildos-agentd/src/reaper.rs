@@ -1,17 +1,21 @@
-//! Removes what an agent left behind. systemd runs it, with all rights, in the
-//! agent's unit when its main process has ended (`ExecStopPost=` of the templates).
+//! buildos-agent-reap: removes what an agent left behind. systemd runs it, with all
+//! rights, in the agent's unit when its main process has ended (`ExecStopPost=` of the
+//! templates).
 
 use std::process::ExitCode;
 
-use buildos_agentd::reap::reap;
 use buildos_service::{log_to_journal, text};
 use lexopt::{Arg, Parser, ValueExt as _};
+
+use crate::reap::reap;
 
 const NAME: &str = "buildos-agent-reap";
 /// The arguments make no sense.
 const USAGE: u8 = 2;
 
-fn main() -> ExitCode {
+/// The program.
+#[must_use]
+pub fn main() -> ExitCode {
     log_to_journal(NAME);
     let (unit, user) = match parse(Parser::from_env()) {
         Ok(arguments) => arguments,

@@ -1,0 +1,88 @@
+//! The daemons of a build host and their helpers in one file: it is the program by
+//! whose name it is called.
+//!
+//! Each is a process of its own, under a user and with rights of its own. But most of
+//! their code is the same (D-Bus, the runtime, configuration, journal), and what one
+//! of them has read from the disk, or out of a compressed image, is there for all:
+//! RAM and the time of a boot are spent once, not four times.
+
+use std::ffi::OsStr;
+use std::path::Path;
+use std::process::ExitCode;
+
+/// A program's `main`.
+type Program = fn() -> ExitCode;
+
+/// Called by a name that no program has.
+const USAGE: u8 = 2;
+
+/// By name.
+const PROGRAMS: [(&str, Program); 7] = [
+    ("buildos-agent-reap", buildos_agentd::reaper::main),
+    ("buildos-agentd", buildos_agentd::main),
+    ("buildos-hostnamed", buildos_hostnamed::main),
+    ("buildos-natd", buildos_natd::main),
+    ("buildos-netd", buildos_netd::main),
+    ("buildos-netd-wait-online", buildos_netd::wait_online::main),
+    ("buildos-probe", buildos_probe::main),
+];
+
+fn main() -> ExitCode {
+    let called = std::env::args_os().next().unwrap_or_default();
+    if let Some(program) = program(&called) {
+        return program();
+    }
+    let names = PROGRAMS.map(|(name, _)| name).join(", ");
+    eprintln!("buildos-daemons: call this program by the name of one of those in it: {names}");
+    ExitCode::from(USAGE)
+}
+
+/// Which one a path stands for.
+fn program(path: &OsStr) -> Option<Program> {
+    let called = Path::new(path).file_name()?;
+    let found = PROGRAMS.iter().find(|(name, _)| called == *name);
+    found.map(|(_, program)| *program)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Programs in the packages are links to this one.
+    #[test]
+    fn every_program_is_linked_in_a_package() {
+        let debian = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../debian");
+        let mut linked: Vec<String> = Vec::new();
+        for entry in std::fs::read_dir(debian).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension() == Some(OsStr::new("links")) {
+                let links = std::fs::read_to_string(path).unwrap();
+                let names = links
+                    .lines()
+                    .filter_map(|link| link.strip_prefix("usr/libexec/buildos-daemons "))
+                    .filter_map(|link| link.rsplit('/').next());
+                linked.extend(names.map(str::to_owned));
+            }
+        }
+        linked.sort();
+        assert_eq!(linked, PROGRAMS.map(|(name, _)| name));
+    }
+
+    #[test]
+    fn the_name_decides() {
+        for (name, _) in PROGRAMS {
+            assert!(program(OsStr::new(name)).is_some(), "{name}");
+            let path = format!("/usr/sbin/{name}");
+            assert!(program(OsStr::new(&path)).is_some(), "{path}");
+        }
+        for other in [
+            "",
+            "/",
+            "buildos-daemons",
+            "/usr/libexec/buildos-daemons",
+            "netd",
+        ] {
+            assert!(program(OsStr::new(other)).is_none(), "{other}");
+        }
+    }
+}
