@@ -1,4 +1,4 @@
-"""What of the image needs no machine: its scripts, beside our packages."""
+"""What of the image needs no machine: its scripts and units, beside our packages."""
 
 from __future__ import annotations
 
@@ -9,41 +9,58 @@ from lan import Lan
 from wait import wait_for
 
 LIBRARY = Path(__file__).resolve().parents[2] / "image/root/usr/lib"
-SERVICE = "buildos-image-time-servers.service"
-SERVERS = "/run/systemd/timesyncd.conf.d/50-lease.conf"
+SCRIPT = "buildos-image/time-servers"
+UNITS = [
+    "buildos-image-timesyncd.path",
+    "buildos-image-time-servers.path",
+    "buildos-image-time-servers.service",
+    "buildos-image-time-servers.timer",
+]
 
-# Is started again when there are other servers.
-TIMESYNCD = "[Service]\nExecStart=/usr/bin/sleep infinity\n"
+# Shows what it was started with.
+TIMESYNCD = """\
+[Service]
+ExecStart=/bin/sh -ec 'cp /run/buildos/netd/timesyncd.conf /run/started-with; exec sleep infinity'
+"""
+
+# In place of a quarter of an hour.
+DROPINS = "/run/systemd/system/buildos-image-time-servers.timer.d"
+SOON = r"[Timer]\nOnBootSec=\nOnUnitInactiveSec=\nOnActiveSec=1s\nOnUnitInactiveSec=1s\n"
 
 
 def ntp(*servers: str) -> str:
-    """dnsmasq's option for these NTP servers."""
-    return f"--dhcp-option=option:ntp-server,{','.join(servers)}"
+    """dnsmasq's option for these NTP servers, or none at all."""
+    return f"--dhcp-option=option:ntp-server{''.join(f',{server}' for server in servers)}"
 
 
 def test_time_servers_are_those_of_the_lease(host: Host, lan: Lan) -> None:
-    script, unit = "buildos-image/time-servers", f"systemd/system/{SERVICE}"
-    host.program(f"/usr/lib/{script}", (LIBRARY / script).read_text())
-    host.file(f"/etc/{unit}", (LIBRARY / unit).read_text())
+    host.program(f"/usr/lib/{SCRIPT}", (LIBRARY / SCRIPT).read_text())
+    for unit in UNITS:
+        host.file(f"/etc/systemd/system/{unit}", (LIBRARY / f"systemd/system/{unit}").read_text())
     host.file("/etc/systemd/system/systemd-timesyncd.service", TIMESYNCD)
-    lan.serve_dhcp(ntp("192.0.2.77"))
     host.start([lan])
-    host.run(f"systemctl start systemd-timesyncd.service {SERVICE}")
+    host.systemctl("start", *(unit for unit in UNITS if not unit.endswith("service")))
+    # Without a lease there is nobody to be asked.
+    assert host.run("systemctl is-active systemd-timesyncd", check=False).strip() == "inactive"
 
-    def configured(*servers: str) -> bool:
-        text = f"[Time]\nNTP=\nNTP={' '.join(servers)}" if servers else ""
-        return host.run(f"cat {SERVERS}", check=False).strip() == text
+    def started_with(*servers: str) -> bool:
+        text = host.run("cat /run/started-with", check=False)
+        wanted = [f"NTP={' '.join(servers)}"] if servers else []
+        return bool(text) and [ln for ln in text.splitlines() if ln[:4] == "NTP=" != ln] == wanted
 
-    def timesyncd() -> str:
-        return host.run("systemctl show --value --property=MainPID systemd-timesyncd.service")
-
-    wait_for(lambda: configured("192.0.2.77"), "the time server of the lease")
-    for servers in (("192.0.2.78", "192.0.2.79"), ()):
-        before = timesyncd()
+    lan.serve_dhcp(ntp("192.0.2.77"))
+    wait_for(lambda: started_with("192.0.2.77"), "timesyncd with the time server of the lease")
+    for servers in (("192.0.2.78", "192.0.2.79"), (), ("192.0.2.77",)):
         lan.stop_dhcp()
-        lan.serve_dhcp(*([ntp(*servers)] if servers else ["--dhcp-option=option:ntp-server"]))
-        # systemd reads its units again while it happens.
-        host.run("buildosctl renew & systemctl daemon-reload; wait")
-        wait_for(lambda: configured(*servers), f"time servers {servers}")
-        wait_for(lambda: timesyncd() not in (before, "0"), "another timesyncd")
-    assert host.run(f"systemctl show --value --property=NRestarts {SERVICE}").strip() == "0"
+        lan.serve_dhcp(ntp(*servers))
+        host.run("buildosctl renew")
+        wait_for(lambda: started_with(*servers), f"timesyncd with {servers}")
+
+    # What the path unit does not see, as systemd reads its units again, the timer does.
+    host.systemctl("stop", "buildos-image-time-servers.path")
+    host.run(f"mkdir -p {DROPINS}; printf '{SOON}' >{DROPINS}/soon.conf")
+    host.run("systemctl daemon-reload; systemctl restart buildos-image-time-servers.timer")
+    lan.stop_dhcp()
+    lan.serve_dhcp(ntp("192.0.2.80"))
+    host.run("buildosctl renew")
+    wait_for(lambda: started_with("192.0.2.80"), "timesyncd with the last time server")

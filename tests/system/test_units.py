@@ -79,6 +79,7 @@ def test_the_target_lists_what_a_build_host_is_made_of(alone: Host) -> None:
         "buildos.target",
         "buildos-agentd.service",
         "buildos-console.service",
+        "buildos-dnsmasq-restart.path",
         "buildos-dnsmasq.path",
         "buildos-dnsmasq.service",
         "buildos-drain.service",

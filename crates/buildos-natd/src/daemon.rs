@@ -151,8 +151,9 @@ struct Natd {
     meddler: Option<Author>,
     /// What in other tables concerns machines, as last seen.
     foreign: Vec<Finding>,
-    /// When dnsmasq was last told of its configuration.
-    told: Instant,
+    /// When a restart of dnsmasq was last asked for, while it is still due:
+    /// systemd may overlook it.
+    restart_asked: Option<Instant>,
     observed: Option<Observed>,
     status: Status,
     look_at: Instant,
@@ -171,7 +172,7 @@ impl Natd {
             standing: None,
             meddler: None,
             foreign: Vec::new(),
-            told: now,
+            restart_asked: None,
             observed: None,
             status: Status::waiting(""),
             look_at: now,
@@ -414,36 +415,27 @@ impl Natd {
         let in_force = std::fs::read(self.root.join(dnsmasq::IN_FORCE))
             .is_ok_and(|content| content == wish.dnsmasq.as_bytes());
         let dnsmasq = Dnsmasq::judge(self.dnsmasq.as_ref(), in_force);
-        if dnsmasq == Dnsmasq::Outdated && self.told.elapsed() >= BUSY {
-            self.told = Instant::now();
-            self.remind_dnsmasq();
+        if dnsmasq != Dnsmasq::Outdated {
+            self.restart_asked = None;
+        } else if self.restart_asked.is_none_or(|at| at.elapsed() >= BUSY) {
+            self.restart_asked = Some(Instant::now());
+            self.restart_dnsmasq();
         }
         Ok(dnsmasq)
     }
 
-    fn tell_dnsmasq(&mut self, wish: &Wish) -> Result<(), file::WriteError> {
-        file::replace(
-            &self.root.join(dnsmasq::RESOLV),
-            wish.resolv.as_bytes(),
-            0o644,
-        )?;
-        let configuration = self.root.join(dnsmasq::CONFIGURATION);
-        if file::replace(&configuration, wish.dnsmasq.as_bytes(), 0o644)? {
-            self.told = Instant::now();
-        }
-        Ok(())
+    fn tell_dnsmasq(&self, wish: &Wish) -> Result<(), file::WriteError> {
+        let write = |path, content: &str| {
+            file::replace(&self.root.join(path), content.as_bytes(), 0o644).map(drop)
+        };
+        write(dnsmasq::RESOLV, &wish.resolv)?;
+        write(dnsmasq::CONFIGURATION, &wish.dnsmasq)
     }
 
-    /// systemd does not see a change of the file while it acts on the one
-    /// before (path_enter_running() in its src/core/path.c stops watching).
-    fn remind_dnsmasq(&self) {
-        let path = self.root.join(dnsmasq::CONFIGURATION);
-        let touched = std::fs::File::options()
-            .append(true)
-            .open(&path)
-            .and_then(|file| file.set_modified(SystemTime::now()));
-        if let Err(error) = touched {
-            tracing::warn!(%error, "cannot touch {}", path.display());
+    fn restart_dnsmasq(&self) {
+        let path = self.root.join(dnsmasq::RESTART);
+        if let Err(error) = std::fs::write(&path, []) {
+            tracing::warn!(%error, "cannot write {}", path.display());
         }
     }
 

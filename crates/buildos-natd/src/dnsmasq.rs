@@ -1,10 +1,12 @@
 //! The dnsmasq that serves br1: its configuration, and whether it runs with it.
 //!
 //! natd may neither start nor signal it. natd writes [`CONFIGURATION`];
-//! systemd sees the file change (buildos-dnsmasq.path) and restarts the
-//! service, which takes a copy, [`IN_FORCE`], and runs with that. So the copy
-//! says what dnsmasq was started with. Name servers are in a file of their own
-//! that dnsmasq watches: a new lease costs no restart.
+//! systemd sees the file change (buildos-dnsmasq.path) and starts the service,
+//! which takes a copy, [`IN_FORCE`], and runs with that. So the copy says what
+//! dnsmasq was started with. While that is not what is wished, natd writes
+//! [`RESTART`], which systemd sees, too (buildos-dnsmasq-restart.path). Name
+//! servers are in a file of their own that dnsmasq watches: a new lease costs no
+//! restart.
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -20,6 +22,8 @@ pub const UNIT: &str = "buildos-dnsmasq.service";
 pub const CONFIGURATION: &str = "run/buildos/natd/dnsmasq.conf";
 /// What dnsmasq was started with, below the root.
 pub const IN_FORCE: &str = "run/buildos/dnsmasq/dnsmasq.conf";
+/// Written when dnsmasq is to start again, below the root.
+pub const RESTART: &str = "run/buildos/natd/dnsmasq.restart";
 /// Name servers to forward to, below the root.
 pub const RESOLV: &str = "run/buildos/natd/resolv.conf";
 
