@@ -306,7 +306,8 @@ impl Netd {
     /// undid it, or the kernel refused it before.
     fn report_repairs(&self, ops: &[Op]) {
         let by = self.last_change.and_then(|change| change.by);
-        for op in ops.iter().filter(|op| !self.refused.contains(op)) {
+        let undone = |op: &&Op| !self.refused.contains(op) && !op.only_rounds(&self.observed);
+        for op in ops.iter().filter(undone) {
             messages::repaired(&op.describe(&self.observed), by);
         }
     }

@@ -302,6 +302,21 @@ impl Observed {
 }
 
 impl Op {
+    /// Whether it moves the end of an address by no more than the rounding of lifetimes
+    /// makes of two renewals in a row: nobody has undone anything then.
+    #[must_use]
+    pub fn only_rounds(&self, observed: &Observed) -> bool {
+        let Self::SetAddress(address) = self else {
+            return false;
+        };
+        observed
+            .addresses
+            .iter()
+            .filter(|a| a.link == address.link && a.net == address.net)
+            .filter_map(|a| a.expires.zip(address.expires))
+            .any(|(a, b)| a.abs_diff(b) <= 2 * LIFETIME_TOLERANCE)
+    }
+
     /// What it does, in words that follow "cannot" or "put back:".
     #[must_use]
     pub fn describe(&self, observed: &Observed) -> String {

@@ -135,7 +135,14 @@ fn a_lost_lease_takes_its_address_and_routes_along_and_leaves_the_port() {
 
 #[test]
 fn a_renewal_replaces_the_lifetime_in_place_and_rounding_does_not() {
-    for (remaining, replaced) in [(1800, true), (3590, true), (3599, false), (3601, false)] {
+    for (remaining, replaced, undone) in [
+        (1800, true, true),
+        (3590, true, true),
+        // A renewal a second after the first: nobody has undone anything.
+        (3597, true, false),
+        (3599, false, false),
+        (3601, false, false),
+    ] {
         let mut observed = two_nics();
         settle(&mut observed, &wish(Some(2)));
         let leased = observed.addresses.iter_mut().filter(|a| a.link == BR0);
@@ -150,6 +157,8 @@ fn a_renewal_replaces_the_lifetime_in_place_and_rounding_does_not() {
             ops,
             Vec::from_iter(replaced.then_some(Op::SetAddress(expected)))
         );
+        let counted = ops.iter().filter(|op| !op.only_rounds(&observed));
+        assert_eq!(counted.count(), usize::from(undone), "{remaining}");
     }
 }
 
