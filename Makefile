@@ -43,9 +43,11 @@ check-boot-all: build/demo/SHA256SUMS
 # What is booted has the stand-ins for the agents in it, and is packed as it is shipped.
 measure: build/image/SHA256SUMS
 	image/build --output build/measured --package buildos-doubles
-	image/build --output build/peer --no-buildos --package buildos-doubles \
+	image/build --output build/peers/networkd --no-buildos --package buildos-doubles \
 		--tree image/peers/networkd/root --prune image/peers/networkd/prune
-	image/measure --image build/measured --peer build/peer --boots 3 --write docs/figures.md
+	image/peers/live/build build/peers/live
+	image/measure --image build/measured --peer build/peers/networkd --peer build/peers/live \
+		--boots 3 --write docs/figures.md
 
 bench: build/debs/.stamp
 	tests/bench/dhcp --write docs/bench-dhcp.md

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from simlan import agents, netboot
 from trial import BOOT_SECONDS, Boot
+from wait import wait_for
 
 pytestmark = pytest.mark.long
 
@@ -108,36 +110,64 @@ def test_a_crash_ends_in_a_boot_that_tells_of_it(boot_once: Boot, tmp_path: Path
 
 SITE = "etc/buildos/agentd.conf.d/site.toml"
 
+AS_NOBODY = """\
+mount --bind "$1" /etc/subuid
+mount --bind "$1" /etc/subgid
+shift
+exec setpriv --reuid=nobody --regid=nogroup --clear-groups "$@"
+"""
+"""Becomes a program of the user nobody, who has the subordinate uids that a file says."""
 
-def test_rebuilt_image_is_the_same(tmp_path: Path) -> None:
-    """From the record, in another directory, at another time. An image of one's own,
-    which has in it what the options say."""
-    tree = tmp_path / "elsewhere"
-    (tree / "debian").mkdir(parents=True)
-    subprocess.run(["cp", "-R", str(TOP / "image"), str(tree)], check=True)
-    subprocess.run(["cp", str(TOP / "debian/changelog"), str(tree / "debian")], check=True)
-    site = tmp_path / "site" / SITE
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """A directory that can be reached by a user to whom it is given, and nobody else."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="buildos-home.") as name:
+        yield Path(name)
+
+
+def left_of_nobody() -> list[str]:
+    """Temporary directories of image/build that belong to the user nobody."""
+    find = ["find", "/var/tmp", "-maxdepth", "1", "-user", "nobody", "-name", "buildos-image.*"]
+    return subprocess.check_output(find, text=True).splitlines()
+
+
+def test_rebuilt_image_is_the_same(tmp_path: Path, home: Path) -> None:
+    """From the record, in another directory, at another time, by another user. An image
+    of one's own, which has in it what the options say."""
+    for file in ("image", "debian/changelog", "build/debs", "build/cache"):
+        (home / file).parent.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["cp", "-R", str(TOP / file), str(home / file)], check=True)
+    (home / "subordinate").write_text("nobody:1000000:65536\n")
+    site = home / "site" / SITE
     site.parent.mkdir(parents=True)
     site.write_text("# nothing\n")
-    prune = tmp_path / "prune"
+    prune = home / "prune"
     prune.write_text("path-exclude=/usr/share/qemu/keymaps/*\n")
 
-    def build(top: Path, *more: str | Path) -> tuple[subprocess.CompletedProcess[str], Path]:
-        options = ["--package", "buildos-doubles", "--level", "1", "--append", "console=ttyS1"]
-        options += ["--tree", str(tmp_path / "site"), "--prune", str(prune), *map(str, more)]
-        options += ["--debs", str(TOP / "build/debs"), "--cache", str(TOP / "build/cache")]
-        output = Path(tempfile.mkdtemp(dir=tmp_path))
-        command = [str(top / "image/build"), *options, "--output", str(output)]
-        done = subprocess.run(
+    def start(top: Path, *more: str | Path) -> subprocess.Popen[str]:
+        command = [str(top / "image/build"), "--package", "buildos-doubles", "--level", "1"]
+        command += ["--append", "console=ttyS1", "--tree", str(home / "site")]
+        command += ["--prune", str(prune), *map(str, more)]
+        if top == home:
+            subprocess.run(["chown", "-R", "nobody:nogroup", str(home)], check=True)
+            sandbox = ["unshare", "--mount", "sh", "-euc", AS_NOBODY, "sh"]
+            command = [*sandbox, str(home / "subordinate"), *command]
+        return subprocess.Popen(
             ["sh", "-c", 'umask 077; TZ=Asia/Tokyo exec "$@"', "sh", *command],
+            cwd=home,
             text=True,
-            capture_output=True,
-            check=False,
+            stderr=subprocess.PIPE,
         )
-        return done, output
 
-    done, first = build(TOP)
-    assert done.returncode == 0, done.stderr
+    def build(top: Path, *more: str | Path) -> tuple[int, str]:
+        with start(top, *more) as process:
+            _, errors = process.communicate()
+        return process.returncode, errors
+
+    first = tmp_path / "first"
+    status, errors = build(TOP, "--output", first)
+    assert status == 0, errors
     assert (first / "buildos.cmdline").read_text() == "console=ttyS1\n"
     initrd = first / "buildos-initrd"
     # The root begins as a squashfs does.
@@ -148,13 +178,30 @@ def test_rebuilt_image_is_the_same(tmp_path: Path) -> None:
     assert "/usr/share/qemu" in names
     assert not [name for name in names if name.startswith("/usr/share/qemu/keymaps/")]
 
-    record = first / "buildos.manifest"
-    done, second = build(tree, "--record", record)
-    assert done.returncode == 0, done.stderr
-    assert (second / "SHA256SUMS").read_text() == (first / "SHA256SUMS").read_text()
+    record = home / "record"
+    record.write_text((first / "buildos.manifest").read_text())
+    status, errors = build(home, "--record", record)
+    assert status == 0, errors
+    sums = (home / "build/image/SHA256SUMS").read_text()
+    assert sums == (first / "SHA256SUMS").read_text()
 
-    other = tmp_path / "record"
-    other.write_text(record.read_text().replace("\nbtrfs-progs ", "\nbtrfs-progs 0+"))
-    done, _ = build(tree, "--record", other)
-    assert done.returncode == 1
-    assert "btrfs-progs is" in done.stderr and "in the record 0+" in done.stderr
+    record.write_text(record.read_text().replace("\nbtrfs-progs ", "\nbtrfs-progs 0+"))
+    status, errors = build(home, "--record", record)
+    assert status == 1
+    assert "btrfs-progs is" in errors and "in the record 0+" in errors
+
+    status, errors = build(home, "--cache", TOP / "build/cache")
+    assert status == 1
+    assert "nobody may not write to" in errors and "--cache" in errors
+    assert not left_of_nobody()
+
+    with start(home) as process:
+        wait_for(
+            lambda: [at for at in left_of_nobody() if list(Path(at).glob("mmdebstrap.*/usr/bin"))],
+            "a root that is being made",
+            300,
+        )
+        process.terminate()
+        _, errors = process.communicate()
+    assert process.returncode == 130, errors
+    assert not left_of_nobody()
