@@ -71,7 +71,7 @@ def test_what_is_missing_is_said(host: Host, lan: Lan, url: str) -> None:
     host.start([lan])
     wait_until_runs(host)
     status = host.wait_for(lambda: host.status_text("buildos-agentd"), "status")
-    kvm = '/dev/kvm is missing (switch on virtualization in the firmware, or set kvm = "waived")'
+    kvm = 'KVM is missing (switch on virtualization in the firmware, or set kvm = "waived")'
     program = "program /opt/bslave is not installed"
     assert status == f"1 of 3 agents run; bbot@vm waits: {kvm}; bslave@x waits: {program}"
     assert needs(host, "bslave@x") == {"program": program}

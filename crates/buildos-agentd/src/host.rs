@@ -10,11 +10,14 @@ use crate::command::Program;
 use crate::credential::Credential;
 use crate::needs::Presence;
 
-/// Whether hardware virtualization can be used (the `kvm` module is loaded and
-/// the CPU has it, else there is no such device).
+/// Whether hardware virtualization can be used. `/dev/kvm` alone does not say so:
+/// systemd makes it at boot for a module that may come later, or never
+/// (kmod-static-nodes.service). The kernel registers the device when the CPU has it.
 #[must_use]
 pub fn has_kvm(root: &Path) -> bool {
-    fs::metadata(root.join("dev/kvm")).is_ok_and(|m| m.file_type().is_char_device())
+    let node = fs::metadata(root.join("dev/kvm"));
+    node.is_ok_and(|node| node.file_type().is_char_device())
+        && root.join("sys/class/misc/kvm").exists()
 }
 
 /// Time since boot, from `/proc/uptime` (proc_uptime(5)), in steps of 10 ms; zero
@@ -102,6 +105,11 @@ mod tests {
         fs::create_dir(root.path().join("dev")).unwrap();
         fs::write(root.path().join("dev/kvm"), "").unwrap();
         assert!(!has_kvm(root.path()), "a file is no device");
+        fs::remove_file(root.path().join("dev/kvm")).unwrap();
+        std::os::unix::fs::symlink("/dev/null", root.path().join("dev/kvm")).unwrap();
+        assert!(!has_kvm(root.path()), "nobody serves the device");
+        fs::create_dir_all(root.path().join("sys/class/misc/kvm")).unwrap();
+        assert!(has_kvm(root.path()));
     }
 
     #[test]

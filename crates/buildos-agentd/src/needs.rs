@@ -43,7 +43,7 @@ fn missing(need: Need, agent: &Requirements, host: &Host) -> Option<String> {
             (!names.is_empty()).then(|| format!("credential {} is not there", names.join(", ")))
         }
         Need::Kvm => (agent.kvm && !host.kvm).then(|| {
-            "/dev/kvm is missing (switch on virtualization in the firmware, or set kvm = \"waived\")"
+            "KVM is missing (switch on virtualization in the firmware, or set kvm = \"waived\")"
                 .to_owned()
         }),
         Need::Memory => (agent.memory > host.memory).then(|| {
@@ -65,8 +65,9 @@ fn missing(need: Need, agent: &Requirements, host: &Host) -> Option<String> {
             None => Some("buildos-natd is not running".to_owned()),
             Some(nat) => (!nat.ready).then(|| format!("NAT: {}", nat.reason)),
         },
-        Need::Clock => (host.clock == Clock::Awaited)
-            .then(|| "the clock is not synchronised yet".to_owned()),
+        Need::Clock => {
+            (host.clock == Clock::Awaited).then(|| "the clock is not synchronised yet".to_owned())
+        }
     }
 }
 
@@ -255,7 +256,7 @@ mod tests {
             (
                 Need::Kvm,
                 without(|h| h.kvm = false),
-                "/dev/kvm is missing (switch on virtualization in the firmware, or set kvm = \"waived\")",
+                "KVM is missing (switch on virtualization in the firmware, or set kvm = \"waived\")",
             ),
             (
                 Need::Credentials,

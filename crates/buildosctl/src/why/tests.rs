@@ -225,9 +225,9 @@ const FAULTS: [(&str, Change, Step, &str, &str); 27] = [
     ),
     (
         "kvm",
-        |host| host.agents = vec![waiting("kvm", "/dev/kvm is missing")],
+        |host| host.agents = vec![waiting("kvm", "KVM is missing")],
         Step::Needs,
-        "/dev/kvm is missing",
+        "KVM is missing",
         "firmware",
     ),
     (
