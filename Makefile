@@ -1,7 +1,8 @@
 # Delegates: what is done is in debian/build, image/build, image/boot and tests/.
 
 PYTEST = /usr/bin/python3 -m pytest
-IMAGE_FILES = $(shell find image -not -type d -not -path '*/__pycache__/*')
+# Not links to what is only there on a running host: make would look for it.
+IMAGE_FILES = $(shell find image -not -type d -not -xtype l -not -path '*/__pycache__/*')
 
 help:
 	@echo 'sudo make boot          set everything up and boot a build host in QEMU'
