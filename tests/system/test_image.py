@@ -15,6 +15,7 @@ UNITS = [
     "buildos-image-time-servers.path",
     "buildos-image-time-servers.service",
     "buildos-image-time-servers.timer",
+    "systemd-timesyncd.service.d/50-buildos-image.conf",
 ]
 
 # Shows what it was started with.
@@ -39,14 +40,15 @@ def test_time_servers_are_those_of_the_lease(host: Host, lan: Lan) -> None:
         host.file(f"/etc/systemd/system/{unit}", (LIBRARY / f"systemd/system/{unit}").read_text())
     host.file("/etc/systemd/system/systemd-timesyncd.service", TIMESYNCD)
     host.start([lan])
-    host.systemctl("start", *(unit for unit in UNITS if not unit.endswith("service")))
+    host.systemctl("start", *(unit for unit in UNITS if unit.endswith((".path", ".timer"))))
     # Without a lease there is nobody to be asked.
     assert host.run("systemctl is-active systemd-timesyncd", check=False).strip() == "inactive"
 
     def started_with(*servers: str) -> bool:
         text = host.run("cat /run/started-with", check=False)
-        wanted = [f"NTP={' '.join(servers)}"] if servers else []
-        return bool(text) and [ln for ln in text.splitlines() if ln[:4] == "NTP=" != ln] == wanted
+        named = [line.removeprefix("NTP=") for line in text.splitlines() if "NTP=" in line]
+        # The first assignment is the empty one.
+        return bool(text) and named == (["", " ".join(servers)] if servers else [])
 
     lan.serve_dhcp(ntp("192.0.2.77"))
     wait_for(lambda: started_with("192.0.2.77"), "timesyncd with the time server of the lease")
