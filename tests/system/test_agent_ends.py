@@ -12,6 +12,7 @@ from agents import (
     bslave,
     instance,
     messages,
+    reload,
     restart,
     state,
     wait_for_state,
@@ -117,6 +118,26 @@ def test_an_agent_that_does_not_end_is_killed(host: Host, lan: Lan) -> None:
     assert not host.succeeds(f"test -e /proc/{pid}")
     wait_for_state(host, "stopped", AGENT)
     assert str(instance(host, "LastExit", AGENT)) == "signal KILL (timeout)"
+
+
+def test_an_agent_that_is_configured_no_more_is_no_failure(host: Host, lan: Lan) -> None:
+    lan.serve_dhcp()
+    host.program("/opt/agent", "#!/bin/bash\ntrap 'exit 3' TERM\nwhile :; do sleep 0.1; done\n")
+    host.configure("agentd", bslave("/opt/agent"))
+    host.start([lan])
+    wait_until_runs(host, AGENT)
+    host.systemctl("stop", BSLAVE)
+    wait_for_state(host, "stopped", AGENT)
+    assert BSLAVE in host.failed_units()[0]
+    restart(host, AGENT)
+    wait_until_runs(host, AGENT)
+    reload(host, "")
+    host.wait_for(
+        lambda: not host.systemctl("list-units", "--all", "--no-legend", "buildos-bslave@*"),
+        "nothing of it is left",
+    )
+    assert "status=3" in host.run(f"journalctl --unit={BSLAVE} --output=cat")
+    assert host.failed_units() == []
 
 
 def test_exits_are_recorded_and_outlive_agentd(host: Host, lan: Lan) -> None:
