@@ -39,6 +39,8 @@ const LEASES_LIMIT: u32 = 65_536;
 pub enum Dnsmasq {
     /// It serves what was wished.
     Serving,
+    /// It begins to.
+    Starting,
     /// It is on the way there; how, for people.
     Pending(&'static str),
     /// It runs, but with another configuration.
@@ -58,7 +60,7 @@ impl Dnsmasq {
         match unit.active_state.as_str() {
             "active" | "reloading" if in_force => Self::Serving,
             "active" | "reloading" => Self::Outdated,
-            "activating" => Self::Pending("starts"),
+            "activating" => Self::Starting,
             "deactivating" => Self::Pending("stops"),
             "failed" => Self::Down(format!("failed; see journalctl -u {UNIT}")),
             // The operator's will, or systemd is about to start it.
@@ -137,7 +139,7 @@ mod tests {
         for (active, load, in_force, expected) in [
             ("active", "loaded", true, Dnsmasq::Serving),
             ("active", "loaded", false, Dnsmasq::Outdated),
-            ("activating", "loaded", true, Dnsmasq::Pending("starts")),
+            ("activating", "loaded", true, Dnsmasq::Starting),
             ("deactivating", "loaded", true, Dnsmasq::Pending("stops")),
             (
                 "failed",

@@ -28,12 +28,13 @@ pub struct Observed {
 }
 
 impl Observed {
-    /// Whether everything stands that a probe needs.
+    /// Whether everything stands that a probe needs, but for a dnsmasq that starts: so
+    /// does the probe, and a DHCP client asks more than once.
     #[must_use]
     pub fn can_be_probed(&self, site: &Site) -> bool {
         self.table.is_ok()
             && self.forwarding == Forwarding::On
-            && self.dnsmasq == Ok(Dnsmasq::Serving)
+            && matches!(self.dnsmasq, Ok(Dnsmasq::Serving | Dnsmasq::Starting))
             && site.uplink.is_ok()
     }
 }
@@ -102,6 +103,7 @@ impl Status {
         }
         match &observed.dnsmasq {
             Ok(Dnsmasq::Serving) => {}
+            Ok(Dnsmasq::Starting) => return Self::waiting("waiting for dnsmasq, which starts"),
             Ok(Dnsmasq::Pending(how)) => {
                 return Self::waiting(format!("waiting for dnsmasq, which {how}"));
             }
@@ -245,7 +247,7 @@ mod tests {
         }
         for (dnsmasq, state, reason) in [
             (
-                Ok(Dnsmasq::Pending("starts")),
+                Ok(Dnsmasq::Starting),
                 State::Waiting,
                 "waiting for dnsmasq, which starts",
             ),
