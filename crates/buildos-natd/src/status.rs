@@ -331,6 +331,19 @@ mod tests {
     }
 
     #[test]
+    fn a_probe_begins_with_dnsmasq_and_not_before() {
+        let possible = |dnsmasq| {
+            let observed = Observed {
+                dnsmasq: Ok(dnsmasq),
+                ..good()
+            };
+            observed.can_be_probed(&Site::example())
+        };
+        assert!(possible(Dnsmasq::Serving) && possible(Dnsmasq::Starting));
+        assert!(!possible(Dnsmasq::Pending("does not run")) && !possible(Dnsmasq::Outdated));
+    }
+
+    #[test]
     fn without_an_uplink_machines_wait() {
         let site = Site {
             uplink: Err("no carrier on\neth0".to_owned()),
