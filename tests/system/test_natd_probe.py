@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from host import Host
 from lan import Lan
@@ -151,6 +153,16 @@ def test_a_killed_natd_takes_up_what_it_found_out(online: Host) -> None:
     )
     wait_until_ready(online)
     assert online.bus_property("nat1", "ProbeUSec") == before
+
+
+def test_a_dnsmasq_that_begins_anew_is_tried_out(online: Host) -> None:
+    def request() -> int:
+        return int(json.loads(online.read("/run/buildos/natd/probe.json"))["id"])
+
+    before = request()
+    online.systemctl("kill", "--signal=KILL", "buildos-dnsmasq")
+    online.wait_for(lambda: request() != before, "natd asks for a probe")
+    wait_until_ready(online)
 
 
 def test_a_machine_that_plays_dhcp_server_does_not_deceive_it(online: Host) -> None:

@@ -250,11 +250,17 @@ impl Natd {
             // What was found last is as good as anything; the next look tells.
             tracing::warn!("cannot read other tables: {}", text::chain(&error));
         }
+        let dnsmasq = self.serve(wish);
+        let last = self.observed.as_ref().map(|last| &last.dnsmasq);
+        if dnsmasq == Ok(Dnsmasq::Starting) && last != Some(&dnsmasq) {
+            // What was found out is of the one before.
+            self.prober.hold();
+        }
         let mut observed = Observed {
             table,
             forwarding,
             bridge,
-            dnsmasq: self.serve(wish),
+            dnsmasq,
             foreign: self.foreign.clone(),
             probe: Health::default(),
         };
