@@ -7,7 +7,7 @@ use serde::Deserialize;
 use zbus::zvariant::{OwnedObjectPath, Type, as_value};
 
 use crate::path;
-use crate::watch::{Snapshot, Watch};
+use crate::watch::{self, Snapshot, Watch};
 
 /// Bus name of systemd's manager.
 pub const SYSTEMD_NAME: &str = "org.freedesktop.systemd1";
@@ -184,21 +184,14 @@ impl Snapshot for UnitState {
     const INTERFACE: &'static str = "org.freedesktop.systemd1.Unit";
 }
 
-/// Follows a unit, for example `buildos-dnsmasq.service`. Needs no privilege.
-///
-/// # Errors
-///
-/// As [`Watch::new`].
-pub async fn watch_unit(
-    connection: &zbus::Connection,
-    name: &str,
-) -> zbus::Result<Watch<UnitState>> {
-    // Without a subscriber systemd sends no signals. Where there is no systemd
-    // (a container, a desk) nothing can be followed; the watch says so.
-    if let Err(error) = SystemdProxy::new(connection).await?.subscribe().await {
-        tracing::debug!(%error, "systemd does not take our subscription");
-    }
-    Watch::new(connection, SYSTEMD_NAME, &unit_path(name)).await
+/// Looks at a unit, for example `buildos-dnsmasq.service`, once: [`None`] when systemd
+/// does not answer. Needs no privilege.
+pub async fn unit_state(connection: &zbus::Connection, name: &str) -> Option<UnitState> {
+    let look = watch::look(connection, SYSTEMD_NAME, &unit_path(name)).await;
+    look.unwrap_or_else(|error| {
+        tracing::debug!(%error, unit = name, "systemd does not answer");
+        None
+    })
 }
 
 /// What systemd is about to do with a unit: `stop`, `restart` …; [`None`] when

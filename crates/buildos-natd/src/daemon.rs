@@ -10,17 +10,19 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use buildos_dbus_api::nat1::State;
 use buildos_dbus_api::network1::{self, Network};
-use buildos_dbus_api::system::{self, UnitState};
+use buildos_dbus_api::system;
 use buildos_dbus_api::watch::BusLost;
 use buildos_probe::{REPORT, REQUEST};
 use buildos_service::{Request, Service, file, text};
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, sleep_until};
+use zbus::Connection;
 
 use crate::bridge::{self, BridgeError, Links};
 use crate::bus::{self, Published};
 use crate::config::Settings;
 use crate::dnsmasq::{self, Dnsmasq};
+use crate::files::{Files, FilesError};
 use crate::foreign::{self, Finding};
 use crate::forwarding;
 use crate::nft::{self, AnyTable, Author, Change, Changes, Image, NftError};
@@ -75,6 +77,9 @@ pub enum DaemonError {
     /// The kernel's announcements cannot be heard.
     #[error("cannot watch the kernel's links")]
     Links(#[from] BridgeError),
+    /// What dnsmasq and the probe do cannot be followed.
+    #[error(transparent)]
+    Files(#[from] FilesError),
 }
 
 /// Runs until systemd asks for the end.
@@ -86,15 +91,13 @@ pub async fn run(mut service: Service<Settings>) -> Result<(), DaemonError> {
     let root = Path::new("/");
     let connection = buildos_dbus_api::system_bus().await?;
     let mut network = network1::watch(&connection).await?;
-    let mut dnsmasq = system::watch_unit(&connection, dnsmasq::UNIT).await?;
-    let mut probe = system::watch_unit(&connection, prober::UNIT).await?;
     let mut changes = Changes::listen()?;
     let mut links = Links::open(root)?;
+    let files = Files::open(root)?;
 
-    let mut natd = Natd::new(root, service.settings().clone());
+    let mut natd = Natd::new(root, &connection, service.settings().clone());
     natd.network(network.next().await?);
-    natd.dnsmasq = dnsmasq.next().await?;
-    natd.probe = probe.next().await?;
+    files.follow()?;
     natd.look(&links).await;
     bus::serve(&connection, root, natd.published(service.problems())).await?;
     service.status(&natd.status.reason);
@@ -110,13 +113,15 @@ pub async fn run(mut service: Service<Settings>) -> Result<(), DaemonError> {
                     reloaded = true;
                 }
             },
-            network = network.next() => natd.network(network?),
-            unit = dnsmasq.next() => natd.dnsmasq = unit?,
-            unit = probe.next() => natd.probe = unit?,
+            network = network.next() => if !natd.network(network?) {
+                continue;
+            },
             change = changes.next() => natd.changed(change?),
             link = links.changed() => link?,
+            file = files.changed() => file?,
             () = sleep_until(natd.look_at) => {}
         }
+        files.follow()?;
         natd.look(&links).await;
         bus::publish(&connection, natd.published(service.problems())).await?;
         service.status(&natd.status.reason);
@@ -136,14 +141,12 @@ pub async fn run(mut service: Service<Settings>) -> Result<(), DaemonError> {
 /// What the daemon knows.
 struct Natd {
     root: PathBuf,
+    /// To ask systemd.
+    connection: Connection,
     switches: Switches,
     settings: Settings,
     /// As netd said last, or why that is of no use.
     site: Result<Site, String>,
-    /// dnsmasq's unit; [`None`] when systemd does not answer.
-    dnsmasq: Option<UnitState>,
-    /// The probe's unit; [`None`] when systemd does not answer.
-    probe: Option<UnitState>,
     prober: Prober,
     /// The table that was last seen standing.
     standing: Option<Image>,
@@ -160,14 +163,12 @@ struct Natd {
 }
 
 impl Natd {
-    fn new(root: &Path, settings: Settings) -> Self {
+    fn new(root: &Path, connection: &Connection, settings: Settings) -> Self {
         let now = Instant::now();
         Self {
             switches: Switches::below(root),
             settings,
             site: Err(String::new()),
-            dnsmasq: None,
-            probe: None,
             prober: Prober::resume(json(&root.join(REQUEST)), json(&root.join(REPORT)), now),
             standing: None,
             meddler: None,
@@ -177,25 +178,26 @@ impl Natd {
             status: Status::waiting(""),
             look_at: now,
             root: root.to_owned(),
+            connection: connection.clone(),
         }
     }
 
-    /// What netd says. While it is away, what it said last stays in force.
-    fn network(&mut self, network: Option<Network>) {
-        match network {
-            Some(network) => {
-                self.site = Site::try_from(&network).map_err(|why| {
-                    format!(
-                        "waiting for buildos-netd: {}",
-                        text::escape(&why.to_string())
-                    )
-                });
-            }
-            None if self.site.is_err() => {
-                self.site = Err("waiting for buildos-netd, which is not running".to_owned());
-            }
-            None => {}
-        }
+    /// What netd says; whether that changes anything. While it is away, what it said
+    /// last stays in force.
+    fn network(&mut self, network: Option<Network>) -> bool {
+        let site = match network {
+            Some(network) => Site::try_from(&network).map_err(|why| {
+                format!(
+                    "waiting for buildos-netd: {}",
+                    text::escape(&why.to_string())
+                )
+            }),
+            None if self.site.is_ok() => return false,
+            None => Err("waiting for buildos-netd, which is not running".to_owned()),
+        };
+        let changes = site != self.site;
+        self.site = site;
+        changes
     }
 
     fn changed(&mut self, change: Change) {
@@ -250,7 +252,7 @@ impl Natd {
             // What was found last is as good as anything; the next look tells.
             tracing::warn!("cannot read other tables: {}", text::chain(&error));
         }
-        let dnsmasq = self.serve(wish);
+        let dnsmasq = self.serve(wish).await;
         let last = self.observed.as_ref().map(|last| &last.dnsmasq);
         if dnsmasq == Ok(Dnsmasq::Starting) && last != Some(&dnsmasq) {
             // What was found out is of the one before.
@@ -264,7 +266,8 @@ impl Natd {
             foreign: self.foreign.clone(),
             probe: Health::default(),
         };
-        observed.probe = self.try_out(wish, observed.can_be_probed(&wish.site));
+        let possible = observed.can_be_probed(&wish.site);
+        observed.probe = self.try_out(wish, possible).await;
         observed
     }
 
@@ -385,15 +388,17 @@ impl Natd {
     }
 
     /// Asks for a probe when it is time, and takes what came of the last one.
-    fn try_out(&mut self, wish: &Wish, possible: bool) -> Health {
+    async fn try_out(&mut self, wish: &Wish, possible: bool) -> Health {
         match (&wish.probe, self.settings.probe_interval.get()) {
             (Some(probe), Some(every)) if possible => {
                 let report = json(&self.root.join(REPORT));
-                let unit = self.probe.as_ref();
                 let now = Instant::now();
-                let request = self.prober.look(now, probe, every, unit, report, number());
-                if let Some(request) = request {
-                    self.ask(&request);
+                if self.prober.look(now, probe, every, report) {
+                    let unit = system::unit_state(&self.connection, prober::UNIT).await;
+                    let unit = unit.as_ref();
+                    if let Some(request) = self.prober.ask(now, probe, every, unit, number()) {
+                        self.ask(&request);
+                    }
                 }
             }
             (Some(_), Some(_)) => self.prober.hold(),
@@ -415,12 +420,17 @@ impl Natd {
     }
 
     /// Has dnsmasq serve what is wished, and tells what it does.
-    fn serve(&mut self, wish: &Wish) -> Result<Dnsmasq, String> {
+    async fn serve(&mut self, wish: &Wish) -> Result<Dnsmasq, String> {
         self.tell_dnsmasq(wish)
             .map_err(|error| text::chain(&error))?;
         let in_force = std::fs::read(self.root.join(dnsmasq::IN_FORCE))
             .is_ok_and(|content| content == wish.dnsmasq.as_bytes());
-        let dnsmasq = Dnsmasq::judge(self.dnsmasq.as_ref(), in_force);
+        let dnsmasq = if self.root.join(dnsmasq::PID).exists() {
+            Dnsmasq::running(in_force)
+        } else {
+            let unit = system::unit_state(&self.connection, dnsmasq::UNIT).await;
+            Dnsmasq::judge(unit.as_ref(), in_force)
+        };
         if dnsmasq != Dnsmasq::Outdated {
             self.restart_asked = None;
         } else if self.restart_asked.is_none_or(|at| at.elapsed() >= BUSY) {

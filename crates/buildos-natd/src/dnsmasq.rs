@@ -3,7 +3,7 @@
 //! natd may neither start nor signal it. natd writes [`CONFIGURATION`];
 //! systemd sees the file change (buildos-dnsmasq.path) and starts the service,
 //! which takes a copy, [`IN_FORCE`], and runs with that. So the copy says what
-//! dnsmasq was started with. While that is not what is wished, natd writes
+//! dnsmasq was started with; that it serves says [`PID`]. While that is not what is wished, natd writes
 //! [`RESTART`], which systemd sees, too (buildos-dnsmasq-restart.path). Name
 //! servers are in a file of their own that dnsmasq watches: a new lease costs no
 //! restart.
@@ -20,6 +20,10 @@ use crate::site::Site;
 pub const UNIT: &str = "buildos-dnsmasq.service";
 /// What natd wants dnsmasq to run with, below the root.
 pub const CONFIGURATION: &str = "run/buildos/natd/dnsmasq.conf";
+/// There while dnsmasq serves, below the root: it writes the file when it has what it
+/// needs, and systemd removes it at the end of the unit, however that comes
+/// (`PIDFile=` in systemd.service(5)).
+pub const PID: &str = "run/buildos/dnsmasq/dnsmasq.pid";
 /// What dnsmasq was started with, below the root.
 pub const IN_FORCE: &str = "run/buildos/dnsmasq/dnsmasq.conf";
 /// Written when dnsmasq is to start again, below the root.
@@ -50,16 +54,25 @@ pub enum Dnsmasq {
 }
 
 impl Dnsmasq {
-    /// From the unit ([`None`] when systemd does not answer) and whether the
-    /// copy in force is the wished one.
+    /// A dnsmasq that runs, from whether the copy in force is the wished one.
+    #[must_use]
+    pub fn running(in_force: bool) -> Self {
+        if in_force {
+            Self::Serving
+        } else {
+            Self::Outdated
+        }
+    }
+
+    /// From the unit ([`None`] when systemd does not answer) of a dnsmasq that has
+    /// not said that it runs.
     #[must_use]
     pub fn judge(unit: Option<&UnitState>, in_force: bool) -> Self {
         let Some(unit) = unit else {
             return Self::Down(format!("systemd says nothing of {UNIT}"));
         };
         match unit.active_state.as_str() {
-            "active" | "reloading" if in_force => Self::Serving,
-            "active" | "reloading" => Self::Outdated,
+            "active" | "reloading" => Self::running(in_force),
             "activating" => Self::Starting,
             "deactivating" => Self::Pending("stops"),
             "failed" => Self::Down(format!("failed; see journalctl -u {UNIT}")),

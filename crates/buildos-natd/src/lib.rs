@@ -15,6 +15,7 @@ pub mod bus;
 pub mod config;
 pub mod daemon;
 pub mod dnsmasq;
+pub mod files;
 pub mod foreign;
 pub mod forwarding;
 pub mod leases;

@@ -24,6 +24,8 @@ pub const UNIT: &str = "buildos-probe.service";
 /// systemd does not see a change of the file while it acts on the one before,
 /// and a program may be killed: then it is asked again.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How often it is looked whether a unit still runs that is to run again.
+const RUNNING: Duration = Duration::from_millis(250);
 /// First wait after a probe that failed; it doubles with each.
 const SOON: Duration = Duration::from_secs(2);
 /// Least time between two probes that something new gives rise to.
@@ -100,6 +102,8 @@ pub struct Prober {
     finished: Option<Instant>,
     /// When to ask again.
     due: Option<Instant>,
+    /// When to look at a unit that ran when something was to be done.
+    look_again: Option<Instant>,
     off: bool,
 }
 
@@ -119,6 +123,7 @@ impl Prober {
             report,
             asked: None,
             failures: 0,
+            look_again: None,
             off: false,
         }
     }
@@ -143,10 +148,11 @@ impl Prober {
     /// When to be asked again at the latest.
     #[must_use]
     pub fn due(&self) -> Option<Instant> {
-        match self.asked {
+        let due = match self.asked {
             Some(asked) => Some(asked + PATIENCE),
             None => self.due,
-        }
+        };
+        self.look_again.or(due)
     }
 
     /// Something has changed that may matter to machines: try soon.
@@ -164,6 +170,7 @@ impl Prober {
         self.report = None;
         self.asked = None;
         self.due = None;
+        self.look_again = None;
         self.off = false;
     }
 
@@ -173,46 +180,63 @@ impl Prober {
         self.off = true;
     }
 
-    /// Whether to ask now: the request to write, with `id` as its number. `left`
-    /// is the report that lies there, whosever it is.
+    /// Takes the report that lies there, whosever it is. Returns whether the unit has to
+    /// be looked at for what is to be done now, which is [`Prober::ask`]'s.
     pub fn look(
         &mut self,
         now: Instant,
         wish: &Request,
         every: Duration,
-        unit: Option<&UnitState>,
         left: Option<Report>,
+    ) -> bool {
+        self.off = false;
+        let awaited = self.asked.and(self.id());
+        if let Some(report) = left.filter(|report| Some(report.id) == awaited) {
+            self.finish(now, every, report);
+        }
+        if self.request.as_ref().is_none_or(|last| !same(last, wish)) {
+            // What was found out is of another network.
+            self.report = None;
+            self.asked = None;
+            self.due = None;
+            self.look_again = None;
+        }
+        self.due().is_none_or(|due| now >= due)
+    }
+
+    /// The request to write, with `id` as its number, or [`None`] when there is nothing
+    /// to ask for, or systemd would not see that it is: while the unit runs.
+    pub fn ask(
+        &mut self,
+        now: Instant,
+        wish: &Request,
+        every: Duration,
+        unit: Option<&UnitState>,
         id: u64,
     ) -> Option<Request> {
-        self.off = false;
         let running = unit.is_some_and(|unit| {
             let state = unit.active_state.as_str();
             ["activating", "active", "deactivating"].contains(&state)
         });
-        if let (Some(asked), Some(request)) = (self.asked, &self.request) {
-            match left.filter(|report| report.id == request.id) {
-                Some(report) => self.finish(now, every, report),
-                None if now >= asked + PATIENCE && !running => {
-                    let report = self.lost(request.id, unit);
-                    self.finish(now, every, report);
-                }
-                None => {}
-            }
+        if running {
+            self.look_again = Some(now + RUNNING);
+            return None;
         }
-        let other = self.request.as_ref().is_none_or(|last| !same(last, wish));
-        if other {
-            // What was found out is of another network.
-            self.report = None;
-            self.asked = None;
-        }
-        let due = other || self.asked.is_none() && self.due.is_none_or(|due| now >= due);
-        if !due || running {
+        self.look_again = None;
+        if let Some(lost) = self.asked.and(self.id()) {
+            let report = Self::lost(lost, unit);
+            self.finish(now, every, report);
             return None;
         }
         let request = Request { id, ..wish.clone() };
         self.request = Some(request.clone());
         self.asked = Some(now);
         Some(request)
+    }
+
+    /// The number of the last request.
+    fn id(&self) -> Option<u64> {
+        self.request.as_ref().map(|request| request.id)
     }
 
     fn finish(&mut self, now: Instant, every: Duration, report: Report) {
@@ -229,11 +253,12 @@ impl Prober {
         };
         self.report = Some(report);
         self.asked = None;
+        self.look_again = None;
         self.finished = Some(now);
         self.due = Some(now + wait);
     }
 
-    fn lost(&self, id: u64, unit: Option<&UnitState>) -> Report {
+    fn lost(id: u64, unit: Option<&UnitState>) -> Report {
         let how = match unit {
             None => "systemd says nothing of it".to_owned(),
             Some(unit) if unit.load_state != "loaded" => format!("it is {}", unit.load_state),
@@ -339,9 +364,13 @@ mod tests {
             };
             self.id += 1;
             let now = self.start + Duration::from_secs(at);
-            self.prober
-                .look(now, &self.wish, EVERY, Some(&unit), left, self.id)
-                .map(|request| request.id)
+            if !self.prober.look(now, &self.wish, EVERY, left) {
+                return None;
+            }
+            let request = self
+                .prober
+                .ask(now, &self.wish, EVERY, Some(&unit), self.id);
+            request.map(|request| request.id)
         }
 
         fn state(&self) -> ProbeState {
@@ -439,6 +468,22 @@ mod tests {
     }
 
     #[test]
+    fn a_unit_that_runs_is_looked_at_again_soon_and_not_all_the_time() {
+        let mut trial = Trial::new();
+        let at = |trial: &Trial, millis| trial.start + Duration::from_millis(millis);
+        assert_eq!(trial.look(0, "active", None), None);
+        assert_eq!(trial.prober.due(), Some(at(&trial, 250)));
+        let id = trial.look(1, "inactive", None).unwrap();
+        // It runs on when its time is up, and leaves its report then.
+        assert_eq!(trial.look(11, "active", None), None);
+        assert_eq!(trial.prober.due(), Some(at(&trial, 11_250)));
+        assert_eq!(trial.look(12, "active", passed(id)), None);
+        assert_eq!(trial.state(), ProbeState::Passed);
+        assert_eq!(trial.prober.due(), Some(at(&trial, 312_000)));
+        assert_eq!(trial.look(13, "inactive", passed(id)), None);
+    }
+
+    #[test]
     fn a_restart_takes_up_what_was_found_out() {
         let now = Instant::now();
         let mut request = wish(&site(), &Settings::default()).unwrap();
@@ -449,9 +494,8 @@ mod tests {
             assert_eq!(resumed(report).health().state(), ProbeState::Pending);
         }
         let mut prober = resumed(passed(7));
-        assert_eq!(
-            prober.look(now, &request, EVERY, None, passed(7), 8),
-            None,
+        assert!(
+            !prober.look(now, &request, EVERY, passed(7)),
             "nothing new is asked for at once"
         );
         prober.hold();
