@@ -36,12 +36,12 @@ use crate::unit_directory::{self, UnitDirectory, UnitDirectoryError};
 /// How often a program or device that is missing is looked for. There is no
 /// event for either that would cover every way in which they appear.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
-/// The same for the clock. When it is the last thing that is missing, this is
-/// what an agent loses by it.
+/// The same for the clock when it is the last thing that is missing: this is what an
+/// agent loses by it.
 const LOOK_AT_CLOCK: Duration = Duration::from_millis(100);
 
 /// When nothing happened for so long, it is over, and memory that was taken for it is
-/// given back: agents that come and go do it together.
+/// given back: agents that come and go do it together. A boot is over for us then, too.
 const QUIET: Duration = Duration::from_secs(3);
 
 /// Why agentd ends. systemd starts it again; the agents go on running.
@@ -96,6 +96,12 @@ pub async fn run(mut service: Service<Settings>) -> Result<(), Error> {
         clock_deadline: Duration::ZERO,
         clock: Wait::default(),
     };
+    // The hundreds of messages of a boot would only hold it up. Until it is over, one thing
+    // is missed: that somebody stops an agent that waits, and so is down already.
+    let mut listens = !daemon.systemd.is_starting().await?;
+    if listens {
+        daemon.systemd.subscribe().await?;
+    }
     daemon.configure(&service).await?;
     // So that nobody is told "waiting" only because agentd has not looked yet.
     // If systemd takes longer than it may, that is what they are told.
@@ -124,6 +130,10 @@ pub async fn run(mut service: Service<Settings>) -> Result<(), Error> {
             () = until(quiet) => {
                 heap::trim();
                 quiet = None;
+                if !listens {
+                    daemon.systemd.subscribe().await?;
+                    listens = true;
+                }
                 continue;
             }
         }
@@ -353,13 +363,14 @@ impl Daemon {
     /// When to settle again although nothing happened.
     fn deadline(&self) -> Option<Instant> {
         let starts = self.agents.values().filter_map(|a| a.instance.deadline());
-        let waits_for = |needs: &[Need]| self.agents.values().any(|a| a.waits_for(needs));
+        let any = |waits: fn(&Agent) -> bool| self.agents.values().any(waits);
         // Nobody sets the clock without a network.
-        let clock = self.clock.runs() && waits_for(&[Need::Clock]);
-        let files = [Need::Program, Need::Credentials, Need::Kvm];
+        let clock = self.clock.runs() && any(|agent| agent.waits_for(&[Need::Clock]));
+        let alone = clock && any(Agent::waits_for_the_clock_alone);
+        let files = any(|agent| agent.waits_for(&[Need::Program, Need::Credentials, Need::Kvm]));
         let looks = [
-            clock.then_some(LOOK_AT_CLOCK),
-            waits_for(&files).then_some(LOOK_AGAIN),
+            alone.then_some(LOOK_AT_CLOCK),
+            (clock || files).then_some(LOOK_AGAIN),
         ];
         let looks = looks.into_iter().flatten();
         starts
@@ -377,9 +388,18 @@ impl Agent {
 
     /// Whether it waits for one of these.
     fn waits_for(&self, needs: &[Need]) -> bool {
-        let mut unmet = self.instance.unmet().iter();
-        self.instance.state() == InstanceState::Waiting
-            && unmet.any(|unmet| needs.contains(&unmet.need))
+        self.needs().any(|need| needs.contains(&need))
+    }
+
+    fn waits_for_the_clock_alone(&self) -> bool {
+        self.waits_for(&[Need::Clock]) && self.needs().count() == 1
+    }
+
+    /// What it waits for.
+    fn needs(&self) -> impl Iterator<Item = Need> {
+        let waits = self.instance.state() == InstanceState::Waiting;
+        let unmet = self.instance.unmet().iter().filter(move |_| waits);
+        unmet.map(|unmet| unmet.need)
     }
 
     /// Tells the journal, when the state or the set of missing things differs;
@@ -389,11 +409,7 @@ impl Agent {
             return;
         }
         let state = self.instance.state();
-        let needs = if state == InstanceState::Waiting {
-            self.instance.unmet().iter().map(|u| u.need).collect()
-        } else {
-            Vec::new()
-        };
+        let needs = self.needs().collect();
         let told = Some((state, needs));
         if self.told != told {
             messages::state(id, &self.instance);

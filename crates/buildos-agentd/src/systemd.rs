@@ -53,21 +53,39 @@ fn cannot(what: impl Into<String>) -> impl FnOnce(zbus::Error) -> SystemdError {
 }
 
 impl Systemd {
-    /// Asks systemd on this bus for its signals.
+    /// systemd on this bus.
+    ///
+    /// # Errors
+    ///
+    /// The bus refuses what a proxy needs.
+    pub async fn new(connection: &Connection) -> Result<Self, SystemdError> {
+        let manager = SystemdProxy::new(connection).await;
+        Ok(Self {
+            connection: connection.clone(),
+            manager: manager.map_err(cannot("be called"))?,
+        })
+    }
+
+    /// Asks for the signals about everything. What becomes of the units that are
+    /// followed, and of our own jobs, systemd tells without that, but not that
+    /// somebody else's job is done that leaves a unit down as it was.
     ///
     /// # Errors
     ///
     /// systemd does not answer.
-    pub async fn new(connection: &Connection) -> Result<Self, SystemdError> {
-        let subscribe = async || {
-            let manager = SystemdProxy::new(connection).await?;
-            manager.subscribe().await?;
-            Ok(manager)
-        };
-        Ok(Self {
-            connection: connection.clone(),
-            manager: subscribe().await.map_err(cannot("send its signals"))?,
-        })
+    pub async fn subscribe(&self) -> Result<(), SystemdError> {
+        let subscribed = self.manager.subscribe().await;
+        subscribed.map_err(cannot("send its signals"))
+    }
+
+    /// Whether the host is still booting.
+    ///
+    /// # Errors
+    ///
+    /// systemd does not answer.
+    pub async fn is_starting(&self) -> Result<bool, SystemdError> {
+        let state = self.state().await?;
+        Ok(matches!(state.as_str(), "initializing" | "starting"))
     }
 
     /// Reads unit files again if systemd has not read the latest ones of one of
@@ -97,8 +115,12 @@ impl Systemd {
     ///
     /// systemd does not answer.
     pub async fn is_stopping(&self) -> Result<bool, SystemdError> {
+        Ok(self.state().await? == "stopping")
+    }
+
+    async fn state(&self) -> Result<String, SystemdError> {
         let state = self.manager.system_state().await;
-        Ok(state.map_err(cannot("tell its state"))? == "stopping")
+        state.map_err(cannot("tell its state"))
     }
 
     /// Stops an agent and forgets about it. Returns the job that does it, and
