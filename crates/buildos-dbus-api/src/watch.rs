@@ -12,14 +12,19 @@ use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use zbus::fdo::{self, DBusProxy};
-use zbus::names::{OwnedBusName, OwnedUniqueName};
+use zbus::names::OwnedBusName;
+use zbus::proxy::MethodFlags;
 use zbus::zvariant::{OwnedObjectPath, Type};
-use zbus::{Connection, MatchRule, MessageStream, message};
+use zbus::{Connection, MatchRule, MessageStream, Proxy, message};
 
 use crate::PEER_TIMEOUT;
 
 const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
+/// Errors of a bus that is not to start a service and has nobody with its name.
+const NOBODY: [&str; 2] = [
+    "org.freedesktop.DBus.Error.NameHasNoOwner",
+    "org.freedesktop.DBus.Error.ServiceUnknown",
+];
 /// Signals that wait to be taken, which happens at once. zbus makes room for as many
 /// when it begins, 72 bytes for each; its own default is 64.
 const QUEUE: usize = 4;
@@ -169,28 +174,11 @@ async fn ask<S: Snapshot>(
     peer: &str,
     path: &str,
 ) -> zbus::Result<Option<S>> {
-    let Some(owner) = owner(connection, peer).await? else {
-        return Ok(None);
-    };
-    let reply = connection
-        .call_method(
-            Some(&owner),
-            path,
-            Some(PROPERTIES),
-            "GetAll",
-            &S::INTERFACE,
-        )
-        .await?;
-    reply.body().deserialize().map(Some)
-}
-
-/// The peer's unique name. Calls that go to it never start a service.
-async fn owner(connection: &Connection, peer: &str) -> zbus::Result<Option<OwnedUniqueName>> {
-    let bus = DBusProxy::new(connection).await?;
-    match bus.get_name_owner(peer.try_into()?).await {
-        Ok(owner) => Ok(Some(owner)),
-        Err(fdo::Error::NameHasNoOwner(_)) => Ok(None),
-        Err(error) => Err(error.into()),
+    let proxy = Proxy::new(connection, peer, path, PROPERTIES).await?;
+    let flags = MethodFlags::NoAutoStart.into();
+    match proxy.call_with_flags("GetAll", flags, &S::INTERFACE).await {
+        Err(zbus::Error::MethodError(name, ..)) if NOBODY.contains(&name.as_str()) => Ok(None),
+        answer => answer,
     }
 }
 
