@@ -69,7 +69,8 @@ impl Dnsmasq {
     #[must_use]
     pub fn judge(unit: Option<&UnitState>, in_force: bool) -> Self {
         let Some(unit) = unit else {
-            return Self::Down(format!("systemd says nothing of {UNIT}"));
+            // While it boots it comes to the bus after us.
+            return Self::Pending("systemd says nothing of");
         };
         match unit.active_state.as_str() {
             "active" | "reloading" => Self::running(in_force),
@@ -175,7 +176,7 @@ mod tests {
                 "{active} {load}"
             );
         }
-        assert!(matches!(Dnsmasq::judge(None, true), Dnsmasq::Down(_)));
+        assert!(matches!(Dnsmasq::judge(None, true), Dnsmasq::Pending(_)));
     }
 
     #[test]
