@@ -41,7 +41,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(2);
 const LOOK_AT_CLOCK: Duration = Duration::from_millis(100);
 
 /// When nothing happened for so long, it is over, and memory that was taken for it is
-/// given back: agents that come and go do it together. A boot is over for us then, too.
+/// given back: agents that come and go do it together.
 const QUIET: Duration = Duration::from_secs(3);
 
 /// Why agentd ends. systemd starts it again; the agents go on running.
@@ -96,12 +96,6 @@ pub async fn run(mut service: Service<Settings>) -> Result<(), Error> {
         clock_deadline: Duration::ZERO,
         clock: Wait::default(),
     };
-    // The hundreds of messages of a boot would only hold it up. Until it is over, one thing
-    // is missed: that somebody stops an agent that waits, and so is down already.
-    let mut listens = !daemon.systemd.is_starting().await?;
-    if listens {
-        daemon.systemd.subscribe().await?;
-    }
     daemon.configure(&service).await?;
     // So that nobody is told "waiting" only because agentd has not looked yet.
     // If systemd takes longer than it may, that is what they are told.
@@ -130,10 +124,6 @@ pub async fn run(mut service: Service<Settings>) -> Result<(), Error> {
             () = until(quiet) => {
                 heap::trim();
                 quiet = None;
-                if !listens {
-                    daemon.systemd.subscribe().await?;
-                    listens = true;
-                }
                 continue;
             }
         }

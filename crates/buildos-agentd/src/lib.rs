@@ -5,7 +5,7 @@
 //! command ([`command`]) in a drop-in ([`dropin`], [`unit_directory`]) of a
 //! systemd unit, so that it is seen, followed and edited with systemd's own
 //! tools. A small machine per agent ([`instance`]) decides from what the unit
-//! does ([`unit`], [`systemd`]) and from what the agent needs ([`needs`],
+//! does ([`unit`], [`jobs`], [`systemd`]) and from what the agent needs ([`needs`],
 //! [`host`]) whether the unit is to be started; [`daemon`] carries that out,
 //! and [`bus`] publishes it.
 //!
@@ -32,6 +32,7 @@ pub mod hardware;
 pub mod host;
 pub mod inspection;
 pub mod instance;
+pub mod jobs;
 pub mod kind;
 pub mod leak;
 pub mod memory;

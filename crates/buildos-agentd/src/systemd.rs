@@ -1,26 +1,26 @@
 //! Talking to systemd: one task per agent follows its unit and carries out
 //! what is wished for it.
 
-use std::collections::HashSet;
 use std::time::Duration;
 
 use buildos_dbus_api::system::{
     JobRemoved, SYSTEMD_NAME, ServiceProxy, SystemdProxy, UnitProxy, unit_path,
 };
-use buildos_dbus_api::watch::{Snapshot, Watch};
+use buildos_dbus_api::watch::{Snapshot, Watch, property_changes};
 use futures_util::StreamExt as _;
 use serde::Deserialize;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Interval, MissedTickBehavior, interval};
-use zbus::Connection;
 use zbus::proxy::CacheProperties;
 use zbus::zvariant::{OwnedObjectPath, Type, as_value};
+use zbus::{Connection, Message};
 
 use crate::agent::Id;
 use crate::drain::Way;
 use crate::exit::Exit;
 use crate::instance::{Command, Event};
+use crate::jobs::{Change, Jobs};
 use crate::unit::{Phase, Unit};
 
 /// How long a follower that met an error waits before it begins anew.
@@ -30,6 +30,9 @@ const IDLE_LOOK: Duration = Duration::from_secs(1);
 /// An agent is idle when this many looks in a row say so: between two programs
 /// that a task runs there is a moment without any.
 const IDLE_LOOKS: u32 = 2;
+/// Changes of a unit that may wait while systemd is asked for something; a whole
+/// restart has eight.
+const CHANGES: usize = 32;
 
 /// systemd's manager.
 #[derive(Debug, Clone)]
@@ -66,28 +69,6 @@ impl Systemd {
         })
     }
 
-    /// Asks for the signals about everything. What becomes of the units that are
-    /// followed, and of our own jobs, systemd tells without that, but not that
-    /// somebody else's job is done that leaves a unit down as it was.
-    ///
-    /// # Errors
-    ///
-    /// systemd does not answer.
-    pub async fn subscribe(&self) -> Result<(), SystemdError> {
-        let subscribed = self.manager.subscribe().await;
-        subscribed.map_err(cannot("send its signals"))
-    }
-
-    /// Whether the host is still booting.
-    ///
-    /// # Errors
-    ///
-    /// systemd does not answer.
-    pub async fn is_starting(&self) -> Result<bool, SystemdError> {
-        let state = self.state().await?;
-        Ok(matches!(state.as_str(), "initializing" | "starting"))
-    }
-
     /// Reads unit files again if systemd has not read the latest ones of one of
     /// these units. One that it has not loaded yet is read now, without that.
     ///
@@ -115,12 +96,8 @@ impl Systemd {
     ///
     /// systemd does not answer.
     pub async fn is_stopping(&self) -> Result<bool, SystemdError> {
-        Ok(self.state().await? == "stopping")
-    }
-
-    async fn state(&self) -> Result<String, SystemdError> {
         let state = self.manager.system_state().await;
-        state.map_err(cannot("tell its state"))
+        Ok(state.map_err(cannot("tell its state"))? == "stopping")
     }
 
     /// Stops an agent and forgets about it. Returns the job that does it, and
@@ -156,11 +133,15 @@ impl Systemd {
         reports: mpsc::Sender<Report>,
     ) -> Follower {
         let (commands, receiver) = watch::channel(None);
+        let mut jobs = Jobs::default();
+        if let Some(own) = own {
+            jobs.add(own);
+        }
         let follow = Follow {
             connection: self.connection.clone(),
             manager: self.manager.clone(),
             id: id.clone(),
-            own: own.into_iter().collect(),
+            jobs,
             watch: None,
             commands: receiver,
             reports,
@@ -206,8 +187,7 @@ struct Follow {
     connection: Connection,
     manager: SystemdProxy<'static>,
     id: Id,
-    /// The jobs of our commands.
-    own: HashSet<OwnedObjectPath>,
+    jobs: Jobs,
     watch: Option<Watching>,
     commands: watch::Receiver<Option<(Command, Way)>>,
     reports: mpsc::Sender<Report>,
@@ -242,11 +222,16 @@ impl Follow {
         if let Err(error) = self.manager.ref_unit(&unit).await {
             tracing::debug!(%error, unit, "the unit cannot be pinned");
         }
-        let mut jobs = self
+        // Of our own jobs systemd tells us without being asked, of others' not.
+        let mut ended = self
             .manager
             .receive_job_removed_with_args(&[(2, &unit)])
             .await?;
-        let mut looks = Watch::new(&self.connection, SYSTEMD_NAME, &unit_path(&unit)).await?;
+        let path = unit_path(&unit);
+        let mut changes =
+            property_changes::<UnitProperties>(&self.connection, SYSTEMD_NAME, &path, CHANGES)
+                .await?;
+        let mut looks = Watch::new(&self.connection, SYSTEMD_NAME, &path).await?;
         loop {
             let event = tokio::select! {
                 look = looks.next() => match look {
@@ -256,7 +241,8 @@ impl Follow {
                     Err(_bus_lost) => return Ok(()),
                 },
                 // The end of this stream is that of the connection: see above.
-                Some(removed) = jobs.next() => self.job_removed(&removed).await?,
+                Some(job) = ended.next() => self.job_ended(&job)?,
+                Some(change) = changes.next() => self.changed(&change?)?,
                 changed = self.commands.changed() => match changed {
                     Ok(()) => self.carry_out().await,
                     Err(_closed) => return Ok(()),
@@ -307,35 +293,35 @@ impl Follow {
         })))
     }
 
-    /// A job of the unit is done: what that says beyond the state of the unit.
-    async fn job_removed(&mut self, signal: &JobRemoved) -> zbus::Result<Option<Event>> {
-        let removed = signal.args()?;
-        if self.own.remove(&removed.job) {
-            return Ok(match removed.result.as_str() {
-                "done" => None,
-                // By a later job of ours, or one that somebody else wanted more.
-                "canceled" if self.own.is_empty() => Some(Event::StoppedByHand),
-                "canceled" => None,
-                "assert" => Some(Event::Failed(
-                    "an assertion of its unit does not hold".into(),
-                )),
-                "dependency" => Some(Event::Failed("a unit that it requires failed".into())),
-                result => Some(Event::Failed(format!(
-                    "its start job ended with {result:?}"
-                ))),
-            });
-        }
-        if removed.result != "done" {
+    /// What the end of a job of ours says beyond the state of the unit.
+    fn job_ended(&self, signal: &JobRemoved) -> zbus::Result<Option<Event>> {
+        let ended = signal.args()?;
+        if !self.jobs.is_own(&ended.job) {
             return Ok(None);
         }
-        // A job of somebody else that leaves the unit down was a stop, also
-        // when the unit was down before and has nothing to tell.
-        let unit: UnitProxy<'_> = uncached(&self.connection, &self.id.unit()).await?;
-        Ok(match unit.active_state().await?.as_str() {
-            "inactive" | "failed" => Some(Event::StoppedByHand),
-            "active" => Some(Event::StartedByHand),
-            _ => None,
+        Ok(match ended.result.as_str() {
+            "done" => None,
+            // By one that somebody else wanted more, or by a later job of ours.
+            "canceled" if self.jobs.is_last(&ended.job) => Some(Event::StoppedByHand),
+            "canceled" => None,
+            "assert" => Some(Event::Failed(
+                "an assertion of its unit does not hold".into(),
+            )),
+            "dependency" => Some(Event::Failed("a unit that it requires failed".into())),
+            result => Some(Event::Failed(format!(
+                "its start job ended with {result:?}"
+            ))),
         })
+    }
+
+    /// What a job of somebody else says beyond the state of the unit.
+    fn changed(&mut self, signal: &Message) -> zbus::Result<Option<Event>> {
+        let (_, now, _): (String, UnitProperties, Vec<String>) = signal.body().deserialize()?;
+        Ok(self.jobs.see(Change {
+            job: (now.job.0 != 0).then_some(&now.job.1),
+            active_state: &now.active_state,
+            changed_usec: now.state_change_timestamp_monotonic,
+        }))
     }
 
     /// Whether the agent runs a task: then its unit has processes besides the
@@ -372,7 +358,7 @@ impl Follow {
         };
         match job {
             Ok(job) => {
-                self.own.insert(job);
+                self.jobs.add(job);
                 None
             }
             // systemd's own sentence, without the name of the error.

@@ -22,8 +22,6 @@ const UNIT_PREFIX: &str = "/org/freedesktop/systemd1/unit";
     gen_blocking = false
 )]
 pub trait Systemd {
-    /// Asks for the signals of the manager and its units.
-    fn subscribe(&self) -> zbus::Result<()>;
     /// Loads a unit and returns its object.
     fn load_unit(&self, name: &str) -> zbus::Result<OwnedObjectPath>;
     /// Queues a start job; `mode` is normally `replace`.

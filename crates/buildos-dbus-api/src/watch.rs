@@ -84,17 +84,8 @@ impl<S: Snapshot> Watch<S> {
             .add_arg(peer)?
             .build()
             .to_owned();
-        let properties = MatchRule::builder()
-            .msg_type(message::Type::Signal)
-            .sender(peer)?
-            .path(path)?
-            .interface(PROPERTIES)?
-            .member("PropertiesChanged")?
-            .add_arg(S::INTERFACE)?
-            .build()
-            .to_owned();
         let owner = MessageStream::for_match_rule(owner, connection, Some(QUEUE)).await?;
-        let properties = MessageStream::for_match_rule(properties, connection, Some(QUEUE)).await?;
+        let properties = property_changes::<S>(connection, peer, path, QUEUE).await?;
         let (sender, events) = mpsc::channel(1);
         Ok(Self {
             connection: connection.clone(),
@@ -151,6 +142,30 @@ impl<S: Snapshot> Watch<S> {
     async fn read(&self) -> zbus::Result<Option<S>> {
         look(&self.connection, &self.peer, &self.path).await
     }
+}
+
+/// The `PropertiesChanged` signals of one object, for who needs each of them. `queue`
+/// of them may wait to be taken; while it is full nothing else is read from the bus.
+///
+/// # Errors
+///
+/// The bus refuses the match rule, or name or path are not valid.
+pub async fn property_changes<S: Snapshot>(
+    connection: &Connection,
+    peer: &str,
+    path: &str,
+    queue: usize,
+) -> zbus::Result<MessageStream> {
+    let rule = MatchRule::builder()
+        .msg_type(message::Type::Signal)
+        .sender(peer)?
+        .path(path)?
+        .interface(PROPERTIES)?
+        .member("PropertiesChanged")?
+        .add_arg(S::INTERFACE)?
+        .build()
+        .to_owned();
+    MessageStream::for_match_rule(rule, connection, Some(queue)).await
 }
 
 /// Reads the properties of one object once: [`None`] when nobody owns the name
