@@ -156,13 +156,18 @@ def test_a_thousand_crashes_leave_nothing(
     figure(f"RSS of agentd over {crashes()} crashes: {sizes[0]} to {max(sizes)} kB")
     host.run("echo >/etc/buildos/agentd.conf.d/50-test.toml; systemctl reload buildos-agentd")
     host.wait_for(lambda: population(host)["processes"] == 0, "all have ended", 120)
-    host.wait_for(
-        lambda: (
-            {name: population(host)[name] for name in ("units", "jobs", "rules", "namespaces")}
-            == {"units": 0, "jobs": 0, "rules": 0, "namespaces": 0}
-        ),
-        "nothing is left of them",
-    )
+
+    def none_left() -> bool:
+        left = population(host)
+        assert {name: left[name] for name in ("units", "jobs", "rules", "namespaces")} == {
+            "units": 0,
+            "jobs": 0,
+            "rules": 0,
+            "namespaces": 0,
+        }
+        return True
+
+    host.wait_for(none_left, "nothing is left of them")
     # lo, eth0, br0, br1; and for a moment that of a probe.
     host.wait_for(lambda: population(host)["links"] == 4, "no tap is left")
     assert population(host)["control groups"] == 0

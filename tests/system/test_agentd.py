@@ -184,6 +184,31 @@ def test_a_waiting_agent_can_be_stopped(host: Host, lan: Lan, url: str) -> None:
     wait_until_runs(host)
 
 
+def test_a_start_by_hand_that_is_refused_is_no_stop(host: Host, lan: Lan, url: str) -> None:
+    host.configure("agentd", "[bbot.default]\n")
+    host.start([lan])
+    host.wait_for(lambda: state(host) == "invalid", "it has no controller")
+    assert not host.succeeds(["systemctl", "start", BBOT])
+    assert not host.succeeds(["systemctl", "start", BBOT])
+    assert state(host) == "invalid"
+    reload(host, bbot(url))
+    wait_until_runs(host)
+
+
+def test_an_agent_that_was_masked_is_followed_again(host: Host, lan: Lan, url: str) -> None:
+    host.configure("agentd", bbot(url))
+    host.start([lan], plugged=False)
+    host.wait_for(lambda: state(host) == "waiting", "agentd waits for the network")
+    host.systemctl("mask", "--runtime", BBOT)
+    host.systemctl("restart", "buildos-agentd.service")
+    host.nics[0].plug()
+    host.wait_for(lambda: "masked" in instance(host, "Reason"), "it is said to be masked")
+    host.systemctl("unmask", "--runtime", BBOT)
+    wait_until_runs(host)
+    host.systemctl("stop", BBOT)
+    host.wait_for(lambda: state(host) == "stopped", "the stop is seen")
+
+
 def test_a_need_that_goes_away_does_not_end_an_agent(running: Host) -> None:
     pid = running.main_pid(BBOT)
     running.systemctl("stop", "buildos-natd")

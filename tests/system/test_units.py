@@ -18,8 +18,8 @@ EXPOSED = {
     "buildos-bslave@.service",
 }
 MOST = 2.1
-"""systemd-analyze does not see that ReadOnlyPaths=/proc /sys is more than
-ProtectKernelTunables= (0.2 of netd)."""
+"""systemd-analyze does not count ReadOnlyPaths=/proc /sys, which stands for
+ProtectKernelTunables=."""
 
 STATUS = {
     "buildos-agentd.service": "no agent",

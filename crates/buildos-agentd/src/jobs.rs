@@ -3,7 +3,8 @@
 //!
 //! Who holds a unit (`RefUnit`) gets its property changes, in order and each with the
 //! job that is queued, without asking systemd for the signals about everything
-//! (org.freedesktop.systemd1(5)).
+//! (org.freedesktop.systemd1(5)). How a job of somebody else ended it does not get: that
+//! is what is made out here.
 
 use std::collections::VecDeque;
 
@@ -20,8 +21,17 @@ const REMEMBERED: usize = 8;
 pub struct Jobs {
     /// Of our commands, the latest last.
     own: VecDeque<OwnedObjectPath>,
-    /// Somebody else's is queued: when the unit had changed last when it came (µs since boot).
-    since: Option<u64>,
+    /// Somebody else's that is queued, and the unit when that came.
+    other: Option<(OwnedObjectPath, Marks)>,
+}
+
+/// When something happened to a unit last (µs since boot).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Marks {
+    /// Its state changed, or the finer one.
+    pub changed_usec: u64,
+    /// Its conditions were tested, with which each start of what is down begins.
+    pub tested_usec: u64,
 }
 
 /// A unit at the moment of a change.
@@ -31,8 +41,8 @@ pub struct Change<'a> {
     pub job: Option<&'a OwnedObjectPath>,
     /// `ActiveState` of the unit.
     pub active_state: &'a str,
-    /// When that or the finer state changed last (µs since boot).
-    pub changed_usec: u64,
+    /// What happened to it before.
+    pub marks: Marks,
 }
 
 impl Jobs {
@@ -56,31 +66,34 @@ impl Jobs {
         self.own.back() == Some(job)
     }
 
+    /// Changes may have been missed.
+    pub fn missed(&mut self) {
+        self.other = None;
+    }
+
     /// Takes a change of the unit.
     ///
-    /// When somebody else's job is done that has left the unit down as it was, that was
-    /// a stop; one that leaves it up was a start or a restart. The rest is seen in the
-    /// unit itself.
+    /// When somebody else's job is done that has left the unit down as it was, without
+    /// trying to start it, that was a stop (or a start that was taken back); one that
+    /// leaves it up was a start or a restart. The rest is seen in the unit itself.
     pub fn see(&mut self, change: Change<'_>) -> Option<Event> {
-        match change.job {
-            Some(job) if self.is_own(job) => {
-                self.since = None;
-                None
-            }
-            Some(_) => {
-                self.since.get_or_insert(change.changed_usec);
-                None
-            }
-            None => {
-                let since = self.since.take()?;
-                match change.active_state {
-                    "inactive" | "failed" if since == change.changed_usec => {
-                        Some(Event::StoppedByHand)
-                    }
-                    "active" => Some(Event::StartedByHand),
-                    _ => None,
-                }
-            }
+        if let Some(job) = change.job {
+            let marks = match self.other.take() {
+                Some((_, marks)) => marks,
+                None => change.marks,
+            };
+            self.other = (!self.is_own(job)).then(|| (job.clone(), marks));
+            return None;
+        }
+        let (job, marks) = self.other.take()?;
+        // Ours, into which systemd has merged somebody else's.
+        if self.is_own(&job) {
+            return None;
+        }
+        match change.active_state {
+            "inactive" | "failed" if change.marks == marks => Some(Event::StoppedByHand),
+            "active" => Some(Event::StartedByHand),
+            _ => None,
         }
     }
 }
@@ -101,7 +114,10 @@ mod tests {
             jobs.see(Change {
                 job: job.as_ref(),
                 active_state,
-                changed_usec,
+                marks: Marks {
+                    changed_usec,
+                    tested_usec: 3,
+                },
             })
         };
         changes.iter().filter_map(see).collect()
@@ -157,6 +173,40 @@ mod tests {
             see(&mut jobs, &changes)[..],
             [Event::StoppedByHand]
         ));
+    }
+
+    #[test]
+    fn a_start_that_is_refused_is_no_stop() {
+        let mut jobs = Jobs::default();
+        let mut see = |job: Option<&OwnedObjectPath>, tested_usec| {
+            let marks = Marks {
+                changed_usec: 5,
+                tested_usec,
+            };
+            jobs.see(Change {
+                job,
+                active_state: "inactive",
+                marks,
+            })
+        };
+        assert!(see(Some(&job(7)), 3).is_none());
+        assert!(see(None, 6).is_none());
+    }
+
+    #[test]
+    fn a_job_that_becomes_ours_tells_nothing() {
+        let mut jobs = Jobs::default();
+        assert!(see(&mut jobs, &[(7, "inactive", 5)]).is_empty());
+        jobs.add(job(7));
+        assert!(see(&mut jobs, &[(0, "inactive", 5)]).is_empty());
+    }
+
+    #[test]
+    fn what_was_missed_is_not_guessed() {
+        let mut jobs = Jobs::default();
+        assert!(see(&mut jobs, &[(7, "active", 5)]).is_empty());
+        jobs.missed();
+        assert!(see(&mut jobs, &[(0, "active", 5)]).is_empty());
     }
 
     #[test]

@@ -20,7 +20,7 @@ use crate::agent::Id;
 use crate::drain::Way;
 use crate::exit::Exit;
 use crate::instance::{Command, Event};
-use crate::jobs::{Change, Jobs};
+use crate::jobs::{Change, Jobs, Marks};
 use crate::unit::{Phase, Unit};
 
 /// How long a follower that met an error waits before it begins anew.
@@ -30,9 +30,9 @@ const IDLE_LOOK: Duration = Duration::from_secs(1);
 /// An agent is idle when this many looks in a row say so: between two programs
 /// that a task runs there is a moment without any.
 const IDLE_LOOKS: u32 = 2;
-/// Changes of a unit that may wait while systemd is asked for something; a whole
-/// restart has eight.
-const CHANGES: usize = 32;
+/// Changes of a unit that may wait while systemd is asked for something, or the daemon
+/// is busy; a whole restart has eight.
+const CHANGES: usize = 64;
 
 /// systemd's manager.
 #[derive(Debug, Clone)]
@@ -142,6 +142,7 @@ impl Systemd {
             manager: self.manager.clone(),
             id: id.clone(),
             jobs,
+            pinned: false,
             watch: None,
             commands: receiver,
             reports,
@@ -188,6 +189,8 @@ struct Follow {
     manager: SystemdProxy<'static>,
     id: Id,
     jobs: Jobs,
+    /// Whether systemd keeps the unit for us, and so tells us of it.
+    pinned: bool,
     watch: Option<Watching>,
     commands: watch::Receiver<Option<(Command, Way)>>,
     reports: mpsc::Sender<Report>,
@@ -218,10 +221,8 @@ impl Follow {
     /// Ends without an error when nobody listens any more.
     async fn until_error(&mut self) -> zbus::Result<()> {
         let unit = self.id.unit();
-        // systemd forgets a unit that is down, with the way in which it ended.
-        if let Err(error) = self.manager.ref_unit(&unit).await {
-            tracing::debug!(%error, unit, "the unit cannot be pinned");
-        }
+        self.jobs.missed();
+        self.pin().await;
         // Of our own jobs systemd tells us without being asked, of others' not.
         let mut ended = self
             .manager
@@ -233,16 +234,18 @@ impl Follow {
                 .await?;
         let mut looks = Watch::new(&self.connection, SYSTEMD_NAME, &path).await?;
         loop {
+            // What happened before what is to be done: somebody may not want it any more.
+            // The end of the first two streams is that of the connection: see the third.
             let event = tokio::select! {
+                biased;
+                Some(job) = ended.next() => self.job_ended(&job)?,
+                Some(change) = changes.next() => self.changed(&change?)?,
                 look = looks.next() => match look {
                     Ok(Some(properties)) => self.seen(properties).await?,
                     Ok(None) => None,
                     // The daemon's own watches tell the daemon.
                     Err(_bus_lost) => return Ok(()),
                 },
-                // The end of this stream is that of the connection: see above.
-                Some(job) = ended.next() => self.job_ended(&job)?,
-                Some(change) = changes.next() => self.changed(&change?)?,
                 changed = self.commands.changed() => match changed {
                     Ok(()) => self.carry_out().await,
                     Err(_closed) => return Ok(()),
@@ -257,6 +260,20 @@ impl Follow {
             if self.reports.send(report).await.is_err() {
                 return Ok(());
             }
+        }
+    }
+
+    /// Has systemd keep the unit. It forgets one that is down, with the way in which it
+    /// ended, and says nothing of one that nobody keeps.
+    async fn pin(&mut self) {
+        if self.pinned {
+            return;
+        }
+        let unit = self.id.unit();
+        match self.manager.ref_unit(&unit).await {
+            Ok(()) => self.pinned = true,
+            // Of a masked one, for example, which cannot be started either.
+            Err(error) => tracing::debug!(%error, unit, "the unit cannot be pinned"),
         }
     }
 
@@ -320,7 +337,10 @@ impl Follow {
         Ok(self.jobs.see(Change {
             job: (now.job.0 != 0).then_some(&now.job.1),
             active_state: &now.active_state,
-            changed_usec: now.state_change_timestamp_monotonic,
+            marks: Marks {
+                changed_usec: now.state_change_timestamp_monotonic,
+                tested_usec: now.condition_timestamp_monotonic,
+            },
         }))
     }
 
@@ -343,6 +363,7 @@ impl Follow {
         let (command, way) = (*self.commands.borrow_and_update())?;
         self.watch = (way == Way::Idle && matches!(command, Command::Drain | Command::Watch))
             .then(Watching::new);
+        self.pin().await;
         let job = match (command, way) {
             (Command::Start, _) => self.manager.start_unit(&unit, "replace").await,
             (Command::Restart, _) => self.manager.restart_unit(&unit, "replace").await,
@@ -415,6 +436,8 @@ struct UnitProperties {
     state_change_timestamp: u64,
     #[serde(with = "as_value")]
     state_change_timestamp_monotonic: u64,
+    #[serde(with = "as_value")]
+    condition_timestamp_monotonic: u64,
 }
 
 impl Snapshot for UnitProperties {
