@@ -158,13 +158,8 @@ def test_a_thousand_crashes_leave_nothing(
     host.wait_for(lambda: population(host)["processes"] == 0, "all have ended", 120)
 
     def none_left() -> bool:
-        left = population(host)
-        assert {name: left[name] for name in ("units", "jobs", "rules", "namespaces")} == {
-            "units": 0,
-            "jobs": 0,
-            "rules": 0,
-            "namespaces": 0,
-        }
+        left, names = population(host), ("units", "jobs", "rules", "namespaces")
+        assert {name: left[name] for name in names} == dict.fromkeys(names, 0)
         return True
 
     host.wait_for(none_left, "nothing is left of them")

@@ -31,7 +31,7 @@ const IDLE_LOOK: Duration = Duration::from_secs(1);
 /// that a task runs there is a moment without any.
 const IDLE_LOOKS: u32 = 2;
 /// Changes of a unit that may wait while systemd is asked for something, or the daemon
-/// is busy; a whole restart has eight.
+/// is busy: some restarts' worth.
 const CHANGES: usize = 64;
 
 /// systemd's manager.
