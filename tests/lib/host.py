@@ -25,6 +25,9 @@ from wait import DEADLINE, wait_for
 
 T = TypeVar("T")
 
+# The network does not wait for the bus. D-Bus itself waits for the daemon's name.
+_SOON = ["--watch-bind=yes"]
+
 # Assembles the root and becomes systemd. Waits for a line on its input before
 # that: the NICs come first, as they do on a machine. `container` tells systemd
 # not to expect a kernel of its own; then it leaves it to us to have mounts seen in
@@ -318,12 +321,12 @@ class Host:
 
     def call(self, daemon: str, method: str) -> None:
         """Calls a method of a daemon's Manager object as root."""
-        self.run(["busctl", "call", *manager(daemon), method])
+        self.run(["busctl", *_SOON, "call", *manager(daemon), method])
 
     def bus_property(self, daemon: str, name: str) -> Any:
         """A property of a daemon's Manager object; `daemon` is the last word of
         its bus name: network1."""
-        out = self.run(["busctl", "--json=short", "get-property", *manager(daemon), name])
+        out = self.run(["busctl", *_SOON, "--json=short", "get-property", *manager(daemon), name])
         return json.loads(out)["data"]
 
     def addresses(self, interface: str) -> list[str]:
