@@ -43,6 +43,8 @@ def test_a_day_of_idling(host: Host, lan: Lan, figure: Callable[[str], None]) ->
     host.start([lan])
     wait_until_ready(host)
     host.wait_for(lambda: host.active("buildos-console.service"), "the console is kept")
+    told = "journalctl --unit=buildos-netd.service --grep=extended"
+    host.wait_for(lambda: host.succeeds(told), "the server is told the host's name")
 
     def probed() -> int:
         return int(host.bus_property("nat1", "ProbeUSec"))

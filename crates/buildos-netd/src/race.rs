@@ -54,6 +54,10 @@ impl From<&Settings> for Rules {
     }
 }
 
+/// How long a new name stands before the server of the lease is told. At boot it is
+/// chosen when agents start, which are more urgent; and it may change once more.
+const NAME_STANDS: Duration = Duration::from_secs(5);
+
 /// A candidate as it is now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Candidate {
@@ -135,6 +139,8 @@ impl Runner {
 pub struct Race {
     rules: Rules,
     name: Option<Name>,
+    /// When the server of the lease is to be told the name, out of turn.
+    tell_name: Option<Instant>,
     runners: BTreeMap<u32, Runner>,
     port: Option<u32>,
     /// Hardware addresses of all links of the host.
@@ -151,6 +157,7 @@ impl Race {
         Self {
             rules,
             name: None,
+            tell_name: None,
             runners: BTreeMap::new(),
             port: None,
             own: BTreeSet::new(),
@@ -167,24 +174,27 @@ impl Race {
         self.settle(now);
     }
 
-    /// The name to tell servers from now on. The server of a lease is told at once,
-    /// so that it can enter the name into the DNS, unless it gave that name itself.
+    /// The name to tell servers from now on. The server of a lease is told in a few
+    /// seconds, so that it can enter the name into the DNS, unless it gave that name
+    /// itself.
     pub fn set_name(&mut self, now: Instant, name: Option<Name>) {
         if name == self.name {
             return;
         }
         self.name = name;
         self.configure();
+        let news = self.lease().is_some_and(|lease| self.is_news_to(lease));
+        self.tell_name = news.then(|| now.saturating_add(NAME_STANDS));
+    }
+
+    /// Whether there is a name, and another one than the server gave.
+    fn is_news_to(&self, lease: &Lease) -> bool {
         let Some(Name::Host(name) | Name::Fqdn(name)) = &self.name else {
-            return;
+            return false;
         };
-        let given = |lease: &Lease| {
-            let first_label = |fqdn: &String| fqdn.split('.').next() == Some(name);
-            lease.hostname.as_ref() == Some(name) || lease.fqdn.as_ref().is_some_and(first_label)
-        };
-        if self.lease().is_some_and(|lease| !given(lease)) {
-            self.renew(now);
-        }
+        let first_label = |fqdn: &String| fqdn.split('.').next() == Some(name);
+        let given = lease.hostname.as_ref() == Some(name);
+        !given && !lease.fqdn.as_ref().is_some_and(first_label)
     }
 
     fn configure(&mut self) {
@@ -281,6 +291,9 @@ impl Race {
 
     /// [`Race::deadline`] has come.
     pub fn timeout(&mut self, now: Instant) {
+        if self.tell_name.take_if(|at| *at <= now).is_some() {
+            self.renew(now);
+        }
         for runner in self.runners.values_mut() {
             if runner
                 .client
@@ -318,7 +331,8 @@ impl Race {
         let grace = self.port().and_then(|port| port.dark);
         let grace = grace.map(|dark| dark.saturating_add(self.rules.carrier_grace));
         let grace = grace.filter(|_| self.racing_since.is_none());
-        clients.chain(head_start).chain(grace).min()
+        let others = [head_start, grace, self.tell_name];
+        clients.chain(others.into_iter().flatten()).min()
     }
 
     /// The next thing to do.

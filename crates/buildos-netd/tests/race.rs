@@ -412,17 +412,19 @@ fn detection_can_be_switched_off() {
 }
 
 #[test]
-fn a_new_name_is_told_to_the_server_of_the_lease_at_once() {
+fn a_name_that_stands_is_told_to_the_server_of_the_lease() {
     let mut world = World::new(&[Server::Good], None);
     world.sent.clear();
-    let name = Some(Name::Host("rack-7".into()));
-    for _ in 0..2 {
-        world.race.set_name(world.now, name.clone());
-        world.exchange();
+    for name in ["rack-6", "rack-7", "rack-7"] {
+        let name = Name::Host(name.into());
+        world.race.set_name(world.now, Some(name));
+        world.pass(Duration::from_secs(2));
     }
+    assert!(world.requests().is_empty(), "the first did not stand");
+    world.pass(Duration::from_secs(1));
     assert_eq!(world.requests(), [1]);
     world.race.set_name(world.now, None);
-    world.exchange();
+    world.pass(Duration::from_secs(10));
     assert_eq!(world.requests(), [1], "no name is nothing to tell");
 }
 
