@@ -1,0 +1,54 @@
+//! Netlink attributes, nested as nf_tables nests them. Numbers are big-endian.
+
+use netlink_packet_core::{DecodeError, NLA_HEADER_SIZE, NlasIterator, parse_string, parse_u32_be};
+
+/// The numbers in the attributes of these kinds.
+pub(super) fn numbers<const N: usize>(
+    attributes: &[u8],
+    kinds: [u16; N],
+) -> Result<[Option<u32>; N], DecodeError> {
+    let mut found = [None; N];
+    each(attributes, |kind, value| {
+        for (wanted, found) in kinds.iter().zip(&mut found) {
+            if *wanted == kind {
+                *found = Some(parse_u32_be(value)?);
+            }
+        }
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+/// Shows each attribute and its value.
+pub(super) fn each<'a>(
+    attributes: &'a [u8],
+    mut show: impl FnMut(u16, &'a [u8]) -> Result<(), DecodeError>,
+) -> Result<(), DecodeError> {
+    for attribute in NlasIterator::new(attributes) {
+        let attribute = attribute?;
+        let kind = attribute.kind();
+        let length = attribute.length() as usize;
+        // The borrow must outlive the iterator's item.
+        let value = attribute
+            .into_inner()
+            .get(NLA_HEADER_SIZE..length)
+            .unwrap_or_default();
+        show(kind, value)?;
+    }
+    Ok(())
+}
+
+/// A string, with the NUL at its end or without.
+pub(super) fn text(value: &[u8]) -> Result<String, DecodeError> {
+    parse_string(value)
+}
+
+/// An attribute as the kernel writes it, padded.
+#[cfg(test)]
+pub(super) fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+    let length = (NLA_HEADER_SIZE + value.len()) as u16;
+    let mut bytes = [length.to_ne_bytes(), kind.to_ne_bytes()].concat();
+    bytes.extend_from_slice(value);
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    bytes
+}
