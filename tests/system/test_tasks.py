@@ -114,7 +114,9 @@ def test_a_task_is_built_in_a_virtual_machine(
     url = lan.start_controller()
     lan.script_controller(all={"tasks": 1, "source": f"{web}where.c"})
     start_site(host, lan, virtual(url))
-    machine = host.wait_for(lambda: host.run("pgrep -a qemu || true"), "a machine runs")
+    # With its arguments, which a process that is just being executed does not show.
+    running = "pgrep -a qemu | grep ifname= || true"
+    machine = host.wait_for(lambda: host.run(running), "a machine runs")
     tap = machine.split("ifname=")[1].split(",")[0]
     assert "-device virtio-net-pci" in machine
     assert host.link(tap)["master"] == "br1"
