@@ -183,8 +183,9 @@ impl Race {
         }
         self.name = name;
         self.configure();
-        let news = self.lease().is_some_and(|lease| self.is_news_to(lease));
-        self.tell_name = news.then(|| now.saturating_add(NAME_STANDS));
+        // The REQUEST that is on its way still has the old one.
+        let asked = self.lease().is_some() || self.is_requesting();
+        self.tell_name = asked.then(|| now.saturating_add(NAME_STANDS));
     }
 
     /// Whether there is a name, and another one than the server gave.
@@ -192,9 +193,10 @@ impl Race {
         let Some(Name::Host(name) | Name::Fqdn(name)) = &self.name else {
             return false;
         };
-        let first_label = |fqdn: &String| fqdn.split('.').next() == Some(name);
+        let is_whole_or_first =
+            |fqdn: &String| fqdn == name || fqdn.split('.').next() == Some(name);
         let given = lease.hostname.as_ref() == Some(name);
-        !given && !lease.fqdn.as_ref().is_some_and(first_label)
+        !given && !lease.fqdn.as_ref().is_some_and(is_whole_or_first)
     }
 
     fn configure(&mut self) {
@@ -291,7 +293,9 @@ impl Race {
 
     /// [`Race::deadline`] has come.
     pub fn timeout(&mut self, now: Instant) {
-        if self.tell_name.take_if(|at| *at <= now).is_some() {
+        if self.tell_name.take_if(|at| *at <= now).is_some()
+            && self.lease().is_some_and(|lease| self.is_news_to(lease))
+        {
             self.renew(now);
         }
         for runner in self.runners.values_mut() {

@@ -429,6 +429,21 @@ fn a_name_that_stands_is_told_to_the_server_of_the_lease() {
 }
 
 #[test]
+fn a_name_that_comes_while_a_lease_is_requested_is_told() {
+    let mut world = World::new(&[Server::OffersOnly], None);
+    assert_eq!(world.requests(), [1]);
+    let name = Name::Host("rack-7".into());
+    world.race.set_name(world.now, Some(name));
+    world.servers.insert(1, Server::Good);
+    while world.leased().is_none() {
+        world.pass(Duration::from_millis(100));
+    }
+    world.sent.clear();
+    world.pass(Duration::from_secs(5));
+    assert_eq!(world.requests(), [1]);
+}
+
+#[test]
 fn a_former_port_gives_its_lease_up_and_may_win_again() {
     let mut world = World::new(&[Server::Good, Server::Good], None);
     let first = world.port().unwrap();

@@ -318,6 +318,26 @@ mod tests {
 
     use super::attributes::attribute;
     use super::*;
+    use crate::nft::image::Expression;
+
+    #[test]
+    fn the_expressions_of_a_rule_are_read() {
+        let named = |name: &[u8], data: &[u8]| {
+            let expression = [
+                attribute(EXPRESSION_NAME, name),
+                attribute(EXPRESSION_DATA, data),
+            ];
+            attribute(1, &expression.concat())
+        };
+        let counted = attribute(COUNTER_PACKETS, &7_u64.to_be_bytes());
+        let expressions = [named(b"counter\0", &counted), named(b"masq\0", &[])].concat();
+        let listed = rule(&attribute(RULE_EXPRESSIONS, &expressions)).unwrap();
+        assert_eq!(
+            listed.rule.expressions,
+            [Expression::Counter, Expression::Masquerade]
+        );
+        assert_eq!(listed.count.unwrap().packets, 7);
+    }
 
     #[test]
     fn a_comment_is_found_behind_other_data() {
