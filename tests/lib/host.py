@@ -25,7 +25,8 @@ from wait import DEADLINE, wait_for
 
 T = TypeVar("T")
 
-# The network does not wait for the bus. D-Bus itself waits for the daemon's name.
+# Waits for the bus's socket, as the network may be there before it. D-Bus itself then
+# waits for the daemon's name.
 _SOON = ["--watch-bind=yes"]
 
 # Assembles the root and becomes systemd. Waits for a line on its input before

@@ -32,15 +32,18 @@ def run(
     command: Sequence[str], *, check: bool = True, stdin: str = "", deadline: float = 60
 ) -> str:
     """What `command` prints to its standard output; `CommandFailed` when it
-    fails, unless `check` is false."""
-    result = subprocess.run(
-        [*_MORTAL, *command],
-        input=stdin,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        timeout=deadline,
-    )
+    fails, unless `check` is false, and another AssertionError after the deadline."""
+    try:
+        result = subprocess.run(
+            [*_MORTAL, *command],
+            input=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=deadline,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise AssertionError(f"{' '.join(command)}: not within {deadline:g} s") from error
     if check and result.returncode != 0:
         raise CommandFailed(command, result)
     return result.stdout
