@@ -5,10 +5,12 @@ from __future__ import annotations
 from host import Host
 from lan import Lan
 from machine import Machine
-from nat import public_address, usage, wait_until_ready
+from nat import public_address, usage, wait_for_status, wait_until_ready
 
 _UNIT = "buildos-dnsmasq.service"
 _OTHER = "203.0.113.53"
+
+_ELSEWHERE = "[Path]\nPathChanged=\nPathChanged=/run/elsewhere\n"
 
 # Somebody else's name server, on an address of its own.
 _TAKEN = """[Service]
@@ -42,6 +44,19 @@ def test_it_serves_machines_only(online: Host, lan: Lan) -> None:
     assert addresses == {"172.23.0.1:53", "0.0.0.0%br1:67"}, listening
     process = online.run(f"ps -o user= -p {online.main_pid(_UNIT)}").strip()
     assert process in ("buildos-dnsmasq", "buildos+")
+
+
+def test_a_configuration_that_systemd_overlooked_is_taken(host: Host, lan: Lan) -> None:
+    """It does while it reads its units again."""
+    lan.serve_dhcp()
+    host.file("/etc/systemd/system/buildos-dnsmasq.path.d/test.conf", _ELSEWHERE)
+    host.start([lan])
+    wait_until_ready(host)
+    # What an operator stops stays down.
+    host.systemctl("stop", _UNIT)
+    host.wait_for(lambda: host.bus_property("nat1", "Ready") is False, "not ready")
+    wait_for_status(host, "waiting for dnsmasq, which does not run")
+    assert "yet" not in host.status_text("buildos-natd.service")
 
 
 def test_a_taken_port_on_other_addresses_is_no_obstacle(host: Host, lan: Lan) -> None:

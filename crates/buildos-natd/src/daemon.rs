@@ -61,6 +61,9 @@ const UNIT: &str = "buildos-natd.service";
 const CALM: Duration = Duration::from_secs(60);
 /// The same while something is missing.
 const BUSY: Duration = Duration::from_secs(2);
+/// How long systemd may take until it starts dnsmasq by itself. It is busy at boot,
+/// and a restart then costs another start.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Why the daemon ends; systemd starts it again, and nothing in force changes.
 #[derive(Debug, thiserror::Error)]
@@ -154,9 +157,9 @@ struct Natd {
     meddler: Option<Author>,
     /// What in other tables concerns machines, as last seen.
     foreign: Vec<Finding>,
-    /// When a restart of dnsmasq was last asked for, while it is still due:
-    /// systemd may overlook it.
-    restart_asked: Option<Instant>,
+    /// When dnsmasq is to be asked for again, while it is still due: systemd may
+    /// overlook it.
+    ask_again: Option<Instant>,
     observed: Option<Observed>,
     status: Status,
     look_at: Instant,
@@ -173,7 +176,7 @@ impl Natd {
             standing: None,
             meddler: None,
             foreign: Vec::new(),
-            restart_asked: None,
+            ask_again: None,
             observed: None,
             status: Status::waiting(""),
             look_at: now,
@@ -431,12 +434,20 @@ impl Natd {
             let unit = system::unit_state(&self.connection, dnsmasq::UNIT).await;
             Dnsmasq::judge(unit.as_ref(), in_force)
         };
-        if dnsmasq != Dnsmasq::Outdated {
-            self.restart_asked = None;
-        } else if self.restart_asked.is_none_or(|at| at.elapsed() >= BUSY) {
-            self.restart_asked = Some(Instant::now());
+        let now = Instant::now();
+        let wait = match dnsmasq {
+            Dnsmasq::Outdated => Some((Duration::ZERO, BUSY)),
+            Dnsmasq::Unstarted => Some((PATIENCE, PATIENCE)),
+            Dnsmasq::Serving | Dnsmasq::Starting | Dnsmasq::Pending(_) | Dnsmasq::Down(_) => None,
+        };
+        self.ask_again = wait.map(|(first, next)| {
+            let at = self.ask_again.unwrap_or(now + first);
+            if at > now {
+                return at;
+            }
             self.restart_dnsmasq();
-        }
+            now + next
+        });
         Ok(dnsmasq)
     }
 

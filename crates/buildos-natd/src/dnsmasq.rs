@@ -3,10 +3,10 @@
 //! natd may neither start nor signal it. natd writes [`CONFIGURATION`];
 //! systemd sees the file change (buildos-dnsmasq.path) and starts the service,
 //! which takes a copy, [`IN_FORCE`], and runs with that. So the copy says what
-//! dnsmasq was started with; that it serves says [`PID`]. While that is not what is wished, natd writes
-//! [`RESTART`], which systemd sees, too (buildos-dnsmasq-restart.path). Name
-//! servers are in a file of their own that dnsmasq watches: a new lease costs no
-//! restart.
+//! dnsmasq was started with; that it serves says [`PID`]. While that is not what is
+//! wished, or nothing was started, natd writes [`RESTART`], which systemd sees, too
+//! (buildos-dnsmasq-restart.path). Name servers are in a file of their own that
+//! dnsmasq watches: a new lease costs no restart.
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -45,6 +45,9 @@ pub enum Dnsmasq {
     Serving,
     /// It begins to.
     Starting,
+    /// It does not run, and has not been started with what is wished: systemd is about
+    /// to start it, unless it overlooked the file while it read its units again.
+    Unstarted,
     /// It is on the way there; how, for people.
     Pending(&'static str),
     /// It runs, but with another configuration.
@@ -77,7 +80,8 @@ impl Dnsmasq {
             "activating" => Self::Starting,
             "deactivating" => Self::Pending("stops"),
             "failed" => Self::Down(format!("failed; see journalctl -u {UNIT}")),
-            // The operator's will, or systemd is about to start it.
+            _ if unit.load_state == "loaded" && !in_force => Self::Unstarted,
+            // The operator's will.
             _ if unit.load_state == "loaded" => Self::Pending("does not run"),
             _ => Self::Down(format!("cannot run: {UNIT} is {}", unit.load_state)),
         }
@@ -162,6 +166,7 @@ mod tests {
                 Dnsmasq::Down("failed; see journalctl -u buildos-dnsmasq.service".to_owned()),
             ),
             ("inactive", "loaded", true, Dnsmasq::Pending("does not run")),
+            ("inactive", "loaded", false, Dnsmasq::Unstarted),
             (
                 "inactive",
                 "not-found",

@@ -104,6 +104,9 @@ impl Status {
         match &observed.dnsmasq {
             Ok(Dnsmasq::Serving) => {}
             Ok(Dnsmasq::Starting) => return Self::waiting("waiting for dnsmasq, which starts"),
+            Ok(Dnsmasq::Unstarted) => {
+                return Self::waiting("waiting for dnsmasq, which does not run yet");
+            }
             Ok(Dnsmasq::Pending(how)) => {
                 return Self::waiting(format!("waiting for dnsmasq, which {how}"));
             }
