@@ -65,6 +65,32 @@ def test_an_agent_polls_its_controller_when_the_network_is_ready(
     assert host.failed_units() == []
 
 
+def test_the_boot_waits_for_its_first_agents(host: Host, lan: Lan, url: str) -> None:
+    host.configure("agentd", bbot(url))
+    host.start([lan])
+    host.wait_for(lambda: host.active("buildos-agentd.service"), "agentd is up")
+    assert up_since(host, BBOT) <= up_since(host, "buildos-agentd.service")
+
+
+def test_without_a_network_the_boot_goes_on(host: Host, lan: Lan, url: str) -> None:
+    agentd = "buildos-agentd.service"
+    host.configure("agentd", bbot(url))
+    host.start([lan], plugged=False)
+    host.wait_for(lambda: host.active(agentd), "agentd is up")
+    began = host.unit(agentd, "InactiveExitTimestampMonotonic")["InactiveExitTimestampMonotonic"]
+    assert up_since(host, agentd) - int(began) >= 10_000_000
+    # Later nothing waits for agents: the next start is over before the first could be.
+    before = up_since(host, agentd)
+    host.run(f"timeout 8 systemctl restart {agentd}")
+    assert up_since(host, agentd) > before
+    assert state(host) == "waiting"
+
+
+def up_since(host: Host, unit: str) -> int:
+    """When a unit became active, CLOCK_MONOTONIC microseconds."""
+    return int(host.unit(unit, "ActiveEnterTimestampMonotonic")["ActiveEnterTimestampMonotonic"])
+
+
 def test_what_is_missing_is_said(host: Host, lan: Lan, url: str) -> None:
     toml = bbot(url) + '[bslave.x]\nprogram = "/opt/bslave"\n[bbot.vm]\n'
     host.configure("agentd", toml + f'controllers = ["{url}"]\n')

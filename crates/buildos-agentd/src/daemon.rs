@@ -40,6 +40,10 @@ const LOOK_AGAIN: Duration = Duration::from_secs(2);
 /// agent loses by it.
 const LOOK_AT_CLOCK: Duration = Duration::from_millis(100);
 
+/// How long the first start of agentd in a boot lasts at most, for agents that come up
+/// with it. What is ordered after agentd (in the image much is) takes no CPU from them.
+const FIRST_STARTS: Duration = Duration::from_secs(10);
+
 /// When nothing happened for so long, it is over, and memory that was taken for it is
 /// given back: agents that come and go do it together.
 const QUIET: Duration = Duration::from_secs(3);
@@ -96,15 +100,20 @@ pub async fn run(mut service: Service<Settings>) -> Result<(), Error> {
         clock_deadline: Duration::ZERO,
         clock: Wait::default(),
     };
+    let first = daemon.memory.is_new();
     daemon.configure(&service).await?;
     // So that nobody is told "waiting" only because agentd has not looked yet.
     // If systemd takes longer than it may, that is what they are told.
     let _ = timeout(PEER_TIMEOUT, daemon.look(&mut reported)).await;
     daemon.settle(&mut service).await?;
     daemon.bus.take_name().await?;
-    service.ready();
+    let mut unready = Some(Instant::now() + if first { FIRST_STARTS } else { Duration::ZERO });
     let mut quiet = Some(Instant::now() + QUIET);
     loop {
+        if unready.is_some_and(|until| until <= Instant::now() || !daemon.has_agents_to_start()) {
+            service.ready();
+            unready = None;
+        }
         let mut news = true;
         tokio::select! {
             request = service.request() => match request {
@@ -121,6 +130,7 @@ pub async fn run(mut service: Service<Settings>) -> Result<(), Error> {
             Some(Report { id, event }) = reported.recv() => daemon.tell(&id, event),
             Some(order) = ordered.recv() => daemon.carry_out(order).await?,
             () = until(daemon.deadline()) => news = false,
+            () = until(unready) => news = false,
             () = until(quiet) => {
                 heap::trim();
                 quiet = None;
@@ -293,6 +303,23 @@ impl Daemon {
             };
             self.tell(&id, event);
         }
+    }
+
+    /// Whether agents are being started, or will be once the host has what every boot
+    /// brings.
+    fn has_agents_to_start(&self) -> bool {
+        let brought = [
+            Need::Network,
+            Need::Hostname,
+            Need::PrivateNetwork,
+            Need::Clock,
+        ];
+        self.agents.values().any(|agent| {
+            let state = agent.instance.state();
+            let waits = state == InstanceState::Waiting;
+            state == InstanceState::Starting
+                || waits && agent.needs().all(|need| brought.contains(&need))
+        })
     }
 
     /// Looks at everything that agents need, starts those that have it, and

@@ -64,6 +64,12 @@ impl Memory {
         }
     }
 
+    /// Whether nothing has been saved in this boot.
+    #[must_use]
+    pub fn is_new(&self) -> bool {
+        !self.path.exists()
+    }
+
     /// What is known of agents; nothing when there is no file yet.
     ///
     /// # Errors
@@ -121,6 +127,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("state.json");
         let memory = Memory::new(&path);
+        assert!(memory.is_new());
         assert_eq!(memory.load().unwrap(), BTreeMap::new());
         let [a, b]: [Id; 2] = ["bbot@a", "bslave@b"].map(|id| id.parse().unwrap());
         let kept = BTreeMap::from([

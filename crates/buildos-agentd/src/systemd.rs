@@ -286,6 +286,10 @@ impl Follow {
         if phase == Phase::Down && look.job.0 != 0 {
             return Ok(None);
         }
+        let never_up = look.state_change_timestamp_monotonic == 0;
+        if phase == Phase::Down && never_up {
+            return Ok(Some(Event::Seen(Unit::never_up())));
+        }
         let service: ServiceProxy<'_> = uncached(&self.connection, &self.id.unit()).await?;
         let main_pid = service.main_pid().await?;
         // It has ended since: the next look comes with the signal of that.

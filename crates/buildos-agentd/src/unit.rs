@@ -64,6 +64,21 @@ pub struct Unit {
     pub restarts: u32,
 }
 
+impl Unit {
+    /// One that has not been started in this boot, of which there is nothing more to know.
+    #[must_use]
+    pub fn never_up() -> Self {
+        Self {
+            phase: Phase::Down,
+            changed_usec: 0,
+            changed_realtime_usec: 0,
+            main_pid: 0,
+            exit: None,
+            restarts: 0,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,10 +4,11 @@
 #![allow(missing_docs)] // zbus generates public items for signals that cannot be documented here.
 
 use serde::Deserialize;
+use tokio::time::timeout;
 use zbus::zvariant::{OwnedObjectPath, Type, as_value};
 
-use crate::path;
-use crate::watch::{self, Snapshot, Watch};
+use crate::watch::{Snapshot, Watch};
+use crate::{PEER_TIMEOUT, path};
 
 /// Bus name of systemd's manager.
 pub const SYSTEMD_NAME: &str = "org.freedesktop.systemd1";
@@ -48,12 +49,11 @@ pub trait Systemd {
     /// Reads all unit files again (`systemctl daemon-reload`).
     fn reload(&self) -> zbus::Result<()>;
     /// `(name, description, load, active, sub, following, object, job id, job type, job)`
-    /// of every unit that matches one of the patterns and one of the states (none = all).
+    /// of each of these units, which are loaded for it.
     #[allow(clippy::type_complexity)] // The shape is systemd's.
-    fn list_units_by_patterns(
+    fn list_units_by_names(
         &self,
-        states: &[&str],
-        patterns: &[&str],
+        names: &[&str],
     ) -> zbus::Result<
         Vec<(
             String,
@@ -86,12 +86,6 @@ pub trait Systemd {
     gen_blocking = false
 )]
 pub trait Unit {
-    /// `active`, `inactive`, `failed`, `activating`, `deactivating`, `reloading`.
-    #[zbus(property)]
-    fn active_state(&self) -> zbus::Result<String>;
-    /// The finer state, for example `running`, `auto-restart`.
-    #[zbus(property)]
-    fn sub_state(&self) -> zbus::Result<String>;
     /// Whether the unit's files are newer than what systemd has read of them.
     #[zbus(property)]
     fn need_daemon_reload(&self) -> zbus::Result<bool>;
@@ -162,34 +156,41 @@ pub trait Hostname {
     fn static_hostname(&self) -> zbus::Result<String>;
 }
 
-/// Where a unit is in its life, read at once.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Type)]
-#[zvariant(signature = "a{sv}")]
-#[serde(default, rename_all = "PascalCase")]
+/// Where a unit is in its life.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct UnitState {
-    /// As [`UnitProxy::active_state`].
-    #[serde(with = "as_value")]
+    /// `active`, `inactive`, `failed`, `activating`, `deactivating`, `reloading`.
     pub active_state: String,
-    /// As [`UnitProxy::sub_state`].
-    #[serde(with = "as_value")]
-    pub sub_state: String,
     /// `loaded`, `not-found`, `masked`, `error` …
-    #[serde(with = "as_value")]
     pub load_state: String,
 }
 
-impl Snapshot for UnitState {
-    const INTERFACE: &'static str = "org.freedesktop.systemd1.Unit";
+/// Looks at a unit, for example `buildos-dnsmasq.service`, once: [`None`] when systemd
+/// does not answer. Needs no privilege, and of systemd little: to read all properties of
+/// a unit (`GetAll`) has it look for all files that the unit may have.
+pub async fn unit_state(connection: &zbus::Connection, name: &str) -> Option<UnitState> {
+    match timeout(PEER_TIMEOUT, list(connection, name)).await {
+        Ok(Ok(state)) => state,
+        Ok(Err(error)) => {
+            tracing::debug!(%error, unit = name, "systemd does not tell");
+            None
+        }
+        Err(_elapsed) => {
+            tracing::debug!(unit = name, "systemd does not answer");
+            None
+        }
+    }
 }
 
-/// Looks at a unit, for example `buildos-dnsmasq.service`, once: [`None`] when systemd
-/// does not answer. Needs no privilege.
-pub async fn unit_state(connection: &zbus::Connection, name: &str) -> Option<UnitState> {
-    let look = watch::look(connection, SYSTEMD_NAME, &unit_path(name)).await;
-    look.unwrap_or_else(|error| {
-        tracing::debug!(%error, unit = name, "systemd does not answer");
-        None
-    })
+async fn list(connection: &zbus::Connection, name: &str) -> zbus::Result<Option<UnitState>> {
+    let units = SystemdProxy::new(connection).await?;
+    let mut units = units.list_units_by_names(&[name]).await?;
+    Ok(units
+        .pop()
+        .map(|(_, _, load_state, active_state, ..)| UnitState {
+            active_state,
+            load_state,
+        }))
 }
 
 /// What systemd is about to do with a unit: `stop`, `restart` …; [`None`] when

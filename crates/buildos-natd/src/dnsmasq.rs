@@ -148,7 +148,6 @@ mod tests {
         UnitState {
             active_state: active.to_owned(),
             load_state: load.to_owned(),
-            ..UnitState::default()
         }
     }
 

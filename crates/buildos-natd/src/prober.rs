@@ -360,7 +360,6 @@ mod tests {
             let unit = UnitState {
                 active_state: unit.to_owned(),
                 load_state: "loaded".to_owned(),
-                ..UnitState::default()
             };
             self.id += 1;
             let now = self.start + Duration::from_secs(at);
