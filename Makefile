@@ -48,7 +48,7 @@ measure: build/image/SHA256SUMS
 		--tree image/peers/networkd/root --prune image/peers/networkd/prune
 	image/peers/live/build build/peers/live
 	image/measure --image build/measured --peer build/peers/networkd --peer build/peers/live \
-		--boots 3 --write docs/figures.md
+		--boots 5 --write docs/figures.md
 
 bench: build/debs/.stamp
 	tests/bench/dhcp --write docs/bench-dhcp.md

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 from buildroot import TOP, Root
 from host import Host
+from lan import Lan
 
 UNITS = TOP / "units" / "systemd" / "system"
 
@@ -19,7 +21,19 @@ EXPOSED = {
 }
 MOST = 2.1
 """systemd-analyze does not count ReadOnlyPaths=/proc /sys, which stands for
-ProtectKernelTunables=."""
+ProtectKernelTunables= and, in services of uid 0, for ProtectControlGroups=."""
+
+WRITABLE = {
+    "buildos-agentd.service": set(),
+    # agetty's files.
+    "buildos-console.service": {"/run"},
+    "buildos-hostnamed.service": set(),
+    # Of /sys everything is root's, and these are not.
+    "buildos-dnsmasq.service": {"/sys"},
+    "buildos-natd.service": {"/proc", "/sys"},
+    "buildos-netd.service": {"/sys"},
+}
+"""Of what ProtectSystem=strict and ReadOnlyPaths= are about."""
 
 STATUS = {
     "buildos-agentd.service": "no agent",
@@ -58,6 +72,23 @@ def test_a_service_can_do_little_besides_its_work(alone: Host, unit: str) -> Non
         assert exposure > MOST, "it is no exception any more"
     else:
         assert exposure <= MOST, report
+
+
+def test_daemons_find_little_that_they_could_write(host: Host, lan: Lan) -> None:
+    lan.serve_dhcp()
+    host.start([lan])
+    for unit in WRITABLE:
+        host.wait_for(partial(host.active, unit), f"{unit} runs")
+    assert {unit: writable(host, host.main_pid(unit)) for unit in WRITABLE} == WRITABLE
+
+
+def writable(host: Host, pid: int) -> set[str]:
+    """Which of the protected parts of the tree a process could write as uid 0."""
+    findmnt = ["findmnt", "--noheadings", "--raw", "--output=TARGET,VFS-OPTIONS"]
+    mounts = host.run(["nsenter", f"--target={pid}", "--mount", *findmnt])
+    options = dict(line.split() for line in mounts.splitlines())
+    protected = ["/", "/proc", "/run", "/sys", "/sys/fs/cgroup"]
+    return {path for path in protected if "rw" in options[path].split(",")}
 
 
 def test_systemd_finds_no_mistake(alone: Host) -> None:
