@@ -69,14 +69,18 @@ def test_the_boot_waits_for_its_first_agents(host: Host, lan: Lan, url: str) -> 
     host.configure("agentd", bbot(url))
     host.start([lan])
     host.wait_for(lambda: host.active("buildos-agentd.service"), "agentd is up")
-    assert up_since(host, BBOT) <= up_since(host, "buildos-agentd.service")
+    assert 0 < up_since(host, BBOT) <= up_since(host, "buildos-agentd.service")
 
 
 def test_without_a_network_the_boot_goes_on(host: Host, lan: Lan, url: str) -> None:
     agentd = "buildos-agentd.service"
     host.configure("agentd", bbot(url))
     host.start([lan], plugged=False)
-    host.wait_for(lambda: host.active(agentd), "agentd is up")
+    host.wait_for(lambda: "network: " in host.status_text(agentd), "agentd waits for the network")
+    # A reload meanwhile is not lost.
+    host.configure("agentd", bbot(url) + bbot(url, name="other"))
+    host.systemctl("reload", agentd)
+    assert state(host, "bbot@other") == "waiting"
     began = host.unit(agentd, "InactiveExitTimestampMonotonic")["InactiveExitTimestampMonotonic"]
     assert up_since(host, agentd) - int(began) >= 10_000_000
     # Later nothing waits for agents: the next start is over before the first could be.
@@ -84,6 +88,22 @@ def test_without_a_network_the_boot_goes_on(host: Host, lan: Lan, url: str) -> N
     host.run(f"timeout 8 systemctl restart {agentd}")
     assert up_since(host, agentd) > before
     assert state(host) == "waiting"
+
+
+def test_an_agent_that_waits_for_the_rest_of_the_boot_comes_with_it(
+    host: Host, lan: Lan, url: str
+) -> None:
+    """As one does whose file systems are on a disk that udev finds."""
+    agentd = "buildos-agentd.service"
+    late = "[Unit]\nAfter=buildos-agentd.service\n[Service]\nType=oneshot\nExecStart=true\n"
+    host.file("/etc/systemd/system/late.service", late)
+    host.file("/etc/systemd/system/multi-user.target.d/late.conf", "[Unit]\nWants=late.service\n")
+    behind = "[Unit]\nAfter=late.service\n"
+    host.file("/etc/systemd/system/buildos-bbot@.service.d/late.conf", behind)
+    host.configure("agentd", bbot(url))
+    host.start([lan])
+    wait_until_runs(host)
+    assert 0 < up_since(host, agentd) < up_since(host, BBOT)
 
 
 def up_since(host: Host, unit: str) -> int:

@@ -23,6 +23,7 @@ use crate::command::Command;
 use crate::config::Settings;
 use crate::drain::{Budgets, Way};
 use crate::dropin::{self, Op};
+use crate::first_starts::FirstStarts;
 use crate::fleet;
 use crate::hardware::Hardware;
 use crate::host;
@@ -39,10 +40,6 @@ const LOOK_AGAIN: Duration = Duration::from_secs(2);
 /// The same for the clock when it is the last thing that is missing: this is what an
 /// agent loses by it.
 const LOOK_AT_CLOCK: Duration = Duration::from_millis(100);
-
-/// How long the first start of agentd in a boot lasts at most, for agents that come up
-/// with it. What is ordered after agentd (in the image much is) takes no CPU from them.
-const FIRST_STARTS: Duration = Duration::from_secs(10);
 
 /// When nothing happened for so long, it is over, and memory that was taken for it is
 /// given back: agents that come and go do it together.
@@ -107,12 +104,21 @@ pub async fn run(mut service: Service<Settings>) -> Result<(), Error> {
     let _ = timeout(PEER_TIMEOUT, daemon.look(&mut reported)).await;
     daemon.settle(&mut service).await?;
     daemon.bus.take_name().await?;
-    let mut unready = Some(Instant::now() + if first { FIRST_STARTS } else { Duration::ZERO });
+    let mut first = first.then(|| FirstStarts::new(Instant::now()));
+    if first.is_none() {
+        service.ready();
+    }
     let mut quiet = Some(Instant::now() + QUIET);
     loop {
-        if unready.is_some_and(|until| until <= Instant::now() || !daemon.has_agents_to_start()) {
+        let starts = first.as_mut();
+        if starts.is_some_and(|first| first.over(daemon.starts(), Instant::now())) {
+            first = None;
+            // systemd takes a reload of what is not ready for a part of its start.
+            if service.reread() {
+                daemon.configure(&service).await?;
+                daemon.settle(&mut service).await?;
+            }
             service.ready();
-            unready = None;
         }
         let mut news = true;
         tokio::select! {
@@ -122,6 +128,7 @@ pub async fn run(mut service: Service<Settings>) -> Result<(), Error> {
                     service.reload();
                     daemon.configure(&service).await?;
                     service.ready();
+                    first = None;
                 }
             },
             now = network.next() => daemon.host.network = now?,
@@ -130,7 +137,7 @@ pub async fn run(mut service: Service<Settings>) -> Result<(), Error> {
             Some(Report { id, event }) = reported.recv() => daemon.tell(&id, event),
             Some(order) = ordered.recv() => daemon.carry_out(order).await?,
             () = until(daemon.deadline()) => news = false,
-            () = until(unready) => news = false,
+            () = until(first.as_ref().map(FirstStarts::deadline)) => news = false,
             () = until(quiet) => {
                 heap::trim();
                 quiet = None;
@@ -305,21 +312,10 @@ impl Daemon {
         }
     }
 
-    /// Whether agents are being started, or will be once the host has what every boot
-    /// brings.
-    fn has_agents_to_start(&self) -> bool {
-        let brought = [
-            Need::Network,
-            Need::Hostname,
-            Need::PrivateNetwork,
-            Need::Clock,
-        ];
-        self.agents.values().any(|agent| {
-            let state = agent.instance.state();
-            let waits = state == InstanceState::Waiting;
-            state == InstanceState::Starting
-                || waits && agent.needs().all(|need| brought.contains(&need))
-        })
+    /// What [`FirstStarts`] looks at.
+    fn starts(&self) -> impl Iterator<Item = (InstanceState, Vec<Need>)> {
+        let agents = self.agents.values();
+        agents.map(|agent| (agent.instance.state(), agent.needs().collect()))
     }
 
     /// Looks at everything that agents need, starts those that have it, and

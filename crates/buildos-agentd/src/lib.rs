@@ -27,6 +27,7 @@ pub mod delay;
 pub mod drain;
 pub mod dropin;
 pub mod exit;
+pub mod first_starts;
 pub mod fleet;
 pub mod hardware;
 pub mod host;

@@ -153,6 +153,7 @@ mod tests {
         memory
             .save(kept.iter().map(|(id, kept)| (id, kept.clone())))
             .unwrap();
+        assert!(!memory.is_new());
         assert_eq!(memory.load().unwrap(), kept);
     }
 

@@ -51,6 +51,7 @@ pub trait Systemd {
     /// `(name, description, load, active, sub, following, object, job id, job type, job)`
     /// of each of these units, which are loaded for it.
     #[allow(clippy::type_complexity)] // The shape is systemd's.
+    #[zbus(no_autostart)] // While the host boots systemd may come to the bus later.
     fn list_units_by_names(
         &self,
         names: &[&str],

@@ -116,6 +116,21 @@ impl<T: Default> Service<T> {
         &self.loaded.settings
     }
 
+    /// Reads the configuration again before the daemon is up: systemd takes an order to
+    /// reload what is not for a part of its start. Returns whether it is another one.
+    pub fn reread(&mut self) -> bool
+    where
+        T: PartialEq,
+    {
+        let loaded = load(&self.schema, &self.root);
+        if loaded == self.loaded {
+            return false;
+        }
+        report(&loaded.problems);
+        self.loaded = loaded;
+        true
+    }
+
     /// Tells systemd that the daemon is up, or that a reload has been applied.
     pub fn ready(&self) {
         notify::ready();
