@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+from simlan import agents, netboot
 from trial import BOOT_SECONDS, Boot
 
 MEBIBYTE = 1 << 20
@@ -54,3 +56,16 @@ def test_direct_boot(boot: Boot, image: Path, figure: Callable[[str], None]) -> 
     used = int(memory["MemTotal:"]) - int(memory["MemAvailable:"])
     figure(f"RAM used after boot: {used / 1024:.0f} MiB of {int(memory['MemTotal:']) / 1024:.0f}")
     figure(host.shell.output("systemd-analyze time").splitlines()[0])
+
+
+@pytest.mark.long
+def test_a_real_machine_has_kvm_before_udev_looks(boot_once: Boot) -> None:
+    """A CPU that does not say that it is emulated stands for a real one."""
+    words = agents.parameters().replace(" buildos.agentd.bbot.default.kvm=waived", "")
+    assert "kvm" not in words
+    append = f"console=ttyS0 {netboot.PANIC} {words}"
+    host = boot_once("e1000@lan", append=append, extra=["-cpu", "max,-hypervisor"])
+    host.wait_for_poll()
+    coldplug = "systemctl show --value -p InactiveExitTimestampMonotonic systemd-udev-trigger"
+    started = "systemctl show --value -p ActiveEnterTimestampMonotonic buildos-bbot@default"
+    assert 0 < int(host.shell.output(started)) < int(host.shell.output(coldplug))

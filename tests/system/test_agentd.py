@@ -78,8 +78,7 @@ def test_without_a_network_the_boot_goes_on(host: Host, lan: Lan, url: str) -> N
     host.start([lan], plugged=False)
     host.wait_for(lambda: "network: " in host.status_text(agentd), "agentd waits for the network")
     # A reload meanwhile is not lost.
-    host.configure("agentd", bbot(url) + bbot(url, name="other"))
-    host.systemctl("reload", agentd)
+    reload(host, bbot(url) + bbot(url, name="other"))
     assert state(host, "bbot@other") == "waiting"
     began = host.unit(agentd, "InactiveExitTimestampMonotonic")["InactiveExitTimestampMonotonic"]
     assert up_since(host, agentd) - int(began) >= 10_000_000
