@@ -21,7 +21,9 @@ UNITS = [
 # Shows what it was started with.
 TIMESYNCD = """\
 [Service]
-ExecStart=/bin/sh -ec 'cp /run/buildos/netd/timesyncd.conf /run/started-with; exec sleep infinity'
+ExecStart=/bin/sh -ec 'cp /run/buildos/netd/timesyncd.conf /run/started/with; exec sleep infinity'
+RuntimeDirectory=started
+RuntimeDirectoryPreserve=yes
 """
 
 # In place of a quarter of an hour.
@@ -45,7 +47,7 @@ def test_time_servers_are_those_of_the_lease(host: Host, lan: Lan) -> None:
     assert host.run("systemctl is-active systemd-timesyncd", check=False).strip() == "inactive"
 
     def started_with(*servers: str) -> bool:
-        text = host.run("cat /run/started-with", check=False)
+        text = host.run("cat /run/started/with", check=False)
         named = [line.removeprefix("NTP=") for line in text.splitlines() if "NTP=" in line]
         # The first assignment is the empty one.
         return bool(text) and named == (["", " ".join(servers)] if servers else [])
