@@ -60,7 +60,8 @@ def test_direct_boot(boot: Boot, image: Path, figure: Callable[[str], None]) -> 
 
 @pytest.mark.long
 def test_a_real_machine_has_kvm_before_udev_looks(boot_once: Boot) -> None:
-    """A CPU that does not say that it is emulated stands for a real one."""
+    """A CPU that does not say that it is emulated stands for a real one. Where QEMU
+    itself uses KVM it needs that of the host to be nested."""
     words = agents.parameters().replace(" buildos.agentd.bbot.default.kvm=waived", "")
     assert "kvm" not in words
     append = f"console=ttyS0 {netboot.PANIC} {words}"
