@@ -16,7 +16,7 @@ from trial import BOOT_SECONDS, Boot, Trial
 
 # Of the shell; the status above it says whom to be to log in, at an address.
 PROMPT = "root@build-"
-FLOOR = int((Path(__file__).resolve().parents[2] / "image/initrd/floor").read_text())
+FLOOR = int((Path(__file__).resolve().parents[2] / "image/initrd/minimum-ram").read_text())
 
 
 @dataclass
