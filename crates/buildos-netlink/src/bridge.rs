@@ -1,0 +1,81 @@
+//! Settings of bridges and their ports (ip-link(8), bridge(8)).
+
+use netlink_packet_route::RouteNetlinkMessage;
+pub use netlink_packet_route::link::{InfoBridge, InfoBridgePort};
+use netlink_packet_route::link::{
+    InfoData, InfoKind, InfoPortData, InfoPortKind, LinkAttribute, LinkInfo, LinkMessage,
+};
+
+/// Returns the request that changes settings of the bridge with this index, for
+/// [`Socket::change`](crate::Socket::change).
+#[must_use]
+pub fn set(index: u32, settings: Vec<InfoBridge>) -> RouteNetlinkMessage {
+    let kind = LinkInfo::Kind(InfoKind::Bridge);
+    let data = LinkInfo::Data(InfoData::Bridge(settings));
+    link(index, vec![kind, data])
+}
+
+/// Returns the request that changes settings of the port with this index.
+#[must_use]
+pub fn set_port(index: u32, settings: Vec<InfoBridgePort>) -> RouteNetlinkMessage {
+    let kind = LinkInfo::PortKind(InfoPortKind::Bridge);
+    let data = LinkInfo::PortData(InfoPortData::BridgePort(settings));
+    link(index, vec![kind, data])
+}
+
+/// RTM_NEWLINK, as the kernel ignores a kind's settings in RTM_SETLINK.
+fn link(index: u32, info: Vec<LinkInfo>) -> RouteNetlinkMessage {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    message.attributes.push(LinkAttribute::LinkInfo(info));
+    RouteNetlinkMessage::NewLink(message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use netlink_packet_core::NetlinkSerializable as _;
+
+    /// `struct ifinfomsg` with an index, and IFLA_LINKINFO with a setting of a kind.
+    fn encoded(kind: u16, data: u16, setting: &[u8]) -> Vec<u8> {
+        let header = [0, 0, 0, 0, 2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        let attribute = |kind: u16, value: &[u8]| {
+            let length = (4 + value.len()) as u16;
+            let mut bytes = [length.to_ne_bytes(), kind.to_ne_bytes()].concat();
+            bytes.extend_from_slice(value);
+            bytes.resize(bytes.len().next_multiple_of(4), 0);
+            bytes
+        };
+        let info = [attribute(kind, b"bridge\0"), attribute(data, setting)];
+        let info = attribute(libc::IFLA_LINKINFO, &info.concat());
+        [&header[..], &info].concat()
+    }
+
+    fn bytes(message: &RouteNetlinkMessage) -> Vec<u8> {
+        let mut bytes = vec![0; message.buffer_len()];
+        message.serialize(&mut bytes);
+        bytes
+    }
+
+    #[test]
+    fn settings_encode_as_ip_link_sends_them() {
+        // IFLA_BR_NF_CALL_IPTABLES, IFLA_BR_FDB_MAX_LEARNED, IFLA_BRPORT_ISOLATED.
+        let on = |setting: u8| [5, 0, setting, 0, 1, 0, 0, 0];
+        let limit = [8, 0, 49, 0, 0, 4, 0, 0];
+        if cfg!(target_endian = "little") {
+            let bridge = |setting| bytes(&set(0x0102, vec![setting]));
+            assert_eq!(
+                bridge(InfoBridge::NfCallIpTables(true)),
+                encoded(1, 2, &on(36))
+            );
+            assert_eq!(
+                bridge(InfoBridge::FdbMaxLearned(1024)),
+                encoded(1, 2, &limit)
+            );
+            assert_eq!(
+                bytes(&set_port(0x0102, vec![InfoBridgePort::Isolated(true)])),
+                encoded(4, 5, &on(33))
+            );
+        }
+    }
+}
