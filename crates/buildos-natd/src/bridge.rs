@@ -21,8 +21,8 @@ use netlink_sys::{AsyncSocketExt as _, TokioSocket};
 use tokio::time::timeout;
 
 use crate::config::BridgeNetfilter;
+use crate::firewall::bytecode::{AnyTable, Expression};
 use crate::netlink::{self, TIMEOUT};
-use crate::nft::{AnyTable, Expression};
 use crate::site::InterfaceName;
 
 /// Switches below `/proc/sys/net` that are for all bridges.
@@ -309,7 +309,7 @@ fn encode(change: &Change) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nft::{Image, ImageChain, ImageRule};
+    use crate::firewall::bytecode::{Image, ImageChain, ImageRule};
 
     fn br1() -> InterfaceName {
         InterfaceName::new("br1").unwrap()

@@ -8,11 +8,12 @@ use buildos_probe::Outcome;
 use buildos_service::text;
 use zbus::{Connection, fdo, interface};
 
+use crate::audit::Finding;
 use crate::dnsmasq::{self, Dnsmasq};
-use crate::foreign::Finding;
+use crate::firewall::{client, policy};
+use crate::leases;
 use crate::site::Site;
 use crate::status::{Observed, Status};
-use crate::{leases, nft, ruleset};
 
 /// What the properties are made of.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -226,7 +227,7 @@ impl Usage {
     /// installed. `new connections` has one packet for each connection.
     #[zbus(property(emits_changed_signal = "false"))]
     async fn counters(&self) -> fdo::Result<HashMap<String, (u64, u64)>> {
-        let counts = nft::counts(ruleset::TABLE)
+        let counts = client::counts(policy::TABLE)
             .await
             .map_err(|error| fdo::Error::Failed(text::chain(&error)))?;
         let mut counters: HashMap<String, (u64, u64)> = HashMap::new();

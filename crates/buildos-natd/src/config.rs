@@ -7,7 +7,7 @@ use buildos_service::config::Schema;
 use ipnet::Ipv4Net;
 use serde::Deserialize;
 
-use crate::table::Transport;
+use crate::firewall::model::Transport;
 
 /// Settings in force.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -18,16 +18,19 @@ use serde::de::DeserializeOwned;
 use tokio::time::{Instant, sleep_until};
 use zbus::Connection;
 
+use crate::audit::{self, Finding};
 use crate::bridge::{self, BridgeError, Links};
 use crate::bus::{self, Published};
 use crate::config::Settings;
 use crate::dnsmasq::{self, Dnsmasq};
 use crate::files::{Files, FilesError};
-use crate::foreign::{self, Finding};
+use crate::firewall::bytecode::{AnyTable, Image};
+use crate::firewall::client;
+use crate::firewall::error::NftError;
+use crate::firewall::monitor::{Author, Change, Changes};
+use crate::firewall::policy::TABLE;
 use crate::forwarding;
-use crate::nft::{self, AnyTable, Author, Change, Changes, Image, NftError};
 use crate::prober::{self, Health, Prober};
-use crate::ruleset::TABLE;
 use crate::site::{InterfaceName, Site};
 use crate::status::{Forwarding, Observed, Status};
 use crate::switch::{SwitchError, Switches};
@@ -244,7 +247,7 @@ impl Natd {
             Ok(()) => self.forward(&wish.site),
             Err(_) => Forwarding::Held,
         };
-        let (bridge, foreign) = match nft::others(TABLE).await {
+        let (bridge, foreign) = match client::others(TABLE).await {
             Ok(others) => {
                 self.find_foreign(&others, &wish.site);
                 (self.bridge(wish, &others, links).await, Ok(()))
@@ -275,10 +278,10 @@ impl Natd {
     }
 
     async fn table(&mut self, wish: &Image) -> Result<(), NftError> {
-        let standing = nft::read(&wish.name).await?;
+        let standing = client::read(&wish.name).await?;
         if let Some(difference) = wish.difference(standing.as_ref()) {
-            nft::install(wish).await?;
-            let standing = nft::read(&wish.name).await?;
+            client::install(wish).await?;
+            let standing = client::read(&wish.name).await?;
             if let Some(difference) = wish.difference(standing.as_ref()) {
                 // Somebody's change has its announcement, which brings us back here.
                 return Err(NftError::Different {
@@ -339,7 +342,7 @@ impl Natd {
 
     /// Looks for what machines would not survive, and tells what is new.
     fn find_foreign(&mut self, others: &[AnyTable], site: &Site) {
-        let found = foreign::findings(others, site);
+        let found = audit::findings(others, site);
         let certain = |findings: &[Finding]| -> Vec<Finding> {
             findings.iter().filter(|f| f.certain).cloned().collect()
         };

@@ -6,27 +6,25 @@
 //! stands is read back from the kernel and from dnsmasq's unit ([`status`]);
 //! [`daemon`] applies the difference and tells the bus ([`bus`]). Whether all of
 //! it is of use to a machine is tried out by a probe ([`prober`]), and what other
-//! tables would drop is looked for ([`foreign`]).
+//! tables would drop is looked for ([`audit`]).
 
 use std::process::ExitCode;
 
+pub mod audit;
 pub mod bridge;
 pub mod bus;
 pub mod config;
 pub mod daemon;
 pub mod dnsmasq;
 pub mod files;
-pub mod foreign;
+pub mod firewall;
 pub mod forwarding;
 pub mod leases;
 mod netlink;
-pub mod nft;
 pub mod prober;
-pub mod ruleset;
 pub mod site;
 pub mod status;
 pub mod switch;
-pub mod table;
 pub mod wish;
 
 /// The daemon.

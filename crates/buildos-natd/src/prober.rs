@@ -16,7 +16,7 @@ use buildos_probe::{Outcome, Question, Report, Request, Step, Target};
 use tokio::time::Instant;
 
 use crate::config::Settings;
-use crate::ruleset::PRIVATE_RANGES;
+use crate::firewall::policy::PRIVATE_RANGES;
 use crate::site::Site;
 
 /// The unit.

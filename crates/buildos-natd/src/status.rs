@@ -4,8 +4,8 @@ use buildos_dbus_api::nat1::{ProbeState, State};
 use buildos_probe::Outcome;
 use buildos_service::text;
 
+use crate::audit::Finding;
 use crate::dnsmasq::Dnsmasq;
-use crate::foreign::Finding;
 use crate::prober::Health;
 use crate::site::Site;
 
@@ -162,7 +162,7 @@ fn failed(observed: &Observed) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::foreign::Dropper;
+    use crate::audit::Dropper;
     use buildos_probe::{Report, Step};
 
     fn good() -> Observed {

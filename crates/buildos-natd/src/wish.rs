@@ -4,9 +4,9 @@ use buildos_probe::Request;
 
 use crate::config::{BridgeNetfilter, Settings};
 use crate::dnsmasq;
-use crate::nft::Image;
+use crate::firewall::bytecode::Image;
+use crate::firewall::policy;
 use crate::prober;
-use crate::ruleset;
 use crate::site::Site;
 
 /// What should be in force for a site.
@@ -33,7 +33,7 @@ impl Wish {
     #[must_use]
     pub fn new(site: Site, settings: &Settings) -> Self {
         Self {
-            table: Image::of(&ruleset::table(&site, settings)),
+            table: Image::of(&policy::table(&site, settings)),
             dnsmasq: dnsmasq::configuration(&site, settings.lease),
             resolv: dnsmasq::resolv(&site.dns),
             bridge_netfilter: settings.bridge_netfilter,

@@ -7,8 +7,9 @@ use std::time::Duration;
 use buildos_dbus_api::network1::{LinkRole, Network, State};
 use buildos_dhcp::{Event, Instant, MessageKind, Transmit, arp};
 use buildos_hostnamed::choice::{self, Choice};
+use buildos_natd::dnsmasq;
+use buildos_natd::firewall::policy;
 use buildos_natd::site::Site;
-use buildos_natd::{dnsmasq, ruleset};
 use buildos_netd::candidate;
 use buildos_netd::mac::MacAddress;
 use buildos_netd::model;
@@ -533,7 +534,7 @@ impl World {
         let nat = Site::try_from(network)
             .map_err(|error| error.to_string())
             .map(|site| Nat {
-                table: ruleset::table(&site, settings).to_string(),
+                table: policy::table(&site, settings).to_string(),
                 dnsmasq: dnsmasq::configuration(&site, settings.lease),
                 resolv: dnsmasq::resolv(&site.dns),
             });
@@ -548,7 +549,7 @@ impl World {
                 if nat.table != before.table {
                     lines.push(format!(
                         "puts table inet {} in place for {}",
-                        ruleset::TABLE,
+                        policy::TABLE,
                         network.private_network
                     ));
                 }

@@ -4,8 +4,8 @@
 use netlink_packet_core::{DecodeError, parse_u32_be};
 
 use super::attributes::{each, numbers, text};
-use crate::nft::image::{ConnectionKey, Expression, MetaKey, PayloadBase};
-use crate::table::Is;
+use crate::firewall::bytecode::{ConnectionKey, Expression, MetaKey, PayloadBase};
+use crate::firewall::model::Is;
 
 // enum nft_lookup_attributes
 const LOOKUP_SET: u16 = 1;

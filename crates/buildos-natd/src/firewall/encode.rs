@@ -8,8 +8,10 @@ use nftnl::expr::{
 };
 use nftnl::{Batch, Chain, ChainType, Hook, MsgType, Policy, ProtoFamily, Rule, Table};
 
-use super::image::{ConnectionKey, Expression, Image, ImageChain, ImageRule, MetaKey, PayloadBase};
-use crate::table::Is;
+use super::bytecode::{
+    ConnectionKey, Expression, Image, ImageChain, ImageRule, MetaKey, PayloadBase,
+};
+use crate::firewall::model::Is;
 
 /// The messages that put the image in the place of whatever has its name, and
 /// for each of them what to call it in an error.

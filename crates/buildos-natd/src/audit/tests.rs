@@ -9,8 +9,10 @@ use super::flow::{DESTINATION_CHANGED, ESTABLISHED, Flow, flows};
 use super::rule::{Effect, Sets, judge};
 use super::walk::{DORMANT, walk};
 use super::*;
-use crate::nft::{ConnectionKey, Expression, Image, ImageChain, ImageRule, MetaKey, PayloadBase};
-use crate::table::Is;
+use crate::firewall::bytecode::{
+    ConnectionKey, Expression, Image, ImageChain, ImageRule, MetaKey, PayloadBase,
+};
+use crate::firewall::model::Is;
 
 fn rule(expressions: &[Expression]) -> ImageRule {
     ImageRule {

@@ -20,7 +20,7 @@ use std::fmt;
 use flow::flows;
 use walk::walk;
 
-use crate::nft::AnyTable;
+use crate::firewall::bytecode::AnyTable;
 use crate::site::Site;
 
 /// A place that drops traffic of machines.

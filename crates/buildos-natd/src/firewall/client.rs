@@ -2,83 +2,26 @@
 //! there.
 //!
 //! [`Image`] is a table as the kernel keeps it. [`read`] makes one of what the
-//! kernel says, [`Image::of`] makes one of a [`crate::table::Table`], and when
+//! kernel says, [`Image::of`] makes one of a [`super::model::Table`], and when
 //! the two are equal nothing has to be done. [`install`] replaces the table as
 //! a whole in one transaction: there is no moment with half of it, and none
 //! without it. No other table is ever touched.
 
-mod changes;
-mod decode;
-mod encode;
-mod image;
-mod netlink;
-
-pub use changes::{Author, Change, Changes};
-pub use image::{
-    ConnectionKey, Count, Expression, Image, ImageChain, ImageRule, MetaKey, PayloadBase,
-};
-
 use std::collections::HashMap;
-use std::io;
 
 use nftnl::Batch;
 
-use decode::{Dump, ask_for_elements, chain, elements, plain_set, rule, table};
-use netlink::{Message, Netlink};
-
-/// The kernel did not do what was asked.
-#[derive(Debug, thiserror::Error)]
-pub enum NftError {
-    /// No socket: out of file descriptors, or the sandbox forbids AF_NETLINK.
-    #[error("cannot open an nfnetlink socket")]
-    Socket(#[source] io::Error),
-    /// The socket failed in the middle.
-    #[error("lost the conversation with nf_tables")]
-    Conversation(#[source] io::Error),
-    /// The kernel refused one object, and with it the whole transaction.
-    #[error("nf_tables refused {object}; is the kernel's module for it there?")]
-    Refused {
-        /// The object, as `nft` writes it.
-        object: String,
-        /// The kernel's reason.
-        #[source]
-        source: io::Error,
-    },
-    /// The kernel did not answer in time.
-    #[error("nf_tables did not answer within {} s", crate::netlink::TIMEOUT.as_secs())]
-    Timeout,
-    /// What the kernel said makes no sense to us.
-    #[error("cannot understand what nf_tables says")]
-    Malformed(#[source] netlink_packet_core::DecodeError),
-    /// What was installed is not what stands.
-    #[error("table inet {table} does not read back as it was installed: {difference}")]
-    Different {
-        /// Name of the table.
-        table: String,
-        /// The first difference.
-        difference: String,
-    },
-    /// The ruleset changed each time while it was being read.
-    #[error("the ruleset changes faster than it can be read")]
-    Restless,
-}
+use super::bytecode::{AnyTable, Count, Image};
+use super::decode::{Dump, ask_for_elements, chain, elements, plain_set, rule, table};
+use super::encode;
+use super::error::NftError;
+use super::nfnetlink::{Message, Netlink};
 
 /// Sets that are read at most: each costs a question.
 const SETS: usize = 256;
 
 /// How often a reading that a change has spoilt is begun again.
 const READINGS: usize = 8;
-
-/// A table of any family.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AnyTable {
-    /// Its family (`NFPROTO_*`, linux/netfilter.h).
-    pub family: i32,
-    /// The table.
-    pub table: Image,
-    /// Its sets of plain values that do not change, by their names.
-    pub sets: HashMap<String, Vec<Vec<u8>>>,
-}
 
 /// The table `inet NAME` as it stands; [`None`] when there is none.
 ///

@@ -6,8 +6,8 @@ mod expression;
 
 use netlink_packet_core::{DecodeError, NLA_HEADER_SIZE, parse_u32_be, parse_u64_be};
 
-use super::NftError;
-use super::image::{Count, Image, ImageChain, ImageRule};
+use super::bytecode::{Count, Image, ImageChain, ImageRule};
+use super::error::NftError;
 use attributes::{each, text};
 use expression::{data_value, expression, iptables_match};
 
@@ -318,7 +318,7 @@ mod tests {
 
     use super::attributes::attribute;
     use super::*;
-    use crate::nft::image::Expression;
+    use crate::firewall::bytecode::Expression;
 
     #[test]
     fn the_expressions_of_a_rule_are_read() {

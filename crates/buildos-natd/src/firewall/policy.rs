@@ -13,10 +13,10 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 
 use crate::config::Settings;
-use crate::site::Site;
-use crate::table::{
+use crate::firewall::model::{
     Chain, ConnectionState, Hook, Is, Kind, Match, Priority, Rule, Table, Transport, Verdict,
 };
+use crate::site::Site;
 
 /// Name of the table.
 pub const TABLE: &str = "buildos";

@@ -9,10 +9,13 @@
 use std::net::Ipv4Addr;
 
 use buildos_natd::config::{LeaseTime, Port, Settings};
-use buildos_natd::nft::{Expression, Image};
+use buildos_natd::dnsmasq;
+use buildos_natd::firewall::bytecode::{Expression, Image};
+use buildos_natd::firewall::model::{
+    ConnectionState, Hook, Is, Match, Rule, Table, Transport, Verdict,
+};
+use buildos_natd::firewall::policy;
 use buildos_natd::site::{InterfaceName, PrivateNetwork, Site};
-use buildos_natd::table::{ConnectionState, Hook, Is, Match, Rule, Table, Transport, Verdict};
-use buildos_natd::{dnsmasq, ruleset};
 use ipnet::Ipv4Net;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -42,7 +45,7 @@ fn strict() -> Settings {
 }
 
 fn plain() -> Table {
-    ruleset::table(&site(), &Settings::default())
+    policy::table(&site(), &Settings::default())
 }
 
 #[track_caller]
@@ -61,7 +64,7 @@ fn the_table_as_text() {
 
 #[test]
 fn the_strictest_table_as_text() {
-    let table = ruleset::table(&site(), &strict());
+    let table = policy::table(&site(), &strict());
     check_golden(&table.to_string(), "ruleset-strict.nft");
 }
 
@@ -83,7 +86,7 @@ fn a_small_network_has_few_leases() {
 
 #[test]
 fn the_image_is_complete() {
-    let images = [plain(), ruleset::table(&site(), &strict())].map(|table| Image::of(&table));
+    let images = [plain(), policy::table(&site(), &strict())].map(|table| Image::of(&table));
     for rule in images
         .iter()
         .flat_map(|image| &image.chains)
@@ -274,7 +277,7 @@ proptest! {
 
     #[test]
     fn what_is_configured_opens_and_closes_no_more_than_it_says(packet in packet()) {
-        let strict = ruleset::table(&site(), &strict());
+        let strict = policy::table(&site(), &strict());
         for hook in [Hook::Prerouting, Hook::Postrouting] {
             prop_assert_eq!(verdict(&plain(), hook, &packet), verdict(&strict, hook, &packet));
         }
@@ -291,7 +294,7 @@ proptest! {
         if passed && !passes {
             let among = packet.input == "br1" && packet.output == "br1";
             let private = packet.ipv4
-                && ruleset::PRIVATE_RANGES.iter().any(|net| net.contains(&packet.destination))
+                && policy::PRIVATE_RANGES.iter().any(|net| net.contains(&packet.destination))
                 && packet.destination.octets()[..2] != [10, 5]
                 && packet.input == "br1"
                 && packet.output == "br0"

@@ -1,10 +1,12 @@
-//! A table as the kernel keeps it, and what of [`crate::table`] becomes what.
+//! A table as the kernel keeps it, and what of [`super::model`] becomes what.
 //!
 //! The kernel knows no "ip saddr": a rule is a list of expressions that load
 //! something into a register and compare the register (libnftnl's
 //! `nftnl_expr`). This file is the compiler from the one to the other.
 
-use crate::table::{
+use std::collections::HashMap;
+
+use super::model::{
     Chain, ConnectionState, Hook, Is, Kind, Match, Priority, Rule, Table, Transport, Verdict,
 };
 
@@ -17,6 +19,17 @@ pub struct Image {
     pub flags: u32,
     /// Its chains, in the order of their creation.
     pub chains: Vec<ImageChain>,
+}
+
+/// A table of any family.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AnyTable {
+    /// Its family (`NFPROTO_*`, linux/netfilter.h).
+    pub family: i32,
+    /// The table.
+    pub table: Image,
+    /// Its sets of plain values that do not change, by their names.
+    pub sets: HashMap<String, Vec<Vec<u8>>>,
 }
 
 /// A base chain.

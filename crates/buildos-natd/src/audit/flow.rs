@@ -1,7 +1,7 @@
 //! The traffic that machines need, as far as it is known of a packet.
 
 use super::bits::Bits;
-use crate::nft::{ConnectionKey, Expression, MetaKey, PayloadBase};
+use crate::firewall::bytecode::{ConnectionKey, Expression, MetaKey, PayloadBase};
 use crate::site::Site;
 
 /// Expressions that load something we do not know, when they are not ours.

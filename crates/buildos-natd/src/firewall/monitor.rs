@@ -6,8 +6,9 @@ use futures_util::FutureExt as _;
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use netlink_sys::{AsyncSocketExt as _, TokioSocket};
 
-use super::netlink::general;
-use super::{NftError, decode};
+use super::decode;
+use super::error::NftError;
+use super::nfnetlink::general;
 use crate::netlink::{messages, socket};
 
 /// Somebody else committed something to nf_tables, perhaps several times.

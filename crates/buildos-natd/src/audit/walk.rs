@@ -4,7 +4,7 @@ use super::bits::Truth;
 use super::flow::Flow;
 use super::rule::{Effect, Sets, judge, text};
 use super::{Dropper, Finding};
-use crate::nft::{AnyTable, Image, ImageChain};
+use crate::firewall::bytecode::{AnyTable, Image, ImageChain};
 
 /// `NFT_TABLE_F_DORMANT`: none of the table's chains is in the packets' way
 /// (linux/netfilter/nf_tables.h).

@@ -10,8 +10,8 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 use netlink_sys::{AsyncSocketExt as _, TokioSocket};
 use tokio::time::timeout;
 
-use super::NftError;
 use super::decode::{self, Dump};
+use super::error::NftError;
 use crate::netlink::{self, TIMEOUT, messages};
 
 /// `struct nfgenmsg`.

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use super::bits::{Bits, Truth};
 use super::flow::Flow;
-use crate::nft::{Expression, ImageRule, MetaKey, PayloadBase};
-use crate::table::Is;
+use crate::firewall::bytecode::{Expression, ImageRule, MetaKey, PayloadBase};
+use crate::firewall::model::Is;
 
 /// Expressions that decide nothing.
 const SILENT: [&str; 6] = ["immediate", "last", "log", "notrack", "objref", "dup"];

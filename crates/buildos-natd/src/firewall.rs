@@ -1,0 +1,21 @@
+//! Owns table `inet buildos` in the kernel's nf_tables.
+//!
+//! ```text
+//!   Settings, Site ── policy ──▶ model::Table ── bytecode ──▶ KernelTable ── encode ──▶ kernel
+//!                                                                 │ compare                │
+//!                                                             KernelTable ◀── decode ──────┘
+//! ```
+//!
+//! [`client`] reads tables and replaces ours as a whole, in one transaction:
+//! no packet meets half a table, or none. It never changes another table.
+//! [`monitor`] reports commits of other processes.
+
+pub mod bytecode;
+pub mod client;
+mod decode;
+mod encode;
+pub mod error;
+pub mod model;
+pub mod monitor;
+mod nfnetlink;
+pub mod policy;
