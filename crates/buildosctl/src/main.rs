@@ -11,28 +11,18 @@ use buildos_service::text;
 use lexopt::Parser;
 use zbus::Connection;
 
-mod bootfile;
-mod check;
-mod command;
-mod console;
-mod controllers;
-mod drain;
-mod follow;
-mod host;
-mod lists;
-mod manager;
-mod metrics;
-mod read;
+mod cli;
+mod commands;
 mod simulate;
-mod status;
-mod style;
-mod view;
-mod why;
+mod snapshot;
+mod term;
 
-use command::{Command, HELP, Request};
-use follow::Changes;
-use style::Style;
-use view::{Shown, View};
+use cli::args::{self, Command, HELP, Request};
+use commands::show::{Shown, View};
+use commands::{agentd, check, console, drain};
+use snapshot::watch::Changes;
+use snapshot::{collect, controllers};
+use term::Style;
 
 /// The arguments make no sense (sysexits.h has no better for it than 2 has).
 const USAGE: u8 = 2;
@@ -41,7 +31,7 @@ const USAGE: u8 = 2;
 const TICK: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
-    match command::parse(Parser::from_env()) {
+    match args::parse(Parser::from_env()) {
         Ok(Command::Help) => print(HELP),
         Ok(Command::Version) => print(concat!("buildosctl ", env!("CARGO_PKG_VERSION"), "\n")),
         Ok(Command::Show(request)) => answer(async |bus| show(&bus, &request).await),
@@ -134,7 +124,7 @@ async fn show(bus: &Connection, request: &Request) -> Result<ExitCode, String> {
 }
 
 async fn look(bus: &Connection, request: &Request) -> Result<Shown, String> {
-    let mut host = read::host(bus).await;
+    let mut host = collect::host(bus).await;
     if request.view == View::Why {
         for name in &request.agents {
             if host.manager.is_some() && !host.agents.iter().any(|agent| agent.id() == *name) {
@@ -156,7 +146,7 @@ async fn look(bus: &Connection, request: &Request) -> Result<Shown, String> {
 }
 
 async fn renew(bus: &Connection) -> Result<ExitCode, String> {
-    let refused = |error: zbus::Error| manager::refusal("buildos-netd", &error);
+    let refused = |error: zbus::Error| agentd::refusal("buildos-netd", &error);
     let netd = network1::ManagerProxy::new(bus).await.map_err(refused)?;
     netd.renew().await.map_err(refused)?;
     Ok(ExitCode::SUCCESS)

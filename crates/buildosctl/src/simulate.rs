@@ -57,7 +57,7 @@ fn read(path: &Path) -> Result<String, Vec<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::view::tests::differences;
+    use crate::commands::show::tests::differences;
 
     #[test]
     fn json_is_as_documented() {

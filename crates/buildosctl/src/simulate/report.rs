@@ -8,8 +8,8 @@ use buildos_netd::views;
 use serde::Serialize;
 
 use super::world::World;
-use crate::host::SCHEMA;
-use crate::style::{Style, Tone, columns};
+use crate::snapshot::model::SCHEMA;
+use crate::term::{Style, Tone, columns};
 
 /// Everything, as `--json` has it.
 #[derive(Debug, Serialize)]

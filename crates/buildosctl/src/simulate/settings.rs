@@ -5,7 +5,7 @@ use std::path::Path;
 use buildos_service::config::{Fragment, Origin, Schema, evaluate};
 
 use super::topology::{Topology, Word};
-use crate::check::owner;
+use crate::commands::check::owner;
 
 /// Settings of the daemons that are simulated.
 #[derive(Debug, Clone)]

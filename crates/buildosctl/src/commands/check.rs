@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use buildos_service::cmdline;
 use buildos_service::config::{Fragment, Origin, Problem, Schema, evaluate};
 
-use crate::bootfile;
+mod boot_loader;
 
 /// What is looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,7 +68,7 @@ fn file(path: &Path, daemon: Option<&str>, text: &str) -> Result<Vec<String>, St
         }
         return Ok(problems);
     }
-    let lines = bootfile::parse(text).ok_or_else(|| {
+    let lines = boot_loader::parse(text).ok_or_else(|| {
         format!(
             "{} is neither in a NAME.conf.d directory nor a file of PXELINUX, iPXE or GRUB; say whose it is with --daemon NAME",
             path.display()
@@ -228,7 +228,7 @@ mod tests {
 
     #[test]
     fn the_manual_has_every_key_and_no_others() {
-        let manual = include_str!("../../../docs/manual.md");
+        let manual = include_str!("../../../../docs/manual.md");
         let known: BTreeSet<String> = Daemon::all()
             .iter()
             .flat_map(|daemon| {
@@ -252,13 +252,13 @@ mod tests {
 
     #[test]
     fn what_the_manual_boots_is_right() {
-        let manual = include_str!("../../../docs/manual.md");
+        let manual = include_str!("../../../../docs/manual.md");
         let blocks: Vec<_> = manual
             .lines()
             .filter_map(|line| line.strip_prefix("    "))
             .collect();
         let text = format!("label manual\n{}\n", blocks.join("\n"));
-        let lines = bootfile::parse(&text).unwrap();
+        let lines = boot_loader::parse(&text).unwrap();
         assert!(!lines.is_empty());
         for line in lines {
             assert_eq!(command_line(&line.parameters, "manual"), [""; 0]);

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use lexopt::{Arg, Parser, ValueExt as _};
 
-use crate::check;
-use crate::drain;
+use crate::commands::check;
+use crate::commands::drain;
+use crate::commands::show::View;
 use crate::simulate;
-use crate::view::View;
 
 /// What `--help` prints.
 pub(crate) const HELP: &str = "\
@@ -345,8 +345,8 @@ mod tests {
     /// What the shells complete is what there is.
     #[test]
     fn completions_know_every_command_and_option() {
-        let bash = include_str!("../completion/bash/buildosctl");
-        let zsh = include_str!("../completion/zsh/_buildosctl");
+        let bash = include_str!("../../completion/bash/buildosctl");
+        let zsh = include_str!("../../completion/zsh/_buildosctl");
         let commands = HELP.split("Commands:\n").nth(1).unwrap();
         let (commands, options) = commands.split_once("\nOptions:\n").unwrap();
         let options = options.split_once("\n\n").unwrap().0;

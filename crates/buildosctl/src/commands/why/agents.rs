@@ -4,8 +4,8 @@ use buildos_dbus_api::agent1::{InstanceState, Need};
 
 use super::Link;
 use super::network::silent;
-use crate::host::{Agent, Daemon, Host};
-use crate::style::relative;
+use crate::snapshot::model::{Agent, Daemon, Host};
+use crate::term::relative;
 
 pub(super) fn clock(host: &Host) -> Link {
     let what = "not synchronised by a time server";

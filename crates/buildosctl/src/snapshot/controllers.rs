@@ -7,7 +7,7 @@ use tokio::net::{TcpStream, lookup_host};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::host::{Agent, Controller};
+use crate::snapshot::model::{Agent, Controller};
 
 /// How long a controller may take to take a connection; TCP sends its first
 /// segment again after one second, and after two more.

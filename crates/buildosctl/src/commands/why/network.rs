@@ -5,8 +5,8 @@ use buildos_dbus_api::network1::{LinkRole, State as NetworkState};
 
 use super::Link;
 use super::agents::is_needed;
-use crate::host::{Daemon, Host, Nat, Network};
-use crate::style::relative;
+use crate::snapshot::model::{Daemon, Host, Nat, Network};
+use crate::term::relative;
 
 pub(super) fn daemons(host: &Host) -> Link {
     let silent: Vec<_> = host.silent.iter().collect();

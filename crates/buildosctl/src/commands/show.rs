@@ -2,9 +2,9 @@
 
 use serde_json::{Value, json};
 
-use crate::host::{Host, SCHEMA};
-use crate::style::Style;
-use crate::{lists, metrics, status, why};
+use super::{lists, metrics, status, why};
+use crate::snapshot::model::{Host, SCHEMA};
+use crate::term::Style;
 
 /// A way to look at a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,7 +91,7 @@ impl View {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::host::samples::ready;
+    use crate::snapshot::model::samples::ready;
 
     const VIEWS: [(View, &str); 5] = [
         (View::Status, "status"),
@@ -156,7 +156,7 @@ pub(crate) mod tests {
     #[test]
     fn json_is_as_documented() {
         let schema: Value =
-            serde_json::from_str(include_str!("../../../docs/buildosctl.schema.json")).unwrap();
+            serde_json::from_str(include_str!("../../../../docs/buildosctl.schema.json")).unwrap();
         for (view, name) in VIEWS {
             let shown = view.json(&ready()).unwrap();
             let value: Value = serde_json::from_str(&shown.text).unwrap();

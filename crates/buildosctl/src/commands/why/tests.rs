@@ -1,8 +1,8 @@
 //! One fault after the other in a host that is ready.
 
 use super::*;
-use crate::host::samples::{self, NOW, agent, ready};
-use crate::host::{Agent, Daemon, Manager, Naming, Nat, Network};
+use crate::snapshot::model::samples::{self, NOW, agent, ready};
+use crate::snapshot::model::{Agent, Daemon, Manager, Naming, Nat, Network};
 
 type Change = fn(&mut Host);
 

@@ -6,8 +6,8 @@ use std::fmt::Write as _;
 use buildos_dbus_api::agent1::InstanceState;
 use buildos_dbus_api::network1::State;
 
-use crate::host::{Daemon, Host};
-use crate::why::judge;
+use super::why::judge;
+use crate::snapshot::model::{Daemon, Host};
 
 /// All metrics.
 pub(crate) fn render(host: &Host) -> String {
@@ -176,7 +176,11 @@ fn nat(host: &Host, out: &mut Page) {
 }
 
 fn agents(host: &Host, out: &mut Page) {
-    let ids: Vec<String> = host.agents.iter().map(crate::host::Agent::id).collect();
+    let ids: Vec<String> = host
+        .agents
+        .iter()
+        .map(crate::snapshot::model::Agent::id)
+        .collect();
     let each = || host.agents.iter().zip(&ids);
     out.family(
         "buildos_agent_state",
@@ -257,7 +261,7 @@ fn escape(value: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::samples::ready;
+    use crate::snapshot::model::samples::ready;
     use std::collections::BTreeSet;
 
     #[test]
@@ -299,8 +303,8 @@ mod tests {
             .filter_map(|line| line.strip_prefix("# TYPE "))
             .filter_map(|line| line.split(' ').next())
             .collect();
-        let dashboard = include_str!("../../../docs/monitoring/grafana-dashboard.json");
-        let alerts = include_str!("../../../docs/monitoring/prometheus-alerts.yml");
+        let dashboard = include_str!("../../../../docs/monitoring/grafana-dashboard.json");
+        let alerts = include_str!("../../../../docs/monitoring/prometheus-alerts.yml");
         serde_json::from_str::<serde_json::Value>(dashboard).unwrap();
         let mut named = BTreeSet::new();
         for text in [dashboard, alerts] {

@@ -5,8 +5,8 @@ use buildos_dbus_api::nat1::{ProbeState, State as NatState};
 use buildos_dbus_api::network1::State as NetworkState;
 use buildos_service::text;
 
-use crate::host::{Daemon, Host, Network};
-use crate::style::{Style, Tone, relative};
+use crate::snapshot::model::{Daemon, Host, Network};
+use crate::term::{Style, Tone, relative};
 
 /// Width of the first column; the longest heading is `network`.
 const HEADING: usize = 8;
@@ -242,7 +242,7 @@ fn system(host: &Host, lines: &mut Vec<Line>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::samples::{self, agent, ready};
+    use crate::snapshot::model::samples::{self, agent, ready};
 
     #[test]
     fn one_screen() {

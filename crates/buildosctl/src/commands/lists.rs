@@ -1,7 +1,7 @@
 //! Links, leases and agents, one a line.
 
-use crate::host::{Agent, Host};
-use crate::style::{columns, relative};
+use crate::snapshot::model::{Agent, Host};
+use crate::term::{columns, relative};
 
 /// Every link that netd looks at.
 pub(crate) fn links(host: &Host) -> String {
@@ -70,7 +70,7 @@ fn row(cells: &[&str]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::samples::{agent, ready};
+    use crate::snapshot::model::samples::{agent, ready};
 
     #[test]
     fn links_in_columns() {

@@ -7,8 +7,8 @@
 
 use serde::Serialize;
 
-use crate::host::{Host, SCHEMA};
-use crate::style::{Style, Tone};
+use crate::snapshot::model::{Host, SCHEMA};
+use crate::term::{Style, Tone};
 
 mod agents;
 mod network;

@@ -11,9 +11,9 @@ use std::time::Duration;
 use buildos_service::{file, notify, text};
 use zbus::Connection;
 
-use crate::follow::Changes;
-use crate::host::Host;
-use crate::read;
+use crate::snapshot::collect;
+use crate::snapshot::model::Host;
+use crate::snapshot::watch::Changes;
 
 /// Read by agetty after `/etc/issue`.
 const ISSUE: &str = "/run/issue.d/50-buildos.issue";
@@ -34,7 +34,7 @@ pub(crate) async fn keep(bus: &Connection) -> Result<(), String> {
     notify::ready();
     notify::status(&format!("agetty shows {ISSUE} before its prompts"));
     loop {
-        if show(&read::host(bus).await, &path)? {
+        if show(&collect::host(bus).await, &path)? {
             redraw();
         }
         if !changes.next(AT_MOST).await {
@@ -117,7 +117,7 @@ fn issue(host: &Host) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::samples::ready;
+    use crate::snapshot::model::samples::ready;
 
     #[test]
     fn the_console() {

@@ -7,7 +7,7 @@ use buildos_dbus_api::watch::Watch;
 use tokio::time::timeout;
 use zbus::Connection;
 
-use crate::manager::{manager, paths, silent};
+use super::agentd::{manager, paths, silent};
 
 /// How long agentd may be away while somebody waits for it. Its own restart
 /// takes a tenth of a second.

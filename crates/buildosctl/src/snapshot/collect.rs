@@ -11,8 +11,8 @@ use zbus::Connection;
 use zbus::names::InterfaceName;
 use zbus::zvariant::OwnedObjectPath;
 
-use crate::controllers;
-use crate::host::{Agent, Daemon, Host, Instance, Link, SCHEMA};
+use crate::snapshot::controllers;
+use crate::snapshot::model::{Agent, Daemon, Host, Instance, Link, SCHEMA};
 
 /// The host at this moment. Who does not answer is silent, which is no error.
 pub(crate) async fn host(bus: &Connection) -> Host {
