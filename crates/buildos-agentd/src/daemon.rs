@@ -15,24 +15,24 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use zbus::zvariant::OwnedObjectPath;
 
-use crate::agent::Id;
-use crate::allotment::{allotment, usable_memory};
-use crate::bus::{Bus, Order};
-use crate::clock::{Clock, Wait};
-use crate::command::Command;
-use crate::config::Settings;
-use crate::drain::{Budgets, Way};
-use crate::dropin::{self, Op};
-use crate::first_starts::FirstStarts;
-use crate::fleet;
-use crate::hardware::Hardware;
-use crate::host;
-use crate::instance::{Event, Instance, Now};
-use crate::memory::{self, Memory};
+use crate::agent::drain::{Budgets, Way};
+use crate::agent::id::Id;
+use crate::dbus::{Bus, Order};
+use crate::lifecycle::instance::{Event, Instance, Now};
 use crate::messages;
-use crate::needs::{self, Host, Requirements};
-use crate::systemd::{Follower, Report, Systemd, SystemdError};
-use crate::unit_directory::{self, UnitDirectory, UnitDirectoryError};
+use crate::ready_delay::FirstStarts;
+use crate::requirements::check::{self as needs, Host, Requirements};
+use crate::requirements::clock::{Clock, Wait};
+use crate::requirements::host;
+use crate::resources::hardware::Hardware;
+use crate::resources::{allotment, usable_memory};
+use crate::settings::Settings;
+use crate::state_file::{self as memory, Memory};
+use crate::summary;
+use crate::systemd::supervisor::{Follower, Report, Systemd, SystemdError};
+use crate::unit::command::Command;
+use crate::unit::directory::{self as unit_directory, UnitDirectory, UnitDirectoryError};
+use crate::unit::dropin::{self, Op};
 
 /// How often a program or device that is missing is looked for. There is no
 /// event for either that would cover every way in which they appear.
@@ -341,7 +341,7 @@ impl Daemon {
             Clock::GivenUp | Clock::Awaited | Clock::Synchronised => &[],
         };
         let agents = instances.iter().map(|(&id, &instance)| (id, instance));
-        let reason = fleet::summary(agents, &disabled, notes);
+        let reason = summary::summary(agents, &disabled, notes);
         self.bus
             .publish(&reason, &service.problems(), &instances)
             .await?;

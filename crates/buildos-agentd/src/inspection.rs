@@ -4,12 +4,12 @@ use std::path::Path;
 
 use buildos_service::Inspection;
 
-use crate::allotment::allotment;
-use crate::command::Command;
-use crate::config::Settings;
-use crate::dropin;
-use crate::hardware::Hardware;
-use crate::unit_directory;
+use crate::resources::allotment;
+use crate::resources::hardware::Hardware;
+use crate::settings::Settings;
+use crate::unit::command::Command;
+use crate::unit::directory as unit_directory;
+use crate::unit::dropin;
 
 /// The units and command lines that these settings lead to on the machine whose
 /// `/` is `root`.
@@ -47,14 +47,14 @@ fn inspect_for(settings: &Settings, hardware: Hardware) -> Inspection {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::AgentSettings;
+    use crate::settings::AgentSettings;
     use std::num::NonZeroU32;
 
     #[test]
     fn agents_are_shown_or_what_is_missing() {
         let mut settings = Settings::default();
         let agents = ["bbot@a", "bslave@b", "bslave@c"].map(|id| {
-            let id: crate::agent::Id = id.parse().unwrap();
+            let id: crate::agent::id::Id = id.parse().unwrap();
             (id.clone(), AgentSettings::new(id.kind))
         });
         settings.agents.extend(agents);

@@ -1,58 +1,54 @@
-//! The agents of a build host: which ones, as what command, when they start,
-//! and when they start again.
+//! Runs the agents of a build host: decides which agents run, with which command
+//! line, when they start, and when they start again.
 //!
-//! The configuration ([`config`]) names agents ([`agent`]). Each becomes a
-//! command ([`command`]) in a drop-in ([`dropin`], [`unit_directory`]) of a
-//! systemd unit, so that it is seen, followed and edited with systemd's own
-//! tools. A small machine per agent ([`instance`]) decides from what the unit
-//! does ([`unit`], [`jobs`], [`systemd`]) and from what the agent needs ([`needs`],
-//! [`host`]) whether the unit is to be started; [`daemon`] carries that out,
-//! and [`bus`] publishes it.
+//! ```text
+//!  settings --> resources --> unit/command --> unit/dropin     systemd/supervisor
+//!      |            |                                           |            ^
+//!      v            v                                    events v            | commands
+//!  agent/*     requirements/check <-- requirements/host --> lifecycle/instance
+//!                                                               |
+//!                                 dbus, messages, summary, state_file <---+
+//! ```
 //!
-//! What an agent leaves behind is found ([`leak`]) and removed ([`reap`]) by a
-//! helper that systemd runs when the unit ends ([`reaper`]).
+//! | module | subject |
+//! |---|---|
+//! | [`settings`], [`agent`] | configuration: buildos-agentd.conf(5) |
+//! | [`resources`] | share of CPU and RAM of each agent |
+//! | [`unit`] | unit of an agent: drop-in, command line, observed phase, exit status |
+//! | [`requirements`] | what an agent waits for before its start |
+//! | [`lifecycle`] | state machine of an agent, as one table |
+//! | [`systemd`] | D-Bus calls to systemd, one supervisor task per agent |
+//! | [`daemon`] | event loop |
+//! | [`ready_delay`] | delay of READY=1 on the first start after boot |
+//! | [`state_file`] | state that survives a restart of agentd |
+//! | [`dbus`], [`summary`] | `org.build2.buildos.agent1`, `STATUS=` |
+//! | [`cleanup`] | removal of taps, rules and namespaces that an agent left |
+//! | [`inspection`] | `--check` and `--print` |
 
 use std::process::ExitCode;
 
 pub mod agent;
-pub mod allotment;
-pub mod bus;
-pub mod clock;
-pub mod command;
-pub mod config;
-pub mod controller;
-pub mod credential;
+pub mod cleanup;
 pub mod daemon;
-pub mod delay;
-pub mod drain;
-pub mod dropin;
-pub mod exit;
-pub mod first_starts;
-pub mod fleet;
-pub mod hardware;
-pub mod host;
+pub mod dbus;
 pub mod inspection;
-pub mod instance;
-pub mod jobs;
-pub mod kind;
-pub mod leak;
-pub mod memory;
+pub mod lifecycle;
 mod messages;
-pub mod needs;
-pub mod option;
-pub mod reap;
-pub mod reaper;
+pub mod ready_delay;
+pub mod requirements;
+pub mod resources;
+pub mod settings;
+pub mod state_file;
+pub mod summary;
 pub mod systemd;
 pub mod unit;
-pub mod unit_directory;
-pub mod user;
 
-/// The daemon.
+/// Runs buildos-agentd.
 #[must_use]
 pub fn main() -> ExitCode {
     buildos_service::main_with_print(
         env!("CARGO_PKG_VERSION"),
-        config::schema(),
+        settings::schema(),
         inspection::inspect,
         daemon::run,
     )

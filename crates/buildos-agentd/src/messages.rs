@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use buildos_dbus_api::agent1::InstanceState;
 
-use crate::agent::Id;
-use crate::instance::Instance;
+use crate::agent::id::Id;
+use crate::lifecycle::instance::Instance;
 
 /// An agent waits for something that it needs.
 const WAITING: &str = "a5b7471c640e43188c3c75afdf7fde8a";

@@ -18,7 +18,7 @@ const USAGE: u8 = 2;
 
 /// By name.
 const PROGRAMS: [(&str, Program); 7] = [
-    ("buildos-agent-reap", buildos_agentd::reaper::main),
+    ("buildos-agent-reap", buildos_agentd::cleanup::main),
     ("buildos-agentd", buildos_agentd::main),
     ("buildos-hostnamed", buildos_hostnamed::main),
     ("buildos-natd", buildos_natd::main),

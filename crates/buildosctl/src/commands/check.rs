@@ -165,7 +165,7 @@ impl Daemon {
             Self::of(buildos_netd::config::schema()),
             Self::of(buildos_hostnamed::config::schema()),
             Self::of(buildos_natd::config::schema()),
-            Self::of(buildos_agentd::config::schema()),
+            Self::of(buildos_agentd::settings::schema()),
         ]
     }
 

@@ -6,9 +6,9 @@ use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::command::Program;
-use crate::credential::Credential;
-use crate::needs::Presence;
+use crate::agent::credential::Credential;
+use crate::requirements::check::Presence;
+use crate::unit::command::Program;
 
 /// Whether hardware virtualization can be used. `/dev/kvm` alone does not say so:
 /// systemd makes it at boot for a module that may come later, or never

@@ -9,8 +9,8 @@ use tokio::sync::mpsc;
 use zbus::zvariant::OwnedObjectPath;
 use zbus::{Connection, fdo, interface};
 
-use crate::agent::Id;
-use crate::instance::Instance;
+use crate::agent::id::Id;
+use crate::lifecycle::instance::Instance;
 
 /// The host as a whole.
 struct Manager {
@@ -56,7 +56,9 @@ impl Manager {
     fn configured(&self, instance: &str) -> fdo::Result<Id> {
         let id: Id = instance
             .parse()
-            .map_err(|error: crate::agent::IdError| fdo::Error::InvalidArgs(error.to_string()))?;
+            .map_err(|error: crate::agent::id::IdError| {
+                fdo::Error::InvalidArgs(error.to_string())
+            })?;
         let path = id.object_path();
         if self.instances.iter().any(|known| *known.as_str() == path) {
             Ok(id)
@@ -330,7 +332,7 @@ impl Bus {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::instance::{Now, Remembered};
+    use crate::lifecycle::instance::{Now, Remembered};
     use std::time::Instant;
     use zbus::object_server::Interface as _;
 

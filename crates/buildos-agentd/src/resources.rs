@@ -10,9 +10,11 @@ use std::num::NonZeroU32;
 
 use buildos_dbus_api::agent1::Kind;
 
-use crate::agent::Id;
-use crate::config::{AgentSettings, Settings};
-use crate::hardware::Hardware;
+use crate::agent::id::Id;
+use crate::settings::{AgentSettings, Settings};
+use hardware::Hardware;
+
+pub mod hardware;
 
 /// A task with less RAM than this builds nothing, MiB.
 const LEAST_RAM: u64 = 256;

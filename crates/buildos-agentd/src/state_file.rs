@@ -15,8 +15,8 @@ use std::path::{Path, PathBuf};
 use buildos_service::file::{self, WriteError};
 use serde::{Deserialize, Serialize};
 
-use crate::agent::Id;
-use crate::instance::Remembered;
+use crate::agent::id::Id;
+use crate::lifecycle::instance::Remembered;
 
 /// The file, in the daemon's runtime directory.
 pub const FILE: &str = "/run/buildos/agentd/state.json";
@@ -119,7 +119,7 @@ impl Memory {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::instance::Drain;
+    use crate::lifecycle::instance::Drain;
     use std::time::Duration;
 
     #[test]

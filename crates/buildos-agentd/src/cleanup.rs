@@ -7,7 +7,10 @@ use std::process::ExitCode;
 use buildos_service::{log_to_journal, text};
 use lexopt::{Arg, Parser, ValueExt as _};
 
-use crate::reap::reap;
+use remove::reap;
+
+pub mod detect;
+pub mod remove;
 
 const NAME: &str = "buildos-agent-reap";
 /// The arguments make no sense.

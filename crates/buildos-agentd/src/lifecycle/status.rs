@@ -3,9 +3,9 @@
 
 use buildos_dbus_api::agent1::{InstanceState, Need};
 
-use super::{Instance, State, word};
-use crate::delay::CRASH_LOOP;
-use crate::needs::Unmet;
+use crate::lifecycle::backoff::CRASH_LOOP;
+use crate::lifecycle::instance::{Instance, State, word};
+use crate::requirements::check::Unmet;
 
 impl Instance {
     /// Whether systemd has told about its unit.

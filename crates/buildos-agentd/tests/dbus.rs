@@ -8,11 +8,11 @@ mod support;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use buildos_agentd::agent::Id;
-use buildos_agentd::bus::{Bus, Order, Targets};
-use buildos_agentd::instance::{Event, Instance, Now, Remembered};
-use buildos_agentd::needs::Unmet;
-use buildos_agentd::unit::{Phase, Unit};
+use buildos_agentd::agent::id::Id;
+use buildos_agentd::dbus::{Bus, Order, Targets};
+use buildos_agentd::lifecycle::instance::{Event, Instance, Now, Remembered};
+use buildos_agentd::requirements::check::Unmet;
+use buildos_agentd::unit::phase::{Phase, Unit};
 use buildos_dbus_api::agent1::{InstanceProxy, InstanceState, ManagerProxy, Need};
 use futures_util::StreamExt as _;
 use tokio::sync::mpsc;

@@ -12,8 +12,9 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::dropin::SLICE;
-use crate::{leak, messages};
+use crate::cleanup::detect as leak;
+use crate::messages;
+use crate::unit::dropin::SLICE;
 
 /// Control groups of everything (cgroups(7)).
 const CGROUPS: &str = "/sys/fs/cgroup";

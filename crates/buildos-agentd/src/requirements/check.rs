@@ -11,12 +11,12 @@ use buildos_dbus_api::hostname1::Naming;
 use buildos_dbus_api::nat1::Nat;
 use buildos_dbus_api::network1::Network;
 
-use crate::allotment::Allotment;
-use crate::clock::Clock;
-use crate::command::{Command, CommandError, Program};
-use crate::config::AgentSettings;
-use crate::credential::Credential;
-use crate::kind::Kvm;
+use crate::agent::credential::Credential;
+use crate::agent::settings::Kvm;
+use crate::requirements::clock::Clock;
+use crate::resources::Allotment;
+use crate::settings::AgentSettings;
+use crate::unit::command::{Command, CommandError, Program};
 
 /// What is missing of a need, in words; [`None`] when it is met or the agent
 /// does not have it.
@@ -171,8 +171,8 @@ pub fn unmet(agent: &Requirements, host: &Host) -> Vec<Unmet> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::agent::Id;
-    use crate::option::OptionNames;
+    use crate::agent::bbot_option::OptionNames;
+    use crate::agent::id::Id;
     use std::num::NonZeroU32;
 
     fn requirements(id: &str, change: impl FnOnce(&mut AgentSettings)) -> Requirements {

@@ -6,8 +6,8 @@ use std::str::FromStr;
 use buildos_dbus_api::agent1::Kind;
 use serde::Deserialize;
 
-use crate::command::Program;
-use crate::drain::{Signal, Way};
+use crate::agent::drain::{Signal, Way};
+use crate::unit::command::Program;
 
 /// The bridge whose machines reach the world through NAT.
 const PRIVATE_BRIDGE: &str = "br1";

@@ -8,8 +8,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::agent::Id;
-use crate::command::{Command, Word};
+use crate::agent::id::Id;
+use crate::unit::command::{Command, Word};
 
 /// Name of the drop-in; the unit's assertion repeats it.
 pub const FILE: &str = "50-buildos.conf";
@@ -161,7 +161,7 @@ fn quote(text: &str, variables: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::command::{Argument, Limits, Variable};
+    use crate::unit::command::{Argument, Limits, Variable};
     use proptest::prelude::*;
 
     fn command(arguments: &[&str], environment: &[&str]) -> Command {

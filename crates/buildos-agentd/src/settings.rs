@@ -8,14 +8,14 @@ use std::time::Duration;
 use buildos_dbus_api::agent1::Kind;
 use buildos_service::config::Schema;
 
-use crate::agent::{Id, Name};
-use crate::command::{Argument, Program, Variable};
-use crate::controller::Controller;
-use crate::credential::Credential;
-use crate::drain::{Budgets, Way};
-use crate::kind::{self, Bridge, Kvm};
-use crate::option::{OptionName, OptionNames, Setting};
-use crate::user::User;
+use crate::agent::bbot_option::{OptionName, OptionNames, Setting};
+use crate::agent::controller::Controller;
+use crate::agent::credential::Credential;
+use crate::agent::drain::{Budgets, Way};
+use crate::agent::id::{Id, Name};
+use crate::agent::settings::{self as kind, Bridge, Kvm};
+use crate::agent::user::User;
+use crate::unit::command::{Argument, Program, Variable};
 
 /// Settings of buildos-agentd.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -7,11 +7,11 @@ use std::num::NonZeroU32;
 use std::path::Path;
 use std::time::Duration;
 
-use buildos_agentd::allotment::allotment;
-use buildos_agentd::command::Command;
-use buildos_agentd::config::{Settings, schema};
-use buildos_agentd::dropin;
-use buildos_agentd::hardware::Hardware;
+use buildos_agentd::resources::allotment;
+use buildos_agentd::resources::hardware::Hardware;
+use buildos_agentd::settings::{Settings, schema};
+use buildos_agentd::unit::command::Command;
+use buildos_agentd::unit::dropin;
 use buildos_service::config::{Fragment, Loaded, Origin, evaluate};
 
 fn load(toml: &str, cmdline: &str) -> (Settings, Vec<String>) {

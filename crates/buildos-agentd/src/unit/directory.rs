@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use buildos_service::file::{self, WriteError};
 
-use crate::agent::Id;
-use crate::dropin;
+use crate::agent::id::Id;
+use crate::unit::dropin;
 
 /// Where systemd reads units that last until the machine goes down.
 pub const RUNTIME: &str = "/run/systemd/system";

@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 
 use zbus::zvariant::OwnedObjectPath;
 
-use crate::instance::Event;
+use crate::lifecycle::instance::Event;
 
 /// How many of our jobs are remembered. A unit has one at a time; news of those before
 /// may still be on their way.

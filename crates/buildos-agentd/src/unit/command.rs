@@ -8,12 +8,12 @@ use std::str::FromStr;
 use buildos_dbus_api::agent1::Kind;
 use serde::Deserialize;
 
-use crate::agent::Id;
-use crate::allotment::Allotment;
-use crate::config::AgentSettings;
-use crate::credential::Credential;
-use crate::option::{OptionNames, Setting};
-use crate::user::User;
+use crate::agent::bbot_option::{OptionNames, Setting};
+use crate::agent::credential::Credential;
+use crate::agent::id::Id;
+use crate::agent::user::User;
+use crate::resources::Allotment;
+use crate::settings::AgentSettings;
 
 /// Absolute path of a program, without anything that a unit file would read
 /// as something else.

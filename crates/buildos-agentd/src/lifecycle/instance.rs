@@ -21,16 +21,14 @@
 //!  `Drain` of one that does not run -> drained
 //! ```
 
-mod view;
-
 use std::time::{Duration, Instant};
 
 use buildos_dbus_api::agent1::InstanceState;
 use serde::{Deserialize, Serialize};
 
-use crate::delay::{HEALTHY, delay};
-use crate::needs::Unmet;
-use crate::unit::{Phase, Unit};
+use crate::lifecycle::backoff::{HEALTHY, delay};
+use crate::requirements::check::Unmet;
+use crate::unit::phase::{Phase, Unit};
 
 /// How long a stop that systemd refused waits before it is asked for again.
 const STOP_AGAIN: Duration = Duration::from_secs(5);
@@ -101,7 +99,7 @@ pub enum Command {
 
 /// Where it is, and what belongs to that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+pub(super) enum State {
     Waiting,
     Starting,
     Running {
@@ -160,12 +158,12 @@ pub enum Drain {
 /// One agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Instance {
-    state: State,
-    since_usec: u64,
-    unit: Option<Unit>,
-    unmet: Vec<Unmet>,
+    pub(super) state: State,
+    pub(super) since_usec: u64,
+    pub(super) unit: Option<Unit>,
+    pub(super) unmet: Vec<Unmet>,
     /// All but `drain`, which the state says.
-    kept: Remembered,
+    pub(super) kept: Remembered,
 }
 
 impl Instance {
@@ -490,7 +488,7 @@ impl Instance {
         self.unit.as_ref().map(|unit| unit.phase)
     }
 
-    fn drains(&self) -> bool {
+    pub(super) fn drains(&self) -> bool {
         matches!(
             self.state,
             State::Draining { .. } | State::Drained { .. } | State::DrainedDown
@@ -534,7 +532,7 @@ impl Instance {
     }
 }
 
-const fn word(state: State) -> InstanceState {
+pub(super) const fn word(state: State) -> InstanceState {
     match state {
         State::Waiting => InstanceState::Waiting,
         State::Starting => InstanceState::Starting,

@@ -4,11 +4,11 @@
 
 use std::time::{Duration, Instant};
 
-use buildos_agentd::delay::{self, HEALTHY};
-use buildos_agentd::exit::Exit;
-use buildos_agentd::instance::{Command, Drain, Event, Instance, Now, Remembered};
-use buildos_agentd::needs::Unmet;
-use buildos_agentd::unit::{Phase, Unit};
+use buildos_agentd::lifecycle::backoff::{self as delay, HEALTHY};
+use buildos_agentd::lifecycle::instance::{Command, Drain, Event, Instance, Now, Remembered};
+use buildos_agentd::requirements::check::Unmet;
+use buildos_agentd::unit::exit::Exit;
+use buildos_agentd::unit::phase::{Phase, Unit};
 use buildos_dbus_api::agent1::{InstanceState as S, Need};
 use proptest::prelude::*;
 

@@ -2,8 +2,8 @@
 
 use buildos_dbus_api::agent1::InstanceState;
 
-use crate::agent::Id;
-use crate::instance::Instance;
+use crate::agent::id::Id;
+use crate::lifecycle::instance::Instance;
 
 /// How many agents run, and what the others do: the text of `STATUS=` and of
 /// the manager's `Reason`. `disabled` are those with `enabled = false`; `notes`
@@ -41,11 +41,11 @@ pub fn summary<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::exit::Exit;
-    use crate::instance::Remembered;
-    use crate::instance::{Event, Now};
-    use crate::needs::Unmet;
-    use crate::unit::{Phase, Unit};
+    use crate::lifecycle::instance::Remembered;
+    use crate::lifecycle::instance::{Event, Now};
+    use crate::requirements::check::Unmet;
+    use crate::unit::exit::Exit;
+    use crate::unit::phase::{Phase, Unit};
     use buildos_dbus_api::agent1::Need;
     use std::time::{Duration, Instant};
 

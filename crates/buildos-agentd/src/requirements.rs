@@ -1,0 +1,5 @@
+//! Decides what an agent must wait for before it starts.
+
+pub mod check;
+pub mod clock;
+pub mod host;
