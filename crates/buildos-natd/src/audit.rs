@@ -21,7 +21,7 @@ use flow::flows;
 use walk::walk;
 
 use crate::firewall::bytecode::AnyTable;
-use crate::site::Site;
+use crate::uplink_network::UplinkNetwork;
 
 /// A place that drops traffic of machines.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,9 +75,9 @@ impl Finding {
 /// What the tables of others drop of what machines need, certain findings
 /// first.
 #[must_use]
-pub fn findings(tables: &[AnyTable], site: &Site) -> Vec<Finding> {
+pub fn findings(tables: &[AnyTable], network: &UplinkNetwork) -> Vec<Finding> {
     let mut all: Vec<Finding> = Vec::new();
-    for flow in flows(site) {
+    for flow in flows(network) {
         for found in tables.iter().flat_map(|table| walk(table, &flow)) {
             match all.iter_mut().find(|known| known.is_same(&found)) {
                 Some(known) => {

@@ -23,9 +23,9 @@ use tokio::time::timeout;
 use crate::config::BridgeNetfilter;
 use crate::firewall::bytecode::{AnyTable, Expression};
 use crate::netlink::{self, TIMEOUT};
-use crate::site::InterfaceName;
+use crate::uplink_network::InterfaceName;
 
-/// Switches below `/proc/sys/net` that are for all bridges.
+/// Sysctls below `/proc/sys/net` that are for all bridges.
 pub const FOR_ALL_BRIDGES: [&str; 3] = [
     "bridge/bridge-nf-call-iptables",
     "bridge/bridge-nf-call-ip6tables",

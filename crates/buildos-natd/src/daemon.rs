@@ -20,21 +20,20 @@ use zbus::Connection;
 
 use crate::audit::{self, Finding};
 use crate::bridge::{self, BridgeError, Links};
-use crate::bus::{self, Published};
 use crate::config::Settings;
-use crate::dnsmasq::{self, Dnsmasq};
-use crate::files::{Files, FilesError};
+use crate::dbus::{self, Published};
+use crate::desired::Desired;
+use crate::dnsmasq::config::{self as dnsmasq, Dnsmasq};
 use crate::firewall::bytecode::{AnyTable, Image};
 use crate::firewall::client;
 use crate::firewall::error::NftError;
 use crate::firewall::monitor::{Author, Change, Changes};
 use crate::firewall::policy::TABLE;
-use crate::forwarding;
-use crate::prober::{self, Health, Prober};
-use crate::site::{InterfaceName, Site};
+use crate::probe_scheduler::{self, Health, ProbeScheduler};
 use crate::status::{Forwarding, Observed, Status};
-use crate::switch::{SwitchError, Switches};
-use crate::wish::Wish;
+use crate::status_files::{StatusFiles, StatusFilesError};
+use crate::sysctl::{self, SysctlError, Sysctls};
+use crate::uplink_network::{InterfaceName, UplinkNetwork};
 
 /// Machines on br1 have network, addresses and names.
 const MESSAGE_READY: &str = "b1b497c590e84ed09579fbf32aac0198";
@@ -85,7 +84,7 @@ pub enum DaemonError {
     Links(#[from] BridgeError),
     /// What dnsmasq and the probe do cannot be followed.
     #[error(transparent)]
-    Files(#[from] FilesError),
+    StatusFiles(#[from] StatusFilesError),
 }
 
 /// Runs until systemd asks for the end.
@@ -99,13 +98,13 @@ pub async fn run(mut service: Service<Settings>) -> Result<(), DaemonError> {
     let mut network = network1::watch(&connection).await?;
     let mut changes = Changes::listen()?;
     let mut links = Links::open(root)?;
-    let files = Files::open(root)?;
+    let files = StatusFiles::open(root)?;
 
     let mut natd = Natd::new(root, &connection, service.settings().clone());
     natd.network(network.next().await?);
     files.follow()?;
     natd.look(&links).await;
-    bus::serve(&connection, root, natd.published(service.problems())).await?;
+    dbus::serve(&connection, root, natd.published(service.problems())).await?;
     service.status(&natd.status.reason);
     service.ready();
 
@@ -129,7 +128,7 @@ pub async fn run(mut service: Service<Settings>) -> Result<(), DaemonError> {
         }
         files.follow()?;
         natd.look(&links).await;
-        bus::publish(&connection, natd.published(service.problems())).await?;
+        dbus::publish(&connection, natd.published(service.problems())).await?;
         service.status(&natd.status.reason);
         if reloaded {
             service.ready();
@@ -149,11 +148,11 @@ struct Natd {
     root: PathBuf,
     /// To ask systemd.
     connection: Connection,
-    switches: Switches,
+    switches: Sysctls,
     settings: Settings,
     /// As netd said last, or why that is of no use.
-    site: Result<Site, String>,
-    prober: Prober,
+    network: Result<UplinkNetwork, String>,
+    prober: ProbeScheduler,
     /// The table that was last seen standing.
     standing: Option<Image>,
     /// Who has changed the ruleset since the last look.
@@ -172,10 +171,14 @@ impl Natd {
     fn new(root: &Path, connection: &Connection, settings: Settings) -> Self {
         let now = Instant::now();
         Self {
-            switches: Switches::below(root),
+            switches: Sysctls::below(root),
             settings,
-            site: Err(String::new()),
-            prober: Prober::resume(json(&root.join(REQUEST)), json(&root.join(REPORT)), now),
+            network: Err(String::new()),
+            prober: ProbeScheduler::resume(
+                json(&root.join(REQUEST)),
+                json(&root.join(REPORT)),
+                now,
+            ),
             standing: None,
             meddler: None,
             foreign: Vec::new(),
@@ -191,18 +194,18 @@ impl Natd {
     /// What netd says; whether that changes anything. While it is away, what it said
     /// last stays in force.
     fn network(&mut self, network: Option<Network>) -> bool {
-        let site = match network {
-            Some(network) => Site::try_from(&network).map_err(|why| {
+        let network = match network {
+            Some(network) => UplinkNetwork::try_from(&network).map_err(|why| {
                 format!(
                     "waiting for buildos-netd: {}",
                     text::escape(&why.to_string())
                 )
             }),
-            None if self.site.is_ok() => return false,
+            None if self.network.is_ok() => return false,
             None => Err("waiting for buildos-netd, which is not running".to_owned()),
         };
-        let changes = site != self.site;
-        self.site = site;
+        let changes = network != self.network;
+        self.network = network;
         changes
     }
 
@@ -214,11 +217,11 @@ impl Natd {
 
     /// Finds out what is in force and makes it what it should be.
     async fn look(&mut self, links: &Links) {
-        let status = match self.site.clone() {
-            Ok(site) => {
-                let wish = Wish::new(site, &self.settings);
-                let observed = self.apply(&wish, links).await;
-                let status = Status::judge(&wish.site, &observed);
+        let status = match self.network.clone() {
+            Ok(network) => {
+                let desired = Desired::new(network, &self.settings);
+                let observed = self.apply(&desired, links).await;
+                let status = Status::judge(&desired.network, &observed);
                 self.observed = Some(observed);
                 status
             }
@@ -233,24 +236,24 @@ impl Natd {
             report(&status);
             self.status = status;
         }
-        let calm = self.status.state == State::Active || self.site.is_err();
+        let calm = self.status.state == State::Active || self.network.is_err();
         let next = Instant::now() + if calm { CALM } else { BUSY };
         self.look_at = self.prober.due().map_or(next, |due| due.min(next));
     }
 
-    async fn apply(&mut self, wish: &Wish, links: &Links) -> Observed {
+    async fn apply(&mut self, desired: &Desired, links: &Links) -> Observed {
         let table = self
-            .table(&wish.table)
+            .table(&desired.table)
             .await
             .map_err(|error| text::chain(&error));
         let forwarding = match &table {
-            Ok(()) => self.forward(&wish.site),
+            Ok(()) => self.forward(&desired.network),
             Err(_) => Forwarding::Held,
         };
         let (bridge, foreign) = match client::others(TABLE).await {
             Ok(others) => {
-                self.find_foreign(&others, &wish.site);
-                (self.bridge(wish, &others, links).await, Ok(()))
+                self.find_foreign(&others, &desired.network);
+                (self.bridge(desired, &others, links).await, Ok(()))
             }
             Err(error) => (Ok(false), Err(error)),
         };
@@ -258,7 +261,7 @@ impl Natd {
             // What was found last is as good as anything; the next look tells.
             tracing::warn!("cannot read other tables: {}", text::chain(&error));
         }
-        let dnsmasq = self.serve(wish).await;
+        let dnsmasq = self.serve(desired).await;
         let last = self.observed.as_ref().map(|last| &last.dnsmasq);
         if dnsmasq == Ok(Dnsmasq::Starting) && last != Some(&dnsmasq) {
             // What was found out is of the one before.
@@ -272,32 +275,32 @@ impl Natd {
             foreign: self.foreign.clone(),
             probe: Health::default(),
         };
-        let possible = observed.can_be_probed(&wish.site);
-        observed.probe = self.try_out(wish, possible).await;
+        let possible = observed.can_be_probed(&desired.network);
+        observed.probe = self.try_out(desired, possible).await;
         observed
     }
 
-    async fn table(&mut self, wish: &Image) -> Result<(), NftError> {
-        let standing = client::read(&wish.name).await?;
-        if let Some(difference) = wish.difference(standing.as_ref()) {
-            client::install(wish).await?;
-            let standing = client::read(&wish.name).await?;
-            if let Some(difference) = wish.difference(standing.as_ref()) {
+    async fn table(&mut self, desired: &Image) -> Result<(), NftError> {
+        let standing = client::read(&desired.name).await?;
+        if let Some(difference) = desired.difference(standing.as_ref()) {
+            client::install(desired).await?;
+            let standing = client::read(&desired.name).await?;
+            if let Some(difference) = desired.difference(standing.as_ref()) {
                 // Somebody's change has its announcement, which brings us back here.
                 return Err(NftError::Different {
-                    table: wish.name.clone(),
+                    table: desired.name.clone(),
                     difference,
                 });
             }
-            self.report_table(wish, &difference);
+            self.report_table(desired, &difference);
         }
-        self.standing = Some(wish.clone());
+        self.standing = Some(desired.clone());
         Ok(())
     }
 
-    fn report_table(&self, wish: &Image, difference: &str) {
-        let name = &wish.name;
-        if self.standing.as_ref() != Some(wish) {
+    fn report_table(&self, desired: &Image, difference: &str) {
+        let name = &desired.name;
+        if self.standing.as_ref() != Some(desired) {
             tracing::info!(
                 message_id = MESSAGE_INSTALLED,
                 "installed table inet {name}"
@@ -313,8 +316,8 @@ impl Natd {
         );
     }
 
-    fn forward(&self, site: &Site) -> Forwarding {
-        for bridge in [&site.private, &site.public] {
+    fn forward(&self, network: &UplinkNetwork) -> Forwarding {
+        for bridge in [&network.private_bridge, &network.public_bridge] {
             match self.forward_from(bridge) {
                 Ok(true) => {}
                 Ok(false) => return Forwarding::NoBridge(bridge.to_string()),
@@ -325,8 +328,8 @@ impl Natd {
     }
 
     /// Whether the bridge is there; it then forwards.
-    fn forward_from(&self, bridge: &InterfaceName) -> Result<bool, SwitchError> {
-        let switch = forwarding::switch(bridge);
+    fn forward_from(&self, bridge: &InterfaceName) -> Result<bool, SysctlError> {
+        let switch = sysctl::forwarding(bridge);
         match self.switches.turn(&switch, true)? {
             None => return Ok(false),
             Some(false) => return Ok(true),
@@ -341,8 +344,8 @@ impl Natd {
     }
 
     /// Looks for what machines would not survive, and tells what is new.
-    fn find_foreign(&mut self, others: &[AnyTable], site: &Site) {
-        let found = audit::findings(others, site);
+    fn find_foreign(&mut self, others: &[AnyTable], network: &UplinkNetwork) {
+        let found = audit::findings(others, network);
         let certain = |findings: &[Finding]| -> Vec<Finding> {
             findings.iter().filter(|f| f.certain).cloned().collect()
         };
@@ -370,7 +373,7 @@ impl Natd {
     /// Whether bridged frames pass iptables, which is as wished then.
     async fn bridge(
         &self,
-        wish: &Wish,
+        desired: &Desired,
         others: &[AnyTable],
         links: &Links,
     ) -> Result<bool, String> {
@@ -385,8 +388,10 @@ impl Natd {
                 ));
             }
         }
-        let passes = bridge::passes_iptables(wish.bridge_netfilter, others);
-        let changed = links.apply(&wish.site.private, passes, wish.isolate).await;
+        let passes = bridge::passes_iptables(desired.bridge_netfilter, others);
+        let changed = links
+            .apply(&desired.network.private_bridge, passes, desired.isolate)
+            .await;
         for what in changed.map_err(|error| text::chain(&error))? {
             told(&what);
         }
@@ -394,13 +399,13 @@ impl Natd {
     }
 
     /// Asks for a probe when it is time, and takes what came of the last one.
-    async fn try_out(&mut self, wish: &Wish, possible: bool) -> Health {
-        match (&wish.probe, self.settings.probe_interval.get()) {
+    async fn try_out(&mut self, desired: &Desired, possible: bool) -> Health {
+        match (&desired.probe, self.settings.probe_interval.get()) {
             (Some(probe), Some(every)) if possible => {
                 let report = json(&self.root.join(REPORT));
                 let now = Instant::now();
                 if self.prober.look(now, probe, every, report) {
-                    let unit = system::unit_state(&self.connection, prober::UNIT).await;
+                    let unit = system::unit_state(&self.connection, probe_scheduler::UNIT).await;
                     let unit = unit.as_ref();
                     if let Some(request) = self.prober.ask(now, probe, every, unit, number()) {
                         self.ask(&request);
@@ -426,11 +431,11 @@ impl Natd {
     }
 
     /// Has dnsmasq serve what is wished, and tells what it does.
-    async fn serve(&mut self, wish: &Wish) -> Result<Dnsmasq, String> {
-        self.tell_dnsmasq(wish)
+    async fn serve(&mut self, desired: &Desired) -> Result<Dnsmasq, String> {
+        self.tell_dnsmasq(desired)
             .map_err(|error| text::chain(&error))?;
         let in_force = std::fs::read(self.root.join(dnsmasq::IN_FORCE))
-            .is_ok_and(|content| content == wish.dnsmasq.as_bytes());
+            .is_ok_and(|content| content == desired.dnsmasq.as_bytes());
         let dnsmasq = if self.root.join(dnsmasq::PID).exists() {
             Dnsmasq::running(in_force)
         } else {
@@ -454,12 +459,12 @@ impl Natd {
         Ok(dnsmasq)
     }
 
-    fn tell_dnsmasq(&self, wish: &Wish) -> Result<(), file::WriteError> {
+    fn tell_dnsmasq(&self, desired: &Desired) -> Result<(), file::WriteError> {
         let write = |path, content: &str| {
             file::replace(&self.root.join(path), content.as_bytes(), 0o644).map(drop)
         };
-        write(dnsmasq::RESOLV, &wish.resolv)?;
-        write(dnsmasq::CONFIGURATION, &wish.dnsmasq)
+        write(dnsmasq::RESOLV, &desired.resolv)?;
+        write(dnsmasq::CONFIGURATION, &desired.dnsmasq)
     }
 
     fn restart_dnsmasq(&self) {
@@ -472,20 +477,20 @@ impl Natd {
     /// Fails closed. The table stays: without it the machines would reach more
     /// of the host than with it.
     fn close(&self) {
-        let Ok(site) = &self.site else {
+        let Ok(network) = &self.network else {
             tracing::warn!("stopped without knowing the bridges: what forwards goes on");
             return;
         };
-        for bridge in [&site.private, &site.public] {
-            if let Err(error) = self.switches.turn(&forwarding::switch(bridge), false) {
+        for bridge in [&network.private_bridge, &network.public_bridge] {
+            if let Err(error) = self.switches.turn(&sysctl::forwarding(bridge), false) {
                 tracing::error!("{}", text::chain(&error));
             }
         }
         tracing::info!(
             message_id = MESSAGE_CLOSED,
             "stopped: {} and {} no longer forward; table inet {} stays",
-            site.private,
-            site.public,
+            network.private_bridge,
+            network.public_bridge,
             TABLE,
         );
     }
@@ -493,7 +498,7 @@ impl Natd {
     fn published(&self, problems: Vec<String>) -> Published {
         Published {
             status: self.status.clone(),
-            site: self.site.clone().ok(),
+            network: self.network.clone().ok(),
             observed: self.observed.clone(),
             problems,
         }

@@ -2,30 +2,28 @@
 //!
 //! One nftables table for NAT and isolation, IPv4 forwarding on the two
 //! bridges, and the configuration of the dnsmasq that serves br1. The wish is
-//! a value ([`wish`]) made of what netd publishes and of the settings; what
+//! a value ([`desired`]) made of what netd publishes and of the settings; what
 //! stands is read back from the kernel and from dnsmasq's unit ([`status`]);
-//! [`daemon`] applies the difference and tells the bus ([`bus`]). Whether all of
-//! it is of use to a machine is tried out by a probe ([`prober`]), and what other
+//! [`daemon`] applies the difference and tells the bus ([`dbus`]). Whether all of
+//! it is of use to a machine is tried out by a probe ([`probe_scheduler`]), and what other
 //! tables would drop is looked for ([`audit`]).
 
 use std::process::ExitCode;
 
 pub mod audit;
 pub mod bridge;
-pub mod bus;
 pub mod config;
 pub mod daemon;
+pub mod dbus;
+pub mod desired;
 pub mod dnsmasq;
-pub mod files;
 pub mod firewall;
-pub mod forwarding;
-pub mod leases;
 mod netlink;
-pub mod prober;
-pub mod site;
+pub mod probe_scheduler;
 pub mod status;
-pub mod switch;
-pub mod wish;
+pub mod status_files;
+pub mod sysctl;
+pub mod uplink_network;
 
 /// The daemon.
 #[must_use]

@@ -5,9 +5,9 @@ use buildos_probe::Outcome;
 use buildos_service::text;
 
 use crate::audit::Finding;
-use crate::dnsmasq::Dnsmasq;
-use crate::prober::Health;
-use crate::site::Site;
+use crate::dnsmasq::config::Dnsmasq;
+use crate::probe_scheduler::Health;
+use crate::uplink_network::UplinkNetwork;
 
 /// What was found after applying the wish.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,11 +31,11 @@ impl Observed {
     /// Whether everything stands that a probe needs, but for a dnsmasq that starts: so
     /// does the probe, and a DHCP client asks more than once.
     #[must_use]
-    pub fn can_be_probed(&self, site: &Site) -> bool {
+    pub fn can_be_probed(&self, network: &UplinkNetwork) -> bool {
         self.table.is_ok()
             && self.forwarding == Forwarding::On
             && matches!(self.dnsmasq, Ok(Dnsmasq::Serving | Dnsmasq::Starting))
-            && site.uplink.is_ok()
+            && network.uplink.is_ok()
     }
 }
 
@@ -81,7 +81,7 @@ impl Status {
     /// The first thing that is missing, in the order in which things are
     /// applied: what comes later often is only its consequence.
     #[must_use]
-    pub fn judge(site: &Site, observed: &Observed) -> Self {
+    pub fn judge(network: &UplinkNetwork, observed: &Observed) -> Self {
         if let Err(error) = &observed.table {
             return Self::degraded(format!("no NAT: {error}"));
         }
@@ -96,7 +96,10 @@ impl Status {
             }
         }
         if let Err(error) = &observed.bridge {
-            return Self::degraded(format!("{} is not as it should be: {error}", site.private));
+            return Self::degraded(format!(
+                "{} is not as it should be: {error}",
+                network.private_bridge
+            ));
         }
         if let Some(finding) = observed.foreign.iter().find(|finding| finding.certain) {
             return Self::degraded(format!("machines are cut off: {finding}"));
@@ -118,25 +121,25 @@ impl Status {
             }
             Err(error) => return Self::degraded(format!("no DHCP and DNS: {error}")),
         }
-        if let Err(why) = &site.uplink {
+        if let Err(why) = &network.uplink {
             return Self::waiting(format!("waiting for an uplink: {}", text::escape(why)));
         }
         match observed.probe.state() {
             ProbeState::Off | ProbeState::Passed => {}
             ProbeState::Pending => {
-                let bridge = &site.private;
+                let bridge = &network.private_bridge;
                 return Self::waiting(format!("waiting for the first probe on {bridge}"));
             }
             ProbeState::Failed => return Self::degraded(failed(observed)),
         }
-        let (first, last) = site.network.machines();
+        let (first, last) = network.private_network.machines();
         Self {
             state: State::Active,
             reason: format!(
                 "{} on {} goes out through {}; DHCP hands out {first} to {last}",
-                site.network.net(),
-                site.private,
-                site.public,
+                network.private_network.net(),
+                network.private_bridge,
+                network.public_bridge,
             ),
         }
     }
@@ -200,7 +203,7 @@ mod tests {
 
     #[track_caller]
     fn check(observed: &Observed, state: State, reason: &str) {
-        let status = Status::judge(&Site::example(), observed);
+        let status = Status::judge(&UplinkNetwork::example(), observed);
         assert_eq!((status.state, status.reason.as_str()), (state, reason));
     }
 
@@ -293,7 +296,7 @@ mod tests {
             ..good()
         };
         assert_eq!(
-            Status::judge(&Site::example(), &observed).state,
+            Status::judge(&UplinkNetwork::example(), &observed).state,
             State::Active
         );
     }
@@ -330,7 +333,10 @@ mod tests {
             probe: health(ProbeState::Off, None),
             ..good()
         };
-        assert_eq!(Status::judge(&Site::example(), &off).state, State::Active);
+        assert_eq!(
+            Status::judge(&UplinkNetwork::example(), &off).state,
+            State::Active
+        );
     }
 
     #[test]
@@ -340,7 +346,7 @@ mod tests {
                 dnsmasq: Ok(dnsmasq),
                 ..good()
             };
-            observed.can_be_probed(&Site::example())
+            observed.can_be_probed(&UplinkNetwork::example())
         };
         assert!(possible(Dnsmasq::Serving) && possible(Dnsmasq::Starting));
         assert!(!possible(Dnsmasq::Pending("does not run")) && !possible(Dnsmasq::Outdated));
@@ -348,16 +354,16 @@ mod tests {
 
     #[test]
     fn without_an_uplink_machines_wait() {
-        let site = Site {
+        let network = UplinkNetwork {
             uplink: Err("no carrier on\neth0".to_owned()),
-            ..Site::example()
+            ..UplinkNetwork::example()
         };
-        let status = Status::judge(&site, &good());
+        let status = Status::judge(&network, &good());
         assert_eq!(status.state, State::Waiting);
         assert_eq!(
             status.reason,
             "waiting for an uplink: no carrier on\\u{a}eth0"
         );
-        assert!(!good().can_be_probed(&site));
+        assert!(!good().can_be_probed(&network));
     }
 }

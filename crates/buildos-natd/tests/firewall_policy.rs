@@ -9,22 +9,22 @@
 use std::net::Ipv4Addr;
 
 use buildos_natd::config::{LeaseTime, Port, Settings};
-use buildos_natd::dnsmasq;
+use buildos_natd::dnsmasq::config as dnsmasq;
 use buildos_natd::firewall::bytecode::{Expression, Image};
 use buildos_natd::firewall::model::{
     ConnectionState, Hook, Is, Match, Rule, Table, Transport, Verdict,
 };
 use buildos_natd::firewall::policy;
-use buildos_natd::site::{InterfaceName, PrivateNetwork, Site};
+use buildos_natd::uplink_network::{InterfaceName, PrivateNetwork, UplinkNetwork};
 use ipnet::Ipv4Net;
 use proptest::prelude::*;
 use proptest::sample::select;
 
-fn site() -> Site {
-    Site {
-        public: InterfaceName::new("br0").unwrap(),
-        private: InterfaceName::new("br1").unwrap(),
-        network: PrivateNetwork::new("172.23.0.1/16").unwrap(),
+fn network() -> UplinkNetwork {
+    UplinkNetwork {
+        public_bridge: InterfaceName::new("br0").unwrap(),
+        private_bridge: InterfaceName::new("br1").unwrap(),
+        private_network: PrivateNetwork::new("172.23.0.1/16").unwrap(),
         dns: vec!["192.0.2.1".parse().unwrap()],
         uplink: Err(String::new()),
     }
@@ -45,7 +45,7 @@ fn strict() -> Settings {
 }
 
 fn plain() -> Table {
-    policy::table(&site(), &Settings::default())
+    policy::table(&network(), &Settings::default())
 }
 
 #[track_caller]
@@ -64,21 +64,24 @@ fn the_table_as_text() {
 
 #[test]
 fn the_strictest_table_as_text() {
-    let table = policy::table(&site(), &strict());
+    let table = policy::table(&network(), &strict());
     check_golden(&table.to_string(), "ruleset-strict.nft");
 }
 
 #[test]
 fn the_configuration_of_dnsmasq() {
-    let configuration = dnsmasq::configuration(&site(), LeaseTime::default());
+    let configuration = dnsmasq::configuration(&network(), LeaseTime::default());
     check_golden(&configuration, "dnsmasq.conf");
 }
 
 #[test]
 fn a_small_network_has_few_leases() {
-    let network = PrivateNetwork::new("192.168.213.1/28").unwrap();
-    let site = Site { network, ..site() };
-    let configuration = dnsmasq::configuration(&site, LeaseTime::try_from(120).unwrap());
+    let private_network = PrivateNetwork::new("192.168.213.1/28").unwrap();
+    let network = UplinkNetwork {
+        private_network,
+        ..network()
+    };
+    let configuration = dnsmasq::configuration(&network, LeaseTime::try_from(120).unwrap());
     let expected =
         "dhcp-range=192.168.213.2,192.168.213.14,255.255.255.240,120\ndhcp-lease-max=13\n";
     assert!(configuration.contains(expected), "{configuration}");
@@ -86,7 +89,7 @@ fn a_small_network_has_few_leases() {
 
 #[test]
 fn the_image_is_complete() {
-    let images = [plain(), policy::table(&site(), &strict())].map(|table| Image::of(&table));
+    let images = [plain(), policy::table(&network(), &strict())].map(|table| Image::of(&table));
     for rule in images
         .iter()
         .flat_map(|image| &image.chains)
@@ -209,7 +212,7 @@ prop_compose! {
 }
 
 fn is_private(address: Ipv4Addr) -> bool {
-    site().network.net().contains(&address)
+    network().private_network.net().contains(&address)
 }
 
 proptest! {
@@ -263,7 +266,7 @@ proptest! {
     #[test]
     fn nobody_is_what_he_is_not(packet in packet()) {
         let passes = verdict(&plain(), Hook::Prerouting, &packet) == Verdict::Accept;
-        let host = packet.source == site().network.host();
+        let host = packet.source == network().private_network.host();
         let asks = packet.source == Ipv4Addr::UNSPECIFIED
             && packet.protocol == Protocol::Port(Transport::Udp, 67);
         let honest = match packet.input {
@@ -277,7 +280,7 @@ proptest! {
 
     #[test]
     fn what_is_configured_opens_and_closes_no_more_than_it_says(packet in packet()) {
-        let strict = policy::table(&site(), &strict());
+        let strict = policy::table(&network(), &strict());
         for hook in [Hook::Prerouting, Hook::Postrouting] {
             prop_assert_eq!(verdict(&plain(), hook, &packet), verdict(&strict, hook, &packet));
         }

@@ -2,7 +2,7 @@
 
 use super::bits::Bits;
 use crate::firewall::bytecode::{ConnectionKey, Expression, MetaKey, PayloadBase};
-use crate::site::Site;
+use crate::uplink_network::UplinkNetwork;
 
 /// Expressions that load something we do not know, when they are not ours.
 const LOADS: [&str; 11] = [
@@ -41,12 +41,12 @@ const NEW: u32 = 1 << 3;
 pub(super) const DESTINATION_CHANGED: u32 = 1 << 5;
 
 /// What a machine needs: a way out and back, an address, names.
-pub(super) fn flows(site: &Site) -> Vec<Flow> {
-    let private = Bits::name(site.private.as_str());
-    let public = Bits::name(site.public.as_str());
+pub(super) fn flows(network: &UplinkNetwork) -> Vec<Flow> {
+    let private = Bits::name(network.private_bridge.as_str());
+    let public = Bits::name(network.public_bridge.as_str());
     let nowhere = Bits::name("");
-    let machines = Bits::network(site.network.net());
-    let host = Bits::known(&site.network.host().octets());
+    let machines = Bits::network(network.private_network.net());
+    let host = Bits::known(&network.private_network.host().octets());
     let udp = Bits::known(&[libc::IPPROTO_UDP as u8]);
     let port = |port: u16| Bits::known(&port.to_be_bytes());
     let state = |bits: u32| Bits::known(&bits.to_ne_bytes());

@@ -77,7 +77,7 @@ fn output(name: &str) -> [Expression; 2] {
 
 #[track_caller]
 fn check(chains: Vec<ImageChain>, expected: &[&str]) {
-    let found: Vec<_> = findings(&[table(chains)], &Site::example())
+    let found: Vec<_> = findings(&[table(chains)], &UplinkNetwork::example())
         .iter()
         .map(ToString::to_string)
         .collect();
@@ -243,7 +243,7 @@ fn sets_are_looked_into() {
         let mut table = table(vec![forward(true, rules)]);
         let answers = [ESTABLISHED, 1 << 2].map(|bits| bits.to_ne_bytes().to_vec());
         table.sets.insert("answers".to_owned(), answers.to_vec());
-        let found = findings(&[table], &Site::example());
+        let found = findings(&[table], &UplinkNetwork::example());
         let found: Vec<_> = found.iter().map(ToString::to_string).collect();
         assert_eq!(found, expected);
     };
@@ -341,10 +341,10 @@ fn a_firewall_of_the_host_that_forgets_the_machines() {
 fn a_table_that_sleeps_or_sees_no_packets_of_ours_is_harmless() {
     let mut sleeping = table(vec![forward(true, vec![])]);
     sleeping.table.flags = DORMANT;
-    assert_eq!(findings(&[sleeping], &Site::example()), []);
+    assert_eq!(findings(&[sleeping], &UplinkNetwork::example()), []);
     let mut six = table(vec![forward(true, vec![])]);
     six.family = libc::NFPROTO_IPV6;
-    assert_eq!(findings(&[six], &Site::example()), []);
+    assert_eq!(findings(&[six], &UplinkNetwork::example()), []);
 }
 
 fn verdict() -> impl Strategy<Value = Expression> {
@@ -420,7 +420,7 @@ proptest! {
             chain("a", None, false, a),
             chain("b", None, false, b),
         ]);
-        let flow = flows(&Site::example())
+        let flow = flows(&UplinkNetwork::example())
             .into_iter()
             .find(|flow| flow.hook == libc::NF_INET_FORWARD)
             .unwrap();

@@ -10,7 +10,7 @@ use std::fmt;
 
 use ipnet::Ipv4Net;
 
-use crate::site::InterfaceName;
+use crate::uplink_network::InterfaceName;
 
 /// A table of family `inet`.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -16,7 +16,7 @@ use crate::config::Settings;
 use crate::firewall::model::{
     Chain, ConnectionState, Hook, Is, Kind, Match, Priority, Rule, Table, Transport, Verdict,
 };
-use crate::site::Site;
+use crate::uplink_network::UplinkNetwork;
 
 /// Name of the table.
 pub const TABLE: &str = "buildos";
@@ -54,10 +54,10 @@ pub const BACK: &str = "the outside to machines";
 /// See [`OUT`]: the first packet of each connection.
 pub const CONNECTIONS: &str = "new connections";
 
-/// The table for a site under these settings.
+/// The table for a network under these settings.
 #[must_use]
-pub fn table(site: &Site, settings: &Settings) -> Table {
-    let rules = Rules { site, settings };
+pub fn table(network: &UplinkNetwork, settings: &Settings) -> Table {
+    let rules = Rules { network, settings };
     Table {
         name: TABLE,
         chains: vec![
@@ -94,7 +94,7 @@ fn chain(hook: Hook, kind: Kind, priority: Priority, rules: Vec<Rule>) -> Chain 
 }
 
 struct Rules<'a> {
-    site: &'a Site,
+    network: &'a UplinkNetwork,
     settings: &'a Settings,
 }
 
@@ -103,7 +103,7 @@ impl Rules<'_> {
     /// packets leave no trace in it. What nearly all packets are comes first:
     /// each of them is looked at here.
     fn prerouting(&self) -> Vec<Rule> {
-        let host = self.site.network.host().into();
+        let host = self.network.private_network.host().into();
         let dropped =
             |matches, comment| Rule::new(matches, Verdict::Drop).counted().comment(comment);
         vec![
@@ -161,7 +161,7 @@ impl Rules<'_> {
             |transport, port| Rule::new(vec![Match::Port(transport, port)], Verdict::Accept);
         let mut rules = vec![
             Rule::new(
-                vec![Match::Input(Is::Not, self.site.private.clone())],
+                vec![Match::Input(Is::Not, self.network.private_bridge.clone())],
                 Verdict::Accept,
             )
             .comment("not from a machine"),
@@ -305,22 +305,22 @@ impl Rules<'_> {
     }
 
     fn by_machines(&self) -> Match {
-        Match::Input(Is::Equal, self.site.private.clone())
+        Match::Input(Is::Equal, self.network.private_bridge.clone())
     }
 
     fn by_outsiders(&self) -> Match {
-        Match::Input(Is::Equal, self.site.public.clone())
+        Match::Input(Is::Equal, self.network.public_bridge.clone())
     }
 
     fn for_machines(&self) -> Match {
-        Match::Output(self.site.private.clone())
+        Match::Output(self.network.private_bridge.clone())
     }
 
     fn for_outsiders(&self) -> Match {
-        Match::Output(self.site.public.clone())
+        Match::Output(self.network.public_bridge.clone())
     }
 
     fn network(&self) -> Ipv4Net {
-        self.site.network.net()
+        self.network.private_network.net()
     }
 }

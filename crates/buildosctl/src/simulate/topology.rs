@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use buildos_natd::site::InterfaceName;
+use buildos_natd::uplink_network::InterfaceName;
 use buildos_netd::mac::MacAddress;
 use buildos_service::config::{Fragment, Origin, Schema, evaluate};
 use ipnet::Ipv4Net;

@@ -7,9 +7,9 @@ use std::time::Duration;
 use buildos_dbus_api::network1::{LinkRole, Network, State};
 use buildos_dhcp::{Event, Instant, MessageKind, Transmit, arp};
 use buildos_hostnamed::choice::{self, Choice};
-use buildos_natd::dnsmasq;
+use buildos_natd::dnsmasq::config as dnsmasq;
 use buildos_natd::firewall::policy;
-use buildos_natd::site::Site;
+use buildos_natd::uplink_network::UplinkNetwork;
 use buildos_netd::candidate;
 use buildos_netd::mac::MacAddress;
 use buildos_netd::model;
@@ -531,12 +531,12 @@ impl World {
     /// natd.
     fn nat(&mut self, network: &Network) {
         let settings = &self.settings.natd;
-        let nat = Site::try_from(network)
+        let nat = UplinkNetwork::try_from(network)
             .map_err(|error| error.to_string())
-            .map(|site| Nat {
-                table: policy::table(&site, settings).to_string(),
-                dnsmasq: dnsmasq::configuration(&site, settings.lease),
-                resolv: dnsmasq::resolv(&site.dns),
+            .map(|network| Nat {
+                table: policy::table(&network, settings).to_string(),
+                dnsmasq: dnsmasq::configuration(&network, settings.lease),
+                resolv: dnsmasq::resolv(&network.dns),
             });
         if nat == self.nat {
             return;

@@ -3,17 +3,17 @@
 use buildos_probe::Request;
 
 use crate::config::{BridgeNetfilter, Settings};
-use crate::dnsmasq;
+use crate::dnsmasq::config as dnsmasq;
 use crate::firewall::bytecode::Image;
 use crate::firewall::policy;
-use crate::prober;
-use crate::site::Site;
+use crate::probe_scheduler;
+use crate::uplink_network::UplinkNetwork;
 
-/// What should be in force for a site.
+/// What should be in force for a network.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wish {
+pub struct Desired {
     /// Where.
-    pub site: Site,
+    pub network: UplinkNetwork,
     /// Our table.
     pub table: Image,
     /// Content of [`dnsmasq::CONFIGURATION`].
@@ -28,18 +28,18 @@ pub struct Wish {
     pub probe: Option<Request>,
 }
 
-impl Wish {
-    /// The wish for a site under these settings.
+impl Desired {
+    /// The wish for a network under these settings.
     #[must_use]
-    pub fn new(site: Site, settings: &Settings) -> Self {
+    pub fn new(network: UplinkNetwork, settings: &Settings) -> Self {
         Self {
-            table: Image::of(&policy::table(&site, settings)),
-            dnsmasq: dnsmasq::configuration(&site, settings.lease),
-            resolv: dnsmasq::resolv(&site.dns),
+            table: Image::of(&policy::table(&network, settings)),
+            dnsmasq: dnsmasq::configuration(&network, settings.lease),
+            resolv: dnsmasq::resolv(&network.dns),
             bridge_netfilter: settings.bridge_netfilter,
             isolate: settings.isolate,
-            probe: prober::wish(&site, settings),
-            site,
+            probe: probe_scheduler::wish(&network, settings),
+            network,
         }
     }
 }

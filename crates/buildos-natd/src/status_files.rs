@@ -16,7 +16,7 @@ use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent};
 use tokio::io::unix::AsyncFd;
 
-use crate::dnsmasq::{IN_FORCE, PID};
+use crate::dnsmasq::config::{IN_FORCE, PID};
 
 /// What is followed, below the root.
 const FILES: [&str; 3] = [IN_FORCE, PID, REPORT];
@@ -24,28 +24,28 @@ const FILES: [&str; 3] = [IN_FORCE, PID, REPORT];
 /// The files cannot be followed.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot follow files below /run/buildos")]
-pub struct FilesError(#[source] io::Error);
+pub struct StatusFilesError(#[source] io::Error);
 
 /// Follows the files, which come and go, as their directories do.
-pub struct Files {
+pub struct StatusFiles {
     inotify: AsyncFd<Descriptor>,
     root: PathBuf,
 }
 
-impl Files {
+impl StatusFiles {
     /// Begins to follow the files below `root`, which is `/` outside of tests.
     ///
     /// # Errors
     ///
     /// The host has no inotify instance left (`fs.inotify.max_user_instances`).
-    pub fn open(root: &Path) -> Result<Self, FilesError> {
+    pub fn open(root: &Path) -> Result<Self, StatusFilesError> {
         let flags = InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC;
-        let inotify = Inotify::init(flags).map_err(|errno| FilesError(errno.into()))?;
+        let inotify = Inotify::init(flags).map_err(|errno| StatusFilesError(errno.into()))?;
         // SAFETY: an Inotify keeps its descriptor open until it is dropped, and
         // the AsyncFd owns it.
         let inotify = unsafe { AsyncFd::register(Descriptor(inotify)) };
         Ok(Self {
-            inotify: inotify.map_err(|error| FilesError(error.into()))?,
+            inotify: inotify.map_err(|error| StatusFilesError(error.into()))?,
             root: root.to_owned(),
         })
     }
@@ -56,7 +56,7 @@ impl Files {
     /// # Errors
     ///
     /// There is no watch left (`fs.inotify.max_user_watches`).
-    pub fn follow(&self) -> Result<(), FilesError> {
+    pub fn follow(&self) -> Result<(), StatusFilesError> {
         let written = AddWatchFlags::IN_CLOSE_WRITE | AddWatchFlags::IN_MOVED_TO;
         for directory in FILES.iter().filter_map(|file| Path::new(file).parent()) {
             self.watch(directory, written | AddWatchFlags::IN_DELETE)?;
@@ -68,11 +68,11 @@ impl Files {
     }
 
     /// One that is watched already stays so.
-    fn watch(&self, directory: &Path, events: AddWatchFlags) -> Result<(), FilesError> {
+    fn watch(&self, directory: &Path, events: AddWatchFlags) -> Result<(), StatusFilesError> {
         let inotify = &self.inotify.get_ref().0;
         match inotify.add_watch(&self.root.join(directory), events) {
             Ok(_) | Err(Errno::ENOENT) => Ok(()),
-            Err(errno) => Err(FilesError(errno.into())),
+            Err(errno) => Err(StatusFilesError(errno.into())),
         }
     }
 
@@ -82,14 +82,14 @@ impl Files {
     /// # Errors
     ///
     /// The kernel refuses to tell, which it has no reason for.
-    pub async fn changed(&self) -> Result<(), FilesError> {
+    pub async fn changed(&self) -> Result<(), StatusFilesError> {
         loop {
-            let mut ready = self.inotify.readable().await.map_err(FilesError)?;
+            let mut ready = self.inotify.readable().await.map_err(StatusFilesError)?;
             match self.inotify.get_ref().0.read_events() {
                 Ok(events) if events.iter().any(is_ours) => return Ok(()),
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => ready.clear_ready(),
-                Err(errno) => return Err(FilesError(errno.into())),
+                Err(errno) => return Err(StatusFilesError(errno.into())),
             }
         }
     }
@@ -125,13 +125,13 @@ mod tests {
 
     struct Trial {
         root: TempDir,
-        files: Files,
+        files: StatusFiles,
     }
 
     impl Trial {
         fn new() -> Self {
             let root = tempfile::tempdir().unwrap();
-            let files = Files::open(root.path()).unwrap();
+            let files = StatusFiles::open(root.path()).unwrap();
             Self { root, files }
         }
 
@@ -194,7 +194,11 @@ mod tests {
         trial.make_directory("run/buildos/dnsmasq");
         while !trial.is_quiet().await {}
         for number in 0..100 {
-            fs::write(trial.path(crate::dnsmasq::LEASES), number.to_string()).unwrap();
+            fs::write(
+                trial.path(crate::dnsmasq::config::LEASES),
+                number.to_string(),
+            )
+            .unwrap();
         }
         assert!(trial.is_quiet().await);
     }

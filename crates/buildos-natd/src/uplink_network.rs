@@ -9,13 +9,13 @@ use ipnet::Ipv4Net;
 
 /// Everything about the host's network that natd acts on.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Site {
+pub struct UplinkNetwork {
     /// The bridge with the uplink.
-    pub public: InterfaceName,
+    pub public_bridge: InterfaceName,
     /// The bridge of the build machines.
-    pub private: InterfaceName,
+    pub private_bridge: InterfaceName,
     /// The host on the private bridge.
-    pub network: PrivateNetwork,
+    pub private_network: PrivateNetwork,
     /// Name servers of the uplink, in its order.
     pub dns: Vec<IpAddr>,
     /// The uplink, or what netd says why there is none.
@@ -30,22 +30,22 @@ pub struct Uplink {
 }
 
 #[cfg(test)]
-impl Site {
+impl UplinkNetwork {
     /// Without name servers, and with an uplink that has no gateway.
     pub(crate) fn example() -> Self {
         Self {
-            public: InterfaceName("br0".to_owned()),
-            private: InterfaceName("br1".to_owned()),
-            network: PrivateNetwork(Ipv4Net::new_assert(Ipv4Addr::new(172, 23, 0, 1), 16)),
+            public_bridge: InterfaceName("br0".to_owned()),
+            private_bridge: InterfaceName("br1".to_owned()),
+            private_network: PrivateNetwork(Ipv4Net::new_assert(Ipv4Addr::new(172, 23, 0, 1), 16)),
             dns: vec![],
             uplink: Ok(Uplink { gateway: None }),
         }
     }
 }
 
-/// Why there is no [`Site`] yet.
+/// Why there is no [`UplinkNetwork`] yet.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum NoSite {
+pub enum UplinkNetworkError {
     /// netd has not given br1 its address yet.
     #[error("the private bridge has no address yet")]
     NoPrivateNetwork,
@@ -59,14 +59,14 @@ pub enum NoSite {
     },
 }
 
-impl TryFrom<&Network> for Site {
-    type Error = NoSite;
+impl TryFrom<&Network> for UplinkNetwork {
+    type Error = UplinkNetworkError;
 
     fn try_from(network: &Network) -> Result<Self, Self::Error> {
         if network.private_network.is_empty() {
-            return Err(NoSite::NoPrivateNetwork);
+            return Err(UplinkNetworkError::NoPrivateNetwork);
         }
-        let unusable = |what, value: &str| NoSite::Unusable {
+        let unusable = |what, value: &str| UplinkNetworkError::Unusable {
             what,
             value: value.to_owned(),
         };
@@ -74,9 +74,9 @@ impl TryFrom<&Network> for Site {
             |what, name: &str| InterfaceName::new(name).ok_or_else(|| unusable(what, name));
         let private = &network.private_network;
         Ok(Self {
-            public: bridge("the public bridge", &network.public_bridge)?,
-            private: bridge("the private bridge", &network.private_bridge)?,
-            network: PrivateNetwork::new(private)
+            public_bridge: bridge("the public bridge", &network.public_bridge)?,
+            private_bridge: bridge("the private bridge", &network.private_bridge)?,
+            private_network: PrivateNetwork::new(private)
                 .ok_or_else(|| unusable("the private network", private))?,
             dns: network
                 .dns
@@ -197,13 +197,13 @@ mod tests {
 
     #[test]
     fn what_netd_publishes_is_a_site() {
-        let site = Site::try_from(&network()).unwrap();
-        assert_eq!(site.public.as_str(), "br0");
-        assert_eq!(site.network.to_string(), "172.23.0.1/16");
-        assert_eq!(site.network.net().to_string(), "172.23.0.0/16");
-        assert_eq!(site.dns.len(), 2);
+        let network = UplinkNetwork::try_from(&network()).unwrap();
+        assert_eq!(network.public_bridge.as_str(), "br0");
+        assert_eq!(network.private_network.to_string(), "172.23.0.1/16");
+        assert_eq!(network.private_network.net().to_string(), "172.23.0.0/16");
+        assert_eq!(network.dns.len(), 2);
         let gateway = Some(Ipv4Addr::new(192, 0, 2, 254));
-        assert_eq!(site.uplink, Ok(Uplink { gateway }));
+        assert_eq!(network.uplink, Ok(Uplink { gateway }));
     }
 
     #[test]
@@ -213,8 +213,8 @@ mod tests {
             reason: "no carrier on eth0".to_owned(),
             ..network()
         };
-        let site = Site::try_from(&network).unwrap();
-        assert_eq!(site.uplink, Err("no carrier on eth0".to_owned()));
+        let network = UplinkNetwork::try_from(&network).unwrap();
+        assert_eq!(network.uplink, Err("no carrier on eth0".to_owned()));
     }
 
     #[test]
@@ -223,7 +223,10 @@ mod tests {
             private_network: String::new(),
             ..network()
         };
-        assert_eq!(Site::try_from(&network), Err(NoSite::NoPrivateNetwork));
+        assert_eq!(
+            UplinkNetwork::try_from(&network),
+            Err(UplinkNetworkError::NoPrivateNetwork)
+        );
     }
 
     #[test]
@@ -233,7 +236,7 @@ mod tests {
             ..network()
         };
         assert_eq!(
-            Site::try_from(&network).unwrap_err().to_string(),
+            UplinkNetwork::try_from(&network).unwrap_err().to_string(),
             "buildos-netd published the private bridge \"br1\\nport=53\", which cannot be"
         );
     }

@@ -9,11 +9,11 @@ use buildos_service::text;
 use zbus::{Connection, fdo, interface};
 
 use crate::audit::Finding;
-use crate::dnsmasq::{self, Dnsmasq};
+use crate::dnsmasq::config::{self as dnsmasq, Dnsmasq};
+use crate::dnsmasq::leases;
 use crate::firewall::{client, policy};
-use crate::leases;
-use crate::site::Site;
 use crate::status::{Observed, Status};
+use crate::uplink_network::UplinkNetwork;
 
 /// What the properties are made of.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,7 +21,7 @@ pub struct Published {
     /// State and reason.
     pub status: Status,
     /// Where, once that is known.
-    pub site: Option<Site>,
+    pub network: Option<UplinkNetwork>,
     /// What was found there.
     pub observed: Option<Observed>,
     /// What is wrong in the configuration.
@@ -60,8 +60,8 @@ pub struct Manager {
 }
 
 impl Manager {
-    fn site(&self) -> Option<&Site> {
-        self.published.site.as_ref()
+    fn network(&self) -> Option<&UplinkNetwork> {
+        self.published.network.as_ref()
     }
 
     fn observed(&self) -> Option<&Observed> {
@@ -113,16 +113,16 @@ impl Manager {
     /// Address of the host on the private bridge with its prefix, or empty.
     #[zbus(property)]
     fn private_network(&self) -> String {
-        self.site()
-            .map(|site| site.network.to_string())
+        self.network()
+            .map(|network| network.private_network.to_string())
             .unwrap_or_default()
     }
 
     /// First and last address that dnsmasq hands out, or empty.
     #[zbus(property, name = "DHCPRange")]
     fn dhcp_range(&self) -> Vec<String> {
-        self.site()
-            .map(|site| site.network.machines())
+        self.network()
+            .map(|network| network.private_network.machines())
             .map(|(first, last)| vec![first.to_string(), last.to_string()])
             .unwrap_or_default()
     }
@@ -130,8 +130,8 @@ impl Manager {
     /// Name servers that dnsmasq forwards to.
     #[zbus(property, name = "DNS")]
     fn dns(&self) -> Vec<String> {
-        self.site()
-            .map(|site| site.dns.iter().map(ToString::to_string).collect())
+        self.network()
+            .map(|network| network.dns.iter().map(ToString::to_string).collect())
             .unwrap_or_default()
     }
 
@@ -273,7 +273,7 @@ mod tests {
         let manager = Manager {
             published: Published {
                 status: Status::waiting(""),
-                site: None,
+                network: None,
                 observed: None,
                 problems: vec![],
             },

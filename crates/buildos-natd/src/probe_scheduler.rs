@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use crate::config::Settings;
 use crate::firewall::policy::PRIVATE_RANGES;
-use crate::site::Site;
+use crate::uplink_network::UplinkNetwork;
 
 /// The unit.
 pub const UNIT: &str = "buildos-probe.service";
@@ -36,34 +36,34 @@ const SERVERS: usize = 3;
 /// What is to be tried: a request whose number does not count. [`None`] when
 /// nothing is to be tried.
 #[must_use]
-pub fn wish(site: &Site, settings: &Settings) -> Option<Request> {
+pub fn wish(network: &UplinkNetwork, settings: &Settings) -> Option<Request> {
     settings.probe_interval.get()?;
     Some(Request {
         id: 0,
-        bridge: site.private.to_string(),
-        host: site.network.host(),
+        bridge: network.private_bridge.to_string(),
+        host: network.private_network.host(),
         question: match &settings.probe_name {
             Some(name) => Some(Question::Address(name.clone())),
-            None => (!site.dns.is_empty()).then_some(Question::Anything),
+            None => (!network.dns.is_empty()).then_some(Question::Anything),
         },
         targets: match settings.probe_targets.is_empty() {
             false => settings.probe_targets.clone(),
-            true => targets(site, settings),
+            true => targets(network, settings),
         },
     })
 }
 
 /// Name servers and gateway of the uplink, as far as machines may reach them.
-fn targets(site: &Site, settings: &Settings) -> Vec<Target> {
+fn targets(network: &UplinkNetwork, settings: &Settings) -> Vec<Target> {
     let open = |address| {
         let within = |nets: &[ipnet::Ipv4Net]| nets.iter().any(|net| net.contains(&address));
         !settings.block_private || within(&settings.allow_private) || !within(&PRIVATE_RANGES)
     };
-    let servers = site.dns.iter().filter_map(|address| match address {
+    let servers = network.dns.iter().filter_map(|address| match address {
         std::net::IpAddr::V4(address) => Some(Target::Dns(*address)),
         std::net::IpAddr::V6(_) => None,
     });
-    let gateway = site.uplink.iter().filter_map(|uplink| uplink.gateway);
+    let gateway = network.uplink.iter().filter_map(|uplink| uplink.gateway);
     servers
         .take(SERVERS)
         .chain(gateway.map(Target::Echo))
@@ -90,7 +90,7 @@ impl Health {
 
 /// What was asked for and what came of it.
 #[derive(Debug)]
-pub struct Prober {
+pub struct ProbeScheduler {
     /// The last request.
     request: Option<Request>,
     /// When it was made, while there is no report.
@@ -107,7 +107,7 @@ pub struct Prober {
     off: bool,
 }
 
-impl Prober {
+impl ProbeScheduler {
     /// Takes up the report on the last request of an earlier life: a restart of
     /// natd is no reason to doubt it.
     #[must_use]
@@ -181,7 +181,7 @@ impl Prober {
     }
 
     /// Takes the report that lies there, whosever it is. Returns whether the unit has to
-    /// be looked at for what is to be done now, which is [`Prober::ask`]'s.
+    /// be looked at for what is to be done now, which is [`ProbeScheduler::ask`]'s.
     pub fn look(
         &mut self,
         now: Instant,
@@ -288,24 +288,24 @@ fn same(a: &Request, b: &Request) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::site::Uplink;
+    use crate::uplink_network::Uplink;
     use std::net::Ipv4Addr;
 
     const EVERY: Duration = Duration::from_secs(300);
 
-    fn site() -> Site {
+    fn network() -> UplinkNetwork {
         let dns = ["192.0.2.53", "2001:db8::1", "10.0.0.53"];
-        Site {
+        UplinkNetwork {
             dns: dns.iter().map(|text| text.parse().unwrap()).collect(),
             uplink: Ok(Uplink {
                 gateway: Some(Ipv4Addr::new(10, 0, 0, 1)),
             }),
-            ..Site::example()
+            ..UplinkNetwork::example()
         }
     }
 
-    fn tried(site: &Site, settings: &Settings) -> String {
-        let request = wish(site, settings).unwrap();
+    fn tried(network: &UplinkNetwork, settings: &Settings) -> String {
+        let request = wish(network, settings).unwrap();
         let targets: Vec<_> = request.targets.iter().map(ToString::to_string).collect();
         targets.join(" ")
     }
@@ -314,31 +314,33 @@ mod tests {
     fn what_is_tried_by_default_is_what_machines_may_reach() {
         let mut settings = Settings::default();
         let all = "dns:192.0.2.53 dns:10.0.0.53 echo:10.0.0.1";
-        assert_eq!(tried(&site(), &settings), all);
+        assert_eq!(tried(&network(), &settings), all);
         settings.block_private = true;
-        assert_eq!(tried(&site(), &settings), "dns:192.0.2.53");
+        assert_eq!(tried(&network(), &settings), "dns:192.0.2.53");
         settings.allow_private = vec!["10.0.0.53/32".parse().unwrap()];
-        assert_eq!(tried(&site(), &settings), "dns:192.0.2.53 dns:10.0.0.53");
+        assert_eq!(tried(&network(), &settings), "dns:192.0.2.53 dns:10.0.0.53");
         settings.probe_targets = vec!["tcp:198.51.100.1:443".parse().unwrap()];
-        assert_eq!(tried(&site(), &settings), "tcp:198.51.100.1:443");
+        assert_eq!(tried(&network(), &settings), "tcp:198.51.100.1:443");
         settings.probe_interval = 0.try_into().unwrap();
-        assert_eq!(wish(&site(), &settings), None);
+        assert_eq!(wish(&network(), &settings), None);
     }
 
     #[test]
     fn without_name_servers_none_is_asked() {
-        let mut site = site();
+        let mut network = network();
         let mut settings = Settings::default();
-        let question = |site: &Site, settings: &Settings| wish(site, settings).unwrap().question;
-        assert_eq!(question(&site, &settings), Some(Question::Anything));
-        site.dns.clear();
-        assert_eq!(question(&site, &settings), None);
+        let question = |network: &UplinkNetwork, settings: &Settings| {
+            wish(network, settings).unwrap().question
+        };
+        assert_eq!(question(&network, &settings), Some(Question::Anything));
+        network.dns.clear();
+        assert_eq!(question(&network, &settings), None);
         settings.probe_name = Some("a.example".to_owned().try_into().unwrap());
-        assert!(question(&site, &settings).is_some());
+        assert!(question(&network, &settings).is_some());
     }
 
     struct Trial {
-        prober: Prober,
+        prober: ProbeScheduler,
         start: Instant,
         wish: Request,
         id: u64,
@@ -348,9 +350,9 @@ mod tests {
         fn new() -> Self {
             let start = Instant::now();
             Self {
-                prober: Prober::resume(None, None, start),
+                prober: ProbeScheduler::resume(None, None, start),
                 start,
-                wish: wish(&site(), &Settings::default()).unwrap(),
+                wish: wish(&network(), &Settings::default()).unwrap(),
                 id: 0,
             }
         }
@@ -485,9 +487,9 @@ mod tests {
     #[test]
     fn a_restart_takes_up_what_was_found_out() {
         let now = Instant::now();
-        let mut request = wish(&site(), &Settings::default()).unwrap();
+        let mut request = wish(&network(), &Settings::default()).unwrap();
         request.id = 7;
-        let resumed = |report| Prober::resume(Some(request.clone()), report, now);
+        let resumed = |report| ProbeScheduler::resume(Some(request.clone()), report, now);
         assert_eq!(resumed(passed(7)).health().state(), ProbeState::Passed);
         for report in [None, passed(6), failed(7)] {
             assert_eq!(resumed(report).health().state(), ProbeState::Pending);

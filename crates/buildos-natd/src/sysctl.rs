@@ -1,4 +1,4 @@
-//! Switches of the kernel's network: files below `/proc/sys/net` that hold `0`
+//! Sysctls of the kernel's network: files below `/proc/sys/net` that hold `0`
 //! or `1`.
 //!
 //! Whoever has CAP_NET_ADMIN may write there without owning the file
@@ -7,10 +7,12 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::uplink_network::InterfaceName;
+
 /// A switch could not be read or turned.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {verb} {}", path.display())]
-pub struct SwitchError {
+pub struct SysctlError {
     verb: &'static str,
     path: PathBuf,
     #[source]
@@ -19,11 +21,11 @@ pub struct SwitchError {
 
 /// The switches below a root directory, which is `/` outside of tests.
 #[derive(Debug, Clone)]
-pub struct Switches {
+pub struct Sysctls {
     root: PathBuf,
 }
 
-impl Switches {
+impl Sysctls {
     /// The switches of this network namespace, below `root`.
     #[must_use]
     pub fn below(root: &Path) -> Self {
@@ -37,12 +39,12 @@ impl Switches {
     /// # Errors
     ///
     /// `/proc` is not mounted, or not readable in our sandbox.
-    pub fn get(&self, switch: &str) -> Result<Option<bool>, SwitchError> {
+    pub fn get(&self, switch: &str) -> Result<Option<bool>, SysctlError> {
         let path = self.root.join(switch);
         match std::fs::read_to_string(&path) {
             Ok(text) => Ok(Some(text.trim() == "1")),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(source) => Err(SwitchError {
+            Err(source) => Err(SysctlError {
                 verb: "read",
                 path,
                 source,
@@ -55,9 +57,9 @@ impl Switches {
     ///
     /// # Errors
     ///
-    /// As [`Switches::get`], or `/proc/sys` is read-only, or CAP_NET_ADMIN is
+    /// As [`Sysctls::get`], or `/proc/sys` is read-only, or CAP_NET_ADMIN is
     /// missing.
-    pub fn turn(&self, switch: &str, on: bool) -> Result<Option<bool>, SwitchError> {
+    pub fn turn(&self, switch: &str, on: bool) -> Result<Option<bool>, SysctlError> {
         match self.get(switch)? {
             None => return Ok(None),
             Some(is) if is == on => return Ok(Some(false)),
@@ -66,12 +68,19 @@ impl Switches {
         let path = self.root.join(switch);
         std::fs::write(&path, if on { "1" } else { "0" })
             .map(|()| Some(true))
-            .map_err(|source| SwitchError {
+            .map_err(|source| SysctlError {
                 verb: "write",
                 path,
                 source,
             })
     }
+}
+
+/// Name of the sysctl that makes the kernel forward IPv4 packets which come in by
+/// `interface` (`IN_DEV_FORWARD` in net/ipv4/route.c).
+#[must_use]
+pub fn forwarding(interface: &InterfaceName) -> String {
+    format!("ipv4/conf/{interface}/forwarding")
 }
 
 #[cfg(test)]
@@ -84,7 +93,7 @@ mod tests {
         let directory = root.path().join("proc/sys/net/ipv4/conf/br0");
         std::fs::create_dir_all(&directory).unwrap();
         std::fs::write(directory.join("forwarding"), "0\n").unwrap();
-        let switches = Switches::below(root.path());
+        let switches = Sysctls::below(root.path());
         let switch = "ipv4/conf/br0/forwarding";
         assert_eq!(switches.get(switch).unwrap(), Some(false));
         assert_eq!(switches.turn(switch, true).unwrap(), Some(true));
@@ -95,7 +104,7 @@ mod tests {
     #[test]
     fn a_switch_that_is_not_there_is_no_error() {
         let root = tempfile::tempdir().unwrap();
-        let switches = Switches::below(root.path());
+        let switches = Sysctls::below(root.path());
         assert_eq!(switches.get("bridge/x").unwrap(), None);
         assert_eq!(switches.turn("bridge/x", true).unwrap(), None);
     }
@@ -104,7 +113,7 @@ mod tests {
     fn the_error_names_the_switch() {
         let root = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(root.path().join("proc/sys/net/bridge/x")).unwrap();
-        let error = Switches::below(root.path())
+        let error = Sysctls::below(root.path())
             .turn("bridge/x", true)
             .unwrap_err();
         assert!(
