@@ -4,8 +4,8 @@
 //! exactly in the states that have one. `packets` holds what messages do,
 //! `timers` what time does, this file what the owner of the link asks for.
 
-mod packets;
-mod reason;
+mod receive;
+mod status;
 mod timers;
 
 use core::time::Duration;
@@ -14,9 +14,9 @@ use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 
-use crate::backoff::{CONFLICTS_FORGOTTEN, Random, conflict_gap, nak_gap};
 use crate::message::ClientMessage;
 use crate::offers::{Offer, Offers, Shunned};
+use crate::retransmission::{CONFLICTS_FORGOTTEN, Random, conflict_gap, nak_gap};
 use crate::{
     Event, Failure, Input, Instant, Lease, Loss, Mac, MessageKind, Output, Refusal, State, Transmit,
 };

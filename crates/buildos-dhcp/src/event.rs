@@ -120,7 +120,7 @@ pub struct Transmit {
     /// Which message this is, for logs.
     pub kind: MessageKind,
     /// Source address. Unspecified (0.0.0.0) while there is none: such a packet
-    /// can only leave through a packet socket, see [`frame::build`](crate::frame::build).
+    /// can only leave through a packet socket, see [`udp_packet::build`](crate::udp_packet::build).
     pub source: Ipv4Addr,
     /// 255.255.255.255, or the server of the lease.
     pub destination: Ipv4Addr,

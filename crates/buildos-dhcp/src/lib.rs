@@ -45,20 +45,20 @@
 //! - DHCPINFORM, FORCERENEW and authentication (RFC 3118): nobody on such
 //!   networks sends or expects them.
 
-pub mod acd;
+pub mod address_conflict;
 pub mod arp;
-mod backoff;
 mod client;
 mod event;
-pub mod filter;
-pub mod frame;
 mod lease;
 mod message;
 mod offers;
 mod options;
 mod refusal;
+mod retransmission;
 mod routes;
+pub mod socket_filter;
 mod text;
+pub mod udp_packet;
 
 pub use client::{Client, Config, Counters, Name};
 pub use event::{Event, Failure, Input, Loss, Output, State, Transmit};

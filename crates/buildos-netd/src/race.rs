@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use buildos_dhcp::acd::Detector;
+use buildos_dhcp::address_conflict::Detector;
 use buildos_dhcp::arp;
 use buildos_dhcp::{Client, Config, Event, Input, Instant, Lease, Name, Output, State, Transmit};
 use ipnet::Ipv4Net;

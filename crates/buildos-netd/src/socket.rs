@@ -17,8 +17,8 @@ use std::mem::{size_of, size_of_val, zeroed};
 use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, FromRawFd as _, OwnedFd, RawFd};
 
-use buildos_dhcp::filter::Instruction;
-use buildos_dhcp::frame::CLIENT_PORT;
+use buildos_dhcp::socket_filter::Instruction;
+use buildos_dhcp::udp_packet::CLIENT_PORT;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::io::unix::AsyncFd;
 use tokio::net::UdpSocket;
@@ -102,7 +102,7 @@ impl PacketSender {
 
 impl PacketReceiver {
     /// Opens a socket on the link of that index with a filter
-    /// ([`buildos_dhcp::filter`]).
+    /// ([`buildos_dhcp::socket_filter`]).
     ///
     /// # Errors
     ///

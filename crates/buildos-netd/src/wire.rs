@@ -12,8 +12,8 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 
-use buildos_dhcp::frame::{self, SERVER_PORT};
-use buildos_dhcp::{Transmit, arp, filter};
+use buildos_dhcp::udp_packet::{self, SERVER_PORT};
+use buildos_dhcp::{Transmit, arp, socket_filter};
 use socket2::SockRef;
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
@@ -136,7 +136,8 @@ impl Wire {
     /// refuses. The client sends again in its own time.
     pub fn send(&self, client: u32, link: u32, transmit: &Transmit) -> io::Result<()> {
         if transmit.source.is_unspecified() {
-            let packet = frame::build(transmit.source, transmit.destination, &transmit.payload);
+            let packet =
+                udp_packet::build(transmit.source, transmit.destination, &transmit.payload);
             let packet = packet.map_err(io::Error::other)?;
             return self.packets.broadcast(link, EtherType::Ipv4, &packet);
         }
@@ -177,12 +178,12 @@ impl Open {
         let inbox = Inbox { client, sender };
         let (udp, reader) = match listen {
             Listen::Replies(link, mac) => {
-                let filter = filter::replies_to(mac.0);
+                let filter = socket_filter::replies_to(mac.0);
                 let socket = PacketReceiver::open(*link, EtherType::Ipv4, &filter)?;
                 (None, tokio::spawn(read_packets(inbox, socket, reply)))
             }
             Listen::Claims(link, address, mac) => {
-                let filter = filter::claims(*address, mac.0);
+                let filter = socket_filter::claims(*address, mac.0);
                 let socket = PacketReceiver::open(*link, EtherType::Arp, &filter)?;
                 (None, tokio::spawn(read_packets(inbox, socket, claim)))
             }
@@ -220,7 +221,7 @@ impl Inbox {
 type Parse = fn(&socket::Received) -> Result<Message, String>;
 
 fn reply(received: &socket::Received) -> Result<Message, String> {
-    frame::parse(&received.packet, received.checksum_ready)
+    udp_packet::parse(&received.packet, received.checksum_ready)
         .map(|datagram| Message::Dhcp(datagram.payload.to_vec()))
         .map_err(|error| error.to_string())
 }

@@ -4,9 +4,9 @@ use core::time::Duration;
 use std::net::Ipv4Addr;
 
 use super::{Client, Counters, Exchange, Phase};
-use crate::backoff::{discovery_gap, renewal_gap, request_gap};
 use crate::message::ClientMessage;
 use crate::offers::{Offer, Offers};
+use crate::retransmission::{discovery_gap, renewal_gap, request_gap};
 use crate::{Event, Failure, Instant, Lease, Loss, MessageKind, State};
 
 /// How often a lease is presented for confirmation before it is used without:

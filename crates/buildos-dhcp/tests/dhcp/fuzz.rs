@@ -7,11 +7,11 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use buildos_dhcp::acd::Detector;
-use buildos_dhcp::{Input, Lease, Options, State, arp, decode, frame};
+use buildos_dhcp::address_conflict::Detector;
+use buildos_dhcp::{Input, Lease, Options, State, arp, decode, udp_packet};
 
 use crate::host::{EPOCH, Host, MAC};
-use crate::reply::{Reply, SECOND};
+use crate::server_reply::{Reply, SECOND};
 
 /// Numbers that parsers trip over.
 const EDGES: [u8; 16] = [
@@ -186,10 +186,10 @@ fn frames() {
     let mut passed = 0u64;
     for _ in 0..executions() {
         let payload = &corpus[dice.below(corpus.len())];
-        let mut packet = frame::build(SECOND, Ipv4Addr::BROADCAST, payload).unwrap();
+        let mut packet = udp_packet::build(SECOND, Ipv4Addr::BROADCAST, payload).unwrap();
         packet[20..24].rotate_left(2);
         mutate(&mut packet, dice.below(2) * 28, &mut dice);
-        if let Ok(datagram) = frame::parse(&packet, dice.below(2) == 0) {
+        if let Ok(datagram) = udp_packet::parse(&packet, dice.below(2) == 0) {
             passed += 1;
             assert!(datagram.payload.len() + 28 <= packet.len());
         }

@@ -7,7 +7,7 @@ use buildos_dhcp::{
     Client, Config, Event, Input, Lease, Mac, MessageKind, Options, Output, State, Transmit,
 };
 
-use crate::reply::{ADDRESS, Reply, SERVER};
+use crate::server_reply::{ADDRESS, Reply, SERVER};
 
 pub(crate) const MAC: Mac = [0x52, 0x54, 0x00, 0x12, 0x34, 0x56];
 /// The clock does not begin at zero: CLOCK_BOOTTIME never does.

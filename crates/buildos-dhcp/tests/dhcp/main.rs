@@ -7,15 +7,15 @@
     reason = "clippy.toml allows them in test functions, not in what these share"
 )]
 
-mod bad_offers;
-mod conflicts;
+mod address_conflicts;
+mod discovery;
 mod fuzz;
-mod golden;
 mod host;
-mod keeping;
-mod leases;
-mod properties;
-mod reply;
-mod search;
-mod servers;
-mod table;
+mod invalid_offers;
+mod invariants;
+mod lease_lifetime;
+mod lease_options;
+mod server_reply;
+mod several_servers;
+mod state_table;
+mod wire_format;

@@ -5,7 +5,7 @@
 //! process asleep while the network talks of other things: on a rack that boots,
 //! most DHCP answers are broadcast and meant for other machines, and ARP is
 //! always somebody's. What they let through is still checked in full by
-//! [`frame::parse`](crate::frame::parse), [`decode`](crate::decode) and
+//! [`udp_packet::parse`](crate::udp_packet::parse), [`decode`](crate::decode) and
 //! [`arp::Packet::parse`](crate::arp::Packet::parse).
 
 use std::net::Ipv4Addr;
@@ -171,7 +171,7 @@ impl Program {
 mod tests {
     use super::*;
     use crate::arp::Packet;
-    use crate::frame;
+    use crate::udp_packet;
 
     const MAC: Mac = [0x52, 0x54, 0x00, 0xff, 0x34, 0x56];
 
@@ -228,7 +228,7 @@ mod tests {
         payload[0] = 2;
         payload[28..34].copy_from_slice(&MAC);
         let mut packet =
-            frame::build(Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::BROADCAST, &payload).unwrap();
+            udp_packet::build(Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::BROADCAST, &payload).unwrap();
         packet[20..24].rotate_left(2);
         packet
     }

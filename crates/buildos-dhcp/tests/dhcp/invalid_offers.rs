@@ -4,23 +4,23 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use buildos_dhcp::{Failure, Input, Refusal, State, frame};
+use buildos_dhcp::{Failure, Input, Refusal, State, udp_packet};
 
 use crate::host::Host;
-use crate::reply::{ADDRESS, Reply, SERVER};
+use crate::server_reply::{ADDRESS, Reply, SERVER};
 
 const ROGUE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 66);
 
-/// The packet of a server: `frame::build` with its ports swapped, which leaves the
+/// The packet of a server: `udp_packet::build` with its ports swapped, which leaves the
 /// checksum as it is.
 fn packet(payload: &[u8]) -> Vec<u8> {
-    let mut packet = frame::build(ROGUE, Ipv4Addr::BROADCAST, payload).unwrap();
+    let mut packet = udp_packet::build(ROGUE, Ipv4Addr::BROADCAST, payload).unwrap();
     packet[20..24].rotate_left(2);
     packet
 }
 
 fn receive(host: &mut Host, packet: &[u8]) {
-    if let Ok(datagram) = frame::parse(packet, true) {
+    if let Ok(datagram) = udp_packet::parse(packet, true) {
         host.packet(datagram.payload);
     }
 }

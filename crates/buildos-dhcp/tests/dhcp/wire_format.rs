@@ -3,7 +3,7 @@
 use buildos_dhcp::{Config, Input, Name, State};
 
 use crate::host::{Host, MAC};
-use crate::reply::Reply;
+use crate::server_reply::Reply;
 
 const PARAMETERS: &str = "37 0e 01 79 21 03 06 0f 77 0c 51 1a 1c 2a 3a 3b";
 

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use buildos_dhcp::{Config, Event, Failure, Input, MessageKind, Refusal, State};
 
 use crate::host::{EPOCH, Host, MAC, Sent, near};
-use crate::reply::{ADDRESS, Reply, SECOND, SERVER};
+use crate::server_reply::{ADDRESS, Reply, SECOND, SERVER};
 
 fn gaps(times: &[f64]) -> Vec<f64> {
     times.windows(2).map(|pair| pair[1] - pair[0]).collect()

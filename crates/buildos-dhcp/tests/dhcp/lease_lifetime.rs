@@ -6,7 +6,7 @@ use std::time::Duration;
 use buildos_dhcp::{Event, Input, Lease, Loss, MessageKind, Refusal, State};
 
 use crate::host::{EPOCH, Host, Sent};
-use crate::reply::{ADDRESS, Reply, SECOND, SERVER};
+use crate::server_reply::{ADDRESS, Reply, SECOND, SERVER};
 
 fn bound(ack: Reply) -> Host {
     let mut host = Host::in_state(State::Requesting);

@@ -3,7 +3,7 @@
 use buildos_dhcp::{Input, State};
 
 use crate::host::{Host, MAC};
-use crate::reply::{ADDRESS, Reply};
+use crate::server_reply::{ADDRESS, Reply};
 
 #[derive(Debug, Clone, Copy)]
 enum Kind {

@@ -3,8 +3,8 @@
 use std::net::Ipv4Addr;
 
 use super::{Client, Phase};
-use crate::backoff::nak_gap;
 use crate::message::decode;
+use crate::retransmission::nak_gap;
 use crate::{Event, Failure, Instant, Lease, Loss, MessageKind, Refusal, ServerMessage};
 
 /// How many refusals of one exchange are told at most. More servers than that on

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use buildos_dhcp::{Event, Failure, Input, Loss, MessageKind, Refusal, State};
 
 use crate::host::{EPOCH, Host};
-use crate::reply::{ADDRESS, Reply, SECOND, SERVER};
+use crate::server_reply::{ADDRESS, Reply, SECOND, SERVER};
 
 #[test]
 fn a_conflict_is_declined_and_followed_by_ten_seconds_of_rest() {

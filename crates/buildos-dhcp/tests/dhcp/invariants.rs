@@ -7,7 +7,7 @@ use buildos_dhcp::{Event, Input, MessageKind, State};
 use proptest::prelude::*;
 
 use crate::host::{Host, MAC, Sent};
-use crate::reply::{ADDRESS, Reply, SECOND, SERVER};
+use crate::server_reply::{ADDRESS, Reply, SECOND, SERVER};
 
 #[derive(Debug, Clone)]
 enum Step {

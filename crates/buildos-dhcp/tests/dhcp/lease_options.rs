@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use buildos_dhcp::{Lease, Refusal, Route, ServerMessage, decode};
 
 use crate::host::{EPOCH, MAC};
-use crate::reply::{ADDRESS, GATEWAY, Reply};
+use crate::server_reply::{ADDRESS, GATEWAY, Reply};
 
 fn message(reply: Reply) -> ServerMessage {
     decode(&reply.bytes(), MAC).expect("a message for this host")

@@ -7,7 +7,7 @@ use std::time::Duration;
 use buildos_dhcp::{Config, Event, Failure, Input, MessageKind, Refusal, State};
 
 use crate::host::{EPOCH, Host, MAC, near};
-use crate::reply::{ADDRESS, Reply, SECOND, SERVER};
+use crate::server_reply::{ADDRESS, Reply, SECOND, SERVER};
 
 #[test]
 fn the_next_offer_is_taken_when_the_first_server_does_not_answer() {
