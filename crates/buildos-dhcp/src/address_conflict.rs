@@ -1,38 +1,39 @@
-//! Address conflict detection (RFC 5227), beside the DHCP exchange.
+//! Detects address conflicts (RFC 5227) in parallel with the DHCP exchange.
 //!
-//! The RFC has a host probe for seconds before it uses an address. A build host
-//! would wait at every boot for what nearly never happens, so here the probes go
-//! out with the REQUEST, the address is used as soon as it is granted, and given
-//! up when somebody else turns out to have it:
+//! By the RFC a host probes for seconds before it uses an address, at every boot.
+//! Conflicts are rare, so the detector sends its probes together with the REQUEST. The
+//! host uses the address once it is granted, and declines it after a conflict.
 //!
-//! | time | what |
+//! | time | packets and claims |
 //! |---|---|
-//! | 0, 60, 120 ms | probes ("who has it?", from 0.0.0.0) |
-//! | 200 ms, or when granted | announcement, and another 2 s later |
-//! | until then | whoever has it keeps it: [`Detector::received`] says so at once |
-//! | afterwards | the first claim is answered by an announcement, a second one within 10 s wins (section 2.4, b) |
+//! | 0, 60, 120 ms | sends probes (sender address 0.0.0.0) |
+//! | 200 ms, or when granted | sends an announcement, and the second 2 s later |
+//! | before the second announcement | any claim is a conflict |
+//! | later | answers a claim with an announcement; a second claim within 10 s is a conflict (section 2.4, b) |
 //!
-//! A claim is a packet from another hardware address that names the address as
-//! its sender's own. Probes of others are no claims, which the RFC would have
-//! while probing: switches that track their hosts send such, and a host that
-//! really wants the address announces it afterwards, which is a claim.
+//! A claim is a packet from another hardware address with the address as sender
+//! protocol address.
 //!
-//! Pure, as everything in this crate: packets and time come in, packets and a
-//! verdict go out.
+//! # Limits
+//!
+//! A probe of another host is not a claim, unlike in the RFC. Switches that track their
+//! hosts send such probes. A host that wants the address announces it afterwards.
 
 use core::time::Duration;
 use std::collections::VecDeque;
 use std::net::Ipv4Addr;
 
 use crate::arp::Packet;
-use crate::{Instant, Mac};
+use crate::text::Mac;
+use crate::time::Instant;
 
 /// PROBE_NUM.
 const PROBES: u32 = 3;
-/// In place of PROBE_MIN to PROBE_MAX, 1 to 2 s: hosts that are awake answer within
-/// a millisecond or two, and those that sleep are found while the address is used.
+/// Replaces PROBE_MIN to PROBE_MAX, 1 to 2 s. Running hosts answer within two
+/// milliseconds. The conflict with a sleeping host is detected while the address is in
+/// use.
 const PROBE_INTERVAL: Duration = Duration::from_millis(60);
-/// In place of ANNOUNCE_WAIT, 2 s: from the last probe to the first announcement.
+/// Replaces ANNOUNCE_WAIT, 2 s: from the last probe to the first announcement.
 const ANNOUNCE_WAIT: Duration = Duration::from_millis(80);
 /// ANNOUNCE_NUM.
 const ANNOUNCEMENTS: u32 = 2;
@@ -43,17 +44,17 @@ const DEFEND_INTERVAL: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// `sent` probes are out, the next step is due.
+    /// `sent` probes sent; `next` is the time of the next step.
     Probing { sent: u32, next: Instant },
-    /// Nobody answered; the address is not granted yet.
-    Unclaimed,
-    /// `sent` announcements are out, the next one is due.
+    /// No host answered the probes; the server has not granted the address yet.
+    Probed,
+    /// `sent` announcements sent; `next` is the time of the next one.
     Announcing { sent: u32, next: Instant },
-    /// The address is ours, and defended since the last claim.
-    Watching { defended: Option<Instant> },
+    /// The address is in use; `defended` is the time of the last claim.
+    Defending { defended: Option<Instant> },
 }
 
-/// Watches over one address on one link.
+/// Detects conflicts over one address on one link.
 #[derive(Debug)]
 pub struct Detector {
     address: Ipv4Addr,
@@ -64,7 +65,7 @@ pub struct Detector {
 }
 
 impl Detector {
-    /// Begins to probe for `address` from the link with the hardware address `mac`.
+    /// Returns a detector that probes for `address` from the hardware address `mac`.
     pub fn new(now: Instant, mac: Mac, address: Ipv4Addr) -> Self {
         let mut detector = Self {
             address,
@@ -77,31 +78,31 @@ impl Detector {
         detector
     }
 
-    /// Watches over an address that is in use already.
-    pub fn watching(mac: Mac, address: Ipv4Addr) -> Self {
+    /// Returns a detector for an address already in use.
+    pub fn in_use(mac: Mac, address: Ipv4Addr) -> Self {
         Self {
             address,
             mac,
             granted: true,
-            phase: Phase::Watching { defended: None },
+            phase: Phase::Defending { defended: None },
             packets: VecDeque::new(),
         }
     }
 
-    /// The address watched over.
+    /// Returns the address.
     pub fn address(&self) -> Ipv4Addr {
         self.address
     }
 
-    /// The server granted the address: it may be announced.
+    /// Permits announcements: the server granted the address.
     pub fn grant(&mut self, now: Instant) {
         self.granted = true;
-        if self.phase == Phase::Unclaimed {
+        if self.phase == Phase::Probed {
             self.announce(now, 0);
         }
     }
 
-    /// [`Detector::deadline`] has come.
+    /// Handles the passage of [`Detector::deadline`].
     pub fn timeout(&mut self, now: Instant) {
         match self.phase {
             Phase::Probing { sent, next } if next <= now && sent < PROBES => {
@@ -116,52 +117,52 @@ impl Detector {
                 self.phase = Phase::Probing { sent, next };
             }
             Phase::Probing { next, .. } if next <= now => {
-                self.phase = Phase::Unclaimed;
+                self.phase = Phase::Probed;
                 if self.granted {
                     self.announce(now, 0);
                 }
             }
             Phase::Announcing { sent, next } if next <= now => self.announce(now, sent),
             Phase::Probing { .. }
-            | Phase::Unclaimed
+            | Phase::Probed
             | Phase::Announcing { .. }
-            | Phase::Watching { .. } => {}
+            | Phase::Defending { .. } => {}
         }
     }
 
-    /// When to call [`Detector::timeout`] at the latest.
+    /// Returns the time by which to call [`Detector::timeout`].
     pub fn deadline(&self) -> Option<Instant> {
         match self.phase {
             Phase::Probing { next, .. } | Phase::Announcing { next, .. } => Some(next),
-            Phase::Unclaimed | Phase::Watching { .. } => None,
+            Phase::Probed | Phase::Defending { .. } => None,
         }
     }
 
-    /// An ARP packet that came in on the link. The hardware address of its sender
-    /// when the address has to be left to it.
+    /// Handles an ARP packet received on the link. Returns the hardware address of the
+    /// other host if the packet is a conflict.
     pub fn received(&mut self, now: Instant, packet: &Packet) -> Option<Mac> {
         if packet.sender != self.address || packet.sender_mac == self.mac {
             return None;
         }
         match self.phase {
-            Phase::Probing { .. } | Phase::Unclaimed | Phase::Announcing { .. } => {
+            Phase::Probing { .. } | Phase::Probed | Phase::Announcing { .. } => {
                 Some(packet.sender_mac)
             }
-            Phase::Watching { defended } => {
-                let again = defended.is_some_and(|at| now.saturating_sub(at) < DEFEND_INTERVAL);
-                if again {
+            Phase::Defending { defended } => {
+                let is_second = defended.is_some_and(|at| now.saturating_sub(at) < DEFEND_INTERVAL);
+                if is_second {
                     return Some(packet.sender_mac);
                 }
                 self.packets
                     .push_back(Packet::announcement(self.mac, self.address));
                 let defended = Some(now);
-                self.phase = Phase::Watching { defended };
+                self.phase = Phase::Defending { defended };
                 None
             }
         }
     }
 
-    /// The next packet to broadcast on the link.
+    /// Returns the next packet to broadcast on the link.
     pub fn poll(&mut self) -> Option<Packet> {
         self.packets.pop_front()
     }
@@ -175,7 +176,7 @@ impl Detector {
                 sent,
                 next: now.saturating_add(ANNOUNCE_INTERVAL),
             },
-            false => Phase::Watching { defended: None },
+            false => Phase::Defending { defended: None },
         };
     }
 }
@@ -184,8 +185,8 @@ impl Detector {
 mod tests {
     use super::*;
 
-    const OURS: Mac = [2, 0, 0, 0, 0, 1];
-    const THEIRS: Mac = [2, 0, 0, 0, 0, 2];
+    const OWN: Mac = [2, 0, 0, 0, 0, 1];
+    const OTHER: Mac = [2, 0, 0, 0, 0, 2];
     const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 77);
 
     /// A detector with a clock in milliseconds.
@@ -197,7 +198,7 @@ mod tests {
 
     impl Link {
         fn new() -> Self {
-            let detector = Detector::new(Duration::ZERO, OURS, ADDRESS);
+            let detector = Detector::new(Duration::ZERO, OWN, ADDRESS);
             let mut link = Self {
                 detector,
                 now: 0,
@@ -242,11 +243,11 @@ mod tests {
         }
 
         fn claim(&mut self) -> Option<Mac> {
-            let verdict = self
+            let conflict = self
                 .detector
-                .received(self.now(), &Packet::announcement(THEIRS, ADDRESS));
+                .received(self.now(), &Packet::announcement(OTHER, ADDRESS));
             self.drain();
-            verdict
+            conflict
         }
 
         fn times(&self, packet: Packet) -> Vec<u64> {
@@ -256,24 +257,24 @@ mod tests {
     }
 
     fn probe() -> Packet {
-        Packet::probe(OURS, ADDRESS)
+        Packet::probe(OWN, ADDRESS)
     }
 
     fn announcement() -> Packet {
-        Packet::announcement(OURS, ADDRESS)
+        Packet::announcement(OWN, ADDRESS)
     }
 
     #[test]
-    fn probes_then_announces_what_is_granted() {
+    fn granted_address_is_probed_then_announced() {
         let mut link = Link::granted();
         link.run_until(60_000);
         assert_eq!(link.times(probe()), [0, 60, 120]);
         assert_eq!(link.times(announcement()), [200, 2200]);
-        assert_eq!(link.detector.deadline(), None, "then it only listens");
+        assert_eq!(link.detector.deadline(), None, "no further packets");
     }
 
     #[test]
-    fn what_is_not_granted_is_not_announced() {
+    fn address_not_granted_is_not_announced() {
         let mut link = Link::new();
         link.run_until(5000);
         assert_eq!(link.times(announcement()), [0; 0]);
@@ -284,19 +285,19 @@ mod tests {
     }
 
     #[test]
-    fn a_claim_wins_until_the_address_has_been_announced() {
+    fn claim_before_second_announcement_is_a_conflict() {
         for at in [0, 60, 199, 200, 2199] {
             let mut link = Link::granted();
             link.run_until(at);
-            assert_eq!(link.claim(), Some(THEIRS), "at {at} ms");
+            assert_eq!(link.claim(), Some(OTHER), "at {at} ms");
         }
         let mut link = Link::new();
         link.run_until(3000);
-        assert_eq!(link.claim(), Some(THEIRS), "not granted yet");
+        assert_eq!(link.claim(), Some(OTHER), "not granted yet");
     }
 
     #[test]
-    fn afterwards_one_claim_is_answered_and_a_second_one_wins() {
+    fn first_claim_after_announcements_is_answered_and_second_is_a_conflict() {
         let mut link = Link::granted();
         link.run_until(2200);
         assert_eq!(link.claim(), None);
@@ -305,28 +306,28 @@ mod tests {
         assert_eq!(
             link.claim(),
             None,
-            "ten seconds later it counts as the first"
+            "after ten seconds a claim is the first again"
         );
         link.run_until(22_199);
-        assert_eq!(link.claim(), Some(THEIRS));
+        assert_eq!(link.claim(), Some(OTHER));
     }
 
     #[test]
-    fn an_address_in_use_already_is_defended_from_the_start() {
-        let mut detector = Detector::watching(OURS, ADDRESS);
+    fn address_already_in_use_is_defended_from_the_start() {
+        let mut detector = Detector::in_use(OWN, ADDRESS);
         assert_eq!((detector.poll(), detector.deadline()), (None, None));
-        let claim = Packet::announcement(THEIRS, ADDRESS);
+        let claim = Packet::announcement(OTHER, ADDRESS);
         assert_eq!(detector.received(Duration::ZERO, &claim), None);
         assert_eq!(detector.poll(), Some(announcement()));
-        assert_eq!(detector.received(Duration::ZERO, &claim), Some(THEIRS));
+        assert_eq!(detector.received(Duration::ZERO, &claim), Some(OTHER));
     }
 
     #[test]
-    fn what_is_no_claim_changes_nothing() {
+    fn packet_without_a_claim_changes_nothing() {
         for packet in [
-            Packet::announcement(OURS, ADDRESS),
-            Packet::announcement(THEIRS, Ipv4Addr::new(192, 0, 2, 78)),
-            Packet::probe(THEIRS, ADDRESS),
+            Packet::announcement(OWN, ADDRESS),
+            Packet::announcement(OTHER, Ipv4Addr::new(192, 0, 2, 78)),
+            Packet::probe(OTHER, ADDRESS),
         ] {
             for at in [0, 200, 5000] {
                 let mut link = Link::granted();
@@ -340,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn a_timeout_too_early_changes_nothing() {
+    fn early_timeout_changes_nothing() {
         for at in [0, 100, 1000, 5000] {
             let mut link = Link::granted();
             link.run_until(at);

@@ -1,43 +1,43 @@
-//! ARP for IPv4 over Ethernet (RFC 826), as the payload of an Ethernet frame.
+//! Encodes and parses ARP for IPv4 over Ethernet (RFC 826), without the Ethernet
+//! header.
 
 use std::net::Ipv4Addr;
 
-use crate::Mac;
+use crate::text::Mac;
 
-/// Bytes of a packet; an Ethernet frame pads it to 46.
+/// Length of a packet in bytes; Ethernet pads it to 46.
 pub const LENGTH: usize = 28;
 
-/// Hardware type Ethernet, protocol type IPv4, their address lengths.
+/// Hardware type Ethernet, protocol type IPv4, and their address lengths.
 const HEADER: [u8; 6] = [0, 1, 8, 0, 6, 4];
 /// `ares_op$REQUEST`.
 const REQUEST: u16 = 1;
 
-/// Why bytes are no ARP packet that matters here.
+/// The reason why bytes are not an ARP packet for IPv4 over Ethernet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ArpError {
-    /// Shorter than a packet.
+    /// Shorter than [`LENGTH`].
     #[error("ARP packet of {0} bytes is too short")]
     TooShort(usize),
-    /// ARP for other hardware or another protocol.
+    /// ARP for another hardware type or protocol.
     #[error("not ARP for IPv4 over Ethernet")]
     OtherProtocol,
 }
 
-/// Who says what about whom. The operation is not kept: RFC 5227 looks at the
-/// addresses alone.
+/// The addresses of an ARP packet. RFC 5227 needs no others, and not the operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Packet {
-    /// `ar$sha`: who sent it.
+    /// Sender hardware address (`ar$sha`).
     pub sender_mac: Mac,
-    /// `ar$spa`: the address that the sender says is its own; 0.0.0.0 in a probe.
+    /// Sender protocol address (`ar$spa`), which the sender claims; 0.0.0.0 in a probe.
     pub sender: Ipv4Addr,
-    /// `ar$tpa`: the address that is asked for.
+    /// Target protocol address (`ar$tpa`).
     pub target: Ipv4Addr,
 }
 
 impl Packet {
-    /// Asks whether somebody has `address`, without saying that it is ours
-    /// (RFC 5227, section 1.1, "ARP Probe").
+    /// Returns a probe: it asks for `address` without a claim to it (RFC 5227, section
+    /// 1.1, "ARP Probe").
     pub fn probe(mac: Mac, address: Ipv4Addr) -> Self {
         Self {
             sender_mac: mac,
@@ -46,7 +46,7 @@ impl Packet {
         }
     }
 
-    /// Tells everybody that `address` is ours (RFC 5227, section 1.1, "ARP
+    /// Returns an announcement: the sender claims `address` (RFC 5227, section 1.1, "ARP
     /// Announcement").
     pub fn announcement(mac: Mac, address: Ipv4Addr) -> Self {
         Self {
@@ -56,7 +56,7 @@ impl Packet {
         }
     }
 
-    /// The packet as a request, which is the form of probes and announcements.
+    /// Encodes the packet as a request, the form of probes and announcements.
     pub fn encode(&self) -> [u8; LENGTH] {
         let mut bytes = [0; LENGTH];
         bytes[..6].copy_from_slice(&HEADER);
@@ -67,11 +67,11 @@ impl Packet {
         bytes
     }
 
-    /// Reads a request or reply, which may have padding behind it.
+    /// Parses a request or reply, with or without padding.
     ///
     /// # Errors
     ///
-    /// It is too short, or not about IPv4 over Ethernet.
+    /// The bytes are too short, or ARP for another hardware type or protocol.
     pub fn parse(bytes: &[u8]) -> Result<Self, ArpError> {
         let packet = bytes
             .first_chunk::<LENGTH>()
@@ -96,7 +96,7 @@ mod tests {
     const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 77);
 
     #[test]
-    fn a_probe_is_what_rfc_5227_says() {
+    fn probe_has_the_bytes_of_rfc_5227() {
         let expected = [
             0, 1, 8, 0, 6, 4, 0, 1, 0x52, 0x54, 0, 0xff, 0x34, 0x56, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
             192, 0, 2, 77,
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_what_it_builds_with_and_without_padding() {
+    fn parse_reverses_encode_with_and_without_padding() {
         for packet in [
             Packet::probe(MAC, ADDRESS),
             Packet::announcement(MAC, ADDRESS),
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_everything_else() {
+    fn parse_rejects_short_packets_and_other_protocols() {
         let good = Packet::announcement(MAC, ADDRESS).encode();
         for length in 0..LENGTH {
             let error = ArpError::TooShort(length);

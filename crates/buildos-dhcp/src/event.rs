@@ -1,126 +1,61 @@
-//! What goes into the machine and what comes out of it.
+//! Defines the inputs and outputs of the state machine.
 
-use std::fmt;
 use std::net::Ipv4Addr;
 
-use crate::{Lease, Mac, MessageKind, Refusal, text};
+use crate::lease::Lease;
+use crate::message::MessageKind;
+use crate::refusal::Refusal;
+use crate::text::{self, Mac};
 
-/// The states of RFC 2131, figure 5, by their names.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum State {
-    /// Stopped, or waiting before the next attempt.
-    Init,
-    /// DISCOVER sent; OFFERs are collected until one may be requested.
-    Selecting,
-    /// REQUEST for an OFFER sent.
-    Requesting,
-    /// Holds a lease whose T1 is still to come.
-    Bound,
-    /// After T1: asks the server of the lease to extend it.
-    Renewing,
-    /// After T2: asks any server to extend the lease.
-    Rebinding,
-    /// Holds a lease of which it is unknown whether it holds on this network:
-    /// the link has no carrier.
-    InitReboot,
-    /// Asks for confirmation of such a lease.
-    Rebooting,
-}
-
-impl State {
-    /// Every state.
-    pub const ALL: [Self; 8] = [
-        Self::Init,
-        Self::Selecting,
-        Self::Requesting,
-        Self::Bound,
-        Self::Renewing,
-        Self::Rebinding,
-        Self::InitReboot,
-        Self::Rebooting,
-    ];
-
-    /// The name in the RFC, such as `INIT-REBOOT`.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Init => "INIT",
-            Self::Selecting => "SELECTING",
-            Self::Requesting => "REQUESTING",
-            Self::Bound => "BOUND",
-            Self::Renewing => "RENEWING",
-            Self::Rebinding => "REBINDING",
-            Self::InitReboot => "INIT-REBOOT",
-            Self::Rebooting => "REBOOTING",
-        }
-    }
-
-    /// Whether a client in this state holds a lease.
-    pub fn has_lease(self) -> bool {
-        match self {
-            Self::Init | Self::Selecting | Self::Requesting => false,
-            Self::Bound | Self::Renewing | Self::Rebinding | Self::InitReboot | Self::Rebooting => {
-                true
-            }
-        }
-    }
-}
-
-impl fmt::Display for State {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-/// What happened.
+/// An input of the state machine.
 #[derive(Debug)]
 pub enum Input<'a> {
-    /// The link can carry packets: look for a lease, or confirm the one held.
+    /// The link has carrier: search for a lease, or confirm the lease held.
     Start,
-    /// Leave the race, or give everything up. Nothing is sent, a lease is
-    /// forgotten.
+    /// End the search, or drop the lease. The client sends nothing.
     Stop,
     /// The link lost carrier: keep a lease until it expires, send nothing until
     /// [`Input::Start`].
     Suspend,
     /// A UDP payload received on port 68.
     Packet(&'a [u8]),
-    /// [`Client::deadline`](crate::Client::deadline) has come.
+    /// The time is [`Client::deadline`](crate::Client::deadline) or later.
     Timeout,
-    /// A lease of an earlier life of this process: ask whether it still holds.
-    /// Only in INIT.
+    /// A lease saved by an earlier process: ask the network to confirm it.
+    /// Accepted in INIT only.
     Resume(Box<Lease>),
-    /// Permission to request the OFFER held.
+    /// Permit one REQUEST for the OFFER held.
     Select,
     /// Extend the lease now, without waiting for T1.
     Renew,
-    /// Another host uses `address` (RFC 5227). When that is the address leased
-    /// or offered it is declined.
+    /// Another host uses `address` (RFC 5227). The client declines it if it is leased
+    /// or offered.
     Conflict {
-        /// The address probed.
+        /// The address in conflict.
         address: Ipv4Addr,
-        /// Who answered.
+        /// Hardware address of the other host.
         mac: Mac,
     },
-    /// Give the lease back to the server and stop.
+    /// Return the lease to the server and stop.
     Release,
 }
 
-/// What to do.
+/// An output of the state machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Output {
-    /// Send a message.
+    /// A message to send.
     Transmit(Transmit),
-    /// Something changed.
+    /// A change to act on.
     Event(Event),
 }
 
 /// A message to send from port 68 to port 67.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Transmit {
-    /// Which message this is, for logs.
+    /// Message type, for logs.
     pub kind: MessageKind,
-    /// Source address. Unspecified (0.0.0.0) while there is none: such a packet
-    /// can only leave through a packet socket, see [`udp_packet::build`](crate::udp_packet::build).
+    /// Source address; 0.0.0.0 without a lease. Such a packet can leave through a packet
+    /// socket only, see [`udp_packet::build`](crate::udp_packet::build).
     pub source: Ipv4Addr,
     /// 255.255.255.255, or the server of the lease.
     pub destination: Ipv4Addr,
@@ -128,103 +63,103 @@ pub struct Transmit {
     pub payload: Vec<u8>,
 }
 
-/// A change that the owner of the link has to know of.
+/// A change that the driver has to act on or log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// A usable OFFER is held and waits for [`Input::Select`]. Comes once per
-    /// server, and again when it is that server's turn after a failure.
+    /// The client holds a usable OFFER and waits for [`Input::Select`]. Emitted once per
+    /// server, and again when the client returns to this OFFER after a failure.
     Offered {
-        /// Option 54.
+        /// Server identifier (option 54).
         server: Ipv4Addr,
         /// The address offered.
         address: Ipv4Addr,
     },
-    /// A server sent an OFFER or an ACK that cannot be used. It was ignored.
+    /// The client ignored an unusable OFFER or ACK.
     Refused {
         /// OFFER or ACK.
         kind: MessageKind,
-        /// Option 54, where the message had one.
+        /// Server identifier (option 54), if the message has one.
         server: Option<Ipv4Addr>,
-        /// What is wrong with it.
-        why: Refusal,
+        /// The defect of the message.
+        reason: Refusal,
     },
-    /// The REQUEST permitted by [`Input::Select`] led to nothing; the
-    /// permission is spent.
+    /// The REQUEST permitted by [`Input::Select`] led to no lease. The next one needs
+    /// another [`Input::Select`].
     RequestFailed {
-        /// The server asked; it is shunned for a while.
+        /// The server, which the client now avoids for a while.
         server: Ipv4Addr,
-        /// What it did.
-        why: Failure,
+        /// The server's answer, or its absence.
+        reason: RequestFailure,
     },
-    /// A lease was taken.
+    /// A server granted a lease.
     Bound(Box<Lease>),
-    /// The lease held was extended or confirmed; times and options may differ.
+    /// A server extended or confirmed the lease. Its times and options might differ.
     Renewed(Box<Lease>),
-    /// Nobody answered in REBOOTING; the lease is used until it ends, which
-    /// RFC 2131, section 3.2 allows.
+    /// No server answered in REBOOTING. The client uses the lease until it expires
+    /// (RFC 2131, section 3.2).
     Unconfirmed(Box<Lease>),
-    /// The lease is gone: its address must not be used from now on.
+    /// The lease ended. Its address must not be used from now on.
     Lost {
-        /// The lease that was.
+        /// The former lease.
         lease: Box<Lease>,
-        /// Why it is gone.
-        why: Loss,
+        /// The cause.
+        reason: LeaseLoss,
     },
 }
 
-/// Why a REQUEST led to no lease.
+/// The reason why a REQUEST led to no lease.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Failure {
-    /// No answer.
+pub enum RequestFailure {
+    /// The server did not answer.
     #[error("{requests} REQUESTs unanswered")]
     Unanswered {
-        /// How often the REQUEST was sent.
+        /// Number of REQUESTs sent.
         requests: u32,
     },
-    /// The server refused.
-    #[error("NAK{}", said(.message))]
+    /// The server answered with a NAK.
+    #[error("NAK{}", colon_and(.message))]
     Nak {
-        /// Option 56, escaped.
+        /// Message (option 56), escaped.
         message: Option<String>,
     },
-    /// The server's ACK cannot be used.
+    /// The server's ACK is unusable.
     #[error("unusable ACK: {0}")]
     BadAck(Refusal),
-    /// Another host has the address; the server was told by DECLINE.
+    /// Another host has the address, which the client declined.
     #[error("address is in use by {}", text::mac(.mac))]
     Conflict {
-        /// Its hardware address.
+        /// Hardware address of the other host.
         mac: Mac,
     },
 }
 
-/// Why a lease is gone.
+/// The reason why a lease ended.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Loss {
-    /// Its time is over and no server extended it.
+pub enum LeaseLoss {
+    /// The lease expired before a server extended it.
     #[error("lease expired")]
     Expired,
-    /// A server said that it does not hold.
-    #[error("NAK{}{}", from(.server), said(.message))]
+    /// A server answered with a NAK.
+    #[error("NAK{}{}", from(.server), colon_and(.message))]
     Nak {
-        /// Option 54, where the NAK had one.
+        /// Server identifier (option 54), if the NAK has one.
         server: Option<Ipv4Addr>,
-        /// Option 56, escaped.
+        /// Message (option 56), escaped.
         message: Option<String>,
     },
-    /// Another host has the address; the server was told by DECLINE.
+    /// Another host has the address, which the client declined.
     #[error("address is in use by {}", text::mac(.mac))]
     Conflict {
-        /// Its hardware address.
+        /// Hardware address of the other host.
         mac: Mac,
     },
-    /// The lease given to [`Input::Resume`] cannot be used.
+    /// The lease passed with [`Input::Resume`] is unusable.
     #[error("saved lease is unusable: {0}")]
     Unusable(Refusal),
-    /// [`Input::Release`].
+    /// The driver passed [`Input::Release`].
     #[error("released")]
     Released,
-    /// [`Input::Stop`].
+    /// The driver passed [`Input::Stop`].
     #[error("stopped")]
     Stopped,
 }
@@ -235,7 +170,7 @@ fn from(server: &Option<Ipv4Addr>) -> String {
         .unwrap_or_default()
 }
 
-fn said(message: &Option<String>) -> String {
+fn colon_and(message: &Option<String>) -> String {
     message
         .as_ref()
         .map(|message| format!(": {message}"))

@@ -1,4 +1,4 @@
-//! A lease: what a server granted, checked and in types.
+//! Builds a validated lease from a server's message.
 
 use core::time::Duration;
 use std::net::Ipv4Addr;
@@ -7,55 +7,58 @@ use dhcproto::v4::DhcpOption;
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
-use crate::options::is_host;
+use crate::message::ServerMessage;
+use crate::options::{Options, is_host};
+use crate::refusal::Refusal;
 use crate::routes::{Route, routes};
-use crate::{Instant, Options, Refusal, ServerMessage, text};
+use crate::text;
+use crate::time::Instant;
 
-/// Option 51: a lease without an end.
+/// Option 51: the lease never expires.
 const INFINITE: u32 = u32::MAX;
-/// RFC 791: every host takes datagrams of this size. Smaller MTUs are known as a
-/// mistake or an attack, never as a need.
+/// Every host accepts datagrams of this size (RFC 791). A smaller MTU is a mistake or
+/// an attack.
 const MINIMUM_MTU: u16 = 576;
-/// More search domains than any resolver asks for.
+/// Maximum number of search domains kept; resolvers use fewer.
 const SEARCH_DOMAINS: usize = 16;
-/// Option 81: the name is in DNS wire format (RFC 4702, section 2.1).
+/// Flag of option 81: the name is in DNS wire format (RFC 4702, section 2.1).
 const FQDN_IS_WIRE: u8 = 4;
 
-/// A lease as granted by an ACK, or as promised by an OFFER.
+/// A lease granted by an ACK or offered by an OFFER.
 ///
-/// It is made of an address and options alone, so one that was saved is read
-/// back by the same rules as one from the wire.
+/// It derives from an address, options and a time alone. A saved lease is therefore
+/// validated like a received one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lease {
     /// The address leased.
     pub address: Ipv4Addr,
     /// Length of the subnet mask (option 1), 1 to 32.
     pub prefix: u8,
-    /// Who granted it (option 54).
+    /// Server identifier (option 54).
     pub server: Ipv4Addr,
-    /// Routes in the order in which they have to be set: from option 121, else
-    /// from options 33 and 3.
+    /// Routes in the order in which the kernel accepts them: from option 121, else from
+    /// options 33 and 3.
     pub routes: Vec<Route>,
-    /// Name servers (option 6), best first.
+    /// Name servers (option 6), in order of preference.
     pub dns: Vec<Ipv4Addr>,
-    /// Domain of the host (option 15), where it is a usable name.
+    /// Domain of the host (option 15), if a resolver can use it.
     pub domain: Option<String>,
     /// Search domains (option 119), those that are usable names.
     pub search: Vec<String>,
-    /// NTP servers (option 42), best first.
+    /// NTP servers (option 42), in order of preference.
     pub ntp: Vec<Ipv4Addr>,
-    /// MTU (option 26), where it is at least 576 bytes. The link may allow less.
+    /// MTU (option 26) in bytes, if it is at least 576. The link might permit less.
     pub mtu: Option<u16>,
-    /// Broadcast address (option 28), where it is one of the subnet.
+    /// Broadcast address (option 28), if it is in the subnet.
     pub broadcast: Option<Ipv4Addr>,
-    /// Host name (option 12), escaped but not checked.
+    /// Host name (option 12), escaped but not validated.
     pub hostname: Option<String>,
-    /// Fully qualified name (option 81), escaped but not checked.
+    /// Fully qualified name (option 81), escaped but not validated.
     pub fqdn: Option<String>,
-    /// When the first REQUEST that this lease answers was sent: all its times
-    /// count from there (RFC 2131, section 4.4.1).
+    /// Time of the first transmission of the answered REQUEST, from which the times of
+    /// the lease count (RFC 2131, section 4.4.1).
     pub acquired: Instant,
-    /// How long it runs; none is for ever.
+    /// Times of a finite lease; `None` if it never expires.
     pub term: Option<Term>,
     /// All options, as received.
     pub options: Options,
@@ -65,46 +68,47 @@ pub struct Lease {
 /// `renew < rebind < lease`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Term {
-    /// T1: from then on the server of the lease is asked to extend it.
+    /// T1: the client asks the server of the lease to extend it.
     pub renew: Duration,
-    /// T2: from then on any server is asked.
+    /// T2: the client asks any server.
     pub rebind: Duration,
-    /// The end.
+    /// Expiry.
     pub lease: Duration,
 }
 
 impl Term {
-    /// Times in seconds as options 51, 58 and 59 say. T1 and T2 that are missing
-    /// or out of order become 1/2 and 7/8 of the lease (RFC 2131, section 4.4.5).
+    /// Returns the times of options 51, 58 and 59, in seconds. If T1 or T2 is missing or
+    /// out of order, the defaults are 1/2 and 7/8 of the lease (RFC 2131, section 4.4.5).
     fn new(lease: u32, renew: Option<u32>, rebind: Option<u32>) -> Self {
         let seconds = |seconds: u32| Duration::from_secs(seconds.into());
         let lease = seconds(lease);
-        let standard = Self {
+        let default = Self {
             renew: lease / 2,
             rebind: lease * 7 / 8,
             lease,
         };
-        let asked = Self {
-            renew: renew.map_or(standard.renew, seconds),
-            rebind: rebind.map_or(standard.rebind, seconds),
+        let received = Self {
+            renew: renew.map_or(default.renew, seconds),
+            rebind: rebind.map_or(default.rebind, seconds),
             lease,
         };
-        let ordered =
-            !asked.renew.is_zero() && asked.renew < asked.rebind && asked.rebind < asked.lease;
-        if ordered { asked } else { standard }
+        let ordered = !received.renew.is_zero()
+            && received.renew < received.rebind
+            && received.rebind < received.lease;
+        if ordered { received } else { default }
     }
 }
 
 impl Lease {
-    /// Reads an OFFER or ACK that answers a message sent at `acquired`.
+    /// Validates an OFFER or ACK that answers a message sent at `acquired`.
     pub fn from_message(message: &ServerMessage, acquired: Instant) -> Result<Self, Refusal> {
         Self::new(message.address, message.options.clone(), acquired)
     }
 
-    /// Reads a saved lease again, trusting only its address, options and time.
-    pub(crate) fn reread(self, now: Instant) -> Result<Self, Refusal> {
+    /// Validates a saved lease again, from its address, options and time alone.
+    pub(crate) fn revalidate(self, now: Instant) -> Result<Self, Refusal> {
         if self.acquired > now {
-            return Err(Refusal::FromTheFuture);
+            return Err(Refusal::AcquiredInFuture);
         }
         Self::new(self.address, self.options, self.acquired)
     }
@@ -117,7 +121,7 @@ impl Lease {
         let mask = options.address(1).ok_or(Refusal::NoMask)?;
         let interface = interface(address, mask)?;
         if address == server {
-            return Err(Refusal::ServersOwn(address));
+            return Err(Refusal::ServerAddress(address));
         }
         let term = match options.number(51).ok_or(Refusal::NoLeaseTime)? {
             0 => return Err(Refusal::ZeroLeaseTime),
@@ -145,56 +149,56 @@ impl Lease {
         })
     }
 
-    /// The subnet, its host part zero.
+    /// Returns the subnet, with a host part of zero.
     pub fn network(&self) -> Ipv4Net {
-        // A prefix out of range cannot come from `new`; it would mean "this host".
+        // `new` never makes a prefix out of range; a deserialized one is treated as /32.
         Ipv4Net::new(self.address, self.prefix)
             .unwrap_or(self.address.into())
             .trunc()
     }
 
-    /// The gateway of the default route, if there is one.
+    /// Returns the gateway of the default route.
     pub fn gateway(&self) -> Option<Ipv4Addr> {
         self.routes.iter().find(|route| route.is_default())?.gateway
     }
 
-    /// When T1 comes; never for an infinite lease.
+    /// Returns the time of T1; `None` for an infinite lease.
     pub fn renew_at(&self) -> Option<Instant> {
         self.term
             .map(|term| self.acquired.saturating_add(term.renew))
     }
 
-    /// When T2 comes; never for an infinite lease.
+    /// Returns the time of T2; `None` for an infinite lease.
     pub fn rebind_at(&self) -> Option<Instant> {
         self.term
             .map(|term| self.acquired.saturating_add(term.rebind))
     }
 
-    /// When the lease ends; never for an infinite lease.
+    /// Returns the time of expiry; `None` for an infinite lease.
     pub fn expires_at(&self) -> Option<Instant> {
         self.term
             .map(|term| self.acquired.saturating_add(term.lease))
     }
 
-    /// How long it still runs at `now`; none is for ever.
+    /// Returns the time left at `now`; `None` for an infinite lease.
     pub fn remaining(&self, now: Instant) -> Option<Duration> {
         self.expires_at().map(|end| end.saturating_sub(now))
     }
 
-    /// Whether it has ended by `now`.
+    /// Returns true if the lease has expired by `now`.
     pub fn is_expired(&self, now: Instant) -> bool {
         self.expires_at().is_some_and(|end| end <= now)
     }
 }
 
-/// The address with its mask, when a host can have it there.
+/// Returns the address with its mask, if a host can have it in that subnet.
 fn interface(address: Ipv4Addr, mask: Ipv4Addr) -> Result<Ipv4Net, Refusal> {
     let interface = Ipv4Net::with_netmask(address, mask)
         .ok()
         .filter(|interface| interface.prefix_len() > 0)
         .ok_or(Refusal::BadMask(mask))?;
-    let edge = address == interface.network() || address == interface.broadcast();
-    if !is_host(&address) || (interface.prefix_len() < 31 && edge) {
+    let is_edge = address == interface.network() || address == interface.broadcast();
+    if !is_host(&address) || (interface.prefix_len() < 31 && is_edge) {
         return Err(Refusal::BadAddress(address));
     }
     Ok(interface)

@@ -1,10 +1,8 @@
-//! A DHCPv4 client (RFC 2131) as a pure state machine.
+//! Implements a DHCPv4 client (RFC 2131) as a pure state machine.
 //!
-//! Nothing in this crate opens a socket, reads a clock or rolls dice. A
-//! [`Client`] is told what happened and at what time ([`Client::handle`]), is
-//! then asked what to do about it ([`Client::poll_output`]: packets to send and
-//! events to act on) and when it wants to be called again at the latest
-//! ([`Client::deadline`]). The whole driver is:
+//! The crate opens no socket, reads no clock and draws no random numbers.
+//! The driver passes inputs with the time to [`Client::handle`], then drains
+//! [`Client::poll_output`], and calls again at [`Client::deadline`] at the latest:
 //!
 //! ```
 //! use buildos_dhcp::{Client, Config, Event, Input, Output};
@@ -29,48 +27,52 @@
 //!
 //! # One client per NIC, one REQUEST at a time
 //!
-//! buildos runs one client on every NIC that has carrier. To ask several
-//! networks what they offer costs nothing, to take a lease from all of them
-//! would. So a client that holds a usable OFFER stays in SELECTING, goes on
-//! collecting alternatives, and sends its REQUEST only when it is told
-//! [`Input::Select`]. Each `Select` permits one exchange with one server; when
-//! that fails ([`Event::RequestFailed`]) the permission is spent, the server is
-//! shunned for a while, and the next OFFER held is announced.
+//! netd runs one client on every NIC with carrier. An OFFER costs a network
+//! nothing, a lease costs it an address. A client therefore stays in SELECTING with
+//! its OFFERs until the driver passes [`Input::Select`].
 //!
-//! # What is left out on purpose
+//! Each `Select` permits one exchange with one server. When that exchange fails
+//! ([`Event::RequestFailed`]), the client avoids the server for a while and
+//! announces the next OFFER that it holds.
 //!
-//! - Rapid Commit (RFC 4039): it takes a lease without `Select`.
-//! - IPv6-only preferred (option 108, RFC 8925): not requested, ignored when it
-//!   comes. The machines of a build host need IPv4 behind its NAT.
-//! - DHCPINFORM, FORCERENEW and authentication (RFC 3118): nobody on such
-//!   networks sends or expects them.
+//! # Limits
+//!
+//! - No Rapid Commit (RFC 4039): it takes a lease without `Select`.
+//! - No IPv6-only preferred (option 108, RFC 8925): the machines of a build host
+//!   need IPv4 behind its NAT.
+//! - No DHCPINFORM, FORCERENEW or authentication (RFC 3118): servers of such
+//!   networks neither send nor expect them.
 
 pub mod address_conflict;
 pub mod arp;
 mod client;
+mod client_name;
+mod config;
 mod event;
+mod failed_servers;
 mod lease;
 mod message;
 mod offers;
 mod options;
+mod random;
 mod refusal;
 mod retransmission;
 mod routes;
 pub mod socket_filter;
+mod state;
 mod text;
+mod time;
 pub mod udp_packet;
 
-pub use client::{Client, Config, Counters, Name};
-pub use event::{Event, Failure, Input, Loss, Output, State, Transmit};
+pub use client::{Client, Counters};
+pub use client_name::ClientName;
+pub use config::Config;
+pub use event::{Event, Input, LeaseLoss, Output, RequestFailure, Transmit};
 pub use lease::{Lease, Term};
 pub use message::{DecodeError, MessageKind, ServerMessage, decode};
 pub use options::{Options, OptionsError};
 pub use refusal::Refusal;
 pub use routes::Route;
-
-/// A point in time: how long ago some arbitrary epoch was, on a clock that
-/// never jumps and goes on while the machine sleeps (CLOCK_BOOTTIME).
-pub type Instant = core::time::Duration;
-
-/// An Ethernet hardware address.
-pub type Mac = [u8; 6];
+pub use state::State;
+pub use text::Mac;
+pub use time::Instant;

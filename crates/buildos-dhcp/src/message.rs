@@ -1,4 +1,5 @@
-//! The messages of both sides (RFC 2131, section 2 and table 5).
+//! Decodes the messages of servers and encodes those of the client (RFC 2131, section
+//! 2 and table 5).
 
 use std::net::Ipv4Addr;
 
@@ -6,27 +7,27 @@ use dhcproto::encoder::{Encodable, Encoder};
 use dhcproto::error::EncodeError;
 use dhcproto::v4::{DhcpOption, MessageType, OptionCode, UnknownOption};
 
-use crate::options::OPTIONS;
-use crate::{Mac, Name, Options, OptionsError, text};
+use crate::client_name::ClientName;
+use crate::options::{OPTIONS, Options, OptionsError};
+use crate::text::{self, Mac};
 
 const BOOTREQUEST: u8 = 1;
 const BOOTREPLY: u8 = 2;
 const ETHERNET: u8 = 1;
 const MAC_LENGTH: u8 = 6;
-/// The first bit of the `flags` field: the server answers by broadcast.
+/// First bit of the `flags` field: the server answers by broadcast.
 const BROADCAST: u8 = 0x80;
-/// The client's hardware address and the cookie in the header.
+/// Header fields: client hardware address and magic cookie.
 const CHADDR: core::ops::Range<usize> = 28..34;
 const COOKIE: core::ops::Range<usize> = 236..OPTIONS;
 const MAGIC_COOKIE: [u8; 4] = [99, 130, 83, 99];
-/// BOOTP relays and some servers drop what is shorter (RFC 1542, section 2.1).
+/// BOOTP relays and some servers drop shorter messages (RFC 1542, section 2.1).
 const MINIMUM_LENGTH: usize = 300;
-/// Option 57: what an Ethernet frame holds without the IP and UDP headers, which
-/// is right under both readings of the option's definition.
+/// Option 57: the payload of an Ethernet frame without the IP and UDP headers, which
+/// satisfies both interpretations of the option's definition.
 const MAXIMUM_LENGTH: u16 = 1472;
-/// Option 55, in the order of our preference. Classless routes come before the
-/// static routes and routers that they replace: RFC 3442 demands it, and a server
-/// that runs out of room cuts the end.
+/// Option 55, in order of preference. Classless routes precede the static routes and
+/// routers that they replace (RFC 3442); a server with too little room drops the end.
 const PARAMETERS: [u8; 14] = [1, 121, 33, 3, 6, 15, 119, 12, 81, 26, 28, 42, 58, 59];
 
 /// Option 81 and its flags: the server may update the DNS, and the name is in DNS
@@ -35,27 +36,27 @@ const CLIENT_FQDN: u8 = 81;
 const FQDN_FLAGS: u8 = 0x01 | 0x04;
 const MAXIMUM_LABEL: usize = 63;
 
-/// The message types that occur between this client and a server.
+/// A message type exchanged between this client and a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum MessageKind {
     /// Asks every server for an offer.
     Discover,
     /// Offers an address.
     Offer,
-    /// Asks for a lease, its extension or its confirmation.
+    /// Requests a lease, its extension or its confirmation.
     Request,
-    /// Tells a server that its address is used by somebody else.
+    /// Rejects an address that another host uses.
     Decline,
-    /// Grants what was asked for.
+    /// Grants a REQUEST.
     Ack,
-    /// Denies it.
+    /// Denies a REQUEST.
     Nak,
-    /// Gives a lease back.
+    /// Returns a lease.
     Release,
 }
 
 impl MessageKind {
-    /// The name without its `DHCP` prefix, such as `DISCOVER`.
+    /// Returns the name without its `DHCP` prefix, such as `DISCOVER`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Discover => "DISCOVER",
@@ -87,7 +88,8 @@ impl std::fmt::Display for MessageKind {
     }
 }
 
-/// Why a payload received on port 68 is not a server's message to this client.
+/// The reason why a payload received on port 68 is not a server's message to this
+/// client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
     /// Shorter than the fixed header.
@@ -96,20 +98,19 @@ pub enum DecodeError {
     /// `op`, `htype` or `hlen` is not that of a reply to an Ethernet host.
     #[error("not a BOOTP reply to an Ethernet host")]
     NotAReply,
-    /// `chaddr` is somebody else's.
+    /// `chaddr` is another client's.
     #[error("meant for another hardware address")]
     OtherClient,
-    /// BOOTP with other vendor information than DHCP's.
+    /// BOOTP with vendor information other than DHCP's.
     #[error("no DHCP magic cookie")]
     NoCookie,
     /// The options cannot be split.
     #[error("options are malformed: {0}")]
     Options(#[from] OptionsError),
-    /// No option 53, or none that a server sends.
+    /// Option 53 is missing, or not a type that a server sends.
     #[error("no message type of a server (option 53)")]
     NoType,
-    /// The server repeats a client identifier (option 61) that is not ours
-    /// (RFC 6842, section 3).
+    /// The server repeats another client's identifier (option 61; RFC 6842, section 3).
     #[error("meant for another client identifier")]
     OtherIdentifier,
 }
@@ -117,26 +118,26 @@ pub enum DecodeError {
 /// An OFFER, ACK or NAK to this client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerMessage {
-    /// Offer, Ack or Nak.
+    /// OFFER, ACK or NAK.
     pub kind: MessageKind,
-    /// Transaction id: that of the message it answers.
+    /// Transaction id of the answered message.
     pub xid: u32,
     /// `yiaddr`: the address offered or granted.
     pub address: Ipv4Addr,
-    /// Option 54.
+    /// Server identifier (option 54).
     pub server: Option<Ipv4Addr>,
     /// All options.
     pub options: Options,
 }
 
 impl ServerMessage {
-    /// What the server says in words (option 56), escaped.
+    /// Returns the message text (option 56), escaped.
     pub fn text(&self) -> Option<String> {
         self.options.get(56).and_then(text::escape)
     }
 }
 
-/// Reads the UDP payload of a message to the client with this hardware address.
+/// Decodes the UDP payload of a message to the client with this hardware address.
 pub fn decode(payload: &[u8], mac: Mac) -> Result<ServerMessage, DecodeError> {
     let Some((header, _)) = payload.split_first_chunk::<OPTIONS>() else {
         return Err(DecodeError::TooShort(payload.len()));
@@ -172,32 +173,32 @@ pub fn decode(payload: &[u8], mac: Mac) -> Result<ServerMessage, DecodeError> {
     })
 }
 
-/// Hardware type and address, as the PXE ROM sends it: so the machine keeps the
-/// address that it booted with.
+/// Returns hardware type and address, as the PXE ROM sends them. The server then
+/// grants the address that the machine booted with.
 fn client_identifier(mac: Mac) -> [u8; 7] {
     let [a, b, c, d, e, f] = mac;
     [ETHERNET, a, b, c, d, e, f]
 }
 
-/// A message of the client: what differs from one to the next.
+/// The fields in which the client's messages differ.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ClientMessage {
     pub(crate) kind: MessageKind,
     pub(crate) xid: u32,
     pub(crate) secs: u16,
-    /// Whether the server shall answer by broadcast.
+    /// Broadcast flag: the server answers by broadcast.
     pub(crate) broadcast: bool,
-    /// The address in use (RENEWING, REBINDING, RELEASE), else 0.0.0.0. It is also
-    /// the source address of the packet.
+    /// The address in use (RENEWING, REBINDING, RELEASE), else 0.0.0.0. Also the source
+    /// address of the packet.
     pub(crate) ciaddr: Ipv4Addr,
-    /// Option 50.
+    /// Requested address (option 50).
     pub(crate) requested: Option<Ipv4Addr>,
-    /// Option 54.
+    /// Server identifier (option 54).
     pub(crate) server: Option<Ipv4Addr>,
 }
 
 impl ClientMessage {
-    /// A message with nothing in it.
+    /// Returns a message without optional fields.
     pub(crate) fn new(kind: MessageKind, xid: u32) -> Self {
         Self {
             kind,
@@ -210,8 +211,12 @@ impl ClientMessage {
         }
     }
 
-    /// The UDP payload, padded to the length that BOOTP demands.
-    pub(crate) fn encode(&self, mac: Mac, name: Option<&Name>) -> Result<Vec<u8>, EncodeError> {
+    /// Returns the UDP payload, padded to the minimum length of BOOTP.
+    pub(crate) fn encode(
+        &self,
+        mac: Mac,
+        name: Option<&ClientName>,
+    ) -> Result<Vec<u8>, EncodeError> {
         let mut bytes = Vec::with_capacity(MINIMUM_LENGTH);
         bytes.extend([BOOTREQUEST, ETHERNET, MAC_LENGTH, 0]);
         bytes.extend(self.xid.to_be_bytes());
@@ -222,7 +227,7 @@ impl ClientMessage {
         bytes.extend(mac);
         bytes.resize(COOKIE.start, 0);
         bytes.extend(MAGIC_COOKIE);
-        // An encoder writes from the beginning of its buffer, whatever is there.
+        // An encoder overwrites its buffer from the beginning.
         let mut options = Vec::new();
         let mut encoder = Encoder::new(&mut options);
         for option in self.options(mac, name) {
@@ -236,8 +241,8 @@ impl ClientMessage {
         Ok(bytes)
     }
 
-    /// RFC 2131, table 5.
-    fn options(&self, mac: Mac, name: Option<&Name>) -> Vec<DhcpOption> {
+    /// Returns the options that RFC 2131, table 5 permits in this message.
+    fn options(&self, mac: Mac, name: Option<&ClientName>) -> Vec<DhcpOption> {
         let mut options = vec![
             DhcpOption::MessageType(self.kind.wire()),
             DhcpOption::ClientIdentifier(client_identifier(mac).to_vec()),
@@ -255,12 +260,12 @@ impl ClientMessage {
     }
 }
 
-/// Option 12 or 81 (a client sends one of them: RFC 4702, section 3.1); none for a
-/// name that has no wire format.
-fn name_option(name: &Name) -> Option<DhcpOption> {
+/// Returns option 12 or 81, of which a client sends one (RFC 4702, section 3.1).
+/// Returns `None` for a name without a wire format.
+fn name_option(name: &ClientName) -> Option<DhcpOption> {
     match name {
-        Name::Host(name) => Some(DhcpOption::Hostname(name.clone())),
-        Name::Fqdn(name) => {
+        ClientName::Host(name) => Some(DhcpOption::Hostname(name.clone())),
+        ClientName::Fqdn(name) => {
             // The two RCODE fields are zero from a client.
             let mut data = vec![FQDN_FLAGS, 0, 0];
             for label in name.split('.') {

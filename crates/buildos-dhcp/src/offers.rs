@@ -1,26 +1,18 @@
-//! OFFERs held, and servers that did not keep theirs.
+//! Holds the OFFERs of one search.
 
 use core::time::Duration;
 use std::net::Ipv4Addr;
 
-use crate::{Instant, Lease, Refusal};
+use crate::lease::Lease;
+use crate::refusal::Refusal;
+use crate::time::Instant;
 
-/// How many OFFERs are kept as alternatives. A flood of invented servers must not
-/// fill the memory.
-const MOST_OFFERS: usize = 8;
-/// How long an OFFER is worth a REQUEST. Servers keep an address for one to two
-/// minutes; half of the shorter time leaves room for the exchange.
+/// Maximum number of OFFERs held: bounds the memory that a flood of invented servers
+/// can take.
+const MAXIMUM_OFFERS: usize = 8;
+/// Time for which an OFFER may be requested. Servers reserve an address for one to two
+/// minutes; half a minute leaves room for the exchange.
 const OFFER_LIFETIME: Duration = Duration::from_secs(30);
-/// How many servers are remembered.
-const MOST_SHUNNED: usize = 16;
-/// How long a server that did not keep its OFFER comes last.
-const SHUNNED_FOR: Duration = Duration::from_secs(60);
-/// When no other server has offered anything by then, the shunned one is better
-/// than none: perhaps it is only slow.
-const RELENT_AFTER: Duration = Duration::from_secs(10);
-/// How often a REQUEST is sent before the OFFER is given up; doubled
-/// when the same server failed before.
-const ATTEMPTS: u32 = 2;
 
 /// A usable OFFER.
 #[derive(Debug, Clone)]
@@ -30,12 +22,12 @@ pub(crate) struct Offer {
 }
 
 impl Offer {
-    pub(crate) fn expires_at(&self) -> Instant {
+    fn expires_at(&self) -> Instant {
         self.received.saturating_add(OFFER_LIFETIME)
     }
 }
 
-/// The OFFERs of one exchange, first come first.
+/// The OFFERs of one search, in the order of arrival.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Offers(Vec<Offer>);
 
@@ -48,8 +40,8 @@ impl Offers {
         self.0.is_empty()
     }
 
-    /// Holds an offer; true when its server had none here before. A newer OFFER of
-    /// a server replaces its older one, in its place.
+    /// Holds an OFFER and returns true if it is the first of its server. A later OFFER
+    /// replaces the earlier one of the same server in its place.
     pub(crate) fn hold(&mut self, lease: Lease, now: Instant) -> Result<bool, Refusal> {
         let offer = Offer {
             lease: Box::new(lease),
@@ -60,93 +52,38 @@ impl Offers {
             *held = offer;
             return Ok(false);
         }
-        if self.0.len() == MOST_OFFERS {
-            return Err(Refusal::TooMany);
+        if self.0.len() == MAXIMUM_OFFERS {
+            return Err(Refusal::TooManyOffers);
         }
         self.0.push(offer);
         Ok(true)
     }
 
-    /// The offer to request next, no longer held.
-    pub(crate) fn take(&mut self) -> Option<Offer> {
+    /// Removes and returns the OFFER to request next.
+    pub(crate) fn take_first(&mut self) -> Option<Offer> {
         (!self.0.is_empty()).then(|| self.0.remove(0))
     }
 
-    /// Drops the offers of this address and tells whose they were. Servers that
-    /// share their leases offer the same.
-    pub(crate) fn drop_address(&mut self, address: Ipv4Addr) -> Vec<Ipv4Addr> {
-        let of_it = |held: &Offer| held.lease.address == address;
+    /// Removes the OFFERs of this address and returns their servers. Servers that share
+    /// a lease database offer the same address.
+    pub(crate) fn remove_address(&mut self, address: Ipv4Addr) -> Vec<Ipv4Addr> {
+        let offers_address = |held: &Offer| held.lease.address == address;
         let servers = self
             .0
             .iter()
-            .filter(|held| of_it(held))
+            .filter(|held| offers_address(held))
             .map(|held| held.lease.server);
         let servers = servers.collect();
-        self.0.retain(|held| !of_it(held));
+        self.0.retain(|held| !offers_address(held));
         servers
     }
 
-    /// Drops the offers that are too old by now.
-    pub(crate) fn drop_stale(&mut self, now: Instant) {
+    pub(crate) fn remove_expired(&mut self, now: Instant) {
         self.0.retain(|held| held.expires_at() > now);
     }
 
-    /// When the oldest offer becomes too old.
-    pub(crate) fn next_stale(&self) -> Option<Instant> {
+    /// Returns the time at which the first of the OFFERs expires.
+    pub(crate) fn next_expiry(&self) -> Option<Instant> {
         self.0.iter().map(Offer::expires_at).min()
-    }
-}
-
-#[derive(Debug, Clone)]
-struct Failed {
-    server: Ipv4Addr,
-    last: Instant,
-    failures: u32,
-}
-
-/// Servers whose OFFER led to nothing.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Shunned(Vec<Failed>);
-
-impl Shunned {
-    pub(crate) fn add(&mut self, server: Ipv4Addr, now: Instant) {
-        let failures = match self.0.iter().position(|failed| failed.server == server) {
-            Some(index) => self.0.remove(index).failures,
-            None => 0,
-        };
-        if self.0.len() == MOST_SHUNNED {
-            self.0.remove(0);
-        }
-        self.0.push(Failed {
-            server,
-            last: now,
-            failures: failures.saturating_add(1),
-        });
-    }
-
-    /// The server keeps its word after all.
-    pub(crate) fn forgive(&mut self, server: Ipv4Addr) {
-        self.0.retain(|failed| failed.server != server);
-    }
-
-    /// Whether an OFFER of the server may be held, given the others held.
-    pub(crate) fn admits(&self, server: Ipv4Addr, others: &Offers, now: Instant) -> bool {
-        self.0
-            .iter()
-            .find(|failed| failed.server == server)
-            .is_none_or(|failed| {
-                let ago = now.saturating_sub(failed.last);
-                ago >= SHUNNED_FOR || (ago >= RELENT_AFTER && others.is_empty())
-            })
-    }
-
-    /// How often to send a REQUEST to this server.
-    pub(crate) fn attempts(&self, server: Ipv4Addr) -> u32 {
-        let failures = self
-            .0
-            .iter()
-            .find(|failed| failed.server == server)
-            .map_or(0, |f| f.failures);
-        ATTEMPTS << failures.min(1)
     }
 }

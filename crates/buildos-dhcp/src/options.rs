@@ -1,12 +1,12 @@
-//! The options of a message, split and joined, not yet understood.
+//! Splits a message into options and joins the parts of each option.
 //!
-//! Options are code, length, bytes (RFC 2132, section 2) and may continue in
-//! the header's `file` and `sname` fields when option 52 says so. An option may
-//! come in parts, which are joined in the order options field, `file`, `sname`
-//! (RFC 3396). A message whose structure is broken is not read at all: what a
-//! length past the end leaves behind is not what the server meant. Whether the
-//! bytes of one option make sense is decided where it is used, for that option
-//! alone.
+//! An option is a code, a length and its bytes (RFC 2132, section 2). Option 52
+//! declares that options continue in the header fields `file` and `sname`. The parts
+//! of an option are joined in the order options field, `file`, `sname` (RFC 3396).
+//!
+//! A message with a broken structure has no options: after a wrong length, the
+//! remaining bytes mean nothing. The reader of each option checks its bytes, so that a
+//! malformed option affects no other.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -16,40 +16,40 @@ use dhcproto::decoder::Decoder;
 use dhcproto::v4::DhcpOption;
 use serde::{Deserialize, Serialize};
 
-/// Fields of the message that option 52 may declare to hold options.
+/// Header fields that option 52 can declare to hold options.
 const SNAME: core::ops::Range<usize> = 44..108;
 const FILE: core::ops::Range<usize> = 108..236;
-/// Where the options begin: after the header and the magic cookie.
+/// Offset of the options, after the header and the magic cookie.
 pub(crate) const OPTIONS: usize = 240;
 
 const PAD: u8 = 0;
 const END: u8 = 255;
 const OVERLOAD: u8 = 52;
 
-/// Why the options of a message cannot be split.
+/// A defect in the structure of the options.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum OptionsError {
     /// The message is shorter than a header with its cookie.
     #[error("message ends before its options")]
     TooShort,
-    /// An option's length leads past the end of its field.
-    #[error("option {0} is longer than what is left")]
+    /// An option's length exceeds the rest of its field.
+    #[error("option {0} is longer than the rest of the message")]
     PastTheEnd(u8),
-    /// Option 52 has a value other than 1, 2 and 3.
+    /// Option 52 is not 1, 2 or 3.
     #[error("option overload (52) is malformed")]
     BadOverload,
-    /// A field declared to hold options has no end mark.
-    #[error("options in the file or sname field do not end")]
+    /// A field that option 52 declares to hold options has no end mark.
+    #[error("options in the file or sname field have no end mark")]
     NoEnd,
 }
 
-/// Options by their code, each with all its bytes.
+/// The bytes of each option, by code.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Options(BTreeMap<u8, Vec<u8>>);
 
 impl Options {
-    /// Splits the options of a whole BOOTP message.
+    /// Splits the options of a BOOTP message.
     pub fn parse(message: &[u8]) -> Result<Self, OptionsError> {
         let mut options = Self::default();
         let field = message.get(OPTIONS..).ok_or(OptionsError::TooShort)?;
@@ -70,7 +70,7 @@ impl Options {
         Ok(options)
     }
 
-    /// Adds the options of one field; true when an end mark closed it.
+    /// Adds the options of one field, and returns true if an end mark closed it.
     fn split(&mut self, mut field: &[u8]) -> Result<bool, OptionsError> {
         loop {
             match *field {
@@ -89,24 +89,23 @@ impl Options {
         }
     }
 
-    /// The bytes of an option, joined.
+    /// Returns the joined bytes of an option.
     pub fn get(&self, code: u8) -> Option<&[u8]> {
         self.0.get(&code).map(Vec::as_slice)
     }
 
-    /// All options, ordered by code.
+    /// Returns all options, ordered by code.
     pub fn iter(&self) -> impl Iterator<Item = (u8, &[u8])> {
         self.0.iter().map(|(code, data)| (*code, data.as_slice()))
     }
 
-    /// An option that is one address.
+    /// Returns an option that holds one address.
     pub(crate) fn address(&self, code: u8) -> Option<Ipv4Addr> {
         let octets: [u8; 4] = self.get(code)?.try_into().ok()?;
         Some(octets.into())
     }
 
-    /// An option that is a list of at least one address, without those that no
-    /// host can have.
+    /// Returns the host addresses in an option that lists one or more addresses.
     pub(crate) fn hosts(&self, code: u8) -> Option<Vec<Ipv4Addr>> {
         let data = self.get(code)?;
         if data.is_empty() || data.len() % 4 != 0 {
@@ -118,15 +117,14 @@ impl Options {
         Some(addresses.filter(is_host).collect())
     }
 
-    /// An option that is a number of 32 bits.
+    /// Returns an option that holds a 32-bit number.
     pub(crate) fn number(&self, code: u8) -> Option<u32> {
         Some(u32::from_be_bytes(self.get(code)?.try_into().ok()?))
     }
 
-    /// An option as dhcproto understands it.
+    /// Decodes an option, with `tail` appended to its bytes.
     ///
-    /// Each is decoded alone, so that one that fails takes no other with it.
-    /// `tail` is appended to its bytes.
+    /// dhcproto gets one option at a time, so that a malformed one affects no other.
     pub(crate) fn decode(&self, code: u8, tail: &[u8]) -> Option<DhcpOption> {
         let mut data = self.get(code)?.to_vec();
         data.extend_from_slice(tail);
@@ -140,8 +138,8 @@ impl Options {
     }
 }
 
-/// Whether a host can have this address: none of "this network" (0/8), loopback
-/// (127/8), multicast (224/4), reserved (240/4) with the broadcast address.
+/// Returns true unless the address is in "this network" (0/8), loopback (127/8),
+/// multicast (224/4) or reserved (240/4, which includes the broadcast address).
 pub(crate) fn is_host(address: &Ipv4Addr) -> bool {
     !matches!(address.octets()[0], 0 | 127 | 224..)
 }

@@ -1,9 +1,10 @@
-//! The routes of a lease, from options 121, 33 and 3.
+//! Derives the routes of a lease from options 121, 33 and 3.
 //!
-//! Classless routes (121) replace the others as a whole (RFC 3442). Else the
-//! default gateway is the first usable router (3), and the static routes (33)
-//! add to it, each to one host, for their format has no masks (RFC 2132,
-//! section 5.8).
+//! | options | routes |
+//! |---|---|
+//! | 121 | its classless routes alone (RFC 3442) |
+//! | 33 | a route to each of its hosts: the format has no masks (RFC 2132, section 5.8) |
+//! | 3 | a default route by the first usable router |
 
 use std::net::Ipv4Addr;
 
@@ -11,33 +12,33 @@ use dhcproto::v4::DhcpOption;
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
+use crate::options::Options;
 use crate::options::is_host;
-use crate::{Options, Refusal};
+use crate::refusal::Refusal;
 
-/// One route of a lease.
+/// A route of a lease.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Route {
-    /// Where to; `0.0.0.0/0` is the default route.
+    /// Destination network; `0.0.0.0/0` for the default route.
     pub destination: Ipv4Net,
-    /// By whom; none when the destination itself is on the link.
+    /// Gateway; `None` if the destination is on the link.
     pub gateway: Option<Ipv4Addr>,
-    /// The gateway is on the link although no subnet says so (`onlink` of
-    /// iproute2): the lease has a /32 mask.
+    /// The gateway is on the link although it is in no subnet (`onlink` of iproute2):
+    /// the lease has a /32 mask.
     pub onlink: bool,
 }
 
 impl Route {
-    /// Whether this is the default route.
+    /// Returns true for the default route.
     pub fn is_default(&self) -> bool {
         self.destination.prefix_len() == 0
     }
 }
 
-/// The routes that follow from the options for this address.
+/// Returns the routes for this interface address.
 ///
-/// A default gateway out of reach is a reason to refuse the whole message: with
-/// such a lease the host would be configured and yet reach nobody. Any other
-/// route out of reach is left out alone.
+/// An unreachable default gateway makes the lease unusable: the host could reach only
+/// its own subnet. Any other unreachable route is left out.
 pub(crate) fn routes(interface: Ipv4Net, options: &Options) -> Result<Vec<Route>, Refusal> {
     match classless(options) {
         Some(routes) => reachable(interface, routes),
@@ -49,6 +50,7 @@ pub(crate) fn routes(interface: Ipv4Net, options: &Options) -> Result<Vec<Route>
     }
 }
 
+/// Destination and gateway, as received; the gateway 0.0.0.0 means "on the link".
 type Pair = (Ipv4Net, Ipv4Addr);
 
 fn classless(options: &Options) -> Option<Vec<Pair>> {
@@ -63,7 +65,7 @@ fn classful(options: &Options) -> Vec<Pair> {
     let Some(DhcpOption::StaticRoutingTable(routes)) = options.decode(33, &[]) else {
         return Vec::new();
     };
-    // RFC 2132: the default route is no legal destination here.
+    // RFC 2132, section 5.8: the default route is not a legal destination here.
     routes
         .into_iter()
         .filter(|(to, by)| is_host(to) && is_host(by))
@@ -84,19 +86,19 @@ fn default_route(interface: Ipv4Net, options: &Options) -> Result<Option<Pair>, 
         .map(|router| (Ipv4Net::default(), *router)))
 }
 
-/// Whether another host of the subnet can have this address.
+/// Returns true if another host of the subnet can have this address.
 fn is_neighbour(interface: Ipv4Net, gateway: Ipv4Addr) -> bool {
     let (network, broadcast) = (interface.network(), interface.broadcast());
-    let edge = interface.prefix_len() < 31 && (gateway == network || gateway == broadcast);
+    let is_edge = interface.prefix_len() < 31 && (gateway == network || gateway == broadcast);
     is_host(&gateway)
         && gateway != interface.addr()
-        && (interface.prefix_len() == 32 || (interface.contains(&gateway) && !edge))
+        && (interface.prefix_len() == 32 || (interface.contains(&gateway) && !is_edge))
 }
 
 fn reachable(interface: Ipv4Net, pairs: Vec<Pair>) -> Result<Vec<Route>, Refusal> {
     let mut routes: Vec<Route> = Vec::with_capacity(pairs.len());
     for (destination, gateway) in pairs {
-        let by_route = || {
+        let is_behind_route = || {
             let direct = routes.iter().filter(|route| route.gateway.is_none());
             is_host(&gateway)
                 && gateway != interface.addr()
@@ -110,7 +112,7 @@ fn reachable(interface: Ipv4Net, pairs: Vec<Pair>) -> Result<Vec<Route>, Refusal
                 gateway: None,
                 onlink: false,
             });
-        } else if by_route() {
+        } else if is_behind_route() {
             routes.push(Route {
                 destination,
                 gateway: Some(gateway),

@@ -1,26 +1,29 @@
-//! What the kernel lets through to the packet sockets.
+//! Builds the socket filters of the packet sockets.
 //!
-//! Classic BPF programs (linux/filter.h) for AF_PACKET sockets of type
-//! SOCK_DGRAM, whose packets begin behind the Ethernet header. They keep the
-//! process asleep while the network talks of other things: on a rack that boots,
-//! most DHCP answers are broadcast and meant for other machines, and ARP is
-//! always somebody's. What they let through is still checked in full by
-//! [`udp_packet::parse`](crate::udp_packet::parse), [`decode`](crate::decode) and
-//! [`arp::Packet::parse`](crate::arp::Packet::parse).
+//! They are classic BPF programs (linux/filter.h) for AF_PACKET sockets of type
+//! SOCK_DGRAM, whose packets begin after the Ethernet header. The kernel then wakes the
+//! process for relevant packets only. While a rack boots, most DHCP answers and ARP
+//! packets are for other machines.
+//!
+//! # Limits
+//!
+//! A filter checks a few fields. [`udp_packet::parse`](crate::udp_packet::parse),
+//! [`decode`](crate::decode) and [`arp::Packet::parse`](crate::arp::Packet::parse)
+//! validate the packets that it passes.
 
 use std::net::Ipv4Addr;
 
-use crate::Mac;
+use crate::text::Mac;
 
-/// One instruction, laid out as `struct sock_filter`.
+/// An instruction with the layout of `struct sock_filter`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
 pub struct Instruction {
     /// Opcode.
     pub code: u16,
-    /// How many instructions to skip when a jump's condition holds.
+    /// Instructions to skip if the condition of a jump is true.
     pub jt: u8,
-    /// How many instructions to skip when it does not.
+    /// Instructions to skip if it is false.
     pub jf: u8,
     /// Operand.
     pub k: u32,
@@ -55,7 +58,7 @@ const CLIENT_PORT: u32 = 68;
 const SHORTEST: u32 = 8 + 240;
 const BOOTREPLY: u32 = 2;
 
-/// Offsets in an ARP packet, and what stands at the first two.
+/// Offsets in an ARP packet, with the values at the first two.
 const ARP_TYPES: u32 = 0;
 const ETHERNET_AND_IPV4: u32 = 0x0001_0800;
 const ARP_LENGTHS: u32 = 4;
@@ -63,9 +66,9 @@ const MAC_AND_IPV4: u32 = 0x0604;
 const SENDER_MAC: u32 = 8;
 const SENDER: u32 = 14;
 
-/// The program that passes whole UDP packets to port 68 which hold a BOOTP reply
-/// to this hardware address.
-pub fn replies_to(mac: Mac) -> Vec<Instruction> {
+/// Returns the filter for unfragmented UDP packets to port 68 with a BOOTP reply to
+/// this hardware address.
+pub fn dhcp_replies(mac: Mac) -> Vec<Instruction> {
     let (upper, lower) = halves(mac);
     let mut program = Program::default();
     program.load(LOAD_BYTE, PROTOCOL);
@@ -86,9 +89,9 @@ pub fn replies_to(mac: Mac) -> Vec<Instruction> {
     program.finish()
 }
 
-/// The program that passes ARP packets in which somebody with another hardware
-/// address says that `address` is its own (RFC 5227, section 2.4).
-pub fn claims(address: Ipv4Addr, mac: Mac) -> Vec<Instruction> {
+/// Returns the filter for ARP packets in which another hardware address claims
+/// `address` (RFC 5227, section 2.4).
+pub fn address_claims(address: Ipv4Addr, mac: Mac) -> Vec<Instruction> {
     let (upper, lower) = halves(mac);
     let mut program = Program::default();
     program.load(LOAD_WORD, ARP_TYPES);
@@ -98,30 +101,30 @@ pub fn claims(address: Ipv4Addr, mac: Mac) -> Vec<Instruction> {
     program.load(LOAD_WORD, SENDER);
     program.require(JUMP_EQUAL, u32::from(address));
     program.load(LOAD_WORD, SENDER_MAC);
-    // The lower half only matters when the upper one is ours.
+    // Equal upper bytes: the lower ones decide.
     program.skip_unless(JUMP_EQUAL, upper, 2);
     program.load(LOAD_HALF, SENDER_MAC + 4);
     program.forbid(JUMP_EQUAL, lower);
     program.finish()
 }
 
-/// The first four bytes and the last two.
+/// Returns the first four bytes and the last two.
 fn halves(mac: Mac) -> (u32, u32) {
     let [a, b, c, d, e, f] = mac;
     let upper = u32::from_be_bytes([a, b, c, d]);
     (upper, u16::from_be_bytes([e, f]).into())
 }
 
-/// Where a jump leads.
+/// The destination of a jump.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Target {
-    /// So many instructions further.
+    /// Skips this many instructions.
     Skip(u8),
-    /// To the end, which drops the packet.
+    /// Drops the packet.
     Drop,
 }
 
-/// A list of loads and tests that passes what none of them drops.
+/// A list of loads and tests. The program passes a packet that no test drops.
 #[derive(Debug, Default)]
 struct Program(Vec<(u16, u32, Target, Target)>);
 
@@ -147,12 +150,12 @@ impl Program {
         let last = self.0.len() + 1;
         let mut program: Vec<Instruction> = Vec::with_capacity(last + 1);
         for (index, (code, k, yes, no)) in self.0.into_iter().enumerate() {
-            // These programs have a few dozen instructions, which a u8 can skip.
-            let jump = |target| match target {
+            // The programs have a few dozen instructions: a u8 can skip them.
+            let distance = |target| match target {
                 Target::Skip(count) => count,
                 Target::Drop => u8::try_from(last - index - 1).unwrap_or(u8::MAX),
             };
-            let (jt, jf) = (jump(yes), jump(no));
+            let (jt, jf) = (distance(yes), distance(no));
             program.push(Instruction { code, jt, jf, k });
         }
         for verdict in [u32::MAX, 0] {
@@ -175,7 +178,7 @@ mod tests {
 
     const MAC: Mac = [0x52, 0x54, 0x00, 0xff, 0x34, 0x56];
 
-    /// Runs the program as the kernel does; a load outside the packet drops it.
+    /// Runs the program like the kernel: a load outside the packet drops the packet.
     fn run(program: &[Instruction], packet: &[u8]) -> u32 {
         let load = |offset: u32, size: usize| {
             let offset = usize::try_from(offset).unwrap();
@@ -220,7 +223,7 @@ mod tests {
     }
 
     fn passes(packet: &[u8]) -> bool {
-        run(&replies_to(MAC), packet) != 0
+        run(&dhcp_replies(MAC), packet) != 0
     }
 
     fn reply() -> Vec<u8> {
@@ -234,8 +237,8 @@ mod tests {
     }
 
     #[test]
-    fn passes_replies_to_this_host_whole() {
-        assert_eq!(run(&replies_to(MAC), &reply()), u32::MAX);
+    fn dhcp_filter_passes_whole_replies_to_this_host() {
+        assert_eq!(run(&dhcp_replies(MAC), &reply()), u32::MAX);
         let mut with_ip_options = reply();
         with_ip_options.splice(20..20, [1; 40]);
         with_ip_options[0] = 0x4f;
@@ -243,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn drops_everything_else() {
+    fn dhcp_filter_drops_other_packets() {
         type Change = fn(&mut Vec<u8>);
         let cases: [(&str, Change); 14] = [
             ("TCP", |p| p[9] = 6),
@@ -272,9 +275,9 @@ mod tests {
     }
 
     #[test]
-    fn passes_claims_of_others_alone() {
+    fn arp_filter_passes_only_claims_of_other_hosts() {
         const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 77);
-        let program = claims(ADDRESS, MAC);
+        let program = address_claims(ADDRESS, MAC);
         let passes = |packet: &[u8]| run(&program, packet) != 0;
         for byte in 0..MAC.len() {
             let mut other = MAC;
@@ -296,8 +299,8 @@ mod tests {
     }
 
     #[test]
-    fn every_jump_stays_inside() {
-        for program in [replies_to(MAC), claims(Ipv4Addr::LOCALHOST, MAC)] {
+    fn jumps_stay_inside_the_program() {
+        for program in [dhcp_replies(MAC), address_claims(Ipv4Addr::LOCALHOST, MAC)] {
             for (index, instruction) in program.iter().enumerate() {
                 let furthest = index + 1 + usize::from(instruction.jt.max(instruction.jf));
                 assert!(furthest < program.len() || instruction.code == RETURN);

@@ -1,23 +1,24 @@
-//! Text from the network, made harmless.
+//! Escapes text from the network.
 //!
-//! What a server sends ends up in the journal, in STATUS= lines, in resolv.conf
-//! and on other people's terminals.
+//! A server's text reaches the journal, `STATUS=`, resolv.conf and terminals.
 
 use std::fmt::Write;
 
-use crate::Mac;
+/// An Ethernet hardware address.
+pub type Mac = [u8; 6];
 
-/// RFC 1035, section 2.3.4: the longest name, without the root's dot.
+/// Longest domain name, without the root's dot (RFC 1035, section 2.3.4).
 const MAXIMUM_DOMAIN: usize = 253;
 const MAXIMUM_LABEL: usize = 63;
 
-/// A hardware address as people write it.
+/// Formats a hardware address as colon-separated hexadecimal.
 pub(crate) fn mac([a, b, c, d, e, f]: &Mac) -> String {
     format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
 }
 
-/// Text for people: up to the first NUL, printable ASCII as it is, all else and
-/// the backslash as `\xHH`. None when nothing is left.
+/// Returns the text before the first NUL, or `None` if it is empty.
+///
+/// Printable ASCII stays as it is; the backslash and all other bytes become `\xHH`.
 pub(crate) fn escape(bytes: &[u8]) -> Option<String> {
     let end = bytes
         .iter()
@@ -36,9 +37,10 @@ pub(crate) fn escape(bytes: &[u8]) -> Option<String> {
     (!text.is_empty()).then_some(text)
 }
 
-/// A domain name for resolv.conf, without the trailing dot and in lower case;
-/// None when a resolver could not use it: labels of letters, digits, hyphens and
-/// underscores (RFC 1123, RFC 2181), none empty.
+/// Returns a domain name for resolv.conf, in lower case and without the trailing dot.
+///
+/// Its labels have letters, digits, hyphens and underscores (RFC 1123, RFC 2181). A
+/// resolver cannot use any other name: the result is `None`.
 pub(crate) fn domain(bytes: &[u8]) -> Option<String> {
     let text = escape(bytes)?;
     let name = text.strip_suffix('.').unwrap_or(&text);
@@ -56,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn escapes_what_a_terminal_or_a_log_would_obey() {
+    fn escape_replaces_control_characters_and_stops_at_nul() {
         assert_eq!(escape(b"web-1").as_deref(), Some("web-1"));
         assert_eq!(escape(b"web\0junk").as_deref(), Some("web"));
         assert_eq!(escape(b"a\nREADY=1").as_deref(), Some("a\\x0aREADY=1"));
@@ -69,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn takes_only_domains_that_a_resolver_can_use() {
+    fn domain_accepts_only_names_usable_by_a_resolver() {
         for (bytes, expected) in [
             (&b"Example.ORG."[..], Some("example.org")),
             (b"lan\0", Some("lan")),

@@ -1,8 +1,12 @@
-//! IPv4 and UDP around a message, for a packet socket.
+//! Adds and removes the IPv4 and UDP headers of messages on a packet socket.
 //!
-//! A host without an address can neither send nor receive DHCP through a UDP
-//! socket, so netd uses AF_PACKET with SOCK_DGRAM: the kernel adds and strips the
-//! Ethernet header, this module does the rest (RFC 791, RFC 768, RFC 1071).
+//! A host without an address can neither send nor receive DHCP through a UDP socket.
+//! netd therefore uses AF_PACKET with SOCK_DGRAM, where the kernel handles the Ethernet
+//! header only.
+//!
+//! # Sources
+//!
+//! RFC 791 (IPv4), RFC 768 (UDP), RFC 1071 (checksum).
 
 use std::net::Ipv4Addr;
 
@@ -19,32 +23,31 @@ const FRAGMENT_BITS: u16 = 0x3fff;
 const TTL: u8 = 64;
 const UDP: u8 = 17;
 
-/// Why a packet is not a datagram for a DHCP client.
+/// The reason why a packet is not a datagram for a DHCP client, or cannot be built.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum FrameError {
-    /// The packet is shorter than its headers say.
-    #[error("packet of {0} bytes is shorter than its headers say")]
+pub enum UdpPacketError {
+    /// The packet is shorter than the length in its headers.
+    #[error("packet of {0} bytes is shorter than the length in its headers")]
     Truncated(usize),
-    /// Not IPv4, or an impossible header length.
+    /// Not IPv4, or IPv4 with an impossible header length.
     #[error("not an IPv4 packet")]
     NotIpv4,
-    /// A part of a packet; DHCP servers do not send such to a client that cannot
-    /// put them together.
+    /// A fragment. DHCP servers send none to a client that cannot reassemble them.
     #[error("fragment")]
     Fragment,
-    /// Another protocol or port.
+    /// Another protocol, or another destination port.
     #[error("not UDP to port 68")]
     OtherPort,
-    /// The length in the UDP header is not that of the packet.
-    #[error("UDP length {0} is not the packet's")]
+    /// The length in the UDP header differs from that of the packet.
+    #[error("UDP length {0} differs from the length of the packet")]
     UdpLength(u16),
-    /// The IP header's checksum is wrong.
     #[error("IP checksum is wrong")]
+    #[allow(missing_docs)]
     IpChecksum,
-    /// The UDP checksum is wrong.
     #[error("UDP checksum is wrong")]
+    #[allow(missing_docs)]
     UdpChecksum,
-    /// The payload to send does not fit into a packet.
+    /// The payload to send does not fit into an IPv4 packet.
     #[error("payload of {0} bytes does not fit into an IPv4 packet")]
     TooLong(usize),
 }
@@ -52,28 +55,28 @@ pub enum FrameError {
 /// A datagram received.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Datagram<'a> {
-    /// Who sent it; a relay's or server's address.
+    /// Address of the server or relay.
     pub source: Ipv4Addr,
-    /// To whom it was sent: broadcast, or the address offered.
+    /// Broadcast, or the address offered.
     pub destination: Ipv4Addr,
     /// The DHCP message.
     pub payload: &'a [u8],
 }
 
-/// An IPv4 packet from port 68 to port 67 with this payload.
+/// Returns an IPv4 packet from port 68 to port 67 with this payload.
 pub fn build(
     source: Ipv4Addr,
     destination: Ipv4Addr,
     payload: &[u8],
-) -> Result<Vec<u8>, FrameError> {
-    let too_long = |_| FrameError::TooLong(payload.len());
+) -> Result<Vec<u8>, UdpPacketError> {
+    let too_long = |_| UdpPacketError::TooLong(payload.len());
     let total = u16::try_from(IP_HEADER + UDP_HEADER + payload.len()).map_err(too_long)?;
     let udp_length = u16::try_from(UDP_HEADER + payload.len()).map_err(too_long)?;
 
     let mut packet = Vec::with_capacity(usize::from(total));
     packet.extend([VERSION_AND_LENGTH, 0]);
     packet.extend(total.to_be_bytes());
-    // RFC 6864, section 4.1: a packet that is never fragmented needs no identifier.
+    // RFC 6864, section 4.1: an unfragmented packet needs no identifier.
     packet.extend([0, 0]);
     packet.extend(DONT_FRAGMENT.to_be_bytes());
     packet.extend([TTL, UDP, 0, 0]);
@@ -87,8 +90,7 @@ pub fn build(
     packet.extend(udp_length.to_be_bytes());
     packet.extend([0, 0]);
     packet.extend(payload);
-    // A checksum of zero would say that there is none; its other form is the same
-    // number in ones' complement.
+    // Zero means "no checksum"; 0xffff is the same number in ones' complement.
     let checksum = match udp_checksum(source, destination, &packet[IP_HEADER..]) {
         0 => u16::MAX,
         checksum => checksum,
@@ -97,17 +99,17 @@ pub fn build(
     Ok(packet)
 }
 
-/// Takes a packet apart, which may have an Ethernet padding at its end.
+/// Parses a packet, with or without Ethernet padding.
 ///
-/// `checksum_ready` is false when the kernel says TP_STATUS_CSUMNOTREADY
-/// (PACKET_AUXDATA): packets from another process of the same machine have their
-/// UDP checksum still to be filled in by hardware that they never reach.
-pub fn parse(packet: &[u8], checksum_ready: bool) -> Result<Datagram<'_>, FrameError> {
-    let truncated = FrameError::Truncated(packet.len());
+/// `checksum_ready` is false if the kernel reports TP_STATUS_CSUMNOTREADY
+/// (PACKET_AUXDATA). A packet sent on the same machine reaches no hardware that would
+/// fill in its UDP checksum.
+pub fn parse(packet: &[u8], checksum_ready: bool) -> Result<Datagram<'_>, UdpPacketError> {
+    let truncated = UdpPacketError::Truncated(packet.len());
     let fixed = packet.first_chunk::<IP_HEADER>().ok_or(truncated)?;
     let header_length = usize::from(fixed[0] & 0x0f) * 4;
     if fixed[0] >> 4 != 4 || header_length < IP_HEADER {
-        return Err(FrameError::NotIpv4);
+        return Err(UdpPacketError::NotIpv4);
     }
     let total = usize::from(u16::from_be_bytes([fixed[2], fixed[3]]));
     let (header, segment) = packet
@@ -115,27 +117,27 @@ pub fn parse(packet: &[u8], checksum_ready: bool) -> Result<Datagram<'_>, FrameE
         .and_then(|packet| packet.split_at_checked(header_length))
         .ok_or(truncated)?;
     if fold(sum(header)) != 0 {
-        return Err(FrameError::IpChecksum);
+        return Err(UdpPacketError::IpChecksum);
     }
     if u16::from_be_bytes([fixed[6], fixed[7]]) & FRAGMENT_BITS != 0 {
-        return Err(FrameError::Fragment);
+        return Err(UdpPacketError::Fragment);
     }
     if fixed[9] != UDP {
-        return Err(FrameError::OtherPort);
+        return Err(UdpPacketError::OtherPort);
     }
     let (udp, payload) = segment.split_first_chunk::<UDP_HEADER>().ok_or(truncated)?;
     if u16::from_be_bytes([udp[2], udp[3]]) != CLIENT_PORT {
-        return Err(FrameError::OtherPort);
+        return Err(UdpPacketError::OtherPort);
     }
     let udp_length = u16::from_be_bytes([udp[4], udp[5]]);
     if usize::from(udp_length) != segment.len() {
-        return Err(FrameError::UdpLength(udp_length));
+        return Err(UdpPacketError::UdpLength(udp_length));
     }
     let source = Ipv4Addr::new(fixed[12], fixed[13], fixed[14], fixed[15]);
     let destination = Ipv4Addr::new(fixed[16], fixed[17], fixed[18], fixed[19]);
     let has_checksum = udp[6..] != [0, 0];
     if has_checksum && checksum_ready && udp_checksum(source, destination, segment) != 0 {
-        return Err(FrameError::UdpChecksum);
+        return Err(UdpPacketError::UdpChecksum);
     }
     Ok(Datagram {
         source,
@@ -144,8 +146,8 @@ pub fn parse(packet: &[u8], checksum_ready: bool) -> Result<Datagram<'_>, FrameE
     })
 }
 
-/// Checksum of a UDP segment with its pseudo header; zero for one that already
-/// holds its right checksum.
+/// Returns the checksum of a UDP segment with its pseudo header; zero if the segment
+/// holds a correct checksum.
 fn udp_checksum(source: Ipv4Addr, destination: Ipv4Addr, segment: &[u8]) -> u16 {
     // The length fits: IPv4 packets are no longer than 65,535 bytes.
     let length = u32::try_from(segment.len()).unwrap_or(u32::MAX);
@@ -158,7 +160,7 @@ fn udp_checksum(source: Ipv4Addr, destination: Ipv4Addr, segment: &[u8]) -> u16 
     )
 }
 
-/// Sum of the 16-bit words; an odd byte at the end counts as a word's upper half.
+/// Returns the sum of the 16-bit words. An odd last byte is the upper half of a word.
 fn sum(bytes: &[u8]) -> u64 {
     let words = bytes.chunks_exact(2);
     let odd = words
@@ -171,7 +173,7 @@ fn sum(bytes: &[u8]) -> u64 {
         + odd
 }
 
-/// Ones' complement of the sum folded to 16 bits.
+/// Returns the ones' complement of the sum folded to 16 bits.
 fn fold(mut sum: u64) -> u16 {
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
@@ -186,15 +188,15 @@ mod tests {
     const SERVER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
     const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 77);
 
-    /// A packet of a server: the ports swapped, which leaves the checksum right.
+    /// Returns a server's packet: swapped ports leave the checksum correct.
     fn from_server(payload: &[u8]) -> Vec<u8> {
         let mut packet = build(SERVER, ADDRESS, payload).unwrap();
         packet[20..24].rotate_left(2);
         packet
     }
 
-    /// Makes the IP header's checksum right again after a change.
-    fn mend(packet: &mut [u8]) {
+    /// Updates the checksum of the IP header after a change.
+    fn set_ip_checksum(packet: &mut [u8]) {
         packet[10..12].fill(0);
         let length = usize::from(packet[0] & 0x0f) * 4;
         let checksum = fold(sum(&packet[..length]));
@@ -202,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn builds_a_known_packet() {
+    fn build_makes_a_known_packet() {
         let packet = build(Ipv4Addr::UNSPECIFIED, Ipv4Addr::BROADCAST, b"odd").unwrap();
         // Checksums computed by hand: the ones' complement of
         // 4500 + 001f + 4000 + 4011 + ffff + ffff = 2c52e -> c530, and of
@@ -216,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_what_it_builds() {
+    fn parse_reverses_build_with_and_without_padding() {
         for length in 0..600 {
             let payload: Vec<u8> = (0..length).map(|n| n as u8).collect();
             let mut packet = from_server(&payload);
@@ -232,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn sends_no_checksum_of_zero() {
+    fn build_replaces_a_checksum_of_zero() {
         // This payload brings the sum to 0xffff, whose complement is zero.
         let plain = from_server(&[0, 0]);
         let checksum = u16::from_be_bytes([plain[26], plain[27]]);
@@ -242,12 +244,12 @@ mod tests {
     }
 
     #[test]
-    fn reads_headers_with_options() {
+    fn parse_skips_ip_options() {
         let mut packet = from_server(b"payload");
         packet.splice(20..20, [1; 8]);
         packet[0] = 0x47;
         packet[3] += 8;
-        mend(&mut packet);
+        set_ip_checksum(&mut packet);
         assert_eq!(
             parse(&packet, true).map(|datagram| datagram.payload),
             Ok(&b"payload"[..])
@@ -255,48 +257,57 @@ mod tests {
     }
 
     #[test]
-    fn checks_the_udp_checksum_only_where_there_is_one() {
+    fn parse_checks_the_udp_checksum_only_if_present_and_ready() {
         let good = from_server(b"payload");
         let mut bad = good.clone();
         bad[30] ^= 1;
-        assert_eq!(parse(&bad, true), Err(FrameError::UdpChecksum));
-        assert!(
-            parse(&bad, false).is_ok(),
-            "the kernel says that it is not ready"
-        );
+        assert_eq!(parse(&bad, true), Err(UdpPacketError::UdpChecksum));
+        assert!(parse(&bad, false).is_ok(), "checksum not ready");
         let mut none = bad;
         none[26..28].fill(0);
-        assert!(parse(&none, true).is_ok(), "the sender computed none");
+        assert!(parse(&none, true).is_ok(), "no checksum");
     }
 
     #[test]
-    fn refuses_everything_else() {
+    fn parse_rejects_malformed_and_foreign_packets() {
         let good = from_server(b"payload");
         for length in 0..good.len() {
             assert_eq!(
                 parse(&good[..length], true),
-                Err(FrameError::Truncated(length))
+                Err(UdpPacketError::Truncated(length))
             );
         }
         type Change = fn(&mut Vec<u8>);
-        let cases: [(&str, Change, FrameError); 9] = [
-            ("IPv6", |p| p[0] = 0x65, FrameError::NotIpv4),
-            ("short header", |p| p[0] = 0x44, FrameError::NotIpv4),
-            ("IP checksum", |p| p[8] -= 1, FrameError::IpChecksum),
+        let cases: [(&str, Change, UdpPacketError); 9] = [
+            ("IPv6", |p| p[0] = 0x65, UdpPacketError::NotIpv4),
+            ("short header", |p| p[0] = 0x44, UdpPacketError::NotIpv4),
+            ("IP checksum", |p| p[8] -= 1, UdpPacketError::IpChecksum),
             (
                 "first fragment",
-                |p| (p[6] = 0x20, mend(p)).1,
-                FrameError::Fragment,
+                |p| (p[6] = 0x20, set_ip_checksum(p)).1,
+                UdpPacketError::Fragment,
             ),
             (
                 "later fragment",
-                |p| (p[7] = 1, mend(p)).1,
-                FrameError::Fragment,
+                |p| (p[7] = 1, set_ip_checksum(p)).1,
+                UdpPacketError::Fragment,
             ),
-            ("TCP", |p| (p[9] = 6, mend(p)).1, FrameError::OtherPort),
-            ("another port", |p| p[23] = 67, FrameError::OtherPort),
-            ("UDP too short", |p| p[25] = 14, FrameError::UdpLength(14)),
-            ("UDP too long", |p| p[25] = 16, FrameError::UdpLength(16)),
+            (
+                "TCP",
+                |p| (p[9] = 6, set_ip_checksum(p)).1,
+                UdpPacketError::OtherPort,
+            ),
+            ("another port", |p| p[23] = 67, UdpPacketError::OtherPort),
+            (
+                "UDP too short",
+                |p| p[25] = 14,
+                UdpPacketError::UdpLength(14),
+            ),
+            (
+                "UDP too long",
+                |p| p[25] = 16,
+                UdpPacketError::UdpLength(16),
+            ),
         ];
         for (name, change, error) in cases {
             let mut packet = good.clone();
@@ -305,14 +316,17 @@ mod tests {
         }
         let mut header_only = good[..20].to_vec();
         header_only[3] = 20;
-        mend(&mut header_only);
-        assert_eq!(parse(&header_only, true), Err(FrameError::Truncated(20)));
+        set_ip_checksum(&mut header_only);
+        assert_eq!(
+            parse(&header_only, true),
+            Err(UdpPacketError::Truncated(20))
+        );
     }
 
     #[test]
-    fn refuses_to_build_what_does_not_fit() {
+    fn build_rejects_a_payload_longer_than_a_packet() {
         assert!(build(SERVER, ADDRESS, &vec![0; 65_507]).is_ok());
-        let error = FrameError::TooLong(65_508);
+        let error = UdpPacketError::TooLong(65_508);
         assert_eq!(build(SERVER, ADDRESS, &vec![0; 65_508]), Err(error));
     }
 }

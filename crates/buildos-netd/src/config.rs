@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use buildos_dhcp::Name;
+use buildos_dhcp::ClientName;
 use buildos_service::config::Schema;
 use ipnet::Ipv4Net;
 use serde::Deserialize;
@@ -53,10 +53,10 @@ pub enum SendName {
 impl SendName {
     /// What a server is told of a host of that name.
     #[must_use]
-    pub fn told(self, name: String) -> Option<Name> {
+    pub fn told(self, name: String) -> Option<ClientName> {
         match self {
-            Self::Hostname => Some(Name::Host(name)),
-            Self::Fqdn => Some(Name::Fqdn(name)),
+            Self::Hostname => Some(ClientName::Host(name)),
+            Self::Fqdn => Some(ClientName::Fqdn(name)),
             Self::None => None,
         }
     }

@@ -73,22 +73,24 @@ impl Ledger {
     pub fn event(&mut self, usec: u64, interface: &str, event: &Event) {
         let (decision, server, address, reason) = match event {
             Event::Offered { server, address } => ("offered", Some(*server), Some(*address), None),
-            Event::Refused { kind, server, why } => {
-                ("refused", *server, None, Some(format!("{kind}: {why}")))
-            }
-            Event::RequestFailed { server, why } => {
-                ("failed", Some(*server), None, Some(why.to_string()))
+            Event::Refused {
+                kind,
+                server,
+                reason,
+            } => ("refused", *server, None, Some(format!("{kind}: {reason}"))),
+            Event::RequestFailed { server, reason } => {
+                ("failed", Some(*server), None, Some(reason.to_string()))
             }
             Event::Bound(lease) => ("bound", Some(lease.server), Some(lease.address), None),
             Event::Renewed(lease) => ("extended", Some(lease.server), Some(lease.address), None),
             Event::Unconfirmed(lease) => {
                 ("unconfirmed", Some(lease.server), Some(lease.address), None)
             }
-            Event::Lost { lease, why } => (
+            Event::Lost { lease, reason } => (
                 "lost",
                 Some(lease.server),
                 Some(lease.address),
-                Some(why.to_string()),
+                Some(reason.to_string()),
             ),
         };
         self.add(
@@ -139,7 +141,7 @@ mod tests {
         Event::Refused {
             kind: MessageKind::Offer,
             server: Some(Ipv4Addr::from(server)),
-            why: Refusal::NoMask,
+            reason: Refusal::NoMask,
         }
     }
 

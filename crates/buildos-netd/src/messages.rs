@@ -35,21 +35,25 @@ pub fn log(candidate: &Candidate, event: &Event) {
         Event::Offered { server, address } => {
             tracing::debug!(interface, "{interface}: OFFER of {address} from {server}");
         }
-        Event::Refused { kind, server, why } => {
+        Event::Refused {
+            kind,
+            server,
+            reason,
+        } => {
             let server = server
                 .map(|server| format!(" from {server}"))
                 .unwrap_or_default();
             tracing::warn!(
                 message_id = REFUSED,
                 interface,
-                "{interface}: {kind}{server} refused: {why}"
+                "{interface}: {kind}{server} refused: {reason}"
             );
         }
-        Event::RequestFailed { server, why } => {
+        Event::RequestFailed { server, reason } => {
             tracing::warn!(
                 message_id = REFUSED,
                 interface,
-                "{interface}: no lease from {server}: {why}"
+                "{interface}: no lease from {server}: {reason}"
             );
         }
         Event::Bound(lease) => granted(BOUND, interface, "bound to", lease),
@@ -61,11 +65,11 @@ pub fn log(candidate: &Candidate, event: &Event) {
             "{interface}: no server confirmed {}; it is used until its lease ends",
             lease.address
         ),
-        Event::Lost { lease, why } => tracing::warn!(
+        Event::Lost { lease, reason } => tracing::warn!(
             message_id = LOST,
             interface,
             buildos_address = %lease.address,
-            "{interface}: {} is gone: {why}",
+            "{interface}: {} is gone: {reason}",
             lease.address
         ),
     }

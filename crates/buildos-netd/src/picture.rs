@@ -199,12 +199,12 @@ fn links(observed: &Observed, race: &Race, settings: &Settings) -> Vec<LinkPictu
                 let lease = runner
                     .client
                     .lease()
-                    .map(|_| format!("; {}", runner.client.reason()));
+                    .map(|_| format!("; {}", runner.client.status()));
                 format!("no carrier{}", lease.unwrap_or_default())
             }),
             Some(runner) => (
                 role(port, link.index),
-                format!("carrier; DHCP {}", runner.client.reason()),
+                format!("carrier; DHCP {}", runner.client.status()),
             ),
             None if [PUBLIC_BRIDGE, PRIVATE_BRIDGE].contains(&link.name.as_str()) => {
                 (LinkRole::Bridge, "made by buildos-netd".to_owned())
@@ -272,7 +272,7 @@ fn reason(state: State, race: &Race, lease: Option<&Lease>) -> String {
         }
         (State::Acquiring | State::Online | State::CarrierLost, _) => {
             let each: Vec<_> = with_carrier()
-                .map(|(c, client)| format!("{}: {}", c.name, client.reason()))
+                .map(|(c, client)| format!("{}: {}", c.name, client.status()))
                 .collect();
             format!("no lease yet; {}", each.join("; "))
         }

@@ -18,7 +18,9 @@ use std::time::Duration;
 
 use buildos_dhcp::address_conflict::Detector;
 use buildos_dhcp::arp;
-use buildos_dhcp::{Client, Config, Event, Input, Instant, Lease, Name, Output, State, Transmit};
+use buildos_dhcp::{
+    Client, ClientName, Config, Event, Input, Instant, Lease, Output, State, Transmit,
+};
 use ipnet::Ipv4Net;
 
 use crate::config::Settings;
@@ -138,7 +140,7 @@ impl Runner {
 #[derive(Debug)]
 pub struct Race {
     rules: Rules,
-    name: Option<Name>,
+    name: Option<ClientName>,
     /// When the server of the lease is to be told the name, out of turn.
     tell_name: Option<Instant>,
     runners: BTreeMap<u32, Runner>,
@@ -177,7 +179,7 @@ impl Race {
     /// The name to tell servers from now on. The server of a lease is told in a few
     /// seconds, so that it can enter the name into the DNS, unless it gave that name
     /// itself.
-    pub fn set_name(&mut self, now: Instant, name: Option<Name>) {
+    pub fn set_name(&mut self, now: Instant, name: Option<ClientName>) {
         if name == self.name {
             return;
         }
@@ -190,7 +192,7 @@ impl Race {
 
     /// Whether there is a name, and another one than the server gave.
     fn is_news_to(&self, lease: &Lease) -> bool {
-        let Some(Name::Host(name) | Name::Fqdn(name)) = &self.name else {
+        let Some(ClientName::Host(name) | ClientName::Fqdn(name)) = &self.name else {
             return false;
         };
         let is_whole_or_first =
@@ -255,7 +257,7 @@ impl Race {
         runner.detector = runner
             .claimed()
             .filter(|_| self.rules.detect_conflicts)
-            .map(|address| Detector::watching(mac, address));
+            .map(|address| Detector::in_use(mac, address));
         self.runners.insert(index, runner);
         self.port = Some(index);
         self.settle(now);
@@ -491,7 +493,7 @@ impl Race {
     }
 }
 
-fn config(rules: &Rules, name: &Option<Name>, mac: MacAddress) -> Config {
+fn config(rules: &Rules, name: &Option<ClientName>, mac: MacAddress) -> Config {
     Config {
         mac: mac.0,
         name: name.clone(),

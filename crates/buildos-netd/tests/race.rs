@@ -11,7 +11,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use buildos_dhcp::arp::Packet;
-use buildos_dhcp::{Event, Instant, MessageKind, Name, State};
+use buildos_dhcp::{ClientName, Event, Instant, MessageKind, State};
 use buildos_netd::race::{Candidate, Effect, Race, Rules};
 use servers::{LEASE, Server, address, answer, mac, reply};
 
@@ -416,7 +416,7 @@ fn a_name_that_stands_is_told_to_the_server_of_the_lease() {
     let mut world = World::new(&[Server::Good], None);
     world.sent.clear();
     for name in ["rack-6", "rack-7", "rack-7"] {
-        let name = Name::Host(name.into());
+        let name = ClientName::Host(name.into());
         world.race.set_name(world.now, Some(name));
         world.pass(Duration::from_secs(2));
     }
@@ -432,7 +432,7 @@ fn a_name_that_stands_is_told_to_the_server_of_the_lease() {
 fn a_name_that_comes_while_a_lease_is_requested_is_told() {
     let mut world = World::new(&[Server::OffersOnly], None);
     assert_eq!(world.requests(), [1]);
-    let name = Name::Host("rack-7".into());
+    let name = ClientName::Host("rack-7".into());
     world.race.set_name(world.now, Some(name));
     world.servers.insert(1, Server::Good);
     for _ in 0..100 {

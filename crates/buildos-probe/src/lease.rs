@@ -82,10 +82,14 @@ pub(crate) fn take(server: Ipv4Addr) -> Result<Holding, LeaseError> {
                         gateway,
                     });
                 }
-                Output::Event(Event::RequestFailed { why: failure, .. }) => {
+                Output::Event(Event::RequestFailed {
+                    reason: failure, ..
+                }) => {
                     why = Some(failure.to_string());
                 }
-                Output::Event(Event::Refused { why: refusal, .. }) => {
+                Output::Event(Event::Refused {
+                    reason: refusal, ..
+                }) => {
                     why = Some(refusal.to_string());
                 }
                 Output::Event(_) => {}

@@ -1,50 +1,57 @@
-//! What a server's message does.
+//! Handles the messages of servers.
 
+use core::time::Duration;
 use std::net::Ipv4Addr;
 
-use super::{Client, Phase};
-use crate::message::decode;
-use crate::retransmission::nak_gap;
-use crate::{Event, Failure, Instant, Lease, Loss, MessageKind, Refusal, ServerMessage};
+use super::machine::Client;
+use super::phase::Phase;
+use crate::event::{Event, LeaseLoss, RequestFailure};
+use crate::lease::Lease;
+use crate::message::{MessageKind, ServerMessage, decode};
+use crate::offers::Offer;
+use crate::refusal::Refusal;
+use crate::retransmission::nak_delay;
+use crate::time::Instant;
 
-/// How many refusals of one exchange are told at most. More servers than that on
-/// one network are an attack, and each one would be a line in the journal.
-const REFUSALS_TOLD: u32 = 64;
+/// Maximum number of refusals reported per exchange. More servers on one network are
+/// an attack, and each would get a line in the journal.
+const MAXIMUM_REFUSAL_EVENTS: u32 = 64;
 
 impl Client {
-    pub(super) fn packet(&mut self, now: Instant, payload: &[u8]) {
+    pub(super) fn receive(&mut self, now: Instant, payload: &[u8]) {
         match decode(payload, self.config.mac) {
             Ok(message) if message.xid == self.exchange.xid && self.answer(now, &message) => {}
             _ => self.counters.ignored = self.counters.ignored.saturating_add(1),
         }
     }
 
-    /// Handles an answer to this exchange; false when this state expects none such.
+    /// Handles an answer to this exchange, and returns false if the state expects none
+    /// of this kind.
     fn answer(&mut self, now: Instant, message: &ServerMessage) -> bool {
         match (message.kind, &self.phase) {
             (MessageKind::Offer, Phase::Selecting { .. } | Phase::Requesting { .. }) => {
-                self.hold(now, message);
+                self.offer_received(now, message);
             }
-            // RFC 2131, section 3.1, step 4: only the server selected has a say.
+            // RFC 2131, section 3.1, step 4: only the selected server answers.
             (MessageKind::Ack | MessageKind::Nak, Phase::Requesting { offer, .. })
                 if message.server != Some(offer.lease.server) =>
             {
                 return false;
             }
             (MessageKind::Ack, phase) => {
-                let Some(asked) = phase.asked() else {
+                let Some(requested) = phase.requested_address() else {
                     return false;
                 };
-                self.ack(now, asked, message);
+                self.ack_received(now, requested, message);
             }
-            (MessageKind::Nak, phase) if phase.asked().is_some() => {
+            (MessageKind::Nak, phase) if phase.requested_address().is_some() => {
                 if message
                     .server
                     .is_some_and(|server| !self.config.allows(server))
                 {
                     return false;
                 }
-                self.nak(now, message);
+                self.nak_received(now, message);
             }
             (
                 MessageKind::Discover
@@ -59,37 +66,38 @@ impl Client {
         true
     }
 
-    fn hold(&mut self, now: Instant, message: &ServerMessage) {
+    fn offer_received(&mut self, now: Instant, message: &ServerMessage) {
         let held = Lease::from_message(message, now).and_then(|lease| {
             self.config.check(&lease)?;
             let (server, address) = (lease.server, lease.address);
-            if !self.shunned.admits(server, &self.offers, now) {
-                return Err(Refusal::Shunned(server));
+            let has_other = !self.offers.is_empty();
+            if !self.failed_servers.permits(server, has_other, now) {
+                return Err(Refusal::RecentFailure(server));
             }
-            let first = self.offers.hold(lease, now)?;
-            Ok(first.then_some(Event::Offered { server, address }))
+            let is_first = self.offers.hold(lease, now)?;
+            Ok(is_first.then_some(Event::Offered { server, address }))
         });
         match held {
             Ok(event) => {
                 self.counters.offers = self.counters.offers.saturating_add(1);
                 event.into_iter().for_each(|event| self.emit(event));
             }
-            Err(why) => self.refuse(MessageKind::Offer, message.server, why),
+            Err(refusal) => self.refuse(MessageKind::Offer, message.server, refusal),
         }
     }
 
-    fn ack(&mut self, now: Instant, asked: Ipv4Addr, message: &ServerMessage) {
+    fn ack_received(&mut self, now: Instant, requested: Ipv4Addr, message: &ServerMessage) {
         let lease = Lease::from_message(message, self.exchange.requested_at).and_then(|lease| {
             self.config.check(&lease)?;
-            if lease.address != asked {
+            if lease.address != requested {
                 return Err(Refusal::OtherAddress {
-                    asked,
-                    got: lease.address,
+                    requested,
+                    granted: lease.address,
                 });
             }
             Ok(Box::new(lease))
         });
-        match (lease, self.leave()) {
+        match (lease, self.take_phase()) {
             (Ok(lease), phase) => {
                 let event = match phase {
                     Phase::Requesting { .. } => Event::Bound(lease.clone()),
@@ -101,34 +109,34 @@ impl Client {
                     | Phase::Renewing { .. }
                     | Phase::Rebinding { .. } => Event::Renewed(lease.clone()),
                 };
-                self.shunned.forgive(lease.server);
+                self.failed_servers.remove(lease.server);
                 self.naks = 0;
-                self.hint = None;
-                self.setback = None;
+                self.expired_address = None;
+                self.last_failure = None;
                 self.offers = Default::default();
                 self.phase = Phase::Bound { lease };
                 self.emit(event);
             }
-            (Err(why), Phase::Requesting { offer, .. }) => {
-                self.refuse(MessageKind::Ack, message.server, why.clone());
-                self.fail(now, offer.lease.server, Failure::BadAck(why));
+            (Err(refusal), Phase::Requesting { offer, .. }) => {
+                self.refuse(MessageKind::Ack, message.server, refusal.clone());
+                self.fail_request(now, offer.lease.server, RequestFailure::BadAck(refusal));
             }
-            (Err(why), phase) => {
+            (Err(refusal), phase) => {
                 self.phase = phase;
-                self.refuse(MessageKind::Ack, message.server, why);
+                self.refuse(MessageKind::Ack, message.server, refusal);
             }
         }
     }
 
-    fn nak(&mut self, now: Instant, message: &ServerMessage) {
+    fn nak_received(&mut self, now: Instant, message: &ServerMessage) {
         self.naks = self.naks.saturating_add(1);
-        self.hint = None;
-        match self.leave() {
+        self.expired_address = None;
+        match self.take_phase() {
             Phase::Requesting { offer, .. } => {
-                self.fail(
+                self.fail_request(
                     now,
                     offer.lease.server,
-                    Failure::Nak {
+                    RequestFailure::Nak {
                         message: message.text(),
                     },
                 );
@@ -136,12 +144,12 @@ impl Client {
             Phase::Rebooting { lease, .. }
             | Phase::Renewing { lease, .. }
             | Phase::Rebinding { lease, .. } => {
-                let why = Loss::Nak {
+                let reason = LeaseLoss::Nak {
                     server: message.server,
                     message: message.text(),
                 };
-                self.lose(lease, why);
-                self.search_after(now, nak_gap(self.naks));
+                self.lose(lease, reason);
+                self.search_after(now, nak_delay(self.naks));
             }
             other @ (Phase::Init { .. }
             | Phase::Selecting { .. }
@@ -150,30 +158,47 @@ impl Client {
         }
     }
 
-    /// Tells of a message refused. A server that repeats itself is told of once, and
-    /// of a flood only the beginning; all are counted.
-    pub(super) fn refuse(&mut self, kind: MessageKind, server: Option<Ipv4Addr>, why: Refusal) {
+    /// Counts a refusal and reports it, unless it repeats the last one or the maximum is
+    /// reached.
+    pub(super) fn refuse(&mut self, kind: MessageKind, server: Option<Ipv4Addr>, reason: Refusal) {
         self.counters.refused = self.counters.refused.saturating_add(1);
-        let refusal = Some((server, why.clone()));
-        if self.last_refusal != refusal && self.counters.refused <= REFUSALS_TOLD {
+        let refusal = Some((server, reason.clone()));
+        if self.last_refusal != refusal && self.counters.refused <= MAXIMUM_REFUSAL_EVENTS {
             self.last_refusal = refusal;
-            self.emit(Event::Refused { kind, server, why });
+            self.emit(Event::Refused {
+                kind,
+                server,
+                reason,
+            });
         }
     }
-}
 
-impl Phase {
-    /// The address for which a REQUEST is on its way.
-    fn asked(&self) -> Option<Ipv4Addr> {
-        match self {
-            Self::Requesting { offer, .. } => Some(offer.lease.address),
-            Self::Rebooting { lease, .. }
-            | Self::Renewing { lease, .. }
-            | Self::Rebinding { lease, .. } => Some(lease.address),
-            Self::Init { .. }
-            | Self::Selecting { .. }
-            | Self::InitReboot { .. }
-            | Self::Bound { .. } => None,
+    /// Ends the exchange for an OFFER without a lease.
+    pub(super) fn fail_request(&mut self, now: Instant, server: Ipv4Addr, reason: RequestFailure) {
+        let delay = match reason {
+            RequestFailure::Unanswered { .. } | RequestFailure::BadAck(_) => Duration::ZERO,
+            RequestFailure::Nak { .. } => nak_delay(self.naks),
+            RequestFailure::Conflict { .. } => self.count_conflict(now),
+        };
+        if !matches!(reason, RequestFailure::Conflict { .. }) {
+            self.failed_servers.add(server, now);
+        }
+        self.last_failure = Some(format!("{server}: {reason}"));
+        self.emit(Event::RequestFailed { server, reason });
+        self.next_offer(now, delay);
+    }
+
+    /// Announces the next OFFER held. Without one, sends a DISCOVER after `delay`.
+    pub(super) fn next_offer(&mut self, now: Instant, delay: Duration) {
+        self.offers.remove_expired(now);
+        match self.offers.first() {
+            Some(Offer { lease, .. }) => {
+                let (server, address) = (lease.server, lease.address);
+                self.phase = Phase::Selecting { retry_at: now };
+                self.emit(Event::Offered { server, address });
+            }
+            None if delay.is_zero() => self.discover(now),
+            None => self.wait_in_init(now, delay),
         }
     }
 }

@@ -1,21 +1,24 @@
-//! The state in words.
+//! Describes the state in one line.
 
-use super::{Client, Phase};
+use super::machine::Client;
+use super::phase::Phase;
 use crate::offers::Offer;
 
 impl Client {
-    /// One line for people: what the client has, or what it waits for. Text from
-    /// the network in it is escaped.
-    pub fn reason(&self) -> String {
+    /// Returns one line with the state of the client, or the message that it waits for.
+    /// Text from the network is escaped.
+    pub fn status(&self) -> String {
         let requests = plural(self.exchange.sent, "REQUEST");
-        let setback = |line: String| match &self.setback {
-            Some(setback) => format!("{line} ({setback})"),
+        let with_last_failure = |line: String| match &self.last_failure {
+            Some(failure) => format!("{line} ({failure})"),
             None => line,
         };
         match &self.phase {
-            Phase::Init { wake: None } => "stopped".to_owned(),
-            Phase::Init { wake: Some(_) } => setback("waits before the next DISCOVER".to_owned()),
-            Phase::Selecting { .. } => setback(match self.offers.first() {
+            Phase::Init { search_at: None } => "stopped".to_owned(),
+            Phase::Init { search_at: Some(_) } => {
+                with_last_failure("waits before the next DISCOVER".to_owned())
+            }
+            Phase::Selecting { .. } => with_last_failure(match self.offers.first() {
                 Some(Offer { lease, .. }) => {
                     format!("holds an OFFER of {} from {}", lease.address, lease.server)
                 }
@@ -24,7 +27,7 @@ impl Client {
             Phase::Requesting {
                 offer: Offer { lease, .. },
                 ..
-            } => setback(format!(
+            } => with_last_failure(format!(
                 "{requests} for {} to {}",
                 lease.address, lease.server
             )),
@@ -34,12 +37,14 @@ impl Client {
             Phase::Rebooting { lease, .. } => {
                 format!("{requests} to confirm {} unanswered", lease.address)
             }
-            Phase::Bound { lease } => setback(format!("{} from {}", lease.address, lease.server)),
-            Phase::Renewing { lease, .. } => setback(format!(
+            Phase::Bound { lease } => {
+                with_last_failure(format!("{} from {}", lease.address, lease.server))
+            }
+            Phase::Renewing { lease, .. } => with_last_failure(format!(
                 "{requests} to {} to extend {} unanswered",
                 lease.server, lease.address
             )),
-            Phase::Rebinding { lease, .. } => setback(format!(
+            Phase::Rebinding { lease, .. } => with_last_failure(format!(
                 "{requests} to any server to extend {} unanswered",
                 lease.address
             )),

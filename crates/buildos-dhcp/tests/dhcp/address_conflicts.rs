@@ -1,14 +1,15 @@
-//! Addresses that somebody else uses (RFC 5227, RFC 2131 section 3.1, step 5).
+//! Tests conflicts with other hosts over an address (RFC 5227; RFC 2131, section 3.1,
+//! step 5).
 
 use std::net::Ipv4Addr;
 
-use buildos_dhcp::{Event, Failure, Input, Loss, MessageKind, Refusal, State};
+use buildos_dhcp::{Event, Input, LeaseLoss, MessageKind, Refusal, RequestFailure, State};
 
 use crate::host::{EPOCH, Host};
 use crate::server_reply::{ADDRESS, Reply, SECOND, SERVER};
 
 #[test]
-fn a_conflict_is_declined_and_followed_by_ten_seconds_of_rest() {
+fn conflict_is_declined_and_delays_the_next_search_by_ten_seconds() {
     for state in [
         State::Selecting,
         State::Requesting,
@@ -20,7 +21,7 @@ fn a_conflict_is_declined_and_followed_by_ten_seconds_of_rest() {
             address: Ipv4Addr::new(192, 0, 2, 5),
             mac: [2; 6],
         });
-        assert_eq!(host.state(), state, "somebody else's address");
+        assert_eq!(host.state(), state, "conflict over another address");
         host.handle(Input::Conflict {
             address: ADDRESS,
             mac: [2; 6],
@@ -42,22 +43,22 @@ fn a_conflict_is_declined_and_followed_by_ten_seconds_of_rest() {
             (
                 State::Selecting,
                 Event::Refused {
-                    why: Refusal::InUse { .. },
+                    reason: Refusal::InUse { .. },
                     ..
                 },
             )
             | (
                 State::Requesting,
                 Event::RequestFailed {
-                    why: Failure::Conflict { .. },
+                    reason: RequestFailure::Conflict { .. },
                     ..
                 },
             )
             | (
                 _,
                 Event::Lost {
-                    why:
-                        Loss::Conflict {
+                    reason:
+                        LeaseLoss::Conflict {
                             mac: [2, 2, 2, 2, 2, 2],
                         },
                     ..
@@ -65,7 +66,7 @@ fn a_conflict_is_declined_and_followed_by_ten_seconds_of_rest() {
             ) => {}
             _ => panic!("{state}: {event:?}"),
         }
-        // Neither patience nor a carrier that flaps shortens the rest.
+        // Neither time nor carrier changes shorten the delay.
         host.run_until(began + 5.0);
         host.handle(Input::Start);
         host.handle(Input::Stop);
@@ -76,12 +77,16 @@ fn a_conflict_is_declined_and_followed_by_ten_seconds_of_rest() {
         assert_eq!(host.state(), State::Init);
         host.run_until(began + 10.0);
         assert_eq!(host.state(), State::Selecting);
-        assert_eq!(host.last().address(50), None, "not that address again");
+        assert_eq!(
+            host.last().address(50),
+            None,
+            "does not request the address again"
+        );
     }
 }
 
 #[test]
-fn a_conflict_over_one_offer_leaves_the_others() {
+fn conflict_over_one_offer_keeps_the_others() {
     let other = Ipv4Addr::new(192, 0, 2, 99);
     let mut host = Host::in_state(State::Selecting);
     host.reply(Reply::offer_of(SECOND).address(other));
@@ -94,7 +99,7 @@ fn a_conflict_over_one_offer_leaves_the_others() {
 }
 
 #[test]
-fn servers_that_share_their_leases_are_all_told() {
+fn conflict_is_declined_to_every_server_that_offered_the_address() {
     for state in [State::Selecting, State::Requesting] {
         let mut host = Host::in_state(state);
         host.reply(Reply::offer_of(SECOND));
@@ -109,7 +114,7 @@ fn servers_that_share_their_leases_are_all_told() {
 }
 
 #[test]
-fn an_offer_forgotten_is_not_declined() {
+fn dropped_offer_is_not_declined() {
     let other = Ipv4Addr::new(192, 0, 2, 99);
     let mut host = Host::in_state(State::Selecting);
     host.reply(Reply::offer_of(SECOND).address(other));
@@ -125,7 +130,7 @@ fn an_offer_forgotten_is_not_declined() {
 }
 
 #[test]
-fn a_server_is_not_to_blame_for_a_conflict() {
+fn conflict_does_not_count_as_a_server_failure() {
     let mut host = Host::in_state(State::Requesting);
     host.handle(Input::Conflict {
         address: ADDRESS,
@@ -146,7 +151,7 @@ fn a_server_is_not_to_blame_for_a_conflict() {
 }
 
 #[test]
-fn a_client_that_left_the_race_declines_nothing() {
+fn stopped_client_declines_nothing() {
     let inputs: [fn() -> Input<'static>; 3] =
         [|| Input::Stop, || Input::Suspend, || Input::Release];
     for input in inputs {
@@ -161,7 +166,7 @@ fn a_client_that_left_the_race_declines_nothing() {
 }
 
 #[test]
-fn conflicts_in_a_row_are_limited_to_one_a_minute() {
+fn consecutive_conflicts_are_limited_to_one_a_minute() {
     let mut host = Host::new();
     host.handle(Input::Start);
     let mut declined = Vec::new();
@@ -175,11 +180,11 @@ fn conflicts_in_a_row_are_limited_to_one_a_minute() {
             address: ADDRESS,
             mac: [2; 6],
         });
-        let rest = host.client.deadline().expect("a wait") - host.now;
-        declined.push(rest.as_secs());
+        let delay = host.client.deadline().expect("a delay") - host.now;
+        declined.push(delay.as_secs());
     }
     assert_eq!(declined, [10, 20, 40, 60, 60, 60, 60, 60]);
-    // A conflict long after the last one is the first again.
+    // A conflict long after the last one counts as the first.
     host.run_until((host.now - EPOCH).as_secs_f64() + 1000.0);
     host.reply(Reply::offer());
     host.handle(Input::Select);
@@ -188,7 +193,7 @@ fn conflicts_in_a_row_are_limited_to_one_a_minute() {
         mac: [2; 6],
     });
     assert_eq!(
-        host.client.deadline().expect("a wait") - host.now,
+        host.client.deadline().expect("a delay") - host.now,
         std::time::Duration::from_secs(10)
     );
 }

@@ -1,8 +1,8 @@
-//! From INIT to a lease: DISCOVER, OFFER, REQUEST, and what goes wrong there.
+//! Tests the way from INIT to a lease: DISCOVER, OFFER, REQUEST, ACK, and failures.
 
 use std::net::Ipv4Addr;
 
-use buildos_dhcp::{Config, Event, Failure, Input, MessageKind, Refusal, State};
+use buildos_dhcp::{Config, Event, Input, MessageKind, Refusal, RequestFailure, State};
 
 use crate::host::{EPOCH, Host, MAC, Sent, near};
 use crate::server_reply::{ADDRESS, Reply, SECOND, SERVER};
@@ -12,7 +12,7 @@ fn gaps(times: &[f64]) -> Vec<f64> {
 }
 
 #[test]
-fn the_whole_exchange() {
+fn exchange_with_one_server_ends_in_bound() {
     let mut host = Host::new();
     host.handle(Input::Start);
     assert_eq!(host.state(), State::Selecting);
@@ -51,7 +51,7 @@ fn the_whole_exchange() {
 }
 
 #[test]
-fn discovers_come_fast_for_two_minutes_and_then_back_off() {
+fn discovers_are_frequent_for_two_minutes_then_back_off() {
     for seed in 0..50 {
         let mut host = Host::with(Config::new(MAC), seed);
         host.handle(Input::Start);
@@ -61,7 +61,7 @@ fn discovers_come_fast_for_two_minutes_and_then_back_off() {
         let fast = times.iter().filter(|time| **time < 120.0).count();
         let gaps = gaps(&times);
         for (index, gap) in gaps[..fast].iter().enumerate() {
-            // The last of these gaps was chosen before the two minutes were over.
+            // The last of these delays began within the two minutes.
             let expected = [0.1, 0.4, 1.0, 2.0, 3.0][index.min(4)];
             assert!(near(*gap, expected), "gap {index} of {gaps:?}");
         }
@@ -73,19 +73,19 @@ fn discovers_come_fast_for_two_minutes_and_then_back_off() {
 }
 
 #[test]
-fn hosts_do_not_stay_in_step() {
+fn hosts_with_different_seeds_do_not_send_in_step() {
     let mut seen = std::collections::BTreeSet::new();
     for seed in 0..100 {
         let mut host = Host::with(Config::new(MAC), seed);
         host.handle(Input::Start);
         seen.insert((host.xid, host.client.deadline()));
     }
-    // Seeds 0 and 1 included, which a weak generator would confuse.
+    // A weak generator confuses the seeds 0 and 1.
     assert!(seen.len() >= 99, "{}", seen.len());
 }
 
 #[test]
-fn one_transaction_id_and_growing_secs_per_exchange() {
+fn discovers_of_a_search_share_the_xid_and_count_secs() {
     let mut host = Host::new();
     host.handle(Input::Start);
     host.run_until(100.0);
@@ -102,7 +102,7 @@ fn one_transaction_id_and_growing_secs_per_exchange() {
 }
 
 #[test]
-fn secs_does_not_wrap() {
+fn secs_field_saturates() {
     let mut host = Host::new();
     host.handle(Input::Start);
     host.sleep_until(100_000.0);
@@ -111,7 +111,7 @@ fn secs_does_not_wrap() {
 }
 
 #[test]
-fn every_other_discover_asks_for_broadcast_after_four_silent_ones() {
+fn every_second_discover_after_four_has_the_broadcast_flag() {
     let mut host = Host::new();
     host.handle(Input::Start);
     host.run_until(14.0);
@@ -127,15 +127,15 @@ fn every_other_discover_asks_for_broadcast_after_four_silent_ones() {
 }
 
 #[test]
-fn no_request_without_permission() {
+fn held_offer_is_not_requested_without_select() {
     let mut host = Host::in_state(State::Selecting);
     host.run_until(29.0);
-    assert!(host.sent.is_empty(), "an OFFER is held: nothing to ask for");
+    assert!(host.sent.is_empty(), "an OFFER is held");
     assert_eq!(host.state(), State::Selecting);
 }
 
 #[test]
-fn an_offer_not_selected_grows_stale() {
+fn offer_not_selected_expires() {
     let mut host = Host::in_state(State::Selecting);
     host.run_until(30.0);
     assert_eq!(host.times(MessageKind::Discover), [30.0]);
@@ -151,26 +151,26 @@ fn an_offer_not_selected_grows_stale() {
 }
 
 #[test]
-fn an_offer_that_grew_stale_during_a_request_is_not_the_next() {
+fn offer_expired_during_a_request_is_not_requested_next() {
     let mut host = Host::in_state(State::Selecting);
     host.reply(Reply::offer_of(SECOND));
     host.run_until(29.0);
     host.handle(Input::Select);
     host.events();
     host.run_until(33.0);
-    let why = Failure::Unanswered { requests: 2 };
+    let reason = RequestFailure::Unanswered { requests: 2 };
     assert_eq!(
         host.events(),
         [Event::RequestFailed {
             server: SERVER,
-            why
+            reason
         }]
     );
     assert_eq!(host.last().transmit.kind, MessageKind::Discover);
 }
 
 #[test]
-fn select_after_a_sleep_does_not_request_a_stale_offer() {
+fn select_after_suspend_does_not_request_an_expired_offer() {
     let mut host = Host::in_state(State::Selecting);
     host.sleep_until(3600.0);
     host.handle(Input::Select);
@@ -179,7 +179,7 @@ fn select_after_a_sleep_does_not_request_a_stale_offer() {
 }
 
 #[test]
-fn stop_leaves_the_race_without_a_word() {
+fn stop_during_a_search_sends_nothing() {
     for state in [State::Selecting, State::Requesting] {
         let mut host = Host::in_state(state);
         host.handle(Input::Stop);
@@ -189,7 +189,7 @@ fn stop_leaves_the_race_without_a_word() {
 }
 
 #[test]
-fn only_the_selected_server_may_answer_a_request() {
+fn request_accepts_answers_of_the_selected_server_only() {
     let mut host = Host::in_state(State::Requesting);
     host.reply(Reply::ack_of(SECOND));
     host.reply(Reply::nak_of(SECOND));
@@ -202,7 +202,7 @@ fn only_the_selected_server_may_answer_a_request() {
 }
 
 #[test]
-fn answers_to_others_and_to_the_past_are_ignored() {
+fn answers_to_other_clients_and_exchanges_are_ignored() {
     let mut host = Host::in_state(State::Requesting);
     host.reply(Reply::ack().xid(1));
     host.reply(Reply::ack().chaddr([2; 6]));
@@ -213,15 +213,15 @@ fn answers_to_others_and_to_the_past_are_ignored() {
 }
 
 #[test]
-fn an_ack_unlike_its_offer_fails_at_once() {
+fn unusable_ack_fails_the_request_at_once() {
     let other = Ipv4Addr::new(192, 0, 2, 99);
-    for (ack, why) in [
+    for (ack, reason) in [
         (Reply::ack().without(51), Refusal::NoLeaseTime),
         (
             Reply::ack().address(other),
             Refusal::OtherAddress {
-                asked: ADDRESS,
-                got: other,
+                requested: ADDRESS,
+                granted: other,
             },
         ),
         (
@@ -239,11 +239,11 @@ fn an_ack_unlike_its_offer_fails_at_once() {
                 Event::Refused {
                     kind,
                     server: Some(SERVER),
-                    why: why.clone()
+                    reason: reason.clone()
                 },
                 Event::RequestFailed {
                     server: SERVER,
-                    why: Failure::BadAck(why)
+                    reason: RequestFailure::BadAck(reason)
                 },
             ]
         );
@@ -252,11 +252,11 @@ fn an_ack_unlike_its_offer_fails_at_once() {
 }
 
 #[test]
-fn a_lease_ends_the_row_of_naks() {
+fn lease_resets_the_nak_count() {
     let mut host = Host::in_state(State::Renewing);
     for _ in 0..3 {
         host.reply(Reply::nak_of(SECOND));
-        assert_eq!(host.state(), State::Selecting, "without a wait");
+        assert_eq!(host.state(), State::Selecting, "without a delay");
         host.reply(Reply::offer());
         host.handle(Input::Select);
         host.reply(Reply::ack());
@@ -265,19 +265,16 @@ fn a_lease_ends_the_row_of_naks() {
 }
 
 #[test]
-fn every_search_and_every_round_has_its_own_id() {
+fn search_after_a_failed_request_has_a_new_xid() {
     let mut host = Host::in_state(State::Requesting);
     let first = host.xid;
     host.run_until(4.0);
     assert_eq!(host.last().transmit.kind, MessageKind::Discover);
-    assert_ne!(
-        host.xid, first,
-        "a late OFFER of the first round is not of this one"
-    );
+    assert_ne!(host.xid, first, "ignores a late OFFER of the first search");
 }
 
 #[test]
-fn a_new_search_counts_and_tells_anew() {
+fn new_search_resets_counters_and_refusals() {
     let mut host = Host::new();
     for _ in 0..2 {
         host.handle(Input::Start);
@@ -286,29 +283,29 @@ fn a_new_search_counts_and_tells_anew() {
         assert_eq!(host.events().len(), 1);
         assert_eq!(host.client.counters().refused, 2);
         assert_eq!(host.client.counters().discovers, 1);
-        assert_eq!(host.client.reason(), "1 DISCOVER unanswered");
+        assert_eq!(host.client.status(), "1 DISCOVER unanswered");
         host.handle(Input::Stop);
     }
 }
 
 #[test]
-fn naks_in_a_row_are_answered_slower_and_slower() {
+fn consecutive_naks_delay_the_next_search() {
     let mut host = Host::new();
     host.handle(Input::Start);
     let mut starts = Vec::new();
     for server in 1..=6 {
-        // A new server each time, for the last one is shunned.
+        // The client avoids the server of the last NAK.
         let server = Ipv4Addr::new(192, 0, 2, server);
         starts.push((host.now - EPOCH).as_secs_f64());
         host.reply(Reply::offer_of(server));
         host.handle(Input::Select);
         host.reply(Reply::nak_of(server).with(56, *b"go\naway"));
-        let why = Failure::Nak {
+        let reason = RequestFailure::Nak {
             message: Some("go\\x0aaway".to_owned()),
         };
         assert!(
             host.events()
-                .contains(&Event::RequestFailed { server, why })
+                .contains(&Event::RequestFailed { server, reason })
         );
         let discovers = host.times(MessageKind::Discover).len();
         while host.times(MessageKind::Discover).len() == discovers && host.state() == State::Init {

@@ -1,8 +1,12 @@
-//! Mutated messages by the thousand, the same ones in every run.
+//! Fuzzes every parser and the state machine with mutated messages.
 //!
-//! `BUILDOS_FUZZ_EXECUTIONS` sets how many each target gets; `BUILDOS_FUZZ_SEED`
-//! chooses others. Nothing may panic, with debug assertions and overflow checks
-//! (`cargo test`) and without debug assertions (`cargo test --release`).
+//! | variable | meaning |
+//! |---|---|
+//! | `BUILDOS_FUZZ_EXECUTIONS` | messages per target; 100,000 by default |
+//! | `BUILDOS_FUZZ_SEED` | seed; the same seed makes the same messages |
+//!
+//! No message may cause a panic, with debug assertions (`cargo test`) and without them
+//! (`cargo test --profile=fuzz`).
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -13,7 +17,7 @@ use buildos_dhcp::{Input, Lease, Options, State, arp, decode, udp_packet};
 use crate::host::{EPOCH, Host, MAC};
 use crate::server_reply::{Reply, SECOND};
 
-/// Numbers that parsers trip over.
+/// Bytes at the limits of lengths and codes.
 const EDGES: [u8; 16] = [
     0, 1, 2, 3, 4, 5, 51, 52, 53, 54, 119, 121, 127, 128, 254, 255,
 ];
@@ -22,15 +26,15 @@ fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |value| value.parse().expect("a number"))
 }
 
-/// SplitMix64 (Steele, Lea, Flood 2014): repeatable, and every seed is good.
-struct Dice(u64);
+/// The SplitMix64 generator (Steele, Lea, Flood 2014), for which every seed is good.
+struct Generator(u64);
 
-impl Dice {
+impl Generator {
     fn new(target: u64) -> Self {
         Self(setting("BUILDOS_FUZZ_SEED", 1).wrapping_add(target << 32))
     }
 
-    fn roll(&mut self) -> u64 {
+    fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -38,7 +42,7 @@ impl Dice {
     }
 
     fn below(&mut self, bound: usize) -> usize {
-        usize::try_from(self.roll() % (bound.max(1) as u64)).unwrap()
+        usize::try_from(self.next() % (bound.max(1) as u64)).unwrap()
     }
 
     fn byte(&mut self) -> u8 {
@@ -50,40 +54,40 @@ impl Dice {
     }
 }
 
-/// Changes a few things; from `first` on more often than before it.
-fn mutate(bytes: &mut Vec<u8>, first: usize, dice: &mut Dice) {
-    for _ in 0..=dice.below(6) {
+/// Makes up to six changes, mostly at or after the offset `first`.
+fn mutate(bytes: &mut Vec<u8>, first: usize, random: &mut Generator) {
+    for _ in 0..=random.below(6) {
         if bytes.is_empty() {
             return;
         }
-        let first = if dice.below(8) == 0 {
+        let first = if random.below(8) == 0 {
             0
         } else {
             first.min(bytes.len() - 1)
         };
-        let at = first + dice.below(bytes.len() - first);
-        match dice.below(8) {
-            0 => bytes[at] ^= 1 << dice.below(8),
-            1 | 2 => bytes[at] = dice.byte(),
-            3 => bytes.insert(at, dice.byte()),
+        let at = first + random.below(bytes.len() - first);
+        match random.below(8) {
+            0 => bytes[at] ^= 1 << random.below(8),
+            1 | 2 => bytes[at] = random.byte(),
+            3 => bytes.insert(at, random.byte()),
             4 => drop(bytes.remove(at)),
             5 => bytes.truncate(at),
             6 => {
-                let end = at + dice.below((bytes.len() - at).min(64));
+                let end = at + random.below((bytes.len() - at).min(64));
                 let part = bytes[at..end].to_vec();
-                let to = first + dice.below(bytes.len() - first);
+                let to = first + random.below(bytes.len() - first);
                 bytes.splice(to..to, part);
             }
             _ => {
-                for _ in 0..dice.below(40) {
-                    bytes.push(dice.byte());
+                for _ in 0..random.below(40) {
+                    bytes.push(random.byte());
                 }
             }
         }
     }
 }
 
-/// Every option that this crate reads, in messages of every kind.
+/// Returns messages of every kind with every option that the crate reads.
 fn corpus() -> Vec<Vec<u8>> {
     let rich = |reply: Reply| {
         reply
@@ -129,13 +133,12 @@ fn executions() -> u64 {
 }
 
 #[test]
-fn options_and_leases() {
-    let (corpus, mut dice) = (corpus(), Dice::new(1));
+fn mutated_messages_make_valid_leases_or_errors() {
+    let (corpus, mut random) = (corpus(), Generator::new(1));
     let mut leases = 0u64;
     for _ in 0..executions() {
-        let mut bytes = corpus[dice.below(corpus.len())].clone();
-        mutate(&mut bytes, 240, &mut dice);
-        // dhcproto reads what is left in a single option.
+        let mut bytes = corpus[random.below(corpus.len())].clone();
+        mutate(&mut bytes, 240, &mut random);
         if let Ok(options) = Options::parse(&bytes) {
             let total: usize = options.iter().map(|(_, data)| data.len()).sum();
             assert!(total <= bytes.len());
@@ -148,17 +151,17 @@ fn options_and_leases() {
         }
         if let Ok(lease) = Lease::from_message(&message, EPOCH) {
             leases += 1;
-            check(&lease);
+            check_lease(&lease);
         }
     }
     assert!(
         leases > executions() / 20,
-        "only {leases} got through: the mutations are too wild"
+        "only {leases} usable leases: too many mutations"
     );
 }
 
-/// What every lease promises.
-fn check(lease: &Lease) {
+/// Checks the invariants of a lease.
+fn check_lease(lease: &Lease) {
     assert!((1..=32).contains(&lease.prefix));
     assert!(lease.network().contains(&lease.address));
     assert!(!lease.address.is_loopback() && !lease.address.is_multicast());
@@ -181,15 +184,15 @@ fn check(lease: &Lease) {
 }
 
 #[test]
-fn frames() {
-    let (corpus, mut dice) = (corpus(), Dice::new(2));
+fn mutated_udp_packets_are_parsed_or_rejected() {
+    let (corpus, mut random) = (corpus(), Generator::new(2));
     let mut passed = 0u64;
     for _ in 0..executions() {
-        let payload = &corpus[dice.below(corpus.len())];
+        let payload = &corpus[random.below(corpus.len())];
         let mut packet = udp_packet::build(SECOND, Ipv4Addr::BROADCAST, payload).unwrap();
         packet[20..24].rotate_left(2);
-        mutate(&mut packet, dice.below(2) * 28, &mut dice);
-        if let Ok(datagram) = udp_packet::parse(&packet, dice.below(2) == 0) {
+        mutate(&mut packet, random.below(2) * 28, &mut random);
+        if let Ok(datagram) = udp_packet::parse(&packet, random.below(2) == 0) {
             passed += 1;
             assert!(datagram.payload.len() + 28 <= packet.len());
         }
@@ -198,8 +201,8 @@ fn frames() {
 }
 
 #[test]
-fn claims() {
-    let mut dice = Dice::new(4);
+fn mutated_arp_packets_cause_conflicts_only_for_the_address() {
+    let mut random = Generator::new(4);
     let address = Ipv4Addr::new(192, 0, 2, 77);
     let corpus = [
         arp::Packet::announcement([2; 6], address).encode(),
@@ -208,10 +211,10 @@ fn claims() {
     let (mut now, mut conflicts) = (EPOCH, 0u64);
     let mut detector = Detector::new(now, MAC, address);
     for _ in 0..executions() {
-        now += Duration::from_millis(dice.roll() % 3000);
-        let mut bytes = corpus[dice.below(2)].to_vec();
-        mutate(&mut bytes, 0, &mut dice);
-        match dice.below(4) {
+        now += Duration::from_millis(random.next() % 3000);
+        let mut bytes = corpus[random.below(2)].to_vec();
+        mutate(&mut bytes, 0, &mut random);
+        match random.below(4) {
             0 => detector.grant(now),
             1 => detector.timeout(now),
             _ => {}
@@ -231,8 +234,8 @@ fn claims() {
 }
 
 #[test]
-fn machine() {
-    let (corpus, mut dice) = (corpus(), Dice::new(3));
+fn mutated_inputs_keep_leases_valid_in_every_state() {
+    let (corpus, mut random) = (corpus(), Generator::new(3));
     let saved = Host::in_state(State::Bound).lease().clone();
     let mut host = Host::new();
     let mut visited = std::collections::BTreeSet::new();
@@ -243,15 +246,15 @@ fn machine() {
         host.sent.clear();
         host.events();
         visited.insert(host.state().as_str());
-        match dice.below(24) {
+        match random.below(24) {
             0 => host.handle(Input::Start),
             1 => host.handle(Input::Resume(Box::new(saved.clone()))),
-            2 if dice.below(8) == 0 => host.handle(Input::Stop),
-            3 if dice.below(4) == 0 => host.handle(Input::Suspend),
-            4 if dice.below(8) == 0 => host.handle(Input::Release),
+            2 if random.below(8) == 0 => host.handle(Input::Stop),
+            3 if random.below(4) == 0 => host.handle(Input::Suspend),
+            4 if random.below(8) == 0 => host.handle(Input::Release),
             5 => host.handle(Input::Renew),
             6..=9 => host.handle(Input::Select),
-            10 if dice.below(4) == 0 => {
+            10 if random.below(4) == 0 => {
                 let address = host
                     .client
                     .lease()
@@ -265,19 +268,19 @@ fn machine() {
             14 => {
                 host.now = host
                     .now
-                    .saturating_add(Duration::from_secs(dice.roll() % 5000))
+                    .saturating_add(Duration::from_secs(random.next() % 5000))
             }
             _ => {
-                let mut bytes = corpus[dice.below(corpus.len())].clone();
+                let mut bytes = corpus[random.below(corpus.len())].clone();
                 bytes[4..8].copy_from_slice(&host.xid.to_be_bytes());
-                if dice.below(2) == 0 {
-                    mutate(&mut bytes, 240, &mut dice);
+                if random.below(2) == 0 {
+                    mutate(&mut bytes, 240, &mut random);
                 }
                 host.packet(&bytes);
             }
         }
         if let Some(lease) = host.client.lease() {
-            check(lease);
+            check_lease(lease);
         }
     }
     assert!(

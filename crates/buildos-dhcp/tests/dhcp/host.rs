@@ -1,4 +1,4 @@
-//! A client with a clock, and what came out of it.
+//! Drives a client with a simulated clock and records its outputs.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use buildos_dhcp::{
 use crate::server_reply::{ADDRESS, Reply, SERVER};
 
 pub(crate) const MAC: Mac = [0x52, 0x54, 0x00, 0x12, 0x34, 0x56];
-/// The clock does not begin at zero: CLOCK_BOOTTIME never does.
+/// Start of the simulated clock: not zero, like CLOCK_BOOTTIME.
 pub(crate) const EPOCH: Duration = Duration::from_secs(1000);
 
 pub(crate) struct Host {
@@ -18,9 +18,9 @@ pub(crate) struct Host {
     pub(crate) now: Duration,
     /// Transaction id of the last DISCOVER or REQUEST.
     pub(crate) xid: u32,
-    /// Everything sent, with the time since the epoch.
+    /// Messages sent, with their time since [`EPOCH`].
     pub(crate) sent: Vec<(Duration, Transmit)>,
-    /// Everything that happened since the last [`Host::events`].
+    /// Events since the last [`Host::events`].
     events: Vec<Event>,
 }
 
@@ -40,8 +40,8 @@ impl Host {
         }
     }
 
-    /// A host brought to a state by the shortest way, with a lease of 3600 s where
-    /// the state has one and an OFFER held in SELECTING.
+    /// Returns a host in a state: with an OFFER in SELECTING, and with a lease of 3600 s in
+    /// states that hold one.
     pub(crate) fn in_state(state: State) -> Self {
         let mut host = Self::new();
         match state {
@@ -96,21 +96,20 @@ impl Host {
         }
         let state = self.client.state();
         assert_eq!(self.client.lease().is_some(), state.has_lease(), "{state}");
-        assert!(!self.client.reason().is_empty());
+        assert!(!self.client.status().is_empty());
     }
 
     pub(crate) fn packet(&mut self, payload: &[u8]) {
         self.handle(Input::Packet(payload));
     }
 
-    /// Sends a server's message that answers the last exchange.
+    /// Delivers a server's answer to the last message.
     pub(crate) fn reply(&mut self, reply: Reply) {
         let payload = reply.xid(self.xid).bytes();
         self.packet(&payload);
     }
 
-    /// Lets time pass until so many seconds after the epoch; every deadline on the
-    /// way is kept.
+    /// Moves the clock to so many seconds after [`EPOCH`], with a timeout at each deadline.
     pub(crate) fn run_until(&mut self, seconds: f64) {
         let end = EPOCH + Duration::from_secs_f64(seconds);
         while let Some(deadline) = self.client.deadline().filter(|deadline| *deadline <= end) {
@@ -120,7 +119,7 @@ impl Host {
         self.now = self.now.max(end);
     }
 
-    /// Moves the clock without waking the client.
+    /// Moves the clock without a timeout.
     pub(crate) fn sleep_until(&mut self, seconds: f64) {
         self.now = EPOCH + Duration::from_secs_f64(seconds);
     }
@@ -141,7 +140,7 @@ impl Host {
         Sent::new(&self.sent.last().expect("a message was sent").1)
     }
 
-    /// Seconds after the epoch at which messages of a kind were sent.
+    /// Returns the times at which messages of a kind were sent, in seconds after [`EPOCH`].
     pub(crate) fn times(&self, kind: MessageKind) -> Vec<f64> {
         let of_kind = self
             .sent
@@ -151,7 +150,7 @@ impl Host {
     }
 }
 
-/// A message of the client, read again.
+/// A parsed message of the client.
 #[derive(Debug)]
 pub(crate) struct Sent<'a> {
     pub(crate) transmit: &'a Transmit,
@@ -176,7 +175,7 @@ impl<'a> Sent<'a> {
             secs: u16::from_be_bytes([payload[8], payload[9]]),
             broadcast: payload[10] == 0x80,
             ciaddr,
-            options: Options::parse(payload).expect("our own options"),
+            options: Options::parse(payload).expect("valid options"),
         }
     }
 
@@ -186,14 +185,14 @@ impl<'a> Sent<'a> {
     }
 }
 
-/// Whether a gap is the one expected, give or take the jitter.
+/// Returns true if a delay is the expected one within the jitter.
 pub(crate) fn near(value: f64, expected: f64) -> bool {
     let most = (expected / 10.0).min(1.0);
     (value - expected).abs() <= most + 1e-6
 }
 
 #[test]
-fn the_states_can_be_reached() {
+fn host_reaches_every_state() {
     for state in State::ALL {
         let host = Host::in_state(state);
         if state.has_lease() {

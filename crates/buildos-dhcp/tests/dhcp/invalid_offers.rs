@@ -1,18 +1,18 @@
-//! OFFERs that no host should take, each followed by a good one from another
-//! server: the good one must be requested, and at once.
+//! Tests that the client refuses each kind of invalid OFFER, and requests a valid OFFER
+//! of another server at once.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use buildos_dhcp::{Failure, Input, Refusal, State, udp_packet};
+use buildos_dhcp::{Input, Refusal, RequestFailure, State, udp_packet};
 
 use crate::host::Host;
 use crate::server_reply::{ADDRESS, Reply, SERVER};
 
 const ROGUE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 66);
 
-/// The packet of a server: `udp_packet::build` with its ports swapped, which leaves the
-/// checksum as it is.
+/// Returns a server's packet: `udp_packet::build` with swapped ports, which leave the
+/// checksum correct.
 fn packet(payload: &[u8]) -> Vec<u8> {
     let mut packet = udp_packet::build(ROGUE, Ipv4Addr::BROADCAST, payload).unwrap();
     packet[20..24].rotate_left(2);
@@ -25,14 +25,14 @@ fn receive(host: &mut Host, packet: &[u8]) {
     }
 }
 
-/// Makes the packet of an OFFER for this transaction id.
-type Bad = Box<dyn Fn(u32) -> Vec<u8>>;
+/// Builds the packet of an invalid OFFER for a transaction id.
+type InvalidOffer = Box<dyn Fn(u32) -> Vec<u8>>;
 
-fn message(change: impl Fn(Reply) -> Reply + 'static) -> Bad {
+fn message(change: impl Fn(Reply) -> Reply + 'static) -> InvalidOffer {
     Box::new(move |xid| packet(&change(Reply::offer_of(ROGUE)).xid(xid).bytes()))
 }
 
-fn bytes(change: impl Fn(&mut Vec<u8>) + 'static) -> Bad {
+fn bytes(change: impl Fn(&mut Vec<u8>) + 'static) -> InvalidOffer {
     Box::new(move |xid| {
         let mut packet = packet(&Reply::offer_of(ROGUE).xid(xid).bytes());
         change(&mut packet);
@@ -40,8 +40,8 @@ fn bytes(change: impl Fn(&mut Vec<u8>) + 'static) -> Bad {
     })
 }
 
-/// The bad kinds, by name.
-fn kinds() -> Vec<(&'static str, Bad)> {
+/// The kinds of invalid OFFERs, by name.
+fn kinds() -> Vec<(&'static str, InvalidOffer)> {
     vec![
         (
             "ends inside an option",
@@ -69,14 +69,17 @@ fn kinds() -> Vec<(&'static str, Bad)> {
         ("overload of two bytes", message(|r| r.with(52, [1, 1]))),
         (
             "repeated server id",
-            message(|r| r.again(54, ROGUE.octets())),
+            message(|r| r.repeated(54, ROGUE.octets())),
         ),
         (
             "repeated lease time",
-            message(|r| r.again(51, [0, 0, 1, 0])),
+            message(|r| r.repeated(51, [0, 0, 1, 0])),
         ),
-        ("repeated mask", message(|r| r.again(1, [255, 255, 255, 0]))),
-        ("repeated type", message(|r| r.again(53, [2]))),
+        (
+            "repeated mask",
+            message(|r| r.repeated(1, [255, 255, 255, 0])),
+        ),
+        ("repeated type", message(|r| r.repeated(53, [2]))),
         ("wrong xid", message(|r| r.xid(1))),
         ("wrong chaddr", message(|r| r.chaddr([2; 6]))),
         ("wrong op", message(|r| r.header(0, &[1]))),
@@ -154,18 +157,18 @@ fn kinds() -> Vec<(&'static str, Bad)> {
             message(|r| r.with(121, [0, 10, 0, 0, 1])),
         ),
         (
-            "somebody else's identifier",
+            "identifier of another client",
             message(|r| r.with(61, [1, 2, 2, 2, 2, 2, 2])),
         ),
     ]
 }
 
 #[test]
-fn none_is_taken_and_the_good_one_after_it_is() {
-    for (name, bad) in kinds() {
+fn invalid_offer_is_refused_and_the_next_valid_one_requested() {
+    for (name, invalid) in kinds() {
         let mut host = Host::new();
         host.handle(Input::Start);
-        let packet = bad(host.xid);
+        let packet = invalid(host.xid);
         receive(&mut host, &packet);
         assert!(host.client.offer().is_none(), "{name}");
         assert_eq!(host.sent.len(), 1, "{name}");
@@ -181,7 +184,7 @@ fn none_is_taken_and_the_good_one_after_it_is() {
 }
 
 #[test]
-fn a_kilobyte_of_options_is_no_fault() {
+fn offer_with_a_kilobyte_of_options_is_accepted() {
     let mut host = Host::new();
     host.handle(Input::Start);
     let mut offer = Reply::offer();
@@ -195,9 +198,8 @@ fn a_kilobyte_of_options_is_no_fault() {
     assert_eq!(lease.options.get(153), Some(&[0x5a; 255][..]));
 }
 
-/// A server that promises well and then grants impossible things.
 #[test]
-fn none_is_taken_in_an_ack_either() {
+fn invalid_ack_after_a_valid_offer_is_refused() {
     let elsewhere = |octets: [u8; 4]| Reply::ack().address(octets.into());
     for ack in [
         elsewhere([0, 0, 0, 0]),
@@ -232,8 +234,8 @@ fn none_is_taken_in_an_ack_either() {
 }
 
 #[test]
-fn refusals_say_what_is_wrong() {
-    for (why, text) in [
+fn refusal_text_names_the_defect() {
+    for (reason, text) in [
         (Refusal::NoMask, "no subnet mask (option 1)"),
         (
             Refusal::GatewayOffLink(Ipv4Addr::new(10, 0, 0, 1)),
@@ -247,9 +249,9 @@ fn refusals_say_what_is_wrong() {
             "address 192.0.2.77 is in use by 02:00:00:00:00:ff",
         ),
     ] {
-        assert_eq!(why.to_string(), text);
+        assert_eq!(reason.to_string(), text);
         assert_eq!(
-            Failure::BadAck(why).to_string(),
+            RequestFailure::BadAck(reason).to_string(),
             format!("unusable ACK: {text}")
         );
     }

@@ -1,4 +1,4 @@
-//! What holds after any sequence of inputs, mutated messages among them.
+//! Checks invariants after random sequences of inputs, including mutated messages.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -19,15 +19,15 @@ enum Step {
     Renew,
     Conflict,
     Release,
-    /// Time passes; deadlines on the way are kept.
+    /// Time passes, with a timeout at each deadline.
     Run(u32),
-    /// Time passes unnoticed.
+    /// Time passes without a timeout.
     Sleep(u32),
     Reply {
         kind: u8,
         second: bool,
         lease: u32,
-        /// Bytes to overwrite, each at a place of the message.
+        /// Bytes to overwrite, with their offset in the message.
         damage: Vec<(u16, u8)>,
     },
 }
@@ -63,12 +63,12 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     proptest::collection::vec(step, 1..60)
 }
 
-/// What an observer of inputs and outputs knows.
+/// The state that inputs and outputs imply.
 #[derive(Default)]
 struct Model {
-    /// A REQUEST for an OFFER is permitted.
+    /// [`Input::Select`] permits a REQUEST for an OFFER.
     permitted: bool,
-    /// The address that may be used.
+    /// Address of the lease.
     address: Option<Ipv4Addr>,
 }
 
@@ -135,8 +135,11 @@ impl Model {
     fn check_sent(&self, host: &Host, before: Option<Ipv4Addr>) {
         for (_, transmit) in &host.sent {
             let sent = Sent::new(transmit);
-            let of_an_offer = transmit.kind == MessageKind::Request && sent.address(54).is_some();
-            assert!(!of_an_offer || self.permitted, "REQUEST without permission");
+            let is_for_offer = transmit.kind == MessageKind::Request && sent.address(54).is_some();
+            assert!(
+                !is_for_offer || self.permitted,
+                "REQUEST without permission"
+            );
             if !sent.ciaddr.is_unspecified() {
                 let known = [before, self.address, host.client.lease().map(|l| l.address)];
                 assert!(
@@ -159,9 +162,9 @@ impl Model {
                 Event::Renewed(lease) | Event::Unconfirmed(lease) => {
                     assert_eq!(self.address, Some(lease.address));
                 }
-                Event::Lost { lease, why } => {
+                Event::Lost { lease, reason } => {
                     let unusable = self.address.is_none();
-                    assert!(unusable || self.address == Some(lease.address), "{why}");
+                    assert!(unusable || self.address == Some(lease.address), "{reason}");
                     self.address = None;
                 }
                 Event::RequestFailed { .. } => {
@@ -180,14 +183,14 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..Default::default() })]
 
     #[test]
-    fn any_sequence_keeps_the_rules(steps in steps()) {
+    fn any_sequence_keeps_the_invariants(steps in steps()) {
         let saved = Host::in_state(State::Bound).lease().clone();
         let mut host = Host::new();
         let mut model = Model::default();
         for step in &steps {
             model.apply(&mut host, step, &saved);
         }
-        // Whatever happened, a few wake-ups settle it, and a lease is not overdue.
+        // After a few timeouts the deadline is in the future, and no lease has expired.
         for _ in 0..4 {
             host.handle(Input::Timeout);
             model.check_events(&mut host);
@@ -197,7 +200,7 @@ proptest! {
     }
 
     #[test]
-    fn after_any_sequence_a_good_server_is_heard(steps in steps()) {
+    fn any_sequence_is_followed_by_a_lease_of_a_valid_server(steps in steps()) {
         let saved = Host::in_state(State::Bound).lease().clone();
         let mut host = Host::new();
         let mut model = Model::default();
@@ -205,7 +208,7 @@ proptest! {
             model.apply(&mut host, step, &saved);
         }
         host.handle(Input::Stop);
-        // Longer than any rest.
+        // Longer than any delay before a search.
         host.now += Duration::from_secs(65);
         host.handle(Input::Start);
         prop_assert_eq!(host.state(), State::Selecting);

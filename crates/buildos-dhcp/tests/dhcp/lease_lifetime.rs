@@ -1,9 +1,9 @@
-//! Keeping a lease: renewal, rebinding, expiry, confirmation, giving it back.
+//! Tests renewal, rebinding, expiry, confirmation, resumption and release of a lease.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use buildos_dhcp::{Event, Input, Lease, Loss, MessageKind, Refusal, State};
+use buildos_dhcp::{Event, Input, Lease, LeaseLoss, MessageKind, Refusal, State};
 
 use crate::host::{EPOCH, Host, Sent};
 use crate::server_reply::{ADDRESS, Reply, SECOND, SERVER};
@@ -17,12 +17,12 @@ fn bound(ack: Reply) -> Host {
     host
 }
 
-/// The reasons of the losses told since the last look.
-fn losses(host: &mut Host) -> Vec<Loss> {
+/// Returns the causes of the losses since the last call.
+fn losses(host: &mut Host) -> Vec<LeaseLoss> {
     let events = host.events().into_iter();
     events
         .filter_map(|event| match event {
-            Event::Lost { why, .. } => Some(why),
+            Event::Lost { reason, .. } => Some(reason),
             Event::Offered { .. }
             | Event::Refused { .. }
             | Event::RequestFailed { .. }
@@ -34,7 +34,7 @@ fn losses(host: &mut Host) -> Vec<Loss> {
 }
 
 #[test]
-fn renews_at_half_and_rebinds_at_seven_eighths() {
+fn lease_is_renewed_at_half_and_rebound_at_seven_eighths() {
     let mut host = bound(Reply::ack());
     host.run_until(3599.9);
     let (renewals, rebindings): (Vec<_>, Vec<_>) = host
@@ -44,7 +44,7 @@ fn renews_at_half_and_rebinds_at_seven_eighths() {
     let times = |sent: &[&(Duration, _)]| -> Vec<f64> {
         sent.iter().map(|(at, _)| at.as_secs_f64()).collect()
     };
-    // Each gap is half of what remains, but at least a minute.
+    // Each delay is half of the remaining time, but at least a minute.
     assert_eq!(
         times(&renewals),
         [1800.0, 2475.0, 2812.5, 2981.25, 3065.625, 3125.625],
@@ -71,18 +71,18 @@ fn renews_at_half_and_rebinds_at_seven_eighths() {
     assert_eq!(host.state(), State::Rebinding);
 
     host.run_until(3600.0);
-    assert_eq!(losses(&mut host), [Loss::Expired]);
+    assert_eq!(losses(&mut host), [LeaseLoss::Expired]);
     assert_eq!(host.state(), State::Selecting);
     assert_eq!(host.last().transmit.kind, MessageKind::Discover);
     assert_eq!(
         host.last().address(50),
         Some(ADDRESS),
-        "the same address would be welcome"
+        "requests the same address"
     );
 }
 
 #[test]
-fn an_expired_address_is_asked_for_until_there_is_a_lease_or_a_nak() {
+fn expired_address_is_requested_until_a_lease_or_a_nak() {
     let expired = || {
         let mut host = Host::in_state(State::Bound);
         host.sleep_until(3600.0);
@@ -105,7 +105,7 @@ fn an_expired_address_is_asked_for_until_there_is_a_lease_or_a_nak() {
 }
 
 #[test]
-fn the_servers_own_times_are_used_when_they_are_in_order() {
+fn renewal_times_of_the_server_are_used_if_in_order() {
     for (t1, t2, expected) in [
         (600, 900, (600, 900)),
         (3599, 3600, (1800, 3150)),
@@ -135,7 +135,7 @@ fn the_servers_own_times_are_used_when_they_are_in_order() {
 }
 
 #[test]
-fn short_leases_are_never_lengthened() {
+fn short_lease_is_renewed_often_and_expires_on_time() {
     for seconds in 1..=120 {
         let mut host = bound(Reply::ack().lasting(seconds));
         let end = f64::from(seconds);
@@ -146,12 +146,12 @@ fn short_leases_are_never_lengthened() {
         assert!(requests.len() <= 40, "{seconds}: {requests:?}");
         assert!(requests.iter().all(|at| *at >= end / 2.0 && *at < end));
         host.run_until(end);
-        assert_eq!(losses(&mut host), [Loss::Expired], "{seconds}");
+        assert_eq!(losses(&mut host), [LeaseLoss::Expired], "{seconds}");
     }
 }
 
 #[test]
-fn the_lease_counts_from_the_request_not_from_the_ack() {
+fn lease_time_counts_from_the_request() {
     let mut host = Host::in_state(State::Requesting);
     host.run_until(1.5);
     assert_eq!(host.times(MessageKind::Request).len(), 1, "sent again");
@@ -168,7 +168,7 @@ fn the_lease_counts_from_the_request_not_from_the_ack() {
     assert_eq!(
         host.lease().acquired,
         EPOCH + Duration::from_secs(7),
-        "nor from the DISCOVER"
+        "not from the DISCOVER"
     );
 
     let mut host = Host::in_state(State::Renewing);
@@ -179,7 +179,7 @@ fn the_lease_counts_from_the_request_not_from_the_ack() {
 }
 
 #[test]
-fn an_infinite_lease_wants_nothing_more() {
+fn infinite_lease_is_renewed_only_on_command() {
     let mut host = bound(Reply::ack().lasting(u32::MAX).with(58, 60u32.to_be_bytes()));
     assert_eq!(host.client.deadline(), None);
     assert_eq!(host.lease().remaining(host.now), None);
@@ -195,7 +195,7 @@ fn an_infinite_lease_wants_nothing_more() {
 }
 
 #[test]
-fn a_renewal_may_change_everything_but_the_address() {
+fn renewal_may_change_options_but_not_the_address() {
     let mut host = Host::in_state(State::Renewing);
     host.reply(Reply::ack().with(6, [192, 0, 2, 53]).lasting(7200));
     let lease = Box::new(host.lease().clone());
@@ -207,32 +207,32 @@ fn a_renewal_may_change_everything_but_the_address() {
     assert_eq!(host.events(), [Event::Renewed(lease)]);
 
     let mut host = Host::in_state(State::Renewing);
-    let got = Ipv4Addr::new(192, 0, 2, 99);
-    host.reply(Reply::ack().address(got));
+    let granted = Ipv4Addr::new(192, 0, 2, 99);
+    host.reply(Reply::ack().address(granted));
     assert_eq!(host.state(), State::Renewing);
-    let why = Refusal::OtherAddress {
-        asked: ADDRESS,
-        got,
+    let reason = Refusal::OtherAddress {
+        requested: ADDRESS,
+        granted,
     };
     assert_eq!(
         host.events(),
         [Event::Refused {
             kind: MessageKind::Ack,
             server: Some(SERVER),
-            why
+            reason
         }]
     );
 }
 
 #[test]
-fn rebinding_may_change_the_server() {
+fn rebinding_accepts_another_server() {
     let mut host = Host::in_state(State::Rebinding);
     host.reply(Reply::ack_of(SECOND));
     assert_eq!(host.lease().server, SECOND);
 }
 
 #[test]
-fn an_answer_to_an_earlier_renewal_is_not_taken() {
+fn answer_to_an_earlier_renewal_is_ignored() {
     let mut host = Host::in_state(State::Renewing);
     let first = host.xid;
     host.run_until(2475.0);
@@ -242,7 +242,7 @@ fn an_answer_to_an_earlier_renewal_is_not_taken() {
 }
 
 #[test]
-fn a_nak_from_anybody_ends_the_lease_at_once() {
+fn nak_of_any_server_ends_the_lease_at_once() {
     for state in [State::Renewing, State::Rebinding, State::Rebooting] {
         for (nak, server) in [
             (Reply::nak(), Some(SERVER)),
@@ -253,7 +253,7 @@ fn a_nak_from_anybody_ends_the_lease_at_once() {
             host.reply(nak);
             assert_eq!(
                 losses(&mut host),
-                [Loss::Nak {
+                [LeaseLoss::Nak {
                     server,
                     message: None
                 }],
@@ -271,14 +271,14 @@ fn a_nak_from_anybody_ends_the_lease_at_once() {
 }
 
 #[test]
-fn a_nak_nobody_asked_for_is_ignored() {
+fn nak_without_a_request_is_ignored() {
     let mut host = Host::in_state(State::Bound);
     host.reply(Reply::nak());
     assert_eq!(host.state(), State::Bound);
 }
 
 #[test]
-fn a_machine_that_slept_wakes_in_the_right_state() {
+fn timeout_after_suspend_enters_the_state_of_that_time() {
     for (at, state) in [
         (1799.0, State::Bound),
         (1801.0, State::Renewing),
@@ -290,16 +290,16 @@ fn a_machine_that_slept_wakes_in_the_right_state() {
         host.handle(Input::Timeout);
         assert_eq!(host.state(), state, "{at}");
     }
-    // Whatever comes first after the end, the lease is over.
+    // A message after the expiry does not extend the lease.
     let mut host = Host::in_state(State::Renewing);
     host.sleep_until(3600.0);
     host.reply(Reply::ack());
-    assert_eq!(losses(&mut host), [Loss::Expired]);
+    assert_eq!(losses(&mut host), [LeaseLoss::Expired]);
     assert_eq!(host.state(), State::Selecting);
 }
 
 #[test]
-fn a_clock_that_steps_back_does_no_harm() {
+fn clock_stepping_back_does_not_panic() {
     let mut host = Host::in_state(State::Renewing);
     for seconds in [0.0, 5000.0, 0.0] {
         host.sleep_until(seconds);
@@ -314,7 +314,7 @@ fn a_clock_that_steps_back_does_no_harm() {
 }
 
 #[test]
-fn renew_on_demand() {
+fn renew_command_extends_the_lease_before_t1() {
     let mut host = Host::in_state(State::Bound);
     host.sleep_until(10.0);
     host.handle(Input::Renew);
@@ -327,7 +327,7 @@ fn renew_on_demand() {
 }
 
 #[test]
-fn carrier_loss_keeps_the_lease_and_its_return_confirms_it() {
+fn carrier_loss_keeps_the_lease_and_carrier_confirms_it() {
     let mut host = Host::in_state(State::Bound);
     host.handle(Input::Suspend);
     host.run_until(100.0);
@@ -351,13 +351,13 @@ fn carrier_loss_keeps_the_lease_and_its_return_confirms_it() {
 }
 
 #[test]
-fn a_lease_that_nobody_confirms_is_used_until_its_end() {
+fn unconfirmed_lease_is_used_until_it_expires() {
     let mut host = Host::in_state(State::Rebooting);
     host.run_until(13.0);
     assert_eq!(
         host.times(MessageKind::Request).len(),
         5,
-        "and the first one"
+        "in addition to the first"
     );
     let flags: Vec<_> = host
         .sent
@@ -368,100 +368,100 @@ fn a_lease_that_nobody_confirms_is_used_until_its_end() {
     let lease = Box::new(host.lease().clone());
     assert_eq!(host.events(), [Event::Unconfirmed(lease)]);
     assert_eq!(host.state(), State::Bound);
-    assert!(host.client.reason().contains("not confirmed"));
+    assert!(host.client.status().contains("not confirmed"));
     host.run_until(1800.0);
     assert_eq!(host.state(), State::Renewing);
 }
 
 #[test]
-fn a_lease_may_end_while_it_waits_for_confirmation() {
+fn lease_expires_while_unconfirmed() {
     let mut host = Host::in_state(State::InitReboot);
     host.run_until(3600.0);
-    assert_eq!(losses(&mut host), [Loss::Expired]);
+    assert_eq!(losses(&mut host), [LeaseLoss::Expired]);
     assert_eq!(host.state(), State::Init);
-    assert!(host.sent.is_empty(), "there is no carrier");
+    assert!(host.sent.is_empty(), "no carrier");
 
     let mut host = bound(Reply::ack().lasting(5));
     host.handle(Input::Suspend);
     host.handle(Input::Start);
     host.run_until(5.0);
-    assert_eq!(losses(&mut host), [Loss::Expired]);
+    assert_eq!(losses(&mut host), [LeaseLoss::Expired]);
     assert_eq!(host.state(), State::Selecting);
 }
 
 #[test]
-fn a_lease_that_ends_as_the_link_goes_is_lost_in_silence() {
+fn lease_expired_at_carrier_loss_is_lost_without_a_message() {
     let mut host = Host::in_state(State::Bound);
     host.sleep_until(3600.0);
     host.handle(Input::Suspend);
     host.handle(Input::Timeout);
-    assert_eq!(losses(&mut host), [Loss::Expired]);
+    assert_eq!(losses(&mut host), [LeaseLoss::Expired]);
     assert!(host.sent.is_empty());
 }
 
 #[test]
-fn a_saved_lease_is_resumed() {
+fn saved_lease_is_confirmed_on_resume() {
     let saved = serde_json::to_string(Host::in_state(State::Bound).lease()).unwrap();
     let saved: Lease = serde_json::from_str(&saved).unwrap();
     let mut host = Host::new();
     host.sleep_until(60.0);
     host.handle(Input::Resume(Box::new(saved.clone())));
     assert_eq!(host.state(), State::Rebooting);
-    assert_eq!(host.lease(), &saved, "its times did not change");
+    assert_eq!(host.lease(), &saved, "unchanged times");
     assert_eq!(host.last().address(50), Some(ADDRESS));
     host.reply(Reply::ack());
     assert_eq!(host.state(), State::Bound);
 }
 
 #[test]
-fn a_saved_lease_that_is_over_is_asked_for_again() {
+fn expired_saved_lease_is_requested_again() {
     let saved = Host::in_state(State::Bound).lease().clone();
     let mut host = Host::new();
     host.sleep_until(3600.0);
     host.handle(Input::Resume(Box::new(saved)));
-    assert_eq!(losses(&mut host), [Loss::Expired]);
+    assert_eq!(losses(&mut host), [LeaseLoss::Expired]);
     assert_eq!(host.last().transmit.kind, MessageKind::Discover);
     assert_eq!(host.last().address(50), Some(ADDRESS));
 }
 
 #[test]
-fn a_saved_lease_is_not_trusted() {
+fn saved_lease_is_validated_again() {
     let good = Host::in_state(State::Bound).lease().clone();
     let future = Lease {
         acquired: EPOCH + Duration::from_secs(1),
         ..good.clone()
     };
-    let nobody = Lease {
+    let loopback = Lease {
         address: Ipv4Addr::LOCALHOST,
         ..good.clone()
     };
-    for (saved, why) in [
-        (future, Refusal::FromTheFuture),
-        (nobody, Refusal::BadAddress(Ipv4Addr::LOCALHOST)),
+    for (saved, reason) in [
+        (future, Refusal::AcquiredInFuture),
+        (loopback, Refusal::BadAddress(Ipv4Addr::LOCALHOST)),
     ] {
         let mut host = Host::new();
         host.handle(Input::Resume(Box::new(saved)));
-        assert_eq!(losses(&mut host), [Loss::Unusable(why)]);
+        assert_eq!(losses(&mut host), [LeaseLoss::Unusable(reason)]);
         assert_eq!(host.state(), State::Selecting);
     }
-    // Only address, options and time count.
+    // Other fields are derived again from address, options and time.
     let mut host = Host::new();
-    let painted = Lease {
+    let altered = Lease {
         prefix: 0,
         server: Ipv4Addr::BROADCAST,
         term: None,
         ..good.clone()
     };
-    host.handle(Input::Resume(Box::new(painted)));
+    host.handle(Input::Resume(Box::new(altered)));
     assert_eq!(host.lease(), &good);
 }
 
 #[test]
-fn release_is_sent_to_the_server_of_the_lease() {
+fn release_is_sent_to_the_server_unless_without_carrier() {
     for state in State::ALL.into_iter().filter(|state| state.has_lease()) {
         let mut host = Host::in_state(state);
         host.handle(Input::Release);
-        assert_eq!(losses(&mut host), [Loss::Released]);
+        assert_eq!(losses(&mut host), [LeaseLoss::Released]);
         assert_eq!(host.state(), State::Init);
         assert_eq!(host.client.deadline(), None);
         if state == State::InitReboot {

@@ -1,4 +1,4 @@
-//! What the options of an ACK become.
+//! Tests the translation of an ACK's options into a lease.
 
 use std::net::Ipv4Addr;
 
@@ -25,7 +25,7 @@ fn route(destination: &str, gateway: impl Into<Option<Ipv4Addr>>) -> Route {
 }
 
 #[test]
-fn the_plain_options() {
+fn options_become_fields_of_the_lease() {
     let lease = lease(
         Reply::ack()
             .with(6, [192, 0, 2, 53, 198, 51, 100, 53])
@@ -57,7 +57,7 @@ fn the_plain_options() {
 }
 
 #[test]
-fn a_bad_option_is_dropped_alone() {
+fn malformed_option_does_not_affect_others() {
     let lease = lease(
         Reply::ack()
             .with(6, [1, 2, 3])
@@ -83,13 +83,13 @@ fn a_bad_option_is_dropped_alone() {
 }
 
 #[test]
-fn servers_that_no_host_can_be_are_left_out() {
+fn server_list_skips_addresses_that_no_host_can_have() {
     let lease = lease(Reply::ack().with(6, [0, 0, 0, 0, 192, 0, 2, 53, 255, 255, 255, 255]));
     assert_eq!(lease.dns, [Ipv4Addr::new(192, 0, 2, 53)]);
 }
 
 #[test]
-fn tiny_mtus_are_ignored() {
+fn mtu_below_576_is_ignored() {
     for (mtu, expected) in [
         (68, None),
         (575, None),
@@ -104,11 +104,11 @@ fn tiny_mtus_are_ignored() {
 }
 
 #[test]
-fn static_routes_add_to_the_router() {
+fn static_routes_are_added_to_the_router() {
     let other = Ipv4Addr::new(192, 0, 2, 9);
     let lease = lease(Reply::ack().with(
         33,
-        // To a host, to the default (illegal), by a gateway out of reach.
+        // To a host, to the default (illegal), by an unreachable gateway.
         [
             10, 0, 0, 1, 192, 0, 2, 9, 0, 0, 0, 0, 192, 0, 2, 9, 10, 0, 0, 2, 203, 0, 113, 1,
         ],
@@ -120,23 +120,23 @@ fn static_routes_add_to_the_router() {
 }
 
 #[test]
-fn the_first_router_on_the_link_is_the_gateway() {
+fn first_router_on_the_link_becomes_the_gateway() {
     let lease = lease(Reply::ack().with(3, [10, 0, 0, 1, 192, 0, 2, 9, 192, 0, 2, 10]));
     assert_eq!(lease.gateway(), Some(Ipv4Addr::new(192, 0, 2, 9)));
 }
 
 #[test]
-fn no_router_is_no_fault() {
+fn lease_without_a_router_has_no_routes() {
     assert_eq!(lease(Reply::ack().without(3)).routes, []);
 }
 
 #[test]
-fn classless_routes_replace_the_others() {
+fn classless_routes_replace_static_routes_and_routers() {
     let other = Ipv4Addr::new(192, 0, 2, 9);
     let lease = lease(
         Reply::ack()
             .with(33, [10, 0, 0, 1, 192, 0, 2, 9])
-            // 10.1.0.0/16 with host bits, a route out of reach, the default.
+            // A subnet, a route by an unreachable gateway, the default.
             .with(
                 121,
                 [
@@ -160,7 +160,7 @@ fn classless_routes_lose_their_host_bits() {
 }
 
 #[test]
-fn nobody_is_their_own_gateway() {
+fn gateway_equal_to_the_leased_address_is_refused() {
     // The subnet as a direct route, then the default by the leased address.
     let routes = [24, 192, 0, 2, 0, 0, 0, 0, 0, 192, 0, 2, 77];
     let error = Lease::from_message(&message(Reply::ack().with(121, routes)), EPOCH);
@@ -168,7 +168,7 @@ fn nobody_is_their_own_gateway() {
 }
 
 #[test]
-fn a_gateway_may_be_reached_by_a_route_of_the_lease() {
+fn gateway_behind_an_earlier_route_is_accepted() {
     let far = Ipv4Addr::new(10, 0, 0, 1);
     let direct = [32, 10, 0, 0, 1, 0, 0, 0, 0];
     let default = [0, 10, 0, 0, 1];
@@ -177,13 +177,13 @@ fn a_gateway_may_be_reached_by_a_route_of_the_lease() {
         good.routes,
         [route("10.0.0.1/32", None), route("0.0.0.0/0", far)]
     );
-    // The kernel takes routes one by one: the way has to be there first.
+    // The kernel adds routes one by one: the route to the gateway has to be first.
     let bad = message(Reply::ack().with(121, [&default[..], &direct].concat()));
     assert!(Lease::from_message(&bad, EPOCH).is_err());
 }
 
 #[test]
-fn a_host_mask_needs_a_gateway_on_link() {
+fn host_mask_makes_the_gateway_onlink() {
     let far = Ipv4Addr::new(10, 0, 0, 1);
     let lease = lease(Reply::ack().with(1, [255; 4]).with(3, far.octets()));
     assert_eq!(lease.prefix, 32);
@@ -197,7 +197,7 @@ fn a_host_mask_needs_a_gateway_on_link() {
 }
 
 #[test]
-fn a_point_to_point_mask_has_no_edges() {
+fn point_to_point_mask_has_no_network_and_broadcast_address() {
     let lease = lease(
         Reply::ack()
             .with(1, [255, 255, 255, 254])
@@ -208,20 +208,20 @@ fn a_point_to_point_mask_has_no_edges() {
 }
 
 #[test]
-fn search_domains_may_be_compressed() {
+fn compressed_search_domains_are_decoded() {
     // eng.apple.com, marketing.apple.com: the example of RFC 3397, in two parts.
     let (first, second) = (*b"\x03eng\x05apple\x03com\x00\x09market", *b"ing\xc0\x04");
-    let lease = lease(Reply::ack().with(119, first).again(119, second));
+    let lease = lease(Reply::ack().with(119, first).repeated(119, second));
     assert_eq!(lease.search, ["eng.apple.com", "marketing.apple.com"]);
 }
 
 #[test]
-fn hostile_search_domains_end() {
+fn hostile_search_domains_are_bounded() {
     // A pointer to itself, and a thousand names.
     assert_eq!(lease(Reply::ack().with(119, [0xc0, 0])).search, [""; 0]);
     let mut many = Reply::ack();
     for _ in 0..8 {
-        many = many.again(119, b"\x01a\x00".repeat(85));
+        many = many.repeated(119, b"\x01a\x00".repeat(85));
     }
     assert_eq!(lease(many).search.len(), 16);
     let evil = lease(Reply::ack().with(119, *b"\x0ba\nnameserve\x00\x02ok\x00"));
@@ -229,7 +229,7 @@ fn hostile_search_domains_end() {
 }
 
 #[test]
-fn the_full_name_comes_in_two_encodings() {
+fn fqdn_is_decoded_from_both_encodings() {
     for (data, expected) in [
         (
             &b"\x04\0\0\x05rack7\x07example\x03org\x00"[..],
@@ -248,7 +248,7 @@ fn the_full_name_comes_in_two_encodings() {
 }
 
 #[test]
-fn options_continue_in_file_and_sname_in_this_order() {
+fn overloaded_options_are_joined_in_the_order_options_file_sname() {
     let mut file = vec![15, 4];
     file.extend(b"ple.");
     file.push(255);
@@ -264,7 +264,7 @@ fn options_continue_in_file_and_sname_in_this_order() {
 }
 
 #[test]
-fn fields_that_are_not_overloaded_hold_no_options() {
+fn file_and_sname_without_overload_are_ignored() {
     let lease = lease(
         Reply::ack()
             .header(108, b"\x0f\x03evilboot")
@@ -274,7 +274,7 @@ fn fields_that_are_not_overloaded_hold_no_options() {
 }
 
 #[test]
-fn a_missing_end_mark_is_forgiven() {
+fn missing_end_mark_is_accepted() {
     assert_eq!(lease(Reply::ack().tail(&[])).address, ADDRESS);
     assert_eq!(lease(Reply::ack().tail(&[0, 0, 0])).address, ADDRESS);
 }

@@ -1,5 +1,5 @@
-//! The machine from outside: a host with a clock that the test moves, and the
-//! messages of servers, good and bad.
+//! Tests the client through its public interface, with a simulated clock and with
+//! messages of servers, valid and invalid.
 
 #![allow(
     clippy::unwrap_used,

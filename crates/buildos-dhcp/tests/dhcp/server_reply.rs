@@ -1,4 +1,4 @@
-//! Messages of servers, byte by byte.
+//! Builds the messages of servers byte by byte.
 
 use std::net::Ipv4Addr;
 
@@ -17,15 +17,15 @@ const NAK: u8 = 6;
 
 #[derive(Debug, Clone)]
 pub(crate) struct Reply {
-    /// Everything before the options.
+    /// The bytes before the options.
     pub(crate) header: Vec<u8>,
     options: Vec<(u8, Vec<u8>)>,
-    /// What follows the options instead of an end mark.
+    /// Bytes after the options; an end mark by default.
     tail: Vec<u8>,
 }
 
 impl Reply {
-    /// Type, header and server identifier.
+    /// Returns a reply with header, message type and server identifier.
     fn new(kind: u8, server: Ipv4Addr) -> Self {
         let mut header = vec![0; 240];
         header[..3].copy_from_slice(&[2, 1, 6]);
@@ -72,7 +72,7 @@ impl Reply {
     }
 
     pub(crate) fn xid(mut self, xid: u32) -> Self {
-        // XOR, so that a test may say "another one" beforehand.
+        // XOR: a test that sets an id beforehand gets a wrong one.
         for (byte, value) in self.header[4..8].iter_mut().zip(xid.to_be_bytes()) {
             *byte ^= value;
         }
@@ -101,8 +101,8 @@ impl Reply {
         reply
     }
 
-    /// Adds an option once more.
-    pub(crate) fn again(mut self, code: u8, data: impl Into<Vec<u8>>) -> Self {
+    /// Repeats an option.
+    pub(crate) fn repeated(mut self, code: u8, data: impl Into<Vec<u8>>) -> Self {
         self.options.push((code, data.into()));
         self
     }

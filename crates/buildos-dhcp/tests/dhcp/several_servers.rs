@@ -1,16 +1,16 @@
-//! Several servers: alternatives, those that do not keep their word, those that
-//! the configuration rules out.
+//! Tests the choice among several servers: alternatives, servers that failed before, and
+//! servers that the configuration denies.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use buildos_dhcp::{Config, Event, Failure, Input, MessageKind, Refusal, State};
+use buildos_dhcp::{Config, Event, Input, MessageKind, Refusal, RequestFailure, State};
 
 use crate::host::{EPOCH, Host, MAC, near};
 use crate::server_reply::{ADDRESS, Reply, SECOND, SERVER};
 
 #[test]
-fn the_next_offer_is_taken_when_the_first_server_does_not_answer() {
+fn next_offer_is_announced_after_the_first_server_does_not_answer() {
     let mut host = Host::in_state(State::Selecting);
     host.reply(Reply::offer_of(SECOND));
     assert_eq!(
@@ -30,7 +30,7 @@ fn the_next_offer_is_taken_when_the_first_server_does_not_answer() {
         [
             Event::RequestFailed {
                 server: SERVER,
-                why: Failure::Unanswered { requests: 2 }
+                reason: RequestFailure::Unanswered { requests: 2 }
             },
             Event::Offered {
                 server: SECOND,
@@ -46,26 +46,26 @@ fn the_next_offer_is_taken_when_the_first_server_does_not_answer() {
 }
 
 #[test]
-fn a_server_that_did_not_answer_is_shunned_but_better_than_none() {
+fn failed_server_is_refused_until_it_stays_the_only_one() {
     let mut host = Host::in_state(State::Requesting);
     host.run_until(4.0);
     let failed_at = *host
         .times(MessageKind::Discover)
         .first()
-        .expect("looks for others");
+        .expect("a new search");
     host.reply(Reply::offer());
     host.reply(Reply::offer());
     let events = host.events();
-    let why = Refusal::Shunned(SERVER);
+    let reason = Refusal::RecentFailure(SERVER);
     let refused = Event::Refused {
         kind: MessageKind::Offer,
         server: Some(SERVER),
-        why,
+        reason,
     };
     assert_eq!(
         events.iter().filter(|event| **event == refused).count(),
         1,
-        "told once"
+        "one event"
     );
     assert_eq!(host.client.counters().refused, 2);
 
@@ -84,25 +84,25 @@ fn a_server_that_did_not_answer_is_shunned_but_better_than_none() {
     assert_eq!(
         host.times(MessageKind::Request).len(),
         4,
-        "more patience the second time"
+        "twice as many REQUESTs the second time"
     );
 }
 
 #[test]
-fn a_shunned_server_comes_last_for_a_minute() {
+fn failed_server_is_refused_beside_others_for_a_minute() {
     let mut host = Host::in_state(State::Requesting);
     host.run_until(4.0);
     host.run_until(20.0);
     host.reply(Reply::offer_of(SECOND));
     host.events();
     host.reply(Reply::offer());
-    let why = Refusal::Shunned(SERVER);
+    let reason = Refusal::RecentFailure(SERVER);
     assert_eq!(
         host.events(),
         [Event::Refused {
             kind: MessageKind::Offer,
             server: Some(SERVER),
-            why
+            reason
         }]
     );
     host.sleep_until(64.0);
@@ -117,7 +117,7 @@ fn a_shunned_server_comes_last_for_a_minute() {
 }
 
 #[test]
-fn several_servers_are_shunned_at_once() {
+fn several_failed_servers_are_refused() {
     let mut host = Host::in_state(State::Selecting);
     host.reply(Reply::offer_of(SECOND));
     host.handle(Input::Select);
@@ -132,7 +132,7 @@ fn several_servers_are_shunned_at_once() {
 }
 
 #[test]
-fn a_lease_makes_up_for_the_servers_silence() {
+fn lease_clears_the_failure_of_its_server() {
     let mut host = Host::in_state(State::Requesting);
     host.run_until(15.0);
     host.reply(Reply::offer());
@@ -147,12 +147,12 @@ fn a_lease_makes_up_for_the_servers_silence() {
     assert_eq!(
         host.times(MessageKind::Request).len(),
         2,
-        "no more patience than for others"
+        "as many REQUESTs as to other servers"
     );
 }
 
 #[test]
-fn the_configuration_decides_who_may_serve() {
+fn configuration_denies_servers_and_networks() {
     let mut config = Config::new(MAC);
     config.allowed_servers = vec![SECOND];
     config.denied_networks = vec!["192.0.2.128/25".parse().unwrap()];
@@ -161,10 +161,10 @@ fn the_configuration_decides_who_may_serve() {
     host.reply(Reply::offer());
     let rogue = Ipv4Addr::new(192, 0, 2, 200);
     host.reply(Reply::offer_of(SECOND).address(rogue));
-    let refused = |server, why| Event::Refused {
+    let refused = |server, reason| Event::Refused {
         kind: MessageKind::Offer,
         server: Some(server),
-        why,
+        reason,
     };
     assert_eq!(
         host.events(),
@@ -182,14 +182,14 @@ fn the_configuration_decides_who_may_serve() {
     assert_eq!(
         host.state(),
         State::Renewing,
-        "a server not allowed has no say either"
+        "ignores the NAK of a denied server"
     );
     host.reply(Reply::nak_of(SECOND));
     assert_eq!(host.state(), State::Selecting);
 }
 
 #[test]
-fn a_flood_of_servers_is_bounded() {
+fn flood_of_servers_fills_eight_offers() {
     let mut host = Host::new();
     host.handle(Input::Start);
     for last in 1..=50 {
@@ -200,7 +200,7 @@ fn a_flood_of_servers_is_bounded() {
 }
 
 #[test]
-fn alternatives_are_collected_while_requesting() {
+fn offers_are_collected_while_requesting() {
     let mut host = Host::in_state(State::Requesting);
     host.reply(Reply::offer_of(SECOND));
     assert_eq!(host.state(), State::Requesting);
@@ -210,11 +210,11 @@ fn alternatives_are_collected_while_requesting() {
 }
 
 #[test]
-fn a_flood_of_bad_offers_is_counted_and_its_beginning_told() {
+fn flood_of_invalid_offers_is_counted_and_reported_up_to_a_limit() {
     let mut host = Host::new();
     host.handle(Input::Start);
     for number in 0..1000u32 {
-        // Invented servers, as an attacker has them, and no lease time.
+        // An attacker's invented servers, with a lease time of zero.
         let server = Ipv4Addr::from(0xc633_6401 + number);
         host.reply(Reply::offer_of(server).with(51, [0; 4]));
     }

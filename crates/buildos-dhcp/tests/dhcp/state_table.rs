@@ -1,4 +1,4 @@
-//! Every input in every state.
+//! Lists the next state for every state and input.
 
 use buildos_dhcp::{Input, State};
 
@@ -15,7 +15,7 @@ enum Kind {
     Nak,
     Garbage,
     Deadline,
-    Early,
+    EarlyTimeout,
     Resume,
     Select,
     Renew,
@@ -32,7 +32,7 @@ const KINDS: [Kind; 14] = [
     Kind::Nak,
     Kind::Garbage,
     Kind::Deadline,
-    Kind::Early,
+    Kind::EarlyTimeout,
     Kind::Resume,
     Kind::Select,
     Kind::Renew,
@@ -40,7 +40,7 @@ const KINDS: [Kind; 14] = [
     Kind::Release,
 ];
 
-/// The table. In SELECTING an OFFER is held; leases run for an hour.
+/// Returns the next state. The client holds an OFFER in SELECTING; leases last an hour.
 fn next(state: State, kind: Kind) -> State {
     use Kind as K;
     use State as S;
@@ -49,26 +49,26 @@ fn next(state: State, kind: Kind) -> State {
             K::Start => S::Selecting,
             K::Resume => S::Rebooting,
             K::Stop | K::Suspend | K::Offer | K::Ack | K::Nak | K::Garbage | K::Deadline => S::Init,
-            K::Early | K::Select | K::Renew | K::Conflict | K::Release => S::Init,
+            K::EarlyTimeout | K::Select | K::Renew | K::Conflict | K::Release => S::Init,
         },
         S::Selecting => match kind {
             K::Select => S::Requesting,
             K::Stop | K::Suspend | K::Release | K::Conflict => S::Init,
             K::Start | K::Offer | K::Ack | K::Nak | K::Garbage | K::Deadline => S::Selecting,
-            K::Early | K::Resume | K::Renew => S::Selecting,
+            K::EarlyTimeout | K::Resume | K::Renew => S::Selecting,
         },
         S::Requesting => match kind {
             K::Ack => S::Bound,
             K::Nak => S::Selecting,
             K::Stop | K::Suspend | K::Release | K::Conflict => S::Init,
-            K::Start | K::Offer | K::Garbage | K::Deadline | K::Early => S::Requesting,
+            K::Start | K::Offer | K::Garbage | K::Deadline | K::EarlyTimeout => S::Requesting,
             K::Resume | K::Select | K::Renew => S::Requesting,
         },
         S::Bound => match kind {
             K::Deadline | K::Renew => S::Renewing,
             K::Suspend => S::InitReboot,
             K::Stop | K::Release | K::Conflict => S::Init,
-            K::Start | K::Offer | K::Ack | K::Nak | K::Garbage | K::Early => S::Bound,
+            K::Start | K::Offer | K::Ack | K::Nak | K::Garbage | K::EarlyTimeout => S::Bound,
             K::Resume | K::Select => S::Bound,
         },
         S::Renewing => match kind {
@@ -76,7 +76,7 @@ fn next(state: State, kind: Kind) -> State {
             K::Nak => S::Selecting,
             K::Suspend => S::InitReboot,
             K::Stop | K::Release | K::Conflict => S::Init,
-            K::Start | K::Offer | K::Garbage | K::Deadline | K::Early => S::Renewing,
+            K::Start | K::Offer | K::Garbage | K::Deadline | K::EarlyTimeout => S::Renewing,
             K::Resume | K::Select | K::Renew => S::Renewing,
         },
         S::Rebinding => match kind {
@@ -84,14 +84,14 @@ fn next(state: State, kind: Kind) -> State {
             K::Nak => S::Selecting,
             K::Suspend => S::InitReboot,
             K::Stop | K::Release | K::Conflict => S::Init,
-            K::Start | K::Offer | K::Garbage | K::Deadline | K::Early => S::Rebinding,
+            K::Start | K::Offer | K::Garbage | K::Deadline | K::EarlyTimeout => S::Rebinding,
             K::Resume | K::Select | K::Renew => S::Rebinding,
         },
         S::InitReboot => match kind {
             K::Start => S::Rebooting,
-            // The only deadline here is the end of the lease.
+            // The only deadline here is the expiry of the lease.
             K::Stop | K::Release | K::Deadline => S::Init,
-            K::Suspend | K::Offer | K::Ack | K::Nak | K::Garbage | K::Early => S::InitReboot,
+            K::Suspend | K::Offer | K::Ack | K::Nak | K::Garbage | K::EarlyTimeout => S::InitReboot,
             K::Resume | K::Select | K::Renew | K::Conflict => S::InitReboot,
         },
         S::Rebooting => match kind {
@@ -99,7 +99,7 @@ fn next(state: State, kind: Kind) -> State {
             K::Nak => S::Selecting,
             K::Suspend => S::InitReboot,
             K::Stop | K::Release | K::Conflict => S::Init,
-            K::Start | K::Offer | K::Garbage | K::Deadline | K::Early => S::Rebooting,
+            K::Start | K::Offer | K::Garbage | K::Deadline | K::EarlyTimeout => S::Rebooting,
             K::Resume | K::Select | K::Renew => S::Rebooting,
         },
     }
@@ -120,7 +120,7 @@ fn apply(host: &mut Host, kind: Kind) {
             }
             host.handle(Input::Timeout);
         }
-        Kind::Early => host.handle(Input::Timeout),
+        Kind::EarlyTimeout => host.handle(Input::Timeout),
         Kind::Resume => {
             let lease = Host::in_state(State::Bound).lease().clone();
             host.handle(Input::Resume(Box::new(lease)));
@@ -136,7 +136,7 @@ fn apply(host: &mut Host, kind: Kind) {
 }
 
 #[test]
-fn every_state_takes_every_input() {
+fn every_input_in_every_state_leads_to_the_state_of_the_table() {
     for state in State::ALL {
         for kind in KINDS {
             let mut host = Host::in_state(state);
@@ -147,14 +147,16 @@ fn every_state_takes_every_input() {
 }
 
 #[test]
-fn inputs_that_mean_nothing_send_nothing() {
+fn only_inputs_of_the_table_send_messages() {
     for state in State::ALL {
         for kind in KINDS {
             let mut host = Host::in_state(state);
             apply(&mut host, kind);
             let may_send = match kind {
                 Kind::Start => matches!(state, State::Init | State::InitReboot),
-                Kind::Stop | Kind::Suspend | Kind::Offer | Kind::Garbage | Kind::Early => false,
+                Kind::Stop | Kind::Suspend | Kind::Offer | Kind::Garbage | Kind::EarlyTimeout => {
+                    false
+                }
                 Kind::Ack => false,
                 Kind::Nak => next(state, kind) != state,
                 Kind::Deadline => !matches!(state, State::Init | State::InitReboot),

@@ -1,6 +1,6 @@
-//! The client's messages, byte by byte.
+//! Compares the client's messages byte by byte.
 
-use buildos_dhcp::{Config, Input, Name, State};
+use buildos_dhcp::{ClientName, Config, Input, State};
 
 use crate::host::{Host, MAC};
 use crate::server_reply::Reply;
@@ -15,7 +15,7 @@ fn hex(bytes: &[u8]) -> String {
         .join(" ")
 }
 
-/// Header and options; the rest must be zeros up to 300 bytes.
+/// Splits into header and options. The rest up to 300 bytes must be zero.
 fn split(payload: &[u8]) -> (String, String) {
     assert_eq!(payload.len(), 300);
     let end = payload.iter().rposition(|byte| *byte != 0).unwrap() + 1;
@@ -40,26 +40,26 @@ fn header(xid: u32, secs: &str, flags: &str, ciaddr: &str) -> String {
     .join(" ")
 }
 
-const NOWHERE: &str = "00 00 00 00";
+const UNSPECIFIED: &str = "00 00 00 00";
 const ADDRESS: &str = "c0 00 02 4d";
 const IDENTIFIER: &str = "3d 07 01 52 54 00 12 34 56";
 
 #[test]
-fn discover() {
+fn discover_has_the_expected_bytes() {
     let mut config = Config::new(MAC);
-    config.name = Some(Name::Host("rack7".to_owned()));
+    config.name = Some(ClientName::Host("rack7".to_owned()));
     let mut host = Host::with(config, 42);
     host.handle(Input::Start);
     let (head, options) = split(&host.last().transmit.payload);
-    assert_eq!(head, header(host.xid, "00 00", "00 00", NOWHERE));
+    assert_eq!(head, header(host.xid, "00 00", "00 00", UNSPECIFIED));
     let expected =
         format!("35 01 01 {IDENTIFIER} 39 02 05 c0 0c 05 72 61 63 6b 37 {PARAMETERS} ff");
     assert_eq!(options, expected);
 }
 
 #[test]
-fn a_name_is_told_in_one_of_two_ways() {
-    let told = |name| {
+fn client_name_is_sent_as_hostname_or_fqdn() {
+    let options_for = |name| {
         let mut config = Config::new(MAC);
         config.name = Some(name);
         let mut host = Host::with(config, 42);
@@ -69,36 +69,40 @@ fn a_name_is_told_in_one_of_two_ways() {
     };
     let long = "a".repeat(64);
     for (name, host, fqdn) in [
-        (Name::Host("r7".into()), Some("72 37"), None),
-        // RFC 2132 wants one byte at least.
-        (Name::Host(String::new()), None, None),
+        (ClientName::Host("r7".into()), Some("72 37"), None),
+        // RFC 2132, section 3.14: at least one byte.
+        (ClientName::Host(String::new()), None, None),
         (
-            Name::Fqdn("r7.lan".into()),
+            ClientName::Fqdn("r7.lan".into()),
             None,
             Some("05 00 00 02 72 37 03 6c 61 6e 00"),
         ),
-        (Name::Fqdn("r7".into()), None, Some("05 00 00 02 72 37")),
-        (Name::Fqdn(String::new()), None, None),
-        (Name::Fqdn("r7..lan".into()), None, None),
-        (Name::Fqdn(long), None, None),
+        (
+            ClientName::Fqdn("r7".into()),
+            None,
+            Some("05 00 00 02 72 37"),
+        ),
+        (ClientName::Fqdn(String::new()), None, None),
+        (ClientName::Fqdn("r7..lan".into()), None, None),
+        (ClientName::Fqdn(long), None, None),
     ] {
         let expected = [host, fqdn].map(|text| text.map(str::to_owned));
-        assert_eq!(told(name.clone()), expected, "{name:?}");
+        assert_eq!(options_for(name.clone()), expected, "{name:?}");
     }
 }
 
 #[test]
-fn a_changed_name_is_told_from_the_next_message_on() {
+fn changed_client_name_is_sent_in_the_next_message() {
     let mut host = Host::in_state(State::Bound);
     let mut config = Config::new([2; 6]);
-    config.name = Some(Name::Host("rack8".to_owned()));
+    config.name = Some(ClientName::Host("rack8".to_owned()));
     host.client.configure(config);
     host.handle(Input::Renew);
     assert_eq!(host.last().options.get(12), Some(&b"rack8"[..]));
 }
 
 #[test]
-fn request_in_selecting() {
+fn request_after_select_has_the_expected_bytes() {
     let mut host = Host::new();
     host.handle(Input::Start);
     // The fifth DISCOVER, with the broadcast flag.
@@ -111,7 +115,7 @@ fn request_in_selecting() {
     host.run_until(9.0);
     host.handle(Input::Select);
     let (head, options) = split(&host.last().transmit.payload);
-    assert_eq!(head, header(xid, &secs, "80 00", NOWHERE));
+    assert_eq!(head, header(xid, &secs, "80 00", UNSPECIFIED));
     let expected = format!(
         "35 01 03 {IDENTIFIER} 32 04 {ADDRESS} 36 04 c0 00 02 01 39 02 05 c0 {PARAMETERS} ff"
     );
@@ -119,11 +123,11 @@ fn request_in_selecting() {
 }
 
 #[test]
-fn request_in_the_states_with_a_lease() {
+fn request_with_a_lease_has_the_expected_bytes() {
     for (state, ciaddr, requested) in [
         (State::Renewing, ADDRESS, String::new()),
         (State::Rebinding, ADDRESS, String::new()),
-        (State::Rebooting, NOWHERE, format!("32 04 {ADDRESS} ")),
+        (State::Rebooting, UNSPECIFIED, format!("32 04 {ADDRESS} ")),
     ] {
         let mut host = Host::in_state(state);
         let deadline = host.client.deadline().unwrap();
@@ -139,7 +143,7 @@ fn request_in_the_states_with_a_lease() {
 }
 
 #[test]
-fn release_and_decline_hold_nothing_else() {
+fn release_and_decline_have_the_expected_bytes() {
     let mut host = Host::in_state(State::Bound);
     host.handle(Input::Release);
     let (head, options) = split(&host.last().transmit.payload);
@@ -156,7 +160,7 @@ fn release_and_decline_hold_nothing_else() {
         mac: [2; 6],
     });
     let (head, options) = split(&host.last().transmit.payload);
-    assert_eq!(head, header(host.last().xid, "00 00", "00 00", NOWHERE));
+    assert_eq!(head, header(host.last().xid, "00 00", "00 00", UNSPECIFIED));
     assert_eq!(
         options,
         format!("35 01 04 {IDENTIFIER} 32 04 {ADDRESS} 36 04 c0 00 02 01 ff")

@@ -653,14 +653,18 @@ fn sent(transmit: &Transmit) -> String {
 fn in_words(event: &Event) -> String {
     match event {
         Event::Offered { server, address } => format!("is offered {address} by {server}"),
-        Event::Refused { kind, server, why } => {
+        Event::Refused {
+            kind,
+            server,
+            reason,
+        } => {
             let of = server.map(|server| format!(" of {server}"));
-            format!("refuses the {kind}{}: {why}", of.unwrap_or_default())
+            format!("refuses the {kind}{}: {reason}", of.unwrap_or_default())
         }
-        Event::RequestFailed { server, why } => format!("gives up on {server}: {why}"),
+        Event::RequestFailed { server, reason } => format!("gives up on {server}: {reason}"),
         Event::Bound(lease) => format!("is bound to {} by {}", lease.address, lease.server),
         Event::Renewed(lease) => format!("has {} extended by {}", lease.address, lease.server),
         Event::Unconfirmed(lease) => format!("keeps {}, which nobody confirms", lease.address),
-        Event::Lost { lease, why } => format!("loses {}: {why}", lease.address),
+        Event::Lost { lease, reason } => format!("loses {}: {reason}", lease.address),
     }
 }

@@ -1,0 +1,54 @@
+//! Defines the configuration of a client and the leases that it permits.
+
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+
+use crate::client_name::ClientName;
+use crate::lease::Lease;
+use crate::refusal::Refusal;
+use crate::text::Mac;
+
+/// The configuration of a client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Hardware address of the link. With hardware type 1 it is the client identifier.
+    pub mac: Mac,
+    /// Name sent to the server.
+    pub name: Option<ClientName>,
+    /// Accepted server identifiers (option 54); empty accepts all.
+    pub allowed_servers: Vec<Ipv4Addr>,
+    /// Networks in which no address is accepted.
+    pub denied_networks: Vec<Ipv4Net>,
+}
+
+impl Config {
+    /// Returns the configuration of a client that sends no name and accepts every
+    /// server.
+    pub fn new(mac: Mac) -> Self {
+        Self {
+            mac,
+            name: None,
+            allowed_servers: Vec::new(),
+            denied_networks: Vec::new(),
+        }
+    }
+
+    pub(crate) fn allows(&self, server: Ipv4Addr) -> bool {
+        self.allowed_servers.is_empty() || self.allowed_servers.contains(&server)
+    }
+
+    pub(crate) fn check(&self, lease: &Lease) -> Result<(), Refusal> {
+        if !self.allows(lease.server) {
+            return Err(Refusal::ServerNotAllowed(lease.server));
+        }
+        if self
+            .denied_networks
+            .iter()
+            .any(|network| network.contains(&lease.address))
+        {
+            return Err(Refusal::NetworkDenied(lease.address));
+        }
+        Ok(())
+    }
+}
