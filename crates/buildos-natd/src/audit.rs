@@ -20,7 +20,7 @@ use std::fmt;
 use flow::flows;
 use walk::walk;
 
-use crate::firewall::bytecode::AnyTable;
+use crate::firewall::bytecode::ForeignTable;
 use crate::uplink_network::UplinkNetwork;
 
 /// A place that drops traffic of machines.
@@ -75,7 +75,7 @@ impl Finding {
 /// What the tables of others drop of what machines need, certain findings
 /// first.
 #[must_use]
-pub fn findings(tables: &[AnyTable], network: &UplinkNetwork) -> Vec<Finding> {
+pub fn findings(tables: &[ForeignTable], network: &UplinkNetwork) -> Vec<Finding> {
     let mut all: Vec<Finding> = Vec::new();
     for flow in flows(network) {
         for found in tables.iter().flat_map(|table| walk(table, &flow)) {

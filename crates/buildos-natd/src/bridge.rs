@@ -21,7 +21,7 @@ use netlink_sys::{AsyncSocketExt as _, TokioSocket};
 use tokio::time::timeout;
 
 use crate::config::BridgeNetfilter;
-use crate::firewall::bytecode::{AnyTable, Expression};
+use crate::firewall::bytecode::{Expression, ForeignTable};
 use crate::netlink::{self, TIMEOUT};
 use crate::uplink_network::InterfaceName;
 
@@ -62,13 +62,13 @@ pub enum BridgeError {
 
 /// Whether bridged frames of the private bridge are to pass iptables.
 #[must_use]
-pub fn passes_iptables(setting: BridgeNetfilter, others: &[AnyTable]) -> bool {
+pub fn passes_iptables(setting: BridgeNetfilter, others: &[ForeignTable]) -> bool {
     let asks_for_ports = || {
         let chains = others.iter().flat_map(|found| &found.table.chains);
         chains
             .flat_map(|chain| &chain.rules)
             .flat_map(|rule| &rule.expressions)
-            .any(|e| matches!(e, Expression::Match(name) if name == "physdev"))
+            .any(|e| matches!(e, Expression::XtMatch(name) if name == "physdev"))
     };
     match setting {
         BridgeNetfilter::On => true,
@@ -309,7 +309,7 @@ fn encode(change: &Change) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::firewall::bytecode::{Image, ImageChain, ImageRule};
+    use crate::firewall::bytecode::{KernelChain, KernelRule, KernelTable};
 
     fn br1() -> InterfaceName {
         InterfaceName::new("br1").unwrap()
@@ -413,17 +413,17 @@ mod tests {
 
     #[test]
     fn a_rule_of_an_agent_switches_it_on() {
-        let rule = |name: &str| ImageRule {
-            expressions: vec![Expression::Match(name.to_owned()), Expression::Counter],
+        let rule = |name: &str| KernelRule {
+            expressions: vec![Expression::XtMatch(name.to_owned()), Expression::Counter],
             comment: String::new(),
         };
         let tables = |name: &str| {
-            [AnyTable {
+            [ForeignTable {
                 family: libc::NFPROTO_IPV4,
-                table: Image {
+                table: KernelTable {
                     name: "nat".to_owned(),
                     flags: 0,
-                    chains: vec![ImageChain {
+                    chains: vec![KernelChain {
                         name: "PREROUTING".to_owned(),
                         kind: "nat".to_owned(),
                         hook: Some(0),

@@ -24,10 +24,10 @@ use crate::config::Settings;
 use crate::dbus::{self, Published};
 use crate::desired::Desired;
 use crate::dnsmasq::config::{self as dnsmasq, Dnsmasq};
-use crate::firewall::bytecode::{AnyTable, Image};
+use crate::firewall::bytecode::{ForeignTable, KernelTable};
 use crate::firewall::client;
-use crate::firewall::error::NftError;
-use crate::firewall::monitor::{Author, Change, Changes};
+use crate::firewall::error::FirewallError;
+use crate::firewall::monitor::{Commit, RulesetMonitor, Writer};
 use crate::firewall::policy::TABLE;
 use crate::probe_scheduler::{self, Health, ProbeScheduler};
 use crate::status::{Forwarding, Observed, Status};
@@ -78,7 +78,7 @@ pub enum DaemonError {
     BusLost(#[from] BusLost),
     /// The kernel's announcements cannot be heard.
     #[error("cannot watch the kernel's ruleset")]
-    Changes(#[from] NftError),
+    RulesetMonitor(#[from] FirewallError),
     /// The kernel's announcements cannot be heard.
     #[error("cannot watch the kernel's links")]
     Links(#[from] BridgeError),
@@ -96,7 +96,7 @@ pub async fn run(mut service: Service<Settings>) -> Result<(), DaemonError> {
     let root = Path::new("/");
     let connection = buildos_dbus_api::system_bus().await?;
     let mut network = network1::watch(&connection).await?;
-    let mut changes = Changes::listen()?;
+    let mut changes = RulesetMonitor::open()?;
     let mut links = Links::open(root)?;
     let files = StatusFiles::open(root)?;
 
@@ -154,9 +154,9 @@ struct Natd {
     network: Result<UplinkNetwork, String>,
     prober: ProbeScheduler,
     /// The table that was last seen standing.
-    standing: Option<Image>,
+    standing: Option<KernelTable>,
     /// Who has changed the ruleset since the last look.
-    meddler: Option<Author>,
+    last_writer: Option<Writer>,
     /// What in other tables concerns machines, as last seen.
     foreign: Vec<Finding>,
     /// When dnsmasq is to be asked for again, while it is still due: systemd may
@@ -180,7 +180,7 @@ impl Natd {
                 now,
             ),
             standing: None,
-            meddler: None,
+            last_writer: None,
             foreign: Vec::new(),
             ask_again: None,
             observed: None,
@@ -209,8 +209,8 @@ impl Natd {
         changes
     }
 
-    fn changed(&mut self, change: Change) {
-        self.meddler = change.by;
+    fn changed(&mut self, commit: Commit) {
+        self.last_writer = commit.last_writer;
         // Whatever it was, machines may feel it.
         self.prober.hurry(Instant::now());
     }
@@ -231,7 +231,7 @@ impl Natd {
                 Status::waiting(why)
             }
         };
-        self.meddler = None;
+        self.last_writer = None;
         if status != self.status {
             report(&status);
             self.status = status;
@@ -250,7 +250,7 @@ impl Natd {
             Ok(()) => self.forward(&desired.network),
             Err(_) => Forwarding::Held,
         };
-        let (bridge, foreign) = match client::others(TABLE).await {
+        let (bridge, foreign) = match client::foreign_tables(TABLE).await {
             Ok(others) => {
                 self.find_foreign(&others, &desired.network);
                 (self.bridge(desired, &others, links).await, Ok(()))
@@ -280,14 +280,14 @@ impl Natd {
         observed
     }
 
-    async fn table(&mut self, desired: &Image) -> Result<(), NftError> {
+    async fn table(&mut self, desired: &KernelTable) -> Result<(), FirewallError> {
         let standing = client::read(&desired.name).await?;
         if let Some(difference) = desired.difference(standing.as_ref()) {
             client::install(desired).await?;
             let standing = client::read(&desired.name).await?;
             if let Some(difference) = desired.difference(standing.as_ref()) {
                 // Somebody's change has its announcement, which brings us back here.
-                return Err(NftError::Different {
+                return Err(FirewallError::ReadBack {
                     table: desired.name.clone(),
                     difference,
                 });
@@ -298,7 +298,7 @@ impl Natd {
         Ok(())
     }
 
-    fn report_table(&self, desired: &Image, difference: &str) {
+    fn report_table(&self, desired: &KernelTable, difference: &str) {
         let name = &desired.name;
         if self.standing.as_ref() != Some(desired) {
             tracing::info!(
@@ -307,7 +307,7 @@ impl Natd {
             );
             return;
         }
-        let (by, pid, command) = author(self.meddler.as_ref());
+        let (by, pid, command) = author(self.last_writer.as_ref());
         tracing::warn!(
             message_id = MESSAGE_RESTORED,
             buildos_pid = pid,
@@ -344,14 +344,14 @@ impl Natd {
     }
 
     /// Looks for what machines would not survive, and tells what is new.
-    fn find_foreign(&mut self, others: &[AnyTable], network: &UplinkNetwork) {
+    fn find_foreign(&mut self, others: &[ForeignTable], network: &UplinkNetwork) {
         let found = audit::findings(others, network);
         let certain = |findings: &[Finding]| -> Vec<Finding> {
             findings.iter().filter(|f| f.certain).cloned().collect()
         };
         let (before, now) = (certain(&self.foreign), certain(&found));
         for finding in now.iter().filter(|finding| !before.contains(finding)) {
-            let (by, pid, command) = author(self.meddler.as_ref());
+            let (by, pid, command) = author(self.last_writer.as_ref());
             tracing::warn!(
                 message_id = MESSAGE_FOREIGN,
                 buildos_table = finding.table,
@@ -374,7 +374,7 @@ impl Natd {
     async fn bridge(
         &self,
         desired: &Desired,
-        others: &[AnyTable],
+        others: &[ForeignTable],
         links: &Links,
     ) -> Result<bool, String> {
         let told = |what: &str| {
@@ -515,7 +515,7 @@ fn report(status: &Status) {
 }
 
 /// Who that was: for people, and as fields.
-fn author(author: Option<&Author>) -> (String, u32, String) {
+fn author(author: Option<&Writer>) -> (String, u32, String) {
     match author {
         Some(author) => {
             let command = text::escape(&author.command);

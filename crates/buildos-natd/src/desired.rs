@@ -4,7 +4,7 @@ use buildos_probe::Request;
 
 use crate::config::{BridgeNetfilter, Settings};
 use crate::dnsmasq::config as dnsmasq;
-use crate::firewall::bytecode::Image;
+use crate::firewall::bytecode::KernelTable;
 use crate::firewall::policy;
 use crate::probe_scheduler;
 use crate::uplink_network::UplinkNetwork;
@@ -15,7 +15,7 @@ pub struct Desired {
     /// Where.
     pub network: UplinkNetwork,
     /// Our table.
-    pub table: Image,
+    pub table: KernelTable,
     /// Content of [`dnsmasq::CONFIGURATION`].
     pub dnsmasq: String,
     /// Content of [`dnsmasq::RESOLV`].
@@ -33,7 +33,7 @@ impl Desired {
     #[must_use]
     pub fn new(network: UplinkNetwork, settings: &Settings) -> Self {
         Self {
-            table: Image::of(&policy::table(&network, settings)),
+            table: KernelTable::compile(&policy::table(&network, settings)),
             dnsmasq: dnsmasq::configuration(&network, settings.lease),
             resolv: dnsmasq::resolv(&network.dns),
             bridge_netfilter: settings.bridge_netfilter,

@@ -10,9 +10,9 @@ use std::net::Ipv4Addr;
 
 use buildos_natd::config::{LeaseTime, Port, Settings};
 use buildos_natd::dnsmasq::config as dnsmasq;
-use buildos_natd::firewall::bytecode::{Expression, Image};
+use buildos_natd::firewall::bytecode::{Expression, KernelTable};
 use buildos_natd::firewall::model::{
-    ConnectionState, Hook, Is, Match, Rule, Table, Transport, Verdict,
+    CompareOp, ConnectionState, Hook, Match, Rule, Table, Transport, Verdict,
 };
 use buildos_natd::firewall::policy;
 use buildos_natd::uplink_network::{InterfaceName, PrivateNetwork, UplinkNetwork};
@@ -89,7 +89,8 @@ fn a_small_network_has_few_leases() {
 
 #[test]
 fn the_image_is_complete() {
-    let images = [plain(), policy::table(&network(), &strict())].map(|table| Image::of(&table));
+    let images =
+        [plain(), policy::table(&network(), &strict())].map(|table| KernelTable::compile(&table));
     for rule in images
         .iter()
         .flat_map(|image| &image.chains)
@@ -104,7 +105,7 @@ fn the_image_is_complete() {
             !rule
                 .expressions
                 .iter()
-                .any(|e| matches!(e, Expression::Foreign(_)))
+                .any(|e| matches!(e, Expression::Other(_)))
         );
     }
 }
@@ -130,7 +131,7 @@ enum Protocol {
 }
 
 fn holds(condition: &Match, packet: &Packet) -> bool {
-    let is = |is: Is, equal: bool| (is == Is::Equal) == equal;
+    let is = |is: CompareOp, equal: bool| (is == CompareOp::Equal) == equal;
     let within = |net: &Ipv4Net, address| packet.ipv4 && net.contains(address);
     match condition {
         Match::Input(wanted, name) => is(*wanted, packet.input == name.as_str()),
@@ -143,7 +144,7 @@ fn holds(condition: &Match, packet: &Packet) -> bool {
         Match::Port(transport, port) => packet.protocol == Protocol::Port(*transport, *port),
         Match::EchoRequest => packet.ipv4 && packet.protocol == Protocol::Echo,
         Match::State(states) => packet.state.is_some_and(|state| states.contains(&state)),
-        Match::Redirected => packet.redirected,
+        Match::DestinationNat => packet.redirected,
     }
 }
 

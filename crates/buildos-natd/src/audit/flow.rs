@@ -1,7 +1,7 @@
 //! The traffic that machines need, as far as it is known of a packet.
 
 use super::bits::Bits;
-use crate::firewall::bytecode::{ConnectionKey, Expression, MetaKey, PayloadBase};
+use crate::firewall::bytecode::{ConntrackKey, Expression, MetaKey, PayloadBase};
 use crate::uplink_network::UplinkNetwork;
 
 /// Expressions that load something we do not know, when they are not ours.
@@ -137,9 +137,9 @@ impl Flow {
             Expression::Meta(MetaKey::OutputName) => self.output.clone(),
             Expression::Meta(MetaKey::NetworkProtocol) => Bits::known(&[libc::NFPROTO_IPV4 as u8]),
             Expression::Meta(MetaKey::TransportProtocol) => self.protocol.clone(),
-            Expression::Connection(ConnectionKey::State) => self.state.clone(),
+            Expression::Conntrack(ConntrackKey::State) => self.state.clone(),
             // Nobody has redirected it; the rest is open.
-            Expression::Connection(ConnectionKey::Status) => {
+            Expression::Conntrack(ConntrackKey::Status) => {
                 Bits(DESTINATION_CHANGED.to_ne_bytes().map(|bit| (0, bit)).into())
             }
             Expression::Payload {
@@ -147,7 +147,7 @@ impl Flow {
                 offset,
                 length,
             } => self.payload(*base, *offset as usize, *length as usize),
-            Expression::Foreign(name) if LOADS.contains(&name.as_str()) => Bits::unknown(0),
+            Expression::Other(name) if LOADS.contains(&name.as_str()) => Bits::unknown(0),
             Expression::Mask(_)
             | Expression::Compare(..)
             | Expression::Lookup(..)
@@ -159,9 +159,9 @@ impl Flow {
             | Expression::Goto(_)
             | Expression::Return
             | Expression::Reject
-            | Expression::Match(_)
-            | Expression::Target(_)
-            | Expression::Foreign(_) => return None,
+            | Expression::XtMatch(_)
+            | Expression::XtTarget(_)
+            | Expression::Other(_) => return None,
         })
     }
 

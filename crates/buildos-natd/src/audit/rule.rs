@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use super::bits::{Bits, Truth};
 use super::flow::Flow;
-use crate::firewall::bytecode::{Expression, ImageRule, MetaKey, PayloadBase};
-use crate::firewall::model::Is;
+use crate::firewall::bytecode::{Expression, KernelRule, MetaKey, PayloadBase};
+use crate::firewall::model::CompareOp;
 
 /// Expressions that decide nothing.
 const SILENT: [&str; 6] = ["immediate", "last", "log", "notrack", "objref", "dup"];
@@ -31,7 +31,7 @@ pub(super) enum Effect<'a> {
 pub(super) type Sets = HashMap<String, Vec<Vec<u8>>>;
 
 /// Whether the rule matches, and what it then does.
-pub(super) fn judge<'a>(rule: &'a ImageRule, sets: &Sets, flow: &Flow) -> (Truth, Effect<'a>) {
+pub(super) fn judge<'a>(rule: &'a KernelRule, sets: &Sets, flow: &Flow) -> (Truth, Effect<'a>) {
     let mut truth = Truth::Yes;
     let mut register = Bits::unknown(0);
     for expression in &rule.expressions {
@@ -47,8 +47,8 @@ pub(super) fn judge<'a>(rule: &'a ImageRule, sets: &Sets, flow: &Flow) -> (Truth
             Expression::Compare(is, bytes) => {
                 let equal = register.begins_with(bytes);
                 truth = truth.and(match is {
-                    Is::Equal => equal,
-                    Is::Not => equal.not(),
+                    CompareOp::Equal => equal,
+                    CompareOp::NotEqual => equal.not(),
                 });
                 Effect::Nothing
             }
@@ -57,8 +57,8 @@ pub(super) fn judge<'a>(rule: &'a ImageRule, sets: &Sets, flow: &Flow) -> (Truth
                     .get(set)
                     .map_or(Truth::Maybe, |set| register.is_in(set));
                 truth = truth.and(match is {
-                    Is::Equal => within,
-                    Is::Not => within.not(),
+                    CompareOp::Equal => within,
+                    CompareOp::NotEqual => within.not(),
                 });
                 Effect::Nothing
             }
@@ -68,16 +68,16 @@ pub(super) fn judge<'a>(rule: &'a ImageRule, sets: &Sets, flow: &Flow) -> (Truth
             Expression::Goto(chain) => Effect::Goto(chain),
             Expression::Return => Effect::Return,
             // Always true, and there for people.
-            Expression::Match(name) if name == "comment" => Effect::Nothing,
-            Expression::Target(name) if name == "REJECT" => Effect::Drop,
-            Expression::Target(name) if PASSING_TARGETS.contains(&name.as_str()) => Effect::Pass,
-            Expression::Foreign(name) if PASSING.contains(&name.as_str()) => Effect::Pass,
-            Expression::Foreign(name) if SILENT.contains(&name.as_str()) => Effect::Nothing,
-            Expression::Counter | Expression::Target(_) => Effect::Nothing,
-            Expression::Match(_)
-            | Expression::Foreign(_)
+            Expression::XtMatch(name) if name == "comment" => Effect::Nothing,
+            Expression::XtTarget(name) if name == "REJECT" => Effect::Drop,
+            Expression::XtTarget(name) if PASSING_TARGETS.contains(&name.as_str()) => Effect::Pass,
+            Expression::Other(name) if PASSING.contains(&name.as_str()) => Effect::Pass,
+            Expression::Other(name) if SILENT.contains(&name.as_str()) => Effect::Nothing,
+            Expression::Counter | Expression::XtTarget(_) => Effect::Nothing,
+            Expression::XtMatch(_)
+            | Expression::Other(_)
             | Expression::Meta(_)
-            | Expression::Connection(_)
+            | Expression::Conntrack(_)
             | Expression::Payload { .. } => {
                 truth = truth.and(Truth::Maybe);
                 Effect::Nothing
@@ -90,7 +90,7 @@ pub(super) fn judge<'a>(rule: &'a ImageRule, sets: &Sets, flow: &Flow) -> (Truth
             return (truth, effect);
         }
     }
-    let looks_up = |e: &Expression| matches!(e, Expression::Foreign(name) if name == "lookup");
+    let looks_up = |e: &Expression| matches!(e, Expression::Other(name) if name == "lookup");
     match rule.expressions.iter().any(looks_up) {
         true => (truth, Effect::Unknown),
         false => (truth, Effect::Nothing),
@@ -98,7 +98,7 @@ pub(super) fn judge<'a>(rule: &'a ImageRule, sets: &Sets, flow: &Flow) -> (Truth
 }
 
 /// A rule in the words of `nft`, with `…` for what we do not read.
-pub(super) fn text(rule: &ImageRule) -> String {
+pub(super) fn text(rule: &KernelRule) -> String {
     let mut words: Vec<String> = Vec::new();
     let mut loaded: Option<&str> = None;
     let mut mask: &[u8] = &[];
@@ -136,13 +136,13 @@ pub(super) fn text(rule: &ImageRule) -> String {
                 Some(what) => format!("{what} {is}{}", operand(what, bytes, mask)),
                 None => "…".to_owned(),
             },
-            Expression::Match(name) => format!("-m {name}"),
-            Expression::Target(name) => format!("-j {name}"),
+            Expression::XtMatch(name) => format!("-m {name}"),
+            Expression::XtTarget(name) => format!("-j {name}"),
             Expression::Drop => "drop".to_owned(),
             Expression::Reject => "reject".to_owned(),
             Expression::Counter => continue,
             Expression::Meta(_)
-            | Expression::Connection(_)
+            | Expression::Conntrack(_)
             | Expression::Payload { .. }
             | Expression::Accept
             | Expression::Masquerade
@@ -150,7 +150,7 @@ pub(super) fn text(rule: &ImageRule) -> String {
             | Expression::Goto(_)
             | Expression::Return
             | Expression::Lookup(..)
-            | Expression::Foreign(_) => {
+            | Expression::Other(_) => {
                 loaded = None;
                 "…".to_owned()
             }

@@ -10,19 +10,19 @@ use super::rule::{Effect, Sets, judge};
 use super::walk::{DORMANT, walk};
 use super::*;
 use crate::firewall::bytecode::{
-    ConnectionKey, Expression, Image, ImageChain, ImageRule, MetaKey, PayloadBase,
+    ConntrackKey, Expression, KernelChain, KernelRule, KernelTable, MetaKey, PayloadBase,
 };
-use crate::firewall::model::Is;
+use crate::firewall::model::CompareOp;
 
-fn rule(expressions: &[Expression]) -> ImageRule {
-    ImageRule {
+fn rule(expressions: &[Expression]) -> KernelRule {
+    KernelRule {
         expressions: expressions.to_vec(),
         comment: String::new(),
     }
 }
 
-fn chain(name: &str, hook: Option<i32>, drops: bool, rules: Vec<ImageRule>) -> ImageChain {
-    ImageChain {
+fn chain(name: &str, hook: Option<i32>, drops: bool, rules: Vec<KernelRule>) -> KernelChain {
+    KernelChain {
         name: name.to_owned(),
         kind: "filter".to_owned(),
         hook: hook.map(|hook| hook as u32),
@@ -32,10 +32,10 @@ fn chain(name: &str, hook: Option<i32>, drops: bool, rules: Vec<ImageRule>) -> I
     }
 }
 
-fn table(chains: Vec<ImageChain>) -> AnyTable {
-    AnyTable {
+fn table(chains: Vec<KernelChain>) -> ForeignTable {
+    ForeignTable {
         family: libc::NFPROTO_IPV4,
-        table: Image {
+        table: KernelTable {
             name: "filter".to_owned(),
             flags: 0,
             chains,
@@ -44,7 +44,7 @@ fn table(chains: Vec<ImageChain>) -> AnyTable {
     }
 }
 
-fn forward(drops: bool, rules: Vec<ImageRule>) -> ImageChain {
+fn forward(drops: bool, rules: Vec<KernelRule>) -> KernelChain {
     chain("FORWARD", Some(libc::NF_INET_FORWARD), drops, rules)
 }
 
@@ -57,10 +57,13 @@ fn interface(key: MetaKey, name: &str) -> [Expression; 2] {
         }
         _ => bytes.push(0),
     }
-    [Expression::Meta(key), Expression::Compare(Is::Equal, bytes)]
+    [
+        Expression::Meta(key),
+        Expression::Compare(CompareOp::Equal, bytes),
+    ]
 }
 
-fn with(conditions: &[&[Expression]], verdict: Expression) -> ImageRule {
+fn with(conditions: &[&[Expression]], verdict: Expression) -> KernelRule {
     let mut expressions = conditions.concat();
     expressions.push(Expression::Counter);
     expressions.push(verdict);
@@ -76,7 +79,7 @@ fn output(name: &str) -> [Expression; 2] {
 }
 
 #[track_caller]
-fn check(chains: Vec<ImageChain>, expected: &[&str]) {
+fn check(chains: Vec<KernelChain>, expected: &[&str]) {
     let found: Vec<_> = findings(&[table(chains)], &UplinkNetwork::example())
         .iter()
         .map(ToString::to_string)
@@ -118,7 +121,7 @@ fn docker_sets_the_policy() {
                     with(
                         &[
                             &output("docker0"),
-                            &[Expression::Match("conntrack".to_owned())],
+                            &[Expression::XtMatch("conntrack".to_owned())],
                         ],
                         Expression::Accept,
                     ),
@@ -162,7 +165,7 @@ fn a_rule_is_named() {
                 length: 4,
             },
             Expression::Mask(mask.to_vec()),
-            Expression::Compare(Is::Equal, bytes.to_vec()),
+            Expression::Compare(CompareOp::Equal, bytes.to_vec()),
         ]
     };
     check(
@@ -185,7 +188,7 @@ fn a_rule_is_named() {
 
 #[test]
 fn what_hangs_on_something_unknown_is_a_suspect() {
-    let odd = Expression::Match("statistic".to_owned());
+    let odd = Expression::XtMatch("statistic".to_owned());
     check(
         vec![forward(
             false,
@@ -206,8 +209,8 @@ fn what_hangs_on_something_unknown_is_a_suspect() {
     );
     // A map of verdicts may say anything.
     let map = rule(&[
-        Expression::Connection(ConnectionKey::State),
-        Expression::Foreign("lookup".to_owned()),
+        Expression::Conntrack(ConntrackKey::State),
+        Expression::Other("lookup".to_owned()),
     ]);
     check(
         vec![forward(true, vec![map])],
@@ -221,9 +224,9 @@ fn what_hangs_on_something_unknown_is_a_suspect() {
 #[test]
 fn what_is_redirected_is_not_what_machines_need() {
     let redirected = rule(&[
-        Expression::Connection(ConnectionKey::Status),
+        Expression::Conntrack(ConntrackKey::Status),
         Expression::Mask(DESTINATION_CHANGED.to_ne_bytes().into()),
-        Expression::Compare(Is::Not, vec![0; 4]),
+        Expression::Compare(CompareOp::NotEqual, vec![0; 4]),
         Expression::Accept,
     ]);
     check(vec![forward(true, vec![redirected])], &[BOTH_WAYS]);
@@ -233,11 +236,7 @@ fn what_is_redirected_is_not_what_machines_need() {
 fn sets_are_looked_into() {
     let state = |is, set: &str, verdict| {
         let lookup = Expression::Lookup(is, set.to_owned());
-        rule(&[
-            Expression::Connection(ConnectionKey::State),
-            lookup,
-            verdict,
-        ])
+        rule(&[Expression::Conntrack(ConntrackKey::State), lookup, verdict])
     };
     let check = |rules, expected: &[&str]| {
         let mut table = table(vec![forward(true, rules)]);
@@ -249,17 +248,17 @@ fn sets_are_looked_into() {
     };
     let out = "the policy of chain FORWARD in table ip filter drops what machines send out";
     check(
-        vec![state(Is::Equal, "answers", Expression::Accept)],
+        vec![state(CompareOp::Equal, "answers", Expression::Accept)],
         &[out],
     );
-    let new = state(Is::Not, "answers", Expression::Accept);
+    let new = state(CompareOp::NotEqual, "answers", Expression::Accept);
     check(
         vec![new],
         &["the policy of chain FORWARD in table ip filter drops the answers to machines"],
     );
     // One whose elements are not known.
     check(
-        vec![state(Is::Equal, "others", Expression::Accept)],
+        vec![state(CompareOp::Equal, "others", Expression::Accept)],
         &[
             "the policy of chain FORWARD in table ip filter may drop what machines send out and \
            the answers to machines",
@@ -269,7 +268,7 @@ fn sets_are_looked_into() {
 
 #[test]
 fn chains_are_left_and_come_back() {
-    let back = |returns: ImageRule| {
+    let back = |returns: KernelRule| {
         vec![
             forward(false, vec![with(&[], Expression::Jump("sub".to_owned()))]),
             chain(
@@ -358,22 +357,22 @@ fn verdict() -> impl Strategy<Value = Expression> {
     ]
 }
 
-fn rules() -> impl Strategy<Value = Vec<ImageRule>> {
+fn rules() -> impl Strategy<Value = Vec<KernelRule>> {
     let condition = prop_oneof![
         Just(vec![]),
         Just(input("br1").to_vec()),
         Just(input("br2").to_vec()),
-        Just(vec![Expression::Match("odd".to_owned())]),
+        Just(vec![Expression::XtMatch("odd".to_owned())]),
     ];
     let rule = (condition, verdict()).prop_map(|(c, v)| with(&[&c], v));
     proptest::collection::vec(rule, 0..5)
 }
 
 /// What the kernel does when every unknown condition is `odd`.
-fn dropped(tables: &AnyTable, flow: &Flow, odd: bool) -> Option<bool> {
+fn dropped(tables: &ForeignTable, flow: &Flow, odd: bool) -> Option<bool> {
     fn run(
-        image: &Image,
-        chain: &ImageChain,
+        image: &KernelTable,
+        chain: &KernelChain,
         flow: &Flow,
         odd: bool,
         fuel: &mut u32,

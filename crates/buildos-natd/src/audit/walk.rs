@@ -4,7 +4,7 @@ use super::bits::Truth;
 use super::flow::Flow;
 use super::rule::{Effect, Sets, judge, text};
 use super::{Dropper, Finding};
-use crate::firewall::bytecode::{AnyTable, Image, ImageChain};
+use crate::firewall::bytecode::{ForeignTable, KernelChain, KernelTable};
 
 /// `NFT_TABLE_F_DORMANT`: none of the table's chains is in the packets' way
 /// (linux/netfilter/nf_tables.h).
@@ -17,7 +17,7 @@ const DEEPEST: usize = 16;
 const LONGEST: u32 = 10_000;
 
 /// What the base chains of a table at the hook of `flow` drop of it.
-pub(super) fn walk(table: &AnyTable, flow: &Flow) -> Vec<Finding> {
+pub(super) fn walk(table: &ForeignTable, flow: &Flow) -> Vec<Finding> {
     // The other families see no IPv4 packets that are routed, or not as such.
     let family = match table.family {
         libc::NFPROTO_IPV4 => "ip",
@@ -59,7 +59,7 @@ enum Through {
 }
 
 struct Walk<'a> {
-    table: &'a Image,
+    table: &'a KernelTable,
     sets: &'a Sets,
     name: String,
     flow: &'a Flow,
@@ -70,7 +70,7 @@ struct Walk<'a> {
 
 impl<'a> Walk<'a> {
     /// `sure`: the packet is certain to come to this chain.
-    fn chain(&mut self, chain: &'a ImageChain, mut sure: bool, depth: usize) -> Through {
+    fn chain(&mut self, chain: &'a KernelChain, mut sure: bool, depth: usize) -> Through {
         // Nothing before can have decided, and nothing can have left the chain.
         let (mut undecided, mut stayed) = (true, true);
         for (i, rule) in chain.rules.iter().enumerate() {
@@ -121,7 +121,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn find(&mut self, chain: &ImageChain, what: Dropper, certain: bool) {
+    fn find(&mut self, chain: &KernelChain, what: Dropper, certain: bool) {
         self.found.push(Finding {
             table: self.name.clone(),
             chain: chain.name.clone(),

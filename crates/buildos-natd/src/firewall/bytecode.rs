@@ -1,138 +1,140 @@
-//! A table as the kernel keeps it, and what of [`super::model`] becomes what.
+//! Compiles [`super::model`] to nf_tables expressions, and compares tables in
+//! that form.
 //!
-//! The kernel knows no "ip saddr": a rule is a list of expressions that load
-//! something into a register and compare the register (libnftnl's
-//! `nftnl_expr`). This file is the compiler from the one to the other.
+//! The kernel has no "ip saddr". A rule is a list of expressions: one loads a
+//! field into a register, the next compares the register (libnftnl,
+//! `nftnl_expr`).
 
 use std::collections::HashMap;
 
 use super::model::{
-    Chain, ConnectionState, Hook, Is, Kind, Match, Priority, Rule, Table, Transport, Verdict,
+    Chain, CompareOp, ConnectionState, Hook, Kind, Match, Priority, Rule, Table, Transport, Verdict,
 };
 
-/// A table of family `inet`.
+/// A table as the kernel keeps it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Image {
-    /// Its name.
+#[allow(missing_docs)]
+pub struct KernelTable {
     pub name: String,
-    /// `enum nft_table_flags`; "dormant" would mean that none of it works.
+    /// `enum nft_table_flags`; a dormant table has no effect.
     pub flags: u32,
-    /// Its chains, in the order of their creation.
-    pub chains: Vec<ImageChain>,
+    /// In the order of their creation.
+    pub chains: Vec<KernelChain>,
 }
 
-/// A table of any family.
+/// A table of another program.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AnyTable {
-    /// Its family (`NFPROTO_*`, linux/netfilter.h).
+#[allow(missing_docs)]
+pub struct ForeignTable {
+    /// `NFPROTO_*` (linux/netfilter.h).
     pub family: i32,
-    /// The table.
-    pub table: Image,
-    /// Its sets of plain values that do not change, by their names.
+    pub table: KernelTable,
+    /// Constant sets of plain values, by name.
     pub sets: HashMap<String, Vec<Vec<u8>>>,
 }
 
-/// A base chain.
+/// A chain as the kernel keeps it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ImageChain {
-    /// Its name.
+#[allow(missing_docs)]
+pub struct KernelChain {
     pub name: String,
-    /// `filter`, `nat` …; empty for a chain that is no base chain.
+    /// `filter`, `nat` …; empty unless it is a base chain.
     pub kind: String,
-    /// `enum nf_inet_hooks`; for a base chain.
+    /// `enum nf_inet_hooks`, for a base chain.
     pub hook: Option<u32>,
     /// Order within the hook.
     pub priority: i32,
-    /// `NF_ACCEPT` or `NF_DROP`; for a base chain.
+    /// `NF_ACCEPT` or `NF_DROP`, for a base chain.
     pub policy: Option<u32>,
-    /// Its rules, in order.
-    pub rules: Vec<ImageRule>,
+    pub rules: Vec<KernelRule>,
 }
 
-/// A rule.
+/// A rule as the kernel keeps it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ImageRule {
-    /// Its expressions, in order.
+#[allow(missing_docs)]
+pub struct KernelRule {
     pub expressions: Vec<Expression>,
-    /// Its comment, or empty.
+    /// Empty for no comment.
     pub comment: String,
 }
 
-/// What a rule has counted.
+/// Value of a rule's counter.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[allow(missing_docs)]
 pub struct Count {
-    /// Packets that came to its counter.
     pub packets: u64,
-    /// Their bytes, with IP headers.
+    /// With IP headers.
     pub bytes: u64,
 }
 
-/// The part of nf_tables' expressions that we use, all on register 1, and what
-/// else decides over a packet.
+/// An nf_tables expression on register 1.
+///
+/// `inet buildos` uses the variants up to `Masquerade`. The others occur in
+/// foreign tables, and matter for [`crate::audit`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Expression {
-    /// Loads something known about the packet.
+    /// Loads a property of the packet.
     Meta(MetaKey),
-    /// Loads something known about its connection.
-    Connection(ConnectionKey),
+    /// Loads a property of the packet's connection.
+    Conntrack(ConntrackKey),
     /// Loads bytes of the packet.
     Payload {
-        /// The header that the offset counts from.
+        /// Header from which `offset` counts.
         base: PayloadBase,
-        /// Bytes from the start of that header.
+        /// In bytes.
         offset: u32,
-        /// How many bytes.
+        /// In bytes.
         length: u32,
     },
-    /// Keeps the bits that are set in the mask.
+    /// Clears the bits that are not set in the mask.
     Mask(Vec<u8>),
-    /// Goes on if the register is, or is not, equal.
-    Compare(Is, Vec<u8>),
+    /// Ends the rule unless the comparison holds.
+    Compare(CompareOp, Vec<u8>),
     /// Counts packets and bytes.
     Counter,
-    /// Ends the chain for the packet.
+    /// Ends the base chain and lets the packet pass.
     Accept,
-    /// Ends the packet.
+    /// Drops the packet.
     Drop,
-    /// Changes the source address.
+    /// Replaces the source address by that of the output interface.
     Masquerade,
-    /// Goes on if the register is, or is not, in this set.
-    Lookup(Is, String),
-    /// Goes on in another chain and comes back.
+    /// Ends the rule unless the register is, or is not, in this set.
+    Lookup(CompareOp, String),
+    /// Continues in another chain, and returns from it.
     Jump(String),
-    /// Goes on in another chain.
+    /// Continues in another chain without returning.
     Goto(String),
-    /// Goes back to where a jump came from.
+    /// Returns to the calling chain.
     Return,
-    /// Ends the packet and tells its sender.
+    /// Drops the packet and answers with an error.
     Reject,
-    /// A match of iptables, by its name.
-    Match(String),
-    /// A target of iptables, by its name.
-    Target(String),
-    /// Something else that only others use, by its name.
-    Foreign(String),
+    /// A match of iptables, by name.
+    XtMatch(String),
+    /// A target of iptables, by name.
+    XtTarget(String),
+    /// An expression that this module does not model, by name.
+    Other(String),
 }
 
 /// `enum nft_meta_keys`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MetaKey {
-    /// Interface that the packet came in by.
+    /// Name of the input interface.
     InputName = libc::NFT_META_IIFNAME as isize,
-    /// Interface that it leaves by.
+    /// Name of the output interface.
     OutputName = libc::NFT_META_OIFNAME as isize,
-    /// Network protocol.
+    /// `NFPROTO_*` of the packet.
     NetworkProtocol = libc::NFT_META_NFPROTO as isize,
-    /// Transport protocol.
+    /// `IPPROTO_*` of the packet.
     TransportProtocol = libc::NFT_META_L4PROTO as isize,
 }
 
 /// `enum nft_ct_keys`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ConnectionKey {
-    /// The connection's state as the packet sees it.
+pub enum ConntrackKey {
+    /// State of the connection at this packet.
     State = libc::NFT_CT_STATE as isize,
-    /// What has been done to the connection.
+    /// `enum ip_conntrack_status`.
     Status = libc::NFT_CT_STATUS as isize,
 }
 
@@ -148,63 +150,59 @@ pub enum PayloadBase {
 /// ICMP type of an echo request (RFC 792).
 const ECHO_REQUEST: u8 = 8;
 /// `IPS_DST_NAT` (linux/netfilter/nf_conntrack_common.h).
-const STATUS_DESTINATION_CHANGED: u32 = 1 << 5;
+const STATUS_DNAT: u32 = 1 << 5;
 
-impl Image {
-    /// The image of a table.
+impl KernelTable {
+    /// Compiles a table.
     #[must_use]
-    pub fn of(table: &Table) -> Self {
+    pub fn compile(table: &Table) -> Self {
         Self {
             name: table.name.to_owned(),
             flags: 0,
-            chains: table.chains.iter().map(ImageChain::of).collect(),
+            chains: table.chains.iter().map(KernelChain::compile).collect(),
         }
     }
-}
 
-impl Image {
-    /// The first thing in which what stands differs from this image, for
-    /// people; [`None`] when it is the same.
+    /// Describes the first difference between this table and the installed one;
+    /// [`None`] if they are equal.
     #[must_use]
-    pub fn difference(&self, standing: Option<&Self>) -> Option<String> {
-        let Some(standing) = standing else {
-            return Some("it is not there".to_owned());
+    pub fn difference(&self, installed: Option<&Self>) -> Option<String> {
+        let Some(installed) = installed else {
+            return Some("the table is missing".to_owned());
         };
-        if self.flags != standing.flags {
-            return Some(format!("its flags are {:#x}", standing.flags));
+        if self.flags != installed.flags {
+            return Some(format!("the table has flags {:#x}", installed.flags));
         }
         for chain in &self.chains {
             let name = &chain.name;
-            let Some(other) = standing.chains.iter().find(|other| other.name == *name) else {
-                return Some(format!("chain {name} is not there"));
+            let Some(other) = installed.chains.iter().find(|other| other.name == *name) else {
+                return Some(format!("chain {name} is missing"));
             };
             if (chain.hook, chain.priority, chain.policy, &chain.kind)
                 != (other.hook, other.priority, other.policy, &other.kind)
             {
                 return Some(format!(
-                    "chain {name} hooks in elsewhere or has another policy"
+                    "chain {name} has a different type, hook, priority or policy"
                 ));
             }
             if chain.rules.len() != other.rules.len() {
                 let (is, should) = (other.rules.len(), chain.rules.len());
-                return Some(format!(
-                    "chain {name} has {is} rules and should have {should}"
-                ));
+                return Some(format!("chain {name} has {is} rules instead of {should}"));
             }
             let rules = chain.rules.iter().zip(&other.rules);
             if let Some(at) = rules
                 .enumerate()
                 .find_map(|(i, (a, b))| (a != b).then_some(i + 1))
             {
-                return Some(format!("rule {at} of chain {name} is another one"));
+                return Some(format!("rule {at} of chain {name} is different"));
             }
         }
-        (self != standing).then(|| "it has something more".to_owned())
+        (self != installed).then(|| "the table has an additional chain".to_owned())
     }
 }
 
-impl ImageChain {
-    fn of(chain: &Chain) -> Self {
+impl KernelChain {
+    fn compile(chain: &Chain) -> Self {
         Self {
             name: chain.hook.as_str().to_owned(),
             kind: match chain.kind {
@@ -224,21 +222,23 @@ impl ImageChain {
                 Priority::SourceNat => libc::NF_IP_PRI_NAT_SRC,
             },
             policy: Some(libc::NF_ACCEPT as u32),
-            rules: chain.rules.iter().map(ImageRule::of).collect(),
+            rules: chain.rules.iter().map(KernelRule::compile).collect(),
         }
     }
 }
 
-impl ImageRule {
-    fn of(rule: &Rule) -> Self {
+impl KernelRule {
+    fn compile(rule: &Rule) -> Self {
         let mut expressions = Vec::new();
-        for of in &rule.matches {
-            let of = condition(of);
-            // Once in a rule is enough, for the kernel and for `nft`.
-            let known = expressions.windows(2).any(|pair| pair == ipv4(Is::Equal));
-            match of.strip_prefix(&ipv4(Is::Equal)) {
-                Some(rest) if known => expressions.extend_from_slice(rest),
-                Some(_) | None => expressions.extend(of),
+        for condition in &rule.matches {
+            let compiled = compile_match(condition);
+            // A rule checks the protocol once, as one written by nft(8) does.
+            let checked = expressions
+                .windows(2)
+                .any(|pair| pair == ipv4(CompareOp::Equal));
+            match compiled.strip_prefix(&ipv4(CompareOp::Equal)) {
+                Some(rest) if checked => expressions.extend_from_slice(rest),
+                Some(_) | None => expressions.extend(compiled),
             }
         }
         if rule.counted {
@@ -256,9 +256,9 @@ impl ImageRule {
     }
 }
 
-/// What a condition is made of. Where it reads a header, it first makes sure
-/// that the packet has that header.
-fn condition(condition: &Match) -> Vec<Expression> {
+/// Compiles a condition. Before it reads a header, it checks that the packet has
+/// that header.
+fn compile_match(condition: &Match) -> Vec<Expression> {
     match condition {
         Match::Input(is, name) => vec![
             Expression::Meta(MetaKey::InputName),
@@ -266,7 +266,7 @@ fn condition(condition: &Match) -> Vec<Expression> {
         ],
         Match::Output(name) => vec![
             Expression::Meta(MetaKey::OutputName),
-            Expression::Compare(Is::Equal, name_bytes(name.as_str())),
+            Expression::Compare(CompareOp::Equal, name_bytes(name.as_str())),
         ],
         Match::Ipv4(is) => ipv4(*is).into(),
         Match::Source(is, net) => address(12, *is, net),
@@ -283,22 +283,23 @@ fn condition(condition: &Match) -> Vec<Expression> {
             let bits = states
                 .iter()
                 .fold(0, |bits, state| bits | state_bit(*state));
-            any_bit(ConnectionKey::State, bits)
+            any_bit(ConntrackKey::State, bits)
         }
-        Match::Redirected => any_bit(ConnectionKey::Status, STATUS_DESTINATION_CHANGED),
+        Match::DestinationNat => any_bit(ConntrackKey::Status, STATUS_DNAT),
     }
 }
 
-fn ipv4(is: Is) -> [Expression; 2] {
+fn ipv4(is: CompareOp) -> [Expression; 2] {
     [
         Expression::Meta(MetaKey::NetworkProtocol),
         Expression::Compare(is, vec![libc::NFPROTO_IPV4 as u8]),
     ]
 }
 
-/// Offsets in the IPv4 header: RFC 791, section 3.1.
-fn address(offset: u32, is: Is, net: &ipnet::Ipv4Net) -> Vec<Expression> {
-    let mut expressions = Vec::from(ipv4(Is::Equal));
+/// Compares an address; offsets in the IPv4 header are those of RFC 791,
+/// section 3.1.
+fn address(offset: u32, is: CompareOp, net: &ipnet::Ipv4Net) -> Vec<Expression> {
+    let mut expressions = Vec::from(ipv4(CompareOp::Equal));
     expressions.push(Expression::Payload {
         base: PayloadBase::Network,
         offset,
@@ -311,25 +312,26 @@ fn address(offset: u32, is: Is, net: &ipnet::Ipv4Net) -> Vec<Expression> {
     expressions
 }
 
-/// Offsets: the destination port is at 2 in UDP and TCP, the type at 0 in ICMP.
+/// Compares a field of the transport header: the destination port is at offset 2
+/// in UDP and TCP, the type at 0 in ICMP.
 fn transport_field(protocol: i32, offset: u32, value: Vec<u8>) -> Vec<Expression> {
     vec![
         Expression::Meta(MetaKey::TransportProtocol),
-        Expression::Compare(Is::Equal, vec![protocol as u8]),
+        Expression::Compare(CompareOp::Equal, vec![protocol as u8]),
         Expression::Payload {
             base: PayloadBase::Transport,
             offset,
             length: value.len() as u32,
         },
-        Expression::Compare(Is::Equal, value),
+        Expression::Compare(CompareOp::Equal, value),
     ]
 }
 
-fn any_bit(key: ConnectionKey, bits: u32) -> Vec<Expression> {
+fn any_bit(key: ConntrackKey, bits: u32) -> Vec<Expression> {
     vec![
-        Expression::Connection(key),
+        Expression::Conntrack(key),
         Expression::Mask(bits.to_ne_bytes().into()),
-        Expression::Compare(Is::Not, 0_u32.to_ne_bytes().into()),
+        Expression::Compare(CompareOp::NotEqual, 0_u32.to_ne_bytes().into()),
     ]
 }
 
@@ -342,7 +344,7 @@ fn state_bit(state: ConnectionState) -> u32 {
     }
 }
 
-/// With its NUL: without it, names that begin so would match too.
+/// Appends the NUL: without it, longer names with this prefix match too.
 fn name_bytes(name: &str) -> Vec<u8> {
     let mut bytes = name.as_bytes().to_vec();
     bytes.push(0);
@@ -353,12 +355,12 @@ fn name_bytes(name: &str) -> Vec<u8> {
 mod tests {
     use super::*;
 
-    fn image() -> Image {
-        let rule = ImageRule {
+    fn compiled() -> KernelTable {
+        let rule = KernelRule {
             expressions: vec![Expression::Counter, Expression::Drop],
             comment: String::new(),
         };
-        let chain = |name: &str| ImageChain {
+        let chain = |name: &str| KernelChain {
             name: name.to_owned(),
             kind: "filter".to_owned(),
             hook: Some(2),
@@ -366,7 +368,7 @@ mod tests {
             policy: Some(1),
             rules: vec![rule.clone(), rule.clone()],
         };
-        Image {
+        KernelTable {
             name: "buildos".to_owned(),
             flags: 0,
             chains: vec![chain("input"), chain("forward")],
@@ -374,39 +376,39 @@ mod tests {
     }
 
     #[track_caller]
-    fn check(change: impl FnOnce(&mut Image), expected: &str) {
-        let mut standing = image();
-        change(&mut standing);
+    fn check(change: impl FnOnce(&mut KernelTable), expected: &str) {
+        let mut installed = compiled();
+        change(&mut installed);
         assert_eq!(
-            image().difference(Some(&standing)).as_deref(),
+            compiled().difference(Some(&installed)).as_deref(),
             Some(expected)
         );
     }
 
     #[test]
-    fn the_first_difference_is_named() {
-        assert_eq!(image().difference(Some(&image())), None);
-        assert_eq!(image().difference(None).as_deref(), Some("it is not there"));
-        check(|image| image.flags = 1, "its flags are 0x1");
+    fn difference_names_first_different_part() {
+        assert_eq!(compiled().difference(Some(&compiled())), None);
+        assert_eq!(
+            compiled().difference(None).as_deref(),
+            Some("the table is missing")
+        );
+        check(|table| table.flags = 1, "the table has flags 0x1");
+        check(|table| table.chains.truncate(1), "chain forward is missing");
         check(
-            |image| image.chains.truncate(1),
-            "chain forward is not there",
+            |table| table.chains[0].policy = Some(0),
+            "chain input has a different type, hook, priority or policy",
         );
         check(
-            |image| image.chains[0].policy = Some(0),
-            "chain input hooks in elsewhere or has another policy",
+            |table| table.chains[1].rules.clear(),
+            "chain forward has 0 rules instead of 2",
         );
         check(
-            |image| image.chains[1].rules.clear(),
-            "chain forward has 0 rules and should have 2",
+            |table| table.chains[1].rules[1].expressions[1] = Expression::Accept,
+            "rule 2 of chain forward is different",
         );
         check(
-            |image| image.chains[1].rules[1].expressions[1] = Expression::Accept,
-            "rule 2 of chain forward is another one",
-        );
-        check(
-            |image| image.chains.push(image.chains[0].clone()),
-            "it has something more",
+            |table| table.chains.push(table.chains[0].clone()),
+            "the table has an additional chain",
         );
     }
 }

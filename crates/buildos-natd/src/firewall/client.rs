@@ -1,61 +1,51 @@
-//! The kernel's nf_tables: what of our table stands there, and putting it
-//! there.
+//! Reads tables from nf_tables, and replaces table `inet NAME` as a whole.
 //!
-//! [`Image`] is a table as the kernel keeps it. [`read`] makes one of what the
-//! kernel says, [`Image::of`] makes one of a [`super::model::Table`], and when
-//! the two are equal nothing has to be done. [`install`] replaces the table as
-//! a whole in one transaction: there is no moment with half of it, and none
-//! without it. No other table is ever touched.
+//! [`install`] uses one transaction: no packet meets half a table, or none.
 
 use std::collections::HashMap;
 
-use nftnl::Batch;
-
-use super::bytecode::{AnyTable, Count, Image};
+use super::bytecode::{Count, ForeignTable, KernelTable};
 use super::decode::{Dump, ask_for_elements, chain, elements, plain_set, rule, table};
 use super::encode;
-use super::error::NftError;
+use super::error::FirewallError;
 use super::nfnetlink::{Message, Netlink};
 
-/// Sets that are read at most: each costs a question.
-const SETS: usize = 256;
+/// Maximum number of sets to read: each costs a request.
+const MAX_SETS: usize = 256;
 
-/// How often a reading that a change has spoilt is begun again.
-const READINGS: usize = 8;
+/// Attempts to read the ruleset without a commit in between.
+const MAX_READS: usize = 8;
 
-/// The table `inet NAME` as it stands; [`None`] when there is none.
+/// Reads the table `inet NAME`; [`None`] if it does not exist.
 ///
 /// # Errors
 ///
-/// [`NftError`]; EPERM without CAP_NET_ADMIN.
-pub async fn read(name: &str) -> Result<Option<Image>, NftError> {
+/// [`FirewallError`]; EPERM without CAP_NET_ADMIN.
+pub async fn read(name: &str) -> Result<Option<KernelTable>, FirewallError> {
     let tables = read_all(libc::NFPROTO_INET, |table| table == name).await?;
     Ok(tables.into_iter().map(|found| found.table).next())
 }
 
-/// All tables of all families, but for the table `inet NAME`.
+/// Reads all tables of all families except `inet NAME`.
 ///
 /// # Errors
 ///
 /// As [`read`].
-pub async fn others(name: &str) -> Result<Vec<AnyTable>, NftError> {
+pub async fn foreign_tables(name: &str) -> Result<Vec<ForeignTable>, FirewallError> {
     let mut tables = read_all(libc::NFPROTO_UNSPEC, |_| true).await?;
     tables.retain(|found| found.family != libc::NFPROTO_INET || found.table.name != name);
     Ok(tables)
 }
 
-/// What the counting rules of the table `inet NAME` have counted since it was
-/// installed, by their comments.
+/// Reads the counters of table `inet NAME` with the comments of their rules.
 ///
 /// # Errors
 ///
 /// As [`read`].
-pub async fn counts(name: &str) -> Result<Vec<(String, Count)>, NftError> {
+pub async fn counts(name: &str) -> Result<Vec<(String, Count)>, FirewallError> {
     let mut counts = Vec::new();
-    for message in Netlink::open()?
-        .dump(Dump::Rules, libc::NFPROTO_INET)
-        .await?
-    {
+    let mut netlink = Netlink::open()?;
+    for message in netlink.dump(Dump::Rules, libc::NFPROTO_INET).await? {
         let listed = rule(&message.attributes)?;
         if let Some(count) = listed.count.filter(|_| listed.table == name) {
             counts.push((listed.rule.comment, count));
@@ -64,27 +54,30 @@ pub async fn counts(name: &str) -> Result<Vec<(String, Count)>, NftError> {
     Ok(counts)
 }
 
-async fn read_all(family: i32, wanted: impl Fn(&str) -> bool) -> Result<Vec<AnyTable>, NftError> {
-    for _ in 0..READINGS {
-        if let Some(tables) = read_once(family, &wanted).await? {
+async fn read_all(
+    family: i32,
+    is_wanted: impl Fn(&str) -> bool,
+) -> Result<Vec<ForeignTable>, FirewallError> {
+    for _ in 0..MAX_READS {
+        if let Some(tables) = read_once(family, &is_wanted).await? {
             return Ok(tables);
         }
     }
-    Err(NftError::Restless)
+    Err(FirewallError::Unstable)
 }
 
-/// [`None`] when the ruleset changed meanwhile.
+/// Reads once; [`None`] if the ruleset changed while it was read.
 async fn read_once(
     family: i32,
-    wanted: impl Fn(&str) -> bool,
-) -> Result<Option<Vec<AnyTable>>, NftError> {
+    is_wanted: impl Fn(&str) -> bool,
+) -> Result<Option<Vec<ForeignTable>>, FirewallError> {
     let mut netlink = Netlink::open()?;
     let before = netlink.generation().await?;
     let mut tables = Vec::new();
     for message in netlink.dump(Dump::Tables, family).await? {
         let table = table(&message.attributes)?;
-        if wanted(&table.name) {
-            tables.push(AnyTable {
+        if is_wanted(&table.name) {
+            tables.push(ForeignTable {
                 family: message.family.into(),
                 table,
                 sets: HashMap::new(),
@@ -116,9 +109,12 @@ async fn read_once(
     Ok((before == after).then_some(tables))
 }
 
-async fn read_sets(netlink: &mut Netlink, tables: &mut [AnyTable]) -> Result<(), NftError> {
+async fn read_sets(
+    netlink: &mut Netlink,
+    tables: &mut [ForeignTable],
+) -> Result<(), FirewallError> {
     let sets = netlink.dump(Dump::Sets, libc::NFPROTO_UNSPEC).await?;
-    for message in sets.iter().take(SETS) {
+    for message in sets.iter().take(MAX_SETS) {
         let Some((table, set)) = plain_set(&message.attributes)? else {
             continue;
         };
@@ -136,27 +132,27 @@ async fn read_sets(netlink: &mut Netlink, tables: &mut [AnyTable]) -> Result<(),
     Ok(())
 }
 
-fn find<'a>(tables: &'a mut [AnyTable], message: &Message, name: &str) -> Option<&'a mut AnyTable> {
+fn find<'a>(
+    tables: &'a mut [ForeignTable],
+    message: &Message,
+    name: &str,
+) -> Option<&'a mut ForeignTable> {
     let family = i32::from(message.family);
     tables
         .iter_mut()
         .find(|found| found.family == family && found.table.name == name)
 }
 
-/// Puts the table in the place of whatever stands under its name.
+/// Replaces the table of that name, or adds it.
 ///
 /// # Errors
 ///
-/// [`NftError`]; what stood before still stands.
-pub async fn install(image: &Image) -> Result<(), NftError> {
-    let (batch, objects) = encode::replacement(image);
-    transaction(batch, &objects).await
-}
-
-async fn transaction(batch: Batch, objects: &[String]) -> Result<(), NftError> {
+/// [`FirewallError`]; the ruleset is unchanged then.
+pub async fn install(table: &KernelTable) -> Result<(), FirewallError> {
+    let (batch, objects) = encode::replacement(table);
     let batch = batch.finalize();
-    // One datagram: the kernel commits at the end of each.
+    // One datagram, because the kernel commits at the end of each.
     let bytes: Vec<u8> = batch.iter().flatten().copied().collect();
     let numbers = batch.sequence_numbers();
-    Netlink::open()?.transact(&bytes, numbers, objects).await
+    Netlink::open()?.transact(&bytes, numbers, &objects).await
 }

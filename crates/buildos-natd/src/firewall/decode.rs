@@ -1,4 +1,4 @@
-//! From the kernel's attributes to an [`super::Image`]
+//! Decodes nf_tables attributes to [`KernelTable`]s
 //! (linux/netfilter/nf_tables.h).
 
 mod attributes;
@@ -6,8 +6,8 @@ mod expression;
 
 use netlink_packet_core::{DecodeError, NLA_HEADER_SIZE, parse_u32_be, parse_u64_be};
 
-use super::bytecode::{Count, Image, ImageChain, ImageRule};
-use super::error::NftError;
+use super::bytecode::{Count, KernelChain, KernelRule, KernelTable};
+use super::error::FirewallError;
 use attributes::{each, text};
 use expression::{data_value, expression, iptables_match};
 
@@ -55,7 +55,7 @@ const GENERATION_COMMAND: u16 = 3;
 /// `NFTNL_UDATA_RULE_COMMENT`: userdata is libnftnl's own type-length-value list.
 const USERDATA_COMMENT: u8 = 0;
 
-/// Kinds of object that can be listed.
+/// A kind of object to list.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Dump {
     Tables,
@@ -98,33 +98,33 @@ impl Dump {
     }
 }
 
-/// A commit, as the kernel announces it.
+/// A generation of the ruleset, and the process that committed it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Generation {
-    pub(super) generation: u32,
+    pub(super) id: u32,
     pub(super) pid: u32,
     pub(super) command: String,
 }
 
-/// Who made which generation.
-pub(super) fn change(attributes: &[u8]) -> Result<Generation, NftError> {
+/// Decodes the attributes of `NFT_MSG_NEWGEN`.
+pub(super) fn generation(attributes: &[u8]) -> Result<Generation, FirewallError> {
     let mut found = Generation::default();
     each(attributes, |kind, value| {
         match kind {
-            GENERATION_ID => found.generation = parse_u32_be(value)?,
+            GENERATION_ID => found.id = parse_u32_be(value)?,
             GENERATION_PID => found.pid = parse_u32_be(value)?,
             GENERATION_COMMAND => found.command = text(value)?,
             _ => {}
         }
         Ok(())
     })
-    .map_err(NftError::Malformed)?;
+    .map_err(FirewallError::Malformed)?;
     Ok(found)
 }
 
-/// A table without its chains.
-pub(super) fn table(attributes: &[u8]) -> Result<Image, NftError> {
-    let mut table = Image {
+/// Decodes a table, without its chains.
+pub(super) fn table(attributes: &[u8]) -> Result<KernelTable, FirewallError> {
+    let mut table = KernelTable {
         name: String::new(),
         flags: 0,
         chains: Vec::new(),
@@ -137,14 +137,14 @@ pub(super) fn table(attributes: &[u8]) -> Result<Image, NftError> {
         }
         Ok(())
     })
-    .map_err(NftError::Malformed)?;
+    .map_err(FirewallError::Malformed)?;
     Ok(table)
 }
 
-/// The name of the chain's table, and the chain without its rules.
-pub(super) fn chain(attributes: &[u8]) -> Result<(String, ImageChain), NftError> {
+/// Decodes the name of a chain's table, and the chain without its rules.
+pub(super) fn chain(attributes: &[u8]) -> Result<(String, KernelChain), FirewallError> {
     let mut table = String::new();
-    let mut chain = ImageChain {
+    let mut chain = KernelChain {
         name: String::new(),
         kind: String::new(),
         hook: None,
@@ -170,13 +170,13 @@ pub(super) fn chain(attributes: &[u8]) -> Result<(String, ImageChain), NftError>
         }
         Ok(())
     })
-    .map_err(NftError::Malformed)?;
+    .map_err(FirewallError::Malformed)?;
     Ok((table, chain))
 }
 
 /// The table and the name of a set whose elements are plain values that do not
 /// change; [`None`] for every other one.
-pub(super) fn plain_set(attributes: &[u8]) -> Result<Option<(String, String)>, NftError> {
+pub(super) fn plain_set(attributes: &[u8]) -> Result<Option<(String, String)>, FirewallError> {
     let (mut table, mut name, mut flags) = (String::new(), String::new(), 0);
     each(attributes, |kind, value| {
         match kind {
@@ -187,7 +187,7 @@ pub(super) fn plain_set(attributes: &[u8]) -> Result<Option<(String, String)>, N
         }
         Ok(())
     })
-    .map_err(NftError::Malformed)?;
+    .map_err(FirewallError::Malformed)?;
     Ok((flags & !SET_ANONYMOUS == SET_CONSTANT).then_some((table, name)))
 }
 
@@ -207,7 +207,7 @@ pub(super) fn ask_for_elements(table: &str, set: &str) -> Vec<u8> {
 }
 
 /// The keys of a set's elements.
-pub(super) fn elements(attributes: &[u8]) -> Result<Vec<Vec<u8>>, NftError> {
+pub(super) fn elements(attributes: &[u8]) -> Result<Vec<Vec<u8>>, FirewallError> {
     let mut found = Vec::new();
     each(attributes, |kind, list| {
         if kind != LIST_ELEMENTS {
@@ -222,25 +222,26 @@ pub(super) fn elements(attributes: &[u8]) -> Result<Vec<Vec<u8>>, NftError> {
             })
         })
     })
-    .map_err(NftError::Malformed)?;
+    .map_err(FirewallError::Malformed)?;
     Ok(found)
 }
 
-/// A rule, where it is, and what it has counted.
+/// A rule with its table, chain and counter.
 #[derive(Debug)]
 pub(super) struct ListedRule {
     pub(super) table: String,
     pub(super) chain: String,
-    pub(super) rule: ImageRule,
-    /// Of its first counter.
+    pub(super) rule: KernelRule,
+    /// Value of the first counter.
     pub(super) count: Option<Count>,
 }
 
-pub(super) fn rule(attributes: &[u8]) -> Result<ListedRule, NftError> {
+/// Decodes a rule.
+pub(super) fn rule(attributes: &[u8]) -> Result<ListedRule, FirewallError> {
     let mut listed = ListedRule {
         table: String::new(),
         chain: String::new(),
-        rule: ImageRule {
+        rule: KernelRule {
             expressions: Vec::new(),
             comment: String::new(),
         },
@@ -267,7 +268,7 @@ pub(super) fn rule(attributes: &[u8]) -> Result<ListedRule, NftError> {
         }
         Ok(())
     })
-    .map_err(NftError::Malformed)?;
+    .map_err(FirewallError::Malformed)?;
     Ok(listed)
 }
 
@@ -297,7 +298,7 @@ fn count(data: &[u8]) -> Result<Count, DecodeError> {
     Ok(count)
 }
 
-/// The comment in a rule's userdata; empty when there is none.
+/// Returns the comment in a rule's userdata, or an empty string.
 fn comment(userdata: &[u8]) -> String {
     let mut rest = userdata;
     while let [kind, length, tail @ ..] = rest {
@@ -321,7 +322,7 @@ mod tests {
     use crate::firewall::bytecode::Expression;
 
     #[test]
-    fn the_expressions_of_a_rule_are_read() {
+    fn rule_expressions_and_counter_are_decoded() {
         let named = |name: &[u8], data: &[u8]| {
             let expression = [
                 attribute(EXPRESSION_NAME, name),
@@ -340,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn a_comment_is_found_behind_other_data() {
+    fn comment_after_other_userdata_is_found() {
         assert_eq!(
             comment(&[7, 2, 0, 0, USERDATA_COMMENT, 3, b'o', b'k', 0]),
             "ok"
@@ -348,7 +349,7 @@ mod tests {
         assert_eq!(comment(&[USERDATA_COMMENT, 9, b'x']), "");
     }
 
-    /// Trees of attributes, so that what is inside is reached too.
+    /// Returns nested attributes, to reach the inner decoders.
     fn attributes() -> impl Strategy<Value = Vec<u8>> {
         let leaf = prop_oneof![
             any::<Vec<u8>>(),
@@ -378,8 +379,8 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(2048))]
 
         #[test]
-        fn no_attributes_do_harm(bytes in attributes()) {
-            let _ = (change(&bytes), table(&bytes), chain(&bytes), rule(&bytes));
+        fn random_attributes_do_not_panic(bytes in attributes()) {
+            let _ = (generation(&bytes), table(&bytes), chain(&bytes), rule(&bytes));
             let _ = (plain_set(&bytes), elements(&bytes));
             for name in ["meta", "ct", "payload", "bitwise", "cmp", "immediate", "lookup", "target"] {
                 let _ = (expression(name.to_owned(), &bytes), comment(&bytes));

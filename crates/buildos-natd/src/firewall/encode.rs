@@ -1,4 +1,4 @@
-//! From an [`Image`] to the messages of a transaction, by libnftnl.
+//! Encodes a [`KernelTable`] as the messages of one transaction, with libnftnl.
 
 use std::ffi::{CStr, CString};
 
@@ -9,57 +9,57 @@ use nftnl::expr::{
 use nftnl::{Batch, Chain, ChainType, Hook, MsgType, Policy, ProtoFamily, Rule, Table};
 
 use super::bytecode::{
-    ConnectionKey, Expression, Image, ImageChain, ImageRule, MetaKey, PayloadBase,
+    ConntrackKey, Expression, KernelChain, KernelRule, KernelTable, MetaKey, PayloadBase,
 };
-use crate::firewall::model::Is;
+use crate::firewall::model::CompareOp;
 
-/// The messages that put the image in the place of whatever has its name, and
-/// for each of them what to call it in an error.
-pub(super) fn replacement(image: &Image) -> (Batch, Vec<String>) {
+/// Returns the messages that replace the table of that name, and the object of
+/// each message for errors.
+pub(super) fn replacement(table: &KernelTable) -> (Batch, Vec<String>) {
     let mut batch = Batch::new();
     let mut objects = Vec::new();
-    let table = Table::new(c_string(&image.name), ProtoFamily::Inet);
-    // Deleting what is not there would fail, so it is added first.
+    let new = Table::new(c_string(&table.name), ProtoFamily::Inet);
+    // Deleting a missing table fails, so the transaction adds it first.
     for kind in [MsgType::Add, MsgType::Del, MsgType::Add] {
-        batch.add(&table, kind);
-        objects.push(format!("table inet {}", image.name));
+        batch.add(&new, kind);
+        objects.push(format!("table inet {}", table.name));
     }
-    for chain in &image.chains {
-        add_chain(&mut batch, &mut objects, &table, chain);
+    for chain in &table.chains {
+        add_chain(&mut batch, &mut objects, &new, chain);
     }
     (batch, objects)
 }
 
-fn add_chain(batch: &mut Batch, objects: &mut Vec<String>, table: &Table, image: &ImageChain) {
-    let mut chain = Chain::new(c_string(&image.name), table);
-    if let Some(hook) = image.hook.and_then(hook) {
-        chain.set_type(chain_type(&image.kind));
-        chain.set_hook(hook, image.priority);
-        chain.set_policy(match image.policy {
+fn add_chain(batch: &mut Batch, objects: &mut Vec<String>, table: &Table, compiled: &KernelChain) {
+    let mut chain = Chain::new(c_string(&compiled.name), table);
+    if let Some(hook) = compiled.hook.and_then(hook) {
+        chain.set_type(chain_type(&compiled.kind));
+        chain.set_hook(hook, compiled.priority);
+        chain.set_policy(match compiled.policy {
             Some(policy) if policy == libc::NF_DROP as u32 => Policy::Drop,
             Some(_) | None => Policy::Accept,
         });
     }
     batch.add(&chain, MsgType::Add);
-    objects.push(format!("chain {}", image.name));
-    for rule in &image.rules {
+    objects.push(format!("chain {}", compiled.name));
+    for rule in &compiled.rules {
         batch.add(&encode_rule(&chain, rule), MsgType::Add);
         objects.push(format!(
             "a rule of chain {} ({})",
-            image.name,
+            compiled.name,
             description(rule)
         ));
     }
 }
 
-fn encode_rule<'a>(chain: &'a Chain<'a>, image: &ImageRule) -> Rule<'a> {
+fn encode_rule<'a>(chain: &'a Chain<'a>, compiled: &KernelRule) -> Rule<'a> {
     let mut rule = Rule::new(chain);
-    for expression in &image.expressions {
+    for expression in &compiled.expressions {
         add_expression(&mut rule, expression);
     }
-    if !image.comment.is_empty() {
-        // Too long a comment is left out: nothing depends on it.
-        let _ = rule.set_comment(c_string(&image.comment));
+    if !compiled.comment.is_empty() {
+        // libnftnl refuses comments over 127 bytes; the rule works without one.
+        let _ = rule.set_comment(c_string(&compiled.comment));
     }
     rule
 }
@@ -70,8 +70,8 @@ fn add_expression(rule: &mut Rule<'_>, expression: &Expression) {
         Expression::Meta(MetaKey::OutputName) => rule.add_expr(&Meta::OifName),
         Expression::Meta(MetaKey::NetworkProtocol) => rule.add_expr(&Meta::NfProto),
         Expression::Meta(MetaKey::TransportProtocol) => rule.add_expr(&Meta::L4Proto),
-        Expression::Connection(ConnectionKey::State) => rule.add_expr(&Conntrack::State),
-        Expression::Connection(ConnectionKey::Status) => rule.add_expr(&Conntrack::Status),
+        Expression::Conntrack(ConntrackKey::State) => rule.add_expr(&Conntrack::State),
+        Expression::Conntrack(ConntrackKey::Status) => rule.add_expr(&Conntrack::Status),
         Expression::Payload {
             base,
             offset,
@@ -81,27 +81,29 @@ fn add_expression(rule: &mut Rule<'_>, expression: &Expression) {
             let nothing = vec![0_u8; mask.len()];
             rule.add_expr(&Bitwise::new(mask.as_slice(), nothing.as_slice()));
         }
-        Expression::Compare(Is::Equal, data) => {
+        Expression::Compare(CompareOp::Equal, data) => {
             rule.add_expr(&Cmp::new(CmpOp::Eq, data.as_slice()))
         }
-        Expression::Compare(Is::Not, data) => rule.add_expr(&Cmp::new(CmpOp::Neq, data.as_slice())),
+        Expression::Compare(CompareOp::NotEqual, data) => {
+            rule.add_expr(&Cmp::new(CmpOp::Neq, data.as_slice()))
+        }
         Expression::Counter => rule.add_expr(&Counter),
         Expression::Accept => rule.add_expr(&Verdict::Accept),
         Expression::Drop => rule.add_expr(&Verdict::Drop),
         Expression::Masquerade => rule.add_expr(&Masquerade),
-        // Only readings of the kernel have these, and those are not installed.
+        // Only foreign tables have these, and they are never installed.
         Expression::Lookup(..)
         | Expression::Jump(_)
         | Expression::Goto(_)
         | Expression::Return
         | Expression::Reject
-        | Expression::Match(_)
-        | Expression::Target(_)
-        | Expression::Foreign(_) => {}
+        | Expression::XtMatch(_)
+        | Expression::XtTarget(_)
+        | Expression::Other(_) => {}
     }
 }
 
-/// libnftnl counts in bytes, whatever the fields of the binding are called.
+/// libnftnl counts in bytes, although the fields of the binding say bits.
 fn payload(base: PayloadBase, offset: u32, length: u32) -> Payload {
     match base {
         PayloadBase::Network => Payload::Network(NetworkHeaderField::Raw {
@@ -134,7 +136,7 @@ fn chain_type(kind: &str) -> ChainType {
     }
 }
 
-fn description(rule: &ImageRule) -> &str {
+fn description(rule: &KernelRule) -> &str {
     if rule.comment.is_empty() {
         "without a comment"
     } else {
@@ -142,7 +144,7 @@ fn description(rule: &ImageRule) -> &str {
     }
 }
 
-/// Up to the first NUL; our names and comments have none.
+/// Converts a text up to its first NUL; names and comments here have none.
 fn c_string(text: &str) -> CString {
     let bytes: Vec<u8> = text
         .bytes()

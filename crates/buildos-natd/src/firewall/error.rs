@@ -1,40 +1,43 @@
-//! Errors of the conversation with nf_tables.
+//! Errors of reading or replacing tables in nf_tables.
 
 use std::io;
 
-/// The kernel did not do what was asked.
+use crate::netlink::TIMEOUT;
+
+/// nf_tables could not be read or changed.
 #[derive(Debug, thiserror::Error)]
-pub enum NftError {
-    /// No socket: out of file descriptors, or the sandbox forbids AF_NETLINK.
+pub enum FirewallError {
+    /// The process has no file descriptor left, or its sandbox forbids
+    /// AF_NETLINK.
     #[error("cannot open an nfnetlink socket")]
-    Socket(#[source] io::Error),
-    /// The socket failed in the middle.
-    #[error("lost the conversation with nf_tables")]
-    Conversation(#[source] io::Error),
-    /// The kernel refused one object, and with it the whole transaction.
-    #[error("nf_tables refused {object}; is the kernel's module for it there?")]
+    Open(#[source] io::Error),
+    /// Sending or receiving failed.
+    #[error("lost the connection to nf_tables")]
+    Disconnected(#[source] io::Error),
+    /// The kernel refused an object, and with it the transaction.
+    #[error("nf_tables refused {object}; is the kernel module for it loaded?")]
     Refused {
-        /// The object, as `nft` writes it.
+        /// The object, as nft(8) writes it.
         object: String,
         /// The kernel's reason.
         #[source]
         source: io::Error,
     },
     /// The kernel did not answer in time.
-    #[error("nf_tables did not answer within {} s", crate::netlink::TIMEOUT.as_secs())]
+    #[error("nf_tables did not answer within {} s", TIMEOUT.as_secs())]
     Timeout,
-    /// What the kernel said makes no sense to us.
-    #[error("cannot understand what nf_tables says")]
+    /// An answer of the kernel cannot be parsed.
+    #[error("cannot parse an answer of nf_tables")]
     Malformed(#[source] netlink_packet_core::DecodeError),
-    /// What was installed is not what stands.
-    #[error("table inet {table} does not read back as it was installed: {difference}")]
-    Different {
+    /// The kernel returns a different table than the one just installed.
+    #[error("table inet {table} reads back different from the one installed: {difference}")]
+    ReadBack {
         /// Name of the table.
         table: String,
         /// The first difference.
         difference: String,
     },
-    /// The ruleset changed each time while it was being read.
+    /// Each attempt to read the ruleset met a commit of another process.
     #[error("the ruleset changes faster than it can be read")]
-    Restless,
+    Unstable,
 }

@@ -1,10 +1,11 @@
-//! An nftables table of family `inet` as a value, and as the text that `nft`
-//! lists and reads (nft(8)).
+//! Describes an nftables table of family `inet`, and prints it as nft(8) lists
+//! it.
 //!
-//! Only what our own table needs: base chains whose policy is accept, and
-//! rules that are a list of matches, optionally a counter, a verdict and a
-//! comment. [`crate::ruleset`] says what is in the table; [`crate::nft`]
-//! brings it into the kernel.
+//! # Limits
+//!
+//! The model has only what [`super::policy`] uses: base chains with policy
+//! accept, and rules made of matches, an optional counter, a verdict and a
+//! comment.
 
 use std::fmt;
 
@@ -14,137 +15,133 @@ use crate::uplink_network::InterfaceName;
 
 /// A table of family `inet`.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs)]
 pub struct Table {
-    /// Name.
     pub name: &'static str,
-    /// Its chains.
     pub chains: Vec<Chain>,
 }
 
-/// A base chain. What no rule decides is accepted.
+/// A base chain with policy accept, named after its hook.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs)]
 pub struct Chain {
-    /// Where it hooks in; also its name.
     pub hook: Hook,
-    /// What it may do.
     pub kind: Kind,
-    /// When it runs among the chains of that hook.
     pub priority: Priority,
-    /// Its rules, in order.
     pub rules: Vec<Rule>,
 }
 
-/// Places in the packet's way (`enum nf_inet_hooks`, linux/netfilter.h).
+/// A netfilter hook (`enum nf_inet_hooks`, linux/netfilter.h).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hook {
-    /// Everything that arrives.
+    /// Every packet that arrives.
     Prerouting,
-    /// What is for the host.
+    /// Packets addressed to the host.
     Input,
-    /// What passes through the host.
+    /// Packets routed through the host.
     Forward,
-    /// Everything that leaves.
+    /// Every packet that leaves.
     Postrouting,
 }
 
-/// Types of a base chain.
+/// Type of a base chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// Sees every packet.
     Filter,
-    /// Sees the first packet of each connection and may change addresses.
+    /// Sees the first packet of each connection and can change its addresses.
     Nat,
 }
 
-/// Names of priorities (`enum nf_ip_hook_priorities`, linux/netfilter_ipv4.h).
+/// Position among the chains of a hook (`enum nf_ip_hook_priorities`,
+/// linux/netfilter_ipv4.h).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Priority {
     /// -300: before connection tracking.
     Raw,
     /// 0.
     Filter,
-    /// 100: where source addresses are changed.
+    /// 100: where the kernel changes source addresses.
     SourceNat,
 }
 
-/// A rule: when all matches hold, the verdict is taken.
+/// A rule: the verdict applies to packets for which all matches hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
-    /// What must hold, in this order.
+    /// Conditions, in the order in which the kernel checks them.
     pub matches: Vec<Match>,
-    /// Whether packets and bytes are counted.
+    /// Adds a counter of packets and bytes.
     pub counted: bool,
-    /// What then happens.
+    /// Verdict for matching packets.
     pub verdict: Verdict,
-    /// For people; at most 127 bytes.
+    /// At most 127 bytes; empty for no comment.
     pub comment: &'static str,
 }
 
-/// One condition.
+/// A condition of a rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Match {
-    /// The interface that the packet came in by is, or is not, this one.
-    Input(Is, InterfaceName),
-    /// The interface that the packet leaves by is this one.
+    /// Compares the input interface.
+    Input(CompareOp, InterfaceName),
+    /// The output interface has this name.
     Output(InterfaceName),
-    /// The packet is, or is not, IPv4.
-    Ipv4(Is),
-    /// The IPv4 source address is, or is not, in this network.
-    Source(Is, Ipv4Net),
-    /// The IPv4 destination address is, or is not, in this network.
-    Destination(Is, Ipv4Net),
-    /// UDP or TCP to this port.
+    /// Compares the network protocol with IPv4.
+    Ipv4(CompareOp),
+    /// Compares the network of the IPv4 source address.
+    Source(CompareOp, Ipv4Net),
+    /// Compares the network of the IPv4 destination address.
+    Destination(CompareOp, Ipv4Net),
+    /// TCP or UDP to this port.
     Port(Transport, u16),
     /// An ICMP echo request.
     EchoRequest,
     /// The connection is in one of these states.
     State(Vec<ConnectionState>),
-    /// A rule on the host has changed the connection's destination.
-    Redirected,
+    /// DNAT changed the destination of the connection.
+    DestinationNat,
 }
 
-/// Equal or not.
+/// Operator of a comparison.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Is {
+pub enum CompareOp {
     /// `==`
     Equal,
     /// `!=`
-    Not,
+    NotEqual,
 }
 
-/// Protocols with ports.
+/// A protocol with ports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
 pub enum Transport {
-    /// TCP.
     Tcp,
-    /// UDP.
     Udp,
 }
 
-/// States of a tracked connection (nft(8), "ct state").
+/// State of a tracked connection (nft(8), "ct state").
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ConnectionState {
-    /// Packets have been seen both ways.
+    /// Packets passed in both directions.
     Established,
     /// Belongs to another connection, as an ICMP error does.
     Related,
-    /// First packet.
+    /// First packet of a connection.
     New,
 }
 
-/// What happens to a packet.
+/// Verdict of a rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// No further rule of this chain is asked; other tables still are.
+    /// Ends this chain; chains of other tables can still drop the packet.
     Accept,
-    /// Gone.
+    /// Drops the packet.
     Drop,
-    /// Leaves with the address of the interface that it leaves by.
+    /// Replaces the source address by that of the output interface.
     Masquerade,
 }
 
 impl Rule {
-    /// A rule without counter and comment.
+    /// Returns a rule without counter and comment.
     #[must_use]
     pub fn new(matches: Vec<Match>, verdict: Verdict) -> Self {
         Self {
@@ -155,7 +152,7 @@ impl Rule {
         }
     }
 
-    /// The same, counting.
+    /// Adds a counter.
     #[must_use]
     pub fn counted(self) -> Self {
         Self {
@@ -164,7 +161,7 @@ impl Rule {
         }
     }
 
-    /// The same with a comment.
+    /// Sets the comment.
     #[must_use]
     pub fn comment(self, comment: &'static str) -> Self {
         Self { comment, ..self }
@@ -172,7 +169,7 @@ impl Rule {
 }
 
 impl Hook {
-    /// Name in `nft`.
+    /// Returns the name that nft(8) uses.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -185,7 +182,7 @@ impl Hook {
 }
 
 impl Kind {
-    /// Name in `nft`.
+    /// Returns the name that nft(8) uses.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -196,7 +193,7 @@ impl Kind {
 }
 
 impl Priority {
-    /// Name in `nft`.
+    /// Returns the name that nft(8) uses.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -208,7 +205,7 @@ impl Priority {
 }
 
 impl Transport {
-    /// Name in `nft`.
+    /// Returns the name that nft(8) uses.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -219,7 +216,7 @@ impl Transport {
 }
 
 impl ConnectionState {
-    /// Name in `nft`.
+    /// Returns the name that nft(8) uses.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -231,7 +228,7 @@ impl ConnectionState {
 }
 
 impl Verdict {
-    /// Name in `nft`.
+    /// Returns the name that nft(8) uses.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -242,7 +239,7 @@ impl Verdict {
     }
 }
 
-/// As `nft --stateless list table` shows it.
+/// Prints the table as `nft --stateless list table` does.
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "table inet {} {{", self.name)?;
@@ -302,21 +299,21 @@ impl fmt::Display for Match {
                 let names: Vec<_> = states.iter().map(|state| state.as_str()).collect();
                 write!(f, "ct state {}", names.join(","))
             }
-            Self::Redirected => f.write_str("ct status dnat"),
+            Self::DestinationNat => f.write_str("ct status dnat"),
         }
     }
 }
 
-impl fmt::Display for Is {
+impl fmt::Display for CompareOp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Equal => Ok(()),
-            Self::Not => f.write_str("!= "),
+            Self::NotEqual => f.write_str("!= "),
         }
     }
 }
 
-/// A network, or a single address without its `/32`.
+/// Prints a network, or a single address without its `/32`.
 struct Net(Ipv4Net);
 
 impl fmt::Display for Net {

@@ -1,4 +1,7 @@
-//! Who changes the ruleset: the kernel announces every commit.
+//! Reports commits of other processes to nf_tables.
+//!
+//! The kernel announces each commit with the process that made it
+//! (`NFT_MSG_NEWGEN`, linux/netfilter/nf_tables.h).
 
 use std::io;
 
@@ -7,95 +10,100 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 use netlink_sys::{AsyncSocketExt as _, TokioSocket};
 
 use super::decode;
-use super::error::NftError;
-use super::nfnetlink::general;
+use super::error::FirewallError;
+use super::nfnetlink;
 use crate::netlink::{messages, socket};
 
-/// Somebody else committed something to nf_tables, perhaps several times.
+/// One or more commits of other processes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Change {
-    /// Who did it last; [`None`] when announcements were lost.
-    pub by: Option<Author>,
+pub struct Commit {
+    /// Process of the last commit; [`None`] if notifications were lost.
+    pub last_writer: Option<Writer>,
 }
 
-/// The process that committed a change.
+/// A process that committed a change.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Author {
-    /// Its number, as the initial PID namespace counts.
+pub struct Writer {
+    /// In the initial PID namespace.
     pub pid: u32,
-    /// Its name, as `ps -o comm` shows it.
+    /// As `ps -o comm` shows it.
     pub command: String,
 }
 
-/// A listener to announcements.
-pub struct Changes {
+/// Receives the kernel's notifications of commits.
+pub struct RulesetMonitor {
     socket: TokioSocket,
-    /// Our own name: what we commit we know already. Our number is no help, as
-    /// the kernel's may be of another namespace.
-    own: String,
+    /// Own `comm`, to ignore own commits. The PID does not identify them, because
+    /// it can be of another PID namespace than the kernel's.
+    own_command: String,
 }
 
-impl Changes {
-    /// Listens from now on.
+impl RulesetMonitor {
+    /// Subscribes to notifications.
     ///
     /// # Errors
     ///
-    /// [`NftError::Socket`]; EPERM without CAP_NET_ADMIN.
-    pub fn listen() -> Result<Self, NftError> {
+    /// [`FirewallError::Open`]; EPERM without CAP_NET_ADMIN.
+    pub fn open() -> Result<Self, FirewallError> {
         let group = 1 << (libc::NFNLGRP_NFTABLES - 1);
         Ok(Self {
-            socket: socket(NETLINK_NETFILTER, group).map_err(NftError::Socket)?,
-            own: std::fs::read_to_string("/proc/self/comm")
+            socket: socket(NETLINK_NETFILTER, group).map_err(FirewallError::Open)?,
+            own_command: std::fs::read_to_string("/proc/self/comm")
                 .unwrap_or_default()
                 .trim_end()
                 .to_owned(),
         })
     }
 
-    /// Waits for the next commit of somebody else, and takes all that have been
-    /// announced by then: who looks at the ruleset sees them all at once.
-    /// Cancel-safe.
+    /// Waits for a commit of another process, and merges all that are queued: one
+    /// read of the ruleset covers them. Cancel-safe.
     ///
     /// # Errors
     ///
-    /// [`NftError::Conversation`] when the socket is broken.
-    pub async fn next(&mut self) -> Result<Change, NftError> {
-        let mut change = loop {
-            if let Some(change) = self.heard(self.socket.recv_from_full().await)? {
-                break change;
+    /// [`FirewallError::Disconnected`].
+    pub async fn next(&mut self) -> Result<Commit, FirewallError> {
+        let mut commit = loop {
+            let received = self.socket.recv_from_full().await;
+            if let Some(commit) = self.parse(received)? {
+                break commit;
             }
         };
-        while let Some(heard) = self.socket.recv_from_full().now_or_never() {
-            change = self.heard(heard)?.unwrap_or(change);
+        while let Some(received) = self.socket.recv_from_full().now_or_never() {
+            commit = self.parse(received)?.unwrap_or(commit);
         }
-        Ok(change)
+        Ok(commit)
     }
 
-    fn heard<A>(&self, heard: io::Result<(Vec<u8>, A)>) -> Result<Option<Change>, NftError> {
-        match heard {
+    /// Treats ENOBUFS (lost notifications) as a commit of an unknown process.
+    fn parse<A>(
+        &self,
+        received: io::Result<(Vec<u8>, A)>,
+    ) -> Result<Option<Commit>, FirewallError> {
+        match received {
             Ok((datagram, _)) => {
-                let by = last_commit(&datagram, &self.own)?;
-                Ok(by.map(|by| Change { by: Some(by) }))
+                let last_writer = last_writer(&datagram, &self.own_command)?;
+                Ok(last_writer.is_some().then_some(Commit { last_writer }))
             }
             Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
-                Ok(Some(Change { by: None }))
+                Ok(Some(Commit { last_writer: None }))
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(None),
-            Err(error) => Err(NftError::Conversation(error)),
+            Err(error) => Err(FirewallError::Disconnected(error)),
         }
     }
 }
 
-/// The last commit in a datagram that was not made by `own`.
-fn last_commit(datagram: &[u8], own: &str) -> Result<Option<Author>, NftError> {
+/// Returns the process of a datagram's last commit by a command other than `own`.
+fn last_writer(datagram: &[u8], own: &str) -> Result<Option<Writer>, FirewallError> {
     let mut last = None;
     for message in messages(datagram) {
-        let message =
-            general(&message.map_err(NftError::Malformed)?).map_err(NftError::Malformed)?;
+        let message = message
+            .and_then(|message| nfnetlink::parse(&message))
+            .map_err(FirewallError::Malformed)?;
         if message.kind == libc::NFT_MSG_NEWGEN {
-            let generation = decode::change(&message.attributes)?;
+            let generation = decode::generation(&message.attributes)?;
             if generation.command != own {
-                last = Some(Author {
+                last = Some(Writer {
                     pid: generation.pid,
                     command: generation.command,
                 });

@@ -1,5 +1,5 @@
-//! One conversation with the kernel's nf_tables over a netlink socket
-//! (linux/netfilter/nfnetlink.h). It knows messages, not what they say.
+//! Exchanges nf_tables messages over an nfnetlink socket
+//! (linux/netfilter/nfnetlink.h). [`super::decode`] parses their attributes.
 
 use std::ops::Range;
 
@@ -11,105 +11,114 @@ use netlink_sys::{AsyncSocketExt as _, TokioSocket};
 use tokio::time::timeout;
 
 use super::decode::{self, Dump};
-use super::error::NftError;
+use super::error::FirewallError;
 use crate::netlink::{self, TIMEOUT, messages};
 
-/// `struct nfgenmsg`.
-const GENERAL: usize = 4;
+/// Size of `struct nfgenmsg`.
+const NFGENMSG: usize = 4;
 
-/// A socket for requests; changes come on another, see [`super::Changes`].
+/// A socket for requests; [`super::monitor`] receives notifications on another.
 pub(super) struct Netlink {
     socket: TokioSocket,
     sequence: u32,
 }
 
-/// A message without its header.
+/// An nf_tables message.
 #[derive(Debug)]
 pub(super) struct Message {
-    /// `NFT_MSG_*` of a message of nf_tables.
+    /// `NFT_MSG_*`.
     pub(super) kind: i32,
-    /// `NFPROTO_*`: the family of the table that it is about.
+    /// `NFPROTO_*` of the table.
     pub(super) family: u8,
-    /// The attributes.
     pub(super) attributes: Vec<u8>,
 }
 
 impl Netlink {
-    pub(super) fn open() -> Result<Self, NftError> {
+    pub(super) fn open() -> Result<Self, FirewallError> {
         Ok(Self {
-            socket: netlink::socket(NETLINK_NETFILTER, 0).map_err(NftError::Socket)?,
+            socket: netlink::socket(NETLINK_NETFILTER, 0).map_err(FirewallError::Open)?,
             sequence: 0,
         })
     }
 
-    /// Number of the ruleset's current generation: it grows with each commit.
-    pub(super) async fn generation(&mut self) -> Result<u32, NftError> {
+    /// Returns the generation of the ruleset, which grows with each commit.
+    pub(super) async fn generation(&mut self) -> Result<u32, FirewallError> {
         self.request(libc::NFT_MSG_GETGEN, libc::NFPROTO_INET, 0, &[])
             .await?;
         let datagram = self.receive().await?;
         for message in messages(&datagram) {
-            let message = message.map_err(NftError::Malformed)?;
+            let message = message.map_err(FirewallError::Malformed)?;
             if message.sequence_number() == self.sequence {
-                check(&message, "the question for the generation")?;
-                let attributes = general(&message).map_err(NftError::Malformed)?.attributes;
-                return Ok(decode::change(&attributes)?.generation);
+                check(&message, "the request for the generation")?;
+                let attributes = parse(&message)
+                    .map_err(FirewallError::Malformed)?
+                    .attributes;
+                return Ok(decode::generation(&attributes)?.id);
             }
         }
-        Err(NftError::Malformed("no generation in the answer".into()))
+        Err(FirewallError::Malformed(
+            "no generation in the answer".into(),
+        ))
     }
 
-    /// Every object of that kind in a family (`NFPROTO_UNSPEC`: in all).
-    pub(super) async fn dump(&mut self, what: Dump, family: i32) -> Result<Vec<Message>, NftError> {
-        self.dump_of(what, family, &[]).await
+    /// Returns every object of that kind in a family; `NFPROTO_UNSPEC` selects all
+    /// families.
+    pub(super) async fn dump(
+        &mut self,
+        kind: Dump,
+        family: i32,
+    ) -> Result<Vec<Message>, FirewallError> {
+        self.dump_of(kind, family, &[]).await
     }
 
-    /// Every object of that kind that these attributes ask for.
+    /// Returns every object of that kind that the attributes select.
     pub(super) async fn dump_of(
         &mut self,
-        what: Dump,
+        kind: Dump,
         family: i32,
         attributes: &[u8],
-    ) -> Result<Vec<Message>, NftError> {
-        self.request(what.request(), family, NLM_F_DUMP, attributes)
+    ) -> Result<Vec<Message>, FirewallError> {
+        self.request(kind.request(), family, NLM_F_DUMP, attributes)
             .await?;
         let mut found = Vec::new();
         loop {
             let datagram = self.receive().await?;
             for message in messages(&datagram) {
-                let message = message.map_err(NftError::Malformed)?;
+                let message = message.map_err(FirewallError::Malformed)?;
                 if message.sequence_number() != self.sequence {
                     continue;
                 }
-                check(&message, what.name())?;
+                check(&message, kind.name())?;
                 if message.message_type() == NLMSG_DONE {
                     return Ok(found);
                 }
-                let message = general(&message).map_err(NftError::Malformed)?;
-                if message.kind == what.answer() {
+                let message = parse(&message).map_err(FirewallError::Malformed)?;
+                if message.kind == kind.answer() {
                     found.push(message);
                 }
             }
         }
     }
 
-    /// Sends a batch and waits until every message in it is acknowledged.
-    /// Where an answer is an error there is none for the batch's end, and
-    /// nothing was changed.
+    /// Sends a batch and waits until the kernel acknowledges each of its messages.
+    ///
+    /// After an error the kernel changes nothing, and does not acknowledge the end
+    /// of the batch.
     pub(super) async fn transact(
         &mut self,
         batch: &[u8],
         numbers: Range<u32>,
         objects: &[String],
-    ) -> Result<(), NftError> {
+    ) -> Result<(), FirewallError> {
         self.send(batch).await?;
-        // Begin and end of the batch are acknowledged from Linux 6.10 on.
+        // Linux 6.10 and later acknowledge begin and end of the batch.
         let framed = numbers.len() > objects.len();
         let first = numbers.start + u32::from(framed);
         let mut missing = numbers.len();
         while missing > 0 {
             let datagram = self.receive().await?;
             for message in messages(&datagram) {
-                let message = message.map_err(NftError::Malformed)?;
+                let message = message.map_err(FirewallError::Malformed)?;
                 let number = message.sequence_number();
                 if !numbers.contains(&number) {
                     continue;
@@ -131,7 +140,7 @@ impl Netlink {
         family: i32,
         flags: u16,
         attributes: &[u8],
-    ) -> Result<(), NftError> {
+    ) -> Result<(), FirewallError> {
         self.sequence = self.sequence.wrapping_add(1);
         let mut payload = vec![family as u8, 0, 0, 0];
         payload.extend_from_slice(attributes);
@@ -140,31 +149,31 @@ impl Netlink {
         self.send(&bytes).await
     }
 
-    async fn send(&self, bytes: &[u8]) -> Result<(), NftError> {
+    async fn send(&self, bytes: &[u8]) -> Result<(), FirewallError> {
         self.socket
             .send(bytes)
             .await
-            .map_err(NftError::Conversation)?;
+            .map_err(FirewallError::Disconnected)?;
         Ok(())
     }
 
-    async fn receive(&self) -> Result<Vec<u8>, NftError> {
+    async fn receive(&self) -> Result<Vec<u8>, FirewallError> {
         let received = timeout(TIMEOUT, self.socket.recv_from_full()).await;
         let (datagram, _) = received
-            .map_err(|_| NftError::Timeout)?
-            .map_err(NftError::Conversation)?;
+            .map_err(|_| FirewallError::Timeout)?
+            .map_err(FirewallError::Disconnected)?;
         Ok(datagram)
     }
 }
 
-/// What nf_tables says in a message.
-pub(super) fn general(message: &NetlinkBuffer<&[u8]>) -> Result<Message, DecodeError> {
+/// Parses `struct nfgenmsg`, the header of nf_tables messages.
+pub(super) fn parse(message: &NetlinkBuffer<&[u8]>) -> Result<Message, DecodeError> {
     let kind = i32::from(message.message_type());
     if kind >> 8 != libc::NFNL_SUBSYS_NFTABLES {
-        return Err(format!("message type {kind:#x} is not of nf_tables").into());
+        return Err(format!("message type {kind:#x} does not belong to nf_tables").into());
     }
     let payload = message.payload();
-    let (Some(family), Some(attributes)) = (payload.first(), payload.get(GENERAL..)) else {
+    let (Some(family), Some(attributes)) = (payload.first(), payload.get(NFGENMSG..)) else {
         return Err("a message without struct nfgenmsg".into());
     };
     Ok(Message {
@@ -174,14 +183,14 @@ pub(super) fn general(message: &NetlinkBuffer<&[u8]>) -> Result<Message, DecodeE
     })
 }
 
-/// A refusal is an error that names what was refused.
-fn check(message: &NetlinkBuffer<&[u8]>, object: &str) -> Result<(), NftError> {
+/// Returns the error of a refusal, with the refused object.
+fn check(message: &NetlinkBuffer<&[u8]>, object: &str) -> Result<(), FirewallError> {
     if message.message_type() == NLMSG_OVERRUN {
-        return Err(NftError::Restless);
+        return Err(FirewallError::Unstable);
     }
-    match netlink::refusal(message).map_err(NftError::Malformed)? {
+    match netlink::refusal(message).map_err(FirewallError::Malformed)? {
         None => Ok(()),
-        Some(source) => Err(NftError::Refused {
+        Some(source) => Err(FirewallError::Refused {
             object: object.to_owned(),
             source,
         }),
@@ -195,24 +204,24 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn an_error_names_the_object() {
+    fn refusal_names_object_and_errno() {
         let mut payload = [0; 20];
         payload[..4].copy_from_slice(&(-libc::EPERM).to_ne_bytes());
         let datagram = netlink::request(NLMSG_ERROR, 0, 0, &payload);
         let message = messages(&datagram).next().unwrap().unwrap();
         let error = check(&message, "table inet buildos").unwrap_err();
         assert!(error.to_string().contains("refused table inet buildos"));
-        assert!(matches!(error, NftError::Refused { source, .. }
+        assert!(matches!(error, FirewallError::Refused { source, .. }
             if source.raw_os_error() == Some(libc::EPERM)));
     }
 
     proptest! {
         #[test]
-        fn no_datagram_does_harm(datagram: Vec<u8>) {
+        fn random_datagrams_do_not_panic(datagram: Vec<u8>) {
             for message in messages(&datagram) {
                 let Ok(message) = message else { continue };
                 let _ = check(&message, "");
-                let _ = general(&message);
+                let _ = parse(&message);
             }
         }
     }

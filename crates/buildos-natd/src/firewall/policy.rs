@@ -1,12 +1,18 @@
-//! What our table says: NAT from br1 out of br0, and no more of the host for
-//! the machines than they need.
+//! Builds table `inet buildos`: NAT from br1 to br0, and what br1 can reach.
 //!
-//! Build machines are strangers: they run what packages bring. They may speak
-//! to the outside through the uplink, under the host's address, and to the
-//! host for DHCP, DNS, TFTP and echo; they may not pretend to be somebody
-//! else. Nobody outside opens a connection to them. Nothing else is decided
-//! here: traffic that has nothing to do with br1 passes untouched, and what
-//! other tables drop stays dropped.
+//! Build machines are untrusted: they run the code of packages.
+//!
+//! | chain | packets from machines | packets to machines |
+//! |---|---|---|
+//! | prerouting | only from their own network's addresses | none from br0 with addresses of br1's network |
+//! | input | DHCP, DNS, TFTP, echo and the ports in `open` | |
+//! | forward | to br0; new connections not to blocked private networks | answers from br0 |
+//! | postrouting | masqueraded behind the host's address | |
+//!
+//! # Limits
+//!
+//! Traffic without br1 passes unchanged. Accepting a packet here does not keep
+//! other tables from dropping it.
 
 use std::net::Ipv4Addr;
 
@@ -14,23 +20,24 @@ use ipnet::Ipv4Net;
 
 use crate::config::Settings;
 use crate::firewall::model::{
-    Chain, ConnectionState, Hook, Is, Kind, Match, Priority, Rule, Table, Transport, Verdict,
+    Chain, CompareOp, ConnectionState, Hook, Kind, Match, Priority, Rule, Table, Transport, Verdict,
 };
 use crate::uplink_network::UplinkNetwork;
 
 /// Name of the table.
 pub const TABLE: &str = "buildos";
 
-/// Where a build machine looks for its agent by TFTP. The address is routable;
-/// the agent redirects it to itself. When that rule is missing, the request
-/// must not reach whoever owns the address.
+/// Address to which a build machine sends its TFTP request for the agent.
+///
+/// The agent redirects the request to itself. The address is routable on the
+/// Internet: without the redirection the request must not leave the host.
 const AGENT_TFTP: Ipv4Addr = Ipv4Addr::new(196, 254, 111, 222);
 
-/// A machine that asks for an address has none (RFC 2131, section 4.1).
+/// Source address of a DHCP client without a lease (RFC 2131, section 4.1).
 const UNSPECIFIED: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
 
-/// What is nobody's on the Internet: RFC 1918, section 3; RFC 6598 (shared with
-/// the provider); RFC 3927 (link-local).
+/// Networks that the Internet does not route: private (RFC 1918, section 3),
+/// shared with the provider (RFC 6598) and link-local (RFC 3927).
 pub const PRIVATE_RANGES: [Ipv4Net; 5] = [
     range(10, 0, 8),
     range(172, 16, 12),
@@ -47,14 +54,15 @@ const DHCP_SERVER: u16 = 67;
 const DNS: u16 = 53;
 const TFTP: u16 = 69;
 
-/// Comments of the rules that count what passes, by which they are found.
-pub const OUT: &str = "machines to the outside";
-/// See [`OUT`].
-pub const BACK: &str = "the outside to machines";
-/// See [`OUT`]: the first packet of each connection.
-pub const CONNECTIONS: &str = "new connections";
+/// Comment of the rules that count packets from machines to the outside; a key
+/// of the D-Bus property `Counters`.
+pub const TO_OUTSIDE: &str = "machines to the outside";
+/// Like [`TO_OUTSIDE`], for packets from the outside to machines.
+pub const FROM_OUTSIDE: &str = "the outside to machines";
+/// Like [`TO_OUTSIDE`], for the first packet of each connection.
+pub const NEW_CONNECTIONS: &str = "new connections";
 
-/// The table for a network under these settings.
+/// Builds the table for an uplink network and the operator's settings.
 #[must_use]
 pub fn table(network: &UplinkNetwork, settings: &Settings) -> Table {
     let rules = Rules { network, settings };
@@ -99,9 +107,9 @@ struct Rules<'a> {
 }
 
 impl Rules<'_> {
-    /// Nobody is what he is not. Before connection tracking, so that forged
-    /// packets leave no trace in it. What nearly all packets are comes first:
-    /// each of them is looked at here.
+    /// Drops packets with forged addresses, before connection tracking keeps
+    /// state for them. Rules for the most frequent packets come first, because
+    /// every packet passes this chain.
     fn prerouting(&self) -> Vec<Rule> {
         let host = self.network.private_network.host().into();
         let dropped =
@@ -109,63 +117,66 @@ impl Rules<'_> {
         vec![
             Rule::new(
                 vec![
-                    self.by_machines(),
-                    Match::Source(Is::Equal, self.network()),
-                    Match::Source(Is::Not, host),
+                    self.private_input(),
+                    Match::Source(CompareOp::Equal, self.network()),
+                    Match::Source(CompareOp::NotEqual, host),
                 ],
                 Verdict::Accept,
             ),
-            // Answers to masqueraded connections still have the host's address here.
+            // Answers to masqueraded connections still carry the host's address here.
             Rule::new(
                 vec![
-                    self.by_outsiders(),
-                    Match::Source(Is::Not, self.network()),
-                    Match::Destination(Is::Not, self.network()),
+                    self.public_input(),
+                    Match::Source(CompareOp::NotEqual, self.network()),
+                    Match::Destination(CompareOp::NotEqual, self.network()),
                 ],
                 Verdict::Accept,
             ),
             Rule::new(
                 vec![
-                    self.by_machines(),
-                    Match::Source(Is::Equal, UNSPECIFIED.into()),
+                    self.private_input(),
+                    Match::Source(CompareOp::Equal, UNSPECIFIED.into()),
                     Match::Port(Transport::Udp, DHCP_SERVER),
                 ],
                 Verdict::Accept,
             )
             .comment("asks for an address"),
             dropped(
-                vec![self.by_machines(), Match::Source(Is::Equal, host)],
+                vec![self.private_input(), Match::Source(CompareOp::Equal, host)],
                 "a machine under the host's address",
             ),
             dropped(
-                vec![self.by_machines(), Match::Ipv4(Is::Equal)],
+                vec![self.private_input(), Match::Ipv4(CompareOp::Equal)],
                 "a machine under a foreign address",
             ),
             dropped(
                 vec![
-                    self.by_outsiders(),
-                    Match::Source(Is::Equal, self.network()),
+                    self.public_input(),
+                    Match::Source(CompareOp::Equal, self.network()),
                 ],
                 "an outsider under a machine's address",
             ),
             dropped(
-                vec![self.by_outsiders(), Match::Ipv4(Is::Equal)],
+                vec![self.public_input(), Match::Ipv4(CompareOp::Equal)],
                 "an outsider past the NAT",
             ),
         ]
     }
 
-    /// What machines may have of the host.
+    /// Accepts the host's services for machines, and drops the rest.
     fn input(&self) -> Vec<Rule> {
         let offered =
             |transport, port| Rule::new(vec![Match::Port(transport, port)], Verdict::Accept);
         let mut rules = vec![
             Rule::new(
-                vec![Match::Input(Is::Not, self.network.private_bridge.clone())],
+                vec![Match::Input(
+                    CompareOp::NotEqual,
+                    self.network.private_bridge.clone(),
+                )],
                 Verdict::Accept,
             )
             .comment("not from a machine"),
-            Rule::new(vec![Match::Ipv4(Is::Not)], Verdict::Drop),
+            Rule::new(vec![Match::Ipv4(CompareOp::NotEqual)], Verdict::Drop),
             Rule::new(
                 vec![Match::State(vec![
                     ConnectionState::Established,
@@ -173,7 +184,7 @@ impl Rules<'_> {
                 ])],
                 Verdict::Accept,
             ),
-            Rule::new(vec![Match::Redirected], Verdict::Accept)
+            Rule::new(vec![Match::DestinationNat], Verdict::Accept)
                 .comment("the host redirects it to itself, as an agent does for TFTP"),
             offered(Transport::Udp, DHCP_SERVER),
             offered(Transport::Udp, DNS),
@@ -195,67 +206,71 @@ impl Rules<'_> {
         rules
     }
 
-    /// Out of br1 through br0, and the answers back: connections that there are
-    /// first, and then who may begin one.
+    /// Forwards from br1 to br0 and answers back; established connections first.
     fn forward(&self) -> Vec<Rule> {
-        let known = || Match::State(vec![ConnectionState::Established, ConnectionState::Related]);
+        let established =
+            || Match::State(vec![ConnectionState::Established, ConnectionState::Related]);
         let agent = |is| Match::Destination(is, AGENT_TFTP.into());
         let mut rules = vec![
             Rule::new(
                 vec![
-                    self.by_machines(),
-                    self.for_outsiders(),
-                    agent(Is::Not),
-                    known(),
+                    self.private_input(),
+                    self.public_output(),
+                    agent(CompareOp::NotEqual),
+                    established(),
                 ],
                 Verdict::Accept,
             )
             .counted()
-            .comment(OUT),
+            .comment(TO_OUTSIDE),
             Rule::new(
                 vec![
-                    self.by_outsiders(),
-                    self.for_machines(),
-                    Match::Ipv4(Is::Equal),
-                    known(),
+                    self.public_input(),
+                    self.private_output(),
+                    Match::Ipv4(CompareOp::Equal),
+                    established(),
                 ],
                 Verdict::Accept,
             )
             .counted()
-            .comment(BACK),
-            self.among_machines(),
-            Rule::new(vec![self.by_machines(), agent(Is::Equal)], Verdict::Drop)
-                .counted()
-                .comment("for an agent on this host; its redirection is missing"),
+            .comment(FROM_OUTSIDE),
+            self.between_machines(),
+            Rule::new(
+                vec![self.private_input(), agent(CompareOp::Equal)],
+                Verdict::Drop,
+            )
+            .counted()
+            .comment("for an agent on this host; its redirection is missing"),
         ];
         rules.extend(self.private_ranges());
         rules.extend([
-            // An answer that fits no connection would leave under a private address.
+            // NAT ignores packets without a connection: they would leave with a
+            // private source address.
             Rule::new(
                 vec![
-                    self.by_machines(),
-                    self.for_outsiders(),
-                    Match::Ipv4(Is::Equal),
+                    self.private_input(),
+                    self.public_output(),
+                    Match::Ipv4(CompareOp::Equal),
                     Match::State(vec![ConnectionState::New]),
                 ],
                 Verdict::Accept,
             )
             .counted()
-            .comment(OUT),
-            Rule::new(vec![self.by_machines()], Verdict::Drop)
+            .comment(TO_OUTSIDE),
+            Rule::new(vec![self.private_input()], Verdict::Drop)
                 .counted()
                 .comment("machines have no other way"),
-            Rule::new(vec![self.for_machines()], Verdict::Drop)
+            Rule::new(vec![self.private_output()], Verdict::Drop)
                 .counted()
                 .comment("nobody reaches machines first"),
         ]);
         rules
     }
 
-    /// Frames within the bridge come here when br_netfilter shows them, and
-    /// packets that a machine has the host carry back into it.
-    fn among_machines(&self) -> Rule {
-        let matches = vec![self.by_machines(), self.for_machines()];
+    /// Accepts or drops packets from br1 to br1: frames that br_netfilter passes
+    /// to iptables, and packets routed back into the bridge.
+    fn between_machines(&self) -> Rule {
+        let matches = vec![self.private_input(), self.private_output()];
         match self.settings.isolate {
             false => Rule::new(matches, Verdict::Accept)
                 .comment("frames within the bridge, when br_netfilter shows them"),
@@ -265,17 +280,17 @@ impl Rules<'_> {
         }
     }
 
-    /// No new connections to private ranges behind the uplink, but for the
-    /// exceptions.
+    /// Drops new connections to private networks behind the uplink, except those
+    /// in `allow_private`.
     fn private_ranges(&self) -> Vec<Rule> {
         if !self.settings.block_private {
             return Vec::new();
         }
         let to = |net: &Ipv4Net, verdict| {
             let matches = vec![
-                self.by_machines(),
-                self.for_outsiders(),
-                Match::Destination(Is::Equal, *net),
+                self.private_input(),
+                self.public_output(),
+                Match::Destination(CompareOp::Equal, *net),
                 Match::State(vec![ConnectionState::New]),
             ];
             Rule::new(matches, verdict).counted()
@@ -288,35 +303,35 @@ impl Rules<'_> {
         exceptions.chain(blocked).collect()
     }
 
-    /// Machines leave under the host's address.
+    /// Replaces machines' source addresses by the host's.
     fn postrouting(&self) -> Vec<Rule> {
         vec![
             Rule::new(
                 vec![
-                    self.by_machines(),
-                    self.for_outsiders(),
-                    Match::Source(Is::Equal, self.network()),
+                    self.private_input(),
+                    self.public_output(),
+                    Match::Source(CompareOp::Equal, self.network()),
                 ],
                 Verdict::Masquerade,
             )
             .counted()
-            .comment(CONNECTIONS),
+            .comment(NEW_CONNECTIONS),
         ]
     }
 
-    fn by_machines(&self) -> Match {
-        Match::Input(Is::Equal, self.network.private_bridge.clone())
+    fn private_input(&self) -> Match {
+        Match::Input(CompareOp::Equal, self.network.private_bridge.clone())
     }
 
-    fn by_outsiders(&self) -> Match {
-        Match::Input(Is::Equal, self.network.public_bridge.clone())
+    fn public_input(&self) -> Match {
+        Match::Input(CompareOp::Equal, self.network.public_bridge.clone())
     }
 
-    fn for_machines(&self) -> Match {
+    fn private_output(&self) -> Match {
         Match::Output(self.network.private_bridge.clone())
     }
 
-    fn for_outsiders(&self) -> Match {
+    fn public_output(&self) -> Match {
         Match::Output(self.network.public_bridge.clone())
     }
 

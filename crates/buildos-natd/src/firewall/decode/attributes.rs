@@ -1,16 +1,17 @@
-//! Netlink attributes, nested as nf_tables nests them. Numbers are big-endian.
+//! Iterates over netlink attributes as nf_tables nests them; its numbers are
+//! big-endian.
 
 use netlink_packet_core::{DecodeError, NLA_HEADER_SIZE, NlasIterator, parse_string, parse_u32_be};
 
-/// The numbers in the attributes of these kinds.
+/// Returns the numbers in the attributes of these kinds.
 pub(super) fn numbers<const N: usize>(
     attributes: &[u8],
     kinds: [u16; N],
 ) -> Result<[Option<u32>; N], DecodeError> {
     let mut found = [None; N];
     each(attributes, |kind, value| {
-        for (wanted, found) in kinds.iter().zip(&mut found) {
-            if *wanted == kind {
+        for (expected, found) in kinds.iter().zip(&mut found) {
+            if *expected == kind {
                 *found = Some(parse_u32_be(value)?);
             }
         }
@@ -19,31 +20,31 @@ pub(super) fn numbers<const N: usize>(
     Ok(found)
 }
 
-/// Shows each attribute and its value.
+/// Calls `visit` with the kind and value of each attribute.
 pub(super) fn each<'a>(
     attributes: &'a [u8],
-    mut show: impl FnMut(u16, &'a [u8]) -> Result<(), DecodeError>,
+    mut visit: impl FnMut(u16, &'a [u8]) -> Result<(), DecodeError>,
 ) -> Result<(), DecodeError> {
     for attribute in NlasIterator::new(attributes) {
         let attribute = attribute?;
         let kind = attribute.kind();
         let length = attribute.length() as usize;
-        // The borrow must outlive the iterator's item.
+        // `value()` borrows from the iterator's item, which ends here.
         let value = attribute
             .into_inner()
             .get(NLA_HEADER_SIZE..length)
             .unwrap_or_default();
-        show(kind, value)?;
+        visit(kind, value)?;
     }
     Ok(())
 }
 
-/// A string, with the NUL at its end or without.
+/// Parses a string with or without a final NUL.
 pub(super) fn text(value: &[u8]) -> Result<String, DecodeError> {
     parse_string(value)
 }
 
-/// An attribute as the kernel writes it, padded.
+/// Encodes an attribute with padding, as the kernel does.
 #[cfg(test)]
 pub(super) fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
     let length = (NLA_HEADER_SIZE + value.len()) as u16;

@@ -1,11 +1,11 @@
-//! Expressions of rules: those that we use ourselves, and of the others what says
-//! whether they drop.
+//! Decodes expressions: those of `inet buildos`, and those of foreign tables that
+//! decide whether a packet passes.
 
 use netlink_packet_core::{DecodeError, parse_u32_be};
 
 use super::attributes::{each, numbers, text};
-use crate::firewall::bytecode::{ConnectionKey, Expression, MetaKey, PayloadBase};
-use crate::firewall::model::Is;
+use crate::firewall::bytecode::{ConntrackKey, Expression, MetaKey, PayloadBase};
+use crate::firewall::model::CompareOp;
 
 // enum nft_lookup_attributes
 const LOOKUP_SET: u16 = 1;
@@ -53,9 +53,9 @@ const CONNTRACK_STATE: usize = CONNTRACK_FLAGS + 4;
 /// `XT_CONNTRACK_STATE`.
 const CONNTRACK_STATE_ONLY: u16 = 1;
 
-/// What an expression of that name says; [`Expression::Foreign`] where we do not read it.
+/// Decodes an expression by its name; [`Expression::Other`] if it is not modelled.
 pub(super) fn expression(name: String, data: &[u8]) -> Result<Expression, DecodeError> {
-    let ours = match name.as_str() {
+    let decoded = match name.as_str() {
         "meta" => meta(data)?,
         "ct" => connection(data)?,
         "payload" => payload(data)?,
@@ -63,14 +63,14 @@ pub(super) fn expression(name: String, data: &[u8]) -> Result<Expression, Decode
         "cmp" => compare(data)?,
         "counter" => Some(Expression::Counter),
         "immediate" => verdict(data)?,
-        // Flags or a range of ports would show as attributes.
+        // Attributes are flags or a range of ports, which are not modelled.
         "masq" if data.is_empty() => Some(Expression::Masquerade),
         "lookup" => lookup(data)?,
         "reject" => Some(Expression::Reject),
-        "target" => Some(Expression::Target(extension(data)?)),
+        "target" => Some(Expression::XtTarget(extension(data)?)),
         _ => None,
     };
-    Ok(ours.unwrap_or(Expression::Foreign(name)))
+    Ok(decoded.unwrap_or(Expression::Other(name)))
 }
 
 fn meta(data: &[u8]) -> Result<Option<Expression>, DecodeError> {
@@ -82,16 +82,18 @@ fn meta(data: &[u8]) -> Result<Option<Expression>, DecodeError> {
         MetaKey::TransportProtocol,
     ];
     let key = keys.into_iter().find(|k| Some(*k as u32) == key);
-    Ok(key.filter(|_| is_ours(register)).map(Expression::Meta))
+    Ok(key
+        .filter(|_| is_register_1(register))
+        .map(Expression::Meta))
 }
 
 fn connection(data: &[u8]) -> Result<Option<Expression>, DecodeError> {
     let [register, key] = numbers(data, [CT_REGISTER, CT_KEY])?;
-    let keys = [ConnectionKey::State, ConnectionKey::Status];
+    let keys = [ConntrackKey::State, ConntrackKey::Status];
     let key = keys.into_iter().find(|k| Some(*k as u32) == key);
     Ok(key
-        .filter(|_| is_ours(register))
-        .map(Expression::Connection))
+        .filter(|_| is_register_1(register))
+        .map(Expression::Conntrack))
 }
 
 fn payload(data: &[u8]) -> Result<Option<Expression>, DecodeError> {
@@ -109,7 +111,7 @@ fn payload(data: &[u8]) -> Result<Option<Expression>, DecodeError> {
     let (Some(base), Some(offset), Some(length)) = (base, offset, length) else {
         return Ok(None);
     };
-    Ok(is_ours(register).then_some(Expression::Payload {
+    Ok(is_register_1(register).then_some(Expression::Payload {
         base,
         offset,
         length,
@@ -130,12 +132,12 @@ fn mask(data: &[u8]) -> Result<Option<Expression>, DecodeError> {
         }
         Ok(())
     })?;
-    // Operation 0 is mask and xor, the only one before Linux 5.6.
-    let ours = is_ours(source)
-        && is_ours(destination)
+    // Operation 0 is mask and xor; Linux before 5.6 has no other.
+    let supported = is_register_1(source)
+        && is_register_1(destination)
         && operation.unwrap_or(0) == 0
         && flip.iter().all(|byte| *byte == 0);
-    Ok(ours.then_some(Expression::Mask(mask)))
+    Ok(supported.then_some(Expression::Mask(mask)))
 }
 
 fn compare(data: &[u8]) -> Result<Option<Expression>, DecodeError> {
@@ -148,11 +150,11 @@ fn compare(data: &[u8]) -> Result<Option<Expression>, DecodeError> {
         Ok(())
     })?;
     let is = match operation {
-        Some(op) if op == libc::NFT_CMP_EQ as u32 => Is::Equal,
-        Some(op) if op == libc::NFT_CMP_NEQ as u32 => Is::Not,
+        Some(op) if op == libc::NFT_CMP_EQ as u32 => CompareOp::Equal,
+        Some(op) if op == libc::NFT_CMP_NEQ as u32 => CompareOp::NotEqual,
         Some(_) | None => return Ok(None),
     };
-    Ok(is_ours(register).then_some(Expression::Compare(is, value)))
+    Ok(is_register_1(register).then_some(Expression::Compare(is, value)))
 }
 
 fn verdict(data: &[u8]) -> Result<Option<Expression>, DecodeError> {
@@ -201,15 +203,17 @@ fn lookup(data: &[u8]) -> Result<Option<Expression>, DecodeError> {
         Ok(())
     })?;
     let is = match flags.unwrap_or(0) & LOOKUP_INVERTED {
-        0 => Is::Equal,
-        _ => Is::Not,
+        0 => CompareOp::Equal,
+        _ => CompareOp::NotEqual,
     };
-    let ours = is_ours(register) && destination.is_none();
-    Ok(ours.then_some(Expression::Lookup(is, set)))
+    let supported = is_register_1(register) && destination.is_none();
+    Ok(supported.then_some(Expression::Lookup(is, set)))
 }
 
-/// A match of iptables that nf_tables calls. The one that every firewall has,
-/// `-m conntrack --ctstate …` and nothing besides, is the same as "ct state".
+/// Decodes a match of iptables.
+///
+/// `-m conntrack --ctstate …` alone becomes the equivalent of "ct state", because
+/// most firewalls use it.
 pub(super) fn iptables_match(data: &[u8]) -> Result<Vec<Expression>, DecodeError> {
     let name = extension(data)?;
     let mut info = &[][..];
@@ -219,25 +223,25 @@ pub(super) fn iptables_match(data: &[u8]) -> Result<Vec<Expression>, DecodeError
         }
         Ok(())
     })?;
-    let word = |at: usize| Some(u16::from_ne_bytes([*info.get(at)?, *info.get(at + 1)?]));
-    let (flags, inverted) = (word(CONNTRACK_FLAGS), word(CONNTRACK_FLAGS + 2));
-    Ok(match (name.as_str(), word(CONNTRACK_STATE)) {
+    let u16_at = |at: usize| Some(u16::from_ne_bytes([*info.get(at)?, *info.get(at + 1)?]));
+    let (flags, inverted) = (u16_at(CONNTRACK_FLAGS), u16_at(CONNTRACK_FLAGS + 2));
+    Ok(match (name.as_str(), u16_at(CONNTRACK_STATE)) {
         ("conntrack", Some(states)) if flags == Some(CONNTRACK_STATE_ONLY) => vec![
-            Expression::Connection(ConnectionKey::State),
+            Expression::Conntrack(ConntrackKey::State),
             Expression::Mask(u32::from(states).to_ne_bytes().into()),
             Expression::Compare(
                 match inverted == Some(CONNTRACK_STATE_ONLY) {
-                    true => Is::Equal,
-                    false => Is::Not,
+                    true => CompareOp::Equal,
+                    false => CompareOp::NotEqual,
                 },
                 0_u32.to_ne_bytes().into(),
             ),
         ],
-        _ => vec![Expression::Match(name)],
+        _ => vec![Expression::XtMatch(name)],
     })
 }
 
-/// The name of a match or target of iptables that nf_tables calls.
+/// Returns the name of a match or target of iptables.
 fn extension(data: &[u8]) -> Result<String, DecodeError> {
     let mut name = String::new();
     each(data, |kind, value| {
@@ -249,11 +253,11 @@ fn extension(data: &[u8]) -> Result<String, DecodeError> {
     Ok(name)
 }
 
-fn is_ours(register: Option<u32>) -> bool {
+fn is_register_1(register: Option<u32>) -> bool {
     register == Some(libc::NFT_REG_1 as u32)
 }
 
-/// `NFTA_DATA_VALUE` in an attribute of type `struct nft_data`.
+/// Returns `NFTA_DATA_VALUE` of a nested `nft_data_attributes`.
 pub(super) fn data_value(attributes: &[u8]) -> Result<Vec<u8>, DecodeError> {
     let mut found = Vec::new();
     each(attributes, |kind, value| {
@@ -271,36 +275,36 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_expression_of_somebody_else_is_told_from_ours() {
-        let ours = attribute(META_REGISTER, &1_u32.to_be_bytes());
-        let theirs = attribute(META_REGISTER, &2_u32.to_be_bytes());
+    fn expression_outside_the_model_is_other() {
+        let register_1 = attribute(META_REGISTER, &1_u32.to_be_bytes());
+        let register_2 = attribute(META_REGISTER, &2_u32.to_be_bytes());
         let key = attribute(META_KEY, &(libc::NFT_META_IIFNAME as u32).to_be_bytes());
         for (name, data, expected) in [
             (
                 "meta",
-                [ours, key.clone()].concat(),
+                [register_1, key.clone()].concat(),
                 Expression::Meta(MetaKey::InputName),
             ),
             (
                 "meta",
-                [theirs, key].concat(),
-                Expression::Foreign("meta".to_owned()),
+                [register_2, key].concat(),
+                Expression::Other("meta".to_owned()),
             ),
             (
                 "masq",
                 attribute(1, &4_u32.to_be_bytes()),
-                Expression::Foreign("masq".to_owned()),
+                Expression::Other("masq".to_owned()),
             ),
             ("masq", vec![], Expression::Masquerade),
-            ("quota", vec![], Expression::Foreign("quota".to_owned())),
+            ("quota", vec![], Expression::Other("quota".to_owned())),
         ] {
             assert_eq!(expression(name.to_owned(), &data).unwrap(), expected);
         }
     }
 
     #[test]
-    fn the_state_that_iptables_matches_is_read() {
-        // As iptables writes "-m conntrack --ctstate RELATED,ESTABLISHED".
+    fn iptables_ctstate_is_decoded_as_ct_state() {
+        // iptables encodes "-m conntrack --ctstate RELATED,ESTABLISHED" like this.
         let mut info = [0; 160];
         info[CONNTRACK_FLAGS..][..2].copy_from_slice(&1_u16.to_ne_bytes());
         info[CONNTRACK_STATE..][..2].copy_from_slice(&6_u16.to_ne_bytes());
@@ -310,18 +314,18 @@ mod tests {
         };
         let state = |is| {
             vec![
-                Expression::Connection(ConnectionKey::State),
+                Expression::Conntrack(ConntrackKey::State),
                 Expression::Mask(6_u32.to_ne_bytes().into()),
                 Expression::Compare(is, 0_u32.to_ne_bytes().into()),
             ]
         };
-        assert_eq!(matched(&info), state(Is::Not));
+        assert_eq!(matched(&info), state(CompareOp::NotEqual));
         let mut inverted = info;
         inverted[CONNTRACK_FLAGS + 2..][..2].copy_from_slice(&1_u16.to_ne_bytes());
-        assert_eq!(matched(&inverted), state(Is::Equal));
-        // Anything besides the state is not understood.
+        assert_eq!(matched(&inverted), state(CompareOp::Equal));
+        // Any other condition beside the state stays an opaque match.
         info[CONNTRACK_FLAGS] = 3;
-        let other = vec![Expression::Match("conntrack".to_owned())];
+        let other = vec![Expression::XtMatch("conntrack".to_owned())];
         assert_eq!(matched(&info), other);
         assert_eq!(matched(&info[..20]), other);
     }
