@@ -56,7 +56,7 @@ pub(crate) fn take(server: Ipv4Addr) -> Result<Holding, LeaseError> {
     let socket = socket().map_err(LeaseError::Socket)?;
     let mut config = Config::new(MAC);
     config.allowed_servers.push(server);
-    let mut client = Client::new(config, crate::probe::random());
+    let mut client = Client::new(config, buildos_service::random::seed());
     let started = Instant::now();
     let mut why = None;
     client.handle(Duration::ZERO, Input::Start);

@@ -74,7 +74,7 @@ fn exchange(server: Ipv4Addr, question: &Question) -> io::Result<Option<Answer>>
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
     socket.connect(SocketAddrV4::new(server, PORT))?;
     // Answers to all tries are answers.
-    let id = crate::probe::random() as u16;
+    let id = buildos_service::random::seed() as u16;
     let query = dns::query(id, question);
     let mut buffer = [0; dns::LONGEST];
     for _ in 0..TRIES {

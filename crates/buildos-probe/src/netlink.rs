@@ -44,7 +44,7 @@ impl Netlink {
         socket.set_nonblocking(false)?;
         socket.set_read_timeout(Some(PATIENCE))?;
         // Numbers that an answer to somebody before us has not.
-        let sequence = crate::probe::random() as u32;
+        let sequence = buildos_service::random::seed() as u32;
         Ok(Self { socket, sequence })
     }
 

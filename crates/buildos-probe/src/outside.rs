@@ -61,7 +61,7 @@ fn connect(address: SocketAddrV4) -> Result<(), String> {
 fn echo(address: Ipv4Addr) -> io::Result<bool> {
     let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4))?;
     socket.connect(&SocketAddrV4::new(address, 0).into())?;
-    let id = crate::probe::random() as u16;
+    let id = buildos_service::random::seed() as u16;
     for sequence in 0..TRIES {
         match socket.send(&request(id, sequence)) {
             Ok(_) => {}

@@ -1,7 +1,6 @@
 //! The steps in their order, between the two files.
 
 use std::fs;
-use std::hash::{BuildHasher as _, RandomState};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -113,10 +112,4 @@ fn micros<E>(time: Result<std::time::Duration, E>) -> u64 {
     time.map_or(0, |time| {
         u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
     })
-}
-
-/// A number that others do not guess at once: the standard library's hashers
-/// begin with random keys.
-pub(crate) fn random() -> u64 {
-    RandomState::new().hash_one(())
 }

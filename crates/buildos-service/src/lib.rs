@@ -16,6 +16,7 @@ pub mod file;
 pub mod heap;
 mod logging;
 pub mod notify;
+pub mod random;
 mod service;
 pub mod text;
 
