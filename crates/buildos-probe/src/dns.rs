@@ -1,115 +1,149 @@
-//! One question to a name server, and its answer (RFC 1035, section 4.1), as far
-//! as it says whether there is one.
+//! The step that asks for a name.
 
+use std::io;
+use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::time::{Duration, Instant};
+
+use crate::dns_message::{self, Answer};
 use crate::request::Question;
 
-/// Longest answer that comes by UDP without being asked for (section 4.2.1).
-pub(crate) const LONGEST: usize = 512;
+/// RFC 1035, section 4.2.1.
+const PORT: u16 = 53;
+/// dnsmasq asks the next of its servers when a client repeats a question.
+const TRIES: u32 = 4;
+const PATIENCE: Duration = Duration::from_millis(1500);
 
-const HEADER: usize = 12;
-const TYPE_A: u16 = 1;
-const TYPE_NS: u16 = 2;
-const CLASS_IN: u16 = 1;
-/// Flags: recursion desired.
-const QUESTION: u16 = 0x0100;
-/// Flags: this is a response.
-const RESPONSE: u16 = 0x8000;
-/// Flags: the response code.
-const CODE: u16 = 0x000f;
+const NO_ERROR: u8 = 0;
+const NO_SUCH_NAME: u8 = 3;
+const REFUSED: u8 = 5;
 
-/// What a name server answered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Answer {
-    /// The response code: 0 is success.
-    pub(crate) code: u8,
-    /// How many records it has sent.
-    pub(crate) records: u16,
+/// No answer, or none that is worth anything.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NamesError {
+    #[error("cannot ask {0}")]
+    Socket(Ipv4Addr, #[source] io::Error),
+    #[error("{server} does not answer a question for a name within {} s", (PATIENCE * TRIES).as_secs())]
+    Silent { server: Ipv4Addr },
+    #[error("{server} answers {question} with: {}", dns_message::code(*code))]
+    Code {
+        server: Ipv4Addr,
+        question: String,
+        code: u8,
+    },
+    #[error("{server} knows no IPv4 address of {name}")]
+    NoAddress { server: Ipv4Addr, name: String },
 }
 
-/// The question as it is sent.
-pub(crate) fn query(id: u16, question: &Question) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(HEADER + 32);
-    for word in [id, QUESTION, 1, 0, 0, 0] {
-        bytes.extend_from_slice(&u16::to_be_bytes(word));
-    }
-    let kind = match question {
+/// Asks the server and judges its answer.
+pub(crate) fn ask(server: Ipv4Addr, question: &Question) -> Result<(), NamesError> {
+    let answer = exchange(server, question).map_err(|error| NamesError::Socket(server, error))?;
+    judge(
+        server,
+        question,
+        answer.ok_or(NamesError::Silent { server })?,
+    )
+}
+
+fn judge(server: Ipv4Addr, question: &Question, answer: Answer) -> Result<(), NamesError> {
+    let fine = match question {
         Question::Address(name) => {
-            for label in name.labels() {
-                // A Name has no longer ones than 63.
-                bytes.push(label.len() as u8);
-                bytes.extend_from_slice(label.as_bytes());
+            if answer.code == NO_ERROR && answer.records == 0 {
+                let name = name.to_string();
+                return Err(NamesError::NoAddress { server, name });
             }
-            TYPE_A
+            answer.code == NO_ERROR
         }
-        Question::Anything => TYPE_NS,
+        // It was asked and has answered; it need not tell us.
+        Question::Anything => [NO_ERROR, NO_SUCH_NAME, REFUSED].contains(&answer.code),
     };
-    bytes.push(0);
-    for word in [kind, CLASS_IN] {
-        bytes.extend_from_slice(&word.to_be_bytes());
+    match fine {
+        true => Ok(()),
+        false => Err(NamesError::Code {
+            server,
+            question: match question {
+                Question::Address(name) => format!("the question for {name}"),
+                Question::Anything => "the question for the root's name servers".to_owned(),
+            },
+            code: answer.code,
+        }),
     }
-    bytes
 }
 
-/// The answer to the question with that number; [`None`] for anything else.
-pub(crate) fn answer(id: u16, bytes: &[u8]) -> Option<Answer> {
-    let word = |at: usize| Some(u16::from_be_bytes([*bytes.get(at)?, *bytes.get(at + 1)?]));
-    let (flags, records) = (word(2)?, word(6)?);
-    (bytes.len() >= HEADER && word(0)? == id && flags & RESPONSE != 0).then_some(Answer {
-        code: (flags & CODE) as u8,
-        records,
-    })
+/// [`None`] when no answer comes.
+fn exchange(server: Ipv4Addr, question: &Question) -> io::Result<Option<Answer>> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    socket.connect(SocketAddrV4::new(server, PORT))?;
+    // Answers to all tries are answers.
+    let id = buildos_service::random::seed() as u16;
+    let query = dns_message::query(id, question);
+    let mut buffer = [0; dns_message::LONGEST];
+    for _ in 0..TRIES {
+        socket.send(&query)?;
+        let end = Instant::now() + PATIENCE;
+        while let Some(left) = end.checked_duration_since(Instant::now()) {
+            socket.set_read_timeout(Some(left.max(Duration::from_millis(1))))?;
+            match socket.recv(&mut buffer) {
+                Ok(length) => {
+                    if let Some(answer) =
+                        dns_message::answer(id, buffer.get(..length).unwrap_or_default())
+                    {
+                        return Ok(Some(answer));
+                    }
+                }
+                Err(error) if is_timeout(&error) => break,
+                // The port is closed; the server may be about to start.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                    std::thread::sleep(left.min(Duration::from_millis(200)));
+                    break;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    Ok(None)
 }
 
-/// A response code in words (RFC 1035, section 4.1.1).
-pub(crate) fn code(code: u8) -> String {
-    match code {
-        0 => "no error".to_owned(),
-        1 => "it does not understand the question".to_owned(),
-        2 => "server failure".to_owned(),
-        3 => "no such name".to_owned(),
-        4 => "not implemented".to_owned(),
-        5 => "refused".to_owned(),
-        code => format!("error {code}"),
-    }
+pub(crate) fn is_timeout(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted
+    )
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
+
+    fn told(question: &Question, code: u8, records: u16) -> Option<String> {
+        let server = Ipv4Addr::new(172, 23, 0, 1);
+        let error = judge(server, question, Answer { code, records }).err()?;
+        Some(error.to_string())
+    }
 
     #[test]
-    fn a_question_as_it_is_sent() {
-        let name = "ab.example".to_owned().try_into().unwrap();
+    fn a_configured_name_must_be_known() {
+        let question = Question::Address("a.example".to_owned().try_into().unwrap());
+        assert_eq!(told(&question, 0, 1), None);
         assert_eq!(
-            query(0x1234, &Question::Address(name)),
-            b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x02ab\x07example\x00\x00\x01\x00\x01"
+            told(&question, 0, 0).as_deref(),
+            Some("172.23.0.1 knows no IPv4 address of a.example")
         );
-        assert_eq!(query(1, &Question::Anything)[HEADER..], [0, 0, 2, 0, 1]);
+        assert_eq!(
+            told(&question, 3, 0).as_deref(),
+            Some("172.23.0.1 answers the question for a.example with: no such name")
+        );
     }
 
     #[test]
-    fn an_answer_belongs_to_its_question() {
-        let mut bytes = [0x12, 0x34, 0x81, 0x83, 0, 1, 0, 2, 0, 0, 0, 0];
-        let expected = Answer {
-            code: 3,
-            records: 2,
-        };
-        assert_eq!(answer(0x1234, &bytes), Some(expected));
-        assert_eq!(answer(0x1235, &bytes), None);
-        assert_eq!(answer(0x1234, &bytes[..11]), None);
-        // A question is no answer.
-        bytes[2] = 1;
-        assert_eq!(answer(0x1234, &bytes), None);
-    }
-
-    proptest! {
-        #[test]
-        fn no_datagram_does_harm(id: u16, bytes: Vec<u8>) {
-            if let Some(answer) = answer(id, &bytes) {
-                prop_assert!(answer.code < 16);
-                prop_assert_eq!(&bytes[..2], id.to_be_bytes());
-            }
+    fn without_one_any_answer_of_a_working_server_will_do() {
+        for code in [0, 3, 5] {
+            assert_eq!(told(&Question::Anything, code, 0), None);
         }
+        assert_eq!(
+            told(&Question::Anything, 2, 0).as_deref(),
+            Some(
+                "172.23.0.1 answers the question for the root's name servers with: server failure"
+            )
+        );
     }
 }

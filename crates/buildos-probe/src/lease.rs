@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use buildos_dhcp::{Client, Config, Event, Input, Lease, MessageKind, Output, Transmit};
 use socket2::{Domain, Socket, Type};
 
-use crate::names::is_timeout;
+use crate::dns::is_timeout;
 use crate::{MAC, link};
 
 const CLIENT_PORT: u16 = 68;

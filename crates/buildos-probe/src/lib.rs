@@ -11,7 +11,7 @@
 //! lease again.
 //!
 //! Each step is a module that gets what it needs and says what went wrong:
-//! [`link`], [`lease`], [`names`], [`outside`]; [`probe`] is their order.
+//! [`link`], [`lease`], [`dns`], [`targets`]; [`steps`] is their order.
 //!
 //! buildos-probe.service starts it, with a netlink socket of the host's as
 //! standard input.
@@ -22,18 +22,18 @@ use std::process::ExitCode;
 use buildos_service::text;
 
 mod dns;
+mod dns_message;
 mod lease;
 mod link;
-mod names;
 mod netlink;
-mod outside;
-mod probe;
 mod report;
 mod request;
+mod steps;
+mod targets;
 
-pub use probe::{ProbeError, run};
 pub use report::{Outcome, REPORT, Report, Step};
 pub use request::{Name, NotAName, NotATarget, Question, REQUEST, Request, Target};
+pub use steps::{ProbeError, run};
 
 /// Hardware address of the probe on br1, locally administered and always the
 /// same: it has one lease, however often it comes.

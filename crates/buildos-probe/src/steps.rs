@@ -9,7 +9,7 @@ use buildos_service::{file, text};
 
 use crate::report::{Outcome, REPORT, Report, Step};
 use crate::request::{REQUEST, Request};
-use crate::{lease, link, names, outside};
+use crate::{dns, lease, link, targets};
 
 /// The program could not do its work; what it found out is no error.
 #[derive(Debug, thiserror::Error)]
@@ -87,11 +87,11 @@ fn try_out(request: &Request) -> Outcome {
 /// The steps that need an address.
 fn beyond(request: &Request, holding: &lease::Holding) -> Outcome {
     if let Some(question) = &request.question {
-        if let Err(error) = names::ask(request.host, question) {
+        if let Err(error) = dns::ask(request.host, question) {
             return failed(Step::Names, &error);
         }
     }
-    match outside::reach(&request.targets) {
+    match targets::reach(&request.targets) {
         Ok(target) => Outcome::Passed {
             address: holding.lease.address,
             target: target.map(|target| target.to_string()),

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use buildos_service::text;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::names::{self, is_timeout};
+use crate::dns::{self, is_timeout};
 use crate::request::{Question, Target};
 
 const TRIES: u16 = 3;
@@ -47,7 +47,7 @@ fn try_out(target: Target) -> Result<(), String> {
         },
         Target::Tcp(address) => connect(address),
         Target::Dns(address) => {
-            names::ask(address, &Question::Anything).map_err(|error| text::chain(&error))
+            dns::ask(address, &Question::Anything).map_err(|error| text::chain(&error))
         }
     }
 }
