@@ -1,4 +1,4 @@
-//! The step that asks for a name.
+//! Step `names`: asks a name server, and evaluates its answer.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
@@ -6,25 +6,27 @@ use std::time::{Duration, Instant};
 
 use crate::dns_message::{self, Answer};
 use crate::request::Question;
+use crate::socket_error::is_timeout;
 
 /// RFC 1035, section 4.2.1.
 const PORT: u16 = 53;
-/// dnsmasq asks the next of its servers when a client repeats a question.
+/// dnsmasq forwards a repeated question to the next of its servers.
 const TRIES: u32 = 4;
-const PATIENCE: Duration = Duration::from_millis(1500);
+/// Time limit of each try.
+const LIMIT: Duration = Duration::from_millis(1500);
 
 const NO_ERROR: u8 = 0;
 const NO_SUCH_NAME: u8 = 3;
 const REFUSED: u8 = 5;
 
-/// No answer, or none that is worth anything.
+/// The name server does not answer, or its answer is an error.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum NamesError {
+pub(crate) enum DnsError {
     #[error("cannot ask {0}")]
     Socket(Ipv4Addr, #[source] io::Error),
-    #[error("{server} does not answer a question for a name within {} s", (PATIENCE * TRIES).as_secs())]
-    Silent { server: Ipv4Addr },
-    #[error("{server} answers {question} with: {}", dns_message::code(*code))]
+    #[error("{server} does not answer a question for a name within {} s", (LIMIT * TRIES).as_secs())]
+    NoAnswer { server: Ipv4Addr },
+    #[error("{server} answers {question} with: {}", dns_message::describe(*code))]
     Code {
         server: Ipv4Addr,
         question: String,
@@ -34,31 +36,31 @@ pub(crate) enum NamesError {
     NoAddress { server: Ipv4Addr, name: String },
 }
 
-/// Asks the server and judges its answer.
-pub(crate) fn ask(server: Ipv4Addr, question: &Question) -> Result<(), NamesError> {
-    let answer = exchange(server, question).map_err(|error| NamesError::Socket(server, error))?;
-    judge(
+/// Returns an error unless the server gives a usable answer.
+pub(crate) fn resolve(server: Ipv4Addr, question: &Question) -> Result<(), DnsError> {
+    let answer = exchange(server, question).map_err(|error| DnsError::Socket(server, error))?;
+    evaluate(
         server,
         question,
-        answer.ok_or(NamesError::Silent { server })?,
+        answer.ok_or(DnsError::NoAnswer { server })?,
     )
 }
 
-fn judge(server: Ipv4Addr, question: &Question, answer: Answer) -> Result<(), NamesError> {
-    let fine = match question {
+fn evaluate(server: Ipv4Addr, question: &Question, answer: Answer) -> Result<(), DnsError> {
+    let usable = match question {
         Question::Address(name) => {
             if answer.code == NO_ERROR && answer.records == 0 {
                 let name = name.to_string();
-                return Err(NamesError::NoAddress { server, name });
+                return Err(DnsError::NoAddress { server, name });
             }
             answer.code == NO_ERROR
         }
-        // It was asked and has answered; it need not tell us.
+        // Servers may refuse or not know the root; an answer of any of them is enough.
         Question::Anything => [NO_ERROR, NO_SUCH_NAME, REFUSED].contains(&answer.code),
     };
-    match fine {
+    match usable {
         true => Ok(()),
-        false => Err(NamesError::Code {
+        false => Err(DnsError::Code {
             server,
             question: match question {
                 Question::Address(name) => format!("the question for {name}"),
@@ -69,17 +71,17 @@ fn judge(server: Ipv4Addr, question: &Question, answer: Answer) -> Result<(), Na
     }
 }
 
-/// [`None`] when no answer comes.
+/// Returns the first answer, or [`None`] if no try has one.
 fn exchange(server: Ipv4Addr, question: &Question) -> io::Result<Option<Answer>> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
     socket.connect(SocketAddrV4::new(server, PORT))?;
-    // Answers to all tries are answers.
+    // One number for all tries, so that a late answer counts.
     let id = buildos_service::random::seed() as u16;
     let query = dns_message::query(id, question);
-    let mut buffer = [0; dns_message::LONGEST];
+    let mut buffer = [0; dns_message::LENGTH_LIMIT];
     for _ in 0..TRIES {
         socket.send(&query)?;
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + LIMIT;
         while let Some(left) = end.checked_duration_since(Instant::now()) {
             socket.set_read_timeout(Some(left.max(Duration::from_millis(1))))?;
             match socket.recv(&mut buffer) {
@@ -103,44 +105,37 @@ fn exchange(server: Ipv4Addr, question: &Question) -> io::Result<Option<Answer>>
     Ok(None)
 }
 
-pub(crate) fn is_timeout(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn told(question: &Question, code: u8, records: u16) -> Option<String> {
+    fn error_text(question: &Question, code: u8, records: u16) -> Option<String> {
         let server = Ipv4Addr::new(172, 23, 0, 1);
-        let error = judge(server, question, Answer { code, records }).err()?;
+        let error = evaluate(server, question, Answer { code, records }).err()?;
         Some(error.to_string())
     }
 
     #[test]
-    fn a_configured_name_must_be_known() {
+    fn configured_name_without_address_is_an_error() {
         let question = Question::Address("a.example".to_owned().try_into().unwrap());
-        assert_eq!(told(&question, 0, 1), None);
+        assert_eq!(error_text(&question, 0, 1), None);
         assert_eq!(
-            told(&question, 0, 0).as_deref(),
+            error_text(&question, 0, 0).as_deref(),
             Some("172.23.0.1 knows no IPv4 address of a.example")
         );
         assert_eq!(
-            told(&question, 3, 0).as_deref(),
+            error_text(&question, 3, 0).as_deref(),
             Some("172.23.0.1 answers the question for a.example with: no such name")
         );
     }
 
     #[test]
-    fn without_one_any_answer_of_a_working_server_will_do() {
+    fn root_question_accepts_any_answer_but_server_failure() {
         for code in [0, 3, 5] {
-            assert_eq!(told(&Question::Anything, code, 0), None);
+            assert_eq!(error_text(&Question::Anything, code, 0), None);
         }
         assert_eq!(
-            told(&Question::Anything, 2, 0).as_deref(),
+            error_text(&Question::Anything, 2, 0).as_deref(),
             Some(
                 "172.23.0.1 answers the question for the root's name servers with: server failure"
             )

@@ -1,41 +1,41 @@
-//! One question to a name server, and its answer (RFC 1035, section 4.1), as far
-//! as it says whether there is one.
+//! Encodes a question to a name server, and decodes the header of its answer
+//! (RFC 1035, section 4.1).
 
 use crate::request::Question;
 
-/// Longest answer that comes by UDP without being asked for (section 4.2.1).
-pub(crate) const LONGEST: usize = 512;
+/// Length limit of UDP messages (RFC 1035, section 4.2.1).
+pub(crate) const LENGTH_LIMIT: usize = 512;
 
 const HEADER: usize = 12;
 const TYPE_A: u16 = 1;
 const TYPE_NS: u16 = 2;
 const CLASS_IN: u16 = 1;
-/// Flags: recursion desired.
-const QUESTION: u16 = 0x0100;
-/// Flags: this is a response.
+/// Flag RD: recursion desired.
+const RECURSION_DESIRED: u16 = 0x0100;
+/// Flag QR: the message is a response.
 const RESPONSE: u16 = 0x8000;
-/// Flags: the response code.
+/// Mask of the response code in the flags.
 const CODE: u16 = 0x000f;
 
-/// What a name server answered.
+/// Header of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Answer {
-    /// The response code: 0 is success.
+    /// Response code: 0 is success.
     pub(crate) code: u8,
-    /// How many records it has sent.
+    /// Number of answer records.
     pub(crate) records: u16,
 }
 
-/// The question as it is sent.
+/// Encodes a question.
 pub(crate) fn query(id: u16, question: &Question) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(HEADER + 32);
-    for word in [id, QUESTION, 1, 0, 0, 0] {
+    for word in [id, RECURSION_DESIRED, 1, 0, 0, 0] {
         bytes.extend_from_slice(&u16::to_be_bytes(word));
     }
     let kind = match question {
         Question::Address(name) => {
             for label in name.labels() {
-                // A Name has no longer ones than 63.
+                // Labels of a Name have at most 63 bytes.
                 bytes.push(label.len() as u8);
                 bytes.extend_from_slice(label.as_bytes());
             }
@@ -50,7 +50,7 @@ pub(crate) fn query(id: u16, question: &Question) -> Vec<u8> {
     bytes
 }
 
-/// The answer to the question with that number; [`None`] for anything else.
+/// Decodes the answer to the question with this number; [`None`] for other messages.
 pub(crate) fn answer(id: u16, bytes: &[u8]) -> Option<Answer> {
     let word = |at: usize| Some(u16::from_be_bytes([*bytes.get(at)?, *bytes.get(at + 1)?]));
     let (flags, records) = (word(2)?, word(6)?);
@@ -60,8 +60,8 @@ pub(crate) fn answer(id: u16, bytes: &[u8]) -> Option<Answer> {
     })
 }
 
-/// A response code in words (RFC 1035, section 4.1.1).
-pub(crate) fn code(code: u8) -> String {
+/// Describes a response code (RFC 1035, section 4.1.1).
+pub(crate) fn describe(code: u8) -> String {
     match code {
         0 => "no error".to_owned(),
         1 => "it does not understand the question".to_owned(),
@@ -79,7 +79,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn a_question_as_it_is_sent() {
+    fn question_encodes_as_rfc_1035_has_it() {
         let name = "ab.example".to_owned().try_into().unwrap();
         assert_eq!(
             query(0x1234, &Question::Address(name)),
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_belongs_to_its_question() {
+    fn answer_with_another_number_is_ignored() {
         let mut bytes = [0x12, 0x34, 0x81, 0x83, 0, 1, 0, 2, 0, 0, 0, 0];
         let expected = Answer {
             code: 3,
@@ -98,14 +98,14 @@ mod tests {
         assert_eq!(answer(0x1234, &bytes), Some(expected));
         assert_eq!(answer(0x1235, &bytes), None);
         assert_eq!(answer(0x1234, &bytes[..11]), None);
-        // A question is no answer.
+        // Without QR it is a question.
         bytes[2] = 1;
         assert_eq!(answer(0x1234, &bytes), None);
     }
 
     proptest! {
         #[test]
-        fn no_datagram_does_harm(id: u16, bytes: Vec<u8>) {
+        fn arbitrary_datagram_decodes_or_is_ignored(id: u16, bytes: Vec<u8>) {
             if let Some(answer) = answer(id, &bytes) {
                 prop_assert!(answer.code < 16);
                 prop_assert_eq!(&bytes[..2], id.to_be_bytes());

@@ -1,8 +1,7 @@
-//! The step that takes a lease, and the one that gives it back.
+//! Step `lease`: takes a lease, and releases it at the end.
 //!
-//! An ordinary UDP socket is enough: with the broadcast flag set, the server
-//! answers to everybody (RFC 2131, section 4.1), also before there is an
-//! address.
+//! A UDP socket suffices, although the probe has no address yet. With the broadcast flag
+//! set, the server broadcasts its answers (RFC 2131, section 4.1).
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
@@ -11,48 +10,49 @@ use std::time::{Duration, Instant};
 use buildos_dhcp::{Client, Config, Event, Input, Lease, MessageKind, Output, Transmit};
 use socket2::{Domain, Socket, Type};
 
-use crate::dns::is_timeout;
-use crate::{MAC, link};
+use crate::identity::{MAC, PROBE_END};
+use crate::socket_error::is_timeout;
 
 const CLIENT_PORT: u16 = 68;
 const SERVER_PORT: u16 = 67;
-/// dnsmasq answers at once; it may just be restarting.
-const PATIENCE: Duration = Duration::from_secs(8);
-/// Where the flags are in a message, and the one that asks for a broadcast
-/// (RFC 2131, section 2, figures 1 and 2).
+/// Time limit. dnsmasq answers at once, unless it is restarting.
+const LIMIT: Duration = Duration::from_secs(8);
+/// Offset of the flags in a message, and the broadcast flag (RFC 2131, section 2,
+/// figures 1 and 2).
 const FLAGS: usize = 10;
 const BROADCAST: u8 = 0x80;
 /// Larger than any frame.
-const LARGEST: usize = 2048;
+const BUFFER: usize = 2048;
 
-/// No lease, or one that a machine could not use.
+/// There is no lease, or a machine could not use it.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LeaseError {
     #[error("cannot ask for an address")]
     Socket(#[source] io::Error),
-    #[error("{server} does not answer DHCP within {} s", PATIENCE.as_secs())]
-    Silent { server: Ipv4Addr },
+    #[error("{server} does not answer DHCP within {} s", LIMIT.as_secs())]
+    NoAnswer { server: Ipv4Addr },
     #[error("{server} gives no address: {why}")]
     Refused { server: Ipv4Addr, why: String },
     #[error("{server} names no gateway")]
     NoGateway { server: Ipv4Addr },
-    #[error("the lease names {gateway} as gateway and not {server}; does a machine play host?")]
+    #[error(
+        "the lease names {gateway} as gateway and not {server}; is there another DHCP server on the bridge?"
+    )]
     OtherGateway { server: Ipv4Addr, gateway: Ipv4Addr },
 }
 
-/// A lease that was taken.
-pub(crate) struct Holding {
+/// A lease, and the client that holds it.
+pub(crate) struct HeldLease {
     client: Client,
     socket: UdpSocket,
     started: Instant,
-    /// What was granted.
     pub(crate) lease: Lease,
-    /// The way out that it names.
+    /// Gateway of the lease.
     pub(crate) gateway: Ipv4Addr,
 }
 
-/// Takes a lease from the server, and from no other one.
-pub(crate) fn take(server: Ipv4Addr) -> Result<Holding, LeaseError> {
+/// Takes a lease from this server only.
+pub(crate) fn acquire(server: Ipv4Addr) -> Result<HeldLease, LeaseError> {
     let socket = socket().map_err(LeaseError::Socket)?;
     let mut config = Config::new(MAC);
     config.allowed_servers.push(server);
@@ -60,7 +60,7 @@ pub(crate) fn take(server: Ipv4Addr) -> Result<Holding, LeaseError> {
     let started = Instant::now();
     let mut why = None;
     client.handle(Duration::ZERO, Input::Start);
-    while started.elapsed() < PATIENCE {
+    while started.elapsed() < LIMIT {
         while let Some(output) = client.poll_output() {
             match output {
                 Output::Transmit(transmit) => {
@@ -74,7 +74,7 @@ pub(crate) fn take(server: Ipv4Addr) -> Result<Holding, LeaseError> {
                     if gateway != server {
                         return Err(LeaseError::OtherGateway { server, gateway });
                     }
-                    return Ok(Holding {
+                    return Ok(HeldLease {
                         client,
                         socket,
                         started,
@@ -95,7 +95,7 @@ pub(crate) fn take(server: Ipv4Addr) -> Result<Holding, LeaseError> {
                 Output::Event(_) => {}
             }
         }
-        let until = client.deadline().unwrap_or(PATIENCE).min(PATIENCE);
+        let until = client.deadline().unwrap_or(LIMIT).min(LIMIT);
         let left = until.saturating_sub(started.elapsed());
         let received = receive(&socket, left).map_err(LeaseError::Socket)?;
         let now = started.elapsed();
@@ -106,13 +106,13 @@ pub(crate) fn take(server: Ipv4Addr) -> Result<Holding, LeaseError> {
     }
     Err(match why {
         Some(why) => LeaseError::Refused { server, why },
-        None => LeaseError::Silent { server },
+        None => LeaseError::NoAnswer { server },
     })
 }
 
-impl Holding {
-    /// Gives the lease back; if that is lost the server keeps it for us until
-    /// we come again.
+impl HeldLease {
+    /// Sends a RELEASE, without waiting. If it is lost, the server keeps the lease for
+    /// the next probe.
     pub(crate) fn release(mut self) {
         self.client.handle(self.started.elapsed(), Input::Release);
         while let Some(output) = self.client.poll_output() {
@@ -125,8 +125,8 @@ impl Holding {
 
 fn socket() -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
-    // Without an address there is no route that would tell.
-    socket.bind_device(Some(link::HERE.as_bytes()))?;
+    // Without an address there is no route that selects the interface.
+    socket.bind_device(Some(PROBE_END.as_bytes()))?;
     socket.set_broadcast(true)?;
     socket.bind(&SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, CLIENT_PORT).into())?;
     Ok(socket.into())
@@ -134,7 +134,7 @@ fn socket() -> io::Result<UdpSocket> {
 
 fn send(socket: &UdpSocket, transmit: Transmit) -> io::Result<()> {
     let mut payload = transmit.payload;
-    // Nobody answers a RELEASE.
+    // A RELEASE has no answer.
     if transmit.kind != MessageKind::Release {
         if let Some(flags) = payload.get_mut(FLAGS) {
             *flags |= BROADCAST;
@@ -144,11 +144,11 @@ fn send(socket: &UdpSocket, transmit: Transmit) -> io::Result<()> {
     socket.send_to(&payload, to).map(drop)
 }
 
-/// [`None`] when nothing comes in time.
-fn receive(socket: &UdpSocket, time: Duration) -> io::Result<Option<Vec<u8>>> {
-    // No time at all would mean for ever.
-    socket.set_read_timeout(Some(time.max(Duration::from_millis(1))))?;
-    let mut buffer = vec![0; LARGEST];
+/// Returns the next datagram, or [`None`] after the time limit.
+fn receive(socket: &UdpSocket, limit: Duration) -> io::Result<Option<Vec<u8>>> {
+    // A timeout of 0 is an error.
+    socket.set_read_timeout(Some(limit.max(Duration::from_millis(1))))?;
+    let mut buffer = vec![0; BUFFER];
     match socket.recv(&mut buffer) {
         Ok(length) => {
             buffer.truncate(length);

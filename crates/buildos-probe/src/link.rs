@@ -1,13 +1,14 @@
-//! The step that plugs us into the bridge, by a veth pair: one end here, the
-//! other one a port of the bridge.
+//! Step `link`: connects the probe to the bridge with a veth pair.
 
 use std::fs::File;
 use std::io;
 use std::net::Ipv4Addr;
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::time::{Duration, Instant};
 
 use buildos_dhcp::Lease;
+use buildos_netlink::{BlockingSocket, RouteNetlinkMessage};
+use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{
     InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
@@ -15,23 +16,22 @@ use netlink_packet_route::link::{
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use crate::netlink::Netlink;
-use crate::{INTERFACE, MAC};
+use crate::identity::{INTERFACE, MAC, PROBE_END};
 
-/// Our end.
-pub(crate) const HERE: &str = "eth0";
-/// A namespace that ended takes a moment to be gone, and the port with it.
-const FAREWELL: Duration = Duration::from_secs(5);
-const PAUSE: Duration = Duration::from_millis(5);
+/// Time limit for the kernel to remove the previous probe's namespace, and to report
+/// carrier.
+const LIMIT: Duration = Duration::from_secs(5);
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
-/// The cable could not be plugged in, or is of no use.
+type Netlink = BlockingSocket<RouteNetlinkMessage>;
+
+/// The veth pair does not exist, or has no carrier or address.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LinkError {
-    #[error("the netlink socket of the host is not our standard input")]
+    #[error("standard input is not the host's netlink socket")]
     Host(#[source] io::Error),
-    #[error("cannot open our own network namespace")]
+    #[error("cannot open the probe's network namespace")]
     Namespace(#[source] io::Error),
     #[error("there is no bridge {0}")]
     NoBridge(String, #[source] io::Error),
@@ -39,69 +39,76 @@ pub(crate) enum LinkError {
     Port(String, #[source] io::Error),
     #[error("{0} is gone")]
     Lost(String, #[source] io::Error),
-    #[error("cannot configure {HERE}")]
+    #[error("cannot configure {PROBE_END}")]
     Configure(#[source] io::Error),
 }
 
-/// Plugs us into the bridge.
-pub(crate) fn plug(bridge: &str) -> Result<(), LinkError> {
-    let mut host = Netlink::inherited().map_err(LinkError::Host)?;
+/// Connects the namespace of the process to the bridge, and waits for carrier.
+pub(crate) fn connect(bridge: &str) -> Result<(), LinkError> {
+    let mut host = inherited().map_err(LinkError::Host)?;
     let namespace = File::open("/proc/self/ns/net").map_err(LinkError::Namespace)?;
     let index =
         index_of(&mut host, bridge).map_err(|error| LinkError::NoBridge(bridge.into(), error))?;
-    let end = Instant::now() + FAREWELL;
+    let end = Instant::now() + LIMIT;
     loop {
         match host.create(veth(index, namespace.as_raw_fd())) {
             Ok(()) => break,
+            // The previous probe's port goes away with its namespace, a moment after the
+            // process.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists && Instant::now() < end => {
-                std::thread::sleep(PAUSE);
+                std::thread::sleep(POLL_INTERVAL);
             }
             Err(error) => return Err(LinkError::Port(bridge.into(), error)),
         }
     }
-    let mut here = Netlink::here().map_err(LinkError::Namespace)?;
-    set_up(&mut here).map_err(LinkError::Configure)?;
+    let mut probe = Netlink::open().map_err(LinkError::Namespace)?;
+    set_up(&mut probe).map_err(LinkError::Configure)?;
     let running = |netlink: &mut Netlink, name: &str| {
         wait_until_running(netlink, name).map_err(|error| LinkError::Lost(name.into(), error))
     };
-    running(&mut here, HERE)?;
+    running(&mut probe, PROBE_END)?;
     running(&mut host, INTERFACE)?;
     running(&mut host, bridge)
 }
 
-/// Our end comes down, as it cannot be up before the other one exists.
-fn set_up(here: &mut Netlink) -> io::Result<()> {
-    let mut message = up();
-    message.header.index = index_of(here, HERE)?;
-    here.change(RouteNetlinkMessage::NewLink(message))
+/// Returns the host's netlink socket, which is standard input.
+fn inherited() -> io::Result<Netlink> {
+    Netlink::inherit(io::stdin().as_fd().try_clone_to_owned()?)
 }
 
-/// An interface that has just got carrier drops what it is to send until the
-/// kernel's link watch has seen that, which looks at some once a second only.
-/// So a question that is asked before gets no answer.
+/// Sets the probe's end up. The kernel creates it down, as its peer does not exist yet.
+fn set_up(netlink: &mut Netlink) -> io::Result<()> {
+    let mut message = up();
+    message.header.index = index_of(netlink, PROBE_END)?;
+    netlink.change(RouteNetlinkMessage::NewLink(message))
+}
+
+/// Waits for the running flag, so that the first DHCP message is not lost. A link that
+/// just got carrier drops packets until the kernel's link watch has run, which can take
+/// a second.
 fn wait_until_running(netlink: &mut Netlink, name: &str) -> io::Result<()> {
-    let end = Instant::now() + FAREWELL;
+    let end = Instant::now() + LIMIT;
     while !link(netlink, name)?
         .header
         .flags
         .contains(LinkFlags::Running)
     {
         if Instant::now() > end {
-            // The next step says what is missing.
+            // The next step fails with a reason.
             break;
         }
-        std::thread::sleep(PAUSE);
+        std::thread::sleep(POLL_INTERVAL);
     }
     Ok(())
 }
 
-/// Gives our end the address of the lease, and the way out that it names.
+/// Adds the address of the lease and its default route to the probe's end.
 pub(crate) fn configure(lease: &Lease, gateway: Ipv4Addr) -> Result<(), LinkError> {
     let configure = || -> io::Result<()> {
-        let mut here = Netlink::here()?;
-        let index = index_of(&mut here, HERE)?;
-        here.create(address(index, lease.address, lease.prefix))?;
-        here.create(default_route(index, gateway))
+        let mut netlink = Netlink::open()?;
+        let index = index_of(&mut netlink, PROBE_END)?;
+        netlink.create(address(index, lease.address, lease.prefix))?;
+        netlink.create(default_route(index, gateway))
     };
     configure().map_err(LinkError::Configure)
 }
@@ -127,13 +134,14 @@ fn up() -> LinkMessage {
     message
 }
 
-/// The pair: the port in the bridge, and up, and its other end in the namespace
-/// with that descriptor.
-fn veth(bridge: u32, here: i32) -> RouteNetlinkMessage {
+/// Describes the veth pair: the host's end is up and a port of the bridge, the probe's
+/// end is in the namespace with this descriptor.
+fn veth(bridge: u32, namespace: i32) -> RouteNetlinkMessage {
     let mut peer = LinkMessage::default();
-    peer.attributes.push(LinkAttribute::IfName(HERE.into()));
+    peer.attributes
+        .push(LinkAttribute::IfName(PROBE_END.into()));
     peer.attributes.push(LinkAttribute::Address(MAC.to_vec()));
-    peer.attributes.push(LinkAttribute::NetNsFd(here));
+    peer.attributes.push(LinkAttribute::NetNsFd(namespace));
     let mut port = up();
     port.attributes
         .push(LinkAttribute::IfName(INTERFACE.into()));

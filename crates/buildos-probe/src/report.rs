@@ -1,61 +1,61 @@
-//! What came of it.
+//! The report: result of the steps.
 
 use std::fmt;
 use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
-/// The file with the [`Report`], below the root.
+/// Path of the [`Report`] below the root.
 pub const REPORT: &str = "run/buildos/probe/report.json";
 
-/// What came of a [`crate::Request`].
+/// Result of a [`Request`](crate::Request).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
-    /// The request's.
+    /// Copied from the request.
     pub id: u64,
-    /// When it was over: microseconds since 1970 (CLOCK_REALTIME).
+    /// End: microseconds since 1970 (CLOCK_REALTIME).
     pub finished_us: u64,
-    /// How long it took, in milliseconds.
+    /// Duration, milliseconds.
     pub took_ms: u64,
-    /// How it went.
+    #[allow(missing_docs)]
     pub outcome: Outcome,
 }
 
-/// How a probe went.
+/// Result of a probe.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Outcome {
-    /// A machine could work here now.
+    /// Every requested step passed: a machine could work here now.
     Passed {
-        /// The address that it was given.
+        /// Address of the lease.
         address: Ipv4Addr,
-        /// The target that was reached; none when none was asked for.
+        /// Target that answered; [`None`] if the request has no targets.
         target: Option<String>,
     },
-    /// It could not.
+    /// A step failed.
     Failed {
-        /// What did not work; what comes later was not tried.
+        /// The step; later steps did not run.
         step: Step,
-        /// Why, on one line.
+        /// Reason, on one line.
         reason: String,
     },
 }
 
-/// The steps, in their order.
+/// Steps, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Step {
-    /// A cable into the bridge.
+    /// Connection to the bridge.
     Link,
-    /// An address by DHCP.
+    /// Lease by DHCP.
     Lease,
-    /// A name.
+    /// Answer of the name server.
     Names,
-    /// Something outside.
+    /// Target beyond the host's NAT.
     Outside,
 }
 
 impl Step {
-    /// Its word on the bus and in messages.
+    /// Returns the step's name on the bus and in messages.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {

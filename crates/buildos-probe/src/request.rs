@@ -1,4 +1,4 @@
-//! What is to be tried.
+//! The request: which steps to run.
 
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -6,42 +6,40 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// The file with the [`Request`], below the root.
+/// Path of the [`Request`] below the root.
 pub const REQUEST: &str = "run/buildos/natd/probe.json";
 
-/// What is to be tried, where.
+/// A request of natd.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Request {
-    /// Comes back in the report.
+    /// Copied to the report.
     pub id: u64,
-    /// The bridge of the machines.
+    /// Bridge of the machines.
     pub bridge: String,
-    /// The host there: its DHCP server, name server and gateway.
+    /// Address of the host on the bridge: DHCP server, name server and gateway.
     pub host: Ipv4Addr,
-    /// What to ask the name server; none: nothing.
+    /// Question for the name server; [`None`] skips the step.
     pub question: Option<Question>,
-    /// Targets outside, of which one must be reached; empty: none.
+    /// Targets of which one must answer; empty skips the step.
     pub targets: Vec<Target>,
 }
 
 /// A question for the name server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Question {
-    /// This name must have an IPv4 address.
+    /// Requires an IPv4 address of this name.
     Address(Name),
-    /// For the name servers of the root: whatever server is asked in the end
-    /// knows those, or says that it does not tell. dnsmasq does not answer it
-    /// out of its cache.
+    /// Requires any answer to a question for the name servers of the root. Every server
+    /// knows or refuses it, and dnsmasq does not cache it.
     Anything,
 }
 
-/// A name in the DNS (RFC 1035, section 2.3.1), in letters, digits, hyphens and
-/// underscores.
+/// A domain name (RFC 1035, section 2.3.1) of letters, digits, hyphens and underscores.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Name(String);
 
-/// Not a name that can be asked for.
+/// The text is no domain name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{0:?} is no name in the DNS: parts of 1 to 63 letters, digits, hyphens or underscores, \
@@ -50,7 +48,7 @@ pub struct Name(String);
 pub struct NotAName(String);
 
 impl Name {
-    /// Its parts, without the root.
+    /// Returns the labels, without the root.
     pub fn labels(&self) -> impl Iterator<Item = &str> {
         self.0.trim_end_matches('.').split('.')
     }
@@ -60,12 +58,12 @@ impl TryFrom<String> for Name {
     type Error = NotAName;
 
     fn try_from(text: String) -> Result<Self, Self::Error> {
-        let fit = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        let is_allowed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
         let name = text.strip_suffix('.').unwrap_or(&text);
         let valid = name.len() <= 253
             && name
                 .split('.')
-                .all(|label| (1..=63).contains(&label.len()) && label.chars().all(fit));
+                .all(|label| (1..=63).contains(&label.len()) && label.chars().all(is_allowed));
         match valid {
             true => Ok(Self(text)),
             false => Err(NotAName(text)),
@@ -85,25 +83,25 @@ impl fmt::Display for Name {
     }
 }
 
-/// Something outside that answers.
+/// A host beyond the NAT that answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Target {
     /// `echo:192.0.2.1`: answers an ICMP echo request.
     Echo(Ipv4Addr),
-    /// `tcp:192.0.2.1:443`: takes a connection.
+    /// `tcp:192.0.2.1:443`: accepts a connection.
     Tcp(SocketAddrV4),
     /// `dns:192.0.2.1`: a name server that answers by UDP.
     Dns(Ipv4Addr),
 }
 
-/// Not a target.
+/// The text is no target.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is no target: echo:ADDRESS, dns:ADDRESS or tcp:ADDRESS:PORT, by IPv4")]
 pub struct NotATarget(String);
 
 impl Target {
-    /// Its address.
+    /// Returns the target's address.
     #[must_use]
     pub fn address(self) -> Ipv4Addr {
         match self {
@@ -156,7 +154,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn targets() {
+    fn target_parses_and_displays_or_is_refused() {
         for text in ["echo:192.0.2.1", "dns:192.0.2.1", "tcp:192.0.2.1:443"] {
             assert_eq!(text.parse::<Target>().unwrap().to_string(), text);
         }
@@ -174,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn names() {
+    fn name_of_valid_labels_is_accepted() {
         let long = ["a"; 127].join(".");
         for good in ["a", "gateway.lan.example", "a.b.", "_x.y-1", &long] {
             assert!(Name::try_from(good.to_owned()).is_ok(), "{good}");
@@ -187,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_survives_its_file() {
+    fn request_deserializes_as_it_was_serialized() {
         let request = Request {
             id: 7,
             bridge: "br1".to_owned(),

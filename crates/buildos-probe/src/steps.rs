@@ -1,4 +1,4 @@
-//! The steps in their order, between the two files.
+//! Reads the request, runs the steps in order, and writes the report.
 
 use std::fs;
 use std::io;
@@ -11,36 +11,36 @@ use crate::report::{Outcome, REPORT, Report, Step};
 use crate::request::{REQUEST, Request};
 use crate::{dns, lease, link, targets};
 
-/// The program could not do its work; what it found out is no error.
+/// There is no report. A failed step is no error.
 #[derive(Debug, thiserror::Error)]
 pub enum ProbeError {
-    /// natd has not asked for anything, or the sandbox hides it.
+    /// natd has not written a request, or the sandbox hides it.
     #[error("cannot read {}", path.display())]
     Read {
-        /// The file.
+        /// The request.
         path: PathBuf,
-        /// Why.
+        /// Reason.
         #[source]
         source: io::Error,
     },
-    /// It was written by another version of natd.
+    /// Another version of natd wrote the request.
     #[error("cannot understand {}", path.display())]
     Request {
-        /// The file.
+        /// The request.
         path: PathBuf,
-        /// Why.
+        /// Reason.
         #[source]
         source: serde_json::Error,
     },
-    /// The report has no JSON; a bug.
+    /// The report does not serialize: a bug.
     #[error("cannot encode the report")]
     Encode(#[source] serde_json::Error),
-    /// The report could not be left.
+    /// The file system refuses the report.
     #[error(transparent)]
     Write(#[from] file::WriteError),
 }
 
-/// Does what the request below `root` asks for and leaves a report there.
+/// Runs the steps of the request below `root`, and writes the report there.
 ///
 /// # Errors
 ///
@@ -56,7 +56,7 @@ pub fn run(root: &Path) -> Result<(), ProbeError> {
         Err(source) => return Err(ProbeError::Request { path, source }),
     };
     let started = Instant::now();
-    let outcome = try_out(&request);
+    let outcome = run_steps(&request);
     let report = Report {
         id: request.id,
         finished_us: micros(SystemTime::now().duration_since(UNIX_EPOCH)),
@@ -68,32 +68,32 @@ pub fn run(root: &Path) -> Result<(), ProbeError> {
     Ok(())
 }
 
-fn try_out(request: &Request) -> Outcome {
-    if let Err(error) = link::plug(&request.bridge) {
+fn run_steps(request: &Request) -> Outcome {
+    if let Err(error) = link::connect(&request.bridge) {
         return failed(Step::Link, &error);
     }
-    let holding = match lease::take(request.host) {
-        Ok(holding) => holding,
+    let held = match lease::acquire(request.host) {
+        Ok(held) => held,
         Err(error) => return failed(Step::Lease, &error),
     };
-    let outcome = match link::configure(&holding.lease, holding.gateway) {
-        Ok(()) => beyond(request, &holding),
+    let outcome = match link::configure(&held.lease, held.gateway) {
+        Ok(()) => run_steps_with_address(request, &held),
         Err(error) => failed(Step::Link, &error),
     };
-    holding.release();
+    held.release();
     outcome
 }
 
-/// The steps that need an address.
-fn beyond(request: &Request, holding: &lease::Holding) -> Outcome {
+/// Runs the steps that need an address.
+fn run_steps_with_address(request: &Request, held: &lease::HeldLease) -> Outcome {
     if let Some(question) = &request.question {
-        if let Err(error) = dns::ask(request.host, question) {
+        if let Err(error) = dns::resolve(request.host, question) {
             return failed(Step::Names, &error);
         }
     }
     match targets::reach(&request.targets) {
         Ok(target) => Outcome::Passed {
-            address: holding.lease.address,
+            address: held.lease.address,
             target: target.map(|target| target.to_string()),
         },
         Err(error) => failed(Step::Outside, &error),
@@ -107,8 +107,8 @@ fn failed(step: Step, error: &dyn std::error::Error) -> Outcome {
     }
 }
 
+/// Converts to microseconds; times before 1970 are 0.
 fn micros<E>(time: Result<std::time::Duration, E>) -> u64 {
-    // Before 1970 there is no clock.
     time.map_or(0, |time| {
         u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
     })

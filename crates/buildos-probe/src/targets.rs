@@ -1,4 +1,4 @@
-//! The step that goes out through the host.
+//! Step `outside`: reaches a target beyond the host's NAT.
 
 use std::io::{self, Read as _};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream};
@@ -7,38 +7,40 @@ use std::time::{Duration, Instant};
 use buildos_service::text;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::dns::{self, is_timeout};
+use crate::dns;
 use crate::request::{Question, Target};
+use crate::socket_error::{is_timeout, is_unreachable};
 
 const TRIES: u16 = 3;
-const PATIENCE: Duration = Duration::from_secs(1);
+/// Time limit of each try.
+const LIMIT: Duration = Duration::from_secs(1);
 
 /// ICMP types (RFC 792).
 const ECHO_REPLY: u8 = 0;
 const ECHO_REQUEST: u8 = 8;
 const ICMP_HEADER: usize = 8;
 
-/// None of the targets was reached; why, for each.
+/// No target answers; one reason for each.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", .0.join("; "))]
-pub(crate) struct OutsideError(Vec<String>);
+pub(crate) struct TargetsError(Vec<String>);
 
-/// The first of the targets that answers.
-pub(crate) fn reach(targets: &[Target]) -> Result<Option<Target>, OutsideError> {
+/// Returns the first target that answers, or [`None`] if there are no targets.
+pub(crate) fn reach(targets: &[Target]) -> Result<Option<Target>, TargetsError> {
     let mut failed = Vec::new();
     for target in targets {
-        match try_out(*target) {
+        match check(*target) {
             Ok(()) => return Ok(Some(*target)),
             Err(why) => failed.push(why),
         }
     }
     match failed.is_empty() {
         true => Ok(None),
-        false => Err(OutsideError(failed)),
+        false => Err(TargetsError(failed)),
     }
 }
 
-fn try_out(target: Target) -> Result<(), String> {
+fn check(target: Target) -> Result<(), String> {
     match target {
         Target::Echo(address) => match echo(address) {
             Ok(true) => Ok(()),
@@ -47,13 +49,13 @@ fn try_out(target: Target) -> Result<(), String> {
         },
         Target::Tcp(address) => connect(address),
         Target::Dns(address) => {
-            dns::ask(address, &Question::Anything).map_err(|error| text::chain(&error))
+            dns::resolve(address, &Question::Anything).map_err(|error| text::chain(&error))
         }
     }
 }
 
 fn connect(address: SocketAddrV4) -> Result<(), String> {
-    TcpStream::connect_timeout(&SocketAddr::V4(address), PATIENCE * u32::from(TRIES))
+    TcpStream::connect_timeout(&SocketAddr::V4(address), LIMIT * u32::from(TRIES))
         .map(drop)
         .map_err(|error| format!("{address} takes no connection: {error}"))
 }
@@ -63,13 +65,13 @@ fn echo(address: Ipv4Addr) -> io::Result<bool> {
     socket.connect(&SocketAddrV4::new(address, 0).into())?;
     let id = buildos_service::random::seed() as u16;
     for sequence in 0..TRIES {
-        match socket.send(&request(id, sequence)) {
+        match socket.send(&echo_request(id, sequence)) {
             Ok(_) => {}
-            // Somebody on the way has said so to the last one.
+            // A router rejected the request before.
             Err(error) if is_unreachable(&error) => {}
             Err(error) => return Err(error),
         }
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + LIMIT;
         while let Some(left) = end.checked_duration_since(Instant::now()) {
             socket.set_read_timeout(Some(left.max(Duration::from_millis(1))))?;
             let mut packet = [0; 256];
@@ -87,7 +89,7 @@ fn echo(address: Ipv4Addr) -> io::Result<bool> {
     Ok(false)
 }
 
-fn request(id: u16, sequence: u16) -> [u8; ICMP_HEADER] {
+fn echo_request(id: u16, sequence: u16) -> [u8; ICMP_HEADER] {
     let [i, d] = id.to_be_bytes();
     let [s, q] = sequence.to_be_bytes();
     let mut packet = [ECHO_REQUEST, 0, 0, 0, i, d, s, q];
@@ -96,7 +98,7 @@ fn request(id: u16, sequence: u16) -> [u8; ICMP_HEADER] {
     packet
 }
 
-/// Whether an IPv4 packet is a reply to one of our requests.
+/// Returns true if an IPv4 packet is the reply to an echo request with this identifier.
 fn is_reply(packet: &[u8], id: u16) -> bool {
     let Some(first) = packet.first() else {
         return false;
@@ -109,7 +111,7 @@ fn is_reply(packet: &[u8], id: u16) -> bool {
     }
 }
 
-/// RFC 1071, of an even number of bytes.
+/// Returns the checksum of RFC 1071 over an even number of bytes.
 fn checksum(bytes: &[u8]) -> u16 {
     let mut sum: u32 = bytes
         .chunks_exact(2)
@@ -121,30 +123,20 @@ fn checksum(bytes: &[u8]) -> u16 {
     !(sum as u16)
 }
 
-fn is_unreachable(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::HostUnreachable
-            | io::ErrorKind::NetworkUnreachable
-            | io::ErrorKind::ConnectionRefused
-            | io::ErrorKind::PermissionDenied
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
 
     #[test]
-    fn a_request_sums_up_to_nothing() {
-        let packet = request(0xabcd, 7);
+    fn echo_request_has_valid_checksum() {
+        let packet = echo_request(0xabcd, 7);
         assert_eq!(checksum(&packet), 0);
         assert_eq!(packet[4..], [0xab, 0xcd, 0, 7]);
     }
 
     #[test]
-    fn only_replies_to_us_are_replies() {
+    fn reply_with_another_identifier_is_ignored() {
         let mut packet = [[0; 20].as_slice(), &[ECHO_REPLY, 0, 0, 0, 0xab, 0xcd, 0, 1]].concat();
         packet[0] = 0x45;
         assert!(is_reply(&packet, 0xabcd));
@@ -156,7 +148,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_packet_does_harm(packet: Vec<u8>, id: u16) {
+        fn arbitrary_packet_is_a_reply_or_ignored(packet: Vec<u8>, id: u16) {
             let _ = is_reply(&packet, id);
         }
     }
