@@ -6,7 +6,7 @@ use buildos_dbus_api::hostname1::Source;
 use buildos_dbus_api::network1::Network;
 
 use crate::config::Settings;
-use crate::name::{Hostname, NotAHostname};
+use buildos_types::{Hostname, InvalidHostname, MacAddress};
 
 /// A name, where it came from, and what was not taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,7 +29,7 @@ pub struct Refused {
     /// The text, as netd published it.
     pub text: String,
     /// What is wrong with it.
-    pub why: NotAHostname,
+    pub why: InvalidHostname,
 }
 
 impl fmt::Display for Refused {
@@ -65,7 +65,8 @@ pub fn choose(settings: &Settings, network: Option<&Network>, told: &[String]) -
         });
     }
     let network = network.filter(|network| network.online)?;
-    let made = Hostname::of_mac(&network.uplink_address);
+    let mac = network.uplink_address.parse::<MacAddress>().ok();
+    let made = mac.map(Hostname::from_mac);
     let mut refused = Vec::new();
     for (source, text) in [
         (Source::DhcpFqdn, &network.fqdn),
@@ -74,7 +75,7 @@ pub fn choose(settings: &Settings, network: Option<&Network>, told: &[String]) -
         if text.is_empty() {
             continue;
         }
-        match Hostname::shortened(text) {
+        match Hostname::new_shortened(text) {
             Ok(name) if Some(&name) == made.as_ref() => {}
             Ok(name) if told.iter().any(|told| told == name.as_str()) => {}
             Ok(name) => {
@@ -213,7 +214,7 @@ mod tests {
         assert_eq!((name.as_str(), source), ("b12", Source::DhcpHostname));
         assert_eq!(
             refused,
-            ["\"localhost\" from DHCP option 81: it means every host itself"]
+            ["\"localhost\" from DHCP option 81: it is a name of the local host"]
         );
         let network = Network {
             hostname: "x\\u{a}y".to_owned(),

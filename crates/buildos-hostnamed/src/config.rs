@@ -3,7 +3,7 @@
 
 use buildos_service::config::Schema;
 
-use crate::name::Hostname;
+use buildos_types::Hostname;
 
 /// Settings in force.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -13,8 +13,8 @@ use zbus::Connection;
 use crate::bus::{self, Published};
 use crate::choice::{Choice, choose};
 use crate::config::Settings;
-use crate::name::Hostname;
 use crate::system::{self, SystemError};
+use buildos_types::Hostname;
 
 /// The host has another name.
 const MESSAGE_NAMED: &str = "ad85dc35298b44d29bcb30ee01b1a76b";

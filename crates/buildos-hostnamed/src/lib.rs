@@ -10,7 +10,6 @@ pub mod bus;
 pub mod choice;
 pub mod config;
 pub mod daemon;
-pub mod name;
 pub mod system;
 
 /// The daemon.

@@ -8,7 +8,7 @@ use buildos_dbus_api::system::{HostnameProxy, HostnameState};
 use zbus::Connection;
 use zbus::proxy::CacheProperties;
 
-use crate::name::Hostname;
+use buildos_types::Hostname;
 
 /// systemd-hostnamed did not do what was asked.
 #[derive(Debug, thiserror::Error)]

@@ -23,7 +23,7 @@ use tokio::time::timeout;
 use crate::config::BridgeNetfilter;
 use crate::firewall::bytecode::{Expression, ForeignTable};
 use crate::netlink::{self, TIMEOUT};
-use crate::uplink_network::InterfaceName;
+use buildos_types::InterfaceName;
 
 /// Sysctls below `/proc/sys/net` that are for all bridges.
 pub const FOR_ALL_BRIDGES: [&str; 3] = [

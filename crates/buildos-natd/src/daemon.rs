@@ -33,7 +33,8 @@ use crate::probe_scheduler::{self, Health, ProbeScheduler};
 use crate::status::{Forwarding, Observed, Status};
 use crate::status_files::{StatusFiles, StatusFilesError};
 use crate::sysctl::{self, SysctlError, Sysctls};
-use crate::uplink_network::{InterfaceName, UplinkNetwork};
+use crate::uplink_network::UplinkNetwork;
+use buildos_types::InterfaceName;
 
 /// Machines on br1 have network, addresses and names.
 const MESSAGE_READY: &str = "b1b497c590e84ed09579fbf32aac0198";

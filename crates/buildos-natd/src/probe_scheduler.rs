@@ -41,7 +41,7 @@ pub fn wish(network: &UplinkNetwork, settings: &Settings) -> Option<Request> {
     Some(Request {
         id: 0,
         bridge: network.private_bridge.to_string(),
-        host: network.private_network.host(),
+        host: network.private_network.address(),
         question: match &settings.probe_name {
             Some(name) => Some(Question::Address(name.clone())),
             None => (!network.dns.is_empty()).then_some(Question::Anything),

@@ -137,7 +137,7 @@ impl Status {
             state: State::Active,
             reason: format!(
                 "{} on {} goes out through {}; DHCP hands out {first} to {last}",
-                network.private_network.net(),
+                network.private_network.network(),
                 network.private_bridge,
                 network.public_bridge,
             ),

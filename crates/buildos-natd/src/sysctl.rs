@@ -7,7 +7,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::uplink_network::InterfaceName;
+use buildos_types::InterfaceName;
 
 /// A switch could not be read or turned.
 #[derive(Debug, thiserror::Error)]

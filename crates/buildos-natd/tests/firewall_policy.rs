@@ -15,7 +15,8 @@ use buildos_natd::firewall::model::{
     CompareOp, ConnectionState, Hook, Match, Rule, Table, Transport, Verdict,
 };
 use buildos_natd::firewall::policy;
-use buildos_natd::uplink_network::{InterfaceName, PrivateNetwork, UplinkNetwork};
+use buildos_natd::uplink_network::UplinkNetwork;
+use buildos_types::{InterfaceName, PrivateNetwork};
 use ipnet::Ipv4Net;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -24,7 +25,7 @@ fn network() -> UplinkNetwork {
     UplinkNetwork {
         public_bridge: InterfaceName::new("br0").unwrap(),
         private_bridge: InterfaceName::new("br1").unwrap(),
-        private_network: PrivateNetwork::new("172.23.0.1/16").unwrap(),
+        private_network: "172.23.0.1/16".parse::<PrivateNetwork>().unwrap(),
         dns: vec!["192.0.2.1".parse().unwrap()],
         uplink: Err(String::new()),
     }
@@ -76,7 +77,7 @@ fn the_configuration_of_dnsmasq() {
 
 #[test]
 fn a_small_network_has_few_leases() {
-    let private_network = PrivateNetwork::new("192.168.213.1/28").unwrap();
+    let private_network = "192.168.213.1/28".parse::<PrivateNetwork>().unwrap();
     let network = UplinkNetwork {
         private_network,
         ..network()
@@ -213,7 +214,7 @@ prop_compose! {
 }
 
 fn is_private(address: Ipv4Addr) -> bool {
-    network().private_network.net().contains(&address)
+    network().private_network.network().contains(&address)
 }
 
 proptest! {
@@ -267,7 +268,7 @@ proptest! {
     #[test]
     fn nobody_is_what_he_is_not(packet in packet()) {
         let passes = verdict(&plain(), Hook::Prerouting, &packet) == Verdict::Accept;
-        let host = packet.source == network().private_network.host();
+        let host = packet.source == network().private_network.address();
         let asks = packet.source == Ipv4Addr::UNSPECIFIED
             && packet.protocol == Protocol::Port(Transport::Udp, 67);
         let honest = match packet.input {

@@ -121,8 +121,8 @@ pub fn check(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mac::MacAddress;
     use crate::model;
+    use buildos_types::MacAddress;
 
     fn nic() -> Link {
         Link {

@@ -8,9 +8,9 @@ use buildos_service::config::Schema;
 use ipnet::Ipv4Net;
 use serde::Deserialize;
 
-use crate::mac::MacAddress;
 use crate::pattern::Pattern;
-use crate::private::PrivateNetwork;
+use buildos_types::MacAddress;
+use buildos_types::PrivateNetwork;
 
 /// Settings of buildos-netd.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -18,11 +18,11 @@ use crate::kernel::{Change, Kernel, KernelError};
 use crate::ledger::Ledger;
 use crate::picture::{self, Clocks, Picture};
 use crate::plan::{self, Observed, Op, PRIVATE_BRIDGE, PUBLIC_BRIDGE};
-use crate::private::PrivateNetwork;
 use crate::race::{Candidate, Effect, Race, Rules, Runner};
 use crate::wire::{Incoming, Listen, Message, Wire};
 use crate::wish::{self, Wish};
 use crate::{candidate, clock, messages, rival, state, views};
+use buildos_types::PrivateNetwork;
 
 /// Files for others, and for a later netd.
 const RUNTIME_DIRECTORY: &str = "/run/buildos/netd";

@@ -34,8 +34,8 @@ use rtnetlink::{Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, RouteMessage
 use self::events::Events;
 use crate::clock;
 use crate::link::{BridgeSettings, Link};
-use crate::mac::MacAddress;
 use crate::plan::{Address, Observed, Op, Route};
+use buildos_types::MacAddress;
 
 /// A request that the kernel has not answered by then is lost. The first bridge
 /// makes the kernel load a module, which takes seconds while a machine boots; the

@@ -17,7 +17,6 @@ pub mod hostname;
 pub mod kernel;
 pub mod ledger;
 pub mod link;
-pub mod mac;
 pub mod messages;
 pub mod model;
 pub mod pattern;

@@ -1,6 +1,6 @@
 //! Links as the kernel shows them (rtnetlink(7), `/sys/class/net`).
 
-use crate::mac::MacAddress;
+use buildos_types::MacAddress;
 
 /// One network interface of the host.
 #[derive(Debug, Clone, PartialEq, Eq)]

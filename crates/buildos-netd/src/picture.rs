@@ -11,11 +11,11 @@ use serde::Serialize;
 use crate::candidate;
 use crate::config::Settings;
 use crate::link::Link;
-use crate::mac::MacAddress;
 use crate::plan::{Observed, PRIVATE_BRIDGE, PUBLIC_BRIDGE};
-use crate::private::PrivateNetwork;
 use crate::race::Race;
 use crate::views;
+use buildos_types::MacAddress;
+use buildos_types::PrivateNetwork;
 
 /// The network of the host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -95,7 +95,7 @@ pub fn draw(
         observed
             .addresses
             .iter()
-            .any(|a| Some(a.link) == bridge && a.net == network.net())
+            .any(|a| Some(a.link) == bridge && a.net == network.interface())
     });
     let ports = |bridge: Option<u32>| {
         let links = observed.links.values();

@@ -16,8 +16,8 @@ use buildos_dhcp::Instant;
 use ipnet::{Ipv4Net, Ipv6Net};
 
 use crate::link::{BridgeSettings, Link};
-use crate::mac::MacAddress;
 use crate::wish::Wish;
+use buildos_types::MacAddress;
 
 /// Name of the bridge that contains the uplink.
 pub const PUBLIC_BRIDGE: &str = "br0";

@@ -24,7 +24,7 @@ use buildos_dhcp::{
 use ipnet::Ipv4Net;
 
 use crate::config::Settings;
-use crate::mac::MacAddress;
+use buildos_types::MacAddress;
 
 /// What decides a race besides packets.
 #[derive(Debug, Clone, PartialEq, Eq)]

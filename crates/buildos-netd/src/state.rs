@@ -8,8 +8,8 @@ use std::sync::OnceLock;
 use buildos_dhcp::Lease;
 use serde::{Deserialize, Serialize};
 
-use crate::mac::MacAddress;
 use crate::picture::Picture;
+use buildos_types::MacAddress;
 
 /// Identifies the boot; leases count in time since boot (random(4)).
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";

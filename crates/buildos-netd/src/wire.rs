@@ -19,8 +19,8 @@ use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use crate::mac::MacAddress;
 use crate::socket::{self, EtherType, PacketReceiver, PacketSender};
+use buildos_types::MacAddress;
 
 /// Messages that may wait; a DHCP exchange is two of them.
 const QUEUE: usize = 64;

@@ -9,7 +9,9 @@ use buildos_dhcp::{Instant, Lease};
 use ipnet::Ipv4Net;
 
 use crate::config::Settings;
-use crate::private::{self, PrivateNetwork};
+use buildos_types::PrivateNetwork;
+
+use crate::private;
 use crate::race::Race;
 
 /// The kernel counts lifetimes in whole seconds. What is left of a lease below that
@@ -64,7 +66,7 @@ impl Wish {
                 .collect(),
             uplink: race.port().map(|port| port.candidate.index),
             lease: lease.map(LeaseWish::new),
-            private: private.map(PrivateNetwork::net),
+            private: private.map(PrivateNetwork::interface),
         }
     }
 }

@@ -16,9 +16,9 @@ use std::time::Duration;
 use buildos_dhcp::arp::Packet;
 use buildos_dhcp::{Instant, Lease, MessageKind, State};
 use buildos_netd::plan::{Observed, Op, PRIVATE_BRIDGE, PUBLIC_BRIDGE, plan};
-use buildos_netd::private::PrivateNetwork;
 use buildos_netd::race::{Candidate, Effect, Race, Rules};
 use buildos_netd::wish::Wish;
+use buildos_types::PrivateNetwork;
 use kernel::{BR0, apply, link};
 use proptest::prelude::*;
 use servers::{Server, address, answer, mac, reply};
@@ -315,7 +315,7 @@ impl World {
         }
         for address in &self.observed.addresses {
             if address.link == br1.index {
-                assert_eq!(address.net, self.private.net());
+                assert_eq!(address.net, self.private.interface());
                 continue;
             }
             // On br0: what a server granted, and not for longer.

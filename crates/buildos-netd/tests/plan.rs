@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use buildos_dhcp::Instant;
 use buildos_netd::link::{BridgeSettings, Link};
-use buildos_netd::mac::MacAddress;
 use buildos_netd::plan::{Address, Observed, Op, Route, plan};
 use buildos_netd::wish::{LeaseWish, Wish};
+use buildos_types::MacAddress;
 use ipnet::Ipv4Net;
 use kernel::{BR0, apply, link};
 use proptest::prelude::*;

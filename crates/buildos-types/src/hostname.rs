@@ -1,71 +1,73 @@
-//! What a host name is: RFC 952 and RFC 1123 (section 2.1), in the 64 bytes
-//! that Linux has for it (`__NEW_UTS_LEN`).
+//! Defines host names: RFC 952 and RFC 1123 (section 2.1), within the 64 bytes that Linux
+//! reserves (`__NEW_UTS_LEN`).
 
 use std::fmt;
 
 use serde::Deserialize;
 
-/// Longest name that Linux takes.
+use crate::MacAddress;
+
+/// Longest name that the kernel accepts, in bytes (`__NEW_UTS_LEN`).
 const LINUX_LIMIT: usize = 64;
-/// Longest name in the DNS, written with dots (RFC 1035, section 2.3.4).
+/// Longest name in the DNS in text form (RFC 1035, section 2.3.4).
 const DNS_LIMIT: usize = 253;
-/// Longest part between dots (RFC 1035, section 2.3.4).
+/// Longest label (RFC 1035, section 2.3.4).
 const LABEL_LIMIT: usize = 63;
 
-/// A name that the host may have.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+/// A valid name for a Linux host.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Hostname(String);
 
-/// Why a text is no name for a host. Positions count characters from 1.
+/// Why a text is not a host name. Positions count characters from 1.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum NotAHostname {
-    /// Nothing there.
+pub enum InvalidHostname {
+    /// The text is empty, or only a dot.
     #[error("it is empty")]
     Empty,
-    /// Longer than can be.
+    /// The name exceeds the limit of the DNS or of Linux.
     #[error("{length} characters are more than {limit}")]
     TooLong {
-        /// Length of the text.
+        /// Length of the text in bytes.
         length: usize,
-        /// What would have been possible.
+        /// Largest possible length in bytes.
         limit: usize,
     },
-    /// A character that names do not have.
+    /// A character is not a letter, digit, hyphen or dot.
     #[error("{character:?} at position {position} is not a letter, a digit, a hyphen or a dot")]
     Character {
-        /// The character.
+        /// The refused character.
         character: char,
-        /// Where it stands.
+        /// Its position, from 1.
         position: usize,
     },
-    /// Two dots in a row, or one at the beginning.
-    #[error("there is nothing before a dot")]
+    /// A label is empty: two adjacent dots, or a leading dot.
+    #[error("a label before a dot is empty")]
     EmptyLabel,
-    /// A part between dots is too long.
+    /// A label exceeds 63 characters.
     #[error("{0:?} is longer than {LABEL_LIMIT} characters")]
     LabelTooLong(String),
-    /// A part between dots begins or ends with a hyphen.
+    /// A label begins or ends with a hyphen.
     #[error("{0:?} begins or ends with a hyphen")]
     Hyphen(String),
-    /// Programs would take it for an IPv4 address.
-    #[error("it looks like an address, as its last part is a number")]
+    /// Programs would parse the name as an IPv4 address (inet_aton(3)).
+    #[error("it looks like an address: its last label is a number")]
     Number,
-    /// Names that mean "this host" on every host.
-    #[error("it means every host itself")]
+    /// The name means "this host" on every host (RFC 6761, section 6.3).
+    #[error("it is a name of the local host")]
     Localhost,
 }
 
 impl Hostname {
-    /// Checks a name. One dot at the end, which the DNS allows, is dropped.
+    /// Validates a name. Drops one trailing dot, which the DNS allows.
     ///
     /// # Errors
     ///
-    /// The first reason why it cannot be a host's name.
-    pub fn new(text: &str) -> Result<Self, NotAHostname> {
+    /// Returns the first rule that the name breaks.
+    pub fn new(text: &str) -> Result<Self, InvalidHostname> {
         let name = checked(text)?;
         match name.len() {
-            length if length > LINUX_LIMIT => Err(NotAHostname::TooLong {
+            length if length > LINUX_LIMIT => Err(InvalidHostname::TooLong {
                 length,
                 limit: LINUX_LIMIT,
             }),
@@ -73,13 +75,13 @@ impl Hostname {
         }
     }
 
-    /// Like [`Hostname::new`], but of a sound name that Linux has no room for
-    /// the first label is taken.
+    /// Validates a name as [`Hostname::new`] does, but reduces a valid name that is too long
+    /// for Linux to its first label.
     ///
     /// # Errors
     ///
-    /// As [`Hostname::new`].
-    pub fn shortened(text: &str) -> Result<Self, NotAHostname> {
+    /// See [`Hostname::new`].
+    pub fn new_shortened(text: &str) -> Result<Self, InvalidHostname> {
         let name = checked(text)?;
         match name.split_once('.') {
             Some((label, _)) if name.len() > LINUX_LIMIT => Self::new(label),
@@ -87,23 +89,15 @@ impl Hostname {
         }
     }
 
-    /// The name of a host that nobody has named: `build-` and the last ten
-    /// hexadecimal digits of a MAC address as `aa:bb:cc:dd:ee:ff`. [`None`]
-    /// for what is no such address.
+    /// Returns the name of a host that has no other: `build-` and the last ten hexadecimal
+    /// digits of its MAC address.
     #[must_use]
-    pub fn of_mac(mac: &str) -> Option<Self> {
-        let octets: Vec<&str> = mac.split(':').collect();
-        let is_octet = |s: &&str| s.len() == 2 && s.chars().all(|c| c.is_ascii_hexdigit());
-        let valid = octets.len() == 6 && octets.iter().all(is_octet);
-        valid.then(|| {
-            Self(format!(
-                "build-{}",
-                octets[1..].concat().to_ascii_lowercase()
-            ))
-        })
+    pub fn from_mac(mac: MacAddress) -> Self {
+        let [_, a, b, c, d, e] = mac.0;
+        Self(format!("build-{a:02x}{b:02x}{c:02x}{d:02x}{e:02x}"))
     }
 
-    /// The name.
+    /// Returns the name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -116,48 +110,56 @@ impl fmt::Display for Hostname {
     }
 }
 
+impl std::str::FromStr for Hostname {
+    type Err = InvalidHostname;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::new(text)
+    }
+}
+
 impl TryFrom<String> for Hostname {
-    type Error = NotAHostname;
+    type Error = InvalidHostname;
 
     fn try_from(text: String) -> Result<Self, Self::Error> {
         Self::new(&text)
     }
 }
 
-/// The name without the dot at its end, when it is sound but for Linux's limit.
-fn checked(text: &str) -> Result<&str, NotAHostname> {
+/// Returns the name without its trailing dot if it breaks no rule but Linux's length limit.
+fn checked(text: &str) -> Result<&str, InvalidHostname> {
     if let Some((index, character)) = text.chars().enumerate().find(|(_, c)| !is_allowed(*c)) {
-        return Err(NotAHostname::Character {
+        return Err(InvalidHostname::Character {
             character,
             position: index + 1,
         });
     }
     let name = text.strip_suffix('.').unwrap_or(text);
     if name.is_empty() {
-        return Err(NotAHostname::Empty);
+        return Err(InvalidHostname::Empty);
     }
     if name.len() > DNS_LIMIT {
-        return Err(NotAHostname::TooLong {
+        return Err(InvalidHostname::TooLong {
             length: name.len(),
             limit: DNS_LIMIT,
         });
     }
     for label in name.split('.') {
         if label.is_empty() {
-            return Err(NotAHostname::EmptyLabel);
+            return Err(InvalidHostname::EmptyLabel);
         }
         if label.len() > LABEL_LIMIT {
-            return Err(NotAHostname::LabelTooLong(label.to_owned()));
+            return Err(InvalidHostname::LabelTooLong(label.to_owned()));
         }
         if label.starts_with('-') || label.ends_with('-') {
-            return Err(NotAHostname::Hyphen(label.to_owned()));
+            return Err(InvalidHostname::Hyphen(label.to_owned()));
         }
     }
     if is_number(name.rsplit('.').next().unwrap_or(name)) {
-        return Err(NotAHostname::Number);
+        return Err(InvalidHostname::Number);
     }
     if is_localhost(name) {
-        return Err(NotAHostname::Localhost);
+        return Err(InvalidHostname::Localhost);
     }
     Ok(name)
 }
@@ -166,7 +168,7 @@ fn is_allowed(c: char) -> bool {
     c.is_ascii_alphanumeric() || c == '-' || c == '.'
 }
 
-/// inet_aton(3) takes decimal, octal and hexadecimal numbers for addresses.
+/// Returns true for decimal, octal and hexadecimal numbers, which inet_aton(3) accepts.
 fn is_number(label: &str) -> bool {
     let lower = label.to_ascii_lowercase();
     match lower.strip_prefix("0x") {
@@ -175,7 +177,7 @@ fn is_number(label: &str) -> bool {
     }
 }
 
-/// RFC 6761, section 6.3, and what old distributions put into `/etc/hosts`.
+/// Returns true for the names of RFC 6761, section 6.3, and of `/etc/hosts` in old distributions.
 fn is_localhost(name: &str) -> bool {
     let lower = name.to_ascii_lowercase();
     ["localhost", "localdomain"].contains(&lower.as_str())
@@ -189,7 +191,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn names() {
+    fn hostname_valid_is_kept_without_trailing_dot() {
         for (text, name) in [
             ("b1", "b1"),
             ("3com", "3com"),
@@ -203,12 +205,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_none_is_refused_with_the_reason() {
+    fn hostname_invalid_is_refused_with_reason() {
         for (text, reason) in [
             ("", "it is empty"),
             (".", "it is empty"),
-            ("a..b", "there is nothing before a dot"),
-            (".a", "there is nothing before a dot"),
+            ("a..b", "a label before a dot is empty"),
+            (".a", "a label before a dot is empty"),
             ("-a", "\"-a\" begins or ends with a hyphen"),
             ("a.b-.c", "\"b-\" begins or ends with a hyphen"),
             (
@@ -231,24 +233,24 @@ mod tests {
                 "bücher",
                 "'ü' at position 2 is not a letter, a digit, a hyphen or a dot",
             ),
-            ("localhost", "it means every host itself"),
-            ("LocalHost.localdomain", "it means every host itself"),
-            ("b1.localhost", "it means every host itself"),
+            ("localhost", "it is a name of the local host"),
+            ("LocalHost.localdomain", "it is a name of the local host"),
+            ("b1.localhost", "it is a name of the local host"),
             (
                 "12345",
-                "it looks like an address, as its last part is a number",
+                "it looks like an address: its last label is a number",
             ),
             (
                 "192.0.2.1",
-                "it looks like an address, as its last part is a number",
+                "it looks like an address: its last label is a number",
             ),
             (
                 "0x7F000001",
-                "it looks like an address, as its last part is a number",
+                "it looks like an address: its last label is a number",
             ),
             (
                 "a.0x",
-                "it looks like an address, as its last part is a number",
+                "it looks like an address: its last label is a number",
             ),
         ] {
             assert_eq!(
@@ -260,7 +262,7 @@ mod tests {
         let label = "a".repeat(64);
         assert_eq!(
             Hostname::new(&label),
-            Err(NotAHostname::LabelTooLong(label))
+            Err(InvalidHostname::LabelTooLong(label))
         );
         let long = ["a"; 33].join(".");
         assert_eq!(
@@ -269,49 +271,33 @@ mod tests {
         );
         let longest = ["a"; 128].join(".");
         assert_eq!(
-            Hostname::shortened(&longest).unwrap_err().to_string(),
+            Hostname::new_shortened(&longest).unwrap_err().to_string(),
             "255 characters are more than 253"
         );
     }
 
     #[test]
-    fn a_long_name_is_shortened_to_its_first_label() {
+    fn hostname_too_long_for_linux_is_shortened_to_first_label() {
         let domain = ["example"; 10].join(".");
-        let name = Hostname::shortened(&format!("b1.{domain}.")).unwrap();
+        let name = Hostname::new_shortened(&format!("b1.{domain}.")).unwrap();
         assert_eq!(name.as_str(), "b1");
         assert_eq!(
-            Hostname::shortened("b1.example.com").unwrap().as_str(),
+            Hostname::new_shortened("b1.example.com").unwrap().as_str(),
             "b1.example.com"
         );
-        // Sound as a whole, but the first label alone is none.
+        // The whole name is valid; its first label alone is not.
         assert_eq!(
-            Hostname::shortened(&format!("42.{domain}")),
-            Err(NotAHostname::Number)
+            Hostname::new_shortened(&format!("42.{domain}")),
+            Err(InvalidHostname::Number)
         );
-        // Not sound as a whole.
-        assert!(Hostname::shortened(&format!("b1.{domain}.a_b")).is_err());
+        // The whole name is invalid.
+        assert!(Hostname::new_shortened(&format!("b1.{domain}.a_b")).is_err());
     }
 
     #[test]
-    fn a_host_without_a_name_is_called_after_its_mac_address() {
-        let name = |mac| Hostname::of_mac(mac).map(|name| name.to_string());
-        assert_eq!(
-            name("de:ad:be:ef:b8:da").as_deref(),
-            Some("build-adbeefb8da")
-        );
-        assert_eq!(
-            name("DE:AD:BE:EF:B8:DA").as_deref(),
-            Some("build-adbeefb8da")
-        );
-        for bad in [
-            "",
-            "de:ad:be:ef:b8",
-            "de:ad:be:ef:b8:da:00",
-            "de:ad:be:ef:b8:g0",
-            "d:ea:db:ee:fb:8d",
-        ] {
-            assert_eq!(name(bad), None, "{bad}");
-        }
+    fn hostname_from_mac_has_last_five_octets() {
+        let mac = MacAddress([0xde, 0xad, 0xbe, 0xef, 0xb8, 0xda]);
+        assert_eq!(Hostname::from_mac(mac).as_str(), "build-adbeefb8da");
     }
 
     const SEEDS: [&[u8]; 12] = [
@@ -333,8 +319,8 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(4096))]
 
         #[test]
-        fn a_name_that_exists_is_valid(text in "\\PC{0,80}|[a-zA-Z0-9.-]{0,300}") {
-            for name in [Hostname::new(&text), Hostname::shortened(&text)].into_iter().flatten() {
+        fn hostname_constructed_is_valid(text in "\\PC{0,80}|[a-zA-Z0-9.-]{0,300}") {
+            for name in [Hostname::new(&text), Hostname::new_shortened(&text)].into_iter().flatten() {
                 prop_assert!(name.as_str().len() <= LINUX_LIMIT);
                 prop_assert!(!name.as_str().ends_with('.'));
                 prop_assert!(text.starts_with(name.as_str()));
@@ -343,10 +329,9 @@ mod tests {
             }
         }
 
-        /// What DHCP brings, as buildos-netd publishes it: any bytes, often close to
-        /// a name, escaped. What comes out is fit for everybody.
+        /// Mutates names as a hostile DHCP server might.
         #[test]
-        fn hostile_bytes_become_a_name_or_nothing(
+        fn hostname_from_hostile_bytes_is_valid_or_refused(
             seed in proptest::sample::select(SEEDS.to_vec()),
             edits in proptest::collection::vec((0_usize..260, 0_u8..4, any::<u8>()), 0..6),
         ) {
@@ -364,11 +349,11 @@ mod tests {
                     }
                 }
             }
-            let text = buildos_service::text::escape_bytes(&bytes);
-            for name in [Hostname::new(&text), Hostname::shortened(&text)].into_iter().flatten() {
+            let text = String::from_utf8_lossy(&bytes).into_owned();
+            for name in [Hostname::new(&text), Hostname::new_shortened(&text)].into_iter().flatten() {
                 let name = name.as_str();
                 prop_assert!((1..=LINUX_LIMIT).contains(&name.len()));
-                prop_assert!(bytes.starts_with(name.as_bytes()), "nothing is made up");
+                prop_assert!(bytes.starts_with(name.as_bytes()), "the name is a prefix of the input");
                 prop_assert!(name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-.".contains(&b)));
                 for label in name.split('.') {
                     prop_assert!((1..=LABEL_LIMIT).contains(&label.len()));
@@ -381,10 +366,9 @@ mod tests {
         }
 
         #[test]
-        fn different_cards_have_different_names(a: [u8; 5], b: [u8; 5]) {
-            let name = |octets: [u8; 5]| {
-                let text: Vec<_> = octets.iter().map(|o| format!("{o:02x}")).collect();
-                Hostname::of_mac(&format!("52:{}", text.join(":"))).unwrap()
+        fn hostname_from_different_macs_differs(a: [u8; 5], b: [u8; 5]) {
+            let name = |[a, b, c, d, e]: [u8; 5]| {
+                Hostname::from_mac(MacAddress([0x52, a, b, c, d, e]))
             };
             prop_assert_eq!(name(a) == name(b), a == b);
             let made = name(a);

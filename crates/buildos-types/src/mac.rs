@@ -1,19 +1,19 @@
-//! Ethernet hardware addresses.
+//! Defines Ethernet hardware addresses.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// A 48-bit hardware address, shown as `aa:bb:cc:dd:ee:ff`.
+/// A 48-bit hardware address (EUI-48), displayed as `aa:bb:cc:dd:ee:ff`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub struct MacAddress(pub [u8; 6]);
 
-/// The text is no hardware address.
-#[derive(Debug, thiserror::Error)]
-#[error("{0:?} is no hardware address such as de:ad:be:ef:b8:da or 01-de-ad-be-ef-b8-da")]
-pub struct NotAMacAddress(String);
+/// The text is not a hardware address.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a hardware address such as de:ad:be:ef:b8:da or 01-de-ad-be-ef-b8-da")]
+pub struct InvalidMacAddress(pub String);
 
 impl fmt::Display for MacAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -23,12 +23,14 @@ impl fmt::Display for MacAddress {
 }
 
 impl FromStr for MacAddress {
-    type Err = NotAMacAddress;
+    type Err = InvalidMacAddress;
 
-    /// Six octets separated by `:` or `-`, or seven of which the first is the
-    /// hardware type 01, as PXELINUX writes `BOOTIF=` with `ipappend 2`.
+    /// Parses six octets separated by `:` or `-`.
+    ///
+    /// A leading octet 01, the hardware type that PXELINUX puts into `BOOTIF=`
+    /// (`ipappend 2`), is accepted and dropped.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let error = || NotAMacAddress(text.to_owned());
+        let error = || InvalidMacAddress(text.to_owned());
         let octets = text
             .split([':', '-'])
             .map(|octet| {
@@ -53,7 +55,7 @@ impl From<MacAddress> for String {
 }
 
 impl TryFrom<String> for MacAddress {
-    type Error = NotAMacAddress;
+    type Error = InvalidMacAddress;
     fn try_from(text: String) -> Result<Self, Self::Error> {
         text.parse()
     }
@@ -64,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_spellings_and_bootif() {
+    fn mac_address_with_either_separator_or_bootif_prefix_is_parsed() {
         let mac = MacAddress([0xde, 0xad, 0xbe, 0xef, 0xb8, 0xda]);
         for text in [
             "de:ad:be:ef:b8:da",
@@ -77,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_refused() {
+    fn mac_address_malformed_is_refused() {
         for text in [
             "",
             "de:ad:be:ef:b8",

@@ -1,37 +1,38 @@
-//! The private network: the address of the host on br1.
+//! Defines the private network, which build machines on br1 share with the host.
 
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
-/// Address of the host on br1 together with the prefix of the network, such as
-/// `172.23.0.1/16`.
+/// Address of the host on br1 and the prefix of the network, such as `172.23.0.1/16`.
+///
+/// The network has room for at least 13 machines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub struct PrivateNetwork(Ipv4Net);
 
-/// The text cannot be a private network.
+/// Why a text is not a private network.
 #[derive(Debug, thiserror::Error)]
-pub enum NotAPrivateNetwork {
-    /// It does not parse.
-    #[error("{0:?} is no address with a prefix such as 172.23.0.1/16")]
+pub enum InvalidPrivateNetwork {
+    /// The text is not `ADDRESS/PREFIX`.
+    #[error("{0:?} is not an address with a prefix such as 172.23.0.1/16")]
     Syntax(String),
-    /// There is no room for machines.
+    /// The prefix is outside /8 to /28.
     #[error("{0}: the prefix must be between /8 and /28, so that machines have room")]
     Prefix(Ipv4Net),
-    /// The address is not one that a host can have in that network.
+    /// The address is the network's or its broadcast address; the second value is usable.
     #[error("{0}: this is the network's own or its broadcast address; try {1}")]
     NotAHost(Ipv4Net, Ipv4Net),
-    /// The address means something else.
+    /// The address is loopback, link-local, multicast or reserved (RFC 6890).
     #[error("{0}: loopback, link-local, multicast and reserved addresses cannot be used")]
     Special(Ipv4Net),
 }
 
 impl PrivateNetwork {
-    /// The default and what is taken in its place, in this order, when it
-    /// overlaps with what the uplink brought. From all three ranges of RFC
-    /// 1918, so that one network cannot cover them all.
+    /// The default, and its replacements in order of preference for an uplink that
+    /// overlaps with it. All three ranges of RFC 1918 occur, so that one uplink network
+    /// cannot cover them all.
     pub const DEFAULTS: [&str; 4] = [
         "172.23.0.1/16",
         "172.29.0.1/16",
@@ -39,19 +40,42 @@ impl PrivateNetwork {
         "192.168.213.1/24",
     ];
 
-    /// Address of the host.
+    /// Returns the address of the host on br1.
     #[must_use]
     pub fn address(self) -> Ipv4Addr {
         self.0.addr()
     }
 
-    /// Address and prefix.
+    /// Returns address and prefix as br1 carries them.
     #[must_use]
-    pub fn net(self) -> Ipv4Net {
+    pub fn interface(self) -> Ipv4Net {
         self.0
     }
 
-    fn overlaps(self, other: &Ipv4Net) -> bool {
+    /// Returns the network, with the host bits of the address cleared.
+    #[must_use]
+    pub fn network(self) -> Ipv4Net {
+        self.0.trunc()
+    }
+
+    /// Returns the first and the last address for machines: the larger part of the
+    /// network, before or after the host's address.
+    #[must_use]
+    pub fn machines(self) -> (Ipv4Addr, Ipv4Addr) {
+        let host = u32::from(self.address());
+        let first = u32::from(self.0.network()) + 1;
+        let last = u32::from(self.0.broadcast()) - 1;
+        let (from, to) = if host - first > last - host {
+            (first, host - 1)
+        } else {
+            (host + 1, last)
+        };
+        (from.into(), to.into())
+    }
+
+    /// Returns true if both networks have addresses in common.
+    #[must_use]
+    pub fn overlaps(self, other: &Ipv4Net) -> bool {
         let (own, other) = (self.0.trunc(), other.trunc());
         own.contains(&other.network()) || other.contains(&own.network())
     }
@@ -70,7 +94,7 @@ impl From<PrivateNetwork> for String {
 }
 
 impl TryFrom<String> for PrivateNetwork {
-    type Error = NotAPrivateNetwork;
+    type Error = InvalidPrivateNetwork;
 
     fn try_from(text: String) -> Result<Self, Self::Error> {
         text.parse()
@@ -78,14 +102,14 @@ impl TryFrom<String> for PrivateNetwork {
 }
 
 impl std::str::FromStr for PrivateNetwork {
-    type Err = NotAPrivateNetwork;
+    type Err = InvalidPrivateNetwork;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let net: Ipv4Net = text
             .parse()
-            .map_err(|_| NotAPrivateNetwork::Syntax(text.to_owned()))?;
+            .map_err(|_| InvalidPrivateNetwork::Syntax(text.to_owned()))?;
         if !(8..=28).contains(&net.prefix_len()) {
-            return Err(NotAPrivateNetwork::Prefix(net));
+            return Err(InvalidPrivateNetwork::Prefix(net));
         }
         let address = net.addr();
         if address.is_loopback()
@@ -93,57 +117,31 @@ impl std::str::FromStr for PrivateNetwork {
             || address.octets()[0] == 0
             || address.octets()[0] >= 224
         {
-            return Err(NotAPrivateNetwork::Special(net));
+            return Err(InvalidPrivateNetwork::Special(net));
         }
         if address == net.network() || address == net.broadcast() {
             let first = net.hosts().next().unwrap_or(address);
             let better = Ipv4Net::new(first, net.prefix_len()).unwrap_or(net);
-            return Err(NotAPrivateNetwork::NotAHost(net, better));
+            return Err(InvalidPrivateNetwork::NotAHost(net, better));
         }
         Ok(Self(net))
     }
 }
 
-/// The first of `preferred` that overlaps with nothing in `occupied`.
-///
-/// With `current` free the choice stays, so that machines on br1 keep their
-/// network when a later lease would have allowed a better one. Nothing free:
-/// the first, as no choice is right and the configured one is expected.
-#[must_use]
-pub fn choose(
-    preferred: &[PrivateNetwork],
-    current: Option<PrivateNetwork>,
-    occupied: &[Ipv4Net],
-) -> Option<PrivateNetwork> {
-    let free = |network: &PrivateNetwork| !occupied.iter().any(|net| network.overlaps(net));
-    current
-        .filter(|network| preferred.contains(network) && free(network))
-        .or_else(|| preferred.iter().copied().find(free))
-        .or_else(|| preferred.first().copied())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn network(text: &str) -> PrivateNetwork {
-        text.parse().unwrap()
-    }
-
-    fn defaults() -> Vec<PrivateNetwork> {
-        PrivateNetwork::DEFAULTS
-            .iter()
-            .map(|text| network(text))
-            .collect()
-    }
+    use proptest::prelude::*;
 
     #[test]
-    fn what_cannot_work_is_refused_with_a_reason() {
+    fn private_network_unusable_is_refused_with_reason() {
         for (text, reason) in [
-            ("172.23.0.1", "is no address with a prefix"),
+            ("", "is not an address with a prefix"),
+            ("172.23.0.1", "is not an address with a prefix"),
             ("172.23.0.0/16", "try 172.23.0.1/16"),
             ("172.23.255.255/16", "try 172.23.0.1/16"),
             ("172.23.0.1/30", "between /8 and /28"),
+            ("1.0.0.1/7", "between /8 and /28"),
             ("127.0.0.1/8", "cannot be used"),
             ("169.254.1.1/16", "cannot be used"),
         ] {
@@ -153,40 +151,35 @@ mod tests {
     }
 
     #[test]
-    fn the_default_is_taken_unless_the_uplink_has_it() {
-        assert_eq!(
-            choose(&defaults(), None, &[]),
-            Some(network("172.23.0.1/16"))
-        );
-        let occupied = ["172.16.0.0/12".parse().unwrap()];
-        assert_eq!(
-            choose(&defaults(), None, &occupied),
-            Some(network("10.213.0.1/16"))
-        );
-        let occupied = ["172.23.4.0/24".parse().unwrap()];
-        assert_eq!(
-            choose(&defaults(), None, &occupied),
-            Some(network("172.29.0.1/16"))
-        );
+    fn machines_get_larger_part_of_network() {
+        for (network, first, last) in [
+            ("172.23.0.1/16", "172.23.0.2", "172.23.255.254"),
+            ("192.168.5.254/24", "192.168.5.1", "192.168.5.253"),
+            ("192.168.5.100/24", "192.168.5.101", "192.168.5.254"),
+            ("10.0.0.1/28", "10.0.0.2", "10.0.0.14"),
+            ("10.0.0.14/28", "10.0.0.1", "10.0.0.13"),
+        ] {
+            let machines = network.parse::<PrivateNetwork>().unwrap().machines();
+            assert_eq!(
+                machines,
+                (first.parse().unwrap(), last.parse().unwrap()),
+                "{network}"
+            );
+        }
     }
 
-    #[test]
-    fn a_choice_stays_while_it_is_free() {
-        let current = Some(network("10.213.0.1/16"));
-        assert_eq!(choose(&defaults(), current, &[]), current);
-        let occupied = ["10.0.0.0/8".parse().unwrap()];
-        assert_eq!(
-            choose(&defaults(), current, &occupied),
-            Some(network("172.23.0.1/16"))
-        );
-    }
-
-    #[test]
-    fn with_nothing_free_the_configured_one_stands() {
-        let only = [network("172.23.0.1/16")];
-        assert_eq!(
-            choose(&only, None, &["172.23.0.0/16".parse().unwrap()]),
-            Some(only[0])
-        );
+    proptest! {
+        #[test]
+        fn machines_never_include_host(address: u32, prefix in 8u8..=28) {
+            let text = format!("{}/{prefix}", Ipv4Addr::from(address));
+            if let Ok(network) = text.parse::<PrivateNetwork>() {
+                let (first, last) = network.machines();
+                prop_assert!(first <= last);
+                prop_assert!(!(first..=last).contains(&network.address()));
+                prop_assert!(network.network().contains(&first) && network.network().contains(&last));
+                prop_assert!(first != network.network().network());
+                prop_assert!(last != network.network().broadcast());
+            }
+        }
     }
 }

@@ -109,8 +109,8 @@ fn mistakes_are_named_with_line_key_and_what_was_meant() {
             "duration_s = -1\n[nic.enp1s0]\nmac = \"x\"\n[nic.\"a b\"]\n[server.s]\nbehaviour = \"god\"\nwithout = [300]\noptions = { 43 = \"0\" }\n",
             &[
                 ":1: duration_s: -1 is no number of seconds from 0 to a year",
-                ":3: nic.enp1s0.mac: \"x\" is no hardware address",
-                ":4: nic.a b: no name that an interface can have",
+                ":3: nic.enp1s0.mac: \"x\" is not a hardware address",
+                ":4: nic.a b: \"a b\" is not an interface name",
                 ":6: server.s.behaviour: unknown variant `god`",
                 ":7: server.s.without: invalid value: integer `300`",
                 ":8: server.s.options: \"0\" is no option",

@@ -45,8 +45,8 @@ pub(super) fn flows(network: &UplinkNetwork) -> Vec<Flow> {
     let private = Bits::name(network.private_bridge.as_str());
     let public = Bits::name(network.public_bridge.as_str());
     let nowhere = Bits::name("");
-    let machines = Bits::network(network.private_network.net());
-    let host = Bits::known(&network.private_network.host().octets());
+    let machines = Bits::network(network.private_network.network());
+    let host = Bits::known(&network.private_network.address().octets());
     let udp = Bits::known(&[libc::IPPROTO_UDP as u8]);
     let port = |port: u16| Bits::known(&port.to_be_bytes());
     let state = |bits: u32| Bits::known(&bits.to_ne_bytes());

@@ -92,7 +92,7 @@ impl Dnsmasq {
 #[must_use]
 pub fn configuration(network: &UplinkNetwork, lease: LeaseTime) -> String {
     let (first, last) = network.private_network.machines();
-    let netmask = network.private_network.net().netmask();
+    let netmask = network.private_network.network().netmask();
     let room = (u32::from(last) - u32::from(first)).saturating_add(1);
     format!(
         "\

@@ -11,7 +11,7 @@ use std::fmt;
 
 use ipnet::Ipv4Net;
 
-use crate::uplink_network::InterfaceName;
+use buildos_types::InterfaceName;
 
 /// A table of family `inet`.
 #[derive(Debug, Clone, PartialEq, Eq)]

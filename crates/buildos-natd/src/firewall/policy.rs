@@ -111,7 +111,7 @@ impl Rules<'_> {
     /// state for them. Rules for the most frequent packets come first, because
     /// every packet passes this chain.
     fn prerouting(&self) -> Vec<Rule> {
-        let host = self.network.private_network.host().into();
+        let host = self.network.private_network.address().into();
         let dropped =
             |matches, comment| Rule::new(matches, Verdict::Drop).counted().comment(comment);
         vec![
@@ -336,6 +336,6 @@ impl Rules<'_> {
     }
 
     fn network(&self) -> Ipv4Net {
-        self.network.private_network.net()
+        self.network.private_network.network()
     }
 }

@@ -1,9 +1,9 @@
 //! The kernel of [`buildos_netd::model`], with fixed indices and addresses.
 
 use buildos_netd::link::Link;
-use buildos_netd::mac::MacAddress;
 use buildos_netd::model;
 use buildos_netd::plan::{Observed, Op, PUBLIC_BRIDGE};
+use buildos_types::MacAddress;
 
 /// Index that br0 gets.
 pub(crate) const BR0: u32 = 10;

@@ -5,7 +5,7 @@
 use std::net::Ipv4Addr;
 
 use buildos_dhcp::{MessageKind, Transmit};
-use buildos_netd::mac::MacAddress;
+use buildos_types::MacAddress;
 
 /// Seconds of a lease where it does not matter.
 pub(crate) const LEASE: u32 = 3600;

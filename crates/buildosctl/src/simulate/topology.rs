@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use buildos_natd::uplink_network::InterfaceName;
-use buildos_netd::mac::MacAddress;
 use buildos_service::config::{Fragment, Origin, Schema, evaluate};
+use buildos_types::InterfaceName;
+use buildos_types::MacAddress;
 use ipnet::Ipv4Net;
 use serde::Deserialize;
 
@@ -101,7 +101,7 @@ impl FromStr for LinkName {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let name = InterfaceName::new(text).ok_or("no name that an interface can have")?;
+        let name = InterfaceName::new(text).map_err(|error| error.to_string())?;
         Ok(Self(name.to_string()))
     }
 }

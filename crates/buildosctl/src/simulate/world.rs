@@ -11,13 +11,13 @@ use buildos_natd::dnsmasq::config as dnsmasq;
 use buildos_natd::firewall::policy;
 use buildos_natd::uplink_network::UplinkNetwork;
 use buildos_netd::candidate;
-use buildos_netd::mac::MacAddress;
 use buildos_netd::model;
 use buildos_netd::picture::{self, Clocks, Picture};
 use buildos_netd::plan::{self, Observed, Op, PRIVATE_BRIDGE, PUBLIC_BRIDGE};
-use buildos_netd::private::PrivateNetwork;
 use buildos_netd::race::{Effect, Race, Rules};
 use buildos_netd::wish::{self, Wish};
+use buildos_types::MacAddress;
+use buildos_types::PrivateNetwork;
 
 use super::server::Server;
 use super::settings::Settings;

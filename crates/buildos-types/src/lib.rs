@@ -1,0 +1,23 @@
+//! Defines each validated value once: a value of these types that exists is valid.
+//!
+//! | type | value | source of the rule |
+//! |---|---|---|
+//! | [`LinkIndex`], [`InterfaceName`] | index and name of a network interface | rtnetlink(7), `dev_valid_name` of the kernel |
+//! | [`MacAddress`] | 48-bit hardware address | IEEE 802 |
+//! | [`Hostname`] | name of a Linux host | RFC 952, RFC 1123 section 2.1 |
+//! | [`PrivateNetwork`] | address and prefix of the host on br1 | RFC 1918, RFC 6890 |
+//! | [`Route`] | destination, gateway and `onlink` of an IPv4 route | RFC 3442, ip-route(8) |
+//!
+//! The crate is pure: no I/O, no clock, no randomness.
+
+mod hostname;
+mod link;
+mod mac;
+mod private_network;
+mod route;
+
+pub use hostname::{Hostname, InvalidHostname};
+pub use link::{InterfaceName, InvalidInterfaceName, LinkIndex};
+pub use mac::{InvalidMacAddress, MacAddress};
+pub use private_network::{InvalidPrivateNetwork, PrivateNetwork};
+pub use route::Route;
