@@ -57,11 +57,11 @@ def test_secrets_reach_the_program_and_nobody_else(host: Host, lan: Lan, url: st
     host.program("/opt/agent", script)
     host.configure("agentd", bbot(url, *lines))
     host.start([lan])
-    missing = {"credentials": "credential key:/etc/bbot/key, token is not there"}
+    missing = {"credentials": "credential key:/etc/bbot/key, token is missing"}
     host.wait_for(lambda: needs(host) == missing, "nothing else is missing")
     host.run("mkdir -p /etc/bbot /etc/credstore; echo s3cret >/etc/credstore/token")
     host.wait_for(
-        lambda: needs(host) == {"credentials": "credential key:/etc/bbot/key is not there"},
+        lambda: needs(host) == {"credentials": "credential key:/etc/bbot/key is missing"},
         "the other one is missing",
     )
     host.run("echo key >/etc/bbot/key; chmod 600 /etc/bbot/key /etc/credstore/token")
@@ -125,7 +125,7 @@ def test_agents_do_not_wait_for_the_time_for_ever(host: Host, lan: Lan) -> None:
     host.wait_for(lambda: "clock" in needs(host, AGENT), "it waits for the time")
     wait_until_runs(host, AGENT)
     (said,) = messages(host, CLOCK)
-    assert said.startswith("the clock is not synchronised after 2 s with a network")
+    assert said.startswith("the clock is not synchronised after 2 s online")
     status = host.status_text("buildos-agentd")
     assert status == "1 of 1 agents run; the clock is not synchronised"
 

@@ -78,7 +78,7 @@ def test_a_task_ends_before_its_agent_is_stopped(busy: Host) -> None:
     assert instance(busy, "Wanted", AGENT) is False
     left = instance(busy, "DrainDeadlineUSec", AGENT) / 1e6 - time.time()
     assert 10_700 < left <= 10_800
-    said = "drains: its tasks have up to 10800 s to end, then it is stopped with what still runs"
+    said = "drains: its tasks have up to 10800 s to end; remaining tasks are then stopped"
     assert said in busy.status_text("buildos-agentd")
     assert instance(busy, "Reason", AGENT) == said
     assert tasks(busy) and busy.main_pid(BSLAVE) == pid

@@ -1,22 +1,28 @@
-//! buildos-agent-reap: removes what an agent left behind. systemd runs it, with all
-//! rights, in the agent's unit when its main process has ended (`ExecStopPost=` of the
-//! templates).
+//! Implements buildos-agent-reap, which removes what an agent left behind.
+//!
+//! systemd runs it with full privileges in the unit of the agent after the main process
+//! has ended (`ExecStopPost=` of the template units).
+//!
+//! | file | contents |
+//! |---|---|
+//! | [`detect`] | finds leftovers in the output of `ip` and `iptables-save` |
+//! | [`remove`] | kills processes, removes taps, rules and namespaces |
 
 use std::process::ExitCode;
 
 use buildos_service::{log_to_journal, text};
 use lexopt::{Arg, Parser, ValueExt as _};
 
-use remove::reap;
+use remove::clean_up;
 
 pub mod detect;
 pub mod remove;
 
 const NAME: &str = "buildos-agent-reap";
-/// The arguments make no sense.
+/// Exit status for invalid arguments.
 const USAGE: u8 = 2;
 
-/// The program.
+/// Runs buildos-agent-reap.
 #[must_use]
 pub fn main() -> ExitCode {
     log_to_journal(NAME);
@@ -27,7 +33,7 @@ pub fn main() -> ExitCode {
             return ExitCode::from(USAGE);
         }
     };
-    let errors = reap(&unit, &user);
+    let errors = clean_up(&unit, &user);
     for error in &errors {
         tracing::error!("{}", text::escape(&text::chain(error)));
     }
@@ -56,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn arguments() {
+    fn unit_and_user_are_required() {
         let parsed = |words: &[&str]| parse(Parser::from_args(words)).map_err(|e| e.to_string());
         assert_eq!(
             parsed(&["--unit=a.service", "--user", "build"]),

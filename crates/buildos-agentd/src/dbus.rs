@@ -1,4 +1,5 @@
-//! `org.build2.buildos.agent1`: what agentd publishes.
+//! Serves `org.build2.buildos.agent1`: properties of the host and of each agent, and the
+//! methods Restart, Drain and Resume.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,36 +13,36 @@ use zbus::{Connection, fdo, interface};
 use crate::agent::id::Id;
 use crate::lifecycle::instance::Instance;
 
-/// The host as a whole.
+/// Object of the host.
 struct Manager {
     reason: String,
     instances: Vec<OwnedObjectPath>,
     problems: Vec<String>,
-    orders: mpsc::Sender<Order>,
+    calls: mpsc::Sender<MethodCall>,
 }
 
-/// What somebody asks for.
+/// Call of a D-Bus method.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Order {
+pub enum MethodCall {
     /// Start this agent again now.
     Restart(Id),
-    /// Let the tasks of these agents end, within this time or the configured one.
+    /// Drain these agents within this time; [`None`] is the configured time.
     Drain(Targets, Option<Duration>),
-    /// Take that back.
+    /// End the drain of these agents.
     Resume(Targets),
 }
 
-/// Whom an [`Order`] is for.
+/// Agents that a [`MethodCall`] concerns.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Targets {
-    /// Every agent that is configured when the order arrives.
+    /// All agents that are configured when agentd handles the call.
     All,
-    /// These.
+    /// The listed agents.
     Some(Vec<Id>),
 }
 
 impl Targets {
-    /// Whether the agent is among them.
+    /// Returns true if the agent is one of them.
     #[must_use]
     pub fn contain(&self, id: &Id) -> bool {
         match self {
@@ -52,7 +53,7 @@ impl Targets {
 }
 
 impl Manager {
-    /// The agent of that name, if it is configured.
+    /// Parses the name of an agent, which must be configured.
     fn configured(&self, instance: &str) -> fdo::Result<Id> {
         let id: Id = instance
             .parse()
@@ -75,8 +76,8 @@ impl Manager {
         ids.collect::<Result<_, _>>().map(Targets::Some)
     }
 
-    async fn order(&self, order: Order) -> fdo::Result<()> {
-        let sent = self.orders.send(order).await;
+    async fn call(&self, call: MethodCall) -> fdo::Result<()> {
+        let sent = self.calls.send(call).await;
         sent.map_err(|_| fdo::Error::Failed("buildos-agentd is ending".to_owned()))
     }
 }
@@ -84,52 +85,51 @@ impl Manager {
 /// All agents of the host.
 #[interface(name = "org.build2.buildos.agent1.Manager")]
 impl Manager {
-    /// Starts the agent (`bbot@default`) again now: ends one that runs, does not
-    /// wait any longer with one that ended, takes back that somebody stopped
-    /// it. What it needs must still be there.
+    /// Starts the agent (`bbot@default`) again now. A running agent is restarted, a delayed
+    /// or stopped agent is started. Requirements still apply.
     async fn restart(&self, instance: &str) -> fdo::Result<()> {
         let id = self.configured(instance)?;
-        self.order(Order::Restart(id)).await
+        self.call(MethodCall::Restart(id)).await
     }
 
-    /// Lets the tasks of these agents (`bbot@default`) end, then stops them and
-    /// keeps them down until Resume, also over a restart of buildos-agentd. No
-    /// agents stand for all. Tasks have `budget_usec` microseconds; 0 stands for
-    /// the configured time, which is shorter when the host goes down.
+    /// Lets the tasks of these agents (`bbot@default`) end, then stops the agents and keeps
+    /// them down until Resume, even after a restart of buildos-agentd. An empty list means
+    /// all agents. Tasks have `budget_usec` microseconds to end. 0 means the configured
+    /// time, which is shorter during a shutdown of the host.
     async fn drain(&self, instances: Vec<&str>, budget_usec: u64) -> fdo::Result<()> {
         let targets = self.targets(&instances)?;
         let budget = (budget_usec > 0).then(|| Duration::from_micros(budget_usec));
-        self.order(Order::Drain(targets, budget)).await
+        self.call(MethodCall::Drain(targets, budget)).await
     }
 
-    /// Takes Drain back for these agents; no agents stand for all. One whose
-    /// tasks still run goes on, one that is down is started when its needs are
-    /// met. What somebody stopped stays stopped.
+    /// Ends the drain of these agents. An empty list means all agents. An agent whose tasks
+    /// still run continues; an agent that is down is started once its requirements are met.
+    /// An agent that an operator stopped stays stopped.
     async fn resume(&self, instances: Vec<&str>) -> fdo::Result<()> {
         let targets = self.targets(&instances)?;
-        self.order(Order::Resume(targets)).await
+        self.call(MethodCall::Resume(targets)).await
     }
 
-    /// One line for people: how many agents run, and what the others wait for.
+    /// One line for operators: number of running agents, and reasons of the others.
     #[zbus(property)]
     fn reason(&self) -> &str {
         &self.reason
     }
 
-    /// The objects of the agents.
+    /// Objects of the agents.
     #[zbus(property)]
     fn instances(&self) -> Vec<OwnedObjectPath> {
         self.instances.clone()
     }
 
-    /// Errors in the configuration, one line each; empty when it is sound.
+    /// Errors in the configuration, one line each.
     #[zbus(property)]
     fn configuration_problems(&self) -> &[String] {
         &self.problems
     }
 }
 
-/// One agent, as it was published last.
+/// Object of an agent.
 struct Agent {
     id: Id,
     instance: Instance,
@@ -150,115 +150,117 @@ impl Agent {
         self.id.kind.as_str()
     }
 
-    /// The unit that runs it, for example `buildos-bbot@default.service`.
+    /// Unit, for example `buildos-bbot@default.service`.
     #[zbus(property(emits_changed_signal = "const"))]
     fn unit(&self) -> String {
         self.id.unit()
     }
 
-    /// Whether it is to run as soon as it has what it needs: neither stopped by
-    /// somebody nor drained.
+    /// True if buildos-agentd starts it once its requirements are met: no operator stopped
+    /// or drained it.
     #[zbus(property)]
     fn wanted(&self) -> bool {
         self.instance.wanted()
     }
 
     /// `waiting`, `starting`, `running`, `delayed` (it ended and starts again at
-    /// NextStartUSec), `stopped` (by somebody), `draining` (its tasks may end
-    /// until DrainDeadlineUSec), `drained`, or `invalid` (its configuration cannot
-    /// work).
+    /// NextStartUSec), `stopped` (by an operator), `draining` (its tasks have until
+    /// DrainDeadlineUSec to end), `drained`, or `invalid` (its settings make no command).
     #[zbus(property)]
     fn state(&self) -> &str {
         self.instance.state().as_str()
     }
 
-    /// When it came into this state, CLOCK_REALTIME microseconds.
+    /// Time of the last change of State, CLOCK_REALTIME microseconds.
     #[zbus(property, name = "SinceUSec")]
     fn since_usec(&self) -> u64 {
         self.instance.since_usec()
     }
 
-    /// One line for people: why it is in this state.
+    /// One line for operators: the cause of State.
     #[zbus(property)]
     fn reason(&self) -> String {
         self.instance.reason()
     }
 
-    /// What it needs and is not there: a word (`configuration`, `program`,
-    /// `credentials`, `kvm`, `memory`, `network`, `hostname`, `private-network`,
-    /// `clock`) and a line for people.
+    /// Requirements that are not met: a name (`configuration`, `program`, `credentials`,
+    /// `kvm`, `memory`, `network`, `hostname`, `private-network`, `clock`) and a line for
+    /// operators.
     #[zbus(property)]
     fn needs(&self) -> Vec<(String, String)> {
         let unmet = self.instance.unmet().iter();
         unmet
-            .map(|unmet| (unmet.need.to_string(), unmet.what.clone()))
+            .map(|unmet| (unmet.need.to_string(), unmet.reason.clone()))
             .collect()
     }
 
-    /// How often it was started again after it had ended by itself.
+    /// systemd's count of starts after an unexpected end.
     #[zbus(property)]
     fn restarts(&self) -> u32 {
         self.instance.restarts()
     }
 
-    /// How often it has ended by itself, or could not be started, since it was
-    /// last in order: stopped by somebody, or up for ten minutes.
+    /// Unexpected ends and failed starts in a row. Ten minutes of running, or a Restart or
+    /// Resume of an agent that is down, reset the count.
     #[zbus(property)]
     fn failures(&self) -> u32 {
         self.instance.failures()
     }
 
-    /// Whether it ends again and again. It is started again nevertheless.
+    /// True after three failures in a row. buildos-agentd still starts it again.
     #[zbus(property)]
     fn crash_loop(&self) -> bool {
         self.instance.crash_loop()
     }
 
-    /// How it last ended (`exit code 1`, `signal SEGV`), or empty.
+    /// Exit status of the last run (`exit code 1`, `signal SEGV`), or empty.
     #[zbus(property)]
     fn last_exit(&self) -> &str {
         self.instance.last_exit()
     }
 
-    /// Its main process, or 0.
+    /// Main process, or 0.
     #[zbus(property, name = "MainPID")]
     fn main_pid(&self) -> u32 {
         self.instance.main_pid()
     }
 
-    /// When it is started again, CLOCK_REALTIME microseconds, or 0.
+    /// Time of the next start, CLOCK_REALTIME microseconds, or 0.
     #[zbus(property, name = "NextStartUSec")]
     fn next_start_usec(&self) -> u64 {
         self.instance.next_start_usec()
     }
 
-    /// Until when its tasks may end while it drains, CLOCK_REALTIME
-    /// microseconds, or 0.
+    /// Time at which the remaining tasks are stopped, CLOCK_REALTIME microseconds, or 0 if
+    /// it does not drain.
     #[zbus(property, name = "DrainDeadlineUSec")]
     fn drain_deadline_usec(&self) -> u64 {
         self.instance.drain_deadline_usec()
     }
 }
 
-/// The serving side of a connection.
+/// Publishes objects and properties.
 #[derive(Debug)]
-pub struct Bus {
+pub struct Publisher {
     connection: Connection,
     published: BTreeMap<Id, Instance>,
 }
 
-impl Bus {
-    /// Serves the manager without agents. What somebody asks for goes to `orders`.
+impl Publisher {
+    /// Serves the manager without agents. Method calls are sent to `calls`.
     ///
     /// # Errors
     ///
-    /// The connection is gone.
-    pub async fn new(connection: &Connection, orders: mpsc::Sender<Order>) -> zbus::Result<Self> {
+    /// The connection was lost.
+    pub async fn new(
+        connection: &Connection,
+        calls: mpsc::Sender<MethodCall>,
+    ) -> zbus::Result<Self> {
         let manager = Manager {
             reason: String::new(),
             instances: Vec::new(),
             problems: Vec::new(),
-            orders,
+            calls,
         };
         connection.object_server().at(PATH, manager).await?;
         Ok(Self {
@@ -267,21 +269,21 @@ impl Bus {
         })
     }
 
-    /// Takes the bus name. After the first [`Bus::publish`], so that nobody
-    /// sees a host without agents that has some.
+    /// Takes the bus name. Call it after the first [`Publisher::publish`]: clients then never
+    /// see a host without its agents.
     ///
     /// # Errors
     ///
-    /// Somebody else has it, or the policy forbids it.
+    /// Another process owns the name, or the policy of the bus forbids it.
     pub async fn take_name(&self) -> zbus::Result<()> {
         self.connection.request_name(NAME).await
     }
 
-    /// Publishes what differs from what is published.
+    /// Publishes the changed properties and objects.
     ///
     /// # Errors
     ///
-    /// The connection is gone.
+    /// The connection was lost.
     pub async fn publish(
         &mut self,
         reason: &str,
@@ -289,9 +291,9 @@ impl Bus {
         agents: &BTreeMap<&Id, &Instance>,
     ) -> zbus::Result<()> {
         let server = self.connection.object_server();
-        let gone = |id: &&Id| !agents.contains_key(id);
-        let gone: Vec<Id> = self.published.keys().filter(gone).cloned().collect();
-        for id in gone {
+        let removed = |id: &&Id| !agents.contains_key(id);
+        let removed: Vec<Id> = self.published.keys().filter(removed).cloned().collect();
+        for id in removed {
             server.remove::<Agent, _>(id.object_path()).await?;
             self.published.remove(&id);
         }
@@ -332,14 +334,16 @@ impl Bus {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lifecycle::instance::{Now, Remembered};
+    use crate::lifecycle::instance::Remembered;
+    use crate::lifecycle::table::Now;
     use std::time::Instant;
     use zbus::object_server::Interface as _;
 
-    /// The XML of record is what is served. `BUILDOS_BLESS=1` writes it anew.
+    /// Compares the served interfaces with the XML of record. `BUILDOS_BLESS=1` rewrites
+    /// the XML.
     #[test]
-    fn the_interfaces_are_those_of_record() {
-        let (orders, _) = mpsc::channel(1);
+    fn interfaces_match_xml_of_record() {
+        let (calls, _) = mpsc::channel(1);
         let now = Now {
             instant: Instant::now(),
             realtime_usec: 0,
@@ -349,7 +353,7 @@ mod tests {
             reason: String::new(),
             instances: Vec::new(),
             problems: Vec::new(),
-            orders,
+            calls,
         };
         let agent = Agent {
             id: "bbot@default".parse().unwrap(),

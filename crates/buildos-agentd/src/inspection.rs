@@ -1,18 +1,17 @@
-//! What `--check` and `--print` say: what would be started, without starting it.
+//! Shows the units that a configuration leads to: `--check` and `--print`.
 
 use std::path::Path;
 
 use buildos_service::Inspection;
 
-use crate::resources::allotment;
 use crate::resources::hardware::Hardware;
+use crate::resources::resources;
 use crate::settings::Settings;
 use crate::unit::command::Command;
 use crate::unit::directory as unit_directory;
 use crate::unit::dropin;
 
-/// The units and command lines that these settings lead to on the machine whose
-/// `/` is `root`.
+/// Returns the drop-ins for a machine whose file system is at `root`.
 #[must_use]
 pub fn inspect(settings: &Settings, root: &Path) -> Inspection {
     inspect_for(settings, Hardware::read(root))
@@ -29,8 +28,8 @@ fn inspect_for(settings: &Settings, hardware: Hardware) -> Inspection {
             text.push_str(&format!("# {id} is disabled\n\n"));
             continue;
         }
-        let allotment = allotment(id, settings, hardware);
-        match Command::new(id, agent, &settings.options, allotment) {
+        let resources = resources(id, settings, hardware);
+        match Command::new(id, agent, &settings.options, resources) {
             Ok(command) => {
                 let directory = dropin::directory(id);
                 let (runtime, file) = (unit_directory::RUNTIME, dropin::FILE);
@@ -47,11 +46,11 @@ fn inspect_for(settings: &Settings, hardware: Hardware) -> Inspection {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::settings::AgentSettings;
+    use crate::agent::settings::AgentSettings;
     use std::num::NonZeroU32;
 
     #[test]
-    fn agents_are_shown_or_what_is_missing() {
+    fn inspection_shows_dropins_and_problems() {
         let mut settings = Settings::default();
         let agents = ["bbot@a", "bslave@b", "bslave@c"].map(|id| {
             let id: crate::agent::id::Id = id.parse().unwrap();

@@ -1,42 +1,44 @@
-//! Journal messages: the identifiers that `units/systemd/catalog` explains.
+//! Logs the messages that `units/systemd/catalog` explains.
 //!
-//! Every message about an agent carries `BUILDOS_AGENT=` and, as agentd has
-//! uid 0, `OBJECT_SYSTEMD_UNIT=`: `journalctl -u buildos-bbot@default` shows
-//! what agentd decided between the lines of the agent itself (journalctl(1)).
+//! Every message about an agent has the fields `BUILDOS_AGENT=` and
+//! `OBJECT_SYSTEMD_UNIT=`, which journald accepts from uid 0. `journalctl -u
+//! buildos-bbot@default` therefore shows the decisions of agentd between the lines of the
+//! agent (journalctl(1)).
 
 use std::time::Duration;
 
 use buildos_dbus_api::agent1::InstanceState;
+use buildos_service::text;
 
 use crate::agent::id::Id;
 use crate::lifecycle::instance::Instance;
 
-/// An agent waits for something that it needs.
+/// An agent waits for a requirement.
 const WAITING: &str = "a5b7471c640e43188c3c75afdf7fde8a";
 /// An agent runs.
 const RUNNING: &str = "90e2c0b5eff647a1b868032e525afbb3";
 /// An agent ended by itself, or could not be started.
 const ENDED: &str = "ec9c4b3fb8cd43fda4dd27d5c44c9d35";
-/// An agent was stopped by somebody.
+/// An operator stopped an agent.
 const STOPPED: &str = "ab1c791e2a7041a2be0ab0679223a2ef";
-/// The tasks of an agent may end, then it is stopped.
+/// An agent drains.
 const DRAINING: &str = "0f8939e4b0f943e8b4c0a5538658791c";
-/// An agent was stopped because it is drained.
+/// An agent is drained and stopped.
 const DRAINED: &str = "8ac9b05729db4ada8ec71df0cbe1cf35";
-/// An agent ends again and again.
+/// An agent is in a crash loop.
 const CRASH_LOOP: &str = "3f895cd92a28480eacf6520d9a71439f";
-/// Agents start although nobody has set the clock.
+/// Agents start with a clock that is not synchronised.
 const CLOCK: &str = "dff2e49b009c4d95a8660a36e3eee045";
-/// An agent left something behind, which is removed.
+/// A leftover of an agent is removed.
 const LEAKED: &str = "755d46fb7eea44a8ab52bd32aaaf47b7";
-/// The configuration of an agent makes no command.
+/// The settings of an agent make no command.
 const INVALID: &str = "be308baf30dc47e6a2669ebdb21cf211";
 /// An agent is no longer configured.
 const REMOVED: &str = "afad5dfeeb2147b3b3e3b18e64ecfe21";
-/// An agent has another command line.
+/// The command line of an agent changed.
 const CHANGED: &str = "13a580ec491c4bbab220eb8753c21cac";
 
-/// Tells in what state an agent is now.
+/// Logs the state of an agent.
 pub(crate) fn state(id: &Id, instance: &Instance) {
     let (unit, reason) = (id.unit(), instance.reason());
     let (buildos_agent, object_systemd_unit) = (id.to_string(), unit.as_str());
@@ -98,7 +100,7 @@ pub(crate) fn state(id: &Id, instance: &Instance) {
     }
 }
 
-/// Tells that an agent is stopped because it is not configured any more.
+/// Logs that agentd stops an agent that is no longer configured.
 pub(crate) fn removed(id: &Id) {
     tracing::info!(
         message_id = REMOVED,
@@ -108,44 +110,45 @@ pub(crate) fn removed(id: &Id) {
     );
 }
 
-/// Tells that an agent would be stopped, were the configuration sound.
+/// Logs that an agent is not stopped because the configuration has errors.
 pub(crate) fn kept(id: &Id) {
     tracing::warn!(
         buildos_agent = id.to_string(),
         object_systemd_unit = id.unit(),
-        "{id} is no longer configured; it is left alone while the configuration has errors"
+        "{id} is no longer configured; it keeps running while the configuration has errors"
     );
 }
 
-/// Tells that agents no longer wait for a synchronised clock.
+/// Logs that agents no longer wait for a synchronised clock.
 pub(crate) fn clock_given_up(waited: Duration) {
     tracing::warn!(
         message_id = CLOCK,
-        "the clock is not synchronised after {} s with a network; agents start with it as it is",
+        "the clock is not synchronised after {} s online; agents start anyway",
         waited.as_secs()
     );
 }
 
-/// Tells that an agent has another command line than before.
+/// Logs that the command line of an agent changed.
 pub(crate) fn changed(id: &Id) {
     tracing::info!(
         message_id = CHANGED,
         buildos_agent = id.to_string(),
         object_systemd_unit = id.unit(),
-        "{id} has a new command line, in force from its next start"
+        "{id} has a new command line, which applies from its next start"
     );
 }
 
-/// Tells that a process was left in the unit.
+/// Logs the removal of a process.
 pub(crate) fn leaked_process(pid: u32, name: &str) {
     tracing::warn!(
         message_id = LEAKED,
         object_pid = pid,
-        "the agent left process {name}, which is killed"
+        "the agent left process {}, which is killed",
+        text::escape(name)
     );
 }
 
-/// Tells that a tap was left.
+/// Logs the removal of a tap.
 pub(crate) fn leaked_link(name: &str) {
     tracing::warn!(
         message_id = LEAKED,
@@ -154,20 +157,20 @@ pub(crate) fn leaked_link(name: &str) {
     );
 }
 
-/// Tells that a rule of iptables was left.
+/// Logs the removal of an iptables rule.
 pub(crate) fn leaked_rule(rule: &str) {
     tracing::warn!(
         message_id = LEAKED,
         "the agent left a rule in table nat, which is removed: {}",
-        buildos_service::text::escape(rule)
+        text::escape(rule)
     );
 }
 
-/// Tells that the file of a network namespace was left.
+/// Logs the removal of the file of a network namespace.
 pub(crate) fn leaked_namespace(name: &str) {
     tracing::warn!(
         message_id = LEAKED,
         "the agent left network namespace {}, which is removed",
-        buildos_service::text::escape(name)
+        text::escape(name)
     );
 }

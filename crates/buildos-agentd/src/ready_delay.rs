@@ -1,66 +1,66 @@
-//! How long agentd, when it is first started in a boot, is not ready yet.
+//! Delays READY=1 on the first start after boot.
 //!
-//! What is ordered after agentd, in the image much of the boot, takes no CPU from the
-//! agents until they are started. But that must not become a wait for what comes with
-//! the rest of the boot, like KVM or a disk, or with nobody knows when, like a network.
+//! Units ordered after agentd, in the image most of the boot, take no CPU from the agents
+//! before these have started. The delay ends early if the agents wait for the rest of the
+//! boot (KVM, a disk), and has a limit for everything else (a network).
 
 use std::time::{Duration, Instant};
 
 use buildos_dbus_api::agent1::{InstanceState, Need};
 
-/// How long for what every boot brings.
-const ALL: Duration = Duration::from_secs(10);
-/// How long for systemd, which may start an agent only after something that is itself
-/// ordered after agentd: a file system on a disk, which waits for udev.
-const STARTS: Duration = Duration::from_secs(2);
+/// Limit of the delay.
+const LIMIT: Duration = Duration::from_secs(10);
+/// Limit of the delay once only start jobs are pending. systemd may start an agent after
+/// units that are ordered after agentd: a file system on a disk waits for udev.
+const START_LIMIT: Duration = Duration::from_secs(2);
 
-/// What every boot brings, without the rest of it.
-const BROUGHT: [Need; 4] = [
+/// Requirements that every boot meets without the units ordered after agentd.
+const MET_EARLY: [Need; 4] = [
     Need::Network,
     Need::Hostname,
     Need::PrivateNetwork,
     Need::Clock,
 ];
 
-/// Whether agentd is ready, and until when it may not be.
+/// The delay of READY=1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FirstStarts {
+pub struct ReadyDelay {
     until: Instant,
-    /// Whether nothing but systemd is waited for.
-    asked: bool,
+    /// True once only start jobs were pending.
+    only_starts: bool,
 }
 
-impl FirstStarts {
-    /// For an agentd that begins at `now`.
+impl ReadyDelay {
+    /// Begins the delay.
     #[must_use]
     pub fn new(now: Instant) -> Self {
         Self {
-            until: now + ALL,
-            asked: false,
+            until: now + LIMIT,
+            only_starts: false,
         }
     }
 
-    /// Whether they are over, from every agent's state and what it waits for.
-    pub fn over(
+    /// Returns true if READY=1 is due. `agents`: state and unmet requirements of each.
+    pub fn is_over(
         &mut self,
         agents: impl IntoIterator<Item = (InstanceState, Vec<Need>)>,
         now: Instant,
     ) -> bool {
         let mut starting = false;
         let mut waiting = false;
-        for (state, needs) in agents {
+        for (state, unmet) in agents {
             starting |= state == InstanceState::Starting;
-            waiting |=
-                state == InstanceState::Waiting && needs.iter().all(|need| BROUGHT.contains(need));
+            waiting |= state == InstanceState::Waiting
+                && unmet.iter().all(|need| MET_EARLY.contains(need));
         }
-        if starting && !waiting && !self.asked {
-            self.asked = true;
-            self.until = self.until.min(now + STARTS);
+        if starting && !waiting && !self.only_starts {
+            self.only_starts = true;
+            self.until = self.until.min(now + START_LIMIT);
         }
         !(starting || waiting) || now >= self.until
     }
 
-    /// When they are over in any case.
+    /// Returns the latest time of READY=1.
     #[must_use]
     pub fn deadline(&self) -> Instant {
         self.until
@@ -77,48 +77,48 @@ mod tests {
     fn over(agents: &[(InstanceState, &[Need])]) -> bool {
         let now = Instant::now();
         let agents = agents.iter().map(|(state, needs)| (*state, needs.to_vec()));
-        FirstStarts::new(now).over(agents, now)
+        ReadyDelay::new(now).is_over(agents, now)
     }
 
     #[test]
-    fn only_agents_that_come_with_the_boot_are_waited_for() {
+    fn delay_waits_for_agents_that_start_early_only() {
         assert!(over(&[]));
         for &state in InstanceState::ALL {
             let waited_for = [WAITS, STARTING].contains(&state);
             assert_eq!(over(&[(state, &[])]), !waited_for, "{state}");
         }
         for &need in Need::ALL {
-            let waited_for = BROUGHT.contains(&need);
+            let waited_for = MET_EARLY.contains(&need);
             assert_eq!(over(&[(WAITS, &[need])]), !waited_for, "{need}");
         }
         assert!(over(&[(WAITS, &[Need::Network, Need::Kvm])]));
-        // One that cannot start keeps none from being waited for that can.
-        assert!(!over(&[(WAITS, &[Need::Kvm]), (WAITS, &BROUGHT)]));
+        // An agent that cannot start does not end the wait for the others.
+        assert!(!over(&[(WAITS, &[Need::Kvm]), (WAITS, &MET_EARLY)]));
     }
 
     #[test]
-    fn the_wait_has_an_end() {
+    fn delay_has_limit() {
         let begin = Instant::now();
-        let mut first = FirstStarts::new(begin);
+        let mut delay = ReadyDelay::new(begin);
         let waits = (WAITS, vec![Need::Network]);
-        let late = begin + ALL - Duration::from_millis(1);
-        assert!(!first.over([waits.clone()], late));
-        assert!(first.over([waits], begin + ALL));
+        let late = begin + LIMIT - Duration::from_millis(1);
+        assert!(!delay.is_over([waits.clone()], late));
+        assert!(delay.is_over([waits], begin + LIMIT));
     }
 
     #[test]
-    fn systemd_is_waited_for_less_long() {
+    fn delay_is_shorter_when_only_start_jobs_are_pending() {
         let begin = Instant::now();
-        let mut first = FirstStarts::new(begin);
+        let mut delay = ReadyDelay::new(begin);
         let starts = (STARTING, vec![]);
         let waits = (WAITS, vec![Need::Clock]);
         let at = |seconds| begin + Duration::from_secs(seconds);
-        // As long as another one waits for the boot, so may this one.
-        assert!(!first.over([starts.clone(), waits.clone()], at(1)));
-        assert!(!first.over([starts.clone(), waits], at(4)));
-        assert!(!first.over([starts.clone()], at(5)));
-        assert_eq!(first.deadline(), at(5) + STARTS);
-        assert!(!first.over([starts.clone()], at(6)));
-        assert!(first.over([starts], at(7)));
+        // The full limit applies while another agent waits for a requirement.
+        assert!(!delay.is_over([starts.clone(), waits.clone()], at(1)));
+        assert!(!delay.is_over([starts.clone(), waits], at(4)));
+        assert!(!delay.is_over([starts.clone()], at(5)));
+        assert_eq!(delay.deadline(), at(5) + START_LIMIT);
+        assert!(!delay.is_over([starts.clone()], at(6)));
+        assert!(delay.is_over([starts], at(7)));
     }
 }

@@ -1,81 +1,84 @@
-//! What each agent may take of the machine.
+//! Divides CPU and RAM of the machine among the agents.
 //!
-//! An operator who says nothing gets what the machine has: every task may use
-//! all hardware threads, divided by the tasks that its agent runs at the same
-//! time, and RAM less a reserve is divided among the tasks of all agents. Threads
-//! of several agents may add up to more than there are, which costs time; RAM may
-//! not, which would cost builds.
+//! | resource | default |
+//! |---|---|
+//! | hardware threads of a task | all, divided by the concurrent tasks of its agent |
+//! | RAM of a task | RAM less a reserve, divided by the tasks of all agents |
+//!
+//! Agents together may get more threads than there are: their builds take longer. RAM is
+//! never divided twice: the kernel would kill builds.
 
 use std::num::NonZeroU32;
 
 use buildos_dbus_api::agent1::Kind;
 
 use crate::agent::id::Id;
-use crate::settings::{AgentSettings, Settings};
+use crate::agent::settings::AgentSettings;
+use crate::settings::Settings;
 use hardware::Hardware;
 
 pub mod hardware;
 
-/// A task with less RAM than this builds nothing, MiB.
+/// Lower limit of the RAM of a task, MiB; with less, no build succeeds.
 const LEAST_RAM: u64 = 256;
 
-/// What one agent may take.
+/// CPU and RAM of one agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Allotment {
+pub struct Resources {
     /// Hardware threads of each task.
     pub cpu: NonZeroU32,
     /// RAM of each task, MiB.
     pub ram_mib: u64,
-    /// Tasks at the same time.
+    /// Limit of concurrent tasks.
     pub tasks: NonZeroU32,
 }
 
-impl Allotment {
-    /// RAM of each task in the unit of bbot-agent's options.
+impl Resources {
+    /// Returns the RAM of each task in KiB, the unit of bbot-agent's `--build-ram`.
     #[must_use]
     pub fn ram_kib(self) -> u64 {
         self.ram_mib.saturating_mul(1024)
     }
 
-    /// RAM of all tasks, MiB.
+    /// Returns the RAM of all tasks, MiB.
     #[must_use]
     pub fn ram_total(self) -> u64 {
         self.ram_mib.saturating_mul(self.tasks.get().into())
     }
 }
 
-/// RAM for all agents together, MiB.
+/// Returns the RAM of all agents together, MiB.
 #[must_use]
 pub fn usable_memory(settings: &Settings, hardware: Hardware) -> u64 {
     let reserve = settings.memory_reserve.unwrap_or(hardware.reserve());
     hardware.memory.saturating_sub(reserve)
 }
 
-/// What this agent, one of those in `settings`, may take.
+/// Returns the resources of an agent in `settings`.
 #[must_use]
-pub fn allotment(id: &Id, settings: &Settings, hardware: Hardware) -> Allotment {
+pub fn resources(id: &Id, settings: &Settings, hardware: Hardware) -> Resources {
     let defaults = AgentSettings::new(id.kind);
     let agent = settings.agents.get(id).unwrap_or(&defaults);
     let tasks = tasks(agent);
     let ram_mib = match (agent.ram_mib, id.kind) {
         (Some(ram), _) => ram.get().into(),
         (None, Kind::Bbot) => share(settings, hardware).max(LEAST_RAM),
-        // What it takes is not known: it waits for nothing.
+        // Its RAM is not known: it does not wait for any.
         (None, Kind::Bslave) => 0,
     };
     let threads = NonZeroU32::new(hardware.threads.get() / tasks).unwrap_or(NonZeroU32::MIN);
-    Allotment {
+    Resources {
         cpu: agent.cpu.unwrap_or(threads),
         ram_mib,
         tasks,
     }
 }
 
-/// RAM of one task for which none is configured: what those leave for which
-/// some is, by the number of the others.
+/// Returns the RAM of a task without `ram_mib`: the RAM that agents with `ram_mib` leave,
+/// divided by the tasks of the others.
 fn share(settings: &Settings, hardware: Hardware) -> u64 {
     let enabled = || settings.agents.iter().filter(|(_, agent)| agent.enabled);
-    let taken: u64 = enabled()
+    let configured: u64 = enabled()
         .filter_map(|(_, agent)| {
             let ram = u64::from(agent.ram_mib?.get());
             Some(ram.saturating_mul(tasks(agent).get().into()))
@@ -85,7 +88,7 @@ fn share(settings: &Settings, hardware: Hardware) -> u64 {
         .filter(|(id, agent)| id.kind == Kind::Bbot && agent.ram_mib.is_none())
         .map(|(_, agent)| u64::from(tasks(agent).get()))
         .sum();
-    usable_memory(settings, hardware).saturating_sub(taken) / others.max(1)
+    usable_memory(settings, hardware).saturating_sub(configured) / others.max(1)
 }
 
 fn tasks(agent: &AgentSettings) -> NonZeroU32 {
@@ -101,7 +104,7 @@ mod tests {
         memory: 65_536,
     };
 
-    /// Agents by name, with `instance_max` and `ram_mib`, 0 where not configured.
+    /// Makes agents with `instance_max` and `ram_mib`, 0 if not configured.
     fn settings(agents: &[(&str, u32, u32)]) -> Settings {
         let agents = agents.iter().map(|(id, instance_max, ram)| {
             let id: Id = id.parse().unwrap();
@@ -119,22 +122,22 @@ mod tests {
     }
 
     fn of(id: &str, settings: &Settings, hardware: Hardware) -> (u32, u64, u64) {
-        let allotment = allotment(&id.parse().unwrap(), settings, hardware);
+        let resources = resources(&id.parse().unwrap(), settings, hardware);
         (
-            allotment.cpu.get(),
-            allotment.ram_mib,
-            allotment.ram_total(),
+            resources.cpu.get(),
+            resources.ram_mib,
+            resources.ram_total(),
         )
     }
 
     #[test]
-    fn one_agent_has_the_machine() {
+    fn one_agent_gets_all_resources() {
         let settings = settings(&[("bbot@a", 0, 0)]);
         assert_eq!(of("bbot@a", &settings, HARDWARE), (16, 61_440, 61_440));
     }
 
     #[test]
-    fn tasks_share_it() {
+    fn tasks_without_configuration_share_the_rest() {
         let settings = settings(&[
             ("bbot@a", 3, 0),
             ("bbot@b", 1, 0),
@@ -142,7 +145,7 @@ mod tests {
             ("bslave@d", 0, 8192),
             ("bslave@e", 0, 0),
         ]);
-        // 61,440 less 2 × 4096 and 8192, by 4.
+        // (61,440 - 2 × 4096 - 8192) / 4.
         assert_eq!(of("bbot@a", &settings, HARDWARE), (5, 11_264, 33_792));
         assert_eq!(of("bbot@b", &settings, HARDWARE), (16, 11_264, 11_264));
         assert_eq!(of("bbot@c", &settings, HARDWARE), (8, 4096, 8192));
@@ -151,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn the_reserve_is_configuration_and_disabled_agents_take_nothing() {
+    fn configured_reserve_is_used_and_disabled_agents_get_no_share() {
         let mut settings = settings(&[("bbot@a", 0, 0), ("bbot@b", 8, 0)]);
         settings.memory_reserve = Some(1536);
         settings
@@ -163,8 +166,8 @@ mod tests {
     }
 
     #[test]
-    fn the_smallest_machine_builds_something() {
-        // What the kernel manages of 768 MiB.
+    fn smallest_machine_has_ram_for_one_task() {
+        // RAM that the kernel manages of 768 MiB.
         let floor = Hardware {
             threads: NonZeroU32::MIN,
             memory: 698,
@@ -176,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn a_small_machine_does_not_make_nonsense() {
+    fn too_small_machine_gets_lower_limits() {
         let small = Hardware {
             threads: NonZeroU32::MIN,
             memory: 400,

@@ -1,62 +1,66 @@
-//! What agentd must know after its own restart and systemd cannot tell: which
-//! agents were up in this boot, which are drained, and how often each has ended
-//! in a row.
+//! Saves the state of the agents that survives a restart of agentd.
 //!
-//! A unit that is down has either not been started yet, and is started when its
-//! needs are met, or somebody stopped it, and it stays so. A unit that was up
-//! and is down now was stopped, even while agentd was away: had it ended by
-//! itself, systemd would hold it in `auto-restart`.
+//! The file holds what systemd does not know: which agents were up in this boot, which are
+//! drained, and how often each failed in a row.
+//!
+//! | unit is down, and | meaning | agentd |
+//! |---|---|---|
+//! | it was up in this boot | an operator stopped it | keeps it stopped |
+//! | it was not | it has not been started yet | starts it when its requirements are met |
+//!
+//! An agent that ended by itself while agentd did not run is not down: systemd keeps its
+//! unit in `auto-restart`.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use buildos_service::file::{self, WriteError};
+use buildos_service::file::{WriteError, replace};
 use serde::{Deserialize, Serialize};
 
 use crate::agent::id::Id;
 use crate::lifecycle::instance::Remembered;
 
-/// The file, in the daemon's runtime directory.
+/// Path of the file.
 pub const FILE: &str = "/run/buildos/agentd/state.json";
 
-/// The memory and its file.
+/// State file.
 #[derive(Debug)]
-pub struct Memory {
+pub struct StateFile {
     path: PathBuf,
 }
 
-/// Ids as text: a name that an older version took for one is no error.
+/// Ids are text: the id of another version may be invalid, which is not an error.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 struct Content {
     agents: BTreeMap<String, Remembered>,
 }
 
-/// The file exists and cannot be used.
+/// Reason why an existing file cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum MemoryError {
-    /// It cannot be read.
+pub enum StateFileError {
+    /// The file cannot be read.
     #[error("cannot read {}", path.display())]
     Read {
         /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// It is not what agentd writes.
+    /// The file does not contain the expected JSON.
     #[error("{} is damaged; remove it", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
-        /// Where.
+        /// The position in the file.
         source: serde_json::Error,
     },
 }
 
-impl Memory {
-    /// The memory in the file at `path`, normally [`FILE`].
+impl StateFile {
+    /// Uses the file at `path`, normally [`FILE`].
     #[must_use]
     pub fn new(path: &Path) -> Self {
         Self {
@@ -64,30 +68,30 @@ impl Memory {
         }
     }
 
-    /// Whether nothing has been saved in this boot.
+    /// Returns true if no state was saved in this boot.
     #[must_use]
     pub fn is_new(&self) -> bool {
         !self.path.exists()
     }
 
-    /// What is known of agents; nothing when there is no file yet.
+    /// Reads the saved agents; none before the first save.
     ///
     /// # Errors
     ///
-    /// The file exists and cannot be used.
-    pub fn load(&self) -> Result<BTreeMap<Id, Remembered>, MemoryError> {
+    /// Reason why an existing file cannot be used.
+    pub fn load(&self) -> Result<BTreeMap<Id, Remembered>, StateFileError> {
         let text = match fs::read(&self.path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
             Err(source) => {
-                return Err(MemoryError::Read {
+                return Err(StateFileError::Read {
                     path: self.path.clone(),
                     source,
                 });
             }
         };
         let content: Content =
-            serde_json::from_slice(&text).map_err(|source| MemoryError::Damaged {
+            serde_json::from_slice(&text).map_err(|source| StateFileError::Damaged {
                 path: self.path.clone(),
                 source,
             })?;
@@ -98,11 +102,11 @@ impl Memory {
             .collect())
     }
 
-    /// Remembers these agents and no others. Writes only what is new.
+    /// Replaces the saved agents. Does not write if nothing changed.
     ///
     /// # Errors
     ///
-    /// The runtime directory is not writable, or memory is full.
+    /// The runtime directory is not writable, or the file system is full.
     pub fn save<'a>(
         &self,
         agents: impl Iterator<Item = (&'a Id, Remembered)>,
@@ -112,7 +116,7 @@ impl Memory {
         };
         // A map of strings to strings and numbers is always JSON.
         let text = serde_json::to_vec(&content).unwrap_or_default();
-        file::replace(&self.path, &text, 0o644).map(drop)
+        replace(&self.path, &text, 0o644).map(drop)
     }
 }
 
@@ -123,12 +127,12 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn what_is_saved_is_loaded() {
+    fn saved_agents_are_loaded() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("state.json");
-        let memory = Memory::new(&path);
-        assert!(memory.is_new());
-        assert_eq!(memory.load().unwrap(), BTreeMap::new());
+        let file = StateFile::new(&path);
+        assert!(file.is_new());
+        assert_eq!(file.load().unwrap(), BTreeMap::new());
         let [a, b]: [Id; 2] = ["bbot@a", "bslave@b"].map(|id| id.parse().unwrap());
         let kept = BTreeMap::from([
             (
@@ -150,15 +154,14 @@ mod tests {
                 },
             ),
         ]);
-        memory
-            .save(kept.iter().map(|(id, kept)| (id, kept.clone())))
+        file.save(kept.iter().map(|(id, kept)| (id, kept.clone())))
             .unwrap();
-        assert!(!memory.is_new());
-        assert_eq!(memory.load().unwrap(), kept);
+        assert!(!file.is_new());
+        assert_eq!(file.load().unwrap(), kept);
     }
 
     #[test]
-    fn what_another_version_wrote_is_taken_as_far_as_it_goes() {
+    fn unknown_fields_and_agents_are_ignored() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("state.json");
         fs::write(
@@ -166,7 +169,7 @@ mod tests {
             r#"{"agents":{"bbot@a":{"launched":true,"x":1},"cbot@b":{}},"y":2}"#,
         )
         .unwrap();
-        let loaded: Vec<_> = Memory::new(&path).load().unwrap().into_iter().collect();
+        let loaded: Vec<_> = StateFile::new(&path).load().unwrap().into_iter().collect();
         let launched = Remembered {
             launched: true,
             ..Remembered::default()
@@ -175,11 +178,11 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_file_is_named() {
+    fn error_names_damaged_file() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("state.json");
         fs::write(&path, "{").unwrap();
-        let error = Memory::new(&path).load().unwrap_err();
+        let error = StateFile::new(&path).load().unwrap_err();
         assert_eq!(
             error.to_string(),
             format!("{} is damaged; remove it", path.display())

@@ -1,13 +1,12 @@
-//! All agents in one line.
+//! Describes all agents in one line, for `STATUS=` and the D-Bus property `Reason`.
 
 use buildos_dbus_api::agent1::InstanceState;
 
 use crate::agent::id::Id;
 use crate::lifecycle::instance::Instance;
 
-/// How many agents run, and what the others do: the text of `STATUS=` and of
-/// the manager's `Reason`. `disabled` are those with `enabled = false`; `notes`
-/// concern all of them.
+/// Returns the number of running agents and the reasons of the others. `disabled`: agents
+/// with `enabled = false`. `notes`: texts that concern all agents.
 #[must_use]
 pub fn summary<'a>(
     agents: impl Iterator<Item = (&'a Id, &'a Instance)>,
@@ -41,8 +40,8 @@ pub fn summary<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lifecycle::instance::Remembered;
-    use crate::lifecycle::instance::{Event, Now};
+    use crate::lifecycle::instance::{Event, Remembered};
+    use crate::lifecycle::table::Now;
     use crate::requirements::check::Unmet;
     use crate::unit::exit::Exit;
     use crate::unit::phase::{Phase, Unit};
@@ -60,9 +59,9 @@ mod tests {
             last_failure: Exit::new(1, 1, "exit-code").unwrap().to_string(),
             ..Remembered::default()
         };
-        let what = "program /usr/bin/bslave is not installed".to_owned();
+        let reason = "program /usr/bin/bslave is not installed".to_owned();
         let need = Need::Program;
-        let mut instance = Instance::new(remembered, vec![Unmet { need, what }], now);
+        let mut instance = Instance::new(remembered, vec![Unmet { need, reason }], now);
         let unit = Unit {
             phase,
             changed_usec: 1,
@@ -76,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn one_line_for_all() {
+    fn summary_counts_running_agents_and_explains_the_others() {
         let [a, b, c]: [Id; 3] =
             ["bbot@default", "bslave@x", "bbot@old"].map(|id| id.parse().unwrap());
         let (running, waiting) = (instance(Phase::Running, 0), instance(Phase::Down, 0));

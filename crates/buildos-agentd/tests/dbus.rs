@@ -1,6 +1,6 @@
-//! What agentd publishes, as a client sees it on a bus of the test's own.
+//! Tests the D-Bus interface of agentd with a client on a private bus.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)] // A test says what it expects by panicking.
+#![allow(clippy::unwrap_used, clippy::expect_used)] // Tests panic.
 
 #[path = "../../buildos-dbus-api/tests/support/bus.rs"]
 mod support;
@@ -9,8 +9,9 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use buildos_agentd::agent::id::Id;
-use buildos_agentd::dbus::{Bus, Order, Targets};
-use buildos_agentd::lifecycle::instance::{Event, Instance, Now, Remembered};
+use buildos_agentd::dbus::{MethodCall, Publisher, Targets};
+use buildos_agentd::lifecycle::instance::{Event, Instance, Remembered};
+use buildos_agentd::lifecycle::table::Now;
 use buildos_agentd::requirements::check::Unmet;
 use buildos_agentd::unit::phase::{Phase, Unit};
 use buildos_dbus_api::agent1::{InstanceProxy, InstanceState, ManagerProxy, Need};
@@ -19,7 +20,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use zbus::fdo::PropertiesProxy;
 
-/// Anything here takes milliseconds.
+/// Limit of each wait. Every step takes milliseconds.
 const DEADLINE: Duration = Duration::from_secs(10);
 
 fn id(text: &str) -> Id {
@@ -52,19 +53,19 @@ fn running(pid: u32) -> Instance {
 }
 
 #[tokio::test]
-async fn agents_come_change_and_go() {
+async fn publisher_serves_changes_and_forwards_method_calls() {
     let bus = support::Bus::new();
-    let (orders, mut asked) = mpsc::channel(8);
-    let mut served = Bus::new(&bus.connect().await, orders).await.unwrap();
+    let (calls, mut received) = mpsc::channel(8);
+    let mut publisher = Publisher::new(&bus.connect().await, calls).await.unwrap();
     let (a, b) = (id("bbot@a"), id("bslave@b"));
     let unmet = Unmet {
         need: Need::Network,
-        what: "network: no carrier".into(),
+        reason: "network: no carrier".into(),
     };
     let waiting = Instance::new(Remembered::default(), vec![unmet], now());
     let first = running(7);
     let problems = ["a problem".to_owned()];
-    served
+    publisher
         .publish(
             "one of two",
             &problems,
@@ -72,7 +73,7 @@ async fn agents_come_change_and_go() {
         )
         .await
         .unwrap();
-    served.take_name().await.unwrap();
+    publisher.take_name().await.unwrap();
 
     let client = bus.connect().await;
     let manager = ManagerProxy::new(&client).await.unwrap();
@@ -112,7 +113,7 @@ async fn agents_come_change_and_go() {
         [("network".to_owned(), "network: no carrier".to_owned())]
     );
 
-    // One signal, with what differs and nothing else.
+    // One signal with the changed properties only.
     let properties = PropertiesProxy::builder(&client)
         .destination("org.build2.buildos.agent1")
         .unwrap()
@@ -124,7 +125,7 @@ async fn agents_come_change_and_go() {
     let mut changes = properties.receive_properties_changed().await.unwrap();
     let mut agents = manager.receive_instances_changed().await;
     let second = running(8);
-    served
+    publisher
         .publish("one of one", &problems, &BTreeMap::from([(&a, &second)]))
         .await
         .unwrap();
@@ -141,20 +142,26 @@ async fn agents_come_change_and_go() {
     .unwrap();
 
     manager.restart("bbot@a").await.unwrap();
-    assert_eq!(asked.recv().await, Some(Order::Restart(a.clone())));
+    assert_eq!(received.recv().await, Some(MethodCall::Restart(a.clone())));
     manager.drain(&["bbot@a"], 0).await.unwrap();
     let some = Targets::Some(vec![a]);
-    assert_eq!(asked.recv().await, Some(Order::Drain(some.clone(), None)));
+    assert_eq!(
+        received.recv().await,
+        Some(MethodCall::Drain(some.clone(), None))
+    );
     manager.drain(&[], 1_500_000).await.unwrap();
     let budget = Some(Duration::from_millis(1500));
-    assert_eq!(asked.recv().await, Some(Order::Drain(Targets::All, budget)));
+    assert_eq!(
+        received.recv().await,
+        Some(MethodCall::Drain(Targets::All, budget))
+    );
     manager.resume(&["bbot@a"]).await.unwrap();
-    assert_eq!(asked.recv().await, Some(Order::Resume(some)));
+    assert_eq!(received.recv().await, Some(MethodCall::Resume(some)));
     for (unknown, text) in [
         ("bslave@b", "bslave@b is not configured"),
         (
             "default",
-            "\"default\" is no agent: KIND@NAME is expected, for example bbot@default",
+            "\"default\" is not an agent: KIND@NAME is expected, for example bbot@default",
         ),
     ] {
         for error in [

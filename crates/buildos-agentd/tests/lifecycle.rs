@@ -1,21 +1,23 @@
-//! Every pair of state and event of the machine in `instance.rs`.
+//! Tests the lifecycle of an agent through `Instance`: every pair of state and event, and
+//! sequences of events.
 
-#![allow(clippy::unwrap_used)] // A test says what it expects by panicking.
+#![allow(clippy::unwrap_used)] // Tests panic.
 
 use std::time::{Duration, Instant};
 
-use buildos_agentd::lifecycle::backoff::{self as delay, HEALTHY};
-use buildos_agentd::lifecycle::instance::{Command, Drain, Event, Instance, Now, Remembered};
+use buildos_agentd::lifecycle::backoff::{self, HEALTHY};
+use buildos_agentd::lifecycle::instance::{Drain, Event, Instance, Remembered};
+use buildos_agentd::lifecycle::table::{Command, Now};
 use buildos_agentd::requirements::check::Unmet;
 use buildos_agentd::unit::exit::Exit;
 use buildos_agentd::unit::phase::{Phase, Unit};
 use buildos_dbus_api::agent1::{InstanceState as S, Need};
 use proptest::prelude::*;
 
-/// Time that tasks have in these tests.
+/// Time that tasks have to end in these tests.
 const BUDGET: Duration = Duration::from_secs(3600);
 
-/// An instance with a clock that the test turns.
+/// Instance with a clock that the test advances.
 struct Life {
     instance: Instance,
     now: Now,
@@ -43,7 +45,7 @@ impl Life {
         }
     }
 
-    /// agentd is restarted, and so far systemd has told nothing.
+    /// Restarts agentd; systemd has not reported the unit yet.
     fn restarted(self) -> Self {
         Self {
             instance: Instance::new(self.instance.remember(), Vec::new(), self.now),
@@ -51,25 +53,25 @@ impl Life {
         }
     }
 
-    /// agentd is restarted, and finds the unit as it was.
+    /// Restarts agentd; systemd reports the unit in this phase, unchanged.
     fn restarted_with(self, phase: Phase) -> (Self, Option<Command>) {
         let mut life = self.restarted();
-        let command = life.look(phase);
+        let command = life.see_unchanged(phase);
         (life, command)
     }
 
-    fn tell(&mut self, event: Event) -> Option<Command> {
+    fn handle(&mut self, event: Event) -> Option<Command> {
         self.instance.handle(event, self.now, u32::MAX)
     }
 
-    /// The unit has come into another phase.
+    /// Reports the unit in a changed phase.
     fn see(&mut self, phase: Phase) -> Option<Command> {
         self.stamp += 1;
-        self.look(phase)
+        self.see_unchanged(phase)
     }
 
-    /// The unit is looked at and has not changed.
-    fn look(&mut self, phase: Phase) -> Option<Command> {
+    /// Reports the unit without a change.
+    fn see_unchanged(&mut self, phase: Phase) -> Option<Command> {
         let unit = Unit {
             phase,
             changed_usec: self.stamp,
@@ -78,7 +80,7 @@ impl Life {
             exit: Exit::new(1, 1, "exit-code").filter(|_| phase == Phase::Ended),
             restarts: 0,
         };
-        self.tell(Event::Seen(unit))
+        self.handle(Event::Seen(unit))
     }
 
     fn pass(&mut self, time: Duration) {
@@ -94,29 +96,29 @@ impl Life {
 }
 
 fn unmet(need: Need) -> Event {
-    let what = "something is missing".to_owned();
-    Event::Needs(vec![Unmet { need, what }])
+    let reason = "something is missing".to_owned();
+    Event::Requirements(vec![Unmet { need, reason }])
 }
 
 fn met() -> Event {
-    Event::Needs(Vec::new())
+    Event::Requirements(Vec::new())
 }
 
-/// Nothing is known yet, and nothing is missing.
+/// systemd has not reported the unit; all requirements are met.
 fn unknown() -> Life {
     Life::new(false)
 }
 
 fn waiting() -> Life {
     let mut life = Life::new(false);
-    life.tell(unmet(Need::Network));
-    life.look(Phase::Down);
+    life.handle(unmet(Need::Network));
+    life.see_unchanged(Phase::Down);
     life
 }
 
 fn starting() -> Life {
     let mut life = unknown();
-    assert_eq!(life.look(Phase::Down), Some(Command::Start));
+    assert_eq!(life.see_unchanged(Phase::Down), Some(Command::Start));
     life
 }
 
@@ -127,26 +129,26 @@ fn running() -> Life {
     life
 }
 
-/// It ended by itself.
+/// The agent ended by itself.
 fn delayed() -> Life {
     let mut life = running();
     life.see(Phase::Ended);
     life
 }
 
-/// It could not be started at all.
+/// systemd refused the start.
 fn refused() -> Life {
     let mut life = starting();
-    life.tell(Event::Failed("bad unit file".into()));
+    life.handle(Event::Failed("bad unit file".into()));
     life
 }
 
-/// It ended by itself, the time is up, and something is missing.
+/// The agent ended, the delay is over, and a requirement is not met.
 fn ended_and_waiting() -> Life {
     let mut life = delayed();
-    life.tell(unmet(Need::Network));
-    life.pass(delay::FIRST);
-    life.tell(Event::Due);
+    life.handle(unmet(Need::Network));
+    life.pass(backoff::FIRST);
+    life.handle(Event::Due);
     life
 }
 
@@ -156,23 +158,23 @@ fn stopped() -> Life {
     life
 }
 
-/// Its tasks may end.
+/// The tasks have time to end.
 fn draining() -> Life {
     let mut life = running();
-    assert_eq!(life.tell(Event::Drain(BUDGET)), Some(Command::Drain));
+    assert_eq!(life.handle(Event::Drain(BUDGET)), Some(Command::Drain));
     life
 }
 
-/// They have ended, and the unit is told to stop.
-fn drained() -> Life {
+/// The tasks have ended; systemd stops the unit.
+fn stopping_after_drain() -> Life {
     let mut life = draining();
-    assert_eq!(life.tell(Event::Idle), Some(Command::Stop));
+    assert_eq!(life.handle(Event::Idle), Some(Command::Stop));
     life
 }
 
-/// The unit is down.
-fn drained_down() -> Life {
-    let mut life = drained();
+/// The unit is down after the drain.
+fn drained() -> Life {
+    let mut life = stopping_after_drain();
     life.see(Phase::Down);
     life
 }
@@ -186,24 +188,24 @@ const EVENTS: [Pair; 16] = [
     ("seen running", |l| l.see(Phase::Running)),
     ("seen stopping", |l| l.see(Phase::Stopping)),
     ("seen ended", |l| l.see(Phase::Ended)),
-    ("failed", |l| l.tell(Event::Failed("no".into()))),
-    ("stopped by hand", |l| l.tell(Event::StoppedByHand)),
-    ("started by hand", |l| l.tell(Event::StartedByHand)),
-    ("needs met", |l| l.tell(met())),
-    ("needs unmet", |l| l.tell(unmet(Need::Network))),
-    ("due too early", |l| l.tell(Event::Due)),
+    ("failed", |l| l.handle(Event::Failed("no".into()))),
+    ("stopped by hand", |l| l.handle(Event::StoppedByHand)),
+    ("started by hand", |l| l.handle(Event::StartedByHand)),
+    ("needs met", |l| l.handle(met())),
+    ("needs unmet", |l| l.handle(unmet(Need::Network))),
+    ("due too early", |l| l.handle(Event::Due)),
     ("due", |l| {
         l.pass(BUDGET);
-        l.tell(Event::Due)
+        l.handle(Event::Due)
     }),
-    ("restart", |l| l.tell(Event::Restart)),
-    ("drain", |l| l.tell(Event::Drain(BUDGET))),
-    ("resume", |l| l.tell(Event::Resume)),
-    ("idle", |l| l.tell(Event::Idle)),
+    ("restart", |l| l.handle(Event::Restart)),
+    ("drain", |l| l.handle(Event::Drain(BUDGET))),
+    ("resume", |l| l.handle(Event::Resume)),
+    ("idle", |l| l.handle(Event::Idle)),
 ];
 
 #[test]
-fn every_pair_of_state_and_event() {
+fn every_pair_of_state_and_event_has_expected_result() {
     const START: Option<Command> = Some(Command::Start);
     const RESTART: Option<Command> = Some(Command::Restart);
     const STOP: Option<Command> = Some(Command::Stop);
@@ -267,26 +269,26 @@ fn every_pair_of_state_and_event() {
             (S::Draining, NONE), (S::Draining, NONE), (S::Draining, NONE), (S::Drained, STOP),
             (S::Starting, RESTART), (S::Draining, NONE), (S::Running, UNWATCH), (S::Drained, STOP),
         ]),
-        ("drained", drained, S::Drained, [
+        ("stopping after drain", stopping_after_drain, S::Drained, [
             (S::Drained, NONE), (S::Drained, NONE), (S::Drained, NONE), (S::Drained, NONE), (S::Drained, STOP),
             (S::Draining, NONE), (S::Drained, NONE), (S::Running, UNWATCH),
             (S::Drained, NONE), (S::Drained, NONE), (S::Drained, NONE), (S::Drained, NONE),
             (S::Starting, RESTART), (S::Drained, NONE), (S::Starting, RESTART), (S::Drained, NONE),
         ]),
-        ("drained down", drained_down, S::Drained, [
+        ("drained", drained, S::Drained, [
             (S::Drained, NONE), (S::Drained, NONE), (S::Drained, NONE), (S::Drained, NONE), (S::Drained, STOP),
             (S::Drained, NONE), (S::Drained, NONE), (S::Starting, UNWATCH),
             (S::Drained, NONE), (S::Drained, NONE), (S::Drained, NONE), (S::Drained, NONE),
             (S::Starting, START), (S::Drained, NONE), (S::Starting, START), (S::Drained, NONE),
         ]),
     ];
-    for (state, make, word, row) in table {
-        assert_eq!(make().instance.state(), word, "{state}");
-        for ((event, tell), (after, command)) in EVENTS.into_iter().zip(row) {
+    for (state, make, public, row) in table {
+        assert_eq!(make().instance.state(), public, "{state}");
+        for ((event, send), (after, command)) in EVENTS.into_iter().zip(row) {
             let mut life = make();
-            let told = tell(&mut life);
+            let returned = send(&mut life);
             assert_eq!(
-                (life.instance.state(), told),
+                (life.instance.state(), returned),
                 (after, command),
                 "{state}, {event}"
             );
@@ -295,22 +297,22 @@ fn every_pair_of_state_and_event() {
 }
 
 #[test]
-fn what_is_wanted() {
+fn wanted_excludes_stopped_and_drained() {
     for (life, wanted) in [
         (waiting(), true),
         (running(), true),
         (delayed(), true),
         (stopped(), false),
         (draining(), false),
+        (stopping_after_drain(), false),
         (drained(), false),
-        (drained_down(), false),
     ] {
         assert_eq!(life.instance.wanted(), wanted, "{:?}", life.instance);
     }
 }
 
 #[test]
-fn a_drain_has_an_end() {
+fn drain_ends_at_deadline_and_can_be_shortened() {
     let mut life = draining();
     assert_eq!(
         life.instance.drain_deadline_usec(),
@@ -318,12 +320,12 @@ fn a_drain_has_an_end() {
     );
     assert_eq!(
         life.instance.reason(),
-        "drains: its tasks have up to 3600 s to end, then it is stopped with what still runs"
+        "drains: its tasks have up to 3600 s to end; remaining tasks are then stopped"
     );
-    // Somebody is in a hurry.
-    life.tell(Event::Drain(Duration::from_secs(60)));
+    // A second drain shortens the time.
+    life.handle(Event::Drain(Duration::from_secs(60)));
     life.pass(Duration::from_secs(60));
-    assert_eq!(life.tell(Event::Due), Some(Command::Stop));
+    assert_eq!(life.handle(Event::Due), Some(Command::Stop));
     assert_eq!(
         life.instance.reason(),
         "did not end its tasks in time; its unit is being stopped"
@@ -337,8 +339,8 @@ fn a_drain_has_an_end() {
 }
 
 #[test]
-fn a_drain_outlives_agentd() {
-    // Its tasks run, and have the rest of their time.
+fn drain_survives_restart_of_agentd() {
+    // The tasks keep the rest of their time.
     let mut life = draining();
     life.pass(BUDGET / 4);
     let (mut life, command) = life.restarted_with(Phase::Running);
@@ -349,16 +351,16 @@ fn a_drain_outlives_agentd() {
         BUDGET * 3 / 4
     );
     life.pass(BUDGET);
-    assert_eq!(life.tell(Event::Due), Some(Command::Stop));
+    assert_eq!(life.handle(Event::Due), Some(Command::Stop));
 
-    // It was told to stop, and has not yet.
-    let (life, command) = drained().restarted_with(Phase::Running);
+    // The unit has not stopped yet.
+    let (life, command) = stopping_after_drain().restarted_with(Phase::Running);
     assert_eq!(
         (life.instance.state(), command),
         (S::Draining, Some(Command::Watch))
     );
 
-    // It ended while agentd was away.
+    // The agent ended while agentd did not run.
     for phase in [Phase::Down, Phase::Ended] {
         let (life, command) = draining().restarted_with(phase);
         assert_eq!(life.instance.state(), S::Drained);
@@ -366,15 +368,15 @@ fn a_drain_outlives_agentd() {
         assert_eq!(command, stop);
     }
 
-    // Nothing happens to one that is down, whatever it has.
-    let (mut life, command) = drained_down().restarted_with(Phase::Down);
+    // A drained agent stays down although its requirements are met.
+    let (mut life, command) = drained().restarted_with(Phase::Down);
     assert_eq!((life.instance.state(), command), (S::Drained, None));
-    assert_eq!(life.tell(met()), None);
-    assert_eq!(life.tell(Event::Resume), Some(Command::Start));
+    assert_eq!(life.handle(met()), None);
+    assert_eq!(life.handle(Event::Resume), Some(Command::Start));
     assert_eq!(life.instance.remember().drain, None);
 
-    // Somebody started it meanwhile, which takes the drain back.
-    let (life, command) = drained_down().restarted_with(Phase::Running);
+    // A start by an operator meanwhile ends the drain.
+    let (life, command) = drained().restarted_with(Phase::Running);
     assert_eq!((life.instance.state(), command), (S::Running, None));
 
     assert_eq!(
@@ -382,36 +384,36 @@ fn a_drain_outlives_agentd() {
         Some(Drain::Until(Duration::from_secs(1000) + BUDGET))
     );
     assert_eq!(
-        drained_down().restarted().instance.remember().drain,
+        drained().restarted().instance.remember().drain,
         Some(Drain::Done)
     );
 }
 
 #[test]
-fn a_drain_before_systemd_has_answered_is_carried_out() {
+fn drain_before_first_report_is_carried_out() {
     for (phase, command) in [
         (Phase::Down, None),
         (Phase::Running, Some(Command::Watch)),
         (Phase::Ended, Some(Command::Stop)),
     ] {
         let mut life = unknown();
-        life.tell(Event::Drain(BUDGET));
-        assert_eq!(life.look(phase), command);
+        life.handle(Event::Drain(BUDGET));
+        assert_eq!(life.see_unchanged(phase), command);
         assert!(!life.instance.wanted());
     }
     let mut life = unknown();
-    life.tell(Event::Drain(BUDGET));
-    life.tell(Event::Resume);
-    assert_eq!(life.look(Phase::Down), Some(Command::Start));
+    life.handle(Event::Drain(BUDGET));
+    life.handle(Event::Resume);
+    assert_eq!(life.see_unchanged(Phase::Down), Some(Command::Start));
 }
 
 #[test]
-fn a_crash_loop_outlives_agentd_and_is_not_given_up() {
+fn crash_loop_survives_restart_of_agentd_and_ends_after_healthy_run() {
     let mut life = running();
     for _ in 0..3 {
         life.see(Phase::Ended);
-        life.pass(delay::LONGEST);
-        assert_eq!(life.tell(Event::Due), Some(Command::Start));
+        life.pass(backoff::LONGEST);
+        assert_eq!(life.handle(Event::Due), Some(Command::Start));
         life.see(Phase::Running);
     }
     assert!(life.instance.crash_loop());
@@ -422,38 +424,38 @@ fn a_crash_loop_outlives_agentd_and_is_not_given_up() {
     life.see(Phase::Ended);
     let reason = "is in a crash loop: exit code 1, 4 times in a row; starts again after 8.0 s";
     assert_eq!(life.instance.reason(), reason);
-    // The same end is not counted again.
+    // agentd does not count the same end again.
     let (mut life, _) = life.restarted_with(Phase::Ended);
     assert_eq!(life.instance.reason(), reason);
     assert_eq!(life.instance.last_exit(), "exit code 1");
-    // The next is.
-    life.pass(delay::LONGEST);
-    life.tell(Event::Due);
+    // agentd counts the next end.
+    life.pass(backoff::LONGEST);
+    life.handle(Event::Due);
     life.see(Phase::Running);
     life.see(Phase::Ended);
     assert_eq!(life.instance.failures(), 5);
-    // Who runs long enough is in order, and is shown so while it runs.
-    life.pass(delay::LONGEST);
-    life.tell(Event::Due);
+    // A healthy run resets the count while the agent still runs.
+    life.pass(backoff::LONGEST);
+    life.handle(Event::Due);
     life.see(Phase::Running);
     life.pass(HEALTHY);
     assert!(life.instance.deadline().unwrap() <= life.now.instant);
-    life.tell(Event::Due);
+    life.handle(Event::Due);
     assert_eq!(life.instance.reason(), "runs as process 7");
     assert_eq!(life.instance.deadline(), None);
 }
 
 #[test]
-fn a_unit_that_was_up_and_is_down_was_stopped_while_agentd_was_away() {
+fn unit_down_after_launch_was_stopped_by_operator() {
     let mut life = Life::new(true);
-    assert_eq!(life.look(Phase::Down), None);
+    assert_eq!(life.see_unchanged(Phase::Down), None);
     assert_eq!(life.instance.state(), S::Stopped);
     assert!(life.instance.remember().launched);
-    assert_eq!(life.tell(Event::Restart), Some(Command::Start));
+    assert_eq!(life.handle(Event::Restart), Some(Command::Start));
 }
 
 #[test]
-fn an_agent_that_is_put_back_while_it_is_stopped_starts_again() {
+fn agent_configured_again_during_stop_starts_again() {
     let mut life = unknown();
     life.see(Phase::Stopping);
     assert_eq!(life.instance.reason(), "waits: its unit is being stopped");
@@ -461,16 +463,16 @@ fn an_agent_that_is_put_back_while_it_is_stopped_starts_again() {
 }
 
 #[test]
-fn what_is_remembered() {
-    // It was stopped, somebody wants it again, and something is missing.
+fn launched_is_remembered_per_state() {
+    // Stopped, then restarted over D-Bus, while a requirement is not met.
     let mut wanted = stopped();
-    wanted.tell(unmet(Need::Network));
-    wanted.tell(Event::Restart);
+    wanted.handle(unmet(Need::Network));
+    wanted.handle(Event::Restart);
     let mut kept_down = waiting();
-    kept_down.tell(Event::StoppedByHand);
+    kept_down.handle(Event::StoppedByHand);
     for (life, launched) in [
         (unknown(), false),
-        // agentd may be restarted twice before systemd answers.
+        // agentd is restarted twice before systemd answers.
         (Life::new(true), true),
         (waiting(), false),
         (starting(), false),
@@ -492,10 +494,10 @@ fn what_is_remembered() {
 }
 
 #[test]
-fn a_running_agent_is_taken_over_untouched() {
+fn running_agent_is_adopted_without_command() {
     for launched in [false, true] {
         let mut life = Life::new(launched);
-        life.tell(unmet(Need::Network));
+        life.handle(unmet(Need::Network));
         assert_eq!(life.see(Phase::Running), None);
         assert_eq!(life.instance.state(), S::Running);
         assert_eq!(life.instance.reason(), "runs as process 7");
@@ -503,19 +505,19 @@ fn a_running_agent_is_taken_over_untouched() {
 }
 
 #[test]
-fn an_unchanged_unit_says_nothing_new() {
+fn unchanged_unit_triggers_nothing() {
     let mut life = starting();
-    // The job has not begun yet.
-    life.look(Phase::Down);
+    // The start job has not begun yet.
+    life.see_unchanged(Phase::Down);
     assert_eq!(life.instance.state(), S::Starting);
-    let mut life = delayed().passed(delay::FIRST);
-    assert_eq!(life.tell(Event::Due), Some(Command::Start));
-    life.look(Phase::Ended);
+    let mut life = delayed().passed(backoff::FIRST);
+    assert_eq!(life.handle(Event::Due), Some(Command::Start));
+    life.see_unchanged(Phase::Ended);
     assert_eq!(life.instance.state(), S::Starting);
 }
 
 #[test]
-fn delays_grow_and_are_forgotten_after_health() {
+fn backoff_grows_and_is_reset_by_healthy_run() {
     let mut life = running();
     let mut waits = Vec::new();
     for _ in 0..3 {
@@ -523,7 +525,7 @@ fn delays_grow_and_are_forgotten_after_health() {
         let wait = life.instance.deadline().unwrap() - life.now.instant;
         waits.push(wait.as_secs());
         life.pass(wait);
-        assert_eq!(life.tell(Event::Due), Some(Command::Start));
+        assert_eq!(life.handle(Event::Due), Some(Command::Start));
         life.see(Phase::Running);
     }
     assert_eq!(waits, [1, 2, 4]);
@@ -536,8 +538,8 @@ fn delays_grow_and_are_forgotten_after_health() {
         life.instance.next_start_usec(),
         life.now.realtime_usec + 8_000_000
     );
-    life.pass(delay::LONGEST);
-    life.tell(Event::Due);
+    life.pass(backoff::LONGEST);
+    life.handle(Event::Due);
     life.see(Phase::Running);
     life.pass(HEALTHY);
     life.see(Phase::Ended);
@@ -548,77 +550,76 @@ fn delays_grow_and_are_forgotten_after_health() {
 }
 
 #[test]
-fn a_failed_start_counts_once() {
+fn failed_start_is_counted_once() {
     let mut life = starting();
-    life.tell(Event::Failed("its start job ended with \"failed\"".into()));
+    life.handle(Event::Failed("its start job ended with \"failed\"".into()));
     life.see(Phase::Ended);
     let reason = "ended: exit code 1; starts again after 1.0 s";
     assert_eq!(life.instance.reason(), reason);
-    // The other order.
+    // Reports in the other order.
     let mut life = starting();
     life.see(Phase::Ended);
-    life.tell(Event::Failed("its start job ended with \"failed\"".into()));
+    life.handle(Event::Failed("its start job ended with \"failed\"".into()));
     assert_eq!(life.instance.reason(), reason);
 }
 
 #[test]
-fn a_refused_restart_leaves_the_agent_running() {
+fn refused_restart_leaves_agent_running() {
     let mut life = running();
-    life.tell(Event::Restart);
-    life.tell(Event::Failed("no".into()));
+    life.handle(Event::Restart);
+    life.handle(Event::Failed("no".into()));
     assert_eq!(life.instance.state(), S::Running);
 }
 
 #[test]
-fn an_invalid_configuration_is_shown_and_does_not_end_what_runs() {
+fn invalid_configuration_is_shown_unless_agent_runs() {
     let mut life = waiting();
-    life.tell(unmet(Need::Configuration));
+    life.handle(unmet(Need::Configuration));
     assert_eq!(life.instance.state(), S::Invalid);
     assert_eq!(life.instance.reason(), "waits: something is missing");
     let mut life = running();
-    assert_eq!(life.tell(unmet(Need::Configuration)), None);
+    assert_eq!(life.handle(unmet(Need::Configuration)), None);
     assert_eq!(life.instance.state(), S::Running);
 }
 
 #[test]
-fn since_is_the_time_of_the_state() {
+fn since_changes_with_state_only() {
     let mut life = running();
     let since = life.instance.since_usec();
     life.pass(Duration::from_secs(5));
-    life.tell(unmet(Need::Network));
+    life.handle(unmet(Need::Network));
     assert_eq!(life.instance.since_usec(), since);
     life.see(Phase::Ended);
     assert_eq!(life.instance.since_usec(), since + 5_000_000);
 }
 
-/// Whether systemd would be asked to start something.
+/// Returns true if the command starts the unit.
 fn starts(command: Option<Command>) -> bool {
     matches!(command, Some(Command::Start | Command::Restart))
 }
 
 proptest! {
-    /// Whatever happens, in whatever order, and however often agentd is restarted
-    /// in between.
+    /// Applies random events, with restarts of agentd between them.
     #[test]
-    fn nobody_is_started_who_is_not_wanted(events in proptest::collection::vec((0..EVENTS.len(), any::<bool>()), 0..40)) {
+    fn unwanted_agent_is_never_started(events in proptest::collection::vec((0..EVENTS.len(), any::<bool>()), 0..40)) {
         let mut life = unknown();
         for (event, restarts) in events {
             if restarts {
                 let mut remembered = life.instance.remember();
                 life = life.restarted();
-                // Of a time that is over nothing is left.
+                // A deadline in the past becomes the current time.
                 if let Some(Drain::Until(end)) = &mut remembered.drain {
                     *end = (*end).max(life.now.uptime);
                 }
                 prop_assert_eq!(life.instance.remember(), remembered);
             }
             let wanted = life.instance.wanted();
-            let (name, tell) = EVENTS[event];
-            let command = tell(&mut life);
+            let (name, send) = EVENTS[event];
+            let command = send(&mut life);
             if starts(command) {
                 prop_assert!(life.instance.wanted(), "{name}");
-                let by_somebody = ["restart", "resume"].contains(&name);
-                prop_assert!(wanted || by_somebody, "{name} starts what was not wanted");
+                let by_operator = ["restart", "resume"].contains(&name);
+                prop_assert!(wanted || by_operator, "{name} starts an unwanted agent");
             }
             if command == Some(Command::Start) {
                 prop_assert_eq!(life.instance.unmet(), []);

@@ -1,14 +1,14 @@
-//! From what an operator writes to the drop-ins that systemd reads.
+//! Tests the way from configuration to drop-ins.
 
-#![allow(clippy::unwrap_used)] // A test says what it expects by panicking.
+#![allow(clippy::unwrap_used)] // Tests panic.
 
 use std::fs;
 use std::num::NonZeroU32;
 use std::path::Path;
 use std::time::Duration;
 
-use buildos_agentd::resources::allotment;
 use buildos_agentd::resources::hardware::Hardware;
+use buildos_agentd::resources::resources;
 use buildos_agentd::settings::{Settings, schema};
 use buildos_agentd::unit::command::Command;
 use buildos_agentd::unit::dropin;
@@ -29,7 +29,7 @@ fn load(toml: &str, cmdline: &str) -> (Settings, Vec<String>) {
     (settings, problems.iter().map(ToString::to_string).collect())
 }
 
-/// 8 GiB, of which 512 MiB are reserved.
+/// Machine with 8 GiB, of which 512 MiB are reserved.
 fn hardware() -> Hardware {
     Hardware {
         threads: NonZeroU32::new(4).unwrap(),
@@ -37,13 +37,13 @@ fn hardware() -> Hardware {
     }
 }
 
-/// The drop-ins of all agents, each after its name.
+/// Returns the drop-ins of all agents, each after its path.
 fn dropins(settings: &Settings) -> String {
     let mut text = String::new();
     for (id, agent) in &settings.agents {
         text.push_str(&format!("--- {}/{}\n", dropin::directory(id), dropin::FILE));
-        let allotment = allotment(id, settings, hardware());
-        match Command::new(id, agent, &settings.options, allotment) {
+        let resources = resources(id, settings, hardware());
+        match Command::new(id, agent, &settings.options, resources) {
             Ok(command) => text.push_str(&dropin::text(&command)),
             Err(error) => text.push_str(&format!("{error}\n")),
         }
@@ -51,7 +51,7 @@ fn dropins(settings: &Settings) -> String {
     text
 }
 
-/// `tests/golden/NAME.toml` makes `tests/golden/NAME.conf`.
+/// Compares the drop-ins of `tests/golden/NAME.toml` with `tests/golden/NAME.conf`.
 fn golden(name: &str) {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
     let read = |end: &str| fs::read_to_string(directory.join(format!("{name}.{end}"))).unwrap();
@@ -61,22 +61,22 @@ fn golden(name: &str) {
 }
 
 #[test]
-fn the_smallest_configuration() {
+fn smallest_configuration_makes_dropin() {
     golden("smallest");
 }
 
 #[test]
-fn everything_at_once() {
+fn all_settings_appear_in_dropin() {
     golden("everything");
 }
 
 #[test]
-fn characters_that_mean_something_to_systemd() {
+fn special_characters_are_quoted_in_dropin() {
     golden("quoting");
 }
 
 #[test]
-fn the_kernel_command_line_is_enough() {
+fn kernel_command_line_alone_configures_agent() {
     let (settings, problems) = load(
         "",
         "quiet buildos.agentd.bbot.default.controllers=0100=https://ci.example.org/?a=b,http://192.0.2.1 \
@@ -90,7 +90,7 @@ fn the_kernel_command_line_is_enough() {
 }
 
 #[test]
-fn the_kernel_command_line_takes_an_agent_away() {
+fn kernel_command_line_disables_agent() {
     let toml = "[bbot.default]\ncontrollers = ['https://a']\n[bslave.default]\n";
     let (settings, problems) = load(toml, "buildos.agentd.bbot.default.enabled=false");
     assert_eq!(problems, [""; 0]);
@@ -99,7 +99,7 @@ fn the_kernel_command_line_takes_an_agent_away() {
 }
 
 #[test]
-fn what_concerns_all_agents() {
+fn global_settings_are_read() {
     let (settings, problems) = load(
         "drain_budget_s = 60\nmemory_reserve_mib = 1024\n",
         "buildos.agentd.shutdown_budget_s=5 buildos.agentd.clock_deadline_s=0",
@@ -112,7 +112,7 @@ fn what_concerns_all_agents() {
 }
 
 #[test]
-fn mistakes_are_named() {
+fn invalid_values_are_reported_with_file_and_line() {
     let toml = "\
 [bbot.default]
 controller = ['https://a']
@@ -145,20 +145,20 @@ cpu = 'threads'
         [
             format!("{file}:2: unknown key \"bbot.default.controller\"; the nearest valid key is \"bbot.default.controllers\""),
             format!("{file}:3: bbot.default.controllers: bad priority \"99999\": its first digit, F, is 0, or 1 together with the next one, D"),
-            format!("{file}:4: bbot.default.program: \"bbot-agent\" is no program: an absolute path of letters, digits and ._+@- is expected"),
+            format!("{file}:4: bbot.default.program: \"bbot-agent\" is not a program: an absolute path of letters, digits and ._+@- is expected"),
             format!("{file}:5: bbot.default.instance_max: invalid value: integer `0`, expected a nonzero u32"),
             format!("{file}:6: bbot.default.kvm: unknown variant `maybe`, expected `required` or `waived`"),
-            format!("{file}:7: bbot.default.bridge: \"a very long name\" cannot name a bridge: 1 to 15 characters without '/', ':' and white space can"),
+            format!("{file}:7: bbot.default.bridge: \"a very long name\" is not a valid bridge name: 1 to 15 characters except '/', ':' and white space are expected"),
             format!("{file}:8: bbot.default.arguments: invalid type: string \"--verbose\", expected a sequence"),
-            format!("{file}:9: bbot.default.environment: \"A B=C\" is no environment variable: NAME=VALUE without control characters is expected"),
-            format!("{file}:10: bbot.default.user: \"a b\" is no user: up to 31 letters, digits, '-' and '_' are expected, beginning with a letter or '_'"),
-            format!("{file}:11: bbot.default.credentials: \"a/b\" is no credential: NAME or NAME:/PATH is expected, of letters, digits and ._+@- (and / in PATH)"),
-            format!("{file}:12: bbot.default.drain: \"soon\" is no way to drain: \"idle\" or one of SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGWINCH is expected"),
+            format!("{file}:9: bbot.default.environment: \"A B=C\" is not an environment variable: NAME=VALUE without control characters is expected"),
+            format!("{file}:10: bbot.default.user: \"a b\" is not a user name: up to 31 letters, digits, '-' and '_' are expected, the first a letter or '_'"),
+            format!("{file}:11: bbot.default.credentials: \"a/b\" is not a credential: NAME or NAME:/PATH is expected, of letters, digits and ._+@- (and / in PATH)"),
+            format!("{file}:12: bbot.default.drain: \"soon\" is not a drain method: \"idle\" or one of SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGWINCH is expected"),
             format!("{file}:13: bbot.default.ram_mib: invalid value: integer `0`, expected a nonzero u32"),
-            format!("{file}:14: bbot.a b: \"a b\" cannot name an agent: up to 64 letters, digits, '-' and '_' can, beginning with a letter or digit"),
+            format!("{file}:14: bbot.a b: \"a b\" is not a valid agent name: up to 64 letters, digits, '-' and '_' are expected, the first a letter or digit"),
             format!("{file}:17: unknown key \"bslave.default.controllers\"; the nearest valid key is \"bbot.default.controllers\""),
             format!("{file}:19: bbot_option.gpu: bbot-agent has no option for \"gpu\"; the known ones are systemd_daemon, toolchain_name, instance_max, cpu, build_ram, auth_key, bridge"),
-            format!("{file}:20: bbot_option.cpu: \"threads\" is no option: --NAME is expected, or nothing when there is no such option"),
+            format!("{file}:20: bbot_option.cpu: \"threads\" is not an option: --NAME is expected, or \"\" if the program has no such option"),
             "kernel command line: buildos.agentd.bbot.default.controllers: bad controller \"ci.example.org\": https://HOST[:PORT][/PATH] or http://… is expected".to_owned(),
         ]
     );
@@ -172,11 +172,11 @@ cpu = 'threads'
     );
 }
 
-/// What an empty table makes.
+/// Returns the drop-in of an empty table.
 fn dropin_of_bslave() -> String {
     let id = "bslave@default".parse().unwrap();
     let (settings, _) = load("[bslave.default]\n", "");
-    let allotment = allotment(&id, &settings, hardware());
-    let command = Command::new(&id, &settings.agents[&id], &settings.options, allotment);
+    let resources = resources(&id, &settings, hardware());
+    let command = Command::new(&id, &settings.agents[&id], &settings.options, resources);
     dropin::text(&command.unwrap())
 }

@@ -1,5 +1,7 @@
-//! The names of bbot-agent's options, as data: its versions need not agree on
-//! them, so the configuration may give every one another name, or none.
+//! Maps settings to the options of bbot-agent.
+//!
+//! Versions of bbot-agent may name options differently or lack them. The table
+//! `[bbot_option]` of the configuration therefore renames or drops each of them.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,26 +9,26 @@ use std::str::FromStr;
 
 use serde::Deserialize;
 
-/// What agentd can tell bbot-agent by an option.
+/// Setting that agentd passes to bbot-agent as an option.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Setting {
     /// Log to standard error, each line with its priority.
     SystemdDaemon,
-    /// Name of the toolchain that tasks are asked for.
+    /// Toolchain that the agent requests tasks for.
     ToolchainName,
-    /// How many tasks may run at the same time.
+    /// Limit of concurrent tasks.
     InstanceMax,
-    /// How many hardware threads a task may use.
+    /// Hardware threads of a task.
     Cpu,
-    /// How much RAM the machine of a task has, KiB.
+    /// RAM of the machine of a task, KiB.
     BuildRam,
     /// File with the key that signs answers to a controller's challenge.
     AuthKey,
-    /// Bridge that machines are connected to.
+    /// Bridge of the machines.
     Bridge,
 }
 
-/// Setting, its name in the configuration, and bbot-agent's name for it.
+/// Settings with their names in the configuration and their options of bbot-agent.
 const TABLE: [(Setting, &str, &str); 7] = [
     (Setting::SystemdDaemon, "systemd_daemon", "--systemd-daemon"),
     (Setting::ToolchainName, "toolchain_name", "--toolchain-name"),
@@ -37,7 +39,7 @@ const TABLE: [(Setting, &str, &str); 7] = [
     (Setting::Bridge, "bridge", "--bridge"),
 ];
 
-/// There is no such [`Setting`].
+/// Error: the text does not name a [`Setting`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("bbot-agent has no option for {0:?}; the known ones are {known}", known = known())]
 pub struct SettingError(String);
@@ -58,14 +60,14 @@ impl FromStr for Setting {
     }
 }
 
-/// Name of an option (`--cpu`); empty where the program has no such option.
+/// Name of an option (`--cpu`); empty if the program has no such option.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct OptionName(String);
 
-/// A text cannot name an option.
+/// Error: the text is not a valid [`OptionName`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no option: --NAME is expected, or nothing when there is no such option")]
+#[error("{0:?} is not an option: --NAME is expected, or \"\" if the program has no such option")]
 pub struct OptionNameError(String);
 
 impl TryFrom<String> for OptionName {
@@ -91,19 +93,19 @@ impl fmt::Display for OptionName {
     }
 }
 
-/// The names in force.
+/// Options that the program understands: the defaults, with the configured changes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct OptionNames {
     configured: BTreeMap<Setting, OptionName>,
 }
 
 impl OptionNames {
-    /// Gives an option another name.
+    /// Changes the option of a setting.
     pub fn set(&mut self, setting: Setting, name: OptionName) {
         self.configured.insert(setting, name);
     }
 
-    /// The option that carries a setting, unless the program has none.
+    /// Returns the option of a setting; [`None`] if the program has no such option.
     #[must_use]
     pub fn get(&self, setting: Setting) -> Option<&str> {
         let name = match self.configured.get(&setting) {
@@ -126,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn every_setting_has_a_name_and_an_option() {
+    fn every_setting_has_key_and_default_option() {
         for (setting, key, option) in TABLE {
             assert_eq!(key.parse(), Ok(setting));
             assert_eq!(OptionNames::default().get(setting), Some(option));
@@ -135,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn options_are_renamed_and_dropped() {
+    fn configured_option_replaces_or_drops_default() {
         let mut names = OptionNames::default();
         names.set(Setting::Cpu, name("--threads").unwrap());
         names.set(Setting::Bridge, name("").unwrap());
@@ -144,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_option() {
+    fn invalid_option_is_refused() {
         for bad in ["cpu", "--", "-", "--cpu=1", "--c pu", "--$x"] {
             assert!(name(bad).is_err(), "{bad}");
         }

@@ -1,30 +1,35 @@
-//! A controller as bbot-agent takes it: `[priority=]url`.
+//! Validates a controller as bbot-agent accepts it: `[priority=]url`.
 //!
-//! The priority is `[F]DCBA`, one decimal digit each. A: preference. B: A, and
-//! controllers with a lower B are not asked while a higher task runs. C: B, and
-//! may interrupt one task of a lower C. D: C, but interrupts all tasks of a
-//! lower D. F: 1, together with D, gives the task all hardware threads.
+//! The priority is `[F]DCBA`, one decimal digit each:
+//!
+//! | digit | effect |
+//! |---|---|
+//! | A | preference |
+//! | B | as A; controllers with a lower B are not polled while a higher task runs |
+//! | C | as B; may interrupt one task of a lower C |
+//! | D | as C; interrupts all tasks of a lower D |
+//! | F | 1, together with D: the task gets all hardware threads |
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::Deserialize;
 
-/// A controller that bbot-agent will not refuse to start with.
+/// Controller in a form that bbot-agent accepts.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Controller(String);
 
-/// Why a text is no [`Controller`].
+/// Reason why a text is not a [`Controller`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ControllerError {
-    /// What stands before `=` has another form.
+    /// The text before `=` does not have four or five digits.
     #[error("bad priority {0:?}: four or five digits are expected, [F]DCBA")]
     Priority(String),
-    /// F is more than 1, or 1 without D.
+    /// F is greater than 1, or 1 without D.
     #[error("bad priority {0:?}: its first digit, F, is 0, or 1 together with the next one, D")]
     AllThreads(String),
-    /// Not an absolute `http` or `https` URL.
+    /// The URL is not an absolute `http` or `https` URL.
     #[error("bad controller {0:?}: https://HOST[:PORT][/PATH] or http://… is expected")]
     Url(String),
 }
@@ -33,7 +38,7 @@ impl FromStr for Controller {
     type Err = ControllerError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        // A URL may contain `=` as well, but not before its first `:`.
+        // A URL may contain `=`, but not before its first `:`.
         let url = match text.split_once('=') {
             Some((priority, url)) if !priority.contains(':') => {
                 check_priority(priority)?;
@@ -86,10 +91,10 @@ fn is_url(text: &str) -> bool {
     rest.bytes().all(|b| b.is_ascii_graphic()) && is_authority(authority)
 }
 
-/// `HOST` or `HOST:PORT`; user names and passwords have no place in a command
-/// line that everybody can read.
+/// Returns true for `HOST` and `HOST:PORT`. User names and passwords are refused: every
+/// local user can read a command line.
 fn is_authority(text: &str) -> bool {
-    // The colons of an IPv6 address stand in brackets.
+    // An IPv6 address is in brackets.
     let (host, port) = match text.rsplit_once(':') {
         Some((host, port)) if !port.contains(']') => (host, Some(port)),
         Some(_) | None => (text, None),
@@ -115,7 +120,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn what_bbot_agent_takes() {
+    fn controller_accepts_what_bbot_agent_accepts() {
         for good in [
             "https://ci.example.org",
             "http://192.0.2.1:8080/?build-task",
@@ -131,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_priorities() {
+    fn invalid_priority_is_refused() {
         for (text, all_threads) in [
             ("=http://a", false),
             ("1=http://a", false),
@@ -151,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_urls() {
+    fn invalid_url_is_refused() {
         for url in [
             "",
             "ci.example.org",
@@ -177,14 +182,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_is_too_strange(text: String) {
+        fn arbitrary_text_is_kept_or_refused(text: String) {
             if let Ok(controller) = text.parse::<Controller>() {
                 prop_assert_eq!(controller.to_string(), text);
             }
         }
 
         #[test]
-        fn the_priority_does_not_change_the_url(priority in "[0-9]{0,6}") {
+        fn priority_with_four_or_five_digits_is_accepted(priority in "[0-9]{0,6}") {
             let four = priority.len() == 4;
             let five = priority.len() == 5
                 && (priority.starts_with('0') || (priority.starts_with('1') && !priority.starts_with("10")));

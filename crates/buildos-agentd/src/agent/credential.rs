@@ -1,6 +1,8 @@
-//! Secrets of an agent, passed as systemd credentials (systemd.exec(5),
-//! `LoadCredential=`): they appear neither on a command line nor in the
-//! environment, and the agent's user reads them only through its unit.
+//! Validates and locates the secrets of an agent.
+//!
+//! systemd passes them as credentials (systemd.exec(5), `LoadCredential=`). They appear
+//! neither on a command line nor in the environment, and the agent's user can read them
+//! only through its unit.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -8,8 +10,8 @@ use std::str::FromStr;
 
 use serde::Deserialize;
 
-/// Where systemd looks for a credential without a path, in its order, and
-/// where it keeps those that the host got at boot.
+/// Directories that systemd searches for a credential without a path, in its order. The
+/// first holds the credentials that the host received at boot.
 const STORES: [&str; 4] = [
     "/run/credentials/@system",
     "/etc/credstore",
@@ -17,7 +19,7 @@ const STORES: [&str; 4] = [
     "/usr/lib/credstore",
 ];
 
-/// A credential: its name, and its file where it is not one of a store.
+/// Credential: a name, and a path unless systemd searches its stores.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Credential {
@@ -25,23 +27,23 @@ pub struct Credential {
     path: Option<String>,
 }
 
-/// A text is no [`Credential`].
+/// Error: the text is not a valid [`Credential`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0:?} is no credential: NAME or NAME:/PATH is expected, of letters, digits and ._+@- (and / in PATH)"
+    "{0:?} is not a credential: NAME or NAME:/PATH is expected, of letters, digits and ._+@- (and / in PATH)"
 )]
 pub struct CredentialError(String);
 
 impl Credential {
-    /// The name, by which the agent finds it in `$CREDENTIALS_DIRECTORY`.
+    /// Returns the name of its file in `$CREDENTIALS_DIRECTORY`.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Files that may hold it; one that is there is enough.
+    /// Returns the files that may hold it. One existing file is enough.
     #[must_use]
-    pub fn places(&self) -> Vec<PathBuf> {
+    pub fn paths(&self) -> Vec<PathBuf> {
         match &self.path {
             Some(path) => vec![path.into()],
             None => STORES
@@ -66,7 +68,7 @@ impl FromStr for Credential {
     type Err = CredentialError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        // No character that a unit file would read as something else.
+        // These characters have no special meaning in unit files.
         let plain = |text: &str| {
             text.bytes()
                 .all(|b| b.is_ascii_alphanumeric() || b"._+@-".contains(&b))
@@ -104,17 +106,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_credential_is_in_a_store_or_has_a_path() {
+    fn credential_has_path_or_is_searched_in_stores() {
         let stored: Credential = "auth-key".parse().unwrap();
         assert_eq!(stored.name(), "auth-key");
-        assert!(stored.places().contains(&"/etc/credstore/auth-key".into()));
-        let placed: Credential = "auth-key:/etc/bbot/key.pem".parse().unwrap();
-        assert_eq!(placed.places(), [PathBuf::from("/etc/bbot/key.pem")]);
-        assert_eq!(placed.to_string(), "auth-key:/etc/bbot/key.pem");
+        assert!(stored.paths().contains(&"/etc/credstore/auth-key".into()));
+        let with_path: Credential = "auth-key:/etc/bbot/key.pem".parse().unwrap();
+        assert_eq!(with_path.paths(), [PathBuf::from("/etc/bbot/key.pem")]);
+        assert_eq!(with_path.to_string(), "auth-key:/etc/bbot/key.pem");
     }
 
     #[test]
-    fn what_is_no_credential() {
+    fn invalid_credential_is_refused() {
         for bad in [
             "",
             ".",

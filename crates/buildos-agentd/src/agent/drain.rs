@@ -1,25 +1,25 @@
-//! How an agent is brought to take no new work.
+//! Configures how an agent is drained.
 //!
-//! bbot-agent has no command for that: SIGTERM ends it with its tasks. So it is
-//! watched until no task runs, and stopped then: a task is a process in its
-//! unit besides its own. Another program may have a signal on which it ends when
-//! its tasks have.
+//! bbot-agent has no drain signal: SIGTERM ends it together with its tasks. agentd
+//! therefore detects idleness from the processes of the unit. A task is a process
+//! besides the main process. Other programs may have a signal on which they end after
+//! their tasks.
 
 use std::time::Duration;
 
 use serde::Deserialize;
 
-/// How to drain.
+/// Method to drain an agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
-pub enum Way {
-    /// Wait until the agent has no process but its own.
+pub enum DrainMethod {
+    /// Wait until the unit has no process besides the main process, then stop it.
     Idle,
-    /// Send it a signal; it ends by itself.
+    /// Send a signal to the main process, and wait until the agent ends by itself.
     Signal(Signal),
 }
 
-/// A signal that programs give a meaning.
+/// Signal without a fixed meaning, by name and number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Signal(&'static str, i32);
 
@@ -34,23 +34,23 @@ const SIGNALS: [Signal; 7] = [
 ];
 
 impl Signal {
-    /// The one that asks a program to end.
+    /// SIGTERM.
     pub const TERM: Self = SIGNALS[0];
 
-    /// Its number.
+    /// Returns the number, for `KillUnit`.
     #[must_use]
     pub const fn number(self) -> i32 {
         self.1
     }
 }
 
-/// A text is no [`Way`].
+/// Error: the text is not a valid [`DrainMethod`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no way to drain: \"idle\" or one of {signals} is expected", signals = SIGNALS.map(|s| s.0).join(", "))]
-pub struct WayError(String);
+#[error("{0:?} is not a drain method: \"idle\" or one of {signals} is expected", signals = SIGNALS.map(|s| s.0).join(", "))]
+pub struct DrainMethodError(String);
 
-impl TryFrom<String> for Way {
-    type Error = WayError;
+impl TryFrom<String> for DrainMethod {
+    type Error = DrainMethodError;
 
     fn try_from(text: String) -> Result<Self, Self::Error> {
         if text == "idle" {
@@ -60,17 +60,17 @@ impl TryFrom<String> for Way {
             .into_iter()
             .find(|signal| signal.0 == text)
             .map(Self::Signal)
-            .ok_or(WayError(text))
+            .ok_or(DrainMethodError(text))
     }
 }
 
-/// How long tasks may take to end.
+/// Time that tasks have to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Budgets {
-    /// When somebody asks for it. A controller forgets a task after 10,800 s.
+    /// In a drain that an operator requests. A controller drops a task after 10,800 s.
     pub drain: Duration,
-    /// When the host goes down. systemd itself gives up after 30 min
-    /// (poweroff.target).
+    /// During a shutdown of the host. systemd forces it after 30 min
+    /// (`JobTimeoutSec=` of poweroff.target).
     pub shutdown: Duration,
 }
 
@@ -88,13 +88,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ways() {
-        let way = |text: &str| Way::try_from(text.to_owned());
-        assert_eq!(way("idle"), Ok(Way::Idle));
-        assert_eq!(way("SIGTERM"), Ok(Way::Signal(Signal::TERM)));
+    fn drain_method_is_idle_or_signal_name() {
+        let method = |text: &str| DrainMethod::try_from(text.to_owned());
+        assert_eq!(method("idle"), Ok(DrainMethod::Idle));
+        assert_eq!(method("SIGTERM"), Ok(DrainMethod::Signal(Signal::TERM)));
         assert_eq!(
-            way("TERM").unwrap_err().to_string(),
-            "\"TERM\" is no way to drain: \"idle\" or one of SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGWINCH is expected"
+            method("TERM").unwrap_err().to_string(),
+            "\"TERM\" is not a drain method: \"idle\" or one of SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGWINCH is expected"
         );
     }
 }

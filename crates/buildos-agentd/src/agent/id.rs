@@ -1,5 +1,10 @@
-//! What an agent is called: `bbot@default` in the configuration and on the
-//! bus, `buildos-bbot@default.service` for systemd.
+//! Names an agent.
+//!
+//! | where | example |
+//! |---|---|
+//! | messages, D-Bus methods | `bbot@default` |
+//! | systemd | `buildos-bbot@default.service` |
+//! | D-Bus object | `…/instance/buildos_2dbbot_40default` |
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -7,21 +12,21 @@ use std::str::FromStr;
 
 use buildos_dbus_api::agent1::{self, Kind};
 
-/// Longest name of an instance. systemd takes unit names of up to 255 bytes;
-/// nobody wants to read them.
+/// Longest name of an instance. systemd accepts unit names of up to 255 bytes, which
+/// are hard to read.
 const NAME_LIMIT: usize = 64;
 
 /// Name of an instance of a kind, for example `default`.
 ///
-/// Letters, digits, `-` and `_` need no quoting in TOML, on the kernel command
-/// line, in a unit name or in a shell.
+/// Letters, digits, `-` and `_` need no quotes in TOML, on the kernel command line, in
+/// unit names and in shells.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Name(String);
 
-/// A text is no [`Name`].
+/// Error: the text is not a valid [`Name`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0:?} cannot name an agent: up to {NAME_LIMIT} letters, digits, '-' and '_' can, beginning with a letter or digit"
+    "{0:?} is not a valid agent name: up to {NAME_LIMIT} letters, digits, '-' and '_' are expected, the first a letter or digit"
 )]
 pub struct NameError(String);
 
@@ -51,25 +56,25 @@ impl fmt::Display for Name {
 /// An agent of this host.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Id {
-    /// What program it is.
+    /// Program: build bot or build slave.
     pub kind: Kind,
-    /// Which one of that kind.
+    /// Name, unique within the kind.
     pub name: Name,
 }
 
-/// A text is no [`Id`].
+/// Error: the text is not a valid [`Id`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no agent: KIND@NAME is expected, for example bbot@default")]
+#[error("{0:?} is not an agent: KIND@NAME is expected, for example bbot@default")]
 pub struct IdError(String);
 
 impl Id {
-    /// Name of the unit that runs it.
+    /// Returns the name of the unit.
     #[must_use]
     pub fn unit(&self) -> String {
         format!("buildos-{self}.service")
     }
 
-    /// The agent that a unit runs, if the unit is one of ours.
+    /// Parses the name of a unit; [`None`] for the unit of another program.
     #[must_use]
     pub fn from_unit(unit: &str) -> Option<Self> {
         unit.strip_prefix("buildos-")?
@@ -78,7 +83,7 @@ impl Id {
             .ok()
     }
 
-    /// Path of its object on the bus.
+    /// Returns the path of the D-Bus object.
     #[must_use]
     pub fn object_path(&self) -> String {
         agent1::instance_path(&format!("buildos-{self}"))
@@ -123,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_of_one_agent() {
+    fn id_has_unit_and_object_path() {
         let id: Id = "bbot@gcc-14".parse().unwrap();
         assert_eq!(id.to_string(), "bbot@gcc-14");
         assert_eq!(id.unit(), "buildos-bbot@gcc-14.service");
@@ -135,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_name() {
+    fn invalid_name_is_refused() {
         let long = "x".repeat(NAME_LIMIT + 1);
         for bad in ["", "-a", "_a", "a b", "a.b", "a@b", "ä", "a/../b", &long] {
             assert_eq!(bad.parse::<Name>(), Err(NameError(bad.to_owned())), "{bad}");
@@ -144,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_agent() {
+    fn invalid_id_is_refused() {
         for bad in ["", "bbot", "bbot@", "dbot@default", "@default"] {
             assert!(bad.parse::<Id>().is_err(), "{bad}");
         }

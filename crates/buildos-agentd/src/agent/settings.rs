@@ -1,131 +1,100 @@
-//! What the two kinds of agent differ in: defaults, as data.
+//! Holds the settings of one agent, with the defaults of its kind.
 
-use std::fmt;
-use std::str::FromStr;
+use std::num::NonZeroU32;
 
 use buildos_dbus_api::agent1::Kind;
 use serde::Deserialize;
 
-use crate::agent::drain::{Signal, Way};
-use crate::unit::command::Program;
+use super::bridge::Bridge;
+use super::controller::Controller;
+use super::credential::Credential;
+use super::drain::{DrainMethod, Signal};
+use super::exec::{Argument, Program, Variable};
+use super::user::User;
 
-/// The bridge whose machines reach the world through NAT.
-const PRIVATE_BRIDGE: &str = "br1";
-
-/// What an instance of a kind has unless its configuration says otherwise.
+/// Settings of one agent: tables `[bbot.NAME]` and `[bslave.NAME]` of
+/// buildos-agentd.conf(5).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Defaults {
-    /// Where packages install the program.
+pub struct AgentSettings {
+    /// False: the agent is treated as if it were not configured.
+    pub enabled: bool,
+    /// Program to execute.
     pub program: Program,
-    /// Where its machines are connected.
+    /// Arguments in addition to those that follow from other settings.
+    pub arguments: Vec<Argument>,
+    /// Environment variables in addition to systemd's.
+    pub environment: Vec<Variable>,
+    /// Bridge of its machines.
     pub bridge: Bridge,
-    /// Whether it can do without virtualization.
+    /// Requirement of `/dev/kvm`.
     pub kvm: Kvm,
-    /// How it is drained.
-    pub drain: Way,
+    /// Controllers, in the order of the configuration; bbot only.
+    pub controllers: Vec<Controller>,
+    /// Toolchain to request tasks for; default: the name of the agent; bbot only.
+    pub toolchain_name: Option<Argument>,
+    /// Limit of concurrent tasks; bbot only.
+    pub instance_max: Option<NonZeroU32>,
+    /// Hardware threads: of each task of a bbot, or of a whole bslave.
+    pub cpu: Option<NonZeroU32>,
+    /// RAM, MiB: of each task of a bbot, or of a whole bslave.
+    pub ram_mib: Option<NonZeroU32>,
+    /// User that it runs as; default: the user of the template unit.
+    pub user: Option<User>,
+    /// Secrets that systemd passes to it.
+    pub credentials: Vec<Credential>,
+    /// Secret that signs its answers to controllers; bbot only.
+    pub auth_key: Option<Credential>,
+    /// Method to drain it.
+    pub drain: DrainMethod,
 }
 
-/// The defaults of a kind.
-#[must_use]
-pub fn defaults(kind: Kind) -> Defaults {
-    match kind {
-        // One-shot virtual machines that need nothing from outside but through NAT.
-        Kind::Bbot => Defaults {
-            program: Program::known("/usr/bin/bbot-agent"),
-            bridge: Bridge(PRIVATE_BRIDGE.to_owned()),
-            kvm: Kvm::Required,
-            drain: Way::Idle,
-        },
-        // Containers that are reached from outside.
-        Kind::Bslave => Defaults {
-            program: Program::known("/usr/bin/bslave"),
-            bridge: Bridge("br0".to_owned()),
-            kvm: Kvm::Waived,
-            // Its containers run as long as it does: it is never without processes.
-            drain: Way::Signal(Signal::TERM),
-        },
-    }
-}
-
-/// Whether an agent starts without `/dev/kvm`.
+/// Requirement of `/dev/kvm`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kvm {
-    /// It waits for `/dev/kvm`.
+    /// The agent waits for `/dev/kvm`.
     Required,
-    /// It starts without.
+    /// The agent starts without it.
     Waived,
 }
 
-/// Name of the bridge that an agent's machines are connected to.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
-pub struct Bridge(String);
-
-/// A text cannot name a network interface.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} cannot name a bridge: 1 to 15 characters without '/', ':' and white space can")]
-pub struct BridgeError(String);
-
-impl Bridge {
-    /// Whether machines on it need NAT, DHCP and DNS from this host.
+impl AgentSettings {
+    /// Returns the defaults of a kind.
     #[must_use]
-    pub fn is_private(&self) -> bool {
-        self.0 == PRIVATE_BRIDGE
-    }
-}
-
-impl FromStr for Bridge {
-    type Err = BridgeError;
-
-    /// The kernel's own rule (`dev_valid_name` in net/core/dev.c).
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let fits = (1..=15).contains(&text.len())
-            && text != "."
-            && text != ".."
-            && !text
-                .contains(|c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control());
-        if fits {
-            Ok(Self(text.to_owned()))
-        } else {
-            Err(BridgeError(text.to_owned()))
-        }
-    }
-}
-
-impl TryFrom<String> for Bridge {
-    type Error = BridgeError;
-
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        text.parse()
-    }
-}
-
-impl fmt::Display for Bridge {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_defaults_are_valid() {
-        for kind in Kind::ALL {
-            let defaults = defaults(*kind);
-            assert_eq!(defaults.program.as_str().parse(), Ok(defaults.program));
-            assert_eq!(defaults.bridge.0.parse(), Ok(defaults.bridge));
-        }
-    }
-
-    #[test]
-    fn bridges() {
-        assert!("br1".parse::<Bridge>().unwrap().is_private());
-        assert!(!"br0".parse::<Bridge>().unwrap().is_private());
-        for bad in ["", "a/b", "a b", "0123456789abcdef", "..", "a\n"] {
-            assert!(bad.parse::<Bridge>().is_err(), "{bad}");
+    pub fn new(kind: Kind) -> Self {
+        let (program, bridge, kvm, drain) = match kind {
+            // Machines of bbot-agent only open connections: NAT is enough for them.
+            Kind::Bbot => (
+                Program::bbot_agent(),
+                Bridge::private(),
+                Kvm::Required,
+                DrainMethod::Idle,
+            ),
+            // Containers of bslave accept connections from outside. They run as long as
+            // it does, so its unit never becomes idle.
+            Kind::Bslave => (
+                Program::bslave(),
+                Bridge::uplink(),
+                Kvm::Waived,
+                DrainMethod::Signal(Signal::TERM),
+            ),
+        };
+        Self {
+            enabled: true,
+            program,
+            arguments: Vec::new(),
+            environment: Vec::new(),
+            bridge,
+            kvm,
+            controllers: Vec::new(),
+            toolchain_name: None,
+            instance_max: None,
+            cpu: None,
+            ram_mib: None,
+            user: None,
+            credentials: Vec::new(),
+            auth_key: None,
+            drain,
         }
     }
 }

@@ -1,29 +1,28 @@
-//! Whom an agent runs as.
+//! Validates the user that an agent runs as.
 
 use std::fmt;
 
 use serde::Deserialize;
 
-/// Longest name that systemd takes (`LOGIN_NAME_MAX` less its terminator is
-/// 255; utmp, which tools print, has 31).
+/// Longest user name that systemd accepts: the size of the field in utmp.
 const LIMIT: usize = 31;
 
-/// Name of a user that a unit file can hold.
+/// User name that is valid in `User=` (systemd.exec(5)).
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct User(String);
 
-/// A text cannot name a user.
+/// Error: the text is not a valid [`User`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0:?} is no user: up to {LIMIT} letters, digits, '-' and '_' are expected, beginning with a letter or '_'"
+    "{0:?} is not a user name: up to {LIMIT} letters, digits, '-' and '_' are expected, the first a letter or '_'"
 )]
 pub struct UserError(String);
 
 impl TryFrom<String> for User {
     type Error = UserError;
 
-    /// The strict rule of systemd (`valid_user_group_name` in
+    /// Applies the strict rule of systemd (`valid_user_group_name` in
     /// src/basic/user-util.c).
     fn try_from(text: String) -> Result<Self, Self::Error> {
         let fits = text.len() <= LIMIT
@@ -50,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn users() {
+    fn user_name_is_checked_as_by_systemd() {
         for good in ["root", "build", "_x-1"] {
             assert!(User::try_from(good.to_owned()).is_ok(), "{good}");
         }

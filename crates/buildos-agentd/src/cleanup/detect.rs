@@ -1,41 +1,43 @@
-//! What an agent leaves behind when it ends: pure reading of what the tools say.
+//! Detects what an agent left behind, in the output of tools. Does no I/O.
 //!
-//! Processes are in the control group of the unit, so none escapes. Three things
-//! outlive the processes that made them:
+//! Processes cannot escape the control group of the unit. Three other things outlive the
+//! processes that created them:
 //!
-//! - a *tap* that was made with `ip tuntap add` is persistent. It belongs to the
-//!   user of the agent, and it has carrier only while a machine holds it open. One
-//!   without carrier is either left, or was just made by another agent of that
-//!   user, whose machine opens it in a moment;
-//! - a *rule* that redirects TFTP of a tap or a container's link to the agent stays
-//!   in table `nat`. One whose link does not exist can serve nobody;
-//! - a *namespace* that was made with `ip netns add` is a mount on a file in
-//!   `/run/netns`. The mount goes with the unit's mount namespace, the file stays.
+//! | leftover | created with | criterion |
+//! |---|---|---|
+//! | tap | `ip tuntap add` | persistent, of the agent's user, without carrier |
+//! | redirection of TFTP | `iptables -t nat` | its link does not exist |
+//! | namespace file in `/run/netns` | `ip netns add` | not mounted in any process |
+//!
+//! # Limits
+//!
+//! A tap without carrier may belong to another agent of the same user that created it a
+//! moment ago. The caller looks again before it removes anything.
 
 use std::collections::BTreeSet;
 
 use serde::Deserialize;
 
-/// A network interface, as far as it matters here.
+/// Network interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Link {
-    /// Its name.
+    /// Interface name.
     pub name: String,
-    /// Whether it is a persistent tap of this user that nobody holds open.
+    /// Owner, if the interface is a persistent tap that no process holds open.
     pub idle_tap_of: Option<String>,
 }
 
-/// Reads `ip -json -details link show`.
+/// Parses the output of `ip -json -details link show`.
 ///
 /// # Errors
 ///
-/// It is not what iproute2 writes.
+/// The text is not the JSON of iproute2.
 pub fn links(json: &str) -> Result<Vec<Link>, serde_json::Error> {
     let links: Vec<RawLink> = serde_json::from_str(json)?;
     Ok(links.into_iter().filter_map(RawLink::link).collect())
 }
 
-/// Names of the taps that this user left.
+/// Returns the names of idle taps of a user.
 #[must_use]
 pub fn idle_taps(links: &[Link], user: &str) -> BTreeSet<String> {
     let of_user = |link: &&Link| link.idle_tap_of.as_deref() == Some(user);
@@ -43,8 +45,7 @@ pub fn idle_taps(links: &[Link], user: &str) -> BTreeSet<String> {
     taps.map(|link| link.name.clone()).collect()
 }
 
-/// What iproute2 writes of a link. Namespaces of other links are written as
-/// empty objects.
+/// Link in the JSON of iproute2, which also contains empty objects.
 #[derive(Deserialize)]
 struct RawLink {
     ifname: Option<String>,
@@ -72,7 +73,7 @@ struct RawData {
 impl RawLink {
     fn link(self) -> Option<Link> {
         let data = self.linkinfo.info_data;
-        // A tap that is down says nothing about carrier: nobody uses that either.
+        // A tap that is down has no carrier flag, and is not in use either.
         let carrier = self.flags.iter().any(|flag| flag == "LOWER_UP");
         let is_tap = self.linkinfo.info_kind.as_deref() == Some("tun")
             && data.r#type.as_deref() == Some("tap");
@@ -84,20 +85,20 @@ impl RawLink {
     }
 }
 
-/// Lines of `iptables-save -t nat` that redirect TFTP from a link that is none of
-/// these, or no longer, as `-A …`.
+/// Returns the lines of `iptables-save -t nat` (`-A …`) that redirect TFTP from a link
+/// that does not exist. `links`: existing links.
 #[must_use]
 pub fn dangling_rules(saved: &str, links: &BTreeSet<String>) -> Vec<String> {
     let dangling = |line: &&str| {
         let words: Vec<&str> = line.split_whitespace().collect();
         let value = |option: &str| {
             let at = words.iter().position(|word| *word == option)?;
-            // "! -i link" is about all other links.
+            // "! -i link" matches all other links.
             let negated = at > 0 && words[at - 1] == "!";
             words.get(at + 1).filter(|_| !negated).copied()
         };
         let link = value("--physdev-in").or_else(|| value("-i"));
-        // "tap+" is any tap.
+        // "tap+" matches any tap.
         let gone = link.is_some_and(|link| !link.ends_with('+') && !links.contains(link));
         let redirects = matches!(value("-j"), Some("REDIRECT" | "DNAT"));
         line.starts_with("-A PREROUTING ") && redirects && value("--dport") == Some("69") && gone
@@ -105,12 +106,12 @@ pub fn dangling_rules(saved: &str, links: &BTreeSet<String>) -> Vec<String> {
     saved.lines().filter(dangling).map(str::to_owned).collect()
 }
 
-/// Input of `iptables-restore --noflush` that deletes these rules.
+/// Returns the input of `iptables-restore --noflush` that deletes these rules.
 #[must_use]
 pub fn deletion(rules: &[String]) -> String {
     let mut text = String::from("*nat\n");
     for rule in rules {
-        // `dangling_rules` finds nothing that begins otherwise.
+        // `dangling_rules` returns only lines with this prefix.
         let rule = rule.strip_prefix("-A ").unwrap_or(rule);
         text.push_str(&format!("-D {rule}\n"));
     }
@@ -118,16 +119,16 @@ pub fn deletion(rules: &[String]) -> String {
     text
 }
 
-/// Names below `/run/netns` that a namespace is mounted on, by a
-/// `/proc/PID/mountinfo` (proc_pid_mountinfo(5)).
+/// Parses `/proc/PID/mountinfo` (proc_pid_mountinfo(5)). Returns the names below
+/// `/run/netns` that a namespace is mounted on.
 #[must_use]
 pub fn mounted_namespaces(mountinfo: &str) -> BTreeSet<String> {
     mountinfo
         .lines()
         .filter_map(|line| {
-            let place = line.split(' ').nth(4)?;
-            let place = place.strip_prefix("/run/netns/")?;
-            Some(place.to_owned()).filter(|name| !name.contains('/'))
+            let path = line.split(' ').nth(4)?;
+            let name = path.strip_prefix("/run/netns/")?;
+            Some(name.to_owned()).filter(|name| !name.contains('/'))
         })
         .collect()
 }
@@ -147,7 +148,7 @@ mod tests {
         {"ifname":"tun5","flags":["NO-CARRIER"],"linkinfo":{"info_kind":"tun","info_data":{"type":"tun","persist":true,"user":"build"}}}]"#;
 
     #[test]
-    fn only_taps_of_the_user_that_nobody_holds_are_left() {
+    fn idle_persistent_taps_of_user_are_found() {
         let links = links(LINKS).unwrap();
         assert_eq!(links.len(), 7);
         assert_eq!(idle_taps(&links, "build"), ["tap1".to_owned()].into());
@@ -156,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn only_redirections_of_tftp_from_nowhere_are_left() {
+    fn tftp_redirections_from_missing_links_are_found() {
         let left = [
             "-A PREROUTING -d 196.254.111.222/32 -p udp -m physdev --physdev-in tap7 -m udp --dport 69 -j REDIRECT --to-ports 23400",
             "-A PREROUTING -i tap8 -p udp -m udp --dport 69 -j DNAT --to-destination 172.23.0.1:23400",
@@ -187,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn namespaces_are_mounts() {
+    fn mounted_namespaces_are_found() {
         let text = "100 90 0:25 /netns /run/netns rw shared:5 - tmpfs tmpfs rw\n\
              101 100 0:4 net:[4026532000] /run/netns/build1 rw - nsfs nsfs rw\n\
              102 100 0:4 net:[4026532001] /run/netns/a/b rw - nsfs nsfs rw\n\
@@ -197,7 +198,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_is_too_strange(text: String) {
+        fn arbitrary_text_is_parsed(text: String) {
             let _ = links(&text);
             let _ = mounted_namespaces(&text);
             let found = dangling_rules(&text, &BTreeSet::new());

@@ -1,4 +1,4 @@
-//! Removing what an agent left behind, each thing with a line in the journal.
+//! Removes what an agent left behind, and logs each leftover.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,74 +12,74 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::cleanup::detect as leak;
+use super::detect;
 use crate::messages;
 use crate::unit::dropin::SLICE;
 
-/// Control groups of everything (cgroups(7)).
+/// Root of the control groups (cgroups(7)).
 const CGROUPS: &str = "/sys/fs/cgroup";
-/// Named network namespaces (ip-netns(8)).
+/// Files of named network namespaces (ip-netns(8)).
 const NAMESPACES: &str = "/run/netns";
-/// Held while something is removed.
+/// Lock file, locked during removals.
 const LOCK: &str = "/run/buildos/agentd/reap.lock";
-/// How long a killed process may take to be gone.
-const DEATH: Duration = Duration::from_secs(5);
-/// How long something must look left while other agents run: a machine opens its tap
-/// within milliseconds of its making, and an agent that takes a link away removes the
-/// rule as well.
-const SETTLE: Duration = Duration::from_secs(2);
-const LOOK: Duration = Duration::from_millis(20);
+/// Time that a killed process has to end.
+const KILL_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time that a leftover must persist while other agents run. A machine opens its tap
+/// within milliseconds after the agent created it, and an agent that removes a link removes
+/// its rule too.
+const SETTLE_TIME: Duration = Duration::from_secs(2);
+/// Interval between checks of killed processes.
+const INTERVAL: Duration = Duration::from_millis(20);
 
-/// What could not be looked at or removed.
+/// Reason why a leftover could not be found or removed.
 #[derive(Debug, thiserror::Error)]
-pub enum ReapError {
+pub enum CleanupError {
     /// A file could not be read or removed.
     #[error("cannot {action} {}", path.display())]
     File {
-        /// What was attempted.
+        /// The operation: read, create, lock, remove.
         action: &'static str,
-        /// On what.
+        /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// The helper does not run in the unit that it is to clean up.
+    /// The process does not run in the unit that it shall clean up.
     #[error("this process is not in {0}")]
     OtherUnit(String),
     /// A tool could not be run.
     #[error("cannot run {0}")]
     Run(&'static str, #[source] io::Error),
-    /// A tool failed; its own words.
+    /// A tool failed with this error output.
     #[error("{0}: {1}")]
     Tool(&'static str, String),
-    /// iproute2 says something unknown.
-    #[error("cannot read what ip says of links")]
+    /// The output of iproute2 cannot be parsed.
+    #[error("cannot parse the links in the output of ip")]
     Links(#[from] serde_json::Error),
-    /// Killed processes are still there.
+    /// Killed processes have not ended in time.
     #[error("killed processes have not ended: {0}")]
-    Undead(String),
+    NotEnded(String),
 }
 
-/// Removes what is left of the agent in `unit`, which ran as `user`. Called in
-/// the unit, when its main process has ended. Every part is tried, whatever
-/// becomes of the others.
+/// Removes what the agent in `unit` left, which ran as `user`. The caller runs in the unit
+/// after its main process has ended. An error in one part does not stop the others.
 #[must_use]
-pub fn reap(unit: &str, user: &str) -> Vec<ReapError> {
+pub fn clean_up(unit: &str, user: &str) -> Vec<CleanupError> {
     let parts = [processes(unit), network(unit, user)];
     parts.into_iter().filter_map(Result::err).collect()
 }
 
-/// Kills what is left in the control group of the unit, so that it holds nothing
-/// any more. systemd would do so after us.
-fn processes(unit: &str) -> Result<(), ReapError> {
+/// Kills the processes left in the control group of the unit, so that they hold nothing
+/// open. systemd would kill them later.
+fn processes(unit: &str) -> Result<(), CleanupError> {
     let group = own_group(unit)?;
-    let others = || -> Result<BTreeSet<u32>, ReapError> {
+    let others = || -> Result<BTreeSet<u32>, CleanupError> {
         let mut pids = members(&group)?;
         pids.remove(&std::process::id());
         Ok(pids)
     };
-    let mut told = BTreeSet::new();
-    let deadline = Instant::now() + DEATH;
+    let mut killed = BTreeSet::new();
+    let deadline = Instant::now() + KILL_TIMEOUT;
     loop {
         let left = others()?;
         if left.is_empty() {
@@ -87,39 +87,39 @@ fn processes(unit: &str) -> Result<(), ReapError> {
         }
         if Instant::now() > deadline {
             let names: Vec<_> = left.into_iter().map(name_of).collect();
-            return Err(ReapError::Undead(names.join(", ")));
+            return Err(CleanupError::NotEnded(names.join(", ")));
         }
-        // Each once; they may have started others before they ended.
+        // Processes may have started others before they ended.
         for pid in left {
-            if told.insert(pid) {
+            if killed.insert(pid) {
                 messages::leaked_process(pid, &name_of(pid));
-                end(pid);
+                send_sigkill(pid);
             }
         }
-        sleep(LOOK);
+        sleep(INTERVAL);
     }
 }
 
-fn end(pid: u32) {
+fn send_sigkill(pid: u32) {
     if let Ok(pid) = i32::try_from(pid) {
-        // It may have ended meanwhile.
+        // The process may have ended meanwhile.
         let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
     }
 }
 
-/// The control group of the unit, which this process is in, maybe further down.
-fn own_group(unit: &str) -> Result<PathBuf, ReapError> {
+/// Returns the control group of the unit. This process is in it or below it.
+fn own_group(unit: &str) -> Result<PathBuf, CleanupError> {
     let text = read(Path::new("/proc/self/cgroup"))?;
     let path = text.lines().find_map(|line| line.strip_prefix("0::/"));
     let path = Path::new(path.unwrap_or_default());
     let group = path.ancestors().find(|group| group.ends_with(unit));
     group
         .map(|group| Path::new(CGROUPS).join(group))
-        .ok_or_else(|| ReapError::OtherUnit(unit.to_owned()))
+        .ok_or_else(|| CleanupError::OtherUnit(unit.to_owned()))
 }
 
-/// The processes of a control group and those below it.
-fn members(group: &Path) -> Result<BTreeSet<u32>, ReapError> {
+/// Returns the processes of a control group and of the groups below it.
+fn members(group: &Path) -> Result<BTreeSet<u32>, CleanupError> {
     let mut pids: BTreeSet<u32> = read(&group.join("cgroup.procs"))?
         .lines()
         .filter_map(|line| line.parse().ok())
@@ -127,7 +127,7 @@ fn members(group: &Path) -> Result<BTreeSet<u32>, ReapError> {
     let entries = fs::read_dir(group).map_err(cannot("read", group))?;
     for entry in entries.filter_map(Result::ok) {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            // A group may go while it is looked at.
+            // The group may be removed meanwhile.
             pids.extend(members(&entry.path()).unwrap_or_default());
         }
     }
@@ -137,10 +137,10 @@ fn members(group: &Path) -> Result<BTreeSet<u32>, ReapError> {
 fn name_of(pid: u32) -> String {
     let name = fs::read_to_string(format!("/proc/{pid}/comm"));
     let name = name.unwrap_or_default();
-    format!("{pid} ({})", buildos_service::text::escape(name.trim_end()))
+    format!("{pid} ({})", name.trim_end())
 }
 
-/// The processes of all agents but this one.
+/// Returns the processes of all other agents.
 fn other_agents(unit: &str) -> BTreeSet<u32> {
     let Ok(own) = own_group(unit) else {
         return BTreeSet::new();
@@ -155,31 +155,32 @@ fn other_agents(unit: &str) -> BTreeSet<u32> {
     all
 }
 
-/// Taps that nobody holds, redirections from links that are gone, and namespaces that
-/// are mounted nowhere.
+/// Leftovers in the network of the host.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Left {
+struct Leftovers {
     taps: BTreeSet<String>,
     rules: BTreeSet<String>,
     namespaces: BTreeSet<String>,
 }
 
-impl Left {
-    fn look(user: &str) -> Result<Self, ReapError> {
+impl Leftovers {
+    fn find(user: &str) -> Result<Self, CleanupError> {
         let saved = match output("iptables-save", &["-t", "nat"]) {
             Ok(saved) => saved,
-            // Without iptables nobody made rules with it.
-            Err(ReapError::Run(_, error)) if error.kind() == io::ErrorKind::NotFound => {
+            // Without iptables there are no rules.
+            Err(CleanupError::Run(_, error)) if error.kind() == io::ErrorKind::NotFound => {
                 String::new()
             }
             Err(error) => return Err(error),
         };
-        let links = leak::links(&output("ip", &["-json", "-details", "link", "show"])?)?;
-        let taps = leak::idle_taps(&links, user);
-        // A tap that is about to go takes its rules along.
-        let stay = links.into_iter().map(|link| link.name);
-        let stay = stay.filter(|name| !taps.contains(name)).collect();
-        let rules = leak::dangling_rules(&saved, &stay).into_iter().collect();
+        let links = detect::links(&output("ip", &["-json", "-details", "link", "show"])?)?;
+        let taps = detect::idle_taps(&links, user);
+        // The rules of a tap that will be removed are leftovers too.
+        let remaining = links.into_iter().map(|link| link.name);
+        let remaining = remaining.filter(|name| !taps.contains(name)).collect();
+        let rules = detect::dangling_rules(&saved, &remaining)
+            .into_iter()
+            .collect();
         Ok(Self {
             taps,
             rules,
@@ -191,8 +192,8 @@ impl Left {
         self.taps.is_empty() && self.rules.is_empty() && self.namespaces.is_empty()
     }
 
-    /// What is left in both.
-    fn still(&self, later: &Self) -> Self {
+    /// Returns the leftovers in both.
+    fn intersection(&self, later: &Self) -> Self {
         Self {
             taps: self.taps.intersection(&later.taps).cloned().collect(),
             rules: self.rules.intersection(&later.rules).cloned().collect(),
@@ -204,7 +205,7 @@ impl Left {
         }
     }
 
-    fn remove(self) -> Result<(), ReapError> {
+    fn remove(self) -> Result<(), CleanupError> {
         for tap in &self.taps {
             messages::leaked_link(tap);
             output("ip", &["link", "delete", "dev", tap])?;
@@ -221,33 +222,32 @@ impl Left {
             messages::leaked_rule(rule);
         }
         let rules: Vec<String> = self.rules.into_iter().collect();
-        // As a whole: iptables takes each line for a command of its own, and finds the
-        // rule by what it says.
+        // One transaction. iptables-restore finds each rule by its text.
         let arguments = ["--noflush", "--wait", "5"];
-        run("iptables-restore", &arguments, &leak::deletion(&rules)).map(drop)
+        run("iptables-restore", &arguments, &detect::deletion(&rules)).map(drop)
     }
 }
 
-/// Removes what is left in the network of the host.
-fn network(unit: &str, user: &str) -> Result<(), ReapError> {
-    let mut left = Left::look(user)?;
+/// Removes leftovers in the network of the host.
+fn network(unit: &str, user: &str) -> Result<(), CleanupError> {
+    let mut left = Leftovers::find(user)?;
     if !left.is_empty() && !other_agents(unit).is_empty() {
-        let deadline = Instant::now() + SETTLE;
+        let deadline = Instant::now() + SETTLE_TIME;
         while !left.is_empty() && Instant::now() < deadline {
-            sleep(LOOK * 10);
-            left = left.still(&Left::look(user)?);
+            sleep(INTERVAL * 10);
+            left = left.intersection(&Leftovers::find(user)?);
         }
     }
     if left.is_empty() {
         return Ok(());
     }
-    // Agents that end together find the same things.
+    // Agents that end together find the same leftovers.
     let _lock = lock()?;
-    left.still(&Left::look(user)?).remove()
+    left.intersection(&Leftovers::find(user)?).remove()
 }
 
-/// The right to remove things, until it is dropped.
-fn lock() -> Result<Flock<fs::File>, ReapError> {
+/// Locks the lock file until the result is dropped.
+fn lock() -> Result<Flock<fs::File>, CleanupError> {
     let path = Path::new(LOCK);
     if let Some(directory) = path.parent() {
         fs::create_dir_all(directory).map_err(cannot("create", directory))?;
@@ -257,8 +257,8 @@ fn lock() -> Result<Flock<fs::File>, ReapError> {
         .map_err(|(_, error)| cannot("lock", path)(error.into()))
 }
 
-/// Names below `/run/netns` that are mounted nowhere.
-fn idle_namespaces() -> Result<BTreeSet<String>, ReapError> {
+/// Returns the names below `/run/netns` that are not mounted in any process.
+fn idle_namespaces() -> Result<BTreeSet<String>, CleanupError> {
     let directory = Path::new(NAMESPACES);
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
@@ -271,37 +271,37 @@ fn idle_namespaces() -> Result<BTreeSet<String>, ReapError> {
     if names.is_empty() {
         return Ok(names);
     }
-    // Those of an agent are mounted where only that agent sees it.
+    // The namespaces of an agent are mounted in its own mount namespace.
     for entry in fs::read_dir("/proc").map_err(cannot("read", Path::new("/proc")))? {
         let Ok(entry) = entry else { continue };
         let mounts = fs::read_to_string(entry.path().join("mountinfo")).unwrap_or_default();
-        for name in leak::mounted_namespaces(&mounts) {
+        for name in detect::mounted_namespaces(&mounts) {
             names.remove(&name);
         }
     }
     Ok(names)
 }
 
-fn read(path: &Path) -> Result<String, ReapError> {
+fn read(path: &Path) -> Result<String, CleanupError> {
     fs::read_to_string(path).map_err(cannot("read", path))
 }
 
-fn cannot(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ReapError {
+fn cannot(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CleanupError {
     let path = path.to_owned();
-    move |source| ReapError::File {
+    move |source| CleanupError::File {
         action,
         path,
         source,
     }
 }
 
-fn output(tool: &'static str, arguments: &[&str]) -> Result<String, ReapError> {
+fn output(tool: &'static str, arguments: &[&str]) -> Result<String, CleanupError> {
     run(tool, arguments, "")
 }
 
-/// What a tool prints when it gets this input.
-fn run(tool: &'static str, arguments: &[&str], input: &str) -> Result<String, ReapError> {
-    let failed = |error| ReapError::Run(tool, error);
+/// Runs a tool with this input and returns its output.
+fn run(tool: &'static str, arguments: &[&str], input: &str) -> Result<String, CleanupError> {
+    let failed = |error| CleanupError::Run(tool, error);
     let mut child = Command::new(tool)
         .args(arguments)
         .stdin(Stdio::piped())
@@ -310,14 +310,14 @@ fn run(tool: &'static str, arguments: &[&str], input: &str) -> Result<String, Re
         .spawn()
         .map_err(failed)?;
     if let Some(mut stdin) = child.stdin.take() {
-        // A tool that does not read its input says why.
+        // A tool that does not read its input reports an error itself.
         let _ = stdin.write_all(input.as_bytes());
     }
     let output = child.wait_with_output().map_err(failed)?;
     if output.status.success() {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     } else {
-        let said = buildos_service::text::escape_bytes(output.stderr.trim_ascii());
-        Err(ReapError::Tool(tool, said))
+        let stderr = String::from_utf8_lossy(output.stderr.trim_ascii());
+        Err(CleanupError::Tool(tool, stderr.into_owned()))
     }
 }

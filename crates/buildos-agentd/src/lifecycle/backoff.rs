@@ -1,28 +1,28 @@
-//! How long an agent that ended stays down.
+//! Computes the delay before an agent that ended is started again.
 
 use std::time::Duration;
 
-/// Before the first new start. A build host with a program that ends at once
-/// stays responsive; one that ended by accident is hardly missed.
+/// Delay after the first failure: a program that ends at once does not keep the host
+/// busy, and an accidental end costs little.
 pub const FIRST: Duration = Duration::from_secs(1);
-/// Before any new start: an agent is never given up, and this often is cheap.
+/// Upper limit of the delay. agentd never gives up, and a start this often costs little.
 pub const LONGEST: Duration = Duration::from_secs(300);
-/// Who ran this long is taken to be in order: the next end counts as the first.
+/// Length of a run that resets the failure count.
 pub const HEALTHY: Duration = Duration::from_secs(600);
 
-/// Who ended that often in a row is in a crash loop: the second end may still
-/// have had the cause of the first, the third says that it stays.
+/// Number of failures in a row that is a crash loop. The second may share the cause of
+/// the first; the third shows that the cause persists.
 pub const CRASH_LOOP: u32 = 3;
 
-/// The delay after that many failures in a row before this one. It doubles from
-/// [`FIRST`] to [`LONGEST`]; its second half is drawn by lot (`lot` is a random
-/// number), so that agents that ended together do not come back together.
+/// Returns the delay after `failures` previous failures in a row. It doubles from
+/// [`FIRST`] to [`LONGEST`]. `jitter`, a random number, spreads it over the upper half,
+/// so that agents that ended together start at different times.
 #[must_use]
-pub fn delay(failures: u32, lot: u32) -> Duration {
+pub fn backoff(failures: u32, jitter: u32) -> Duration {
     let doubled = 2u32.saturating_pow(failures);
     let ceiling = FIRST.saturating_mul(doubled).min(LONGEST);
     let half = ceiling / 2;
-    half + half.mul_f64(f64::from(lot) / f64::from(u32::MAX))
+    half + half.mul_f64(f64::from(jitter) / f64::from(u32::MAX))
 }
 
 #[cfg(test)]
@@ -31,16 +31,16 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn it_doubles_up_to_a_limit() {
-        let longest: Vec<_> = (0..11).map(|n| delay(n, u32::MAX).as_secs()).collect();
+    fn backoff_doubles_up_to_limit() {
+        let longest: Vec<_> = (0..11).map(|n| backoff(n, u32::MAX).as_secs()).collect();
         assert_eq!(longest, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]);
-        assert_eq!(delay(0, 0), FIRST / 2);
+        assert_eq!(backoff(0, 0), FIRST / 2);
     }
 
     proptest! {
         #[test]
-        fn it_is_bounded(failures: u32, lot: u32) {
-            let delay = delay(failures, lot);
+        fn backoff_is_bounded(failures: u32, jitter: u32) {
+            let delay = backoff(failures, jitter);
             prop_assert!(delay >= FIRST / 2 && delay <= LONGEST);
         }
     }

@@ -1,26 +1,26 @@
-//! What one agent shows: its state in words and numbers, for the bus, the journal and
-//! `STATUS=`.
+//! Describes an agent for D-Bus, the journal and `STATUS=`.
 
 use buildos_dbus_api::agent1::{InstanceState, Need};
 
-use crate::lifecycle::backoff::CRASH_LOOP;
-use crate::lifecycle::instance::{Instance, State, word};
+use super::backoff::CRASH_LOOP;
+use super::instance::Instance;
+use super::table::{DrainDeadline, State};
 use crate::requirements::check::Unmet;
 
 impl Instance {
-    /// Whether systemd has told about its unit.
+    /// Returns true if systemd has reported the unit.
     #[must_use]
     pub fn seen(&self) -> bool {
         self.unit.is_some()
     }
 
-    /// Whether it is to run as soon as its needs are met.
+    /// Returns true if agentd starts the agent once its requirements are met.
     #[must_use]
     pub fn wanted(&self) -> bool {
-        !self.drains() && self.state != State::Stopped
+        !self.state.is_drain() && self.state != State::Stopped
     }
 
-    /// State for the bus.
+    /// Returns the state that D-Bus shows.
     #[must_use]
     pub fn state(&self) -> InstanceState {
         let invalid = self
@@ -30,32 +30,32 @@ impl Instance {
         if self.state == State::Waiting && invalid {
             InstanceState::Invalid
         } else {
-            word(self.state)
+            self.state.public()
         }
     }
 
-    /// When it came into its state, CLOCK_REALTIME microseconds.
+    /// Returns the time of the last change of the state, CLOCK_REALTIME microseconds.
     #[must_use]
     pub fn since_usec(&self) -> u64 {
         self.since_usec
     }
 
-    /// What it does or waits for, to stand behind its name: `waits: …`.
+    /// Returns the state and its cause, to follow the name of the agent: `waits: …`.
     #[must_use]
     pub fn reason(&self) -> String {
         match self.state {
             State::Waiting if !self.seen() => "waits: systemd has not answered yet".into(),
-            // The first is the likely cause of the others; all are in `Needs`.
+            // The first is the likely cause of the others. `Needs` has all.
             State::Waiting => match self.unmet.as_slice() {
                 [] => "waits: its unit is being stopped".into(),
-                [one] => format!("waits: {one}"),
+                [only] => format!("waits: {only}"),
                 [first, others @ ..] => format!("waits: {first} (and {} more)", others.len()),
             },
             State::Starting => "is being started".into(),
             State::Running { .. } if self.crash_loop() => format!(
                 "runs as process {}, in a crash loop: {}",
                 self.main_pid(),
-                self.row()
+                self.last_failures()
             ),
             State::Running { .. } => format!("runs as process {}", self.main_pid()),
             State::Delayed { wait, .. } => {
@@ -65,66 +65,69 @@ impl Instance {
                     "ended"
                 };
                 let wait = wait.as_secs_f64();
-                format!("{verb}: {}; starts again after {wait:.1} s", self.row())
+                let failures = self.last_failures();
+                format!("{verb}: {failures}; starts again after {wait:.1} s")
             }
             State::Stopped => "was stopped; systemctl start starts it again".into(),
-            State::Draining { budget, .. } => format!(
-                "drains: its tasks have up to {} s to end, then it is stopped with what still runs",
+            State::Draining(DrainDeadline { budget, .. }) => format!(
+                "drains: its tasks have up to {} s to end; remaining tasks are then stopped",
                 budget.as_secs_f64().ceil()
             ),
-            State::Drained { overdue: false, .. } => "is drained; its unit is being stopped".into(),
-            State::Drained { overdue: true, .. } => {
+            State::StoppingAfterDrain { overdue: false, .. } => {
+                "is drained; its unit is being stopped".into()
+            }
+            State::StoppingAfterDrain { overdue: true, .. } => {
                 "did not end its tasks in time; its unit is being stopped".into()
             }
-            State::DrainedDown => "is drained; buildosctl resume starts it again".into(),
+            State::Drained => "is drained; buildosctl resume starts it again".into(),
         }
     }
 
-    /// The last failure, and which one in a row it is.
-    fn row(&self) -> String {
-        match self.kept.failures {
-            0 | 1 => self.kept.last_failure.clone(),
-            n => format!("{}, {n} times in a row", self.kept.last_failure),
+    /// Returns the cause of the last failure, and the number of failures in a row.
+    fn last_failures(&self) -> String {
+        match self.remembered.failures {
+            0 | 1 => self.remembered.last_failure.clone(),
+            n => format!("{}, {n} times in a row", self.remembered.last_failure),
         }
     }
 
-    /// Needs that are not met, whether it waits for them or not.
+    /// Returns all requirements that are not met, whatever the state.
     #[must_use]
     pub fn unmet(&self) -> &[Unmet] {
         &self.unmet
     }
 
-    /// Starts after it had ended by itself, counted by systemd.
+    /// Returns systemd's count of starts after an unexpected end.
     #[must_use]
     pub fn restarts(&self) -> u32 {
         self.unit.as_ref().map_or(0, |unit| unit.restarts)
     }
 
-    /// Ends by itself and failed starts, in a row.
+    /// Returns the number of unexpected ends and failed starts in a row.
     #[must_use]
     pub fn failures(&self) -> u32 {
-        self.kept.failures
+        self.remembered.failures
     }
 
-    /// Whether it ends again and again.
+    /// Returns true if the agent has failed [`CRASH_LOOP`] times in a row.
     #[must_use]
     pub fn crash_loop(&self) -> bool {
-        self.kept.failures >= CRASH_LOOP
+        self.remembered.failures >= CRASH_LOOP
     }
 
-    /// How it last ended, in words, or empty.
+    /// Returns the exit status of the last run as text, or an empty string.
     #[must_use]
     pub fn last_exit(&self) -> &str {
-        &self.kept.last_exit
+        &self.remembered.last_exit
     }
 
-    /// Main process, or 0.
+    /// Returns the main process, or 0.
     #[must_use]
     pub fn main_pid(&self) -> u32 {
         self.unit.as_ref().map_or(0, |unit| unit.main_pid)
     }
 
-    /// When it is started again, CLOCK_REALTIME microseconds, or 0.
+    /// Returns the time of the next start, CLOCK_REALTIME microseconds, or 0.
     #[must_use]
     pub fn next_start_usec(&self) -> u64 {
         match self.state {
@@ -133,24 +136,24 @@ impl Instance {
             | State::Starting
             | State::Running { .. }
             | State::Stopped
-            | State::Draining { .. }
-            | State::Drained { .. }
-            | State::DrainedDown => 0,
+            | State::Draining(_)
+            | State::StoppingAfterDrain { .. }
+            | State::Drained => 0,
         }
     }
 
-    /// Until when its tasks may end, CLOCK_REALTIME microseconds, or 0.
+    /// Returns the deadline of the tasks in a drain, CLOCK_REALTIME microseconds, or 0.
     #[must_use]
     pub fn drain_deadline_usec(&self) -> u64 {
         match self.state {
-            State::Draining { until, .. } => until.realtime_usec,
+            State::Draining(DrainDeadline { until, .. }) => until.realtime_usec,
             State::Waiting
             | State::Starting
             | State::Running { .. }
             | State::Delayed { .. }
             | State::Stopped
-            | State::Drained { .. }
-            | State::DrainedDown => 0,
+            | State::StoppingAfterDrain { .. }
+            | State::Drained => 0,
         }
     }
 }

@@ -1,25 +1,86 @@
-//! What an agent needs before it is started, and what of it is missing.
+//! Checks the requirements of an agent before its start.
 //!
-//! A need that goes away later does not end an agent: a build survives a short
-//! loss of carrier, and the agent itself asks again when a controller is away.
+//! A requirement that fails later does not end an agent. A build survives a short loss of
+//! carrier, and the agent itself retries when a controller does not answer.
 
-use std::collections::BTreeMap;
 use std::fmt;
 
 use buildos_dbus_api::agent1::Need;
-use buildos_dbus_api::hostname1::Naming;
-use buildos_dbus_api::nat1::Nat;
-use buildos_dbus_api::network1::Network;
 
+use super::clock::Clock;
+use super::host::{Host, Presence};
 use crate::agent::credential::Credential;
-use crate::agent::settings::Kvm;
-use crate::requirements::clock::Clock;
-use crate::resources::Allotment;
-use crate::settings::AgentSettings;
-use crate::unit::command::{Command, CommandError, Program};
+use crate::agent::exec::Program;
+use crate::agent::settings::{AgentSettings, Kvm};
+use crate::resources::Resources;
+use crate::unit::command::{Command, CommandError};
 
-/// What is missing of a need, in words; [`None`] when it is met or the agent
-/// does not have it.
+/// Requirements of one agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Requirements {
+    /// Reason why its settings make no command, if they make none.
+    pub configuration: Option<CommandError>,
+    /// Program that must be executable.
+    pub program: Program,
+    /// Credentials that must exist.
+    pub credentials: Vec<Credential>,
+    /// True if it requires `/dev/kvm`.
+    pub kvm: bool,
+    /// RAM of its tasks, MiB.
+    pub memory: u64,
+    /// True if its machines are on br1 and so need NAT.
+    pub private_network: bool,
+}
+
+impl Requirements {
+    /// Derives the requirements from the settings and the command made of them.
+    #[must_use]
+    pub fn new(
+        settings: &AgentSettings,
+        command: &Result<Command, CommandError>,
+        resources: Resources,
+    ) -> Self {
+        let credentials = command.as_ref().map(|command| command.credentials.clone());
+        Self {
+            configuration: command.as_ref().err().cloned(),
+            program: settings.program.clone(),
+            credentials: credentials.unwrap_or_default(),
+            kvm: settings.kvm == Kvm::Required,
+            memory: resources.ram_total(),
+            private_network: settings.bridge.is_private(),
+        }
+    }
+}
+
+/// Requirement that is not met.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unmet {
+    /// The requirement.
+    pub need: Need,
+    /// The reason, for operators.
+    pub reason: String,
+}
+
+impl fmt::Display for Unmet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.reason)
+    }
+}
+
+/// Returns the requirements that are not met.
+#[must_use]
+pub fn unmet(agent: &Requirements, host: &Host) -> Vec<Unmet> {
+    Need::ALL
+        .iter()
+        .filter_map(|&need| {
+            let reason = missing(need, agent, host)?;
+            Some(Unmet { need, reason })
+        })
+        .collect()
+}
+
+/// Returns why a requirement is not met; [`None`] if it is met or the agent does not have
+/// it.
 fn missing(need: Need, agent: &Requirements, host: &Host) -> Option<String> {
     match need {
         Need::Configuration => agent.configuration.as_ref().map(ToString::to_string),
@@ -40,7 +101,7 @@ fn missing(need: Need, agent: &Requirements, host: &Host) -> Option<String> {
                 .filter(absent)
                 .map(ToString::to_string)
                 .collect();
-            (!names.is_empty()).then(|| format!("credential {} is not there", names.join(", ")))
+            (!names.is_empty()).then(|| format!("credential {} is missing", names.join(", ")))
         }
         Need::Kvm => (agent.kvm && !host.kvm).then(|| {
             "KVM is missing (switch on virtualization in the firmware, or set kvm = \"waived\")"
@@ -71,108 +132,15 @@ fn missing(need: Need, agent: &Requirements, host: &Host) -> Option<String> {
     }
 }
 
-/// What one agent needs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Requirements {
-    /// Why its configuration makes no command, if so.
-    pub configuration: Option<CommandError>,
-    /// Its program.
-    pub program: Program,
-    /// Its secrets.
-    pub credentials: Vec<Credential>,
-    /// Whether it needs `/dev/kvm`.
-    pub kvm: bool,
-    /// RAM of its tasks, MiB.
-    pub memory: u64,
-    /// Whether its machines are on br1.
-    pub private_network: bool,
-}
-
-impl Requirements {
-    /// The needs of an agent with these settings, from which this command
-    /// was made.
-    #[must_use]
-    pub fn new(
-        settings: &AgentSettings,
-        command: &Result<Command, CommandError>,
-        allotment: Allotment,
-    ) -> Self {
-        let credentials = command.as_ref().map(|command| command.credentials.clone());
-        Self {
-            configuration: command.as_ref().err().cloned(),
-            program: settings.program.clone(),
-            credentials: credentials.unwrap_or_default(),
-            kvm: settings.kvm == Kvm::Required,
-            memory: allotment.ram_total(),
-            private_network: settings.bridge.is_private(),
-        }
-    }
-}
-
-/// What the host has.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Host {
-    /// What netd says, when it runs.
-    pub network: Option<Network>,
-    /// What hostnamed says, when it runs.
-    pub naming: Option<Naming>,
-    /// What natd says, when it runs.
-    pub nat: Option<Nat>,
-    /// Whether there is a `/dev/kvm`.
-    pub kvm: bool,
-    /// RAM for agents, MiB.
-    pub memory: u64,
-    /// The clock.
-    pub clock: Clock,
-    /// The programs that were looked for.
-    pub programs: BTreeMap<Program, Presence>,
-    /// The credentials that were looked for, and whether they are there.
-    pub credentials: BTreeMap<Credential, bool>,
-}
-
-/// Whether a program can be executed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Presence {
-    /// Yes.
-    Executable,
-    /// There is something else in its place.
-    NotExecutable,
-    /// There is nothing.
-    Missing,
-}
-
-/// A need that is not met.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unmet {
-    /// Which one.
-    pub need: Need,
-    /// What is missing.
-    pub what: String,
-}
-
-impl fmt::Display for Unmet {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.what)
-    }
-}
-
-/// What of its needs an agent has to wait for.
-#[must_use]
-pub fn unmet(agent: &Requirements, host: &Host) -> Vec<Unmet> {
-    Need::ALL
-        .iter()
-        .filter_map(|&need| {
-            let what = missing(need, agent, host)?;
-            Some(Unmet { need, what })
-        })
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::agent::bbot_option::OptionNames;
     use crate::agent::id::Id;
+    use buildos_dbus_api::hostname1::Naming;
+    use buildos_dbus_api::nat1::Nat;
+    use buildos_dbus_api::network1::Network;
+    use std::collections::BTreeMap;
     use std::num::NonZeroU32;
 
     fn requirements(id: &str, change: impl FnOnce(&mut AgentSettings)) -> Requirements {
@@ -180,16 +148,16 @@ mod tests {
         let mut settings = AgentSettings::new(id.kind);
         settings.controllers = vec!["https://ci.example.org".parse().unwrap()];
         change(&mut settings);
-        let allotment = Allotment {
+        let resources = Resources {
             cpu: NonZeroU32::MIN,
             ram_mib: settings.ram_mib.map_or(0, |ram| ram.get().into()),
             tasks: NonZeroU32::MIN,
         };
-        let command = Command::new(&id, &settings, &OptionNames::default(), allotment);
-        Requirements::new(&settings, &command, allotment)
+        let command = Command::new(&id, &settings, &OptionNames::default(), resources);
+        Requirements::new(&settings, &command, resources)
     }
 
-    fn everything() -> Host {
+    fn complete_host() -> Host {
         let programs = ["/usr/bin/bbot-agent", "/usr/bin/bslave"]
             .map(|path| (path.parse().unwrap(), Presence::Executable));
         Host {
@@ -218,27 +186,33 @@ mod tests {
         unmet(agent, host).iter().map(ToString::to_string).collect()
     }
 
-    /// An agent that has every need.
+    /// Gives an agent every requirement.
     fn demanding(settings: &mut AgentSettings) {
         settings.ram_mib = NonZeroU32::new(4096);
         settings.auth_key = Some("auth-key".parse().unwrap());
     }
 
     #[test]
-    fn nothing_is_missing_when_all_is_there() {
-        assert_eq!(unmet(&requirements("bbot@a", demanding), &everything()), []);
-        assert_eq!(unmet(&requirements("bslave@a", |_| {}), &everything()), []);
+    fn no_requirement_is_unmet_on_complete_host() {
+        assert_eq!(
+            unmet(&requirements("bbot@a", demanding), &complete_host()),
+            []
+        );
+        assert_eq!(
+            unmet(&requirements("bslave@a", |_| {}), &complete_host()),
+            []
+        );
     }
 
     #[test]
-    fn every_need_is_known_by_itself() {
+    fn each_requirement_is_reported_alone() {
         let without = |change: fn(&mut Host)| {
-            let mut host = everything();
+            let mut host = complete_host();
             change(&mut host);
             host
         };
         let bbot: Program = "/usr/bin/bbot-agent".parse().unwrap();
-        for (need, host, what) in [
+        for (need, host, reason) in [
             (
                 Need::Program,
                 without(|h| h.programs.clear()),
@@ -247,7 +221,7 @@ mod tests {
             (
                 Need::Program,
                 {
-                    let mut host = everything();
+                    let mut host = complete_host();
                     host.programs.insert(bbot, Presence::NotExecutable);
                     host
                 },
@@ -263,7 +237,7 @@ mod tests {
                 without(|h| {
                     h.credentials.insert("auth-key".parse().unwrap(), false);
                 }),
-                "credential auth-key is not there",
+                "credential auth-key is missing",
             ),
             (
                 Need::Memory,
@@ -323,27 +297,27 @@ mod tests {
             ),
         ] {
             let unmet = unmet(&requirements("bbot@a", demanding), &host);
-            let what = what.to_owned();
-            assert_eq!(unmet, [Unmet { need, what }]);
+            let reason = reason.to_owned();
+            assert_eq!(unmet, [Unmet { need, reason }]);
         }
         let agent = requirements("bbot@a", |s| s.controllers.clear());
         assert_eq!(
-            unmet(&agent, &everything()),
+            unmet(&agent, &complete_host()),
             [Unmet {
                 need: Need::Configuration,
-                what: "no controller is configured (controllers of bbot@a)".into()
+                reason: "no controller is configured (controllers of bbot@a)".into()
             }]
         );
     }
 
     #[test]
-    fn only_what_the_agent_needs_counts() {
-        let nothing = Host {
+    fn requirements_that_an_agent_does_not_have_are_ignored() {
+        let empty_host = Host {
             clock: Clock::GivenUp,
             ..Host::default()
         };
         assert_eq!(
-            missing(&requirements("bslave@a", |_| {}), &nothing),
+            missing(&requirements("bslave@a", |_| {}), &empty_host),
             [
                 "program /usr/bin/bslave is not installed",
                 "buildos-netd is not running",
@@ -355,7 +329,7 @@ mod tests {
             s.bridge = "br0".parse().unwrap();
         });
         assert_eq!(
-            missing(&waived, &nothing),
+            missing(&waived, &empty_host),
             [
                 "program /usr/bin/bbot-agent is not installed",
                 "buildos-netd is not running",
@@ -363,6 +337,6 @@ mod tests {
             ]
         );
         let on_br1 = requirements("bslave@a", |s| s.bridge = "br1".parse().unwrap());
-        assert_eq!(missing(&on_br1, &nothing).len(), 4);
+        assert_eq!(missing(&on_br1, &empty_host).len(), 4);
     }
 }

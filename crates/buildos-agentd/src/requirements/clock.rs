@@ -1,34 +1,34 @@
-//! How long agents wait for a clock that is right.
+//! Limits the wait for a synchronised clock.
 //!
-//! With one that is far off, certificates of controllers are refused. But a host whose
-//! time servers do not answer builds all the same when its clock is right by itself:
-//! nobody is waited for longer than a deadline, which begins when there is a network.
+//! With a clock that is far off, agents refuse the certificates of controllers. A host
+//! whose time servers do not answer can still build if its hardware clock is right. The
+//! wait therefore has a deadline, which begins when the host is online first.
 
 use std::time::{Duration, Instant};
 
-/// What is known of the clock.
+/// State of the clock.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Clock {
-    /// Nobody has set it yet, and somebody may.
+    /// Not synchronised; agents wait for it.
     #[default]
     Awaited,
-    /// It agrees with a server.
+    /// The kernel reports the clock as synchronised.
     Synchronised,
-    /// It was waited for long enough.
+    /// Not synchronised at the deadline; agents start without.
     GivenUp,
 }
 
-/// Waiting for the clock.
+/// Wait for the clock.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Wait {
     clock: Clock,
-    /// Since when there has been a network, and somebody to set the clock.
+    /// Time at which the host was online first.
     online: Option<Instant>,
 }
 
 impl Wait {
-    /// Takes a look at the clock and the network, returns what is known then.
-    pub fn look(
+    /// Updates the state from the clock and the network.
+    pub fn update(
         &mut self,
         synchronised: bool,
         online: bool,
@@ -42,7 +42,7 @@ impl Wait {
             .online
             .map(|since| now.saturating_duration_since(since));
         self.clock = match self.clock {
-            // Servers that are away for hours do not make it wrong again.
+            // The clock stays right without servers for hours.
             Clock::Synchronised => Clock::Synchronised,
             Clock::Awaited | Clock::GivenUp if synchronised => Clock::Synchronised,
             Clock::Awaited if waited.is_some_and(|waited| waited >= deadline) => Clock::GivenUp,
@@ -51,9 +51,9 @@ impl Wait {
         self.clock
     }
 
-    /// Whether the time runs.
+    /// Returns true between the first time online and the deadline.
     #[must_use]
-    pub fn runs(&self) -> bool {
+    pub fn is_running(&self) -> bool {
         self.clock == Clock::Awaited && self.online.is_some()
     }
 }
@@ -65,7 +65,7 @@ mod tests {
     const DEADLINE: Duration = Duration::from_secs(30);
 
     #[test]
-    fn the_time_runs_from_the_first_network_and_what_was_right_stays_so() {
+    fn clock_deadline_begins_online_and_synchronised_is_final() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut wait = Wait::default();
@@ -73,28 +73,28 @@ mod tests {
             (0, false, false, Clock::Awaited, false),
             (100, false, false, Clock::Awaited, false),
             (101, false, true, Clock::Awaited, true),
-            // A network that was there is enough.
+            // Going offline does not stop the deadline.
             (120, false, false, Clock::Awaited, true),
             (130, false, false, Clock::Awaited, true),
             (131, false, false, Clock::GivenUp, false),
             (140, false, true, Clock::GivenUp, false),
-            // Late, and not too late.
+            // Synchronisation after the deadline.
             (141, true, true, Clock::Synchronised, false),
             (40_000, false, true, Clock::Synchronised, false),
         ] {
-            let known = wait.look(synchronised, online, DEADLINE, at(seconds));
-            assert_eq!((known, wait.runs()), (clock, runs), "{seconds}");
+            let state = wait.update(synchronised, online, DEADLINE, at(seconds));
+            assert_eq!((state, wait.is_running()), (clock, runs), "{seconds}");
         }
     }
 
     #[test]
-    fn nobody_needs_a_network_for_a_clock_that_is_right_nor_a_deadline_of_zero() {
+    fn clock_synchronised_offline_counts_and_deadline_zero_is_immediate() {
         let now = Instant::now();
-        let look = |synchronised, online, deadline| {
-            Wait::default().look(synchronised, online, deadline, now)
+        let update = |synchronised, online, deadline| {
+            Wait::default().update(synchronised, online, deadline, now)
         };
-        assert_eq!(look(true, false, DEADLINE), Clock::Synchronised);
-        assert_eq!(look(false, true, Duration::ZERO), Clock::GivenUp);
-        assert_eq!(look(false, false, Duration::ZERO), Clock::Awaited);
+        assert_eq!(update(true, false, DEADLINE), Clock::Synchronised);
+        assert_eq!(update(false, true, Duration::ZERO), Clock::GivenUp);
+        assert_eq!(update(false, false, Duration::ZERO), Clock::Awaited);
     }
 }

@@ -1,18 +1,54 @@
-//! Looking at this host for what no other daemon says: programs and devices.
+//! Observes the host: programs, credentials and devices, and the status of the other
+//! daemons.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
+use buildos_dbus_api::hostname1::Naming;
+use buildos_dbus_api::nat1::Nat;
+use buildos_dbus_api::network1::Network;
+
+use super::clock::Clock;
 use crate::agent::credential::Credential;
-use crate::requirements::check::Presence;
-use crate::unit::command::Program;
+use crate::agent::exec::Program;
 
-/// Whether hardware virtualization can be used. `/dev/kvm` alone does not say so:
-/// systemd makes it at boot for a module that may come later, or never
-/// (kmod-static-nodes.service). The kernel registers the device when the CPU has it.
+/// Observed state of the host, as far as requirements depend on it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Host {
+    /// Status of netd; [`None`] while netd does not run.
+    pub network: Option<Network>,
+    /// Status of hostnamed; [`None`] while hostnamed does not run.
+    pub naming: Option<Naming>,
+    /// Status of natd; [`None`] while natd does not run.
+    pub nat: Option<Nat>,
+    /// True if KVM can be used.
+    pub kvm: bool,
+    /// RAM for agents, MiB.
+    pub memory: u64,
+    /// State of the clock.
+    pub clock: Clock,
+    /// Presence of each required program.
+    pub programs: BTreeMap<Program, Presence>,
+    /// Required credentials; true if the credential exists.
+    pub credentials: BTreeMap<Credential, bool>,
+}
+
+/// Presence of a program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Presence {
+    Executable,
+    NotExecutable,
+    Missing,
+}
+
+/// Returns true if KVM can be used.
+///
+/// `/dev/kvm` alone does not prove that: systemd creates it at boot for a module that may
+/// never load (kmod-static-nodes.service). The kernel registers the device if the CPU
+/// supports virtualization.
 #[must_use]
 pub fn has_kvm(root: &Path) -> bool {
     let node = fs::metadata(root.join("dev/kvm"));
@@ -20,36 +56,25 @@ pub fn has_kvm(root: &Path) -> bool {
         && root.join("sys/class/misc/kvm").exists()
 }
 
-/// Time since boot, from `/proc/uptime` (proc_uptime(5)), in steps of 10 ms; zero
-/// when it cannot be read.
-#[must_use]
-pub fn uptime(root: &Path) -> Duration {
-    let text = fs::read_to_string(root.join("proc/uptime")).unwrap_or_default();
-    let seconds = text.split_whitespace().next().and_then(|s| s.parse().ok());
-    seconds
-        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
-        .unwrap_or_default()
-}
-
-/// Which of these credentials are there.
+/// Returns for each credential whether one of its files exists.
 #[must_use]
 pub fn credentials(root: &Path, credentials: BTreeSet<Credential>) -> BTreeMap<Credential, bool> {
     credentials
         .into_iter()
         .map(|credential| {
-            let places = credential.places();
-            let there = places.iter().any(|place| below(root, place).exists());
-            (credential, there)
+            let paths = credential.paths();
+            let exists = paths.iter().any(|path| below(root, path).exists());
+            (credential, exists)
         })
         .collect()
 }
 
-/// The path, absolute, in another root.
+/// Returns an absolute path below `root`.
 fn below(root: &Path, path: &Path) -> PathBuf {
     root.join(path.strip_prefix("/").unwrap_or(path))
 }
 
-/// What there is of these programs.
+/// Returns the presence of each program.
 #[must_use]
 pub fn programs(root: &Path, programs: BTreeSet<Program>) -> BTreeMap<Program, Presence> {
     programs
@@ -65,7 +90,7 @@ fn presence(root: &Path, program: &Program) -> Presence {
     match fs::metadata(below(root, program.path())) {
         Ok(m) if m.is_file() && m.permissions().mode() & 0o111 != 0 => Presence::Executable,
         Ok(_) => Presence::NotExecutable,
-        // What cannot be looked at cannot be executed either.
+        // A path that cannot be read cannot be executed.
         Err(_) => Presence::Missing,
     }
 }
@@ -76,7 +101,7 @@ mod tests {
     use std::fs::Permissions;
 
     #[test]
-    fn programs_are_looked_for() {
+    fn programs_and_kvm_are_found() {
         let root = tempfile::tempdir().unwrap();
         fs::create_dir(root.path().join("bin")).unwrap();
         for (name, mode) in [("good", 0o755), ("bad", 0o644)] {
@@ -100,33 +125,31 @@ mod tests {
             ]
         );
         assert!(!has_kvm(root.path()));
-        assert_eq!(uptime(root.path()), Duration::ZERO);
-        assert!(uptime(Path::new("/")) > Duration::ZERO);
         fs::create_dir(root.path().join("dev")).unwrap();
         fs::write(root.path().join("dev/kvm"), "").unwrap();
-        assert!(!has_kvm(root.path()), "a file is no device");
+        assert!(!has_kvm(root.path()), "a regular file is not a device");
         fs::remove_file(root.path().join("dev/kvm")).unwrap();
         std::os::unix::fs::symlink("/dev/null", root.path().join("dev/kvm")).unwrap();
-        assert!(!has_kvm(root.path()), "nobody serves the device");
+        assert!(!has_kvm(root.path()), "no module serves the device");
         fs::create_dir_all(root.path().join("sys/class/misc/kvm")).unwrap();
         assert!(has_kvm(root.path()));
     }
 
     #[test]
-    fn credentials_are_looked_for_where_systemd_does() {
+    fn credentials_are_found_in_stores_and_at_their_path() {
         let root = tempfile::tempdir().unwrap();
         for file in [
             "run/credentials/@system/boot",
             "etc/credstore/stored",
-            "opt/placed",
+            "opt/key",
         ] {
             let path = root.path().join(file);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, "").unwrap();
         }
-        let wanted = ["boot", "stored", "x:/opt/placed", "none", "y:/opt/none"];
+        let wanted = ["boot", "stored", "x:/opt/key", "none", "y:/opt/none"];
         let found = credentials(root.path(), wanted.map(|c| c.parse().unwrap()).into());
-        let there = wanted.map(|c| found[&c.parse().unwrap()]);
-        assert_eq!(there, [true, true, true, false, false]);
+        let exists = wanted.map(|c| found[&c.parse().unwrap()]);
+        assert_eq!(exists, [true, true, true, false, false]);
     }
 }

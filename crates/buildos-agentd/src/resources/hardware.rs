@@ -1,13 +1,12 @@
-//! What the machine has to give to agents: the source of defaults.
+//! Reads the CPU and RAM of the machine, from which the defaults of agents follow.
 
 use std::fs;
 use std::num::NonZeroU32;
 use std::path::Path;
 
-/// The least RAM that the operating system keeps for itself, MiB, where there is
-/// twice as much: after the boot it uses 291 MB of 2 GiB (docs/figures.md), a third
-/// of that for the image itself; what is left is for its page cache, for logs, and
-/// for who logs in.
+/// Lower limit of the operating system's reserve, MiB, on machines with twice as much.
+/// After boot it uses 291 MB of 2 GiB (docs/figures.md), a third of that for the image.
+/// The rest is for page cache, logs and logins.
 const LEAST_RESERVE: u64 = 512;
 
 /// CPU and RAM of the machine.
@@ -15,12 +14,12 @@ const LEAST_RESERVE: u64 = 512;
 pub struct Hardware {
     /// Hardware threads that processes of this machine may use.
     pub threads: NonZeroU32,
-    /// RAM that the kernel manages, MiB; 0 when it cannot be read.
+    /// RAM that the kernel manages, MiB; 0 if it cannot be read.
     pub memory: u64,
 }
 
 impl Hardware {
-    /// Looks at this machine.
+    /// Reads the values of this machine.
     #[must_use]
     pub fn read(root: &Path) -> Self {
         let threads = std::thread::available_parallelism()
@@ -34,18 +33,18 @@ impl Hardware {
         }
     }
 
-    /// RAM that agents leave to the operating system, MiB, unless it is configured.
+    /// Returns the default RAM that agents leave to the operating system, MiB.
     ///
-    /// The page cache grows with the machine: a sixteenth. A machine with less than
-    /// 1 GiB is shared by halves: that is enough for the system and for the smallest
-    /// task down to the 768 MiB that are promised, of which the kernel manages 700.
+    /// It is a sixteenth of RAM, as the page cache grows with the machine. Below 1 GiB it
+    /// is one half. That is enough for the system and the smallest task down to the
+    /// documented minimum of 768 MiB, of which the kernel manages 700.
     #[must_use]
     pub fn reserve(self) -> u64 {
         (self.memory / 16).max(LEAST_RESERVE.min(self.memory / 2))
     }
 }
 
-/// `MemTotal` of a `/proc/meminfo` (proc_meminfo(5)), MiB.
+/// Parses `MemTotal` of `/proc/meminfo` (proc_meminfo(5)); MiB.
 fn total(meminfo: &str) -> Option<u64> {
     let line = meminfo
         .lines()
@@ -59,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn total_memory_is_read() {
+    fn meminfo_total_is_parsed() {
         let text = "MemTotal:       24574052 kB\nMemFree:        20133944 kB\n";
         assert_eq!(total(text), Some(23_998));
         for bad in ["", "MemFree: 1 kB\n", "MemTotal: x kB\n", "MemTotal: 5\n"] {
@@ -68,11 +67,11 @@ mod tests {
     }
 
     #[test]
-    fn the_reserve_grows_with_the_machine() {
+    fn reserve_grows_with_ram() {
         for (memory, reserve) in [
             (0, 0),
             (400, 200),
-            // What the kernel manages of 768 MiB.
+            // RAM that the kernel manages of 768 MiB.
             (698, 349),
             (1023, 511),
             (1024, 512),
@@ -87,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn this_machine_has_something() {
+    fn hardware_of_this_machine_is_read() {
         let hardware = Hardware::read(Path::new("/"));
         assert!(hardware.memory > 0);
         let nowhere = Hardware::read(Path::new("/nonexistent"));

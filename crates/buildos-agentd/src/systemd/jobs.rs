@@ -1,10 +1,9 @@
-//! What the jobs of a unit say beyond its state: whether somebody else stopped what
-//! was down already, or started what was up already.
+//! Infers stops and starts that agentd did not request and that change no state: a stop
+//! of a unit that is down, a start of a unit that is up.
 //!
-//! Who holds a unit (`RefUnit`) gets its property changes, in order and each with the
-//! job that is queued, without asking systemd for the signals about everything
-//! (org.freedesktop.systemd1(5)). How a job of somebody else ended it does not get: that
-//! is what is made out here.
+//! A client that references a unit (`RefUnit`) gets its property changes, in order and
+//! each with the queued job (org.freedesktop.systemd1(5)). systemd does not report the
+//! results of jobs queued by other clients; this module infers them.
 
 use std::collections::VecDeque;
 
@@ -12,81 +11,83 @@ use zbus::zvariant::OwnedObjectPath;
 
 use crate::lifecycle::instance::Event;
 
-/// How many of our jobs are remembered. A unit has one at a time; news of those before
-/// may still be on their way.
-const REMEMBERED: usize = 8;
+/// Number of own jobs to remember. A unit has one job at a time, but signals of earlier
+/// jobs may still be queued.
+const OWN_LIMIT: usize = 8;
 
-/// The jobs of one unit.
+/// Jobs of one unit.
 #[derive(Debug, Default)]
 pub struct Jobs {
-    /// Of our commands, the latest last.
+    /// Jobs that agentd requested, the latest last.
     own: VecDeque<OwnedObjectPath>,
-    /// Somebody else's that is queued, and the unit when that came.
-    other: Option<(OwnedObjectPath, Marks)>,
+    /// Queued job of another client, and the unit when the job was queued.
+    foreign: Option<(OwnedObjectPath, Marks)>,
 }
 
-/// When something happened to a unit last (µs since boot).
+/// Times of the last events of a unit, CLOCK_MONOTONIC microseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Marks {
-    /// Its state changed, or the finer one.
+    /// Change of `ActiveState` or `SubState`.
     pub changed_usec: u64,
-    /// Its conditions were tested, with which each start of what is down begins.
-    pub tested_usec: u64,
+    /// Check of its conditions, with which each start of an inactive unit begins.
+    pub conditions_usec: u64,
 }
 
-/// A unit at the moment of a change.
+/// Unit at the time of a change.
 #[derive(Debug, Clone, Copy)]
 pub struct Change<'a> {
-    /// The job that is queued or carried out.
+    /// Queued or running job.
     pub job: Option<&'a OwnedObjectPath>,
     /// `ActiveState` of the unit.
     pub active_state: &'a str,
-    /// What happened to it before.
+    /// Times of its last events.
     pub marks: Marks,
 }
 
 impl Jobs {
-    /// A job of ours is queued.
+    /// Records a job that agentd requested.
     pub fn add(&mut self, job: OwnedObjectPath) {
-        if self.own.len() == REMEMBERED {
+        if self.own.len() == OWN_LIMIT {
             self.own.pop_front();
         }
         self.own.push_back(job);
     }
 
-    /// Whether a job is ours.
+    /// Returns true if agentd requested the job.
     #[must_use]
     pub fn is_own(&self, job: &OwnedObjectPath) -> bool {
         self.own.contains(job)
     }
 
-    /// Whether none of our jobs came after this one.
+    /// Returns true if the job is the last that agentd requested.
     #[must_use]
     pub fn is_last(&self, job: &OwnedObjectPath) -> bool {
         self.own.back() == Some(job)
     }
 
-    /// Changes may have been missed.
-    pub fn missed(&mut self) {
-        self.other = None;
+    /// Forgets the queued job: changes may have been lost.
+    pub fn reset(&mut self) {
+        self.foreign = None;
     }
 
-    /// Takes a change of the unit.
+    /// Handles a change of the unit.
     ///
-    /// When somebody else's job is done that has left the unit down as it was, without
-    /// trying to start it, that was a stop (or a start that was taken back); one that
-    /// leaves it up was a start or a restart. The rest is seen in the unit itself.
-    pub fn see(&mut self, change: Change<'_>) -> Option<Event> {
+    /// | after the job of another client | the job was |
+    /// |---|---|
+    /// | unit down, unchanged, conditions not checked | a stop, or a cancelled start |
+    /// | unit up | a start or restart |
+    /// | otherwise | reported by the state of the unit |
+    pub fn update(&mut self, change: Change<'_>) -> Option<Event> {
         if let Some(job) = change.job {
-            let marks = match self.other.take() {
+            let marks = match self.foreign.take() {
                 Some((_, marks)) => marks,
                 None => change.marks,
             };
-            self.other = (!self.is_own(job)).then(|| (job.clone(), marks));
+            self.foreign = (!self.is_own(job)).then(|| (job.clone(), marks));
             return None;
         }
-        let (job, marks) = self.other.take()?;
-        // Ours, into which systemd has merged somebody else's.
+        let (job, marks) = self.foreign.take()?;
+        // systemd has merged the job of the other client into one of agentd.
         if self.is_own(&job) {
             return None;
         }
@@ -107,43 +108,43 @@ mod tests {
         path.try_into().expect("a path")
     }
 
-    /// Sees `(job or 0, state, time)` one after the other.
-    fn see(jobs: &mut Jobs, changes: &[(u32, &str, u64)]) -> Vec<Event> {
-        let see = |&(number, active_state, changed_usec): &(u32, &str, u64)| {
+    /// Applies changes: job or 0, state, time.
+    fn update(jobs: &mut Jobs, changes: &[(u32, &str, u64)]) -> Vec<Event> {
+        let update = |&(number, active_state, changed_usec): &(u32, &str, u64)| {
             let job = (number != 0).then(|| job(number));
-            jobs.see(Change {
+            jobs.update(Change {
                 job: job.as_ref(),
                 active_state,
                 marks: Marks {
                     changed_usec,
-                    tested_usec: 3,
+                    conditions_usec: 3,
                 },
             })
         };
-        changes.iter().filter_map(see).collect()
+        changes.iter().filter_map(update).collect()
     }
 
     #[test]
-    fn a_stop_that_finds_the_unit_down_is_seen() {
+    fn stop_of_inactive_unit_is_reported() {
         for state in ["inactive", "failed"] {
-            let events = see(&mut Jobs::default(), &[(7, state, 5), (0, state, 5)]);
+            let events = update(&mut Jobs::default(), &[(7, state, 5), (0, state, 5)]);
             assert!(matches!(events[..], [Event::StoppedByHand]), "{events:?}");
         }
     }
 
     #[test]
-    fn what_the_unit_tells_by_itself_is_not_told_again() {
+    fn job_that_changes_state_is_not_reported() {
         let stop = [(7, "active", 5), (7, "deactivating", 6), (0, "failed", 7)];
         let failed_start = [(7, "inactive", 5), (7, "activating", 6), (0, "failed", 7)];
         let waits = [(7, "inactive", 5), (0, "activating", 6)];
         for changes in [&stop[..], &failed_start, &waits] {
-            let events = see(&mut Jobs::default(), changes);
+            let events = update(&mut Jobs::default(), changes);
             assert!(events.is_empty(), "{changes:?}: {events:?}");
         }
     }
 
     #[test]
-    fn a_start_that_finds_the_unit_up_is_seen_and_a_restart() {
+    fn start_and_restart_of_active_unit_are_reported() {
         let restart = [
             (7, "active", 5),
             (7, "deactivating", 6),
@@ -153,64 +154,64 @@ mod tests {
         ];
         let start = [(7, "active", 5), (0, "active", 5)];
         for changes in [&restart[..], &start] {
-            let events = see(&mut Jobs::default(), changes);
+            let events = update(&mut Jobs::default(), changes);
             assert!(matches!(events[..], [Event::StartedByHand]), "{events:?}");
         }
     }
 
     #[test]
-    fn our_own_jobs_tell_nothing() {
+    fn own_jobs_are_not_reported() {
         let mut jobs = Jobs::default();
         jobs.add(job(7));
         let changes = [(7, "inactive", 5), (0, "inactive", 5), (0, "active", 6)];
-        assert!(see(&mut jobs, &changes).is_empty());
-        // Also when ours takes the place of somebody else's.
+        assert!(update(&mut jobs, &changes).is_empty());
+        // An own job replaces the job of another client.
         let changes = [(6, "inactive", 5), (7, "inactive", 5), (0, "inactive", 5)];
-        assert!(see(&mut jobs, &changes).is_empty());
-        // But when somebody else's takes the place of ours.
+        assert!(update(&mut jobs, &changes).is_empty());
+        // The job of another client replaces an own job.
         let changes = [(7, "inactive", 5), (8, "inactive", 5), (0, "inactive", 5)];
         assert!(matches!(
-            see(&mut jobs, &changes)[..],
+            update(&mut jobs, &changes)[..],
             [Event::StoppedByHand]
         ));
     }
 
     #[test]
-    fn a_start_that_is_refused_is_no_stop() {
+    fn start_refused_by_condition_is_not_a_stop() {
         let mut jobs = Jobs::default();
-        let mut see = |job: Option<&OwnedObjectPath>, tested_usec| {
+        let mut update = |job: Option<&OwnedObjectPath>, conditions_usec| {
             let marks = Marks {
                 changed_usec: 5,
-                tested_usec,
+                conditions_usec,
             };
-            jobs.see(Change {
+            jobs.update(Change {
                 job,
                 active_state: "inactive",
                 marks,
             })
         };
-        assert!(see(Some(&job(7)), 3).is_none());
-        assert!(see(None, 6).is_none());
+        assert!(update(Some(&job(7)), 3).is_none());
+        assert!(update(None, 6).is_none());
     }
 
     #[test]
-    fn a_job_that_becomes_ours_tells_nothing() {
+    fn job_merged_into_own_is_not_reported() {
         let mut jobs = Jobs::default();
-        assert!(see(&mut jobs, &[(7, "inactive", 5)]).is_empty());
+        assert!(update(&mut jobs, &[(7, "inactive", 5)]).is_empty());
         jobs.add(job(7));
-        assert!(see(&mut jobs, &[(0, "inactive", 5)]).is_empty());
+        assert!(update(&mut jobs, &[(0, "inactive", 5)]).is_empty());
     }
 
     #[test]
-    fn what_was_missed_is_not_guessed() {
+    fn reset_forgets_queued_job() {
         let mut jobs = Jobs::default();
-        assert!(see(&mut jobs, &[(7, "active", 5)]).is_empty());
-        jobs.missed();
-        assert!(see(&mut jobs, &[(0, "active", 5)]).is_empty());
+        assert!(update(&mut jobs, &[(7, "active", 5)]).is_empty());
+        jobs.reset();
+        assert!(update(&mut jobs, &[(0, "active", 5)]).is_empty());
     }
 
     #[test]
-    fn old_jobs_are_forgotten() {
+    fn oldest_own_job_is_forgotten() {
         let mut jobs = Jobs::default();
         for number in 1..=9 {
             jobs.add(job(number));

@@ -1,231 +1,90 @@
-//! What is executed: program, arguments, environment.
+//! Makes the command of an agent from its settings: program, arguments, environment.
 
 use std::fmt;
 use std::num::NonZeroU32;
-use std::path::Path;
-use std::str::FromStr;
 
 use buildos_dbus_api::agent1::Kind;
-use serde::Deserialize;
 
 use crate::agent::bbot_option::{OptionNames, Setting};
 use crate::agent::credential::Credential;
+use crate::agent::exec::{Argument, Program, Variable};
 use crate::agent::id::Id;
+use crate::agent::settings::AgentSettings;
 use crate::agent::user::User;
-use crate::resources::Allotment;
-use crate::settings::AgentSettings;
+use crate::resources::Resources;
 
-/// Absolute path of a program, without anything that a unit file would read
-/// as something else.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
-#[serde(try_from = "String")]
-pub struct Program(String);
-
-/// One argument: any text that execve(2) can pass.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
-pub struct Argument(String);
-
-/// One `NAME=VALUE` of the environment.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
-pub struct Variable(String);
-
-/// Why a configured text cannot be part of a command.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum PartError {
-    /// No [`Program`].
-    #[error("{0:?} is no program: an absolute path of letters, digits and ._+@- is expected")]
-    Program(String),
-    /// No [`Argument`].
-    #[error("an argument cannot contain a NUL character: {0:?}")]
-    Argument(String),
-    /// No [`Variable`].
-    #[error("{0:?} is no environment variable: NAME=VALUE without control characters is expected")]
-    Variable(String),
-}
-
-impl Program {
-    /// The path.
-    #[must_use]
-    pub fn path(&self) -> &Path {
-        Path::new(&self.0)
-    }
-
-    /// The path as text.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// A path of ours, which a test has seen to be valid.
-    pub(crate) fn known(path: &'static str) -> Self {
-        Self(path.to_owned())
-    }
-}
-
-impl FromStr for Program {
-    type Err = PartError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let element = |element: &str| {
-            !matches!(element, "" | "." | "..")
-                && element
-                    .bytes()
-                    .all(|b| b.is_ascii_alphanumeric() || b"._+@-".contains(&b))
-        };
-        match text.strip_prefix('/') {
-            Some(path) if path.split('/').all(element) => Ok(Self(text.to_owned())),
-            Some(_) | None => Err(PartError::Program(text.to_owned())),
-        }
-    }
-}
-
-impl TryFrom<String> for Program {
-    type Error = PartError;
-
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        text.parse()
-    }
-}
-
-impl fmt::Display for Program {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl Argument {
-    /// The text.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// A value of ours, which is shown as text and never contains NUL.
-    fn of(value: impl fmt::Display) -> Self {
-        Self(value.to_string())
-    }
-}
-
-impl TryFrom<String> for Argument {
-    type Error = PartError;
-
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        if text.contains('\0') {
-            Err(PartError::Argument(text))
-        } else {
-            Ok(Self(text))
-        }
-    }
-}
-
-impl fmt::Display for Argument {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl Variable {
-    /// `NAME=VALUE`.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl TryFrom<String> for Variable {
-    type Error = PartError;
-
-    /// What systemd would drop from `Environment=` is refused here, where the
-    /// operator sees it (`env_assignment_is_valid` in src/basic/env-util.c).
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        let name_fits = |name: &str| {
-            name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
-                && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
-        };
-        let value_fits = |value: &str| {
-            !value.contains(|c: char| c.is_ascii_control() && !matches!(c, '\t' | '\n'))
-        };
-        match text.split_once('=') {
-            Some((name, value)) if name_fits(name) && value_fits(value) => Ok(Self(text)),
-            Some(_) | None => Err(PartError::Variable(text)),
-        }
-    }
-}
-
-/// What the unit of an agent executes, and how.
+/// Command of a unit, with its environment and limits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Command {
-    /// The program.
+    /// `ExecStart=`, first word.
     pub program: Program,
-    /// Its arguments.
+    /// `ExecStart=`, other words.
     pub arguments: Vec<Word>,
-    /// Added to the environment that systemd gives to every service.
+    /// `Environment=`.
     pub environment: Vec<Variable>,
-    /// Whom it runs as, when not as the template says.
+    /// `User=`; default: the user of the template unit.
     pub user: Option<User>,
-    /// Secrets that it gets.
+    /// `LoadCredential=`.
     pub credentials: Vec<Credential>,
-    /// What systemd keeps it to, beyond the limits of its slice.
+    /// Limits in addition to those of the slice.
     pub limits: Limits,
 }
 
-/// One word of a command line.
+/// Word of a command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Word {
-    /// As it stands.
+    /// Literal text.
     Text(Argument),
-    /// Where systemd puts the credential of this name.
+    /// Path of the credential with this name.
     CredentialPath(String),
 }
 
-/// What the unit of an agent may take at most.
+/// Resource limits of a unit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Limits {
-    /// Hardware threads.
+    /// `CPUQuota=`, in hardware threads.
     pub cpu: Option<NonZeroU32>,
-    /// RAM, MiB.
+    /// `MemoryMax=`, MiB.
     pub memory: Option<NonZeroU32>,
 }
 
-/// The configuration of an agent does not make a command.
+/// Reason why the settings of an agent make no command.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CommandError {
-    /// bbot-agent ends at once without a controller.
+    /// Without a controller bbot-agent ends at once.
     #[error("no controller is configured (controllers of {0})")]
     NoController(Id),
 }
 
 impl Command {
-    /// The command of an agent.
+    /// Makes the command of an agent.
     ///
     /// # Errors
     ///
-    /// Something that the program cannot do without is not configured.
+    /// A setting that the program requires is missing.
     pub fn new(
         id: &Id,
         settings: &AgentSettings,
         options: &OptionNames,
-        allotment: Allotment,
+        resources: Resources,
     ) -> Result<Self, CommandError> {
-        let written = settings.arguments.iter().cloned().map(Word::Text);
+        let configured = settings.arguments.iter().cloned().map(Word::Text);
         let mut arguments = Vec::new();
         let limits = match id.kind {
             Kind::Bbot => {
                 if settings.controllers.is_empty() {
                     return Err(CommandError::NoController(id.clone()));
                 }
-                arguments.extend(bbot_options(id, settings, options, allotment));
-                arguments.extend(written);
+                arguments.extend(bbot_options(id, settings, options, resources));
+                arguments.extend(configured);
                 arguments.extend(settings.controllers.iter().map(Word::of));
-                // It keeps its machines to what it was told.
+                // bbot-agent limits its machines by its options.
                 Limits::default()
             }
-            // Its options are not public: all of them are configuration, and it
-            // cannot be told what it may take.
+            // bslave has no public options: all arguments are configuration, and systemd
+            // enforces the limits.
             Kind::Bslave => {
-                arguments.extend(written);
+                arguments.extend(configured);
                 Limits {
                     cpu: settings.cpu,
                     memory: settings.ram_mib,
@@ -254,9 +113,9 @@ fn bbot_options(
     id: &Id,
     settings: &AgentSettings,
     options: &OptionNames,
-    allotment: Allotment,
+    resources: Resources,
 ) -> Vec<Word> {
-    // An agent serves one toolchain; unless told otherwise, that of its name.
+    // An agent serves one toolchain, by default the one with its own name.
     let toolchain_name = match &settings.toolchain_name {
         Some(name) => name.clone(),
         None => Argument::of(&id.name),
@@ -265,8 +124,8 @@ fn bbot_options(
         (Setting::SystemdDaemon, Value::Flag),
         (Setting::ToolchainName, Value::of(Some(toolchain_name))),
         (Setting::InstanceMax, Value::of(settings.instance_max)),
-        (Setting::Cpu, Value::of(Some(allotment.cpu))),
-        (Setting::BuildRam, Value::of(Some(allotment.ram_kib()))),
+        (Setting::Cpu, Value::of(Some(resources.cpu))),
+        (Setting::BuildRam, Value::of(Some(resources.ram_kib()))),
         (
             Setting::AuthKey,
             settings.auth_key.as_ref().map_or(Value::Unset, |key| {
@@ -289,13 +148,13 @@ fn bbot_options(
     arguments
 }
 
-/// What follows an option.
+/// Value of an option.
 enum Value {
-    /// Nothing: the option itself says it.
+    /// No value: the option is a flag.
     Flag,
-    /// A value.
+    /// One word.
     Is(Word),
-    /// The option is not passed; the program's own default holds.
+    /// The option is left out; the default of the program applies.
     Unset,
 }
 
@@ -314,12 +173,12 @@ mod tests {
         let mut settings = AgentSettings::new(id.kind);
         let mut options = OptionNames::default();
         change(&mut settings, &mut options);
-        let allotment = Allotment {
+        let resources = Resources {
             cpu: NonZeroU32::new(2).unwrap(),
             ram_mib: 4096,
             tasks: NonZeroU32::MIN,
         };
-        match Command::new(&id, &settings, &options, allotment) {
+        match Command::new(&id, &settings, &options, resources) {
             Ok(command) => {
                 let arguments = command.arguments.iter().map(|word| match word {
                     Word::Text(text) => text.to_string(),
@@ -336,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn an_agent_with_a_controller_is_complete() {
+    fn bbot_with_controller_has_default_options() {
         let command = command("bbot@default", |s, _| {
             s.controllers = vec!["https://ci.example.org".parse().unwrap()];
         });
@@ -347,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_that_can_be_set() {
+    fn bbot_settings_become_options() {
         let command = command("bbot@gcc", |s, o| {
             s.program = "/opt/bbot/bin/bbot-agent".parse().unwrap();
             s.controllers = vec![
@@ -370,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn an_agent_without_controllers_is_not_started() {
+    fn bbot_without_controllers_is_refused() {
         assert_eq!(
             command("bbot@default", |_, _| {}),
             "error: no controller is configured (controllers of bbot@default)"
@@ -378,33 +237,11 @@ mod tests {
     }
 
     #[test]
-    fn bslave_gets_what_the_operator_wrote() {
+    fn bslave_gets_configured_arguments_only() {
         assert_eq!(command("bslave@default", |_, _| {}), "/usr/bin/bslave");
         let command = command("bslave@default", |s, _| {
             s.arguments = vec![Argument::of("--port"), Argument::of(1)];
         });
         assert_eq!(command, "/usr/bin/bslave --port 1");
-    }
-
-    #[test]
-    fn what_cannot_be_part_of_a_command() {
-        for bad in [
-            "",
-            "bslave",
-            "/",
-            "/usr//x",
-            "/usr/../x",
-            "/a b",
-            "/a%b",
-            "/a$b",
-            "/usr/x/",
-        ] {
-            assert!(bad.parse::<Program>().is_err(), "{bad}");
-        }
-        for bad in ["", "A", "=b", "1A=b", "A B=c", "A=\u{1b}"] {
-            assert!(Variable::try_from(bad.to_owned()).is_err(), "{bad}");
-        }
-        assert!(Variable::try_from("_A1=x=y\n".to_owned()).is_ok());
-        assert!(Argument::try_from("a\0b".to_owned()).is_err());
     }
 }

@@ -1,4 +1,4 @@
-//! The drop-ins as files below `/run/systemd/system`.
+//! Reads and writes drop-ins below `/run/systemd/system`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -7,27 +7,27 @@ use std::path::{Path, PathBuf};
 
 use buildos_service::file::{self, WriteError};
 
+use super::dropin;
 use crate::agent::id::Id;
-use crate::unit::dropin;
 
-/// Where systemd reads units that last until the machine goes down.
+/// Directory of units that last until the next boot.
 pub const RUNTIME: &str = "/run/systemd/system";
 
-/// A directory of units.
+/// Directory of units.
 #[derive(Debug, Clone)]
 pub struct UnitDirectory(PathBuf);
 
-/// The drop-ins could not be read or changed.
+/// Reason why drop-ins could not be read or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum UnitDirectoryError {
     /// A file or directory could not be read, created or removed.
     #[error("cannot {action} {}", path.display())]
     File {
-        /// What was attempted.
+        /// The operation: read, create, remove.
         action: &'static str,
-        /// On what.
+        /// The file or directory.
         path: PathBuf,
-        /// Why not.
+        /// The error of the operating system.
         source: io::Error,
     },
     /// A drop-in could not be written.
@@ -45,13 +45,13 @@ fn cannot(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> UnitDi
 }
 
 impl UnitDirectory {
-    /// The directory at `path`, normally [`RUNTIME`].
+    /// Uses the directory at `path`, normally [`RUNTIME`].
     #[must_use]
     pub fn new(path: &Path) -> Self {
         Self(path.to_owned())
     }
 
-    /// The drop-ins of agents.
+    /// Returns the text of the drop-in of each agent that has one.
     ///
     /// # Errors
     ///
@@ -67,7 +67,7 @@ impl UnitDirectory {
             let path = self.file(&id);
             match fs::read_to_string(&path) {
                 Ok(text) => drop(dropins.insert(id, text)),
-                // The directory is an operator's (systemctl edit --runtime).
+                // An operator created the directory (systemctl edit --runtime).
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
                 Err(e) => return Err(cannot("read", &path)(e)),
             }
@@ -75,11 +75,11 @@ impl UnitDirectory {
         Ok(dropins)
     }
 
-    /// Gives an agent's drop-in this text.
+    /// Writes the drop-in of an agent.
     ///
     /// # Errors
     ///
-    /// The directory is not writable, or memory is full.
+    /// The directory is not writable, or the file system is full.
     pub fn write(&self, id: &Id, text: &str) -> Result<(), UnitDirectoryError> {
         let directory = self.0.join(dropin::directory(id));
         fs::create_dir_all(&directory).map_err(cannot("create", &directory))?;
@@ -87,11 +87,11 @@ impl UnitDirectory {
         Ok(())
     }
 
-    /// Gives the slice of all agents a drop-in with this text.
+    /// Writes the drop-in of the slice of all agents.
     ///
     /// # Errors
     ///
-    /// The directory is not writable, or memory is full.
+    /// The directory is not writable, or the file system is full.
     pub fn write_slice(&self, text: &str) -> Result<(), UnitDirectoryError> {
         let directory = self.0.join(format!("{}.d", dropin::SLICE));
         fs::create_dir_all(&directory).map_err(cannot("create", &directory))?;
@@ -100,12 +100,12 @@ impl UnitDirectory {
         Ok(())
     }
 
-    /// Removes an agent's drop-in, and its directory unless somebody else has
-    /// drop-ins there.
+    /// Removes the drop-in of an agent. Its directory goes too, unless it holds drop-ins of
+    /// an operator.
     ///
     /// # Errors
     ///
-    /// The file is there and cannot be removed.
+    /// The file exists and cannot be removed.
     pub fn remove(&self, id: &Id) -> Result<(), UnitDirectoryError> {
         let path = self.file(id);
         match fs::remove_file(&path) {
@@ -138,7 +138,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_is_read_and_removed() {
+    fn written_dropins_are_read_and_removed() {
         let root = tempfile::tempdir().unwrap();
         let units = UnitDirectory::new(root.path());
         let [a, b]: [Id; 2] = ["bbot@a", "bslave@b"].map(|id| id.parse().unwrap());
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn the_slice_is_written() {
+    fn slice_dropin_is_written() {
         let root = tempfile::tempdir().unwrap();
         let units = UnitDirectory::new(root.path());
         units.write_slice("[Slice]\n").unwrap();
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_name_the_file() {
+    fn error_names_the_file() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let units = UnitDirectory::new(file.path());
         let path = file.path().display();

@@ -1,35 +1,34 @@
-//! The drop-in that gives a unit its command line.
+//! Generates the drop-ins that hold the command lines, and plans their changes.
 //!
-//! `ExecStart=` takes a fixed program, so a template cannot get its command
-//! from an environment file without a wrapper that hides it. With a drop-in in
-//! `/run/systemd/system`, `systemctl cat` shows the very command that runs,
-//! and what an operator writes with `systemctl edit` comes later and wins
-//! (systemd.unit(5)).
+//! `ExecStart=` takes a fixed program, so a template could get its command from an
+//! environment file only through a wrapper. With a drop-in in `/run/systemd/system`,
+//! `systemctl cat` shows the command that runs. Drop-ins of `systemctl edit` are read
+//! later and take precedence (systemd.unit(5)).
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::command::{Command, Word};
 use crate::agent::id::Id;
-use crate::unit::command::{Command, Word};
 
-/// Name of the drop-in; the unit's assertion repeats it.
+/// Name of the drop-in. `AssertPathExists=` of the template units repeats it.
 pub const FILE: &str = "50-buildos.conf";
 
-/// The slice that every agent is in.
+/// Slice of all agents.
 pub const SLICE: &str = "buildos-agents.slice";
 
-/// The directory of a unit's drop-ins, beside the units.
+/// Returns the name of the drop-in directory of an agent.
 #[must_use]
 pub fn directory(id: &Id) -> String {
     format!("{}.d", id.unit())
 }
 
-/// The agent that such a directory belongs to.
+/// Returns the agent of a drop-in directory.
 #[must_use]
 pub fn agent_of(directory: &str) -> Option<Id> {
     Id::from_unit(directory.strip_suffix(".d")?)
 }
 
-/// The drop-in that makes a unit execute the command.
+/// Returns the drop-in that makes a unit execute the command.
 #[must_use]
 pub fn text(command: &Command) -> String {
     let mut text = String::from(
@@ -50,17 +49,17 @@ pub fn text(command: &Command) -> String {
     if let Some(threads) = command.limits.cpu {
         text.push_str(&format!("CPUQuota={}%\n", u64::from(threads.get()) * 100));
     }
-    if let Some(mebibytes) = command.limits.memory {
-        text.push_str(&format!("MemoryMax={mebibytes}M\n"));
+    if let Some(mib) = command.limits.memory {
+        text.push_str(&format!("MemoryMax={mib}M\n"));
     }
-    // The empty one takes back the template's.
+    // The empty value removes the ExecStart= of the template.
     text.push_str("ExecStart=\nExecStart=");
     text.push_str(&command_line(command));
     text.push('\n');
     text
 }
 
-/// The value of `ExecStart=`.
+/// Returns the value of `ExecStart=`.
 fn command_line(command: &Command) -> String {
     let words = command.arguments.iter().map(|word| match word {
         Word::Text(text) => argument(text.as_str()),
@@ -72,9 +71,10 @@ fn command_line(command: &Command) -> String {
     words.join(" ")
 }
 
-/// The drop-in that keeps all agents together to this much RAM, MiB. Nothing is left
-/// when RAM could not be read, or a mistake reserves all of it: then there is no
-/// limit, rather than one that ends every agent at once.
+/// Returns the drop-in that limits the RAM of all agents together, MiB.
+///
+/// 0 means no limit: RAM could not be read, or the configuration reserves all of it. A
+/// limit of 0 would kill every agent at once.
 #[must_use]
 pub fn slice(memory: u64) -> String {
     let limit = match memory {
@@ -83,59 +83,58 @@ pub fn slice(memory: u64) -> String {
     };
     format!(
         "# Written by buildos-agentd: RAM less memory_reserve_mib of\n\
-         # buildos-agentd.conf(5). A build that wants more is ended, not a service.\n\
+         # buildos-agentd.conf(5). The kernel kills a build that exceeds it.\n\
          [Slice]\n\
          MemoryMax={limit}\n"
     )
 }
 
-/// What is to be done to the drop-ins.
+/// Change of the drop-ins.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Op {
-    /// The agent is no longer configured: it is stopped and its drop-in removed.
+    /// Stop an agent that is no longer configured, and remove its drop-in.
     Remove(Id),
-    /// The same, but the configuration has errors: nothing is done.
+    /// Keep an agent that is no longer configured: the configuration has errors.
     Keep(Id),
-    /// The drop-in gets this text.
+    /// Write the drop-in.
     Write(Id, String),
 }
 
-/// The way from the drop-ins that are there to those that are wished for.
+/// Returns the changes from the observed to the desired drop-ins.
 ///
-/// `configured` may contain agents without a wish, those whose configuration
-/// makes no command: what they have is left alone. An agent that is no longer
-/// configured is only removed when the configuration is `sound`: a typing error
-/// that hides a table must not end a build.
+/// `configured` may contain agents that are not in `desired`: their settings make no
+/// command, and their drop-ins are kept. An agent that is no longer configured is removed
+/// only if the configuration is `valid`: a typing error that hides a table must not end a
+/// build.
 #[must_use]
 pub fn plan(
     configured: &BTreeSet<Id>,
-    wished: &BTreeMap<Id, String>,
-    present: &BTreeMap<Id, String>,
-    sound: bool,
+    desired: &BTreeMap<Id, String>,
+    observed: &BTreeMap<Id, String>,
+    valid: bool,
 ) -> Vec<Op> {
-    let gone = present.keys().filter(|id| !configured.contains(id));
-    let remove = if sound { Op::Remove } else { Op::Keep };
-    let changed = wished
+    let gone = observed.keys().filter(|id| !configured.contains(id));
+    let remove = if valid { Op::Remove } else { Op::Keep };
+    let changed = desired
         .iter()
-        .filter(|(id, text)| present.get(id) != Some(text));
+        .filter(|(id, text)| observed.get(id) != Some(text));
     gone.map(|id| remove(id.clone()))
         .chain(changed.map(|(id, text)| Op::Write(id.clone(), text.clone())))
         .collect()
 }
 
-/// A word of `ExecStart=` (systemd.service(5), "Command lines"): `$` would be
-/// replaced by a variable.
+/// Quotes a word of `ExecStart=` (systemd.service(5), "Command lines"), where `$` begins
+/// a variable.
 fn argument(text: &str) -> String {
     quote(text, true)
 }
 
-/// A word of `Environment=` (systemd.exec(5)): `$` has no meaning there.
+/// Quotes a word of `Environment=` (systemd.exec(5)), where `$` is a plain character.
 fn assignment(text: &str) -> String {
     quote(text, false)
 }
 
-/// The word as systemd reads it back: quoted where it must be, `%` doubled
-/// because it begins a specifier in either place.
+/// Quotes a word if necessary. `%` is doubled, as it begins a specifier in both places.
 fn quote(text: &str, variables: bool) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "_-./:=,@+".contains(c);
     if !text.is_empty() && text.chars().all(plain) {
@@ -161,7 +160,8 @@ fn quote(text: &str, variables: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::unit::command::{Argument, Limits, Variable};
+    use crate::agent::exec::{Argument, Variable};
+    use crate::unit::command::Limits;
     use proptest::prelude::*;
 
     fn command(arguments: &[&str], environment: &[&str]) -> Command {
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ordinary_command_needs_no_quotes() {
+    fn plain_words_are_not_quoted() {
         let text = text(&command(
             &[
                 "--systemd-daemon",
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn the_rest_is_quoted() {
+    fn special_characters_are_quoted() {
         for (text, in_command, in_environment) in [
             ("", r#""""#, r#""""#),
             ("a b", r#""a b""#, r#""a b""#),
@@ -224,8 +224,8 @@ mod tests {
         }
     }
 
-    /// systemd's way back: `extract_first_word` with EXTRACT_UNQUOTE and
-    /// EXTRACT_CUNESCAPE, specifiers, then variables.
+    /// Parses as systemd does: `extract_first_word` with EXTRACT_UNQUOTE and
+    /// EXTRACT_CUNESCAPE, then specifiers, then variables.
     fn read_back(line: &str, variables: bool) -> Vec<String> {
         let mut words = Vec::new();
         let mut rest = line.chars().peekable();
@@ -264,7 +264,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn systemd_reads_back_what_was_meant(words: Vec<String>) {
+        fn quoted_words_are_read_back_unchanged(words: Vec<String>) {
             let words: Vec<_> = words.into_iter().map(|w| w.replace('\0', "")).collect();
             let line = words.iter().map(|w| argument(w)).collect::<Vec<_>>().join(" ");
             prop_assert!(!line.contains(['\n', '\0']));
@@ -275,13 +275,13 @@ mod tests {
     }
 
     #[test]
-    fn the_slice_is_limited_to_what_there_is() {
+    fn slice_has_limit_unless_zero() {
         assert!(slice(1024).ends_with("[Slice]\nMemoryMax=1024M\n"));
         assert!(slice(0).ends_with("[Slice]\nMemoryMax=infinity\n"));
     }
 
     #[test]
-    fn directories_name_agents() {
+    fn dropin_directory_names_its_agent() {
         let id = id("bbot@default");
         assert_eq!(directory(&id), "buildos-bbot@default.service.d");
         assert_eq!(agent_of(&directory(&id)), Some(id));
@@ -290,28 +290,28 @@ mod tests {
     }
 
     #[test]
-    fn only_what_differs_is_touched() {
+    fn plan_touches_changed_dropins_only() {
         let texts = |pairs: &[(&str, &str)]| -> BTreeMap<Id, String> {
             pairs
                 .iter()
                 .map(|(i, t)| (id(i), (*t).to_owned()))
                 .collect()
         };
-        let present = texts(&[
+        let observed = texts(&[
             ("bbot@a", "1"),
             ("bbot@b", "1"),
             ("bbot@c", "1"),
             ("bbot@d", "1"),
         ]);
-        let wished = texts(&[("bbot@a", "1"), ("bbot@b", "2"), ("bbot@e", "1")]);
-        // bbot@c is configured, but its configuration makes no command.
+        let desired = texts(&[("bbot@a", "1"), ("bbot@b", "2"), ("bbot@e", "1")]);
+        // bbot@c is configured, but its settings make no command.
         let configured: BTreeSet<_> = ["bbot@a", "bbot@b", "bbot@c", "bbot@e"]
             .map(id)
             .into_iter()
             .collect();
         let write = |i: &str, text: &str| Op::Write(id(i), text.to_owned());
         assert_eq!(
-            plan(&configured, &wished, &present, true),
+            plan(&configured, &desired, &observed, true),
             [
                 Op::Remove(id("bbot@d")),
                 write("bbot@b", "2"),
@@ -319,7 +319,7 @@ mod tests {
             ]
         );
         assert_eq!(
-            plan(&configured, &wished, &present, false),
+            plan(&configured, &desired, &observed, false),
             [
                 Op::Keep(id("bbot@d")),
                 write("bbot@b", "2"),

@@ -1,4 +1,4 @@
-//! How a process ended, in words.
+//! Describes the exit status of an agent.
 
 use std::fmt;
 
@@ -7,17 +7,17 @@ const CLD_EXITED: i32 = 1;
 const CLD_KILLED: i32 = 2;
 const CLD_DUMPED: i32 = 3;
 
-/// How an agent ended.
+/// Exit status of the main process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Exit {
     how: How,
-    /// systemd's word for it, where it says more than the rest.
+    /// `Result` of the service, if it adds to the exit status.
     result: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum How {
-    /// It never ran.
+    /// The process was never executed.
     NotExecuted,
     Code(i32),
     Signal {
@@ -27,8 +27,8 @@ enum How {
 }
 
 impl Exit {
-    /// From `ExecMainCode`, `ExecMainStatus` and `Result` of a service that is
-    /// not running; [`None`] when it never was.
+    /// Interprets `ExecMainCode`, `ExecMainStatus` and `Result` of a service that does not
+    /// run. Returns [`None`] if it has never run.
     #[must_use]
     pub fn new(code: i32, status: i32, result: &str) -> Option<Self> {
         let how = match code {
@@ -40,10 +40,10 @@ impl Exit {
             _ if result == "success" => return None,
             _ => How::NotExecuted,
         };
-        let said = matches!(result, "success" | "exit-code" | "signal" | "core-dump");
+        let implied = matches!(result, "success" | "exit-code" | "signal" | "core-dump");
         Some(Self {
             how,
-            result: (!said).then(|| result.to_owned()),
+            result: (!implied).then(|| result.to_owned()),
         })
     }
 }
@@ -70,7 +70,7 @@ impl fmt::Display for Exit {
     }
 }
 
-/// The signals that end a process and that people know by name.
+/// Returns the name of a signal that ends processes.
 const fn signal_name(number: i32) -> Option<&'static str> {
     Some(match number {
         libc::SIGHUP => "HUP",
@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn endings_in_words() {
+    fn exit_status_is_shown_as_text() {
         for (code, status, result, expected) in [
             (1, 0, "success", "exit code 0"),
             (1, 1, "exit-code", "exit code 1"),

@@ -1,20 +1,20 @@
-//! What systemd says about the unit of an agent.
+//! Interprets the state that systemd reports for the unit of an agent.
 
 use crate::unit::exit::Exit;
 
-/// Where a unit is in its life, as far as it matters here.
+/// Phase of a unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Phase {
-    /// Nothing runs: never started, or stopped on purpose. A service that ends
-    /// by itself is not here but in [`Phase::Ended`], see the template units.
+    /// Inactive: never started, or stopped on purpose. After an unexpected end the phase
+    /// is [`Phase::Ended`]: see `Restart=` in the template units.
     Down,
-    /// On its way up.
+    /// systemd starts the unit.
     Starting,
     /// The agent runs.
     Running,
-    /// On its way down.
+    /// systemd stops the unit.
     Stopping,
-    /// The agent ended by itself and systemd waits for us to start it again.
+    /// The agent ended by itself, and the unit waits in `auto-restart`.
     Ended,
 }
 
@@ -28,13 +28,13 @@ impl Phase {
         Self::Ended,
     ];
 
-    /// From `ActiveState` and `SubState`; [`None`] for words of a systemd that
-    /// we do not know, whose next ones we wait for.
+    /// Interprets `ActiveState` and `SubState`. Returns [`None`] for unknown values, which
+    /// are passed through.
     #[must_use]
     pub fn new(active: &str, sub: &str) -> Option<Self> {
         match (active, sub) {
-            // With Restart= and a RestartSec= that never passes. The two before
-            // it are passed through without a pause.
+            // Restart=always with RestartSec=infinity. The unit passes through the next
+            // two without a pause.
             ("activating", "auto-restart") => Some(Self::Ended),
             (_, "dead-before-auto-restart" | "failed-before-auto-restart") => Some(Self::Stopping),
             ("activating", _) => Some(Self::Starting),
@@ -46,26 +46,26 @@ impl Phase {
     }
 }
 
-/// A look at a unit.
+/// Report of a unit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unit {
-    /// Where it is.
+    /// Phase at the time of the report.
     pub phase: Phase,
-    /// When it came there, CLOCK_MONOTONIC microseconds; 0 when it was never
-    /// anywhere else. Two looks with the same stamp saw the same thing.
+    /// Time of the last change, CLOCK_MONOTONIC microseconds; 0 if the unit was never
+    /// started. Reports with the same time describe the same state.
     pub changed_usec: u64,
-    /// The same on CLOCK_REALTIME.
+    /// The same time, CLOCK_REALTIME microseconds.
     pub changed_realtime_usec: u64,
     /// Main process, or 0.
     pub main_pid: u32,
-    /// How the main process ended, unless there is one or there never was one.
+    /// Exit status of the last main process, if the unit is down or ended.
     pub exit: Option<Exit>,
-    /// Starts after an end by itself, counted by systemd.
+    /// systemd's count of starts after an unexpected end.
     pub restarts: u32,
 }
 
 impl Unit {
-    /// One that has not been started in this boot, of which there is nothing more to know.
+    /// Returns the report of a unit that was not started in this boot.
     #[must_use]
     pub fn never_up() -> Self {
         Self {
@@ -117,7 +117,7 @@ mod tests {
         ] {
             assert_eq!(Phase::new(active, sub), Some(phase), "{active} ({sub})");
         }
-        // While `systemctl clean` works: it will be inactive in a moment.
+        // While `systemctl clean` runs; the unit becomes inactive after it.
         assert_eq!(Phase::new("maintenance", "cleaning"), None);
     }
 }

@@ -218,7 +218,7 @@ const FAULTS: [(&str, Change, Step, &str, &str); 27] = [
     ),
     (
         "credentials",
-        |host| host.agents = vec![waiting("credentials", "credential key is not there")],
+        |host| host.agents = vec![waiting("credentials", "credential key is missing")],
         Step::Needs,
         "credential key",
         "systemd-creds(1)",
