@@ -1,18 +1,18 @@
 //! The agent: asks every controller in turn, for ever, and runs what they give.
 
+use crate::build_machine::{Guest, GuestError};
+use crate::command_line::Options;
 use crate::container;
 use crate::controller::{Controller, Priority, in_order};
-use crate::guest::{Guest, GuestError};
+use crate::controller_client::{Client, Task, request};
+use crate::faults::Mischief;
 use crate::log::{Log, chain};
-use crate::machine;
+use crate::machine_list;
 use crate::manifest::{self, Manifest};
-use crate::mischief::Mischief;
-use crate::options::Options;
-use crate::redirect::Redirect;
-use crate::root::ToolError;
+use crate::sudo::ToolError;
 use crate::tap::Tap;
-use crate::task::{Client, Task, request};
 use crate::tftp::{self, TransferError};
+use crate::tftp_redirect::Redirect;
 use crate::virtual_machine::Hypervisor;
 use crate::worker;
 use std::collections::HashMap;
@@ -119,10 +119,10 @@ impl Agent {
         mischief: Mischief,
         log: Log,
         name: &str,
-    ) -> Result<Self, machine::MachineError> {
+    ) -> Result<Self, machine_list::MachineError> {
         let machines = match &options.fake_machine {
-            Some(file) => machine::fake(file)?,
-            None => machine::list(&options.machines)?,
+            Some(file) => machine_list::fake(file)?,
+            None => machine_list::list(&options.machines)?,
         };
         let body = request(&options, name, &machines);
         let client = Client::new(Duration::from_secs(options.request_timeout));

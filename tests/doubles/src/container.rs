@@ -1,7 +1,7 @@
 //! A build machine without a machine: a process in network, mount, PID and name
 //! namespaces of its own, with one link into a bridge of the host.
 
-use crate::root::{self, ToolError};
+use crate::sudo::{self, ToolError};
 use std::io;
 use std::process::{Child, ChildStdin, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -58,7 +58,7 @@ impl Container {
     pub fn start(name: &str, bridge: &str, program: &[&str]) -> Result<Self, ContainerError> {
         let made = network(name, bridge)
             .iter()
-            .try_for_each(|line| root::run(line).map(drop));
+            .try_for_each(|line| sudo::run(line).map(drop));
         if let Err(error) = made {
             remove(name);
             return Err(error.into());
@@ -67,7 +67,7 @@ impl Container {
         words.extend("unshare --mount --pid --uts --fork --kill-child".split(' '));
         words.extend(["--mount-proc", "--"]);
         words.extend(program);
-        let mut child = root::command(&words)
+        let mut child = sudo::command(&words)
             .stdin(Stdio::piped())
             .spawn()
             .map_err(|error| {
@@ -104,7 +104,7 @@ impl Drop for Container {
 
 /// Its link goes with the namespace. What is not there need not be removed.
 fn remove(name: &str) {
-    let _ = root::run(&format!("ip netns delete {name}"));
+    let _ = sudo::run(&format!("ip netns delete {name}"));
 }
 
 /// Ends this program, which runs in a container, when nobody holds its leash.

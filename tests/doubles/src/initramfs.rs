@@ -2,7 +2,7 @@
 //! are, in the format that the kernel unpacks (newc, see the kernel's
 //! Documentation/driver-api/early-userspace/buffer-format.rst).
 
-use crate::root::{ToolError, finish};
+use crate::sudo::{ToolError, finish};
 use crate::virtual_machine::installed;
 use std::collections::BTreeSet;
 use std::fs::{self, File, Permissions};

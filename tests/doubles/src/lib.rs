@@ -9,21 +9,21 @@
 //! ([`redirect`]).
 
 pub mod agent;
+pub mod build_machine;
+pub mod command_line;
 pub mod container;
 pub mod controller;
-pub mod guest;
+pub mod controller_client;
+pub mod faults;
 pub mod initramfs;
-pub mod lease;
 pub mod log;
-pub mod machine;
+pub mod machine_list;
 pub mod manifest;
-pub mod mischief;
-pub mod options;
-pub mod redirect;
-pub mod root;
+pub mod sudo;
 pub mod tap;
-pub mod task;
 pub mod tftp;
+pub mod tftp_redirect;
+pub mod udhcpc;
 pub mod virtual_machine;
 pub mod worker;
 

@@ -1,6 +1,6 @@
 //! The link of a virtual build machine: a tap that is a port of a bridge.
 
-use crate::root::{self, ToolError};
+use crate::sudo::{self, ToolError};
 
 /// A tap. It goes with this, and stays when the program is killed: the kernel keeps
 /// it for whoever opens it next.
@@ -14,11 +14,11 @@ impl Tap {
     ///
     /// It cannot be made.
     pub fn new(name: &str, bridge: &str) -> Result<Self, ToolError> {
-        let user = root::user()?;
-        root::run(&format!("ip tuntap add {name} mode tap user {user}"))?;
+        let user = sudo::user()?;
+        sudo::run(&format!("ip tuntap add {name} mode tap user {user}"))?;
         // From here on it is removed, whatever happens.
         let tap = Self(name.to_owned());
-        root::run(&format!("ip link set {name} master {bridge} up"))?;
+        sudo::run(&format!("ip link set {name} master {bridge} up"))?;
         Ok(tap)
     }
 
@@ -31,6 +31,6 @@ impl Tap {
 
 impl Drop for Tap {
     fn drop(&mut self) {
-        let _ = root::run(&format!("ip tuntap del {} mode tap", self.0));
+        let _ = sudo::run(&format!("ip tuntap del {} mode tap", self.0));
     }
 }

@@ -5,7 +5,7 @@
 //! for everything by the network, nothing else goes in or out but what it logs.
 
 use crate::initramfs::{Initramfs, InitramfsError};
-use crate::root::ToolError;
+use crate::sudo::ToolError;
 use crate::tap::Tap;
 use std::env;
 use std::fs::{self, File};

@@ -1,9 +1,9 @@
 //! What happens in a build machine: a lease, the task by TFTP, the source from the
 //! network, a C program compiled and run, and the result put back by TFTP.
 
-use crate::lease::{self, LeaseError};
 use crate::manifest::{self, Manifest};
 use crate::tftp::{self, TransferError};
+use crate::udhcpc::{self, LeaseError};
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
@@ -48,7 +48,7 @@ pub enum WorkerError {
 pub fn work(directory: &Path, agent: SocketAddr, slow: Duration) -> Result<(), WorkerError> {
     fs::create_dir_all(directory)
         .map_err(|error| WorkerError::Directory(directory.to_owned(), error))?;
-    lease::take(directory)?;
+    udhcpc::take(directory)?;
     let transfer = |error| WorkerError::Transfer(agent, error);
     let task = tftp::get(agent, TASK).map_err(transfer)?;
     let task = manifest::parse(&String::from_utf8_lossy(&task))?;

@@ -2,11 +2,11 @@
 
 use buildos_doubles::End;
 use buildos_doubles::agent::Agent;
-use buildos_doubles::guest::Choice;
+use buildos_doubles::build_machine::Choice;
+use buildos_doubles::command_line::{Command, Options, parse};
+use buildos_doubles::faults::Mischief;
 use buildos_doubles::log::{Log, chain};
 use buildos_doubles::manifest;
-use buildos_doubles::mischief::Mischief;
-use buildos_doubles::options::{Command, Options, parse};
 use std::env;
 use std::error::Error;
 use std::fs;

@@ -2,7 +2,7 @@
 
 use buildos_doubles::container::end_with_leash;
 use buildos_doubles::log::{Log, chain};
-use buildos_doubles::redirect::{TFTP_HOST, TFTP_PORT};
+use buildos_doubles::tftp_redirect::{TFTP_HOST, TFTP_PORT};
 use buildos_doubles::worker::work;
 use lexopt::ValueExt as _;
 use std::net::SocketAddr;

@@ -4,8 +4,8 @@
 
 use buildos_doubles::End;
 use buildos_doubles::container::{Container, end_with_leash, unique_name};
-use buildos_doubles::lease;
 use buildos_doubles::log::{Log, chain};
+use buildos_doubles::udhcpc;
 use lexopt::ValueExt as _;
 use std::env;
 use std::error::Error;
@@ -106,8 +106,8 @@ fn answer(name: &str, port: u16, log: Log) -> Result<(), Box<dyn Error>> {
     end_with_leash();
     let directory = Path::new("/tmp").join(name);
     fs::create_dir_all(&directory)?;
-    lease::take(&directory)?;
-    let _client = lease::keep(&directory)?;
+    udhcpc::take(&directory)?;
+    let _client = udhcpc::keep(&directory)?;
     let listener = TcpListener::bind(("0.0.0.0", port))?;
     log.info(format_args!("{name} answers on port {port}"));
     for connection in listener.incoming() {

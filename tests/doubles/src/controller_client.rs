@@ -1,7 +1,7 @@
 //! Asking a controller for a task.
 
+use crate::command_line::{Interactive, Options};
 use crate::manifest::{self, Manifest};
-use crate::options::{Interactive, Options};
 use std::time::Duration;
 use ureq::http::Uri;
 

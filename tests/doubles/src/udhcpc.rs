@@ -1,6 +1,6 @@
 //! A lease for a worker's only link, by udhcpc of busybox.
 
-use crate::root::ToolError;
+use crate::sudo::ToolError;
 use std::fs::{self, Permissions};
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
@@ -39,7 +39,7 @@ pub fn take(directory: &Path) -> Result<(), LeaseError> {
     let output = udhcpc(&script)
         .args(["-n", "-q", "-t", "60", "-T", "1"])
         .output();
-    crate::root::finish("udhcpc", output)?;
+    crate::sudo::finish("udhcpc", output)?;
     Ok(())
 }
 

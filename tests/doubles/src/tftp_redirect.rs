@@ -1,7 +1,7 @@
 //! The redirection that brings a worker's TFTP to its agent. The address that
 //! workers ask is routable and nobody's; without the redirection it would go out.
 
-use crate::root::{self, ToolError};
+use crate::sudo::{self, ToolError};
 use std::net::Ipv4Addr;
 
 /// Where workers ask for their task.
@@ -21,7 +21,7 @@ impl Redirect {
     /// iptables cannot be run or refuses.
     pub fn new(link: &str, port: u16) -> Result<Self, ToolError> {
         let rule = rule(link, port);
-        root::run(&format!("iptables --wait 30 -t nat -A {rule}"))?;
+        sudo::run(&format!("iptables --wait 30 -t nat -A {rule}"))?;
         Ok(Self(rule))
     }
 }
@@ -35,7 +35,7 @@ fn rule(link: &str, port: u16) -> String {
 
 impl Drop for Redirect {
     fn drop(&mut self) {
-        let _ = root::run(&format!("iptables --wait 30 -t nat -D {}", self.0));
+        let _ = sudo::run(&format!("iptables --wait 30 -t nat -D {}", self.0));
     }
 }
 
