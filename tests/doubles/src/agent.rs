@@ -1,122 +1,76 @@
-//! The agent: asks every controller in turn, for ever, and runs what they give.
+//! Polls every controller and runs the tasks that they hand out.
 
-use crate::build_machine::{Guest, GuestError};
+use crate::build_machine::{BuildMachine, BuildMachineError};
 use crate::command_line::Options;
 use crate::container;
 use crate::controller::{Controller, Priority, in_order};
-use crate::controller_client::{Client, Task, request};
-use crate::faults::Mischief;
+use crate::controller_client::{Client, Task, task_request};
+use crate::faults::Faults;
 use crate::log::{Log, chain};
 use crate::machine_list;
 use crate::manifest::{self, Manifest};
+use crate::running_tasks::RunningTasks;
 use crate::sudo::ToolError;
 use crate::tap::Tap;
 use crate::tftp::{self, TransferError};
-use crate::tftp_redirect::Redirect;
+use crate::tftp_redirect::TftpRedirect;
 use crate::virtual_machine::Hypervisor;
 use crate::worker;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::UdpSocket;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use ureq::http::Uri;
 
-/// Exit status of a crash that was asked for (EX_SOFTWARE of sysexits.h).
-const CRASH: i32 = 70;
+/// Exit status of an injected crash (EX_SOFTWARE of sysexits.h).
+const CRASH_STATUS: i32 = 70;
 
-/// An agent with its machines found.
+/// An agent that offers build machines to its controllers.
 #[derive(Debug)]
 pub struct Agent {
     options: Arc<Options>,
-    /// What runs the machines of tasks; containers if there is none.
+    /// Hypervisor of the build machines; containers without one.
     hypervisor: Option<Arc<Hypervisor>>,
-    mischief: Mischief,
+    faults: Faults,
     log: Log,
     client: Arc<Client>,
-    body: String,
+    /// Body of the task request.
+    request: String,
     machines: Vec<Manifest>,
-    /// The last result of each controller: what repeats is not logged again.
-    last: HashMap<Uri, String>,
+    /// Last result of each controller; a repeated one is not logged.
+    last_results: HashMap<Uri, String>,
     rounds: u32,
-    tasks: Tasks,
+    tasks: RunningTasks,
 }
 
-/// The tasks that run.
-#[derive(Debug, Clone, Default)]
-pub struct Tasks(Arc<(Mutex<Vec<Running>>, Condvar)>);
-
-#[derive(Debug)]
-struct Running {
-    priority: Priority,
-    interrupted: Arc<AtomicBool>,
-}
-
-impl Tasks {
-    fn lock(&self) -> MutexGuard<'_, Vec<Running>> {
-        // A task that panicked has been taken out of the list nevertheless.
-        self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn priorities(&self) -> Vec<Priority> {
-        self.lock().iter().map(|task| task.priority).collect()
-    }
-
-    /// Ends all of them, and waits until what they made is gone.
-    pub fn interrupt_all(&self) {
-        let mut tasks = self.lock();
-        while !tasks.is_empty() {
-            for task in tasks.iter() {
-                task.interrupted.store(true, Ordering::Relaxed);
-            }
-            let waited = self.0.1.wait(tasks);
-            tasks = waited.unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-
-    fn begin(&self, priority: Priority) -> Arc<AtomicBool> {
-        let interrupted = Arc::new(AtomicBool::new(false));
-        self.lock().push(Running {
-            priority,
-            interrupted: Arc::clone(&interrupted),
-        });
-        interrupted
-    }
-
-    fn end(&self, task: &Arc<AtomicBool>) {
-        self.lock()
-            .retain(|running| !Arc::ptr_eq(&running.interrupted, task));
-        self.0.1.notify_all();
-    }
-}
-
-/// A task could not be given to a worker.
+/// A task was not completed by a worker.
 #[derive(Debug, thiserror::Error)]
 enum BuildError {
     #[error("cannot serve TFTP")]
     Socket(#[from] io::Error),
     #[error(transparent)]
-    Guest(#[from] GuestError),
+    Machine(#[from] BuildMachineError),
     #[error("cannot redirect TFTP")]
     Redirect(#[from] ToolError),
     #[error(transparent)]
     Transfer(#[from] TransferError),
-    #[error("the worker's result is no manifest")]
+    #[error("the worker's result is not a manifest")]
     Result(#[from] manifest::ParseError),
 }
 
 impl Agent {
-    /// Finds the machines.
+    /// Returns an agent with the machines that the options name.
     ///
     /// # Errors
     ///
-    /// They cannot be read.
+    /// The machines cannot be read.
     pub fn new(
         options: Options,
         hypervisor: Option<Hypervisor>,
-        mischief: Mischief,
+        faults: Faults,
         log: Log,
         name: &str,
     ) -> Result<Self, machine_list::MachineError> {
@@ -124,35 +78,35 @@ impl Agent {
             Some(file) => machine_list::fake(file)?,
             None => machine_list::list(&options.machines)?,
         };
-        let body = request(&options, name, &machines);
+        let request = task_request(&options, name, &machines);
         let client = Client::new(Duration::from_secs(options.request_timeout));
         Ok(Self {
             options: Arc::new(options),
             hypervisor: hypervisor.map(Arc::new),
-            mischief,
+            faults,
             log,
             client: Arc::new(client),
-            body,
+            request,
             machines,
-            last: HashMap::new(),
+            last_results: HashMap::new(),
             rounds: 0,
-            tasks: Tasks::default(),
+            tasks: RunningTasks::default(),
         })
     }
 
-    /// The manifests of the machines.
+    /// Returns the manifests of the machines.
     #[must_use]
     pub fn machines(&self) -> String {
         manifest::write(&self.machines)
     }
 
-    /// The tasks that run.
+    /// Returns the running tasks.
     #[must_use]
-    pub fn tasks(&self) -> Tasks {
+    pub fn tasks(&self) -> RunningTasks {
         self.tasks.clone()
     }
 
-    /// Polls until the process ends, `interval` after the end of each round.
+    /// Polls until the process ends, with `interval` between two rounds.
     pub fn poll(&mut self, interval: Duration) -> ! {
         self.log.info(format_args!(
             "toolchain {}, {} machine(s), bridge {}, {} controller(s)",
@@ -162,11 +116,11 @@ impl Agent {
             self.options.controllers.len(),
         ));
         loop {
-            if self.mischief.hang {
+            if self.faults.hang {
                 std::thread::park();
                 continue;
             }
-            if self.mischief.leak {
+            if self.faults.leak {
                 if let Err(error) = leak(&self.options.bridge) {
                     self.log.error(chain(&error));
                 }
@@ -175,28 +129,28 @@ impl Agent {
                 self.start(task, priority);
             }
             self.rounds += 1;
-            if self.mischief.crash_after.is_some_and(|n| self.rounds >= n) {
-                self.log.error("crashes, as it was told to");
-                std::process::exit(CRASH);
+            if self.faults.crash_after.is_some_and(|n| self.rounds >= n) {
+                self.log.error("injected crash");
+                std::process::exit(CRASH_STATUS);
             }
             std::thread::sleep(interval);
         }
     }
 
-    /// Asks every controller once; the tasks that were given, and their urgency.
+    /// Polls every controller once and returns the tasks handed out, with their priority.
     pub fn round(&mut self) -> Vec<(Task, Priority)> {
-        let lot = RandomState::new();
+        let random = RandomState::new();
         let mut tasks: Vec<(Task, Priority)> = Vec::new();
         let limit = usize::try_from(self.options.instance_max).unwrap_or(usize::MAX);
         let options = Arc::clone(&self.options);
-        for controller in in_order(&options.controllers, |index| lot.hash_one(index)) {
+        for controller in in_order(&options.controllers, |index| random.hash_one(index)) {
             let Controller { priority, url } = controller;
             let mut running = self.tasks.priorities();
             running.extend(tasks.iter().map(|(_, priority)| *priority));
-            if !priority.may_ask(&running, limit) {
+            if !priority.may_poll(&running, limit) {
                 continue;
             }
-            let (warn, result) = match self.client.ask(url, &self.body) {
+            let (is_warning, result) = match self.client.request_task(url, &self.request) {
                 Ok(None) => (false, "nothing to do".to_owned()),
                 Ok(Some(task)) => {
                     let name = task.manifest.get("name").unwrap_or_default();
@@ -206,32 +160,28 @@ impl Agent {
                 }
                 Err(error) => (true, chain(&error)),
             };
-            let news = self.last.get(url) != Some(&result);
-            if news && warn {
+            let is_new = self.last_results.get(url) != Some(&result);
+            if is_new && is_warning {
                 self.log
                     .warning(format_args!("{url} (priority {priority}): {result}"));
-            } else if news || self.options.verbose >= 2 {
+            } else if is_new || self.options.verbose >= 2 {
                 self.log
                     .info(format_args!("{url} (priority {priority}): {result}"));
             }
-            self.last.insert(url.clone(), result);
+            self.last_results.insert(url.clone(), result);
         }
         tasks
     }
 
-    /// Runs a task beside the polling, after what it interrupts.
+    /// Runs a task in its own thread and interrupts the tasks that have to end for it.
     fn start(&self, task: Task, priority: Priority) {
         let limit = usize::try_from(self.options.instance_max).unwrap_or(usize::MAX);
-        let ends = priority.interrupts(&self.tasks.priorities(), limit);
-        for (place, running) in self.tasks.lock().iter().enumerate() {
-            if ends.contains(&place) {
-                running.interrupted.store(true, Ordering::Relaxed);
-            }
-        }
+        let interrupted = priority.interrupts(&self.tasks.priorities(), limit);
+        self.tasks.interrupt(&interrupted);
         let interrupted = self.tasks.begin(priority);
         let (options, client) = (Arc::clone(&self.options), Arc::clone(&self.client));
         let hypervisor = self.hypervisor.clone();
-        let (tasks, log, slow) = (self.tasks.clone(), self.log, self.mischief.slow);
+        let (tasks, log, slow) = (self.tasks.clone(), self.log, self.faults.slow);
         std::thread::spawn(move || {
             let session = &task.session;
             let result = match build(&options, hypervisor.as_deref(), &task, slow, &interrupted) {
@@ -249,7 +199,7 @@ impl Agent {
             match client.post(&task.result_url, &task.result(result)) {
                 Ok(_) => log.info(format_args!("task {session}: {status}")),
                 Err(error) => log.error(format_args!(
-                    "task {session}: {status}, which cannot be told: {}",
+                    "task {session}: {status}, but the controller did not take the result: {}",
                     chain(&error)
                 )),
             }
@@ -258,7 +208,8 @@ impl Agent {
     }
 }
 
-/// Has a worker do the task in a machine; what it says, if it does.
+/// Runs a worker for the task in a build machine and returns its result. `None` if the
+/// worker ended without one, or the task was interrupted.
 fn build(
     options: &Options,
     hypervisor: Option<&Hypervisor>,
@@ -272,15 +223,15 @@ fn build(
     let directory = format!("/tmp/{name}-build");
     let seconds = slow.as_secs().to_string();
     let arguments = ["--startup", "--build", &directory, "--slow", &seconds];
-    let mut machine = Guest::start(hypervisor, &name, &options.bridge, &arguments)?;
-    let redirect = Redirect::new(machine.link(), port)?;
-    let given = manifest::write(std::slice::from_ref(&task.manifest));
-    let mut ended = || interrupted.load(Ordering::Relaxed) || machine.ended().is_some();
+    let mut machine = BuildMachine::start(hypervisor, &name, &options.bridge, &arguments)?;
+    let redirect = TftpRedirect::new(machine.link(), port)?;
+    let request = manifest::write(std::slice::from_ref(&task.manifest));
+    let mut is_over = || interrupted.load(Ordering::Relaxed) || machine.ended().is_some();
     let result = tftp::serve(
         &socket,
-        (worker::TASK, given.as_bytes()),
-        worker::RESULT,
-        &mut ended,
+        (worker::TASK_FILE, request.as_bytes()),
+        worker::RESULT_FILE,
+        &mut is_over,
     )?;
     drop(redirect);
     let Some(result) = result.filter(|_| !interrupted.load(Ordering::Relaxed)) else {
@@ -290,10 +241,10 @@ fn build(
     Ok(manifests.into_iter().next())
 }
 
-/// Makes a tap and a redirection that nobody takes away.
+/// Creates a tap and a redirection and leaves them behind.
 fn leak(bridge: &str) -> Result<(), ToolError> {
     let tap = Tap::new(&container::unique_name(), bridge)?;
-    std::mem::forget(Redirect::new(tap.name(), 1)?);
+    std::mem::forget(TftpRedirect::new(tap.name(), 1)?);
     std::mem::forget(tap);
     Ok(())
 }

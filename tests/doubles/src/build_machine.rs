@@ -1,5 +1,4 @@
-//! The build machine of one task: a virtual one where this host has what that takes,
-//! a container otherwise.
+//! Starts the build machine of a task, virtual or a container.
 
 use crate::container::{Container, ContainerError};
 use crate::log::{Log, chain};
@@ -8,43 +7,43 @@ use std::path::Path;
 use std::process::ExitStatus;
 use std::str::FromStr;
 
-/// What build machines are to be.
+/// The kind of the build machines (`BBOT_DOUBLE_MACHINE`).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Choice {
-    /// Virtual machines where they can be, containers otherwise (`auto`).
+pub enum MachineKind {
+    /// Virtual machines if the host has the requirements, otherwise containers (`auto`).
     #[default]
     Auto,
-    /// Virtual machines or nothing (`vm`).
+    /// Virtual machines (`vm`).
     Virtual,
     /// Containers (`container`).
     Container,
 }
 
-/// A word is no [`Choice`].
+/// A text is not a [`MachineKind`].
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("{0:?} is no kind of build machine: auto, vm and container are")]
-pub struct ChoiceError(String);
+#[error("{0:?} is not a kind of build machine: auto, vm or container is expected")]
+pub struct MachineKindError(String);
 
-impl FromStr for Choice {
-    type Err = ChoiceError;
+impl FromStr for MachineKind {
+    type Err = MachineKindError;
 
     fn from_str(word: &str) -> Result<Self, Self::Err> {
         match word {
             "auto" => Ok(Self::Auto),
             "vm" => Ok(Self::Virtual),
             "container" => Ok(Self::Container),
-            _ => Err(ChoiceError(word.to_owned())),
+            _ => Err(MachineKindError(word.to_owned())),
         }
     }
 }
 
-impl Choice {
-    /// What runs virtual machines, if there are to be any, with this kernel or the
-    /// host's newest.
+impl MachineKind {
+    /// Returns the hypervisor for virtual machines with this kernel, or the newest of
+    /// the host. `None` means containers.
     ///
     /// # Errors
     ///
-    /// There have to be virtual machines and there cannot.
+    /// The kind is [`MachineKind::Virtual`] and the host lacks a requirement.
     pub fn hypervisor(
         self,
         kernel: Option<&Path>,
@@ -54,45 +53,47 @@ impl Choice {
             Self::Container => Ok(None),
             Self::Virtual => Hypervisor::find(kernel).map(Some),
             Self::Auto => Ok(Hypervisor::find(kernel)
-                .inspect_err(|why| log.info(format_args!("builds in containers: {}", chain(why))))
+                .inspect_err(|error| {
+                    log.info(format_args!("builds in containers: {}", chain(error)))
+                })
                 .ok()),
         }
     }
 }
 
-/// A build machine in which a worker runs. It goes with this.
+/// A build machine with a worker. Dropping it stops the machine.
 #[derive(Debug)]
-pub enum Guest {
-    /// In QEMU.
+pub enum BuildMachine {
+    /// A virtual machine in QEMU.
     Virtual(VirtualMachine),
-    /// A process with namespaces of its own.
+    /// A container.
     Container(Container),
 }
 
-/// A build machine could not be made.
+/// A build machine could not be started.
 #[derive(Debug, thiserror::Error)]
-pub enum GuestError {
-    /// A virtual one.
+pub enum BuildMachineError {
+    /// In QEMU.
     #[error(transparent)]
     Virtual(#[from] VirtualMachineError),
-    /// A container.
+    /// In a container.
     #[error(transparent)]
     Container(#[from] ContainerError),
 }
 
-impl Guest {
-    /// Starts a machine called `name` on a bridge, in which `bbot-worker` runs with
-    /// these arguments.
+impl BuildMachine {
+    /// Starts a machine called `name` on a bridge that runs `bbot-worker` with these
+    /// arguments.
     ///
     /// # Errors
     ///
-    /// It cannot be made.
+    /// The machine cannot be started.
     pub fn start(
         hypervisor: Option<&Hypervisor>,
         name: &str,
         bridge: &str,
         arguments: &[&str],
-    ) -> Result<Self, GuestError> {
+    ) -> Result<Self, BuildMachineError> {
         Ok(match hypervisor {
             Some(hypervisor) => Self::Virtual(hypervisor.start(name, bridge, arguments)?),
             None => {
@@ -102,7 +103,7 @@ impl Guest {
         })
     }
 
-    /// Name of its link on the host.
+    /// Returns the name of the machine's link on the host.
     #[must_use]
     pub fn link(&self) -> &str {
         match self {
@@ -111,7 +112,7 @@ impl Guest {
         }
     }
 
-    /// How it ended, if it has.
+    /// Returns the exit status if the machine has ended.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         match self {
             Self::Virtual(machine) => machine.ended(),
@@ -125,25 +126,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words() {
-        for (word, choice) in [
-            ("auto", Choice::Auto),
-            ("vm", Choice::Virtual),
-            ("container", Choice::Container),
+    fn kind_is_parsed_from_its_name() {
+        for (word, kind) in [
+            ("auto", MachineKind::Auto),
+            ("vm", MachineKind::Virtual),
+            ("container", MachineKind::Container),
         ] {
-            assert_eq!(word.parse(), Ok(choice));
+            assert_eq!(word.parse(), Ok(kind));
         }
-        assert_eq!("kvm".parse::<Choice>(), Err(ChoiceError("kvm".into())));
+        assert_eq!(
+            "kvm".parse::<MachineKind>(),
+            Err(MachineKindError("kvm".into()))
+        );
     }
 
     #[test]
-    fn only_who_insists_on_a_virtual_machine_is_refused() {
-        let choose = |choice: Choice| {
-            choice.hypervisor(Some(Path::new("/nonexistent/vmlinuz")), Log::Journal)
+    fn missing_kernel_is_an_error_for_virtual_machines_only() {
+        let choose = |kind: MachineKind| {
+            kind.hypervisor(Some(Path::new("/nonexistent/vmlinuz")), Log::Journal)
         };
-        assert_eq!(choose(Choice::Auto).unwrap(), None);
-        assert_eq!(choose(Choice::Container).unwrap(), None);
-        let error = choose(Choice::Virtual).unwrap_err();
+        assert_eq!(choose(MachineKind::Auto).unwrap(), None);
+        assert_eq!(choose(MachineKind::Container).unwrap(), None);
+        let error = choose(MachineKind::Virtual).unwrap_err();
         assert!(error.to_string().contains("/nonexistent/vmlinuz"));
     }
 }

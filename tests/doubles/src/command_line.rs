@@ -1,4 +1,4 @@
-//! bbot-agent's command line.
+//! Parses the command line of bbot-agent.
 
 use crate::controller::{Controller, ControllerError};
 use lexopt::Arg::{Long, Short, Value};
@@ -7,13 +7,13 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-/// What `--help` prints.
+/// The text of `--help`.
 pub const USAGE: &str = "\
 Usage: bbot-agent --help | --version
        bbot-agent [options] [priority=]url...
 
-A stand-in for the build2 build bot agent: polls the controllers, and builds small
-C programs, each in a machine on the bridge.
+A stand-in for the build2 build bot agent. It polls the controllers and builds small
+C programs, each in its own build machine on the bridge.
 A priority is [F]DCBA, four or five decimal digits.
 
   --systemd-daemon             log for systemd: to stderr, with <N> priorities
@@ -45,69 +45,70 @@ A priority is [F]DCBA, four or five decimal digits.
   --dump-task                  ask every controller once, print the tasks, exit
   --fake-machine FILE          send this machine manifest instead of --machines
 
-Environment: BBOT_DOUBLE_INTERVAL_MS, milliseconds between polls (default 5000);
-BBOT_DOUBLE_MACHINE, auto (default): virtual machines in QEMU where it, busybox, tcc
-and a kernel are installed, otherwise containers; vm or container: no other;
-BBOT_DOUBLE_KERNEL, the kernel of virtual machines, vmlinuz-VERSION or a link to that
-(default: the newest in /boot);
-BBOT_DOUBLE_MISCHIEF, words with commas between: crash-after=N, hang, ignore-term,
-slow=SECONDS, leak.
+Environment:
+  BBOT_DOUBLE_INTERVAL_MS      milliseconds between polls (default: 5000)
+  BBOT_DOUBLE_MACHINE          vm, container or auto (default): virtual machines if
+                               QEMU, busybox, tcc and a kernel are installed, otherwise
+                               containers
+  BBOT_DOUBLE_KERNEL           kernel of virtual machines, vmlinuz-VERSION or a link to
+                               one (default: the newest in /boot)
+  BBOT_DOUBLE_MISCHIEF         faults to inject, separated by commas: crash-after=N,
+                               hang, ignore-term, slow=SECONDS, leak
 ";
 
 const VERSION: &str = concat!("bbot-agent double ", env!("CARGO_PKG_VERSION"), "\n");
 
-/// What the command line asks for.
+/// The command of a command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
-    /// Print the usage or the version.
+    /// Prints the usage or the version.
     Print(&'static str),
-    /// Be an agent.
+    /// Runs the agent.
     Run(Options),
 }
 
-/// The options that make a difference to the double. The others are checked
-/// and forgotten.
+/// The options with an effect on the stand-in. The others are only validated.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
-    /// Log with priorities for the journal.
+    /// Log with priorities for the journal (`--systemd-daemon`).
     pub systemd_daemon: bool,
-    /// How much is logged, 0 to 6.
+    /// Log level, 0 to 6; from 2 on every poll is logged.
     pub verbose: u8,
-    /// The toolchain that this agent serves.
+    /// Name of the agent's toolchain.
     pub toolchain_name: String,
-    /// Its version.
+    /// Version of the agent's toolchain.
     pub toolchain_version: String,
-    /// Builds that an operator may log in to: `false`, `true` or `both`.
+    /// Kinds of builds that the agent accepts.
     pub interactive: Interactive,
-    /// RAM for auxiliary machines, KiB.
+    /// RAM for auxiliary machines in KiB.
     pub auxiliary_ram: Option<u64>,
-    /// The bridge that machines are connected to.
+    /// Bridge of the build machines.
     pub bridge: String,
-    /// How many tasks run at the same time.
+    /// Maximum number of concurrent tasks.
     pub instance_max: u32,
-    /// The port of the host that workers' TFTP is redirected to; 0 for any.
+    /// Port of the host to which the workers' TFTP is redirected; 0 for any.
     pub tftp_port: u16,
-    /// Whether answers to challenges can be signed.
+    /// Key that signs the answers to challenges; not read.
     pub auth_key: Option<PathBuf>,
-    /// Where machines are.
+    /// Directory of the machines.
     pub machines: PathBuf,
-    /// A machine manifest to send instead.
+    /// File with a machine manifest, which replaces [`Options::machines`].
     pub fake_machine: Option<PathBuf>,
-    /// How long a controller may take to answer, seconds.
+    /// Timeout of a request in seconds.
     pub request_timeout: u64,
-    /// Print the machines instead of polling.
+    /// Print the machines and exit (`--dump-machines`).
     pub dump_machines: bool,
-    /// Ask every controller once and print the tasks, instead of polling.
+    /// Poll every controller once, print the tasks and exit (`--dump-task`).
     pub dump_task: bool,
-    /// The controllers, in the order of the command line; never empty unless
-    /// only the machines are printed.
+    /// Controllers in the order of the command line; empty only with
+    /// [`Options::dump_machines`].
     pub controllers: Vec<Controller>,
 }
 
 /// The values of `--interactive`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Interactive {
-    /// Only builds that nobody logs in to.
+    /// Only builds without a login.
     False,
     /// Only interactive builds.
     True,
@@ -116,7 +117,7 @@ pub enum Interactive {
 }
 
 impl Interactive {
-    /// The word on the command line and in the task request.
+    /// Returns the value on the command line and in the task request.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -138,26 +139,26 @@ impl FromStr for Interactive {
     }
 }
 
-/// Why a command line is refused.
+/// The reason why a command line is invalid.
 #[derive(Debug, thiserror::Error)]
 pub enum UsageError {
-    /// An unknown option, a missing value, bytes that are not UTF-8.
+    /// An option is unknown, a value is missing, or bytes are not UTF-8.
     #[error(transparent)]
     Syntax(#[from] lexopt::Error),
     /// The value of an option is out of its range.
     #[error("invalid value {value:?} for {option}: {expected} is expected")]
     Value {
-        /// The option, with its dashes.
+        /// The option with its dashes.
         option: &'static str,
-        /// The value.
+        #[allow(missing_docs)]
         value: String,
-        /// What would be valid.
+        /// A description of valid values.
         expected: &'static str,
     },
-    /// An argument is no controller.
+    /// An argument is not a controller.
     #[error(transparent)]
     Controller(#[from] ControllerError),
-    /// Nobody to ask for tasks.
+    /// The command line has no controller.
     #[error("no controller URL is given")]
     NoController,
 }
@@ -185,11 +186,11 @@ impl Default for Options {
     }
 }
 
-/// Reads a command line without the program's name.
+/// Parses a command line without the program's name.
 ///
 /// # Errors
 ///
-/// Whatever bbot-agent would refuse to start with.
+/// The command line is one that bbot-agent rejects.
 pub fn parse(
     arguments: impl IntoIterator<Item = impl Into<OsString>>,
 ) -> Result<Command, UsageError> {
@@ -305,14 +306,14 @@ mod tests {
     }
 
     #[test]
-    fn every_option_of_the_usage_is_taken() {
+    fn parser_accepts_every_option_of_the_usage() {
         let values = |metavariable: &str| match metavariable {
             "MODE" => "both",
             "N" | "KiB" | "SECONDS" => "3",
             "" => "",
             _ => "x",
         };
-        let mut taken = 0;
+        let mut accepted = 0;
         for line in USAGE.lines() {
             let mut columns = line.trim_start().split("  ");
             let Some(option) = columns.next().filter(|option| option.starts_with("--")) else {
@@ -322,13 +323,13 @@ mod tests {
             let mut arguments = vec![option, values(metavariable), "http://a"];
             arguments.retain(|argument| !argument.is_empty());
             parse(&arguments).unwrap_or_else(|error| panic!("{option}: {error}"));
-            taken += 1;
+            accepted += 1;
         }
-        assert_eq!(taken, 28);
+        assert_eq!(accepted, 28);
     }
 
     #[test]
-    fn the_command_line_of_a_host_is_read() {
+    fn parser_reads_the_command_line_of_a_host() {
         let command = parse([
             "--systemd-daemon",
             "--verbose",
@@ -350,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn what_needs_no_controller_is_told_apart() {
+    fn help_version_and_dump_machines_need_no_controller() {
         assert_eq!(parse(["--help", "--bad"]).unwrap(), Command::Print(USAGE));
         assert_eq!(parse(["--version"]).unwrap(), Command::Print(VERSION));
         assert!(matches!(parse(["--dump-machines"]), Ok(Command::Run(o)) if o.dump_machines));
@@ -358,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_command_line_is_refused_with_the_reason() {
+    fn invalid_command_line_is_rejected_with_the_reason() {
         assert_eq!(error(&[]), "no controller URL is given");
         assert_eq!(
             error(&["--instances", "4", "http://a"]),

@@ -1,5 +1,6 @@
-//! A build machine without a machine: a process in network, mount, PID and name
-//! namespaces of its own, with one link into a bridge of the host.
+//! Runs a program in a container with one link to a bridge of the host.
+//!
+//! The container has its own network, mount, PID and UTS namespaces.
 
 use crate::sudo::{self, ToolError};
 use std::io;
@@ -8,37 +9,38 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
-/// A container. What it is made of goes with it.
+/// A container. Dropping it stops the program and removes the network.
 #[derive(Debug)]
 pub struct Container {
     name: String,
     child: Child,
-    /// The program ends when this is closed: it runs as root, where we have no
-    /// signals for it.
-    leash: Option<ChildStdin>,
+    /// Standard input of the program, which exits when it is closed. The program runs as
+    /// root, and the agent may not send it signals.
+    stdin: Option<ChildStdin>,
 }
 
-/// A container could not be made.
+/// A container could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum ContainerError {
-    /// Its network.
-    #[error("cannot make the network of a container")]
+    /// The network cannot be set up.
+    #[error("cannot set up the network of a container")]
     Network(#[from] ToolError),
-    /// Its program.
+    /// The program cannot be started.
     #[error("cannot run {0} in a container")]
     Start(String, #[source] io::Error),
 }
 
-/// A name that no other container or tap of this host has, of 15 characters at
-/// most: it is the name of its link on the host as well.
+/// Returns a name unique among the containers and taps of this host.
+///
+/// It is also the name of the link on the host, which limits it to 15 characters.
 #[must_use]
 pub fn unique_name() -> String {
     let number = COUNT.fetch_add(1, Ordering::Relaxed) % 10_000;
     format!("bb{}-{number}", std::process::id())
 }
 
-/// The commands that make the network of a container.
-fn network(name: &str, bridge: &str) -> [String; 5] {
+/// Returns the commands that set up the network of a container.
+fn network_commands(name: &str, bridge: &str) -> [String; 5] {
     [
         format!("ip netns add {name}"),
         format!("ip link add {name} type veth peer name eth0 netns {name}"),
@@ -49,17 +51,17 @@ fn network(name: &str, bridge: &str) -> [String; 5] {
 }
 
 impl Container {
-    /// Runs `program`, which must end with its standard input, in a new container
-    /// called `name` on a bridge.
+    /// Runs `program` in a new container called `name` on a bridge. The program must exit
+    /// at the end of its standard input.
     ///
     /// # Errors
     ///
-    /// Its network cannot be made, or the program cannot be started.
+    /// The network cannot be set up, or the program cannot be started.
     pub fn start(name: &str, bridge: &str, program: &[&str]) -> Result<Self, ContainerError> {
-        let made = network(name, bridge)
+        let set_up = network_commands(name, bridge)
             .iter()
             .try_for_each(|line| sudo::run(line).map(drop));
-        if let Err(error) = made {
+        if let Err(error) = set_up {
             remove(name);
             return Err(error.into());
         }
@@ -76,18 +78,18 @@ impl Container {
             })?;
         Ok(Self {
             name: name.to_owned(),
-            leash: child.stdin.take(),
+            stdin: child.stdin.take(),
             child,
         })
     }
 
-    /// Name of the container, and of its link on the host.
+    /// Returns the name of the container and of its link on the host.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// How its program ended, if it has.
+    /// Returns the exit status if the program has ended.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().ok().flatten()
     }
@@ -95,20 +97,20 @@ impl Container {
 
 impl Drop for Container {
     fn drop(&mut self) {
-        self.leash.take();
-        // It ends at once, and nothing can be done if not.
+        self.stdin.take();
+        // The program exits at once.
         let _ = self.child.wait();
         remove(&self.name);
     }
 }
 
-/// Its link goes with the namespace. What is not there need not be removed.
+/// Deletes the network namespace, and with it the link.
 fn remove(name: &str) {
     let _ = sudo::run(&format!("ip netns delete {name}"));
 }
 
-/// Ends this program, which runs in a container, when nobody holds its leash.
-pub fn end_with_leash() {
+/// Exits this program, which runs in a container, at the end of its standard input.
+pub fn exit_at_end_of_stdin() {
     std::thread::spawn(|| {
         let _ = io::copy(&mut io::stdin(), &mut io::sink());
         std::process::exit(0);
@@ -120,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_unique_and_fit() {
+    fn unique_names_differ_and_fit_a_link_name() {
         let (one, two) = (unique_name(), unique_name());
         assert_ne!(one, two);
         assert!(one.len() <= 15, "{one}");
@@ -128,8 +130,8 @@ mod tests {
     }
 
     #[test]
-    fn the_link_is_on_the_bridge() {
-        let lines = network("bb1-0", "br1");
+    fn network_commands_add_the_link_to_the_bridge() {
+        let lines = network_commands("bb1-0", "br1");
         assert!(lines.contains(&"ip link set bb1-0 master br1 up".to_owned()));
     }
 }

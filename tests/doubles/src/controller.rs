@@ -1,36 +1,40 @@
-//! A controller as an argument: `[priority=]url`.
+//! Parses controllers (`[priority=]url`) and orders them by priority.
 
 use std::fmt;
 use std::str::FromStr;
 use ureq::http::Uri;
 
-/// A controller and how urgent its tasks are.
+/// A controller and the priority of its tasks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Controller {
-    /// When it is asked, compared with the others.
+    /// Priority of its tasks; controllers with a higher one are polled first.
     pub priority: Priority,
-    /// Where task requests go.
+    /// Destination of task requests.
     pub url: Uri,
 }
 
 /// `[F]DCBA`, one decimal digit each.
 ///
-/// A: preference. B: A, and lower-B controllers are not asked while a higher-B
-/// task runs. C: B, and may interrupt one lower-C task. D: C, but interrupts
-/// all lower-D tasks. F: 1 gives the task all hardware threads; only with D.
+/// | digit | effect |
+/// |---|---|
+/// | A | preference |
+/// | B | A, and controllers with a lower B are not polled while a task with a higher B runs |
+/// | C | B, and may interrupt one task with a lower C |
+/// | D | C, but interrupts all tasks with a lower D |
+/// | F | 1 gives the task all hardware threads; only with D |
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Priority(u32);
 
-/// Why an argument is no controller.
+/// The reason why an argument is not a controller.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ControllerError {
-    /// What stands before `=` is not `[F]DCBA`.
+    /// The text before `=` is not `[F]DCBA`.
     #[error("invalid priority {0:?}: four or five decimal digits are expected, [F]DCBA")]
     Priority(String),
-    /// The fifth digit says something else than 0 or 1, or 1 without D.
+    /// The fifth digit is not 0 or 1, or it is 1 without D.
     #[error("invalid priority {0:?}: the fifth digit is 0, or 1 together with the fourth")]
     Full(String),
-    /// The rest is not an absolute http or https URL.
+    /// The text after `=` is not an absolute http or https URL.
     #[error("invalid controller URL {0:?}: http://HOST[:PORT][/PATH] or https://… is expected")]
     Url(String),
 }
@@ -53,41 +57,40 @@ impl FromStr for Priority {
 }
 
 impl Priority {
-    /// Whether a controller of this priority is asked while tasks of these run, of
-    /// which there may be `limit`.
+    /// Returns true if a controller of this priority is polled while tasks with the
+    /// priorities `running` run. `limit` is the maximum number of tasks.
     #[must_use]
-    pub fn may_ask(self, running: &[Self], limit: usize) -> bool {
-        let conserves = running.iter().any(|other| other.level(10) > self.level(10));
-        let room = running.len() < limit || !self.interrupts(running, limit).is_empty();
-        !conserves && room
+    pub fn may_poll(self, running: &[Self], limit: usize) -> bool {
+        let has_higher = running.iter().any(|other| other.level(10) > self.level(10));
+        let has_room = running.len() < limit || !self.interrupts(running, limit).is_empty();
+        !has_higher && has_room
     }
 
-    /// Which of the running tasks, by their places, end for a task of this
-    /// priority: all of a lower D, or one of a lower C when there is no room.
+    /// Returns the indexes of the running tasks that a task of this priority interrupts:
+    /// all of a lower D, or one of a lower C if the limit is reached.
     #[must_use]
     pub fn interrupts(self, running: &[Self], limit: usize) -> Vec<usize> {
         let lower = |unit| {
-            let places = running.iter().enumerate();
-            places
+            let indexed = running.iter().enumerate();
+            indexed
                 .filter(move |(_, other)| other.level(unit) < self.level(unit))
-                .map(|(place, _)| place)
+                .map(|(index, _)| index)
         };
         let all: Vec<usize> = lower(1000).collect();
         if !all.is_empty() {
             return all;
         }
-        let full = running.len() >= limit;
-        // The least of them.
-        let least = lower(100).min_by_key(|place| running[*place]);
-        least.filter(|_| full).into_iter().collect()
+        let is_full = running.len() >= limit;
+        let lowest = lower(100).min_by_key(|index| running[*index]);
+        lowest.filter(|_| is_full).into_iter().collect()
     }
 
-    /// The digits from this one up, without F: 10 for DCB, 100 for DC, 1000 for D.
+    /// Returns the digits from this one up, without F: 10 for DCB, 100 for DC, 1000 for D.
     fn level(self, unit: u32) -> u32 {
         self.rank() / unit
     }
 
-    /// What decides who is asked first: DCBA, without F.
+    /// Returns the digits DCBA, which decide the order of polls.
     #[must_use]
     pub fn rank(self) -> u32 {
         self.0 % 10_000
@@ -104,28 +107,28 @@ impl FromStr for Controller {
     type Err = ControllerError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        // A URL may have a `=` too, but not before its first `:`.
+        // A URL can contain `=`, but not before its first `:`.
         let (priority, url) = match text.split_once('=') {
             Some((priority, url)) if !priority.contains(':') => (priority.parse()?, url),
             Some(_) | None => (Priority::default(), text),
         };
         let invalid = || ControllerError::Url(url.to_owned());
         let url: Uri = url.parse().map_err(|_| invalid())?;
-        let host = url.host().is_some_and(|host| !host.is_empty());
-        // http::Uri keeps a port that is none in the authority.
-        let port = url.authority().is_some_and(|authority| {
+        let has_host = url.host().is_some_and(|host| !host.is_empty());
+        // http::Uri keeps an invalid port in the authority.
+        let has_valid_port = url.authority().is_some_and(|authority| {
             let after_host = authority.as_str().rsplit(']').next().unwrap_or_default();
             !after_host.contains(':') || authority.port_u16().is_some()
         });
         match url.scheme_str() {
-            Some("http" | "https") if host && port => Ok(Self { priority, url }),
+            Some("http" | "https") if has_host && has_valid_port => Ok(Self { priority, url }),
             Some(_) | None => Err(invalid()),
         }
     }
 }
 
-/// The controllers in the order in which they are asked: the highest priority
-/// first, `shuffle` deciding among equals.
+/// Returns the controllers in the order of polls: the highest priority first, and equal
+/// ones ordered by `shuffle`.
 #[must_use]
 pub fn in_order(controllers: &[Controller], shuffle: impl Fn(usize) -> u64) -> Vec<&Controller> {
     let mut order: Vec<(usize, &Controller)> = controllers.iter().enumerate().collect();
@@ -146,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn arguments_are_read() {
+    fn valid_arguments_are_parsed() {
         assert_eq!(controller("https://ci.example.org").priority, Priority(0));
         assert_eq!(
             controller("http://[2001:db8::1]:8080/x").url.port_u16(),
@@ -168,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn arguments_that_bbot_agent_would_refuse_are_refused() {
+    fn arguments_invalid_for_bbot_agent_are_rejected() {
         for text in [
             "12=http://a",
             "123456=http://a",
@@ -210,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn the_urgent_are_asked_first_and_equals_by_lot() {
+    fn controllers_are_polled_by_priority_and_equal_ones_shuffled() {
         let all: Vec<Controller> = [
             "http://a",
             "0100=http://b",
@@ -220,8 +223,8 @@ mod tests {
         ]
         .map(controller)
         .into();
-        let hosts = |lot: fn(usize) -> u64| -> Vec<String> {
-            in_order(&all, lot)
+        let hosts = |shuffle: fn(usize) -> u64| -> Vec<String> {
+            in_order(&all, shuffle)
                 .iter()
                 .map(|c| c.url.host().unwrap().to_owned())
                 .collect()
@@ -231,28 +234,28 @@ mod tests {
     }
 
     #[test]
-    fn who_is_asked_and_who_ends_while_tasks_run() {
+    fn priority_decides_polls_and_interruptions_while_tasks_run() {
         let priority = |text: &str| text.parse::<Priority>().unwrap();
-        for (new, running, limit, may_ask, interrupts) in [
+        for (new, running, limit, may_poll, interrupts) in [
             ("0000", &[][..], 1, true, &[][..]),
-            // A: a preference, no more.
+            // A: only a preference.
             ("0000", &["0009"], 2, true, &[]),
-            // B: while it runs, lower ones are not asked.
+            // B: lower ones are not polled while it runs.
             ("0009", &["0010"], 2, false, &[]),
             ("0010", &["0000"], 2, true, &[]),
             ("0010", &["0000"], 1, false, &[]),
-            // C: one of a lower C ends when there is no room.
+            // C: one of a lower C ends at the limit.
             ("0100", &["0000"], 2, true, &[]),
             ("0100", &["0090", "0010"], 2, true, &[1]),
             ("0100", &["0100", "0100"], 2, false, &[]),
-            // D: all of a lower D end, room or not.
+            // D: all of a lower D end, even below the limit.
             ("1000", &["0999", "0000"], 4, true, &[0, 1]),
             ("11000", &["1000"], 1, false, &[]),
             ("2000", &["1000", "2000"], 4, true, &[0]),
         ] {
             let running: Vec<Priority> = running.iter().map(|text| priority(text)).collect();
             let new = priority(new);
-            assert_eq!(new.may_ask(&running, limit), may_ask, "{new} {running:?}");
+            assert_eq!(new.may_poll(&running, limit), may_poll, "{new} {running:?}");
             assert_eq!(
                 new.interrupts(&running, limit),
                 interrupts,
@@ -263,7 +266,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_argument_is_read_or_refused(text in "([0-9]{0,6}=)?(https?)?(:/{0,3})?\\PC{0,16}") {
+        fn any_argument_is_parsed_or_rejected(text in "([0-9]{0,6}=)?(https?)?(:/{0,3})?\\PC{0,16}") {
             let _ = text.parse::<Controller>();
         }
     }

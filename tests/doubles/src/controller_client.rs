@@ -1,78 +1,78 @@
-//! Asking a controller for a task.
+//! Requests tasks from controllers and sends them results over HTTP.
 
 use crate::command_line::{Interactive, Options};
 use crate::manifest::{self, Manifest};
 use std::time::Duration;
 use ureq::http::Uri;
 
-/// The longest result that controllers accept, bytes.
+/// Maximum length of a result that controllers accept, in bytes.
 const MAX_RESULT: usize = 15_728_640;
 
-/// The longest answer that is read, bytes: far more than a task manifest takes.
+/// Maximum length of an answer in bytes; task manifests are much shorter.
 const MAX_ANSWER: u64 = 1_048_576;
 
-/// A controller gave no answer that could be used.
+/// A request to a controller failed.
 #[derive(Debug, thiserror::Error)]
-pub enum AskError {
-    /// The double has no TLS.
-    #[error("https is not spoken by this stand-in for bbot-agent; give it an http URL")]
+pub enum RequestError {
+    /// The stand-in has no TLS.
+    #[error("this stand-in for bbot-agent does not support https; use an http URL")]
     Https,
-    /// More than a controller takes.
-    #[error("the body has {0} bytes, more than a controller takes")]
+    /// The body is longer than controllers accept.
+    #[error("the body has {0} bytes, more than a controller accepts")]
     TooLong(usize),
-    /// No connection, no answer in time, or an HTTP error.
+    /// There is no connection, no answer in time, or an HTTP error.
     #[error(transparent)]
     Http(#[from] Box<ureq::Error>),
-    /// The answer is no list of manifests.
-    #[error("the answer is no task response")]
+    /// The answer is not a list of manifests.
+    #[error("the answer is not a task response")]
     Answer(#[from] manifest::ParseError),
-    /// The answer lacks the session.
+    /// The answer has no session.
     #[error("the answer has no session")]
     NoSession,
-    /// The answer has a session and not what belongs to it.
+    /// The answer has a session, but no complete task.
     #[error("the answer has a task without {0}")]
     Incomplete(&'static str),
 }
 
-/// A task, and what its result goes by.
+/// A task with the data that its result needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Task {
-    /// The controller's name for it.
+    /// Identifier that the controller gave the task.
     pub session: String,
-    /// What is to be signed, if the agent is to show who it is.
+    /// Text to sign if the controller authenticates agents.
     pub challenge: Option<String>,
-    /// Where the result goes.
+    /// Destination of the result.
     pub result_url: Uri,
-    /// The task itself.
+    /// Manifest of the task.
     pub manifest: Manifest,
 }
 
 impl Task {
-    /// The body of the result: `result` is what the worker says.
+    /// Returns the body of the result. `result` is the worker's manifest.
     #[must_use]
     pub fn result(&self, result: Manifest) -> String {
         let mut header = Manifest::default().with("session", &self.session);
         if let Some(challenge) = &self.challenge {
-            // No controller of tests knows a key that it could check this with.
+            // The controllers of tests have no key to check a signature.
             header = header.with("challenge", &format!("signed {challenge}"));
         }
         manifest::write(&[header, result])
     }
 
-    /// What a task comes to about which no worker says anything.
+    /// Returns the result manifest of a task without a worker's result.
     #[must_use]
     pub fn without_worker(&self, status: &str) -> Manifest {
-        let of_task = |name| self.manifest.get(name).unwrap_or_default();
+        let value = |name| self.manifest.get(name).unwrap_or_default();
         Manifest::default()
-            .with("name", of_task("name"))
-            .with("version", of_task("version"))
+            .with("name", value("name"))
+            .with("version", value("version"))
             .with("status", status)
     }
 }
 
-/// The body of a task request.
+/// Returns the body of a task request.
 #[must_use]
-pub fn request(options: &Options, agent: &str, machines: &[Manifest]) -> String {
+pub fn task_request(options: &Options, agent: &str, machines: &[Manifest]) -> String {
     let mut header = Manifest::default()
         .with("agent", agent)
         .with("toolchain-name", &options.toolchain_name)
@@ -91,12 +91,12 @@ pub fn request(options: &Options, agent: &str, machines: &[Manifest]) -> String 
     manifest::write(&manifests)
 }
 
-/// The connections of one agent.
+/// The HTTP client of an agent.
 #[derive(Debug)]
 pub struct Client(ureq::Agent);
 
 impl Client {
-    /// A client that waits `timeout` for a whole exchange.
+    /// Returns a client with this timeout for a whole exchange.
     #[must_use]
     pub fn new(timeout: Duration) -> Self {
         let config = ureq::Agent::config_builder()
@@ -106,26 +106,26 @@ impl Client {
         Self(config.into())
     }
 
-    /// Sends a task request; the task's manifest if there is one for us.
+    /// Sends a task request and returns the task, if the controller hands one out.
     ///
     /// # Errors
     ///
-    /// There is no answer, or none that follows the protocol.
-    pub fn ask(&self, url: &Uri, body: &str) -> Result<Option<Task>, AskError> {
-        task_of(&self.post(url, body)?)
+    /// There is no answer, or the answer violates the protocol.
+    pub fn request_task(&self, url: &Uri, body: &str) -> Result<Option<Task>, RequestError> {
+        parse_task(&self.post(url, body)?)
     }
 
-    /// Sends a body, be it a task request or a result; the answer.
+    /// Sends a task request or a result and returns the answer.
     ///
     /// # Errors
     ///
     /// There is no answer.
-    pub fn post(&self, url: &Uri, body: &str) -> Result<String, AskError> {
+    pub fn post(&self, url: &Uri, body: &str) -> Result<String, RequestError> {
         if url.scheme_str() == Some("https") {
-            return Err(AskError::Https);
+            return Err(RequestError::Https);
         }
         if body.len() > MAX_RESULT {
-            return Err(AskError::TooLong(body.len()));
+            return Err(RequestError::TooLong(body.len()));
         }
         let mut response = self
             .0
@@ -142,12 +142,12 @@ impl Client {
     }
 }
 
-/// What a controller's answer gives to do: nothing if the session is empty.
-fn task_of(answer: &str) -> Result<Option<Task>, AskError> {
+/// Parses a controller's answer. An empty session means that there is no task.
+fn parse_task(answer: &str) -> Result<Option<Task>, RequestError> {
     let manifests = manifest::parse(answer)?;
     let mut manifests = manifests.into_iter();
     let response = manifests.next().unwrap_or_default();
-    let session = response.get("session").ok_or(AskError::NoSession)?;
+    let session = response.get("session").ok_or(RequestError::NoSession)?;
     if session.is_empty() {
         return Ok(None);
     }
@@ -155,8 +155,10 @@ fn task_of(answer: &str) -> Result<Option<Task>, AskError> {
     Ok(Some(Task {
         session: session.to_owned(),
         challenge: response.get("challenge").map(str::to_owned),
-        result_url: url.ok_or(AskError::Incomplete("result-url"))?,
-        manifest: manifests.next().ok_or(AskError::Incomplete("a manifest"))?,
+        result_url: url.ok_or(RequestError::Incomplete("result-url"))?,
+        manifest: manifests
+            .next()
+            .ok_or(RequestError::Incomplete("a manifest"))?,
     }))
 }
 
@@ -165,12 +167,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_request_names_the_agent_and_its_machines() {
+    fn task_request_names_the_agent_and_its_machines() {
         let machine = Manifest::default()
             .with("id", "a-1")
             .with("name", "a")
             .with("summary", "A");
-        let plain = request(&Options::default(), "build-1", &[machine]);
+        let plain = task_request(&Options::default(), "build-1", &[machine]);
         assert_eq!(
             plain,
             ": 1\nagent: build-1\ntoolchain-name: default\ntoolchain-version: 0.17.0\n\
@@ -181,45 +183,45 @@ mod tests {
             auxiliary_ram: Some(1024),
             ..Options::default()
         };
-        let rich = manifest::parse(&request(&options, "build-1", &[])).unwrap();
+        let rich = manifest::parse(&task_request(&options, "build-1", &[])).unwrap();
         assert_eq!(rich[0].get("interactive-mode"), Some("both"));
         assert_eq!(rich[0].get("auxiliary-ram"), Some("1024"));
     }
 
     #[test]
-    fn an_empty_session_is_nothing_to_do() {
-        assert!(matches!(task_of(": 1\nsession:\n"), Ok(None)));
+    fn answer_has_a_task_unless_the_session_is_empty() {
+        assert!(matches!(parse_task(": 1\nsession:\n"), Ok(None)));
         let answer = ": 1\nsession: x/1\nchallenge: c\nresult-url: http://a/\n:\nname: libhello\nversion: 1.0.0\n";
-        let task = task_of(answer).unwrap().unwrap();
+        let task = parse_task(answer).unwrap().unwrap();
         assert_eq!(task.manifest.get("name"), Some("libhello"));
         assert_eq!(
             task.result(task.without_worker("abnormal")),
             ": 1\nsession: x/1\nchallenge: signed c\n:\nname: libhello\nversion: 1.0.0\nstatus: abnormal\n"
         );
         assert!(matches!(
-            task_of(": 1\nchallenge: x\n"),
-            Err(AskError::NoSession)
+            parse_task(": 1\nchallenge: x\n"),
+            Err(RequestError::NoSession)
         ));
         assert!(matches!(
-            task_of(": 1\nsession: x\n:\nname: a\n"),
-            Err(AskError::Incomplete("result-url"))
+            parse_task(": 1\nsession: x\n:\nname: a\n"),
+            Err(RequestError::Incomplete("result-url"))
         ));
         assert!(matches!(
-            task_of(": 1\nsession: x\nresult-url: http://a/\n"),
-            Err(AskError::Incomplete("a manifest"))
+            parse_task(": 1\nsession: x\nresult-url: http://a/\n"),
+            Err(RequestError::Incomplete("a manifest"))
         ));
-        assert!(matches!(task_of("<html>"), Err(AskError::Answer(_))));
+        assert!(matches!(parse_task("<html>"), Err(RequestError::Answer(_))));
     }
 
     #[test]
-    fn https_and_endless_results_are_refused_before_they_are_sent() {
+    fn https_and_too_long_results_are_rejected_before_sending() {
         let client = Client::new(Duration::from_secs(1));
-        let ask = |url: &str, body: &str| client.ask(&url.parse().unwrap(), body);
-        assert!(matches!(ask("https://a", ""), Err(AskError::Https)));
+        let ask = |url: &str, body: &str| client.request_task(&url.parse().unwrap(), body);
+        assert!(matches!(ask("https://a", ""), Err(RequestError::Https)));
         let body = "x".repeat(MAX_RESULT + 1);
         assert!(matches!(
             ask("http://a", &body),
-            Err(AskError::TooLong(15_728_641))
+            Err(RequestError::TooLong(15_728_641))
         ));
     }
 }

@@ -1,50 +1,49 @@
-//! Ways in which an agent can misbehave, for tests of what runs agents:
-//! `BBOT_DOUBLE_MISCHIEF`, words with commas between them.
+//! Parses the faults that a test injects into an agent (`BBOT_DOUBLE_MISCHIEF`).
 
 use std::str::FromStr;
 use std::time::Duration;
 
-/// What is to go wrong.
+/// The faults to inject.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Mischief {
-    /// Exit with 70 after this many rounds of polls (`crash-after=N`).
+pub struct Faults {
+    /// Exits with status 70 after this many rounds of polls (`crash-after=N`).
     pub crash_after: Option<u32>,
-    /// Never poll (`hang`).
+    /// Never polls (`hang`).
     pub hang: bool,
-    /// Do not end on SIGTERM (`ignore-term`).
+    /// Does not end on SIGTERM (`ignore-term`).
     pub ignore_term: bool,
-    /// Let every task take this much longer (`slow=SECONDS`).
+    /// Additional duration of every task (`slow=SECONDS`).
     pub slow: Duration,
-    /// Make a tap and a redirection for every round, and leave them (`leak`).
+    /// Leaves a tap and a redirection behind in every round (`leak`).
     pub leak: bool,
 }
 
-/// A word is none of these.
+/// A word is not the name of a fault.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("{0:?} is no mischief: crash-after=N, hang, ignore-term, slow=SECONDS and leak are")]
-pub struct MischiefError(String);
+#[error("{0:?} is not a fault: crash-after=N, hang, ignore-term, slow=SECONDS or leak is expected")]
+pub struct FaultError(String);
 
-impl FromStr for Mischief {
-    type Err = MischiefError;
+impl FromStr for Faults {
+    type Err = FaultError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let mut mischief = Self::default();
+        let mut faults = Self::default();
         for word in text.split(',').filter(|word| !word.is_empty()) {
-            let error = || MischiefError(word.to_owned());
+            let error = || FaultError(word.to_owned());
             match word.split_once('=') {
-                None if word == "hang" => mischief.hang = true,
-                None if word == "ignore-term" => mischief.ignore_term = true,
-                None if word == "leak" => mischief.leak = true,
+                None if word == "hang" => faults.hang = true,
+                None if word == "ignore-term" => faults.ignore_term = true,
+                None if word == "leak" => faults.leak = true,
                 Some(("crash-after", n)) => {
-                    mischief.crash_after = Some(n.parse().map_err(|_| error())?);
+                    faults.crash_after = Some(n.parse().map_err(|_| error())?);
                 }
                 Some(("slow", seconds)) => {
-                    mischief.slow = Duration::from_secs(seconds.parse().map_err(|_| error())?);
+                    faults.slow = Duration::from_secs(seconds.parse().map_err(|_| error())?);
                 }
                 Some(_) | None => return Err(error()),
             }
         }
-        Ok(mischief)
+        Ok(faults)
     }
 }
 
@@ -53,11 +52,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words() {
-        assert_eq!("".parse(), Ok(Mischief::default()));
+    fn faults_are_parsed_from_a_comma_separated_list() {
+        assert_eq!("".parse(), Ok(Faults::default()));
         assert_eq!(
             "crash-after=3,hang,ignore-term,slow=2,leak".parse(),
-            Ok(Mischief {
+            Ok(Faults {
                 crash_after: Some(3),
                 hang: true,
                 ignore_term: true,
@@ -65,8 +64,8 @@ mod tests {
                 leak: true,
             })
         );
-        for bad in ["x", "hang=1", "slow", "slow=x", "crash-after=-1"] {
-            assert_eq!(bad.parse::<Mischief>(), Err(MischiefError(bad.into())));
+        for invalid in ["x", "hang=1", "slow", "slow=x", "crash-after=-1"] {
+            assert_eq!(invalid.parse::<Faults>(), Err(FaultError(invalid.into())));
         }
     }
 }

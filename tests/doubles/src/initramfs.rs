@@ -1,9 +1,12 @@
-//! What a virtual build machine boots with: programs and headers of this host, as they
-//! are, in the format that the kernel unpacks (newc, see the kernel's
-//! Documentation/driver-api/early-userspace/buffer-format.rst).
+//! Builds the initramfs of a virtual build machine from programs and headers of the host.
+//!
+//! # Sources
+//!
+//! The format is newc: Documentation/driver-api/early-userspace/buffer-format.rst of the
+//! kernel.
 
+use crate::program_path::find_program;
 use crate::sudo::{ToolError, finish};
-use crate::virtual_machine::installed;
 use std::collections::BTreeSet;
 use std::fs::{self, File, Permissions};
 use std::io;
@@ -11,10 +14,10 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Component, Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// What compiles, and what takes part in a task.
+/// Compiler and worker.
 const PROGRAMS: [&str; 2] = ["tcc", "bbot-worker"];
-/// What a compiled program is made of: headers, and what tcc links it with.
-const COMPILED: [&str; 8] = [
+/// Headers, and the files that tcc links a program with.
+const TOOLCHAIN: [&str; 8] = [
     "/usr/include",
     "/usr/lib/x86_64-linux-gnu/tcc",
     "/usr/lib/x86_64-linux-gnu/crt1.o",
@@ -24,15 +27,15 @@ const COMPILED: [&str; 8] = [
     "/usr/lib/x86_64-linux-gnu/libc.so.6",
     "/usr/lib/x86_64-linux-gnu/libc_nonshared.a",
 ];
-/// Where programs look for others, and for their libraries.
+/// Links to the directories of programs and libraries.
 const LINKS: [&str; 4] = ["/bin", "/sbin", "/lib", "/lib64"];
-/// Mount points, and what programs expect.
+/// Mount points, and directories that programs expect.
 const DIRECTORIES: [&str; 6] = ["dev", "etc", "modules", "proc", "sys", "tmp"];
-/// Drivers of a machine's NIC.
+/// Drivers of the machine's NIC.
 const MODULES: [&str; 2] = ["virtio_pci", "virtio_net"];
 
-/// The first process of the machine: becomes the worker's parent, with the arguments
-/// that the kernel hands on, and switches the machine off when it ends.
+/// Script of PID 1. It runs the worker with the arguments that the kernel passes, then
+/// switches the machine off.
 const INIT: &str = "\
 busybox mount -t proc proc /proc
 busybox --install -s /usr/bin
@@ -46,24 +49,24 @@ bbot-worker \"$@\"
 poweroff -f
 ";
 
-/// An initramfs in a file, with what it was made of. They go with this.
+/// An initramfs in a temporary directory. Dropping it removes the directory.
 #[derive(Debug)]
 pub struct Initramfs {
     directory: PathBuf,
 }
 
-/// An initramfs could not be made.
+/// An initramfs cannot be built.
 #[derive(Debug, thiserror::Error)]
 pub enum InitramfsError {
-    /// A file that belongs in it, or that it is made of.
+    /// A file of the host or of the temporary directory cannot be used.
     #[error("cannot use {}", path.display())]
     File {
-        /// The file.
+        #[allow(missing_docs)]
         path: PathBuf,
-        /// Why not.
+        #[allow(missing_docs)]
         source: io::Error,
     },
-    /// What makes it, or says what belongs in it.
+    /// A command failed.
     #[error(transparent)]
     Tool(#[from] ToolError),
 }
@@ -73,30 +76,34 @@ fn cannot_use(path: &Path) -> impl FnOnce(io::Error) -> InitramfsError {
     |source| InitramfsError::File { path, source }
 }
 
-/// A program that has to be there: when the machines were chosen, it was.
+/// Returns the path of a program that [`Hypervisor::find`](crate::virtual_machine::Hypervisor::find)
+/// has found before.
 fn program(name: &str) -> Result<PathBuf, InitramfsError> {
-    installed(name)
+    find_program(name)
         .ok_or_else(|| io::ErrorKind::NotFound.into())
         .map_err(cannot_use(Path::new(name)))
 }
 
 impl Initramfs {
-    /// Makes one in `directory`, a new one, for a kernel of this version.
+    /// Builds an initramfs for a kernel of this version in a new directory.
     ///
     /// # Errors
     ///
-    /// Something that belongs in it is missing, or there is no room for it.
+    /// A file is missing, or there is not enough space.
     pub fn new(directory: &Path, kernel: &str) -> Result<Self, InitramfsError> {
         fs::create_dir(directory).map_err(cannot_use(directory))?;
         let initramfs = Self {
             directory: directory.to_owned(),
         };
         let busybox = program("busybox")?;
-        let own = directory.join("own");
-        write_own(&own, &busybox, kernel)?;
+        let generated = directory.join("generated");
+        write_generated_files(&generated, &busybox, kernel)?;
         let output = File::create(initramfs.path()).map_err(cannot_use(directory))?;
-        // The kernel takes one archive after the other.
-        for (top, files) in [(Path::new("/"), of_host(&busybox)?), (&own, below(&own)?)] {
+        // The kernel unpacks several archives one after the other.
+        for (top, files) in [
+            (Path::new("/"), host_files(&busybox)?),
+            (&generated, below(&generated)?),
+        ] {
             let list = directory.join("list");
             let lines: String = files.iter().map(|path| line(top, path)).collect();
             fs::write(&list, lines).map_err(cannot_use(&list))?;
@@ -113,7 +120,7 @@ impl Initramfs {
         Ok(initramfs)
     }
 
-    /// The file.
+    /// Returns the path of the initramfs.
     #[must_use]
     pub fn path(&self) -> PathBuf {
         self.directory.join("initramfs")
@@ -126,25 +133,25 @@ impl Drop for Initramfs {
     }
 }
 
-/// Writes what is not taken from the host: the first process, the modules, places to
-/// mount something.
-fn write_own(own: &Path, busybox: &Path, kernel: &str) -> Result<(), InitramfsError> {
+/// Writes the files that do not come from the host as they are: init, unpacked modules
+/// and mount points.
+fn write_generated_files(root: &Path, busybox: &Path, kernel: &str) -> Result<(), InitramfsError> {
     for name in DIRECTORIES {
-        let path = own.join(name);
+        let path = root.join(name);
         fs::create_dir_all(&path).map_err(cannot_use(&path))?;
     }
-    let init = own.join("init");
+    let init = root.join("init");
     fs::write(&init, format!("#!{} sh\n{INIT}", busybox.display())).map_err(cannot_use(&init))?;
     fs::set_permissions(&init, Permissions::from_mode(0o755)).map_err(cannot_use(&init))?;
-    // A lease brings name servers.
-    let resolver = own.join("etc/resolv.conf");
+    // udhcpc writes the name servers of the lease.
+    let resolver = root.join("etc/resolv.conf");
     fs::write(&resolver, "").map_err(cannot_use(&resolver))?;
-    let mounts = own.join("etc/mtab");
+    let mounts = root.join("etc/mtab");
     symlink("/proc/self/mounts", &mounts).map_err(cannot_use(&mounts))?;
     for (number, module) in modules(kernel)?.iter().enumerate() {
-        // In the order in which they have to be loaded; busybox has fewer ways to
-        // unpack them than the host.
-        let target = own.join(format!("modules/{number}.ko"));
+        // Numbered in the order of loading. busybox insmod supports fewer compression
+        // formats than the host.
+        let target = root.join(format!("modules/{number}.ko"));
         if module
             .extension()
             .is_some_and(|extension| extension == "xz")
@@ -159,29 +166,32 @@ fn write_own(own: &Path, busybox: &Path, kernel: &str) -> Result<(), InitramfsEr
     Ok(())
 }
 
-/// The modules that drive a NIC, in the order in which they are loaded; none where the
-/// kernel has them built in.
+/// Returns the modules of the NIC's drivers in the order of loading; none if they are
+/// built into the kernel.
 fn modules(kernel: &str) -> Result<Vec<PathBuf>, InitramfsError> {
     let output = Command::new("modprobe")
         .args(["--set-version", kernel, "--show-depends", "--all"])
         .args(MODULES)
         .output();
-    Ok(loaded(&finish("modprobe", output)?))
+    Ok(parse_modprobe(&finish("modprobe", output)?))
 }
 
-/// What `modprobe --show-depends` says that it would load: `insmod PATH [PARAMETER…]`.
-fn loaded(said: &str) -> Vec<PathBuf> {
-    let lines = said.lines().filter_map(|line| line.strip_prefix("insmod "));
+/// Returns the paths in the output of `modprobe --show-depends`, which has lines
+/// `insmod PATH [PARAMETER…]`.
+fn parse_modprobe(output: &str) -> Vec<PathBuf> {
+    let lines = output
+        .lines()
+        .filter_map(|line| line.strip_prefix("insmod "));
     lines
         .filter_map(|line| line.split_whitespace().next())
         .map(PathBuf::from)
         .collect()
 }
 
-/// The files of the host that belong in it, each after the directory that it is in.
-fn of_host(busybox: &Path) -> Result<BTreeSet<PathBuf>, InitramfsError> {
+/// Returns the files of the host, each after its directory.
+fn host_files(busybox: &Path) -> Result<BTreeSet<PathBuf>, InitramfsError> {
     let mut files = BTreeSet::new();
-    for path in LINKS.iter().chain(&COMPILED) {
+    for path in LINKS.iter().chain(&TOOLCHAIN) {
         add(&mut files, Path::new(path))?;
     }
     let mut programs = vec![busybox.to_owned()];
@@ -191,31 +201,33 @@ fn of_host(busybox: &Path) -> Result<BTreeSet<PathBuf>, InitramfsError> {
     for program in &programs {
         add(&mut files, program)?;
         let output = Command::new("ldd").arg(program).output();
-        // It fails for a program without libraries.
-        for library in libraries(&finish("ldd", output).unwrap_or_default()) {
+        // ldd fails for a program without libraries.
+        for library in parse_ldd(&finish("ldd", output).unwrap_or_default()) {
             add(&mut files, &library)?;
         }
     }
     Ok(files)
 }
 
-/// The files that `ldd` says a program is loaded with: `NAME => PATH (ADDRESS)`, and
-/// `PATH (ADDRESS)` for the loader.
-fn libraries(said: &str) -> Vec<PathBuf> {
-    let words = said.split_whitespace();
+/// Returns the paths in the output of `ldd`, which has lines `NAME => PATH (ADDRESS)`,
+/// and `PATH (ADDRESS)` for the loader.
+fn parse_ldd(output: &str) -> Vec<PathBuf> {
+    let words = output.split_whitespace();
     words
         .filter(|word| word.starts_with('/'))
         .map(PathBuf::from)
         .collect()
 }
 
-/// Adds a file with the directories that it is in; of a directory what is in it, of a
-/// symbolic link what it leads to, be it a directory without what is in that.
+/// Adds a file with its parent directories.
+///
+/// For a directory it adds the contents. For a symbolic link it adds the target, which
+/// for a directory excludes the contents.
 fn add(files: &mut BTreeSet<PathBuf>, path: &Path) -> Result<(), InitramfsError> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         return Ok(());
     };
-    // Directories of the host are links to others as well.
+    // Directories of the host can be links.
     let parent = fs::canonicalize(parent).map_err(cannot_use(parent))?;
     let path = parent.join(name);
     let metadata = fs::symlink_metadata(&path).map_err(cannot_use(&path))?;
@@ -235,7 +247,7 @@ fn add(files: &mut BTreeSet<PathBuf>, path: &Path) -> Result<(), InitramfsError>
     Ok(())
 }
 
-/// A directory and everything in it.
+/// Returns a directory and everything in it.
 fn below(directory: &Path) -> Result<BTreeSet<PathBuf>, InitramfsError> {
     let mut files = BTreeSet::from([directory.to_owned()]);
     for entry in fs::read_dir(directory).map_err(cannot_use(directory))? {
@@ -250,7 +262,7 @@ fn below(directory: &Path) -> Result<BTreeSet<PathBuf>, InitramfsError> {
     Ok(files)
 }
 
-/// A file in the list that cpio reads; nothing for the top itself.
+/// Returns the line of a file in cpio's input; empty for `top` itself.
 fn line(top: &Path, path: &Path) -> String {
     let path = path.strip_prefix(top).unwrap_or(path);
     if path.components().all(|part| part == Component::RootDir) {
@@ -264,19 +276,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_tools_say_is_understood() {
+    fn output_of_modprobe_and_ldd_is_parsed() {
         let depends =
             "insmod /lib/modules/6/failover.ko.xz \nbuiltin virtio_pci\ninsmod /a.ko x=1\n";
         let expected = ["/lib/modules/6/failover.ko.xz", "/a.ko"].map(PathBuf::from);
-        assert_eq!(loaded(depends), expected);
+        assert_eq!(parse_modprobe(depends), expected);
         let ldd = "\tlinux-vdso.so.1 (0x7f)\n\tlibc.so.6 => /lib/x/libc.so.6 (0x7f)\n\t/lib64/ld.so.2 (0x7f)\n";
         let expected = ["/lib/x/libc.so.6", "/lib64/ld.so.2"].map(PathBuf::from);
-        assert_eq!(libraries(ldd), expected);
-        assert_eq!(libraries("\tstatically linked\n"), Vec::<PathBuf>::new());
+        assert_eq!(parse_ldd(ldd), expected);
+        assert_eq!(parse_ldd("\tstatically linked\n"), Vec::<PathBuf>::new());
     }
 
     #[test]
-    fn files_come_with_their_directories_and_what_they_lead_to() {
+    fn added_file_brings_its_directories_and_link_targets() {
         let directory = tempfile::tempdir().unwrap();
         let top = fs::canonicalize(directory.path()).unwrap();
         fs::create_dir_all(top.join("usr/lib/a")).unwrap();
@@ -289,7 +301,7 @@ mod tests {
             add(&mut files, &top.join(path)).unwrap();
             let lines: String = files.iter().map(|path| line(&top, path)).collect();
             let lines: Vec<_> = lines.lines().map(str::to_owned).collect();
-            // The temporary directory is in others.
+            // Without the parents of the temporary directory.
             lines
                 .into_iter()
                 .filter(|line| !line.starts_with('/'))

@@ -1,14 +1,14 @@
-//! Diagnostics on the standard error stream.
+//! Logs to the standard error stream.
 
 use std::error::Error;
 use std::fmt::Display;
 
-/// How the program's diagnostics are marked.
+/// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Log {
     /// For a terminal: `bbot-agent: warning: …`.
     Terminal(
-        /// The program's name.
+        /// Name of the program.
         &'static str,
     ),
     /// For systemd: `<4>…`, see sd-daemon(3).
@@ -16,17 +16,17 @@ pub enum Log {
 }
 
 impl Log {
-    /// Something happened as it should.
+    /// Logs an expected event.
     pub fn info(self, text: impl Display) {
         self.line(6, "info", text);
     }
 
-    /// Somebody should look.
+    /// Logs a problem that the program survives.
     pub fn warning(self, text: impl Display) {
         self.line(4, "warning", text);
     }
 
-    /// The program cannot go on.
+    /// Logs a failure.
     pub fn error(self, text: impl Display) {
         self.line(3, "error", text);
     }
@@ -35,7 +35,7 @@ impl Log {
         eprintln!("{}", self.format(level, word, &text.to_string()));
     }
 
-    /// One line, whatever the text holds: what a peer sent must not become a
+    /// Formats one line. Control characters are replaced: a peer's text must not become a
     /// second message.
     fn format(self, level: u8, word: &str, text: &str) -> String {
         let text: String = text
@@ -49,7 +49,7 @@ impl Log {
     }
 }
 
-/// An error with its causes in one line.
+/// Returns an error with its causes in one line.
 #[must_use]
 pub fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_journal_sees_the_level_and_the_terminal_a_word() {
+    fn line_has_a_number_for_the_journal_and_a_word_for_a_terminal() {
         assert_eq!(
             Log::Journal.format(4, "warning", "no answer"),
             "<4>no answer"
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn text_from_a_peer_stays_on_its_line() {
+    fn control_characters_are_replaced() {
         assert_eq!(
             Log::Journal.format(6, "info", "a\n<0>b"),
             "<6>a\u{fffd}<0>b"

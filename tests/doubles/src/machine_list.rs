@@ -1,36 +1,36 @@
-//! The build machines that an agent offers to its controllers.
+//! Lists the build machines that an agent offers to its controllers.
 
 use crate::manifest::{self, Manifest};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// The machines could not be listed.
+/// The machines cannot be listed.
 #[derive(Debug, thiserror::Error)]
 pub enum MachineError {
     /// A directory or file cannot be read.
     #[error("cannot read {}", path.display())]
     Read {
-        /// The directory or file.
+        #[allow(missing_docs)]
         path: PathBuf,
-        /// Why.
+        #[allow(missing_docs)]
         source: io::Error,
     },
-    /// `--fake-machine` names a file that is no manifest.
-    #[error("{} is no machine manifest", path.display())]
+    /// The file of `--fake-machine` is not a manifest.
+    #[error("{} is not a machine manifest", path.display())]
     Manifest {
-        /// The file.
+        #[allow(missing_docs)]
         path: PathBuf,
-        /// Why.
+        #[allow(missing_docs)]
         source: manifest::ParseError,
     },
 }
 
-/// The manifest in the file that `--fake-machine` names.
+/// Returns the manifest in the file of `--fake-machine`.
 ///
 /// # Errors
 ///
-/// The file cannot be read or is no manifest.
+/// The file cannot be read or is not a manifest.
 pub fn fake(path: &Path) -> Result<Vec<Manifest>, MachineError> {
     let text = fs::read_to_string(path).map_err(|source| read_error(path, source))?;
     manifest::parse(&text).map_err(|source| MachineError::Manifest {
@@ -39,10 +39,11 @@ pub fn fake(path: &Path) -> Result<Vec<Manifest>, MachineError> {
     })
 }
 
-/// The machines below `directory`, by name: each `VOLUME/NAME` is a directory
-/// in which the symbolic link `NAME` leads to the revision in effect, `NAME-N`.
-/// No directory, no machines; then one is invented, as a controller is not
-/// asked without any.
+/// Returns the machines below `directory`, ordered by name.
+///
+/// In each directory `VOLUME/NAME` the symbolic link `NAME` points to the current
+/// revision `NAME-N`. Without machines the result is one invented machine: a task
+/// request needs at least one.
 ///
 /// # Errors
 ///
@@ -107,7 +108,7 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     #[test]
-    fn machines_are_those_with_a_revision_in_effect() {
+    fn list_has_the_machines_with_a_current_revision() {
         let top = tempfile::tempdir().unwrap();
         for (name, revision) in [("debian_13", Some("debian_13-2")), ("unfinished", None)] {
             let directory = top.path().join("default").join(name);
@@ -123,18 +124,18 @@ mod tests {
     }
 
     #[test]
-    fn without_machines_one_is_invented() {
+    fn list_without_machines_has_an_invented_one() {
         assert_eq!(list(Path::new("/nonexistent")).unwrap().len(), 1);
     }
 
     #[test]
-    fn a_fake_machine_is_a_manifest() {
+    fn fake_machine_must_be_a_manifest() {
         let file = tempfile::NamedTempFile::new().unwrap();
         assert!(
             fake(file.path())
                 .unwrap_err()
                 .to_string()
-                .ends_with("is no machine manifest")
+                .ends_with("is not a machine manifest")
         );
         fs::write(file.path(), ": 1\nid: a-1\nname: a\nsummary: A\n").unwrap();
         assert_eq!(fake(file.path()).unwrap(), [header("a-1", "a", "A")]);

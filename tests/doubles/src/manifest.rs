@@ -1,52 +1,57 @@
-//! The manifest format of the build2 project, as agents and controllers use it.
+//! Parses and writes the manifest format of the build2 project.
 //!
-//! A body is a list of manifests. Each starts with a line `:` and has lines
-//! `name: value`; the first `:` of a body is followed by the version of the
-//! format, which is 1. Blank lines and lines that start with `#` mean nothing. A
-//! value of several lines, as the log of a build is, stands between `name:\` and a
-//! line with nothing but `\`.
+//! A body is a list of manifests with these lines:
+//!
+//! | line | meaning |
+//! |---|---|
+//! | `: 1` | start of the first manifest, with the version of the format |
+//! | `:` | start of each further manifest |
+//! | `name: value` | a value |
+//! | `name:\` | start of a value with several lines, such as a build log |
+//! | `\` | end of a value with several lines |
+//! | `# …`, empty | ignored |
 
 use std::fmt::Write;
 
-/// One manifest: pairs of name and value in their order, each name once.
+/// A manifest: pairs of name and value in order, with unique names.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Manifest(Vec<(String, String)>);
 
-/// Why a text is no list of manifests.
+/// The reason why a text is not a list of manifests. Lines count from 1.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ParseError {
-    /// The body has to start with `: 1`.
+    /// The body does not start with `: 1`.
     #[error("line {line}: expected \": 1\", the start of a manifest of version 1")]
     Version {
-        /// The line, from 1.
+        #[allow(missing_docs)]
         line: usize,
     },
-    /// Only a start of a manifest or `name: value` may stand on a line.
+    /// A line is neither the start of a manifest nor `name: value`.
     #[error("line {line}: expected \"name: value\"")]
     Pair {
-        /// The line, from 1.
+        #[allow(missing_docs)]
         line: usize,
     },
-    /// A value of several lines has no end.
+    /// A value with several lines has no end.
     #[error("line {line}: the value of {name} has no end")]
-    Endless {
-        /// The line that it begins in, from 1.
+    Unterminated {
+        /// First line of the value.
         line: usize,
-        /// The value's name.
+        #[allow(missing_docs)]
         name: String,
     },
-    /// The name stands twice in one manifest.
+    /// A name occurs twice in one manifest.
     #[error("line {line}: {name} occurs twice")]
-    Twice {
-        /// The line, from 1.
+    Duplicate {
+        #[allow(missing_docs)]
         line: usize,
-        /// The repeated name.
+        #[allow(missing_docs)]
         name: String,
     },
 }
 
 impl Manifest {
-    /// Adds a pair; control characters of the value become spaces.
+    /// Adds a pair, with control characters of the value replaced by spaces.
     #[must_use]
     pub fn with(mut self, name: &str, value: &str) -> Self {
         let value: String = value
@@ -57,8 +62,10 @@ impl Manifest {
         self
     }
 
-    /// Adds a pair whose value may have several lines; other control characters of
-    /// it become spaces, and a line that would end it loses its backslash.
+    /// Adds a pair whose value may have several lines.
+    ///
+    /// Other control characters become spaces. A line that would end the value becomes
+    /// empty.
     #[must_use]
     pub fn with_lines(mut self, name: &str, value: &str) -> Self {
         let lines = value.lines().map(|line| {
@@ -80,7 +87,7 @@ impl Manifest {
         self
     }
 
-    /// The value of `name`.
+    /// Returns the value of `name`.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {
         self.0
@@ -100,7 +107,7 @@ pub fn write(manifests: &[Manifest]) -> String {
             // Writing to a String cannot fail.
             let _ = match value.as_str() {
                 "" => writeln!(body, "{name}:"),
-                // A lone backslash would begin several lines.
+                // A lone backslash would start a value with several lines.
                 value if value.contains('\n') || value == "\\" => {
                     writeln!(body, "{name}:\\\n{value}\n\\")
                 }
@@ -111,11 +118,11 @@ pub fn write(manifests: &[Manifest]) -> String {
     body
 }
 
-/// Reads a body of at least one manifest.
+/// Parses a body with at least one manifest.
 ///
 /// # Errors
 ///
-/// The text breaks the format; the error names the line.
+/// The text violates the format.
 pub fn parse(body: &str) -> Result<Vec<Manifest>, ParseError> {
     let mut manifests: Vec<Manifest> = Vec::new();
     let mut line = 0;
@@ -143,7 +150,7 @@ pub fn parse(body: &str) -> Result<Vec<Manifest>, ParseError> {
             return Err(ParseError::Pair { line });
         }
         if pairs.iter().any(|(n, _)| n == name) {
-            return Err(ParseError::Twice {
+            return Err(ParseError::Duplicate {
                 line,
                 name: name.to_owned(),
             });
@@ -157,7 +164,7 @@ pub fn parse(body: &str) -> Result<Vec<Manifest>, ParseError> {
                     Some(text) if text.trim() == "\\" => break value.join("\n"),
                     Some(text) => value.push(text.trim_end_matches('\r')),
                     None => {
-                        return Err(ParseError::Endless {
+                        return Err(ParseError::Unterminated {
                             line: begin,
                             name: name.to_owned(),
                         });
@@ -201,7 +208,7 @@ summary: Debian 13, GCC
 ";
 
     #[test]
-    fn a_body_is_read_into_its_manifests() {
+    fn body_is_parsed_and_written_back() {
         let manifests = parse(REQUEST).unwrap();
         assert_eq!(manifests.len(), 2);
         assert_eq!(manifests[0].get("agent"), Some("build-adbeefb8da"));
@@ -211,14 +218,14 @@ summary: Debian 13, GCC
     }
 
     #[test]
-    fn an_empty_value_is_a_value() {
+    fn empty_value_is_kept() {
         let manifests = parse(ANSWER).unwrap();
         assert_eq!(manifests[0].get("session"), Some(""));
         assert_eq!(write(&manifests), ANSWER);
     }
 
     #[test]
-    fn a_broken_body_is_refused_with_its_line() {
+    fn malformed_body_is_rejected_with_its_line() {
         let name = "a".to_owned();
         for (body, error) in [
             ("", ParseError::Version { line: 1 }),
@@ -231,19 +238,19 @@ summary: Debian 13, GCC
             (": 1\nA: b\n", ParseError::Pair { line: 2 }),
             (
                 ": 1\na: 1\n\na: 2\n",
-                ParseError::Twice {
+                ParseError::Duplicate {
                     line: 4,
                     name: name.clone(),
                 },
             ),
-            (": 1\na:\\\nb\n", ParseError::Endless { line: 2, name }),
+            (": 1\na:\\\nb\n", ParseError::Unterminated { line: 2, name }),
         ] {
             assert_eq!(parse(body), Err(error), "{body:?}");
         }
     }
 
     #[test]
-    fn a_value_may_have_several_lines() {
+    fn value_with_several_lines_is_parsed_and_written_back() {
         let manifests = parse(": 1\nlog:\\\none\n\n: 2\n\\\nb: 2\n").unwrap();
         assert_eq!(manifests[0].get("log"), Some("one\n\n: 2"));
         assert_eq!(manifests[0].get("b"), Some("2"));
@@ -255,21 +262,21 @@ summary: Debian 13, GCC
     }
 
     #[test]
-    fn no_value_can_end_its_line() {
+    fn newline_in_a_value_does_not_end_its_line() {
         let manifest = Manifest::default().with("summary", "x\n:\nid: y");
         assert_eq!(parse(&write(&[manifest])).unwrap().len(), 1);
     }
 
     proptest! {
         #[test]
-        fn whatever_is_accepted_is_written_as_it_was_understood(body in "(: 1\n)?\\PC{0,20}(\n[a-z:#\\\\ ]{0,8}){0,6}") {
+        fn accepted_body_is_written_back_unchanged(body in "(: 1\n)?\\PC{0,20}(\n[a-z:#\\\\ ]{0,8}){0,6}") {
             if let Ok(manifests) = parse(&body) {
                 prop_assert_eq!(parse(&write(&manifests)).unwrap(), manifests);
             }
         }
 
         #[test]
-        fn a_damaged_body_does_no_harm(at in 0..REQUEST.len(), bytes in proptest::collection::vec(any::<u8>(), 0..8), cut in 0..REQUEST.len()) {
+        fn damaged_body_is_parsed_or_rejected(at in 0..REQUEST.len(), bytes in proptest::collection::vec(any::<u8>(), 0..8), cut in 0..REQUEST.len()) {
             let mut body = REQUEST.as_bytes().to_vec();
             body.splice(at..(at + cut).min(REQUEST.len()), bytes);
             let _ = parse(&String::from_utf8_lossy(&body));

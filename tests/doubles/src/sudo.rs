@@ -1,32 +1,32 @@
-//! What an agent does as root: through sudo, unless it is root.
+//! Runs commands as root, with sudo unless the program is root.
 
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::process::{Command, Output};
 
-/// A tool did not do what it was asked for.
+/// A command failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ToolError {
-    /// It cannot be executed.
+    /// The command cannot be executed.
     #[error("cannot execute {0}")]
     Execute(String, #[source] io::Error),
-    /// It failed; its own words.
-    #[error("{command}: {said}")]
+    /// The command exited with a failure.
+    #[error("{command}: {stderr}")]
     Failed {
-        /// The command line.
+        #[allow(missing_docs)]
         command: String,
-        /// What it wrote to its standard error stream.
-        said: String,
+        /// Output on its standard error stream.
+        stderr: String,
     },
 }
 
-/// The command that runs `words` as root.
+/// Returns the command that runs `words` as root.
 #[must_use]
 pub fn command(words: &[&str]) -> Command {
     // The directory belongs to the effective user.
-    let root = fs::metadata("/proc/self").is_ok_and(|m| m.uid() == 0);
-    let (program, arguments) = if root {
+    let is_root = fs::metadata("/proc/self").is_ok_and(|m| m.uid() == 0);
+    let (program, arguments) = if is_root {
         (
             words.first().copied().unwrap_or_default(),
             words.get(1..).unwrap_or_default(),
@@ -35,34 +35,35 @@ pub fn command(words: &[&str]) -> Command {
         ("sudo", words)
     };
     let mut command = Command::new(program);
-    if !root {
+    if !is_root {
         command.arg("-n");
     }
     command.args(arguments);
     command
 }
 
-/// Runs the words of `line` as root, to the end; what they print.
+/// Runs the command `line` as root and returns its output.
 ///
 /// # Errors
 ///
-/// They cannot be run, or fail.
+/// The command cannot be executed, or fails.
 pub fn run(line: &str) -> Result<String, ToolError> {
     let words: Vec<&str> = line.split_whitespace().collect();
     let output = command(&words).output();
     finish(line, output)
 }
 
-/// The name of the user that this program runs as.
+/// Returns the name of the user that runs this program.
 ///
 /// # Errors
 ///
-/// Nobody knows it.
+/// The user has no name.
 pub fn user() -> Result<String, ToolError> {
     let output = Command::new("id").arg("-nu").output();
     finish("id", output).map(|name| name.trim().to_owned())
 }
 
+/// Returns the output of a finished command, or its failure.
 pub(crate) fn finish(line: &str, output: io::Result<Output>) -> Result<String, ToolError> {
     let output = output.map_err(|error| ToolError::Execute(line.to_owned(), error))?;
     if output.status.success() {
@@ -70,7 +71,7 @@ pub(crate) fn finish(line: &str, output: io::Result<Output>) -> Result<String, T
     } else {
         Err(ToolError::Failed {
             command: line.to_owned(),
-            said: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
         })
     }
 }
@@ -80,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn failures_say_what_failed() {
+    fn failure_names_the_command_and_its_error_output() {
         let output = Command::new("sh")
             .args(["-c", "echo no >&2; exit 1"])
             .output();

@@ -1,28 +1,29 @@
-//! The link of a virtual build machine: a tap that is a port of a bridge.
+//! Creates the tap of a virtual build machine on a bridge.
 
 use crate::sudo::{self, ToolError};
 
-/// A tap. It goes with this, and stays when the program is killed: the kernel keeps
-/// it for whoever opens it next.
+/// A persistent tap. Dropping it deletes the tap.
+///
+/// If the program is killed, the tap remains.
 #[derive(Debug)]
 pub struct Tap(String);
 
 impl Tap {
-    /// Makes a tap that this program's user may open, on a bridge.
+    /// Creates a tap that this program's user may open, and adds it to a bridge.
     ///
     /// # Errors
     ///
-    /// It cannot be made.
+    /// The tap cannot be created or added to the bridge.
     pub fn new(name: &str, bridge: &str) -> Result<Self, ToolError> {
         let user = sudo::user()?;
         sudo::run(&format!("ip tuntap add {name} mode tap user {user}"))?;
-        // From here on it is removed, whatever happens.
+        // An error below drops and thus deletes the tap.
         let tap = Self(name.to_owned());
         sudo::run(&format!("ip link set {name} master {bridge} up"))?;
         Ok(tap)
     }
 
-    /// Its name.
+    /// Returns the name of the tap.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.0

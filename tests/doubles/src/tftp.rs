@@ -1,66 +1,68 @@
-//! TFTP (RFC 1350) as agent and worker use it: octet mode, blocks of 512 bytes,
-//! no options.
+//! Transfers files by TFTP (RFC 1350) between agent and worker.
 //!
-//! The agent serves one file to get and one to put, and answers from the port that
-//! it is asked on. RFC 1350 has a server take a new port for each transfer; behind
-//! the redirection that would be an address that the worker never asked.
+//! # Limits
+//!
+//! - Octet mode, blocks of 512 bytes, no options.
+//! - The agent serves one file to read and one to write.
+//! - The agent answers from the port of the request. By RFC 1350 it would use a new port
+//!   for each transfer, whose packets would bypass the redirection.
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
-/// Bytes of a block; a shorter one is the last.
+/// Length of a block in bytes; a shorter block is the last.
 const BLOCK: usize = 512;
-/// The longest file, bytes: block numbers have 16 bits and are not wrapped.
+/// Maximum length of a file in bytes: block numbers have 16 bits and do not wrap.
 const MAX_FILE: usize = BLOCK * 65_535 - 1;
-/// When a packet is sent again.
-const RETRY: Duration = Duration::from_millis(500);
-/// How long a peer may say nothing.
-const SILENCE: Duration = Duration::from_secs(30);
+/// Time after which a packet is sent again.
+const RETRY_AFTER: Duration = Duration::from_millis(500);
+/// Time without an answer after which a transfer fails.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A packet.
+/// A TFTP packet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Packet {
-    /// A wish to read the file.
+    /// Read request (RRQ) for a file.
     Read(String),
-    /// A wish to write the file.
+    /// Write request (WRQ) for a file.
     Write(String),
-    /// A block of a file, numbered from 1.
+    /// A block of a file; blocks are numbered from 1.
     Data(u16, Vec<u8>),
-    /// A block has arrived; 0 grants a wish to write.
+    /// Acknowledges a block; 0 accepts a write request.
     Ack(u16),
-    /// The transfer has ended, for this reason.
+    /// Ends the transfer for this reason.
     Error(String),
 }
 
-/// A datagram is no packet of ours.
+/// A datagram is not a supported TFTP packet.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("not a TFTP packet: {0}")]
 pub struct PacketError(&'static str);
 
-/// A file was not transferred.
+/// A transfer failed.
 #[derive(Debug, thiserror::Error)]
 pub enum TransferError {
-    /// The network.
+    /// The socket failed.
     #[error("cannot exchange packets")]
     Io(#[from] io::Error),
-    /// The peer said nothing any more.
+    /// The peer did not answer in time.
     #[error("no answer from {0}")]
-    Silence(SocketAddr),
-    /// The peer refused.
+    Timeout(SocketAddr),
+    /// The peer sent an error.
     #[error("{0:?}")]
     Refused(String),
-    /// The file does not fit.
+    /// The file is longer than [`MAX_FILE`].
     #[error("the file has {0} bytes, more than {MAX_FILE}")]
     TooLong(usize),
 }
 
 impl Packet {
-    /// Reads a datagram.
+    /// Parses a datagram.
     ///
     /// # Errors
     ///
-    /// It is not one of these packets.
+    /// The datagram is not a supported TFTP packet.
     pub fn parse(bytes: &[u8]) -> Result<Self, PacketError> {
         let [0, code, rest @ ..] = bytes else {
             return Err(PacketError("no code"));
@@ -107,60 +109,60 @@ impl Packet {
         }
     }
 
-    /// The datagram.
+    /// Encodes the packet.
     #[must_use]
-    pub fn bytes(&self) -> Vec<u8> {
+    pub fn encode(&self) -> Vec<u8> {
         let request = |code: u8, file: &str| [&[0, code], file.as_bytes(), b"\0octet\0"].concat();
         match self {
             Self::Read(file) => request(1, file),
             Self::Write(file) => request(2, file),
             Self::Data(block, data) => [&[0, 3], &block.to_be_bytes()[..], data].concat(),
             Self::Ack(block) => [&[0, 4], &block.to_be_bytes()[..]].concat(),
-            // Code 0: see the text.
+            // Code 0: not defined, see the text.
             Self::Error(text) => [&[0, 5, 0, 0], text.as_bytes(), b"\0"].concat(),
         }
     }
 }
 
-/// The blocks of a file, numbered from 1.
+/// Returns the blocks of a file.
 fn blocks(file: &[u8]) -> Result<Vec<Packet>, TransferError> {
     if file.len() > MAX_FILE {
         return Err(TransferError::TooLong(file.len()));
     }
     let data = file.chunks(BLOCK).map(<[u8]>::to_vec);
-    // A file of whole blocks ends with an empty one.
+    // After a last block of full length an empty one marks the end.
     let last = (file.len() % BLOCK == 0).then(Vec::new);
     let numbered = data.chain(last).zip(1..);
     Ok(numbered.map(|(data, n)| Packet::Data(n, data)).collect())
 }
 
-/// A conversation with one peer.
+/// A transfer with one peer.
 struct Peer<'a> {
     socket: &'a UdpSocket,
     address: SocketAddr,
 }
 
 impl Peer<'_> {
-    /// Sends a packet until an answer comes that `take` takes.
-    fn ask<T>(
+    /// Sends a packet, repeatedly, until `accept` returns a value for an answer.
+    fn exchange<T>(
         &self,
         packet: &Packet,
-        take: impl Fn(Packet) -> Option<T>,
+        accept: impl Fn(Packet) -> Option<T>,
     ) -> Result<T, TransferError> {
-        let end = Instant::now() + SILENCE;
+        let end = Instant::now() + TIMEOUT;
         while Instant::now() < end {
-            self.socket.send_to(&packet.bytes(), self.address)?;
-            let again = Instant::now() + RETRY;
-            while let Some(left) = again
+            self.socket.send_to(&packet.encode(), self.address)?;
+            let retry_at = Instant::now() + RETRY_AFTER;
+            while let Some(remaining) = retry_at
                 .checked_duration_since(Instant::now())
-                .filter(|left| !left.is_zero())
+                .filter(|remaining| !remaining.is_zero())
             {
-                match receive(self.socket, left)? {
+                match receive(self.socket, remaining)? {
                     Some((Packet::Error(text), from)) if from == self.address => {
                         return Err(TransferError::Refused(text));
                     }
                     Some((packet, from)) if from == self.address => {
-                        if let Some(answer) = take(packet) {
+                        if let Some(answer) = accept(packet) {
                             return Ok(answer);
                         }
                     }
@@ -168,28 +170,28 @@ impl Peer<'_> {
                 }
             }
         }
-        Err(TransferError::Silence(self.address))
+        Err(TransferError::Timeout(self.address))
     }
 
-    /// Sends a file, after `granted`.
+    /// Sends a file.
     fn send(&self, file: &[u8]) -> Result<(), TransferError> {
         for block in blocks(file)? {
             let Packet::Data(number, _) = block else {
                 continue;
             };
-            self.ask(&block, |answer| {
+            self.exchange(&block, |answer| {
                 (answer == Packet::Ack(number)).then_some(())
             })?;
         }
         Ok(())
     }
 
-    /// Receives a file, whose first block is the answer to `first`.
+    /// Receives a file whose first block answers `first`.
     fn receive(&self, first: Packet) -> Result<Vec<u8>, TransferError> {
         let mut file = Vec::new();
         let mut packet = first;
         for expected in 1..=u16::MAX {
-            let data = self.ask(&packet, |answer| match answer {
+            let data = self.exchange(&packet, |answer| match answer {
                 Packet::Data(number, data) if number == expected => Some(data),
                 Packet::Data(..)
                 | Packet::Read(_)
@@ -203,17 +205,17 @@ impl Peer<'_> {
                 break;
             }
         }
-        self.socket.send_to(&packet.bytes(), self.address)?;
+        self.socket.send_to(&packet.encode(), self.address)?;
         Ok(file)
     }
 }
 
 fn receive(
     socket: &UdpSocket,
-    patience: Duration,
+    timeout: Duration,
 ) -> Result<Option<(Packet, SocketAddr)>, TransferError> {
     let mut buffer = [0; BLOCK + 5];
-    socket.set_read_timeout(Some(patience))?;
+    socket.set_read_timeout(Some(timeout))?;
     match socket.recv_from(&mut buffer) {
         Ok((length, from)) => Ok(Packet::parse(&buffer[..length]).ok().map(|p| (p, from))),
         Err(error)
@@ -228,11 +230,11 @@ fn receive(
     }
 }
 
-/// Gets a file.
+/// Reads a file from a server.
 ///
 /// # Errors
 ///
-/// The server refuses or does not answer.
+/// The server sends an error or does not answer.
 pub fn get(server: SocketAddr, file: &str) -> Result<Vec<u8>, TransferError> {
     let socket = UdpSocket::bind("0.0.0.0:0")?;
     let peer = Peer {
@@ -242,7 +244,7 @@ pub fn get(server: SocketAddr, file: &str) -> Result<Vec<u8>, TransferError> {
     peer.receive(Packet::Read(file.to_owned()))
 }
 
-/// Puts a file.
+/// Writes a file to a server.
 ///
 /// # Errors
 ///
@@ -253,17 +255,17 @@ pub fn put(server: SocketAddr, file: &str, content: &[u8]) -> Result<(), Transfe
         socket: &socket,
         address: server,
     };
-    let granted = |answer| (answer == Packet::Ack(0)).then_some(());
-    peer.ask(&Packet::Write(file.to_owned()), granted)?;
+    let accepted = |answer| (answer == Packet::Ack(0)).then_some(());
+    peer.exchange(&Packet::Write(file.to_owned()), accepted)?;
     peer.send(content)
 }
 
-/// Serves `get`, a name and its content, until `put` has been put, or `done` says
-/// that nobody will; returns what was put.
+/// Serves the file `get` (name and content) until a client has written the file `put`,
+/// and returns its content. Returns `None` once `done` returns true.
 ///
 /// # Errors
 ///
-/// The network. A client that does wrong is told so.
+/// The socket failed. A client's invalid request is answered with an error packet.
 pub fn serve(
     socket: &UdpSocket,
     get: (&str, &[u8]),
@@ -271,26 +273,26 @@ pub fn serve(
     mut done: impl FnMut() -> bool,
 ) -> Result<Option<Vec<u8>>, TransferError> {
     while !done() {
-        let Some((request, address)) = receive(socket, RETRY)? else {
+        let Some((request, address)) = receive(socket, RETRY_AFTER)? else {
             continue;
         };
         let peer = Peer { socket, address };
         match request {
             Packet::Read(file) if file == get.0 => match peer.send(get.1) {
-                // It will ask again, or `done` knows.
-                Err(TransferError::Silence(_) | TransferError::Refused(_)) | Ok(()) => {}
+                // The client repeats its request, unless `done` returns true.
+                Err(TransferError::Timeout(_) | TransferError::Refused(_)) | Ok(()) => {}
                 Err(error) => return Err(error),
             },
             Packet::Write(file) if file == put => match peer.receive(Packet::Ack(0)) {
                 Ok(content) => return Ok(Some(content)),
-                Err(TransferError::Silence(_) | TransferError::Refused(_)) => {}
+                Err(TransferError::Timeout(_) | TransferError::Refused(_)) => {}
                 Err(error) => return Err(error),
             },
             Packet::Read(file) | Packet::Write(file) => {
                 let text = format!("no file {file:?}");
-                socket.send_to(&Packet::Error(text).bytes(), address)?;
+                socket.send_to(&Packet::Error(text).encode(), address)?;
             }
-            // Of a transfer that is over.
+            // Packets of an earlier transfer.
             Packet::Data(..) | Packet::Ack(_) | Packet::Error(_) => {}
         }
     }
@@ -312,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn a_task_is_got_and_a_result_is_put() {
+    fn server_sends_its_file_and_receives_the_result() {
         static TASK: [u8; 1024] = [7; 1024];
         let (address, thread) = server(&TASK);
         assert_eq!(get(address, "task").unwrap(), TASK);
@@ -326,17 +328,19 @@ mod tests {
     }
 
     #[test]
-    fn a_server_whose_machine_is_gone_ends() {
+    fn server_returns_once_done() {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         let served = serve(&socket, ("task", b""), "result", || true);
         assert_eq!(served.unwrap(), None);
     }
 
     #[test]
-    fn files_of_whole_blocks_end_with_an_empty_one() {
+    fn file_of_full_blocks_ends_with_an_empty_block() {
         let lengths = |n: usize| -> Vec<usize> {
             let data = blocks(&vec![0; n]).unwrap();
-            data.iter().map(|packet| packet.bytes().len() - 4).collect()
+            data.iter()
+                .map(|packet| packet.encode().len() - 4)
+                .collect()
         };
         assert_eq!(lengths(0), [0]);
         assert_eq!(lengths(511), [511]);
@@ -349,8 +353,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_packet() {
-        for bad in [
+    fn malformed_packets_are_rejected() {
+        for invalid in [
             &b""[..],
             b"\0",
             b"\0\x06",
@@ -362,20 +366,20 @@ mod tests {
             b"\0\x03\0",
             b"\0\x04",
         ] {
-            assert!(Packet::parse(bad).is_err(), "{bad:?}");
+            assert!(Packet::parse(invalid).is_err(), "{invalid:?}");
         }
     }
 
     proptest! {
         #[test]
-        fn a_packet_is_read_as_it_was_written(file in "[a-z./]{1,40}", block: u16, data in proptest::collection::vec(any::<u8>(), 0..=BLOCK)) {
+        fn parse_reverses_encode(file in "[a-z./]{1,40}", block: u16, data in proptest::collection::vec(any::<u8>(), 0..=BLOCK)) {
             for packet in [Packet::Read(file.clone()), Packet::Write(file.clone()), Packet::Data(block, data.clone()), Packet::Ack(block), Packet::Error(file.clone())] {
-                prop_assert_eq!(Packet::parse(&packet.bytes()), Ok(packet));
+                prop_assert_eq!(Packet::parse(&packet.encode()), Ok(packet));
             }
         }
 
         #[test]
-        fn no_datagram_is_too_strange(bytes in proptest::collection::vec(any::<u8>(), 0..600), code in 0u8..7) {
+        fn any_datagram_is_parsed_or_rejected(bytes in proptest::collection::vec(any::<u8>(), 0..600), code in 0u8..7) {
             let _ = Packet::parse(&bytes);
             let _ = Packet::parse(&[&[0, code], &bytes[..]].concat());
         }

@@ -1,4 +1,4 @@
-//! A lease for a worker's only link, by udhcpc of busybox.
+//! Configures the link of a build machine with udhcpc, the DHCP client of busybox.
 
 use crate::sudo::ToolError;
 use std::fs::{self, Permissions};
@@ -7,8 +7,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Child, Command};
 
-/// What udhcpc calls when something happens. The resolver's file is replaced for
-/// this container only, which has mounts of its own.
+/// The script that udhcpc calls on each event. The bind mount replaces resolv.conf for
+/// this container only, which has its own mount namespace.
 const SCRIPT: &str = r#"#!/bin/sh
 case $1 in bound|renew)
     ip address replace "$ip/$mask" dev "$interface"
@@ -18,13 +18,13 @@ case $1 in bound|renew)
 esac
 "#;
 
-/// There is no lease.
+/// The link has no lease.
 #[derive(Debug, thiserror::Error)]
 pub enum LeaseError {
-    /// The script could not be written.
+    /// The script cannot be written.
     #[error("cannot write udhcpc's script")]
     Script(#[source] io::Error),
-    /// No server, or no udhcpc.
+    /// No server answered, or udhcpc cannot be executed.
     #[error("no lease")]
     Client(#[from] ToolError),
 }
@@ -33,8 +33,8 @@ pub enum LeaseError {
 ///
 /// # Errors
 ///
-/// Nobody offers a lease for half a minute.
-pub fn take(directory: &Path) -> Result<(), LeaseError> {
+/// No server granted a lease within a minute.
+pub fn acquire(directory: &Path) -> Result<(), LeaseError> {
     let script = script(directory)?;
     let output = udhcpc(&script)
         .args(["-n", "-q", "-t", "60", "-T", "1"])
@@ -43,12 +43,12 @@ pub fn take(directory: &Path) -> Result<(), LeaseError> {
     Ok(())
 }
 
-/// Keeps the lease that [`take`] took, until the returned process ends.
+/// Renews the lease of [`acquire`] until the returned process ends.
 ///
 /// # Errors
 ///
 /// udhcpc cannot be executed.
-pub fn keep(directory: &Path) -> Result<Child, LeaseError> {
+pub fn renew(directory: &Path) -> Result<Child, LeaseError> {
     let script = script(directory)?;
     let started = udhcpc(&script).spawn();
     started.map_err(|error| ToolError::Execute("udhcpc".to_owned(), error).into())

@@ -1,5 +1,7 @@
-//! What happens in a build machine: a lease, the task by TFTP, the source from the
-//! network, a C program compiled and run, and the result put back by TFTP.
+//! Runs one task in a build machine.
+//!
+//! The worker acquires a lease, reads the task by TFTP, downloads the source, compiles and
+//! runs the C program, and writes the result by TFTP.
 
 use crate::manifest::{self, Manifest};
 use crate::tftp::{self, TransferError};
@@ -11,61 +13,61 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 
-/// The file that holds the task.
-pub const TASK: &str = "build/task.manifest";
-/// The file that the result is put to.
-pub const RESULT: &str = "build/result.manifest";
+/// TFTP file of the task.
+pub const TASK_FILE: &str = "build/task.manifest";
+/// TFTP file of the result.
+pub const RESULT_FILE: &str = "build/result.manifest";
 
-/// The longest source that is fetched, bytes.
+/// Maximum length of the source in bytes.
 const MAX_SOURCE: u64 = 1_048_576;
-/// How long the source may take.
-const FETCH: Duration = Duration::from_secs(60);
-/// Compilers, in the order of preference: the first is small enough for an image.
+/// Timeout of the download.
+const DOWNLOAD_TIMEOUT: Duration = Duration::from_secs(60);
+/// Compilers in order of preference; the first is small enough for an image.
 const COMPILERS: [&str; 3] = ["tcc", "cc", "gcc"];
 
-/// Nothing can be said about the task, not even to its agent.
+/// The worker cannot send a result.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
-    /// No address.
+    /// The machine has no lease.
     #[error(transparent)]
     Lease(#[from] LeaseError),
-    /// No task, or nobody takes the result.
+    /// The agent does not send the task, or does not accept the result.
     #[error("cannot exchange files with the agent at {0}")]
     Transfer(SocketAddr, #[source] TransferError),
-    /// The task is none.
-    #[error("the task is no manifest")]
+    /// The task is not a manifest.
+    #[error("the task is not a manifest")]
     Task(#[from] manifest::ParseError),
     /// The directory cannot be used.
     #[error("cannot use {}", .0.display())]
     Directory(PathBuf, #[source] io::Error),
 }
 
-/// Does a task in `directory`, which is made, and takes this much longer for it.
+/// Runs a task in a new `directory` and delays the result by `slow`.
 ///
 /// # Errors
 ///
-/// Its agent learns nothing of the result.
+/// The agent gets no result.
 pub fn work(directory: &Path, agent: SocketAddr, slow: Duration) -> Result<(), WorkerError> {
     fs::create_dir_all(directory)
         .map_err(|error| WorkerError::Directory(directory.to_owned(), error))?;
-    udhcpc::take(directory)?;
+    udhcpc::acquire(directory)?;
     let transfer = |error| WorkerError::Transfer(agent, error);
-    let task = tftp::get(agent, TASK).map_err(transfer)?;
+    let task = tftp::get(agent, TASK_FILE).map_err(transfer)?;
     let task = manifest::parse(&String::from_utf8_lossy(&task))?;
     let task = task.into_iter().next().unwrap_or_default();
     let result = manifest::write(&[build(directory, &task)]);
     std::thread::sleep(slow);
-    tftp::put(agent, RESULT, result.as_bytes()).map_err(transfer)
+    tftp::put(agent, RESULT_FILE, result.as_bytes()).map_err(transfer)
 }
 
-/// Fetches, compiles and runs what the task names; the result.
+/// Downloads, compiles and runs the program of the task, and returns the result.
 fn build(directory: &Path, task: &Manifest) -> Manifest {
     let mut steps = Vec::new();
-    let update = fetch(task.get("repository-url").unwrap_or_default())
+    let update = download(task.get("repository-url").unwrap_or_default())
         .and_then(|source| compile(directory, &source));
-    let compiled = update.is_ok();
+    let is_compiled = update.is_ok();
     steps.push(("update", update));
-    if compiled {
+    if is_compiled {
         let program = directory.join("program");
         steps.push((
             "test",
@@ -75,7 +77,7 @@ fn build(directory: &Path, task: &Manifest) -> Manifest {
     result(task, &steps)
 }
 
-/// What an operation said, if it went well or not.
+/// Log of an operation, by its success.
 type Step = Result<String, String>;
 
 fn result(task: &Manifest, steps: &[(&str, Step)]) -> Manifest {
@@ -98,9 +100,9 @@ fn result(task: &Manifest, steps: &[(&str, Step)]) -> Manifest {
     manifest
 }
 
-fn fetch(url: &str) -> Result<String, String> {
+fn download(url: &str) -> Result<String, String> {
     let config = ureq::Agent::config_builder()
-        .timeout_global(Some(FETCH))
+        .timeout_global(Some(DOWNLOAD_TIMEOUT))
         .build();
     let failed = |error: ureq::Error| format!("cannot fetch {url}: {error}");
     let agent: ureq::Agent = config.into();
@@ -119,17 +121,18 @@ fn compile(directory: &Path, source: &str) -> Step {
             .current_dir(directory);
         match command.output() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            output => return said(output).map(|log| format!("{compiler} source.c\n{log}")),
+            output => return log_of(output).map(|log| format!("{compiler} source.c\n{log}")),
         }
     }
     Err(format!("no compiler: none of {}", COMPILERS.join(", ")))
 }
 
 fn execute(command: &mut Command) -> Step {
-    said(command.output())
+    log_of(command.output())
 }
 
-fn said(output: io::Result<Output>) -> Step {
+/// Returns the output of a program, with the exit status of a failure.
+fn log_of(output: io::Result<Output>) -> Step {
     let output = output.map_err(|error| format!("cannot be executed: {error}"))?;
     let text = [output.stdout, output.stderr].concat();
     let text = String::from_utf8_lossy(&text).into_owned();
@@ -151,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_result_says_how_each_operation_went() {
+    fn result_has_status_and_log_of_each_operation() {
         let good = [
             ("update", Ok("tcc source.c\n".to_owned())),
             ("test", Ok("hello\nworld\n".to_owned())),
@@ -169,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn a_source_that_cannot_be_fetched_is_an_error_of_the_task() {
+    fn unreachable_source_makes_an_error_result() {
         let directory = tempfile::tempdir().unwrap();
         let task = task().with("repository-url", "http://127.0.0.1:1/x.c");
         let built = build(directory.path(), &task);
@@ -183,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_that_fails_is_told_with_its_status() {
+    fn log_of_a_failed_program_ends_with_its_status() {
         let step = execute(Command::new("sh").args(["-c", "echo x; exit 3"]));
         assert_eq!(step, Err("x\n\nexit status: 3".to_owned()));
     }

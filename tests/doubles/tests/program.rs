@@ -1,8 +1,5 @@
-//! The programs as a host runs them.
-#![allow(
-    clippy::unwrap_used,
-    reason = "a test says what it expects by panicking"
-)]
+//! Runs the programs like a host.
+#![allow(clippy::unwrap_used, reason = "a failed expectation is a failed test")]
 
 use buildos_doubles::manifest;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -28,7 +25,7 @@ fn start(program: &str, arguments: &[&str]) -> (Child, BufReader<ChildStderr>) {
     (child, log)
 }
 
-/// Ends the program as systemd does; its exit code and the rest of its log.
+/// Ends the program with SIGTERM, and returns its exit status and the rest of its log.
 fn terminate(mut child: Child, mut log: impl BufRead) -> (Option<i32>, String) {
     let kill = Command::new("sh")
         .args(["-c", &format!("kill -TERM {}", child.id())])
@@ -39,7 +36,7 @@ fn terminate(mut child: Child, mut log: impl BufRead) -> (Option<i32>, String) {
     (child.wait().unwrap().code(), rest)
 }
 
-/// Takes one HTTP request, answers it with `answer`, returns its body.
+/// Accepts one HTTP request, sends `answer`, and returns the body of the request.
 fn serve(listener: &TcpListener, answer: &str) -> String {
     let (stream, _) = listener.accept().unwrap();
     let mut reader = BufReader::new(&stream);
@@ -74,7 +71,7 @@ fn line(log: &mut impl BufRead) -> String {
 }
 
 #[test]
-fn the_agent_polls_until_it_is_told_to_end() {
+fn agent_polls_until_sigterm() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap());
     let (agent, mut log) = start(AGENT, &["--systemd-daemon", &format!("0100={url}")]);
@@ -95,7 +92,7 @@ fn the_agent_polls_until_it_is_told_to_end() {
 }
 
 #[test]
-fn a_controller_that_fails_is_a_warning_and_is_asked_again() {
+fn failed_controller_is_logged_and_polled_again() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap());
     let (agent, mut log) = start(AGENT, &[&url, "https://127.0.0.1/"]);
@@ -112,12 +109,12 @@ fn a_controller_that_fails_is_a_warning_and_is_asked_again() {
     assert!(
         lines
             .iter()
-            .any(|l| l.contains("warning") && l.contains("no task response"))
+            .any(|l| l.contains("warning") && l.contains("not a task response"))
     );
     assert!(
         lines
             .iter()
-            .any(|l| l.contains("warning") && l.contains("https is not spoken"))
+            .any(|l| l.contains("warning") && l.contains("does not support https"))
     );
     assert!(
         lines.iter().any(|l| l.contains("nothing to do")),
@@ -127,7 +124,7 @@ fn a_controller_that_fails_is_a_warning_and_is_asked_again() {
 }
 
 #[test]
-fn a_bad_command_line_ends_with_1() {
+fn invalid_command_line_exits_with_1() {
     for arguments in [
         &["--no-such-option"][..],
         &["12=http://a"],
@@ -144,7 +141,7 @@ fn a_bad_command_line_ends_with_1() {
 }
 
 #[test]
-fn the_agent_explains_itself() {
+fn agent_prints_help_version_and_machines() {
     assert!(
         run(AGENT, &["--help"])
             .stdout
@@ -161,7 +158,7 @@ fn the_agent_explains_itself() {
 }
 
 #[test]
-fn the_slave_says_how_it_was_started_and_ends() {
+fn slave_logs_its_arguments_and_ends_on_sigterm() {
     let (slave, mut log) = start(SLAVE, &["--bridge", "br0"]);
     assert_eq!(
         line(&mut log),

@@ -1,12 +1,12 @@
-//! A stand-in for bbot-agent.
+//! Runs the stand-in for bbot-agent.
 
-use buildos_doubles::End;
 use buildos_doubles::agent::Agent;
-use buildos_doubles::build_machine::Choice;
+use buildos_doubles::build_machine::MachineKind;
 use buildos_doubles::command_line::{Command, Options, parse};
-use buildos_doubles::faults::Mischief;
+use buildos_doubles::faults::Faults;
 use buildos_doubles::log::{Log, chain};
 use buildos_doubles::manifest;
+use buildos_doubles::shutdown::ShutdownSignals;
 use std::env;
 use std::error::Error;
 use std::fs;
@@ -16,8 +16,8 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
-/// How often controllers are asked unless `BBOT_DOUBLE_INTERVAL_MS` says so.
-const INTERVAL: Duration = Duration::from_secs(5);
+/// Default time between two rounds of polls.
+const DEFAULT_INTERVAL: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
     let mut log = Log::Terminal("bbot-agent");
@@ -43,16 +43,16 @@ fn main() -> ExitCode {
 fn run(options: Options, log: Log) -> Result<(), Box<dyn Error>> {
     let (dump_machines, dump_task) = (options.dump_machines, options.dump_task);
     let name = fs::read_to_string("/proc/sys/kernel/hostname")?;
-    let mischief: Mischief = env::var("BBOT_DOUBLE_MISCHIEF")
+    let faults: Faults = env::var("BBOT_DOUBLE_MISCHIEF")
         .unwrap_or_default()
         .parse()?;
-    let choice = match env::var("BBOT_DOUBLE_MACHINE") {
-        Ok(word) => word.parse()?,
-        Err(_) => Choice::default(),
+    let kind = match env::var("BBOT_DOUBLE_MACHINE") {
+        Ok(kind) => kind.parse()?,
+        Err(_) => MachineKind::default(),
     };
     let kernel = env::var_os("BBOT_DOUBLE_KERNEL");
-    let hypervisor = choice.hypervisor(kernel.as_deref().map(Path::new), log)?;
-    let mut agent = Agent::new(options, hypervisor, mischief, log, name.trim())?;
+    let hypervisor = kind.hypervisor(kernel.as_deref().map(Path::new), log)?;
+    let mut agent = Agent::new(options, hypervisor, faults, log, name.trim())?;
     if dump_machines {
         return print(&agent.machines());
     }
@@ -66,15 +66,15 @@ fn run(options: Options, log: Log) -> Result<(), Box<dyn Error>> {
     }
     let interval = match env::var("BBOT_DOUBLE_INTERVAL_MS") {
         Ok(text) => Duration::from_millis(text.parse()?),
-        Err(_) => INTERVAL,
+        Err(_) => DEFAULT_INTERVAL,
     };
-    let end = End::listen()?;
-    // The poller may be waiting for a controller: the process ends under it.
+    let signals = ShutdownSignals::install()?;
+    // The process ends even while this thread waits for a controller.
     let tasks = agent.tasks();
     thread::spawn(move || agent.poll(interval));
-    end.wait();
-    if mischief.ignore_term {
-        log.warning("does not end, as it was told to");
+    signals.wait();
+    if faults.ignore_term {
+        log.warning("injected fault: ignores SIGTERM");
         loop {
             thread::park();
         }

@@ -1,6 +1,6 @@
-//! A stand-in for bbot-worker: does one task in a build machine.
+//! Runs the stand-in for bbot-worker: one task in a build machine.
 
-use buildos_doubles::container::end_with_leash;
+use buildos_doubles::container::exit_at_end_of_stdin;
 use buildos_doubles::log::{Log, chain};
 use buildos_doubles::tftp_redirect::{TFTP_HOST, TFTP_PORT};
 use buildos_doubles::worker::work;
@@ -21,7 +21,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    end_with_leash();
+    exit_at_end_of_stdin();
     match work(&directory, agent, slow) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -50,6 +50,6 @@ fn parse(mut parser: lexopt::Parser) -> Result<(PathBuf, SocketAddr, Duration), 
     if startup {
         Ok((directory, agent, slow))
     } else {
-        Err("no mode is given".into())
+        Err("--startup is missing".into())
     }
 }

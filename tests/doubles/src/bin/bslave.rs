@@ -1,10 +1,11 @@
-//! A stand-in for bslave, whose command line and protocol are not public: says
-//! how it was started, and runs until it is told to end. With `--port` it has a
-//! container on its bridge that answers on that port.
+//! Runs the stand-in for bslave, whose command line and protocol are not public.
+//!
+//! It logs its arguments and runs until SIGTERM. With `--port` it starts a container on
+//! its bridge that answers on that port.
 
-use buildos_doubles::End;
-use buildos_doubles::container::{Container, end_with_leash, unique_name};
+use buildos_doubles::container::{Container, exit_at_end_of_stdin, unique_name};
 use buildos_doubles::log::{Log, chain};
+use buildos_doubles::shutdown::ShutdownSignals;
 use buildos_doubles::udhcpc;
 use lexopt::ValueExt as _;
 use std::env;
@@ -17,15 +18,15 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
-/// How often it is looked whether the container still runs.
-const LOOK: Duration = Duration::from_millis(500);
+/// Time between two checks of the container.
+const CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
 #[derive(Debug, PartialEq, Eq)]
 struct Options {
     bridge: String,
-    /// The port that the container answers on, if there is one.
+    /// Port of the container; `None` starts no container.
     port: Option<u16>,
-    /// This is the program in the container, of this name.
+    /// Name of the container that this program runs in.
     inside: Option<String>,
 }
 
@@ -57,7 +58,7 @@ fn parse(mut parser: lexopt::Parser) -> Result<Options, lexopt::Error> {
             lexopt::Arg::Long("bridge") => options.bridge = parser.value()?.string()?,
             lexopt::Arg::Long("port") => options.port = Some(parser.value()?.parse()?),
             lexopt::Arg::Long("inside") => options.inside = Some(parser.value()?.string()?),
-            // Whatever the real one takes.
+            // Accepts any argument of the real program.
             lexopt::Arg::Value(_) => {}
             lexopt::Arg::Long(_) | lexopt::Arg::Short(_) => drop(parser.optional_value()),
         }
@@ -66,7 +67,7 @@ fn parse(mut parser: lexopt::Parser) -> Result<Options, lexopt::Error> {
 }
 
 fn run(options: &Options, log: Log) -> Result<(), Box<dyn Error>> {
-    let end = End::listen()?;
+    let signals = ShutdownSignals::install()?;
     let arguments: Vec<String> = env::args_os()
         .skip(1)
         .map(|argument| argument.to_string_lossy().into_owned())
@@ -76,7 +77,7 @@ fn run(options: &Options, log: Log) -> Result<(), Box<dyn Error>> {
         arguments.len()
     ));
     let Some(port) = options.port else {
-        end.wait();
+        signals.wait();
         log.info("ended");
         return Ok(());
     };
@@ -85,13 +86,13 @@ fn run(options: &Options, log: Log) -> Result<(), Box<dyn Error>> {
     let program = [&own, "--inside", &name, "--port", &port];
     let mut container = Container::start(&name, &options.bridge, &program)?;
     log.info(format_args!("container {name} is on {}", options.bridge));
-    let (ending, told) = std::sync::mpsc::channel();
+    let (sender, shutdown) = std::sync::mpsc::channel();
     thread::spawn(move || {
-        end.wait();
-        // The other end waits for it as long as it is there.
-        let _ = ending.send(());
+        signals.wait();
+        // The receiver might be gone.
+        let _ = sender.send(());
     });
-    while told.recv_timeout(LOOK).is_err() {
+    while shutdown.recv_timeout(CHECK_INTERVAL).is_err() {
         if let Some(status) = container.ended() {
             return Err(format!("the container ended: {status}").into());
         }
@@ -101,17 +102,17 @@ fn run(options: &Options, log: Log) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// In the container: takes a lease, and answers whoever connects with its name.
+/// Runs in the container: acquires a lease, and answers each connection with `name`.
 fn answer(name: &str, port: u16, log: Log) -> Result<(), Box<dyn Error>> {
-    end_with_leash();
+    exit_at_end_of_stdin();
     let directory = Path::new("/tmp").join(name);
     fs::create_dir_all(&directory)?;
-    udhcpc::take(&directory)?;
-    let _client = udhcpc::keep(&directory)?;
+    udhcpc::acquire(&directory)?;
+    let _client = udhcpc::renew(&directory)?;
     let listener = TcpListener::bind(("0.0.0.0", port))?;
     log.info(format_args!("{name} answers on port {port}"));
     for connection in listener.incoming() {
-        // Somebody who hangs up at once does not hear it.
+        // A client might have closed the connection.
         let _ = connection.and_then(|mut stream| writeln!(stream, "{name}"));
     }
     Ok(())
@@ -122,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn arguments() {
+    fn parser_reads_bridge_and_port_and_ignores_others() {
         let parsed = |words: &[&str]| parse(lexopt::Parser::from_args(words)).unwrap();
         let plain = parsed(&["", "--anything", "a b", "--x=1", "-v"]);
         assert_eq!((plain.bridge.as_str(), plain.port), ("br0", None));
