@@ -24,7 +24,8 @@ use std::collections::VecDeque;
 use std::net::Ipv4Addr;
 
 use crate::arp::Packet;
-use crate::text::Mac;
+use buildos_types::MacAddress;
+
 use crate::time::Instant;
 
 /// PROBE_NUM.
@@ -58,7 +59,7 @@ enum Phase {
 #[derive(Debug)]
 pub struct Detector {
     address: Ipv4Addr,
-    mac: Mac,
+    mac: MacAddress,
     granted: bool,
     phase: Phase,
     packets: VecDeque<Packet>,
@@ -66,7 +67,7 @@ pub struct Detector {
 
 impl Detector {
     /// Returns a detector that probes for `address` from the hardware address `mac`.
-    pub fn new(now: Instant, mac: Mac, address: Ipv4Addr) -> Self {
+    pub fn new(now: Instant, mac: MacAddress, address: Ipv4Addr) -> Self {
         let mut detector = Self {
             address,
             mac,
@@ -79,7 +80,7 @@ impl Detector {
     }
 
     /// Returns a detector for an address already in use.
-    pub fn in_use(mac: Mac, address: Ipv4Addr) -> Self {
+    pub fn in_use(mac: MacAddress, address: Ipv4Addr) -> Self {
         Self {
             address,
             mac,
@@ -140,7 +141,7 @@ impl Detector {
 
     /// Handles an ARP packet received on the link. Returns the hardware address of the
     /// other host if the packet is a conflict.
-    pub fn received(&mut self, now: Instant, packet: &Packet) -> Option<Mac> {
+    pub fn received(&mut self, now: Instant, packet: &Packet) -> Option<MacAddress> {
         if packet.sender != self.address || packet.sender_mac == self.mac {
             return None;
         }
@@ -185,8 +186,8 @@ impl Detector {
 mod tests {
     use super::*;
 
-    const OWN: Mac = [2, 0, 0, 0, 0, 1];
-    const OTHER: Mac = [2, 0, 0, 0, 0, 2];
+    const OWN: MacAddress = MacAddress([2, 0, 0, 0, 0, 1]);
+    const OTHER: MacAddress = MacAddress([2, 0, 0, 0, 0, 2]);
     const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 77);
 
     /// A detector with a clock in milliseconds.
@@ -242,7 +243,7 @@ mod tests {
             self.now = end;
         }
 
-        fn claim(&mut self) -> Option<Mac> {
+        fn claim(&mut self) -> Option<MacAddress> {
             let conflict = self
                 .detector
                 .received(self.now(), &Packet::announcement(OTHER, ADDRESS));

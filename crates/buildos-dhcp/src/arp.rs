@@ -1,9 +1,8 @@
 //! Encodes and parses ARP for IPv4 over Ethernet (RFC 826), without the Ethernet
 //! header.
 
+use buildos_types::MacAddress;
 use std::net::Ipv4Addr;
-
-use crate::text::Mac;
 
 /// Length of a packet in bytes; Ethernet pads it to 46.
 pub const LENGTH: usize = 28;
@@ -28,7 +27,7 @@ pub enum ArpError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Packet {
     /// Sender hardware address (`ar$sha`).
-    pub sender_mac: Mac,
+    pub sender_mac: MacAddress,
     /// Sender protocol address (`ar$spa`), which the sender claims; 0.0.0.0 in a probe.
     pub sender: Ipv4Addr,
     /// Target protocol address (`ar$tpa`).
@@ -38,7 +37,7 @@ pub struct Packet {
 impl Packet {
     /// Returns a probe: it asks for `address` without a claim to it (RFC 5227, section
     /// 1.1, "ARP Probe").
-    pub fn probe(mac: Mac, address: Ipv4Addr) -> Self {
+    pub fn probe(mac: MacAddress, address: Ipv4Addr) -> Self {
         Self {
             sender_mac: mac,
             sender: Ipv4Addr::UNSPECIFIED,
@@ -48,7 +47,7 @@ impl Packet {
 
     /// Returns an announcement: the sender claims `address` (RFC 5227, section 1.1, "ARP
     /// Announcement").
-    pub fn announcement(mac: Mac, address: Ipv4Addr) -> Self {
+    pub fn announcement(mac: MacAddress, address: Ipv4Addr) -> Self {
         Self {
             sender_mac: mac,
             sender: address,
@@ -61,7 +60,7 @@ impl Packet {
         let mut bytes = [0; LENGTH];
         bytes[..6].copy_from_slice(&HEADER);
         bytes[6..8].copy_from_slice(&REQUEST.to_be_bytes());
-        bytes[8..14].copy_from_slice(&self.sender_mac);
+        bytes[8..14].copy_from_slice(&self.sender_mac.0);
         bytes[14..18].copy_from_slice(&self.sender.octets());
         bytes[24..28].copy_from_slice(&self.target.octets());
         bytes
@@ -81,7 +80,7 @@ impl Packet {
         }
         let [a, b, c, d, e, f] = [8, 9, 10, 11, 12, 13].map(|i: usize| packet[i]);
         Ok(Self {
-            sender_mac: [a, b, c, d, e, f],
+            sender_mac: MacAddress([a, b, c, d, e, f]),
             sender: Ipv4Addr::new(packet[14], packet[15], packet[16], packet[17]),
             target: Ipv4Addr::new(packet[24], packet[25], packet[26], packet[27]),
         })
@@ -92,7 +91,7 @@ impl Packet {
 mod tests {
     use super::*;
 
-    const MAC: Mac = [0x52, 0x54, 0x00, 0xff, 0x34, 0x56];
+    const MAC: MacAddress = MacAddress([0x52, 0x54, 0x00, 0xff, 0x34, 0x56]);
     const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 77);
 
     #[test]

@@ -2,18 +2,18 @@
 
 use std::net::Ipv4Addr;
 
+use buildos_types::MacAddress;
 use ipnet::Ipv4Net;
 
 use crate::client_name::ClientName;
 use crate::lease::Lease;
 use crate::refusal::Refusal;
-use crate::text::Mac;
 
 /// The configuration of a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     /// Hardware address of the link. With hardware type 1 it is the client identifier.
-    pub mac: Mac,
+    pub mac: MacAddress,
     /// Name sent to the server.
     pub name: Option<ClientName>,
     /// Accepted server identifiers (option 54); empty accepts all.
@@ -25,7 +25,7 @@ pub struct Config {
 impl Config {
     /// Returns the configuration of a client that sends no name and accepts every
     /// server.
-    pub fn new(mac: Mac) -> Self {
+    pub fn new(mac: MacAddress) -> Self {
         Self {
             mac,
             name: None,

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use crate::lease::Lease;
 use crate::message::MessageKind;
 use crate::refusal::Refusal;
-use crate::text::{self, Mac};
+use buildos_types::MacAddress;
 
 /// An input of the state machine.
 #[derive(Debug)]
@@ -34,7 +34,7 @@ pub enum Input<'a> {
         /// The address in conflict.
         address: Ipv4Addr,
         /// Hardware address of the other host.
-        mac: Mac,
+        mac: MacAddress,
     },
     /// Return the lease to the server and stop.
     Release,
@@ -126,10 +126,10 @@ pub enum RequestFailure {
     #[error("unusable ACK: {0}")]
     BadAck(Refusal),
     /// Another host has the address, which the client declined.
-    #[error("address is in use by {}", text::mac(.mac))]
+    #[error("address is in use by {mac}")]
     Conflict {
         /// Hardware address of the other host.
-        mac: Mac,
+        mac: MacAddress,
     },
 }
 
@@ -148,10 +148,10 @@ pub enum LeaseLoss {
         message: Option<String>,
     },
     /// Another host has the address, which the client declined.
-    #[error("address is in use by {}", text::mac(.mac))]
+    #[error("address is in use by {mac}")]
     Conflict {
         /// Hardware address of the other host.
-        mac: Mac,
+        mac: MacAddress,
     },
     /// The lease passed with [`Input::Resume`] is unusable.
     #[error("saved lease is unusable: {0}")]

@@ -3,6 +3,7 @@
 use core::time::Duration;
 use std::net::Ipv4Addr;
 
+use buildos_types::Route;
 use dhcproto::v4::DhcpOption;
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
@@ -10,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::message::ServerMessage;
 use crate::options::{Options, is_host};
 use crate::refusal::Refusal;
-use crate::routes::{Route, routes};
+use crate::routes::routes;
 use crate::text;
 use crate::time::Instant;
 

@@ -9,7 +9,8 @@
 //! # fn send(_: buildos_dhcp::Transmit) {}
 //! # fn act(_: Event) {}
 //! # let (now, seed) = (std::time::Duration::from_secs(1), 42);
-//! let mut client = Client::new(Config::new([0x52, 0x54, 0, 0x12, 0x34, 0x56]), seed);
+//! # let mac = buildos_types::MacAddress([0x52, 0x54, 0, 0x12, 0x34, 0x56]);
+//! let mut client = Client::new(Config::new(mac), seed);
 //! client.handle(now, Input::Start);
 //! loop {
 //!     while let Some(output) = client.poll_output() {
@@ -72,7 +73,5 @@ pub use lease::{Lease, Term};
 pub use message::{DecodeError, MessageKind, ServerMessage, decode};
 pub use options::{Options, OptionsError};
 pub use refusal::Refusal;
-pub use routes::Route;
 pub use state::State;
-pub use text::Mac;
 pub use time::Instant;

@@ -3,13 +3,14 @@
 
 use std::net::Ipv4Addr;
 
+use buildos_types::MacAddress;
 use dhcproto::encoder::{Encodable, Encoder};
 use dhcproto::error::EncodeError;
 use dhcproto::v4::{DhcpOption, MessageType, OptionCode, UnknownOption};
 
 use crate::client_name::ClientName;
 use crate::options::{OPTIONS, Options, OptionsError};
-use crate::text::{self, Mac};
+use crate::text;
 
 const BOOTREQUEST: u8 = 1;
 const BOOTREPLY: u8 = 2;
@@ -138,14 +139,14 @@ impl ServerMessage {
 }
 
 /// Decodes the UDP payload of a message to the client with this hardware address.
-pub fn decode(payload: &[u8], mac: Mac) -> Result<ServerMessage, DecodeError> {
+pub fn decode(payload: &[u8], mac: MacAddress) -> Result<ServerMessage, DecodeError> {
     let Some((header, _)) = payload.split_first_chunk::<OPTIONS>() else {
         return Err(DecodeError::TooShort(payload.len()));
     };
     if header[..3] != [BOOTREPLY, ETHERNET, MAC_LENGTH] {
         return Err(DecodeError::NotAReply);
     }
-    if header[CHADDR] != mac {
+    if header[CHADDR] != mac.0 {
         return Err(DecodeError::OtherClient);
     }
     if header[COOKIE] != MAGIC_COOKIE {
@@ -175,8 +176,8 @@ pub fn decode(payload: &[u8], mac: Mac) -> Result<ServerMessage, DecodeError> {
 
 /// Returns hardware type and address, as the PXE ROM sends them. The server then
 /// grants the address that the machine booted with.
-fn client_identifier(mac: Mac) -> [u8; 7] {
-    let [a, b, c, d, e, f] = mac;
+fn client_identifier(mac: MacAddress) -> [u8; 7] {
+    let [a, b, c, d, e, f] = mac.0;
     [ETHERNET, a, b, c, d, e, f]
 }
 
@@ -214,7 +215,7 @@ impl ClientMessage {
     /// Returns the UDP payload, padded to the minimum length of BOOTP.
     pub(crate) fn encode(
         &self,
-        mac: Mac,
+        mac: MacAddress,
         name: Option<&ClientName>,
     ) -> Result<Vec<u8>, EncodeError> {
         let mut bytes = Vec::with_capacity(MINIMUM_LENGTH);
@@ -224,7 +225,7 @@ impl ClientMessage {
         bytes.extend([if self.broadcast { BROADCAST } else { 0 }, 0]);
         bytes.extend(self.ciaddr.octets());
         bytes.resize(CHADDR.start, 0);
-        bytes.extend(mac);
+        bytes.extend(mac.0);
         bytes.resize(COOKIE.start, 0);
         bytes.extend(MAGIC_COOKIE);
         // An encoder overwrites its buffer from the beginning.
@@ -242,7 +243,7 @@ impl ClientMessage {
     }
 
     /// Returns the options that RFC 2131, table 5 permits in this message.
-    fn options(&self, mac: Mac, name: Option<&ClientName>) -> Vec<DhcpOption> {
+    fn options(&self, mac: MacAddress, name: Option<&ClientName>) -> Vec<DhcpOption> {
         let mut options = vec![
             DhcpOption::MessageType(self.kind.wire()),
             DhcpOption::ClientIdentifier(client_identifier(mac).to_vec()),

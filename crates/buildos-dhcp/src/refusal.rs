@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use crate::text::{self, Mac};
+use buildos_types::MacAddress;
 
 /// A defect of a server's message.
 ///
@@ -58,12 +58,12 @@ pub enum Refusal {
     #[error("server {0} did not grant its last OFFER")]
     RecentFailure(Ipv4Addr),
     /// Another host has the address, which the client declined.
-    #[error("address {address} is in use by {}", text::mac(mac))]
+    #[error("address {address} is in use by {mac}")]
     InUse {
         /// The address offered.
         address: Ipv4Addr,
         /// Hardware address of the other host.
-        mac: Mac,
+        mac: MacAddress,
     },
     /// The client holds the maximum number of OFFERs.
     #[error("too many OFFERs are held already")]

@@ -8,32 +8,13 @@
 
 use std::net::Ipv4Addr;
 
+use buildos_types::Route;
 use dhcproto::v4::DhcpOption;
 use ipnet::Ipv4Net;
-use serde::{Deserialize, Serialize};
 
 use crate::options::Options;
 use crate::options::is_host;
 use crate::refusal::Refusal;
-
-/// A route of a lease.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Route {
-    /// Destination network; `0.0.0.0/0` for the default route.
-    pub destination: Ipv4Net,
-    /// Gateway; `None` if the destination is on the link.
-    pub gateway: Option<Ipv4Addr>,
-    /// The gateway is on the link although it is in no subnet (`onlink` of iproute2):
-    /// the lease has a /32 mask.
-    pub onlink: bool,
-}
-
-impl Route {
-    /// Returns true for the default route.
-    pub fn is_default(&self) -> bool {
-        self.destination.prefix_len() == 0
-    }
-}
 
 /// Returns the routes for this interface address.
 ///

@@ -11,9 +11,8 @@
 //! [`decode`](crate::decode) and [`arp::Packet::parse`](crate::arp::Packet::parse)
 //! validate the packets that it passes.
 
+use buildos_types::MacAddress;
 use std::net::Ipv4Addr;
-
-use crate::text::Mac;
 
 /// An instruction with the layout of `struct sock_filter`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,7 +67,7 @@ const SENDER: u32 = 14;
 
 /// Returns the filter for unfragmented UDP packets to port 68 with a BOOTP reply to
 /// this hardware address.
-pub fn dhcp_replies(mac: Mac) -> Vec<Instruction> {
+pub fn dhcp_replies(mac: MacAddress) -> Vec<Instruction> {
     let (upper, lower) = halves(mac);
     let mut program = Program::default();
     program.load(LOAD_BYTE, PROTOCOL);
@@ -91,7 +90,7 @@ pub fn dhcp_replies(mac: Mac) -> Vec<Instruction> {
 
 /// Returns the filter for ARP packets in which another hardware address claims
 /// `address` (RFC 5227, section 2.4).
-pub fn address_claims(address: Ipv4Addr, mac: Mac) -> Vec<Instruction> {
+pub fn address_claims(address: Ipv4Addr, mac: MacAddress) -> Vec<Instruction> {
     let (upper, lower) = halves(mac);
     let mut program = Program::default();
     program.load(LOAD_WORD, ARP_TYPES);
@@ -109,8 +108,8 @@ pub fn address_claims(address: Ipv4Addr, mac: Mac) -> Vec<Instruction> {
 }
 
 /// Returns the first four bytes and the last two.
-fn halves(mac: Mac) -> (u32, u32) {
-    let [a, b, c, d, e, f] = mac;
+fn halves(mac: MacAddress) -> (u32, u32) {
+    let [a, b, c, d, e, f] = mac.0;
     let upper = u32::from_be_bytes([a, b, c, d]);
     (upper, u16::from_be_bytes([e, f]).into())
 }
@@ -176,7 +175,7 @@ mod tests {
     use crate::arp::Packet;
     use crate::udp_packet;
 
-    const MAC: Mac = [0x52, 0x54, 0x00, 0xff, 0x34, 0x56];
+    const MAC: MacAddress = MacAddress([0x52, 0x54, 0x00, 0xff, 0x34, 0x56]);
 
     /// Runs the program like the kernel: a load outside the packet drops the packet.
     fn run(program: &[Instruction], packet: &[u8]) -> u32 {
@@ -229,7 +228,7 @@ mod tests {
     fn reply() -> Vec<u8> {
         let mut payload = vec![0; 300];
         payload[0] = 2;
-        payload[28..34].copy_from_slice(&MAC);
+        payload[28..34].copy_from_slice(&MAC.0);
         let mut packet =
             udp_packet::build(Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::BROADCAST, &payload).unwrap();
         packet[20..24].rotate_left(2);
@@ -279,14 +278,14 @@ mod tests {
         const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 77);
         let program = address_claims(ADDRESS, MAC);
         let passes = |packet: &[u8]| run(&program, packet) != 0;
-        for byte in 0..MAC.len() {
+        for byte in 0..MAC.0.len() {
             let mut other = MAC;
-            other[byte] ^= 1;
+            other.0[byte] ^= 1;
             assert!(passes(&Packet::announcement(other, ADDRESS).encode()));
             assert!(!passes(&Packet::probe(other, ADDRESS).encode()));
         }
         assert!(!passes(&Packet::announcement(MAC, ADDRESS).encode()));
-        let other = [2; 6];
+        let other = MacAddress([2; 6]);
         let elsewhere = Ipv4Addr::new(192, 0, 2, 78);
         assert!(!passes(&Packet::announcement(other, elsewhere).encode()));
         let claim = Packet::announcement(other, ADDRESS).encode();

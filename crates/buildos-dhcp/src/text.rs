@@ -4,17 +4,9 @@
 
 use std::fmt::Write;
 
-/// An Ethernet hardware address.
-pub type Mac = [u8; 6];
-
 /// Longest domain name, without the root's dot (RFC 1035, section 2.3.4).
 const MAXIMUM_DOMAIN: usize = 253;
 const MAXIMUM_LABEL: usize = 63;
-
-/// Formats a hardware address as colon-separated hexadecimal.
-pub(crate) fn mac([a, b, c, d, e, f]: &Mac) -> String {
-    format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
-}
 
 /// Returns the text before the first NUL, or `None` if it is empty.
 ///

@@ -217,8 +217,9 @@ impl Usage {
                 return Err(fdo::Error::Failed(format!("cannot read {path}: {error}")));
             }
         };
+        let probe = buildos_probe::MAC.to_string();
         Ok(leases::parse(&String::from_utf8_lossy(&file))
-            .filter(|lease| lease.mac != probe_mac())
+            .filter(|lease| lease.mac != probe)
             .map(|lease| (lease.address.to_string(), lease.mac, lease.expires))
             .collect())
     }
@@ -252,15 +253,6 @@ impl Usage {
         };
         Ok((number("nf_conntrack_count")?, number("nf_conntrack_max")?))
     }
-}
-
-/// The probe is no machine.
-fn probe_mac() -> String {
-    let octets: Vec<_> = buildos_probe::MAC
-        .iter()
-        .map(|o| format!("{o:02x}"))
-        .collect();
-    octets.join(":")
 }
 
 #[cfg(test)]

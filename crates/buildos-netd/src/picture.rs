@@ -284,7 +284,8 @@ pub(crate) mod samples {
     //! Pictures for the tests of what is made from them.
 
     use super::*;
-    use buildos_dhcp::{Options, Route, Term};
+    use buildos_dhcp::{Options, Term};
+    use buildos_types::Route;
     use std::time::Duration;
 
     /// A host that is online by `enp1s0`.

@@ -253,7 +253,7 @@ impl Race {
         runner.running = true;
         runner.dark = (!runner.candidate.carrier).then_some(now);
         // The address has been in use all the time.
-        let mac = runner.candidate.mac.0;
+        let mac = runner.candidate.mac;
         runner.detector = runner
             .claimed()
             .filter(|_| self.rules.detect_conflicts)
@@ -270,7 +270,7 @@ impl Race {
 
     /// An ARP packet that came in where the client of that link has its address.
     pub fn arp(&mut self, now: Instant, index: u32, packet: &arp::Packet) {
-        if self.own.contains(&MacAddress(packet.sender_mac)) {
+        if self.own.contains(&packet.sender_mac) {
             return;
         }
         let detector = self
@@ -389,7 +389,7 @@ impl Race {
         for (index, runner) in &mut self.runners {
             let address = runner.claimed().filter(|_| self.rules.detect_conflicts);
             if runner.detector.as_ref().map(Detector::address) != address {
-                let mac = runner.candidate.mac.0;
+                let mac = runner.candidate.mac;
                 runner.detector = address.map(|address| Detector::new(now, mac, address));
             }
             let Some(detector) = &mut runner.detector else {
@@ -495,7 +495,7 @@ impl Race {
 
 fn config(rules: &Rules, name: &Option<ClientName>, mac: MacAddress) -> Config {
     Config {
-        mac: mac.0,
+        mac,
         name: name.clone(),
         allowed_servers: rules.allowed_servers.clone(),
         denied_networks: rules.denied_networks.clone(),

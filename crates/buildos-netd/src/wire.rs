@@ -178,12 +178,12 @@ impl Open {
         let inbox = Inbox { client, sender };
         let (udp, reader) = match listen {
             Listen::Replies(link, mac) => {
-                let filter = socket_filter::dhcp_replies(mac.0);
+                let filter = socket_filter::dhcp_replies(*mac);
                 let socket = PacketReceiver::open(*link, EtherType::Ipv4, &filter)?;
                 (None, tokio::spawn(read_packets(inbox, socket, reply)))
             }
             Listen::Claims(link, address, mac) => {
-                let filter = socket_filter::address_claims(*address, mac.0);
+                let filter = socket_filter::address_claims(*address, *mac);
                 let socket = PacketReceiver::open(*link, EtherType::Arp, &filter)?;
                 (None, tokio::spawn(read_packets(inbox, socket, claim)))
             }

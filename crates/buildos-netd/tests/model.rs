@@ -18,7 +18,7 @@ use buildos_dhcp::{Instant, Lease, MessageKind, State};
 use buildos_netd::plan::{Observed, Op, PRIVATE_BRIDGE, PUBLIC_BRIDGE, plan};
 use buildos_netd::race::{Candidate, Effect, Race, Rules};
 use buildos_netd::wish::Wish;
-use buildos_types::PrivateNetwork;
+use buildos_types::{MacAddress, PrivateNetwork};
 use kernel::{BR0, apply, link};
 use proptest::prelude::*;
 use servers::{Server, address, answer, mac, reply};
@@ -149,7 +149,7 @@ impl World {
                 return self.pass(Duration::from_millis(milliseconds.into()));
             }
             Step::Claim(nic) => {
-                let claim = Packet::announcement([2, 0, 0, 0, 1, 1], address(nic));
+                let claim = Packet::announcement(MacAddress([2, 0, 0, 0, 1, 1]), address(nic));
                 self.race.arp(self.now, nic, &claim);
             }
             Step::Renew => self.race.renew(self.now),

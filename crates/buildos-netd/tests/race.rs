@@ -13,6 +13,7 @@ use std::time::Duration;
 use buildos_dhcp::arp::Packet;
 use buildos_dhcp::{ClientName, Event, Instant, MessageKind, State};
 use buildos_netd::race::{Candidate, Effect, Race, Rules};
+use buildos_types::MacAddress;
 use servers::{LEASE, Server, address, answer, mac, reply};
 
 const GRACE: Duration = Duration::from_secs(35);
@@ -341,15 +342,15 @@ fn a_lease_lost_and_won_again_and_again() {
 
 /// The claims of a host elsewhere on the network of a NIC.
 fn claim(index: u32) -> Packet {
-    Packet::announcement([2, 0, 0, 0, 1, 1], address(index))
+    Packet::announcement(MacAddress([2, 0, 0, 0, 1, 1]), address(index))
 }
 
 #[test]
 fn the_address_requested_is_probed_for_on_its_nic() {
     let mut world = World::new(&[Server::Good, Server::Silent], None);
     world.pass(Duration::from_secs(5));
-    let probe = Packet::probe(mac(1).0, address(1));
-    let announcement = Packet::announcement(mac(1).0, address(1));
+    let probe = Packet::probe(mac(1), address(1));
+    let announcement = Packet::announcement(mac(1), address(1));
     assert_eq!(
         world.arp,
         [
@@ -378,7 +379,7 @@ fn an_address_in_use_is_declined_and_the_other_nic_gets_its_chance() {
 fn another_nic_on_the_same_network_is_no_other_host() {
     let mut world = World::new(&[Server::Good, Server::Good], None);
     let port = world.port().unwrap();
-    let own = Packet::announcement(mac(3 - port).0, address(port));
+    let own = Packet::announcement(mac(3 - port), address(port));
     world.race.arp(world.now, port, &own);
     world.exchange();
     assert_eq!(world.leased(), Some(address(port)));
@@ -395,7 +396,7 @@ fn an_address_kept_over_a_loss_of_carrier_is_probed_for_again() {
     world.pass(Duration::from_secs(5));
     assert_eq!(world.arp, []);
     world.set_carrier(1, true);
-    assert_eq!(world.arp, [(1, Packet::probe(mac(1).0, address(1)))]);
+    assert_eq!(world.arp, [(1, Packet::probe(mac(1), address(1)))]);
 }
 
 #[test]
@@ -489,7 +490,7 @@ fn a_resumed_address_is_defended_instead_of_doubted() {
     assert_eq!(world.arp, []);
     world.race.arp(world.now, 1, &claim(1));
     world.exchange();
-    let announcement = Packet::announcement(mac(1).0, address(1));
+    let announcement = Packet::announcement(mac(1), address(1));
     assert_eq!(world.arp, [(1, announcement)]);
     assert_eq!(world.leased(), Some(address(1)));
 }

@@ -1,8 +1,10 @@
 //! Addresses and names of the probe.
 
+use buildos_types::MacAddress;
+
 /// Hardware address on br1: locally administered, and fixed, so that all probes share
 /// one lease.
-pub const MAC: buildos_dhcp::Mac = [0x02, 0xbd, 0x00, 0x50, 0x52, 0x42];
+pub const MAC: MacAddress = MacAddress([0x02, 0xbd, 0x00, 0x50, 0x52, 0x42]);
 
 /// Host's end of the veth pair.
 pub const INTERFACE: &str = "buildos-probe";

@@ -140,7 +140,7 @@ fn veth(bridge: u32, namespace: i32) -> RouteNetlinkMessage {
     let mut peer = LinkMessage::default();
     peer.attributes
         .push(LinkAttribute::IfName(PROBE_END.into()));
-    peer.attributes.push(LinkAttribute::Address(MAC.to_vec()));
+    peer.attributes.push(LinkAttribute::Address(MAC.0.to_vec()));
     peer.attributes.push(LinkAttribute::NetNsFd(namespace));
     let mut port = up();
     port.attributes

@@ -10,11 +10,12 @@ use crate::message::{ClientMessage, MessageKind};
 use crate::refusal::Refusal;
 use crate::retransmission::{CONFLICT_MEMORY, conflict_delay};
 use crate::state::State;
-use crate::text::Mac;
+use buildos_types::MacAddress;
+
 use crate::time::Instant;
 
 impl Client {
-    pub(super) fn conflict(&mut self, now: Instant, address: Ipv4Addr, mac: Mac) {
+    pub(super) fn conflict(&mut self, now: Instant, address: Ipv4Addr, mac: MacAddress) {
         match self.take_phase() {
             Phase::Requesting { offer, .. } if offer.lease.address == address => {
                 self.decline(offer.lease.server, address);
@@ -62,7 +63,7 @@ impl Client {
     }
 
     /// Declines the OFFERs of this address, and returns true if there were any.
-    fn decline_offers(&mut self, address: Ipv4Addr, mac: Mac) -> bool {
+    fn decline_offers(&mut self, address: Ipv4Addr, mac: MacAddress) -> bool {
         let servers = self.offers.remove_address(address);
         for server in &servers {
             self.decline(*server, address);

@@ -4,6 +4,7 @@
 use std::net::Ipv4Addr;
 
 use buildos_dhcp::{Event, Input, LeaseLoss, MessageKind, Refusal, RequestFailure, State};
+use buildos_types::MacAddress;
 
 use crate::host::{EPOCH, Host};
 use crate::server_reply::{ADDRESS, Reply, SECOND, SERVER};
@@ -19,12 +20,12 @@ fn conflict_is_declined_and_delays_the_next_search_by_ten_seconds() {
         let mut host = Host::in_state(state);
         host.handle(Input::Conflict {
             address: Ipv4Addr::new(192, 0, 2, 5),
-            mac: [2; 6],
+            mac: MacAddress([2; 6]),
         });
         assert_eq!(host.state(), state, "conflict over another address");
         host.handle(Input::Conflict {
             address: ADDRESS,
-            mac: [2; 6],
+            mac: MacAddress([2; 6]),
         });
         let began = (host.now - EPOCH).as_secs_f64();
         assert_eq!(host.state(), State::Init);
@@ -59,7 +60,7 @@ fn conflict_is_declined_and_delays_the_next_search_by_ten_seconds() {
                 Event::Lost {
                     reason:
                         LeaseLoss::Conflict {
-                            mac: [2, 2, 2, 2, 2, 2],
+                            mac: MacAddress([2, 2, 2, 2, 2, 2]),
                         },
                     ..
                 },
@@ -92,7 +93,7 @@ fn conflict_over_one_offer_keeps_the_others() {
     host.reply(Reply::offer_of(SECOND).address(other));
     host.handle(Input::Conflict {
         address: ADDRESS,
-        mac: [2; 6],
+        mac: MacAddress([2; 6]),
     });
     assert_eq!(host.state(), State::Selecting);
     assert_eq!(host.client.offer().map(|offer| offer.address), Some(other));
@@ -105,7 +106,7 @@ fn conflict_is_declined_to_every_server_that_offered_the_address() {
         host.reply(Reply::offer_of(SECOND));
         host.handle(Input::Conflict {
             address: ADDRESS,
-            mac: [2; 6],
+            mac: MacAddress([2; 6]),
         });
         assert_eq!(host.state(), State::Init, "both offered the same address");
         assert_eq!(host.times(MessageKind::Decline).len(), 2);
@@ -123,7 +124,7 @@ fn dropped_offer_is_not_declined() {
     host.sent.clear();
     host.handle(Input::Conflict {
         address: other,
-        mac: [2; 6],
+        mac: MacAddress([2; 6]),
     });
     assert_eq!(host.state(), State::Bound);
     assert!(host.sent.is_empty());
@@ -134,7 +135,7 @@ fn conflict_does_not_count_as_a_server_failure() {
     let mut host = Host::in_state(State::Requesting);
     host.handle(Input::Conflict {
         address: ADDRESS,
-        mac: [2; 6],
+        mac: MacAddress([2; 6]),
     });
     host.run_until(10.0);
     host.reply(Reply::offer_of(SECOND));
@@ -159,7 +160,7 @@ fn stopped_client_declines_nothing() {
         host.handle(input());
         host.handle(Input::Conflict {
             address: ADDRESS,
-            mac: [2; 6],
+            mac: MacAddress([2; 6]),
         });
         assert!(host.sent.is_empty());
     }
@@ -178,7 +179,7 @@ fn consecutive_conflicts_are_limited_to_one_a_minute() {
         host.sent.clear();
         host.handle(Input::Conflict {
             address: ADDRESS,
-            mac: [2; 6],
+            mac: MacAddress([2; 6]),
         });
         let delay = host.client.deadline().expect("a delay") - host.now;
         declined.push(delay.as_secs());
@@ -190,7 +191,7 @@ fn consecutive_conflicts_are_limited_to_one_a_minute() {
     host.handle(Input::Select);
     host.handle(Input::Conflict {
         address: ADDRESS,
-        mac: [2; 6],
+        mac: MacAddress([2; 6]),
     });
     assert_eq!(
         host.client.deadline().expect("a delay") - host.now,

@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 
 use buildos_dhcp::{Config, Event, Input, MessageKind, Refusal, RequestFailure, State};
+use buildos_types::MacAddress;
 
 use crate::host::{EPOCH, Host, MAC, Sent, near};
 use crate::server_reply::{ADDRESS, Reply, SECOND, SERVER};
@@ -205,7 +206,7 @@ fn request_accepts_answers_of_the_selected_server_only() {
 fn answers_to_other_clients_and_exchanges_are_ignored() {
     let mut host = Host::in_state(State::Requesting);
     host.reply(Reply::ack().xid(1));
-    host.reply(Reply::ack().chaddr([2; 6]));
+    host.reply(Reply::ack().chaddr(MacAddress([2; 6])));
     host.reply(Reply::ack().with(61, [1, 2, 2, 2, 2, 2, 2]));
     assert_eq!(host.state(), State::Requesting);
     host.reply(Reply::ack().with(61, [1, 0x52, 0x54, 0x00, 0x12, 0x34, 0x56]));

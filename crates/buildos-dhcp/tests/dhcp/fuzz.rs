@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use buildos_dhcp::address_conflict::Detector;
 use buildos_dhcp::{Input, Lease, Options, State, arp, decode, udp_packet};
+use buildos_types::MacAddress;
 
 use crate::host::{EPOCH, Host, MAC};
 use crate::server_reply::{Reply, SECOND};
@@ -205,8 +206,8 @@ fn mutated_arp_packets_cause_conflicts_only_for_the_address() {
     let mut random = Generator::new(4);
     let address = Ipv4Addr::new(192, 0, 2, 77);
     let corpus = [
-        arp::Packet::announcement([2; 6], address).encode(),
-        arp::Packet::probe([2; 6], address).encode(),
+        arp::Packet::announcement(MacAddress([2; 6]), address).encode(),
+        arp::Packet::probe(MacAddress([2; 6]), address).encode(),
     ];
     let (mut now, mut conflicts) = (EPOCH, 0u64);
     let mut detector = Detector::new(now, MAC, address);

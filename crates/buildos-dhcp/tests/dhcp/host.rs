@@ -4,12 +4,13 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use buildos_dhcp::{
-    Client, Config, Event, Input, Lease, Mac, MessageKind, Options, Output, State, Transmit,
+    Client, Config, Event, Input, Lease, MessageKind, Options, Output, State, Transmit,
 };
+use buildos_types::MacAddress;
 
 use crate::server_reply::{ADDRESS, Reply, SERVER};
 
-pub(crate) const MAC: Mac = [0x52, 0x54, 0x00, 0x12, 0x34, 0x56];
+pub(crate) const MAC: MacAddress = MacAddress([0x52, 0x54, 0x00, 0x12, 0x34, 0x56]);
 /// Start of the simulated clock: not zero, like CLOCK_BOOTTIME.
 pub(crate) const EPOCH: Duration = Duration::from_secs(1000);
 
@@ -166,7 +167,7 @@ impl<'a> Sent<'a> {
         let payload = &transmit.payload;
         assert!(payload.len() >= 300);
         assert_eq!(payload[..4], [1, 1, 6, 0]);
-        assert_eq!(payload[28..34], MAC);
+        assert_eq!(payload[28..34], MAC.0);
         let ciaddr = Ipv4Addr::new(payload[12], payload[13], payload[14], payload[15]);
         assert_eq!(transmit.source, ciaddr);
         Self {

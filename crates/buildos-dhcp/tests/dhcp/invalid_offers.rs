@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use buildos_dhcp::{Input, Refusal, RequestFailure, State, udp_packet};
+use buildos_types::MacAddress;
 
 use crate::host::Host;
 use crate::server_reply::{ADDRESS, Reply, SERVER};
@@ -81,7 +82,7 @@ fn kinds() -> Vec<(&'static str, InvalidOffer)> {
         ),
         ("repeated type", message(|r| r.repeated(53, [2]))),
         ("wrong xid", message(|r| r.xid(1))),
-        ("wrong chaddr", message(|r| r.chaddr([2; 6]))),
+        ("wrong chaddr", message(|r| r.chaddr(MacAddress([2; 6])))),
         ("wrong op", message(|r| r.header(0, &[1]))),
         ("wrong htype", message(|r| r.header(1, &[6]))),
         ("wrong hlen", message(|r| r.header(2, &[16]))),
@@ -244,7 +245,7 @@ fn refusal_text_names_the_defect() {
         (
             Refusal::InUse {
                 address: ADDRESS,
-                mac: [2, 0, 0, 0, 0, 0xff],
+                mac: MacAddress([2, 0, 0, 0, 0, 0xff]),
             },
             "address 192.0.2.77 is in use by 02:00:00:00:00:ff",
         ),

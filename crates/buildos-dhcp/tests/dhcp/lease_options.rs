@@ -2,7 +2,8 @@
 
 use std::net::Ipv4Addr;
 
-use buildos_dhcp::{Lease, Refusal, Route, ServerMessage, decode};
+use buildos_dhcp::{Lease, Refusal, ServerMessage, decode};
+use buildos_types::Route;
 
 use crate::host::{EPOCH, MAC};
 use crate::server_reply::{ADDRESS, GATEWAY, Reply};

@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use buildos_dhcp::Mac;
+use buildos_types::MacAddress;
 
 use crate::host::MAC;
 
@@ -29,7 +29,7 @@ impl Reply {
     fn new(kind: u8, server: Ipv4Addr) -> Self {
         let mut header = vec![0; 240];
         header[..3].copy_from_slice(&[2, 1, 6]);
-        header[28..34].copy_from_slice(&MAC);
+        header[28..34].copy_from_slice(&MAC.0);
         header[236..].copy_from_slice(&[99, 130, 83, 99]);
         let options = vec![(53, vec![kind]), (54, server.octets().into())];
         Self {
@@ -84,8 +84,8 @@ impl Reply {
         self
     }
 
-    pub(crate) fn chaddr(mut self, mac: Mac) -> Self {
-        self.header[28..34].copy_from_slice(&mac);
+    pub(crate) fn chaddr(mut self, mac: MacAddress) -> Self {
+        self.header[28..34].copy_from_slice(&mac.0);
         self
     }
 

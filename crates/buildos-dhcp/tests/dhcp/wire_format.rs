@@ -1,6 +1,7 @@
 //! Compares the client's messages byte by byte.
 
 use buildos_dhcp::{ClientName, Config, Input, State};
+use buildos_types::MacAddress;
 
 use crate::host::{Host, MAC};
 use crate::server_reply::Reply;
@@ -94,7 +95,7 @@ fn client_name_is_sent_as_hostname_or_fqdn() {
 #[test]
 fn changed_client_name_is_sent_in_the_next_message() {
     let mut host = Host::in_state(State::Bound);
-    let mut config = Config::new([2; 6]);
+    let mut config = Config::new(MacAddress([2; 6]));
     config.name = Some(ClientName::Host("rack8".to_owned()));
     host.client.configure(config);
     host.handle(Input::Renew);
@@ -157,7 +158,7 @@ fn release_and_decline_have_the_expected_bytes() {
     let address = host.lease().address;
     host.handle(Input::Conflict {
         address,
-        mac: [2; 6],
+        mac: MacAddress([2; 6]),
     });
     let (head, options) = split(&host.last().transmit.payload);
     assert_eq!(head, header(host.last().xid, "00 00", "00 00", UNSPECIFIED));

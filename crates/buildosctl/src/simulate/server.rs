@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use buildos_dhcp::{Instant, Mac, MessageKind, Options};
+use buildos_dhcp::{Instant, MessageKind, Options};
+use buildos_types::MacAddress;
 use ipnet::Ipv4Net;
 
 use super::topology::{self, Behaviour};
@@ -28,7 +29,7 @@ const END: u8 = 255;
 /// A server at work.
 pub(crate) struct Server {
     spec: topology::Server,
-    given: BTreeMap<Mac, Ipv4Net>,
+    given: BTreeMap<MacAddress, Ipv4Net>,
     declined: BTreeSet<Ipv4Addr>,
 }
 
@@ -105,7 +106,7 @@ impl Server {
         }
     }
 
-    fn address_for(&mut self, mac: Mac) -> Option<Ipv4Net> {
+    fn address_for(&mut self, mac: MacAddress) -> Option<Ipv4Net> {
         if let Some(known) = self.given.get(&mac) {
             return Some(*known);
         }
@@ -121,7 +122,7 @@ impl Server {
         let mut payload = vec![0; COOKIE.end];
         payload[..REPLY.len()].copy_from_slice(&REPLY);
         payload[XID].copy_from_slice(&request.xid);
-        payload[CHADDR].copy_from_slice(&request.mac);
+        payload[CHADDR].copy_from_slice(&request.mac.0);
         payload[COOKIE].copy_from_slice(&[99, 130, 83, 99]);
         let type_of = match kind {
             MessageKind::Offer => 2,
@@ -177,7 +178,7 @@ impl Server {
 /// What of a client's message matters.
 struct Request {
     xid: [u8; 4],
-    mac: Mac,
+    mac: MacAddress,
     /// Option 54.
     server: Option<Ipv4Addr>,
     /// Option 50, or `ciaddr`.
@@ -192,7 +193,7 @@ impl Request {
         let in_use = address(message.get(CIADDR)?).filter(|ciaddr| !ciaddr.is_unspecified());
         Some(Self {
             xid: message.get(XID)?.try_into().ok()?,
-            mac: message.get(CHADDR)?.try_into().ok()?,
+            mac: MacAddress(message.get(CHADDR)?.try_into().ok()?),
             server: option(SERVER),
             address: option(REQUESTED_ADDRESS).or(in_use),
         })

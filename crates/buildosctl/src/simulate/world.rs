@@ -416,7 +416,7 @@ impl World {
         let answers: Vec<_> = owners
             .map(|(Word(name), neighbour)| {
                 let packet = arp::Packet {
-                    sender_mac: neighbour.mac.0,
+                    sender_mac: neighbour.mac,
                     sender: neighbour.address,
                     target: packet.sender,
                 };
