@@ -1,4 +1,4 @@
-"""Rules of others beside ours: what they drop of machines' traffic is named."""
+"""natd names foreign nftables chains that drop packets of machines."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from lan import Lan
 from machine import Machine
 from nat import FOREIGN, FOREIGN_GONE, now, told, wait_for_status, wait_until_ready
 
-# What Docker sets up for its default bridge (iptables -S), without containers.
+# Rules of Docker for its default bridge (iptables -S), without containers.
 _DOCKER = """
 iptables -P FORWARD DROP
 for chain in DOCKER DOCKER-USER DOCKER-FORWARD DOCKER-CT DOCKER-BRIDGE DOCKER-INTERNAL; do
@@ -28,7 +28,7 @@ iptables -t nat -A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER
 iptables -t nat -A POSTROUTING -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE
 """
 
-# The shape of firewalld's tables, with its default of rejecting what is forwarded.
+# Tables in the shape of firewalld's, which rejects forwarded packets by default.
 _FIREWALLD = """
 table inet firewalld {
     chain filter_FORWARD {
@@ -47,27 +47,35 @@ table inet firewalld {
 """
 
 
+_POLICY_DROPS = "chain FORWARD in table ip filter (hook forward, policy drop) drops"
+
+
 def _nft(host: Host, rules: str) -> None:
     host.run(f"nft -f - <<'END'\n{rules}\nEND")
 
 
-def test_dockers_policy_is_found_and_named(online: Host, lan: Lan) -> None:
+def _probed_since(host: Host, since: str) -> bool:
+    finished: int = host.bus_property("nat1", "ProbeUSec")
+    return finished > float(since) * 1_000_000
+
+
+def test_docker_forward_policy_is_named_and_docker_user_helps(online: Host, lan: Lan) -> None:
     machine = Machine(online)
     machine.take_lease()
     since = now(online)
     online.run(_DOCKER)
     status = wait_for_status(online, "machines are cut off")
-    assert "the policy of chain FORWARD in table ip filter drops what machines send out" in status
+    assert f"{_POLICY_DROPS} packets from machines to the outside" in status
     assert not machine.succeeds(f"ping -c 1 -W 1 {lan.address}")
     assert online.bus_property("nat1", "State") == "degraded"
     assert online.bus_property("nat1", "Ready") is False
     (drop,) = online.bus_property("nat1", "ForeignDrops")
     assert drop in status
-    message = online.wait_for(lambda: told(online, FOREIGN, since), "told")[0]
+    message = online.wait_for(lambda: told(online, FOREIGN, since), "message")[0]
     assert message["BUILDOS_TABLE"] == "ip filter"
     assert message["BUILDOS_CHAIN"] == "FORWARD"
     assert message["BUILDOS_COMMAND"] == "iptables"
-    # What its manual says to do about it, and journalctl -x repeats.
+    # The fix in Docker's manual and in journalctl -x.
     online.run(
         "iptables -I DOCKER-USER -i br1 -o br0 -j ACCEPT\n"
         "iptables -I DOCKER-USER -i br0 -o br1 -j ACCEPT"
@@ -78,7 +86,7 @@ def test_dockers_policy_is_found_and_named(online: Host, lan: Lan) -> None:
     assert told(online, FOREIGN_GONE, since)
 
 
-# The usual firewall: states first, then what is wanted.
+# A usual firewall: states first, then the accepted interfaces.
 _USUAL = """
 iptables -P FORWARD DROP
 iptables -A FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
@@ -87,25 +95,29 @@ iptables -A FORWARD -i eth1 -o eth0 -j ACCEPT
 """
 
 
-def test_the_usual_firewall_is_understood(online: Host) -> None:
+def test_usual_firewall_drops_new_connections_only(online: Host) -> None:
     online.run(_USUAL)
     status = wait_for_status(online, "machines are cut off")
-    # The answers would be let through.
-    assert status.endswith("chain FORWARD in table ip filter drops what machines send out")
+    # The firewall accepts the answers.
+    assert status.endswith(f"{_POLICY_DROPS} packets from machines to the outside")
     online.run("iptables -A FORWARD -i br1 -j ACCEPT")
     wait_until_ready(online)
 
 
-def test_firewalld_is_found_and_named(online: Host) -> None:
-    rule = "rule 6 (reject) of chain filter_FORWARD in table inet firewalld"
+def test_firewalld_is_named_when_the_probe_fails(online: Host) -> None:
+    chain = "chain filter_FORWARD in table inet firewalld (hook forward, policy accept)"
+    failed = "no machine could work here: step outside of the probe"
     _nft(online, _FIREWALLD)
-    status = wait_for_status(online, "machines are cut off")
-    assert status.endswith(f"{rule} drops what machines send out")
+    # natd does not read sets, so it cannot tell whether "ct state { … } accept" matches.
+    status = wait_for_status(online, failed)
+    assert f"{chain} can drop packets from machines to the outside" in status
+    assert online.bus_property("nat1", "ForeignDrops") == []
     _nft(online, 'insert rule inet firewalld filter_FORWARD iifname { "br1", "br7" } accept')
     wait_until_ready(online)
-    # As at its reload.
+    assert online.bus_property("nat1", "ForeignSuspects") == []
+    # firewalld replaces its table at a reload.
     _nft(online, f"delete table inet firewalld\n{_FIREWALLD}")
-    wait_for_status(online, "machines are cut off")
+    wait_for_status(online, failed)
     _nft(online, "delete table inet firewalld")
     wait_until_ready(online)
 
@@ -116,29 +128,29 @@ def test_firewalld_is_found_and_named(online: Host) -> None:
         (
             "input",
             'iifname "lo" accept\n tcp dport 22 accept',
-            "machines' requests for an address and machines' questions for names",
+            "machines' requests for DHCP and DNS",
         ),
-        ("output", 'oifname "lo" accept', "what the host answers machines"),
-        ("prerouting", 'iifname "eth0" accept', "what machines send out"),
+        ("output", 'oifname "lo" accept', "the host's answers to machines"),
+        ("prerouting", 'iifname "eth0" accept', "packets from machines to the outside"),
     ],
 )
-def test_a_firewall_that_forgets_the_machines(
+def test_host_firewall_without_machines_is_named(
     online: Host, chain: str, rules: str, expected: str
 ) -> None:
     hook = f"type filter hook {chain} priority 0; policy drop;"
     _nft(online, f"table inet fw {{\n chain {chain} {{\n {hook}\n {rules}\n }}\n}}")
     status = wait_for_status(online, "machines are cut off")
-    assert f"the policy of chain {chain} in table inet fw drops" in status
+    assert f"chain {chain} in table inet fw (hook {chain}, policy drop) drops" in status
     assert expected in status
 
 
-def test_a_rule_that_cannot_be_read_is_felt_by_the_probe(online: Host) -> None:
+def test_conditional_drop_is_named_when_the_probe_fails(online: Host) -> None:
     online.run("iptables -A FORWARD -m mark ! --mark 0x1 -j DROP")
     (suspect, *_) = online.wait_for(
         lambda: online.bus_property("nat1", "ForeignSuspects"), "a suspect"
     )
-    assert "rule 1 (… drop) of chain FORWARD in table ip filter may drop" in suspect
-    # Suspicion is no harm. What it does is.
+    chain = "chain FORWARD in table ip filter (hook forward, policy accept)"
+    assert suspect.startswith(f"{chain} can drop")
     status = wait_for_status(online, "no machine could work here: step outside of the probe")
     assert suspect in status
     assert online.bus_property("nat1", "ProbeStep") == "outside"
@@ -146,9 +158,9 @@ def test_a_rule_that_cannot_be_read_is_felt_by_the_probe(online: Host) -> None:
     wait_until_ready(online)
 
 
-def test_a_rule_of_the_other_iptables_is_felt_by_the_probe(online: Host) -> None:
+def test_drop_of_iptables_legacy_fails_the_probe(online: Host) -> None:
     if not online.succeeds("iptables-legacy -P FORWARD DROP"):
-        # The kernel is without the tables of old; then nothing can be in them.
+        # The kernel has no tables of iptables-legacy.
         assert not online.succeeds("test -e /proc/net/ip_tables_names")
         return
     online.run("nft add table ip awake")
@@ -157,7 +169,8 @@ def test_a_rule_of_the_other_iptables_is_felt_by_the_probe(online: Host) -> None
     wait_until_ready(online)
 
 
-def test_what_does_not_concern_machines_is_left_alone(online: Host) -> None:
+def test_firewall_that_accepts_machines_is_no_finding(online: Host) -> None:
+    since = now(online)
     _nft(
         online,
         """
@@ -175,6 +188,11 @@ def test_what_does_not_concern_machines_is_left_alone(online: Host) -> None:
         }
         """,
     )
-    online.wait_for(lambda: online.bus_property("nat1", "ForeignSuspects"), "seen")
+    # natd starts a probe at once after each change of the ruleset.
+    changed = now(online)
+    online.wait_for(lambda: _probed_since(online, changed), "a probe")
+    assert online.bus_property("nat1", "Probe") == "passed"
     assert online.bus_property("nat1", "ForeignDrops") == []
+    assert online.bus_property("nat1", "ForeignSuspects") == []
     assert online.bus_property("nat1", "Ready") is True
+    assert not told(online, FOREIGN, since)

@@ -74,10 +74,11 @@ pub trait Manager {
     /// Name servers that dnsmasq forwards to.
     #[zbus(property, name = "DNS")]
     fn dns(&self) -> zbus::Result<Vec<String>>;
-    /// What in other tables drops what machines need, one line each.
+    /// Chains of other tables that drop packets of machines, one line each.
     #[zbus(property)]
     fn foreign_drops(&self) -> zbus::Result<Vec<String>>;
-    /// What in other tables may drop it, depending on what cannot be known.
+    /// Chains of other tables that can drop packets of machines, depending on
+    /// conditions that natd does not evaluate. Empty while probes pass.
     #[zbus(property)]
     fn foreign_suspects(&self) -> zbus::Result<Vec<String>>;
     /// Whether frames that are bridged on br1 pass iptables.

@@ -1,94 +1,115 @@
-//! Rules of others that drop what machines send or are sent.
+//! Names foreign nftables chains that drop packets of machines.
 //!
-//! Every base chain of every table has its say: what ours accepts, another
-//! one may still drop. So the traffic that a machine needs is walked through
-//! the chains of the others, as far as it can be known: a [`flow::Flow`] says of
-//! some bits of a packet what they are, and leaves the others open. A rule
-//! that is certain to match and to drop is found for certain. One that hangs
-//! on something not known here (a set, a match of iptables) is a suspect,
-//! which is of interest only when machines are cut off.
+//! What `inet buildos` accepts, a base chain of another table can still drop. For the
+//! packets that machines need, the audit collects the verdicts that those chains can
+//! reach.
+//!
+//! | reachable verdicts | finding |
+//! |---|---|
+//! | drop | [`Finding::certain`] |
+//! | drop and accept | possible |
+//! | accept | |
+//!
+//! # Limits
+//!
+//! The audit knows interfaces and `ct state` of the packets, and UDP for DHCP and DNS.
+//! A condition on anything else (address, port, mark, set, iptables match) can hold or
+//! not. Whether packets pass then, the probe measures.
 
-mod bits;
-mod flow;
-mod rule;
 #[cfg(test)]
 mod tests;
-mod walk;
+mod traffic;
+mod verdict;
 
 use std::fmt;
 
-use flow::flows;
-use walk::walk;
+use buildos_service::text;
 
 use crate::firewall::bytecode::ForeignTable;
 use crate::uplink_network::UplinkNetwork;
+use traffic::{HOOKS, Traffic};
+use verdict::Verdicts;
 
-/// A place that drops traffic of machines.
+/// `NFT_TABLE_F_DORMANT` (linux/netfilter/nf_tables.h).
+const DORMANT: u32 = 1;
+
+/// A base chain that drops packets of machines.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
-    /// The table, as `nft` names it: `ip filter`.
+    /// Family and name, as nft(8) prints them: `ip filter`.
     pub table: String,
-    /// The chain.
+    /// Name of the base chain.
     pub chain: String,
-    /// The rule, or the chain's policy.
-    pub what: Dropper,
-    /// What is dropped, in words.
+    /// Hook and policy of the base chain, as nft(8) prints them.
+    pub hook: String,
+    /// Packets that the chain drops.
     pub traffic: Vec<&'static str>,
-    /// Whether it is certain that it is dropped.
+    /// The chain drops all of them; otherwise conditions that the audit does not
+    /// evaluate decide.
     pub certain: bool,
-}
-
-/// What drops.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Dropper {
-    /// What no rule has decided.
-    Policy,
-    /// A rule.
-    Rule {
-        /// Its place in the chain, from 1.
-        number: usize,
-        /// What it says, as far as we can tell.
-        text: String,
-    },
 }
 
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.what {
-            Dropper::Policy => write!(f, "the policy")?,
-            Dropper::Rule { number, text } => write!(f, "rule {number} ({text})")?,
-        }
-        let (chain, table) = (&self.chain, &self.table);
-        let verb = if self.certain { "drops" } else { "may drop" };
-        write!(f, " of chain {chain} in table {table} {verb} ")?;
-        f.write_str(&self.traffic.join(" and "))
+        let (chain, table, hook) = (&self.chain, &self.table, &self.hook);
+        let verb = if self.certain { "drops" } else { "can drop" };
+        let traffic = self.traffic.join(" and ");
+        write!(
+            f,
+            "chain {chain} in table {table} ({hook}) {verb} {traffic}"
+        )
     }
 }
 
-impl Finding {
-    fn is_same(&self, other: &Self) -> bool {
-        let place = |f: &Self| (f.certain, f.table.clone(), f.chain.clone(), f.what.clone());
-        place(self) == place(other)
-    }
-}
-
-/// What the tables of others drop of what machines need, certain findings
-/// first.
+/// Finds base chains that drop what machines need, certain findings first.
 #[must_use]
 pub fn findings(tables: &[ForeignTable], network: &UplinkNetwork) -> Vec<Finding> {
-    let mut all: Vec<Finding> = Vec::new();
-    for flow in flows(network) {
-        for found in tables.iter().flat_map(|table| walk(table, &flow)) {
-            match all.iter_mut().find(|known| known.is_same(&found)) {
-                Some(known) => {
-                    if !known.traffic.contains(&flow.traffic) {
-                        known.traffic.push(flow.traffic);
-                    }
-                }
-                None => all.push(found),
+    let mut findings: Vec<Finding> = Vec::new();
+    for traffic in Traffic::needed(network) {
+        for found in tables.iter().flat_map(|table| audit(table, &traffic)) {
+            let same = |f: &&mut Finding| {
+                (f.certain, &f.table, &f.chain) == (found.certain, &found.table, &found.chain)
+            };
+            match findings.iter_mut().find(same) {
+                Some(known) if known.traffic.contains(&traffic.description) => {}
+                Some(known) => known.traffic.push(traffic.description),
+                None => findings.push(found),
             }
         }
     }
-    all.sort_by_key(|finding| !finding.certain);
-    all
+    findings.sort_by_key(|finding| !finding.certain);
+    findings
+}
+
+/// Finds base chains of a table that drop the traffic.
+fn audit(table: &ForeignTable, traffic: &Traffic) -> Vec<Finding> {
+    // Chains of other families do not see routed IPv4 packets.
+    let family = match table.family {
+        libc::NFPROTO_IPV4 => "ip",
+        libc::NFPROTO_INET => "inet",
+        _ => return Vec::new(),
+    };
+    if table.table.flags & DORMANT != 0 {
+        return Vec::new();
+    }
+    let chains = table.table.chains.iter();
+    let hooked = chains.filter(|chain| chain.hook == Some(traffic.hook as u32));
+    let audited = hooked.map(|chain| (chain, Verdicts::of(&table.table, chain, traffic)));
+    let dropping = audited.filter(|(_, verdicts)| verdicts.drop);
+    let finding = dropping.map(|(chain, verdicts)| Finding {
+        table: text::escape(&format!("{family} {}", table.table.name)),
+        chain: text::escape(&chain.name),
+        hook: format!(
+            "hook {}, policy {}",
+            HOOKS[traffic.hook],
+            if chain.policy_drops() {
+                "drop"
+            } else {
+                "accept"
+            }
+        ),
+        traffic: vec![traffic.description],
+        certain: !verdicts.accept,
+    });
+    finding.collect()
 }

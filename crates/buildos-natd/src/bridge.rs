@@ -432,7 +432,6 @@ mod tests {
                         rules: vec![rule("udp"), rule(name)],
                     }],
                 },
-                sets: Default::default(),
             }]
         };
         let auto = BridgeNetfilter::Auto;

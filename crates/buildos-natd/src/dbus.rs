@@ -135,16 +135,21 @@ impl Manager {
             .unwrap_or_default()
     }
 
-    /// What in other tables drops what machines need, one line each.
+    /// Chains of other tables that drop packets of machines, one line each.
     #[zbus(property)]
     fn foreign_drops(&self) -> Vec<String> {
         self.foreign(true)
     }
 
-    /// What in other tables may drop it, depending on what cannot be known.
+    /// Chains of other tables that can drop packets of machines, depending on
+    /// conditions that natd does not evaluate. Empty while probes pass.
     #[zbus(property)]
     fn foreign_suspects(&self) -> Vec<String> {
-        self.foreign(false)
+        let passed = self.probe() == ProbeState::Passed.as_str();
+        match passed {
+            true => Vec::new(),
+            false => self.foreign(false),
+        }
     }
 
     /// Whether frames that are bridged on the private bridge pass iptables.

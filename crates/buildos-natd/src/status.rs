@@ -157,7 +157,7 @@ fn failed(observed: &Observed) -> String {
         Some(Outcome::Passed { .. }) | None => "no machine could work here".to_owned(),
     };
     if let Some(suspect) = observed.foreign.first() {
-        reason.push_str(&format!(" ({suspect})"));
+        reason.push_str(&format!("; {suspect}"));
     }
     reason
 }
@@ -165,7 +165,6 @@ fn failed(observed: &Observed) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::audit::Dropper;
     use buildos_probe::{Report, Step};
 
     fn good() -> Observed {
@@ -195,8 +194,8 @@ mod tests {
         Finding {
             table: "ip filter".to_owned(),
             chain: "FORWARD".to_owned(),
-            what: Dropper::Policy,
-            traffic: vec!["what machines send out"],
+            hook: "hook forward, policy drop".to_owned(),
+            traffic: vec!["packets from machines to the outside"],
             certain,
         }
     }
@@ -287,8 +286,8 @@ mod tests {
         check(
             &observed,
             State::Degraded,
-            "machines are cut off: the policy of chain FORWARD in table ip filter drops what \
-             machines send out",
+            "machines are cut off: chain FORWARD in table ip filter (hook forward, policy drop) \
+             drops packets from machines to the outside",
         );
         // A suspicion alone is none.
         let observed = Observed {
@@ -325,8 +324,8 @@ mod tests {
         check(&failed, State::Degraded, reason);
         failed.foreign = vec![finding(false)];
         let reason = format!(
-            "{reason} (the policy of chain FORWARD in table ip filter may drop what machines send \
-             out)"
+            "{reason}; chain FORWARD in table ip filter (hook forward, policy drop) can drop \
+             packets from machines to the outside"
         );
         check(&failed, State::Degraded, &reason);
         let off = Observed {

@@ -1,437 +1,289 @@
-//! Tables as Docker and administrators make them, and any that there can be.
-
-use std::collections::HashMap;
+//! Tables as Docker, firewalld, libvirt and administrators make them, and random ones.
 
 use proptest::prelude::*;
 
-use super::bits::Truth;
-use super::flow::{DESTINATION_CHANGED, ESTABLISHED, Flow, flows};
-use super::rule::{Effect, Sets, judge};
-use super::walk::{DORMANT, walk};
-use super::*;
+use super::traffic::HOOKS;
+use super::{DORMANT, Finding, findings};
 use crate::firewall::bytecode::{
-    ConntrackKey, Expression, KernelChain, KernelRule, KernelTable, MetaKey, PayloadBase,
+    ConntrackKey, Expression, ForeignTable, KernelChain, KernelRule, KernelTable, MetaKey,
 };
 use crate::firewall::model::CompareOp;
+use crate::uplink_network::UplinkNetwork;
 
-fn rule(expressions: &[Expression]) -> KernelRule {
+/// Parses a rule. Conditions are `iif NAME`, `oif NAME` (`br+` is a prefix), `state BITS`,
+/// `tcp`, and `match` or `lookup`, which the audit does not evaluate.
+fn rule(text: &str) -> KernelRule {
+    let mut words = text.split(' ');
+    let mut expressions = vec![];
+    let compare = |op, value: &[u8]| Expression::Compare(op, value.to_vec());
+    while let Some(word) = words.next() {
+        let mut operand = || words.next().unwrap().to_owned();
+        match word {
+            "iif" | "oif" => {
+                let key = [MetaKey::InputName, MetaKey::OutputName][usize::from(word == "oif")];
+                let name = operand() + "\0";
+                let name = name.strip_suffix("+\0").unwrap_or(&name);
+                expressions.push(Expression::Meta(key));
+                expressions.push(compare(CompareOp::Equal, name.as_bytes()));
+            }
+            "state" => {
+                let bits: u32 = operand().parse().unwrap();
+                expressions.push(Expression::Conntrack(ConntrackKey::State));
+                expressions.push(Expression::Mask(bits.to_ne_bytes().into()));
+                expressions.push(compare(CompareOp::NotEqual, &[0; 4]));
+            }
+            "tcp" => {
+                expressions.push(Expression::Meta(MetaKey::TransportProtocol));
+                expressions.push(compare(CompareOp::Equal, &[libc::IPPROTO_TCP as u8]));
+            }
+            "match" => expressions.push(Expression::XtMatch(operand())),
+            "target" => expressions.push(Expression::XtTarget(operand())),
+            "jump" => expressions.push(Expression::Jump(operand())),
+            "goto" => expressions.push(Expression::Goto(operand())),
+            "accept" => expressions.push(Expression::Accept),
+            "drop" => expressions.push(Expression::Drop),
+            "reject" => expressions.push(Expression::Reject),
+            "return" => expressions.push(Expression::Return),
+            other => expressions.push(Expression::Other(other.to_owned())),
+        }
+    }
     KernelRule {
-        expressions: expressions.to_vec(),
+        expressions,
         comment: String::new(),
     }
 }
 
-fn chain(name: &str, hook: Option<i32>, drops: bool, rules: Vec<KernelRule>) -> KernelChain {
+/// Returns a chain; "prerouting drop" is a base chain of that hook with that policy.
+fn chain<R: AsRef<str>>(name: &str, rules: &[R]) -> KernelChain {
+    let (name, policy) = name.split_once(' ').unwrap_or((name, ""));
     KernelChain {
         name: name.to_owned(),
         kind: "filter".to_owned(),
-        hook: hook.map(|hook| hook as u32),
+        hook: HOOKS
+            .iter()
+            .position(|hook| *hook == name)
+            .map(|n| n as u32),
         priority: 0,
-        policy: hook.map(|_| if drops { 0 } else { 1 }),
-        rules,
+        policy: Some(u32::from(policy != "drop")),
+        rules: rules.iter().map(|text| rule(text.as_ref())).collect(),
     }
 }
 
-fn table(chains: Vec<KernelChain>) -> ForeignTable {
+fn table(chains: &[(&str, &[&str])]) -> ForeignTable {
     ForeignTable {
         family: libc::NFPROTO_IPV4,
         table: KernelTable {
             name: "filter".to_owned(),
             flags: 0,
-            chains,
+            chains: chains
+                .iter()
+                .map(|(name, rules)| chain(name, rules))
+                .collect(),
         },
-        sets: HashMap::new(),
     }
 }
 
-fn forward(drops: bool, rules: Vec<KernelRule>) -> KernelChain {
-    chain("FORWARD", Some(libc::NF_INET_FORWARD), drops, rules)
-}
-
-/// `-i NAME`, `-o NAME`: the key and what it is compared with.
-fn interface(key: MetaKey, name: &str) -> [Expression; 2] {
-    let mut bytes = name.as_bytes().to_vec();
-    match bytes.last() {
-        Some(b'+') => {
-            bytes.pop();
-        }
-        _ => bytes.push(0),
-    }
-    [
-        Expression::Meta(key),
-        Expression::Compare(CompareOp::Equal, bytes),
-    ]
-}
-
-fn with(conditions: &[&[Expression]], verdict: Expression) -> KernelRule {
-    let mut expressions = conditions.concat();
-    expressions.push(Expression::Counter);
-    expressions.push(verdict);
-    rule(&expressions)
-}
-
-fn input(name: &str) -> [Expression; 2] {
-    interface(MetaKey::InputName, name)
-}
-
-fn output(name: &str) -> [Expression; 2] {
-    interface(MetaKey::OutputName, name)
+fn audit(table: ForeignTable) -> Vec<Finding> {
+    findings(&[table], &UplinkNetwork::example())
 }
 
 #[track_caller]
-fn check(chains: Vec<KernelChain>, expected: &[&str]) {
-    let found: Vec<_> = findings(&[table(chains)], &UplinkNetwork::example())
+fn check(chains: &[(&str, &[&str])], expected: &[&str]) {
+    let found: Vec<_> = audit(table(chains))
         .iter()
-        .map(ToString::to_string)
+        .map(Finding::to_string)
         .collect();
     assert_eq!(found, expected);
 }
 
-const BOTH_WAYS: &str = "the policy of chain FORWARD in table ip filter drops what machines \
-                         send out and the answers to machines";
+const POLICY_DROPS_OUTBOUND: &str = "chain forward in table ip filter (hook forward, policy drop) \
+     drops packets from machines to the outside";
+const POLICY_DROPS_BOTH: &str = "chain forward in table ip filter (hook forward, policy drop) drops \
+     packets from machines to the outside and answers from the outside to machines";
+const POLICY_CAN_DROP_BOTH: &str = "chain forward in table ip filter (hook forward, policy drop) \
+     can drop packets from machines to the outside and answers from the outside to machines";
+const RULE_DROPS_OUTBOUND: &str = "chain forward in table ip filter (hook forward, policy accept) \
+     drops packets from machines to the outside";
+const RULE_CAN_DROP_BOTH: &str = "chain forward in table ip filter (hook forward, policy accept) \
+     can drop packets from machines to the outside and answers from the outside to machines";
 
 #[test]
-fn nothing_that_concerns_machines_is_found() {
-    check(vec![], &[]);
+fn rules_for_other_interfaces_are_no_finding() {
+    check(&[], &[]);
+    let input = ("input drop", &["iif br+ accept"][..]);
+    check(&[("forward", &["iif docker0 drop"]), input], &[]);
+}
+
+#[test]
+fn libvirt_rules_for_its_bridge_are_no_finding() {
+    let out = (
+        "LIBVIRT_FWO",
+        &["iif virbr0 match set accept", "iif virbr0 target REJECT"][..],
+    );
+    let back = (
+        "LIBVIRT_FWI",
+        &["oif virbr0 state 6 accept", "oif virbr0 target REJECT"][..],
+    );
+    let forward = ("forward", &["jump LIBVIRT_FWO", "jump LIBVIRT_FWI"][..]);
+    check(&[forward, out, back], &[]);
+}
+
+#[test]
+fn agent_redirection_is_no_finding() {
     check(
-        vec![
-            forward(false, vec![with(&[&input("docker0")], Expression::Drop)]),
-            chain(
-                "INPUT",
-                Some(libc::NF_INET_LOCAL_IN),
-                true,
-                vec![with(&[&input("br+")], Expression::Accept)],
-            ),
-        ],
+        &[("prerouting", &["iif br1 match physdev target DNAT"])],
         &[],
     );
 }
 
 #[test]
-fn docker_sets_the_policy() {
-    let docker = |rules| {
-        vec![
-            forward(true, rules),
-            chain("DOCKER-USER", None, false, vec![]),
-            chain(
-                "DOCKER-FORWARD",
-                None,
-                false,
-                vec![
-                    with(
-                        &[
-                            &output("docker0"),
-                            &[Expression::XtMatch("conntrack".to_owned())],
-                        ],
-                        Expression::Accept,
-                    ),
-                    with(&[&input("docker0")], Expression::Accept),
-                ],
-            ),
-        ]
+fn docker_forward_policy_drops_until_docker_user_accepts() {
+    let docker = |docker_user| {
+        let forward = (
+            "forward drop",
+            &["jump DOCKER-USER", "jump DOCKER-FORWARD"][..],
+        );
+        let own = ["oif docker0 match set accept", "iif docker0 accept"];
+        table(&[
+            forward,
+            ("DOCKER-USER", docker_user),
+            ("DOCKER-FORWARD", &own),
+        ])
     };
-    let jumps = vec![
-        with(&[], Expression::Jump("DOCKER-USER".to_owned())),
-        with(&[], Expression::Jump("DOCKER-FORWARD".to_owned())),
-    ];
-    check(docker(jumps.clone()), &[BOTH_WAYS]);
-    // Docker's answer to it, and how an administrator gets around.
-    let mut rules = jumps;
-    rules.insert(0, with(&[&input("br1")], Expression::Accept));
-    rules.insert(1, with(&[&output("br1")], Expression::Accept));
-    check(docker(rules), &[]);
+    let found = audit(docker(&[]));
+    assert_eq!(found.len(), 1);
+    assert_eq!(found[0].to_string(), POLICY_DROPS_BOTH);
+    assert_eq!(audit(docker(&["iif br1 accept", "oif br1 accept"])), []);
 }
 
 #[test]
-fn a_rule_is_named() {
+fn usual_firewall_drops_new_connections_only() {
+    let usual = ["state 6 accept", "state 1 drop", "iif eth1 oif eth0 accept"];
+    check(&[("forward drop", &usual)], &[POLICY_DROPS_OUTBOUND]);
     check(
-        vec![forward(
-            false,
-            vec![
-                with(&[&input("eth0")], Expression::Drop),
-                with(&[&input("br+"), &output("br0")], Expression::Reject),
-            ],
-        )],
-        &[
-            "rule 2 (iifname \"br*\" oifname \"br0\" reject) of chain FORWARD in table ip filter \
-           drops what machines send out",
-        ],
-    );
-    let source = |bytes: &[u8], mask: &[u8]| {
-        [
-            Expression::Payload {
-                base: PayloadBase::Network,
-                offset: 12,
-                length: 4,
-            },
-            Expression::Mask(mask.to_vec()),
-            Expression::Compare(CompareOp::Equal, bytes.to_vec()),
-        ]
-    };
-    check(
-        vec![forward(
-            false,
-            vec![with(
-                &[&source(&[172, 16, 0, 0], &[255, 240, 0, 0])],
-                Expression::Drop,
-            )],
-        )],
-        &[
-            "rule 1 (ip saddr 172.16.0.0/12 drop) of chain FORWARD in table ip filter drops \
-           what machines send out",
-            // Anybody may send the answers.
-            "rule 1 (ip saddr 172.16.0.0/12 drop) of chain FORWARD in table ip filter may \
-           drop the answers to machines",
-        ],
-    );
-}
-
-#[test]
-fn what_hangs_on_something_unknown_is_a_suspect() {
-    let odd = Expression::XtMatch("statistic".to_owned());
-    check(
-        vec![forward(
-            false,
-            vec![with(&[std::slice::from_ref(&odd)], Expression::Drop)],
-        )],
-        &[
-            "rule 1 (-m statistic drop) of chain FORWARD in table ip filter may drop what \
-           machines send out and the answers to machines",
-        ],
-    );
-    // Perhaps accepted before.
-    check(
-        vec![forward(true, vec![with(&[&[odd]], Expression::Accept)])],
-        &[
-            "the policy of chain FORWARD in table ip filter may drop what machines send out and \
-           the answers to machines",
-        ],
-    );
-    // A map of verdicts may say anything.
-    let map = rule(&[
-        Expression::Conntrack(ConntrackKey::State),
-        Expression::Other("lookup".to_owned()),
-    ]);
-    check(
-        vec![forward(true, vec![map])],
-        &[
-            "the policy of chain FORWARD in table ip filter may drop what machines send out and \
-           the answers to machines",
-        ],
-    );
-}
-
-#[test]
-fn what_is_redirected_is_not_what_machines_need() {
-    let redirected = rule(&[
-        Expression::Conntrack(ConntrackKey::Status),
-        Expression::Mask(DESTINATION_CHANGED.to_ne_bytes().into()),
-        Expression::Compare(CompareOp::NotEqual, vec![0; 4]),
-        Expression::Accept,
-    ]);
-    check(vec![forward(true, vec![redirected])], &[BOTH_WAYS]);
-}
-
-#[test]
-fn sets_are_looked_into() {
-    let state = |is, set: &str, verdict| {
-        let lookup = Expression::Lookup(is, set.to_owned());
-        rule(&[Expression::Conntrack(ConntrackKey::State), lookup, verdict])
-    };
-    let check = |rules, expected: &[&str]| {
-        let mut table = table(vec![forward(true, rules)]);
-        let answers = [ESTABLISHED, 1 << 2].map(|bits| bits.to_ne_bytes().to_vec());
-        table.sets.insert("answers".to_owned(), answers.to_vec());
-        let found = findings(&[table], &UplinkNetwork::example());
-        let found: Vec<_> = found.iter().map(ToString::to_string).collect();
-        assert_eq!(found, expected);
-    };
-    let out = "the policy of chain FORWARD in table ip filter drops what machines send out";
-    check(
-        vec![state(CompareOp::Equal, "answers", Expression::Accept)],
-        &[out],
-    );
-    let new = state(CompareOp::NotEqual, "answers", Expression::Accept);
-    check(
-        vec![new],
-        &["the policy of chain FORWARD in table ip filter drops the answers to machines"],
-    );
-    // One whose elements are not known.
-    check(
-        vec![state(CompareOp::Equal, "others", Expression::Accept)],
-        &[
-            "the policy of chain FORWARD in table ip filter may drop what machines send out and \
-           the answers to machines",
-        ],
-    );
-}
-
-#[test]
-fn chains_are_left_and_come_back() {
-    let back = |returns: KernelRule| {
-        vec![
-            forward(false, vec![with(&[], Expression::Jump("sub".to_owned()))]),
-            chain(
-                "sub",
-                None,
-                false,
-                vec![returns, with(&[&output("br0")], Expression::Drop)],
-            ),
-        ]
-    };
-    check(back(with(&[&input("br1")], Expression::Return)), &[]);
-    check(
-        back(with(&[&input("br7")], Expression::Return)),
-        &[
-            "rule 2 (oifname \"br0\" drop) of chain sub in table ip filter drops what machines \
-           send out",
-        ],
-    );
-    // A goto does not come back: the policy decides.
-    check(
-        vec![
-            forward(
-                true,
-                vec![
-                    with(&[], Expression::Goto("sub".to_owned())),
-                    with(&[], Expression::Accept),
-                ],
-            ),
-            chain("sub", None, false, vec![]),
-        ],
-        &[BOTH_WAYS],
-    );
-    // A loop, which the kernel refuses, ends.
-    check(
-        vec![
-            forward(false, vec![with(&[], Expression::Jump("a".to_owned()))]),
-            chain(
-                "a",
-                None,
-                false,
-                vec![with(&[], Expression::Jump("a".to_owned()))],
-            ),
-        ],
+        &[("forward drop", &[&usual[..], &["iif br1 accept"]].concat())],
         &[],
     );
 }
 
 #[test]
-fn a_firewall_of_the_host_that_forgets_the_machines() {
+fn drop_rule_is_certain_for_its_interfaces_only() {
+    let drops = ("forward", &["iif eth0 drop", "iif br+ oif br0 reject"][..]);
+    check(&[drops], &[RULE_DROPS_OUTBOUND]);
+    check(&[("forward", &["iif br1 oif br7 drop"])], &[]);
+}
+
+#[test]
+fn unknown_condition_makes_drop_possible() {
+    for condition in ["match mark", "payload cmp", "lookup"] {
+        let (drop, accept) = (format!("{condition} drop"), format!("{condition} accept"));
+        check(&[("forward", &[&drop])], &[RULE_CAN_DROP_BOTH]);
+        check(&[("forward drop", &[&accept])], &[POLICY_CAN_DROP_BOTH]);
+    }
+    // A verdict map.
+    check(&[("forward drop", &["lookup"])], &[POLICY_CAN_DROP_BOTH]);
+}
+
+#[test]
+fn statement_before_verdict_keeps_it_certain() {
     check(
-        vec![chain(
-            "INPUT",
-            Some(libc::NF_INET_LOCAL_IN),
-            true,
-            vec![with(&[&input("lo")], Expression::Accept)],
-        )],
-        &[
-            "the policy of chain INPUT in table ip filter drops machines' requests for an \
-           address and machines' questions for names",
-        ],
+        &[("forward drop", &["match comment log", "meta accept"])],
+        &[],
     );
     check(
-        vec![chain("OUTPUT", Some(libc::NF_INET_LOCAL_OUT), true, vec![])],
-        &["the policy of chain OUTPUT in table ip filter drops what the host answers machines"],
+        &[("forward drop", &["target LOG", "limit log"])],
+        &[POLICY_DROPS_BOTH],
     );
 }
 
 #[test]
-fn a_table_that_sleeps_or_sees_no_packets_of_ours_is_harmless() {
-    let mut sleeping = table(vec![forward(true, vec![])]);
-    sleeping.table.flags = DORMANT;
-    assert_eq!(findings(&[sleeping], &UplinkNetwork::example()), []);
-    let mut six = table(vec![forward(true, vec![])]);
-    six.family = libc::NFPROTO_IPV6;
-    assert_eq!(findings(&[six], &UplinkNetwork::example()), []);
+fn return_goto_and_loop_end_chains_as_in_the_kernel() {
+    let jump = ("forward", &["jump sub"][..]);
+    check(&[jump, ("sub", &["iif br1 return", "oif br0 drop"])], &[]);
+    check(
+        &[jump, ("sub", &["iif br7 return", "oif br0 drop"])],
+        &[RULE_DROPS_OUTBOUND],
+    );
+    check(
+        &[("forward drop", &["goto sub", "accept"]), ("sub", &[])],
+        &[POLICY_DROPS_BOTH],
+    );
+    check(&[jump, ("sub", &["jump sub"])], &[]);
 }
 
-fn verdict() -> impl Strategy<Value = Expression> {
-    let chain = || proptest::sample::select(vec!["a", "b", "FORWARD"]);
-    prop_oneof![
-        Just(Expression::Accept),
-        Just(Expression::Drop),
-        Just(Expression::Return),
-        chain().prop_map(|name| Expression::Jump(name.to_owned())),
-        chain().prop_map(|name| Expression::Goto(name.to_owned())),
-    ]
+#[test]
+fn host_firewall_without_machines_drops_requests_and_answers() {
+    let requests = "chain input in table ip filter (hook input, policy drop) drops machines' \
+                    requests for DHCP and DNS";
+    check(
+        &[("input drop", &["iif lo accept", "tcp match dport accept"])],
+        &[requests],
+    );
+    let answers = "chain output in table ip filter (hook output, policy drop) drops the host's \
+                   answers to machines";
+    check(&[("output drop", &["oif lo accept"])], &[answers]);
 }
 
-fn rules() -> impl Strategy<Value = Vec<KernelRule>> {
-    let condition = prop_oneof![
-        Just(vec![]),
-        Just(input("br1").to_vec()),
-        Just(input("br2").to_vec()),
-        Just(vec![Expression::XtMatch("odd".to_owned())]),
-    ];
-    let rule = (condition, verdict()).prop_map(|(c, v)| with(&[&c], v));
-    proptest::collection::vec(rule, 0..5)
+#[test]
+fn dormant_or_ipv6_table_is_no_finding() {
+    let mut dormant = table(&[("forward drop", &[])]);
+    dormant.table.flags = DORMANT;
+    assert_eq!(audit(dormant), []);
+    let mut ipv6 = table(&[("forward drop", &[])]);
+    ipv6.family = libc::NFPROTO_IPV6;
+    assert_eq!(audit(ipv6), []);
 }
 
-/// What the kernel does when every unknown condition is `odd`.
-fn dropped(tables: &ForeignTable, flow: &Flow, odd: bool) -> Option<bool> {
-    fn run(
-        image: &KernelTable,
-        chain: &KernelChain,
-        flow: &Flow,
-        odd: bool,
-        fuel: &mut u32,
-    ) -> Option<Option<bool>> {
-        for rule in &chain.rules {
-            *fuel = fuel.checked_sub(1)?;
-            let (truth, effect) = judge(rule, &Sets::new(), flow);
-            if truth == Truth::No || truth == Truth::Maybe && !odd {
-                continue;
-            }
-            let find = |name: &str| image.chains.iter().find(|c| c.name == name);
-            match effect {
-                Effect::Nothing | Effect::Unknown => {}
-                Effect::Pass => return Some(Some(false)),
-                Effect::Drop => return Some(Some(true)),
-                Effect::Return => return Some(None),
-                Effect::Jump(to) => {
-                    let end = run(image, find(to)?, flow, odd, fuel)?;
-                    if end.is_some() {
-                        return Some(end);
-                    }
+fn rules() -> impl Strategy<Value = Vec<String>> {
+    let condition = proptest::sample::select(vec!["", "iif br1 ", "iif br2 ", "match mark "]);
+    let verdicts = ["accept", "drop", "return", "jump sub", "goto sub"];
+    let verdict = proptest::sample::select(verdicts.to_vec());
+    proptest::collection::vec(
+        (condition, verdict).prop_map(|(c, v)| format!("{c}{v}")),
+        0..5,
+    )
+}
+
+/// Returns whether the rules drop a packet from br1 to br0 if unknown conditions hold or
+/// not; [`None`] at their end.
+fn dropped(rules: &[String], sub: &[String], holds: bool) -> Option<bool> {
+    for rule in rules {
+        let (condition, verdict) = match rule.strip_prefix("match mark ") {
+            Some(verdict) => (holds, verdict),
+            None => (!rule.contains("br2"), rule.trim_start_matches("iif br1 ")),
+        };
+        match verdict {
+            _ if !condition => {}
+            "accept" | "drop" => return Some(verdict == "drop"),
+            "return" => return None,
+            "goto sub" => return dropped(sub, &[], holds),
+            _ => {
+                if let Some(drops) = dropped(sub, &[], holds) {
+                    return Some(drops);
                 }
-                Effect::Goto(to) => return run(image, find(to)?, flow, odd, fuel),
             }
         }
-        Some(None)
     }
-    let base = tables.table.chains.first()?;
-    let end = run(&tables.table, base, flow, odd, &mut 100)?;
-    Some(end.unwrap_or(base.policy == Some(0)))
+    None
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
-    /// What is certain is dropped however the unknown turns out; what is
-    /// dropped in some way is found.
     #[test]
-    fn certainty_is_earned(
-        base in rules(), a in rules(), b in rules(), drops: bool,
+    fn certain_drops_always_happen_and_possible_drops_are_found(
+        base in rules(), sub in rules(), policy in proptest::sample::select(vec!["", " drop"]),
     ) {
-        let tables = table(vec![
-            forward(drops, base),
-            chain("a", None, false, a),
-            chain("b", None, false, b),
-        ]);
-        let flow = flows(&UplinkNetwork::example())
-            .into_iter()
-            .find(|flow| flow.hook == libc::NF_INET_FORWARD)
-            .unwrap();
-        let found = walk(&tables, &flow);
-        let worlds = [true, false].map(|odd| dropped(&tables, &flow, odd));
-        // Loops are none of the kernel's.
-        prop_assume!(worlds.iter().all(Option::is_some));
-        if found.iter().any(|finding| finding.certain) {
-            prop_assert_eq!(worlds, [Some(true); 2], "{:?}", found);
-        }
-        if worlds.contains(&Some(true)) {
-            prop_assert!(!found.is_empty());
-        }
+        let sub: Vec<_> = sub.into_iter().filter(|rule| !rule.contains("sub")).collect();
+        let mut foreign = table(&[]);
+        let forward = format!("forward{policy}");
+        foreign.table.chains = vec![chain(&forward, &base), chain("sub", &sub)];
+        let drops = [true, false]
+            .map(|holds| dropped(&base, &sub, holds).unwrap_or(policy == " drop"));
+        let mut found = audit(foreign);
+        found.retain(|finding| finding.traffic.contains(&"packets from machines to the outside"));
+        let certain = found.iter().any(|finding| finding.certain);
+        prop_assert!(!certain || drops == [true, true], "{found:?}");
+        prop_assert!(!found.is_empty() || drops == [false, false]);
     }
 }

@@ -5,8 +5,6 @@
 //! field into a register, the next compares the register (libnftnl,
 //! `nftnl_expr`).
 
-use std::collections::HashMap;
-
 use super::model::{
     Chain, CompareOp, ConnectionState, Hook, Kind, Match, Priority, Rule, Table, Transport, Verdict,
 };
@@ -29,8 +27,6 @@ pub struct ForeignTable {
     /// `NFPROTO_*` (linux/netfilter.h).
     pub family: i32,
     pub table: KernelTable,
-    /// Constant sets of plain values, by name.
-    pub sets: HashMap<String, Vec<Vec<u8>>>,
 }
 
 /// A chain as the kernel keeps it.
@@ -98,8 +94,6 @@ pub enum Expression {
     Drop,
     /// Replaces the source address by that of the output interface.
     Masquerade,
-    /// Ends the rule unless the register is, or is not, in this set.
-    Lookup(CompareOp, String),
     /// Continues in another chain, and returns from it.
     Jump(String),
     /// Continues in another chain without returning.
@@ -202,6 +196,12 @@ impl KernelTable {
 }
 
 impl KernelChain {
+    /// Returns true for a base chain with policy drop.
+    #[must_use]
+    pub fn policy_drops(&self) -> bool {
+        self.policy == Some(libc::NF_DROP as u32)
+    }
+
     fn compile(chain: &Chain) -> Self {
         Self {
             name: chain.hook.as_str().to_owned(),

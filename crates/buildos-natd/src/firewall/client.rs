@@ -2,16 +2,11 @@
 //!
 //! [`install`] uses one transaction: no packet meets half a table, or none.
 
-use std::collections::HashMap;
-
 use super::bytecode::{Count, ForeignTable, KernelTable};
-use super::decode::{Dump, ask_for_elements, chain, elements, plain_set, rule, table};
+use super::decode::{Dump, chain, rule, table};
 use super::encode;
 use super::error::FirewallError;
 use super::nfnetlink::{Message, Netlink};
-
-/// Maximum number of sets to read: each costs a request.
-const MAX_SETS: usize = 256;
 
 /// Attempts to read the ruleset without a commit in between.
 const MAX_READS: usize = 8;
@@ -80,7 +75,6 @@ async fn read_once(
             tables.push(ForeignTable {
                 family: message.family.into(),
                 table,
-                sets: HashMap::new(),
             });
         }
     }
@@ -102,34 +96,8 @@ async fn read_once(
             }
         }
     }
-    if family == libc::NFPROTO_UNSPEC {
-        read_sets(&mut netlink, &mut tables).await?;
-    }
     let after = netlink.generation().await?;
     Ok((before == after).then_some(tables))
-}
-
-async fn read_sets(
-    netlink: &mut Netlink,
-    tables: &mut [ForeignTable],
-) -> Result<(), FirewallError> {
-    let sets = netlink.dump(Dump::Sets, libc::NFPROTO_UNSPEC).await?;
-    for message in sets.iter().take(MAX_SETS) {
-        let Some((table, set)) = plain_set(&message.attributes)? else {
-            continue;
-        };
-        let Some(found) = find(tables, message, &table) else {
-            continue;
-        };
-        let ask = ask_for_elements(&table, &set);
-        let family = message.family.into();
-        let mut all = Vec::new();
-        for message in netlink.dump_of(Dump::Elements, family, &ask).await? {
-            all.extend(elements(&message.attributes)?);
-        }
-        found.sets.insert(set, all);
-    }
-    Ok(())
 }
 
 fn find<'a>(

@@ -4,12 +4,12 @@
 mod attributes;
 mod expression;
 
-use netlink_packet_core::{DecodeError, NLA_HEADER_SIZE, parse_u32_be, parse_u64_be};
+use netlink_packet_core::{DecodeError, parse_u32_be, parse_u64_be};
 
 use super::bytecode::{Count, KernelChain, KernelRule, KernelTable};
 use super::error::FirewallError;
 use attributes::{each, text};
-use expression::{data_value, expression, iptables_match};
+use expression::{expression, iptables_match};
 
 // enum nft_table_attributes
 const TABLE_NAME: u16 = 1;
@@ -28,20 +28,6 @@ const RULE_TABLE: u16 = 1;
 const RULE_CHAIN: u16 = 2;
 const RULE_EXPRESSIONS: u16 = 4;
 const RULE_USERDATA: u16 = 7;
-// enum nft_set_attributes
-const SET_TABLE: u16 = 1;
-const SET_NAME: u16 = 2;
-const SET_FLAGS: u16 = 3;
-// enum nft_set_elem_list_attributes
-const LIST_TABLE: u16 = 1;
-const LIST_SET: u16 = 2;
-const LIST_ELEMENTS: u16 = 3;
-// enum nft_set_elem_attributes
-const ELEMENT_KEY: u16 = 1;
-/// `NFT_SET_CONSTANT`, with or without `NFT_SET_ANONYMOUS`: elements that do not
-/// change, and are neither ranges nor keys of a map.
-const SET_ANONYMOUS: u32 = 1;
-const SET_CONSTANT: u32 = 2;
 // enum nft_expr_attributes
 const EXPRESSION_NAME: u16 = 1;
 const EXPRESSION_DATA: u16 = 2;
@@ -61,9 +47,6 @@ pub(super) enum Dump {
     Tables,
     Chains,
     Rules,
-    Sets,
-    /// Of one set, which the request has to name.
-    Elements,
 }
 
 impl Dump {
@@ -72,8 +55,6 @@ impl Dump {
             Self::Tables => libc::NFT_MSG_GETTABLE,
             Self::Chains => libc::NFT_MSG_GETCHAIN,
             Self::Rules => libc::NFT_MSG_GETRULE,
-            Self::Sets => libc::NFT_MSG_GETSET,
-            Self::Elements => libc::NFT_MSG_GETSETELEM,
         }
     }
 
@@ -82,8 +63,6 @@ impl Dump {
             Self::Tables => libc::NFT_MSG_NEWTABLE,
             Self::Chains => libc::NFT_MSG_NEWCHAIN,
             Self::Rules => libc::NFT_MSG_NEWRULE,
-            Self::Sets => libc::NFT_MSG_NEWSET,
-            Self::Elements => libc::NFT_MSG_NEWSETELEM,
         }
     }
 
@@ -92,8 +71,6 @@ impl Dump {
             Self::Tables => "the list of tables",
             Self::Chains => "the list of chains",
             Self::Rules => "the list of rules",
-            Self::Sets => "the list of sets",
-            Self::Elements => "the list of a set's elements",
         }
     }
 }
@@ -172,58 +149,6 @@ pub(super) fn chain(attributes: &[u8]) -> Result<(String, KernelChain), Firewall
     })
     .map_err(FirewallError::Malformed)?;
     Ok((table, chain))
-}
-
-/// The table and the name of a set whose elements are plain values that do not
-/// change; [`None`] for every other one.
-pub(super) fn plain_set(attributes: &[u8]) -> Result<Option<(String, String)>, FirewallError> {
-    let (mut table, mut name, mut flags) = (String::new(), String::new(), 0);
-    each(attributes, |kind, value| {
-        match kind {
-            SET_TABLE => table = text(value)?,
-            SET_NAME => name = text(value)?,
-            SET_FLAGS => flags = parse_u32_be(value)?,
-            _ => {}
-        }
-        Ok(())
-    })
-    .map_err(FirewallError::Malformed)?;
-    Ok((flags & !SET_ANONYMOUS == SET_CONSTANT).then_some((table, name)))
-}
-
-/// The attributes that ask for a set's elements.
-pub(super) fn ask_for_elements(table: &str, set: &str) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    for (kind, name) in [(LIST_TABLE, table), (LIST_SET, set)] {
-        let length = NLA_HEADER_SIZE + name.len() + 1;
-        // Names have at most 255 bytes (NFT_NAME_MAXLEN).
-        bytes.extend_from_slice(&(length as u16).to_ne_bytes());
-        bytes.extend_from_slice(&kind.to_ne_bytes());
-        bytes.extend_from_slice(name.as_bytes());
-        bytes.push(0);
-        bytes.resize(bytes.len().next_multiple_of(4), 0);
-    }
-    bytes
-}
-
-/// The keys of a set's elements.
-pub(super) fn elements(attributes: &[u8]) -> Result<Vec<Vec<u8>>, FirewallError> {
-    let mut found = Vec::new();
-    each(attributes, |kind, list| {
-        if kind != LIST_ELEMENTS {
-            return Ok(());
-        }
-        each(list, |_, element| {
-            each(element, |kind, key| {
-                if kind == ELEMENT_KEY {
-                    found.push(data_value(key)?);
-                }
-                Ok(())
-            })
-        })
-    })
-    .map_err(FirewallError::Malformed)?;
-    Ok(found)
 }
 
 /// A rule with its table, chain and counter.
@@ -381,7 +306,6 @@ mod tests {
         #[test]
         fn random_attributes_do_not_panic(bytes in attributes()) {
             let _ = (generation(&bytes), table(&bytes), chain(&bytes), rule(&bytes));
-            let _ = (plain_set(&bytes), elements(&bytes));
             for name in ["meta", "ct", "payload", "bitwise", "cmp", "immediate", "lookup", "target"] {
                 let _ = (expression(name.to_owned(), &bytes), comment(&bytes));
             }

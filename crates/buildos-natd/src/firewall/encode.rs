@@ -92,8 +92,7 @@ fn add_expression(rule: &mut Rule<'_>, expression: &Expression) {
         Expression::Drop => rule.add_expr(&Verdict::Drop),
         Expression::Masquerade => rule.add_expr(&Masquerade),
         // Only foreign tables have these, and they are never installed.
-        Expression::Lookup(..)
-        | Expression::Jump(_)
+        Expression::Jump(_)
         | Expression::Goto(_)
         | Expression::Return
         | Expression::Reject

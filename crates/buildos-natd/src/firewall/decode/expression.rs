@@ -7,13 +7,6 @@ use super::attributes::{each, numbers, text};
 use crate::firewall::bytecode::{ConntrackKey, Expression, MetaKey, PayloadBase};
 use crate::firewall::model::CompareOp;
 
-// enum nft_lookup_attributes
-const LOOKUP_SET: u16 = 1;
-const LOOKUP_REGISTER: u16 = 2;
-const LOOKUP_DESTINATION: u16 = 3;
-const LOOKUP_FLAGS: u16 = 5;
-/// `NFT_LOOKUP_F_INV`.
-const LOOKUP_INVERTED: u32 = 1;
 // enum nft_meta_attributes, nft_ct_attributes
 const META_REGISTER: u16 = 1;
 const META_KEY: u16 = 2;
@@ -65,7 +58,6 @@ pub(super) fn expression(name: String, data: &[u8]) -> Result<Expression, Decode
         "immediate" => verdict(data)?,
         // Attributes are flags or a range of ports, which are not modelled.
         "masq" if data.is_empty() => Some(Expression::Masquerade),
-        "lookup" => lookup(data)?,
         "reject" => Some(Expression::Reject),
         "target" => Some(Expression::XtTarget(extension(data)?)),
         _ => None,
@@ -191,25 +183,6 @@ fn verdict(data: &[u8]) -> Result<Option<Expression>, DecodeError> {
     })
 }
 
-/// Only of sets: what a map says is not a condition.
-fn lookup(data: &[u8]) -> Result<Option<Expression>, DecodeError> {
-    let [register, destination, flags] =
-        numbers(data, [LOOKUP_REGISTER, LOOKUP_DESTINATION, LOOKUP_FLAGS])?;
-    let mut set = String::new();
-    each(data, |kind, value| {
-        if kind == LOOKUP_SET {
-            set = text(value)?;
-        }
-        Ok(())
-    })?;
-    let is = match flags.unwrap_or(0) & LOOKUP_INVERTED {
-        0 => CompareOp::Equal,
-        _ => CompareOp::NotEqual,
-    };
-    let supported = is_register_1(register) && destination.is_none();
-    Ok(supported.then_some(Expression::Lookup(is, set)))
-}
-
 /// Decodes a match of iptables.
 ///
 /// `-m conntrack --ctstate …` alone becomes the equivalent of "ct state", because
@@ -258,7 +231,7 @@ fn is_register_1(register: Option<u32>) -> bool {
 }
 
 /// Returns `NFTA_DATA_VALUE` of a nested `nft_data_attributes`.
-pub(super) fn data_value(attributes: &[u8]) -> Result<Vec<u8>, DecodeError> {
+fn data_value(attributes: &[u8]) -> Result<Vec<u8>, DecodeError> {
     let mut found = Vec::new();
     each(attributes, |kind, value| {
         if kind == DATA_VALUE {
