@@ -108,7 +108,7 @@ def test_firewalld_is_named_when_the_probe_fails(online: Host) -> None:
     chain = "chain filter_FORWARD in table inet firewalld (hook forward, policy accept)"
     failed = "no machine could work here: step outside of the probe"
     _nft(online, _FIREWALLD)
-    # natd does not read sets, so it cannot tell whether "ct state { … } accept" matches.
+    # natd does not read sets, so "ct state { … } accept" can match.
     status = wait_for_status(online, failed)
     assert f"{chain} can drop packets from machines to the outside" in status
     assert online.bus_property("nat1", "ForeignDrops") == []

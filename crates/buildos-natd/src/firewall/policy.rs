@@ -262,7 +262,7 @@ impl Rules<'_> {
                 .comment("machines have no other way"),
             Rule::new(vec![self.private_output()], Verdict::Drop)
                 .counted()
-                .comment("nobody reaches machines first"),
+                .comment("new connections to machines"),
         ]);
         rules
     }
