@@ -5,8 +5,8 @@ use serde::Deserialize;
 use zbus::zvariant::{OwnedObjectPath, Type, as_value};
 
 use crate::path;
+use crate::string_enum::string_enum;
 use crate::watch::{Snapshot, Watch};
-use crate::words::words;
 
 /// Bus name of buildos-agentd.
 pub const NAME: &str = "org.build2.buildos.agent1";
@@ -22,7 +22,7 @@ pub fn instance_path(unit: &str) -> String {
     format!("{INSTANCE_PREFIX}/{}", path::element(unit))
 }
 
-words! {
+string_enum! {
     /// The two kinds of agent.
     Kind("agent kind") {
         /// The build bot, normally on br1.
@@ -32,7 +32,7 @@ words! {
     }
 }
 
-words! {
+string_enum! {
     /// Something without which an instance is not started.
     Need("agent1 need") {
         /// A configuration that makes a command.
@@ -56,7 +56,7 @@ words! {
     }
 }
 
-words! {
+string_enum! {
     /// Where an instance is in its life.
     InstanceState("agent1 instance state") {
         /// A need is not met; `Needs` says which.

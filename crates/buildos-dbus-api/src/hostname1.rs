@@ -4,15 +4,15 @@
 use serde::Deserialize;
 use zbus::zvariant::{Type, as_value};
 
+use crate::string_enum::string_enum;
 use crate::watch::{Snapshot, Watch};
-use crate::words::words;
 
 /// Bus name of buildos-hostnamed.
 pub const NAME: &str = "org.build2.buildos.hostname1";
 /// Object that serves [`ManagerProxy`].
 pub const PATH: &str = "/org/build2/buildos/hostname1";
 
-words! {
+string_enum! {
     /// Where the name came from, in the order of preference.
     Source("hostname1 source") {
         /// An administrator's name (`/etc/hostname`, hostnamectl(1)), left alone.

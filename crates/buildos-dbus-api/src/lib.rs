@@ -12,13 +12,13 @@ pub mod hostname1;
 pub mod nat1;
 pub mod network1;
 mod path;
-mod publish;
+mod string_enum;
 pub mod system;
+mod update;
 pub mod watch;
-mod words;
 
-pub use publish::update;
-pub use words::UnknownWord;
+pub use string_enum::UnknownString;
+pub use update::update;
 
 use std::time::Duration;
 

@@ -6,15 +6,15 @@ use std::collections::HashMap;
 use serde::Deserialize;
 use zbus::zvariant::{Type, as_value};
 
+use crate::string_enum::string_enum;
 use crate::watch::{Snapshot, Watch};
-use crate::words::words;
 
 /// Bus name of buildos-natd.
 pub const NAME: &str = "org.build2.buildos.nat1";
 /// Object that serves [`ManagerProxy`].
 pub const PATH: &str = "/org/build2/buildos/nat1";
 
-words! {
+string_enum! {
     /// Whether a machine on br1 could work now.
     State("nat1 state") {
         /// br1 has no network yet, its dnsmasq does not run yet, there is no
@@ -28,7 +28,7 @@ words! {
     }
 }
 
-words! {
+string_enum! {
     /// What is known of the network that a machine on br1 has.
     ProbeState("nat1 probe state") {
         /// No probes are made: the configuration says so.

@@ -6,8 +6,8 @@ use std::collections::HashMap;
 use serde::Deserialize;
 use zbus::zvariant::{OwnedObjectPath, OwnedValue, Type, as_value};
 
+use crate::string_enum::string_enum;
 use crate::watch::{Snapshot, Watch};
-use crate::words::words;
 
 /// Bus name of buildos-netd.
 pub const NAME: &str = "org.build2.buildos.network1";
@@ -16,7 +16,7 @@ pub const PATH: &str = "/org/build2/buildos/network1";
 /// Parent of the link objects; the last element is the interface index.
 pub const LINK_PREFIX: &str = "/org/build2/buildos/network1/link";
 
-words! {
+string_enum! {
     /// What the host as a whole has for a network.
     State("network1 state") {
         /// No candidate NIC has carrier.
@@ -30,7 +30,7 @@ words! {
     }
 }
 
-words! {
+string_enum! {
     /// What netd does with one link.
     LinkRole("network1 link role") {
         /// Takes no part; the link's reason says why.

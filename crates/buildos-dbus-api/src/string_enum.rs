@@ -3,7 +3,7 @@
 /// A peer sent a word that is not in the set: it is newer or older than we are.
 #[derive(Debug, thiserror::Error)]
 #[error("{word:?} is no {set}")]
-pub struct UnknownWord {
+pub struct UnknownString {
     /// Name of the set, for example `network1 state`.
     pub set: &'static str,
     /// What was received.
@@ -11,7 +11,7 @@ pub struct UnknownWord {
 }
 
 /// Defines an enum whose variants travel as fixed strings.
-macro_rules! words {
+macro_rules! string_enum {
     ($(#[$meta:meta])* $name:ident ($set:literal) { $($(#[$vmeta:meta])* $variant:ident = $word:literal),+ $(,)? }) => {
         $(#[$meta])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
@@ -35,13 +35,13 @@ macro_rules! words {
         }
 
         impl std::str::FromStr for $name {
-            type Err = $crate::UnknownWord;
+            type Err = $crate::UnknownString;
             fn from_str(word: &str) -> Result<Self, Self::Err> {
                 Self::ALL.iter().copied().find(|w| w.as_str() == word).ok_or_else(|| {
-                    $crate::UnknownWord { set: $set, word: word.to_owned() }
+                    $crate::UnknownString { set: $set, word: word.to_owned() }
                 })
             }
         }
     };
 }
-pub(crate) use words;
+pub(crate) use string_enum;
