@@ -1,5 +1,5 @@
-//! `org.build2.buildos.hostname1`, served by buildos-hostnamed: the name of
-//! the host and where it came from.
+//! `org.build2.buildos.hostname1` of buildos-hostnamed: the name of the host and its
+//! source.
 
 use serde::Deserialize;
 use zbus::zvariant::{Type, as_value};
@@ -13,9 +13,9 @@ pub const NAME: &str = "org.build2.buildos.hostname1";
 pub const PATH: &str = "/org/build2/buildos/hostname1";
 
 string_enum! {
-    /// Where the name came from, in the order of preference.
+    /// Source of the name, in order of preference.
     Source("hostname1 source") {
-        /// An administrator's name (`/etc/hostname`, hostnamectl(1)), left alone.
+        /// An administrator's name (`/etc/hostname`, hostnamectl(1)), which hostnamed keeps.
         Static = "static",
         /// Configuration: `hostname` in a file or `buildos.hostname=`.
         Configuration = "configuration",
@@ -25,7 +25,7 @@ string_enum! {
         DhcpHostname = "dhcp-hostname",
         /// `build-` and the last ten hexadecimal digits of the uplink's MAC.
         Mac = "mac",
-        /// Nothing known yet.
+        /// There is no name yet.
         None = "none",
     }
 }
@@ -38,16 +38,16 @@ string_enum! {
     gen_blocking = false
 )]
 pub trait Manager {
-    /// The name in force, read back from systemd-hostnamed; empty before the first.
+    /// The active name, read back from systemd-hostnamed; empty before the first.
     #[zbus(property)]
     fn hostname(&self) -> zbus::Result<String>;
     /// A [`Source`].
     #[zbus(property)]
     fn source(&self) -> zbus::Result<String>;
-    /// One line for people: why this name, or what is waited for.
+    /// One line for people: the reason for this name, or what hostnamed waits for.
     #[zbus(property)]
     fn reason(&self) -> zbus::Result<String>;
-    /// Names that were refused, each with the reason, escaped.
+    /// Refused names, each with the reason, escaped.
     #[zbus(property)]
     fn refused(&self) -> zbus::Result<Vec<String>>;
     /// Errors in the configuration, one line each; empty when it is sound.
@@ -55,12 +55,12 @@ pub trait Manager {
     fn configuration_problems(&self) -> zbus::Result<Vec<String>>;
 }
 
-/// The properties of [`ManagerProxy`] that other daemons act on, read at once.
+/// Properties of [`ManagerProxy`] that other daemons use, read in one call.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Type)]
 #[zvariant(signature = "a{sv}")]
 #[serde(default, rename_all = "PascalCase")]
 pub struct Naming {
-    /// The name in force, or empty.
+    /// The active name, or empty.
     #[serde(with = "as_value")]
     pub hostname: String,
     /// A [`Source`], or empty.
@@ -72,7 +72,7 @@ pub struct Naming {
 }
 
 impl Naming {
-    /// Whether the host has the name that it keeps.
+    /// Returns true once hostnamed has chosen and set the name.
     #[must_use]
     pub fn is_done(&self) -> bool {
         let source = self.source.parse::<Source>();

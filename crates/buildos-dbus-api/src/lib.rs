@@ -1,11 +1,15 @@
-//! The D-Bus interfaces of buildos as their clients see them.
+//! Declares the D-Bus interfaces of buildos: names, paths, string values and zbus
+//! proxies.
 //!
-//! Each daemon owns one bus name, serves one `Manager` object, and a child
-//! object per link or agent where there are several. State is properties with
-//! `PropertiesChanged`; methods are few. This crate holds the names, the paths,
-//! the words that properties may contain, and the zbus proxies; the serving
-//! side is `bus.rs` of each daemon. A daemon follows another one with a
-//! [`watch::Watch`]. The XML of record is in `docs/dbus/`.
+//! Each daemon owns one bus name and serves one `Manager` object, and a child object per
+//! link or agent. State is properties, changes are `PropertiesChanged` signals.
+//!
+//! | side | does it with |
+//! |---|---|
+//! | server: `dbus.rs` of each daemon | [`update`]: changes properties, signals the difference |
+//! | client | [`watch::Watch`]: follows a peer across its restarts |
+//!
+//! `docs/dbus/` has the XML of record.
 
 pub mod agent1;
 pub mod hostname1;
@@ -22,13 +26,12 @@ pub use update::update;
 
 use std::time::Duration;
 
-/// How long a peer of ours may take to tell its properties, which it has in memory;
-/// one that takes longer is hung or gone.
+/// Time limit for a buildos daemon to return its properties. It has them in memory, so
+/// a slower one hangs.
 pub const PEER_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long any method call may take before it is given up. systemd answers nobody
-/// while it reads its units again, 10 s on a machine that is busy building. Less
-/// than half of the services' `WatchdogSec=`, so that one call is not taken for a
-/// hang.
+/// Time limit for every method call. During a daemon-reload systemd does not answer,
+/// for up to 10 s on a machine that is busy building. The limit is less than half of the
+/// services' `WatchdogSec=`, so that one slow call does not trigger the watchdog.
 pub const METHOD_TIMEOUT: Duration = Duration::from_secs(14);
 
 /// Connects to the system bus with [`METHOD_TIMEOUT`].

@@ -1,8 +1,8 @@
-//! Names as parts of D-Bus object paths.
+//! Encodes names as elements of D-Bus object paths.
 
 use std::fmt::Write as _;
 
-/// The name as one element of a path: what is not a letter or digit becomes
+/// Encodes a name as one element of a path. Bytes other than letters and digits become
 /// `_` and two hexadecimal digits (sd_bus_path_encode(3)).
 pub(crate) fn element(name: &str) -> String {
     let mut element = String::with_capacity(name.len());
@@ -22,7 +22,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_escaped_as_systemd_does() {
+    fn element_is_encoded_as_by_systemd() {
         assert_eq!(
             element("buildos-bbot@a1.service"),
             "buildos_2dbbot_40a1_2eservice"

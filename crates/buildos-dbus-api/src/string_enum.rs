@@ -1,30 +1,30 @@
-//! Closed sets of words that travel as D-Bus strings.
+//! Enums that are strings on D-Bus.
 
-/// A peer sent a word that is not in the set: it is newer or older than we are.
+/// A string is none of the enum's: the peer has another version.
 #[derive(Debug, thiserror::Error)]
-#[error("{word:?} is no {set}")]
+#[error("{text:?} is no {set}")]
 pub struct UnknownString {
-    /// Name of the set, for example `network1 state`.
+    /// Name of the enum, for example `network1 state`.
     pub set: &'static str,
-    /// What was received.
-    pub word: String,
+    #[allow(missing_docs)]
+    pub text: String,
 }
 
 /// Defines an enum whose variants travel as fixed strings.
 macro_rules! string_enum {
-    ($(#[$meta:meta])* $name:ident ($set:literal) { $($(#[$vmeta:meta])* $variant:ident = $word:literal),+ $(,)? }) => {
+    ($(#[$meta:meta])* $name:ident ($set:literal) { $($(#[$vmeta:meta])* $variant:ident = $string:literal),+ $(,)? }) => {
         $(#[$meta])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
-        pub enum $name { $($(#[$vmeta])* #[serde(rename = $word)] $variant),+ }
+        pub enum $name { $($(#[$vmeta])* #[serde(rename = $string)] $variant),+ }
 
         impl $name {
-            /// Every member of the set.
+            /// Every variant.
             pub const ALL: &'static [Self] = &[$(Self::$variant),+];
 
-            /// The word on the bus, in JSON and in messages.
+            /// Returns the string on the bus, in JSON and in messages.
             #[must_use]
             pub const fn as_str(self) -> &'static str {
-                match self { $(Self::$variant => $word),+ }
+                match self { $(Self::$variant => $string),+ }
             }
         }
 
@@ -36,9 +36,9 @@ macro_rules! string_enum {
 
         impl std::str::FromStr for $name {
             type Err = $crate::UnknownString;
-            fn from_str(word: &str) -> Result<Self, Self::Err> {
-                Self::ALL.iter().copied().find(|w| w.as_str() == word).ok_or_else(|| {
-                    $crate::UnknownString { set: $set, word: word.to_owned() }
+            fn from_str(text: &str) -> Result<Self, Self::Err> {
+                Self::ALL.iter().copied().find(|variant| variant.as_str() == text).ok_or_else(|| {
+                    $crate::UnknownString { set: $set, text: text.to_owned() }
                 })
             }
         }

@@ -1,5 +1,5 @@
-//! The parts of systemd's own interfaces that buildos calls
-//! (org.freedesktop.systemd1(5), org.freedesktop.hostname1(5)).
+//! Declares what buildos calls of systemd's interfaces (org.freedesktop.systemd1(5),
+//! org.freedesktop.hostname1(5)).
 
 #![allow(missing_docs)] // zbus generates public items for signals that cannot be documented here.
 
@@ -23,8 +23,6 @@ const UNIT_PREFIX: &str = "/org/freedesktop/systemd1/unit";
     gen_blocking = false
 )]
 pub trait Systemd {
-    /// Loads a unit and returns its object.
-    fn load_unit(&self, name: &str) -> zbus::Result<OwnedObjectPath>;
     /// Queues a start job; `mode` is normally `replace`.
     fn start_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
     /// Queues a stop job.
@@ -39,9 +37,9 @@ pub trait Systemd {
     /// `initializing`, `running`, `degraded`, `stopping` …
     #[zbus(property(emits_changed_signal = "false"))]
     fn system_state(&self) -> zbus::Result<String>;
-    /// Takes a unit out of the failed state.
+    /// Clears the failed state of a unit.
     fn reset_failed_unit(&self, name: &str) -> zbus::Result<()>;
-    /// Keeps a unit loaded, and with it how it last ended, while the caller is
+    /// Keeps a unit loaded, and with it the result of its last run, while the caller is
     /// on the bus.
     fn ref_unit(&self, name: &str) -> zbus::Result<()>;
     /// Undoes one `RefUnit`.
@@ -51,7 +49,7 @@ pub trait Systemd {
     /// `(name, description, load, active, sub, following, object, job id, job type, job)`
     /// of each of these units, which are loaded for it.
     #[allow(clippy::type_complexity)] // The shape is systemd's.
-    #[zbus(no_autostart)] // While the host boots systemd may come to the bus later.
+    #[zbus(no_autostart)] // Early in the boot systemd is not yet on the bus.
     fn list_units_by_names(
         &self,
         names: &[&str],
@@ -87,7 +85,7 @@ pub trait Systemd {
     gen_blocking = false
 )]
 pub trait Unit {
-    /// Whether the unit's files are newer than what systemd has read of them.
+    /// True if the unit's files changed since systemd read them.
     #[zbus(property)]
     fn need_daemon_reload(&self) -> zbus::Result<bool>;
     /// Number and object of the job that waits or runs, or 0 and `/`.
@@ -107,7 +105,7 @@ pub trait Job {
     fn job_type(&self) -> zbus::Result<String>;
 }
 
-/// The service part of a unit.
+/// A unit of type service.
 #[zbus::proxy(
     interface = "org.freedesktop.systemd1.Service",
     default_service = "org.freedesktop.systemd1",
@@ -126,15 +124,14 @@ pub trait Service {
     /// Exit status or signal of the last main process.
     #[zbus(property)]
     fn exec_main_status(&self) -> zbus::Result<i32>;
-    /// What is executed: path, arguments, whether failures are ignored, when it
-    /// started and ended (CLOCK_REALTIME and CLOCK_MONOTONIC each), process, code,
-    /// status.
+    /// Commands: path, arguments, whether failures are ignored, start and end
+    /// (CLOCK_REALTIME and CLOCK_MONOTONIC each), process, code, status.
     #[allow(clippy::type_complexity)] // The shape is systemd's.
     #[zbus(property(emits_changed_signal = "false"))]
     fn exec_start(
         &self,
     ) -> zbus::Result<Vec<(String, Vec<String>, bool, u64, u64, u64, u64, u32, i32, i32)>>;
-    /// Starts after the service had ended by itself, since it was last started otherwise.
+    /// Number of automatic restarts since the last start by a job of another kind.
     #[zbus(property, name = "NRestarts")]
     fn n_restarts(&self) -> zbus::Result<u32>;
 }
@@ -147,9 +144,9 @@ pub trait Service {
     gen_blocking = false
 )]
 pub trait Hostname {
-    /// Sets the transient name; accepted and without effect while a static one exists.
+    /// Sets the transient name. Has no effect, and succeeds, while a static name exists.
     fn set_hostname(&self, name: &str, interactive: bool) -> zbus::Result<()>;
-    /// The name in force.
+    /// The active name.
     #[zbus(property)]
     fn hostname(&self) -> zbus::Result<String>;
     /// The name in `/etc/hostname`, or empty.
@@ -157,7 +154,7 @@ pub trait Hostname {
     fn static_hostname(&self) -> zbus::Result<String>;
 }
 
-/// Where a unit is in its life.
+/// State of a unit.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct UnitState {
     /// `active`, `inactive`, `failed`, `activating`, `deactivating`, `reloading`.
@@ -166,14 +163,16 @@ pub struct UnitState {
     pub load_state: String,
 }
 
-/// Looks at a unit, for example `buildos-dnsmasq.service`, once: [`None`] when systemd
-/// does not answer. Needs no privilege, and of systemd little: to read all properties of
-/// a unit (`GetAll`) has it look for all files that the unit may have.
+/// Returns the state of a unit such as `buildos-dnsmasq.service`, or [`None`] if systemd
+/// does not answer. Needs no privilege.
+///
+/// `GetAll` on the unit would cost more: systemd then searches for all files that the
+/// unit may have.
 pub async fn unit_state(connection: &zbus::Connection, name: &str) -> Option<UnitState> {
     match timeout(PEER_TIMEOUT, list(connection, name)).await {
         Ok(Ok(state)) => state,
         Ok(Err(error)) => {
-            tracing::debug!(%error, unit = name, "systemd does not tell");
+            tracing::debug!(%error, unit = name, "cannot read the unit's state");
             None
         }
         Err(_elapsed) => {
@@ -194,8 +193,9 @@ async fn list(connection: &zbus::Connection, name: &str) -> zbus::Result<Option<
         }))
 }
 
-/// What systemd is about to do with a unit: `stop`, `restart` …; [`None`] when
-/// nothing. A service that is asked to end learns here whether for good.
+/// Returns the type of the job that is queued for a unit: `stop`, `restart` …
+///
+/// With it, a service that receives SIGTERM distinguishes a stop from a restart.
 ///
 /// # Errors
 ///
@@ -213,15 +213,15 @@ pub async fn pending_job(
     job.job_type().await.map(Some)
 }
 
-/// The host's names as systemd-hostnamed has them, read at once.
+/// Names of the host, read from systemd-hostnamed in one call.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Type)]
 #[zvariant(signature = "a{sv}")]
 #[serde(default, rename_all = "PascalCase")]
 pub struct HostnameState {
-    /// As [`HostnameProxy::hostname`].
+    /// The active name.
     #[serde(with = "as_value")]
     pub hostname: String,
-    /// As [`HostnameProxy::static_hostname`].
+    /// The name in `/etc/hostname`, or empty.
     #[serde(with = "as_value")]
     pub static_hostname: String,
 }
@@ -230,7 +230,7 @@ impl Snapshot for HostnameState {
     const INTERFACE: &'static str = "org.freedesktop.hostname1";
 }
 
-/// Follows systemd-hostnamed, which is away whenever it has nothing to do.
+/// Follows systemd-hostnamed, which exits when idle.
 ///
 /// # Errors
 ///
@@ -244,7 +244,7 @@ pub async fn watch_hostname(connection: &zbus::Connection) -> zbus::Result<Watch
     .await
 }
 
-/// Path of the object of a unit, loaded or not.
+/// Returns the path of a unit's object, loaded or not.
 #[must_use]
 pub fn unit_path(name: &str) -> String {
     format!("{UNIT_PREFIX}/{}", path::element(name))

@@ -1,5 +1,4 @@
-//! State as properties: every daemon of buildos changes the value behind a
-//! served interface and tells the bus, in one signal, what differs.
+//! Changes a served interface, and signals the properties that differ.
 
 use std::collections::HashMap;
 
@@ -7,8 +6,8 @@ use zbus::object_server::{Interface, InterfaceRef};
 use zbus::zvariant::{OwnedValue, Value};
 use zbus::{Connection, fdo};
 
-/// Changes the value served at `path` and emits one `PropertiesChanged` with
-/// the properties that have another value than before; none differs: no signal.
+/// Changes the value served at `path`, and emits one `PropertiesChanged` with the
+/// properties that differ. Emits no signal if none differs.
 ///
 /// # Errors
 ///

@@ -1,9 +1,8 @@
-//! Following another daemon over its restarts.
+//! Follows the properties of another daemon across its restarts.
 //!
-//! A [`Watch`] reads all properties of one object at once, and again whenever
-//! the object says that something changed or its daemon comes or goes: a
-//! signal only means "look again". A peer that is not on the bus is a normal
-//! state, [`None`], and is never started by looking at it.
+//! A [`Watch`] reads all properties of one object in one call. It reads them again after
+//! each `PropertiesChanged` and each change of the bus name's owner. A peer that is not
+//! on the bus is a normal state, [`None`]; reading never starts it.
 
 use std::io;
 
@@ -20,13 +19,13 @@ use zbus::{Connection, MatchRule, MessageStream, Proxy, message};
 use crate::PEER_TIMEOUT;
 
 const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
-/// Errors of a bus that is not to start a service and has nobody with its name.
-const NOBODY: [&str; 2] = [
+/// Errors for a bus name without owner, if the call does not start one.
+const NO_OWNER: [&str; 2] = [
     "org.freedesktop.DBus.Error.NameHasNoOwner",
     "org.freedesktop.DBus.Error.ServiceUnknown",
 ];
-/// Signals that wait to be taken, which happens at once. zbus makes room for as many
-/// when it begins, 72 bytes for each; its own default is 64.
+/// Length of signal queues, which [`drain`] empties at once. zbus allocates 72 bytes for
+/// each place in advance; its default is 64 places.
 const QUEUE: usize = 4;
 
 /// The properties of one interface, as a value.
@@ -35,47 +34,49 @@ pub trait Snapshot: DeserializeOwned + Type + Clone + PartialEq + std::fmt::Debu
     const INTERFACE: &'static str;
 }
 
-/// The connection to the bus is gone. systemd restarts whoever ends with this.
+/// The connection to the bus is gone. A daemon ends with this error, and systemd
+/// restarts it.
 #[derive(Debug, thiserror::Error)]
 #[error("the connection to the system bus was lost")]
 pub struct BusLost;
 
-/// One object of one peer, followed.
+/// Follows one object of one peer.
 #[derive(Debug)]
 pub struct Watch<S> {
     connection: Connection,
     peer: OwnedBusName,
     path: OwnedObjectPath,
-    /// Something happened; closed when the bus is gone. Holds one: events add up.
+    /// Requests to read again; closed when the bus is gone. One place, as requests
+    /// coalesce.
     events: mpsc::Receiver<()>,
-    /// Empties the signal queues at once: zbus stops reading the connection,
-    /// and with it every reply, while one of them is full.
+    /// Empties the signal queues at once. While one is full, zbus reads nothing from the
+    /// connection, not even replies.
     drain: JoinHandle<()>,
     reading: Reading,
-    /// What [`Watch::next`] returned last.
+    /// Last result of [`Watch::next`].
     last: Option<Option<S>>,
 }
 
-/// What the last reading is worth.
+/// Validity of the last reading.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Reading {
-    /// Something happened since, or there was none.
+    /// There is no reading, or there were signals since.
     Stale,
-    /// Nothing happened since.
+    /// There were no signals since.
     Fresh,
-    /// There was no answer: look again at the next event, or after a while.
+    /// The peer did not answer: read again after the next signal, or after
+    /// [`PEER_TIMEOUT`].
     Failed,
 }
 
 impl<S: Snapshot> Watch<S> {
-    /// Starts to follow object `path` of the peer with the bus name `peer`.
+    /// Subscribes to object `path` of the peer with the bus name `peer`.
     ///
     /// # Errors
     ///
     /// The bus refuses the match rules, or name or path are not valid.
     pub async fn new(connection: &Connection, peer: &str, path: &str) -> zbus::Result<Self> {
-        // A copy of a rule takes what it needs; the builder's own has room for the 64
-        // arguments that a rule may have, 2 KB, as long as it is followed.
+        // The builder's rule has room for 64 arguments, 2 KB; a copy has what it needs.
         let owner = MatchRule::builder()
             .msg_type(message::Type::Signal)
             .sender("org.freedesktop.DBus")?
@@ -98,12 +99,13 @@ impl<S: Snapshot> Watch<S> {
         })
     }
 
-    /// The current snapshot when called first, then the next one that differs
-    /// from the one before; [`None`] while the peer is away. Cancel-safe.
+    /// Returns the current snapshot when called first, then waits for the next one that
+    /// differs. [`None`] means that the peer is not on the bus, or does not answer.
+    /// Cancel-safe.
     ///
     /// # Errors
     ///
-    /// [`BusLost`]; what the peer does is never an error.
+    /// [`BusLost`].
     pub async fn next(&mut self) -> Result<Option<S>, BusLost> {
         loop {
             self.wait().await?;
@@ -125,7 +127,7 @@ impl<S: Snapshot> Watch<S> {
         }
     }
 
-    /// Until there is a reason to look.
+    /// Waits for a reason to read.
     async fn wait(&mut self) -> Result<(), BusLost> {
         match self.reading {
             Reading::Stale => return Ok(()),
@@ -140,12 +142,12 @@ impl<S: Snapshot> Watch<S> {
     }
 
     async fn read(&self) -> zbus::Result<Option<S>> {
-        look(&self.connection, &self.peer, &self.path).await
+        read(&self.connection, &self.peer, &self.path).await
     }
 }
 
-/// The `PropertiesChanged` signals of one object, for who needs each of them. `queue`
-/// of them may wait to be taken; while it is full nothing else is read from the bus.
+/// Returns the stream of `PropertiesChanged` signals of one object, for callers that need
+/// each signal. While `queue` signals wait, zbus reads nothing else from the connection.
 ///
 /// # Errors
 ///
@@ -168,23 +170,23 @@ pub async fn property_changes<S: Snapshot>(
     MessageStream::for_match_rule(rule, connection, Some(queue)).await
 }
 
-/// Reads the properties of one object once: [`None`] when nobody owns the name
-/// `peer`, which is never started by this.
+/// Reads the properties of one object. Returns [`None`] if the name `peer` has no owner;
+/// never starts one.
 ///
 /// # Errors
 ///
-/// The owner went away meanwhile, hangs, speaks another version, or name or path
-/// are not valid.
-pub async fn look<S: Snapshot>(
+/// The owner left the bus meanwhile, hangs or has another version; or name or path are
+/// not valid.
+pub async fn read<S: Snapshot>(
     connection: &Connection,
     peer: &str,
     path: &str,
 ) -> zbus::Result<Option<S>> {
-    let answer = timeout(PEER_TIMEOUT, ask(connection, peer, path)).await;
+    let answer = timeout(PEER_TIMEOUT, get_all(connection, peer, path)).await;
     answer.unwrap_or_else(|_elapsed| Err(io::Error::from(io::ErrorKind::TimedOut).into()))
 }
 
-async fn ask<S: Snapshot>(
+async fn get_all<S: Snapshot>(
     connection: &Connection,
     peer: &str,
     path: &str,
@@ -192,7 +194,7 @@ async fn ask<S: Snapshot>(
     let proxy = Proxy::new(connection, peer, path, PROPERTIES).await?;
     let flags = MethodFlags::NoAutoStart.into();
     match proxy.call_with_flags("GetAll", flags, &S::INTERFACE).await {
-        Err(zbus::Error::MethodError(name, ..)) if NOBODY.contains(&name.as_str()) => Ok(None),
+        Err(zbus::Error::MethodError(name, ..)) if NO_OWNER.contains(&name.as_str()) => Ok(None),
         answer => answer,
     }
 }
@@ -211,7 +213,7 @@ async fn drain(mut owner: MessageStream, mut properties: MessageStream, sender: 
         };
         match message {
             Some(Ok(_)) => {
-                // Full: a look is due anyway. Closed: this task is about to be aborted.
+                // Full: a reading is due. Closed: this task is about to be aborted.
                 let _ = sender.try_send(());
             }
             Some(Err(_)) | None => return,
