@@ -43,7 +43,10 @@ pub fn main() -> ExitCode {
     match run(Path::new("/")) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("buildos-probe: {}", text::escape(&text::chain(&error)));
+            eprintln!(
+                "buildos-probe: {}",
+                text::Escaped::received(&text::chain(&error))
+            );
             ExitCode::FAILURE
         }
     }

@@ -103,7 +103,8 @@ fn run_steps_with_address(request: &Request, held: &lease::HeldLease) -> Outcome
 fn failed(step: Step, error: &dyn std::error::Error) -> Outcome {
     Outcome::Failed {
         step,
-        reason: text::escape(&text::chain(error)),
+        // The reason contains text of DHCP servers, escaped.
+        reason: text::Escaped::received(&text::chain(error)).into(),
     }
 }
 

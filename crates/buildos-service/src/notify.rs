@@ -3,7 +3,7 @@
 
 use sd_notify::NotifyState;
 
-use crate::text;
+use crate::text::{self, Escaped};
 
 /// Longest text shown in `systemctl status`; systemd cuts none, terminals do.
 const STATUS_LIMIT: usize = 512;
@@ -15,10 +15,11 @@ pub fn ready() {
 
 /// One line for `systemctl status` (`STATUS=`); it is escaped here.
 pub fn status(text: &str) {
-    send(&[NotifyState::Status(text::truncate(
-        &text::escape(text),
-        STATUS_LIMIT,
-    ))]);
+    send(&[NotifyState::Status(&status_line(text))]);
+}
+
+fn status_line(text: &str) -> String {
+    text::truncate(&Escaped::received(text), STATUS_LIMIT).to_owned()
 }
 
 pub(crate) fn stopping() {
@@ -40,5 +41,18 @@ pub(crate) fn reloading() {
 fn send(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
         tracing::debug!(%error, "systemd did not get a notification");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn status_line_keeps_escapes_and_escapes_line_feeds() {
+        let from_server = text::escape("a\\b\nc");
+        let line = status_line(&format!("no lease: {from_server}"));
+        assert_eq!(line, r"no lease: a\\b\u{a}c");
+        assert_eq!(status_line("a\nMAINPID=1"), r"a\u{a}MAINPID=1");
     }
 }

@@ -250,7 +250,7 @@ where
 /// Tells systemd and the journal why the daemon ends.
 fn failed(message_id: &str, error: &str) -> ExitCode {
     notify::status(error);
-    tracing::error!(message_id, "{}", text::escape(error));
+    tracing::error!(message_id, "{}", text::Escaped::received(error));
     ExitCode::FAILURE
 }
 

@@ -1,51 +1,27 @@
-//! Text that came from elsewhere, made fit to be shown.
-//!
-//! A DHCP server chooses the bytes of a host name. Put into `STATUS=` as it
-//! came, a line feed in it would start a new field (`MAINPID=…`,
-//! sd_notify(3)); on a terminal, an escape sequence would take effect.
+//! Makes text fit to be shown: escapes, chains of errors, truncation.
 
-use std::fmt::Write as _;
+pub use buildos_types::Escaped;
 
-/// The text on one line: control characters, line and paragraph separators
-/// and bidirectional overrides become `\u{…}` escapes; a backslash is doubled
-/// so that the result is unambiguous.
+/// Escapes original text, as [`Escaped::new`].
 #[must_use]
 pub fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '\\' => out.push_str("\\\\"),
-            c if is_unfit(c) => {
-                // Writing to a String cannot fail.
-                let _ = write!(out, "\\u{{{:x}}}", u32::from(c));
-            }
-            c => out.push(c),
-        }
-    }
-    out
+    Escaped::new(text).into()
 }
 
-/// Like [`escape`] for bytes that need not be UTF-8; other bytes become `\xNN`.
+/// Escapes original bytes, as [`Escaped::from_bytes`].
 #[must_use]
 pub fn escape_bytes(bytes: &[u8]) -> String {
-    let mut out = String::with_capacity(bytes.len());
-    for chunk in bytes.utf8_chunks() {
-        out.push_str(&escape(chunk.valid()));
-        for byte in chunk.invalid() {
-            let _ = write!(out, "\\x{byte:02x}");
-        }
-    }
-    out
+    Escaped::from_bytes(bytes).into()
 }
 
-/// An error and its sources on one line, `outer: middle: inner`.
+/// Returns an error and its sources on one line, `outer: middle: inner`.
 #[must_use]
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut out = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
         let text = cause.to_string();
-        // Some libraries repeat the source in their own text.
+        // Some libraries repeat the source in their text.
         if !out.ends_with(&text) {
             out.push_str(": ");
             out.push_str(&text);
@@ -55,7 +31,7 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     out
 }
 
-/// At most `limit` bytes of the text, cut at a character boundary.
+/// Returns at most `limit` bytes of the text, cut at a character boundary.
 pub(crate) fn truncate(text: &str, limit: usize) -> &str {
     if text.len() <= limit {
         return text;
@@ -67,28 +43,12 @@ pub(crate) fn truncate(text: &str, limit: usize) -> &str {
     &text[..end]
 }
 
-fn is_unfit(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{2028}' | '\u{2029}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
 
     #[test]
-    fn a_line_feed_cannot_start_a_field() {
-        assert_eq!(escape("host\nMAINPID=1"), "host\\u{a}MAINPID=1");
-    }
-
-    #[test]
-    fn bytes_that_are_not_utf8_are_shown_as_bytes() {
-        assert_eq!(escape_bytes(b"a\xffb\x1b[0m"), "a\\xffb\\u{1b}[0m");
-    }
-
-    #[test]
-    fn the_chain_is_printed_once() {
+    fn chain_omits_source_that_the_error_repeats() {
         #[derive(Debug, thiserror::Error)]
         #[error("cannot read the lease")]
         struct Outer(#[source] std::io::Error);
@@ -97,15 +57,8 @@ mod tests {
     }
 
     #[test]
-    fn truncation_respects_characters() {
+    fn truncation_ends_at_character_boundary() {
         assert_eq!(truncate("añb", 2), "a");
         assert_eq!(truncate("añb", 3), "añ");
-    }
-
-    proptest! {
-        #[test]
-        fn nothing_unfit_is_left(bytes: Vec<u8>) {
-            prop_assert!(!escape_bytes(&bytes).chars().any(is_unfit));
-        }
     }
 }

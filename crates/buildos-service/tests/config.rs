@@ -288,3 +288,25 @@ fn a_value_where_a_section_belongs_is_an_unknown_key() {
         "{problems:?}"
     );
 }
+
+#[test]
+fn problem_escapes_keys_and_values_once() {
+    let text = r#""a\\b" = 1
+"c\u0007d" = 2
+carrier.grace = 'x\y'
+"#;
+    let root = root("", &[("etc/buildos/testd.conf.d/a.toml", text)]);
+    let (_, problems) = load(&root);
+    let messages: Vec<_> = problems
+        .iter()
+        .map(|problem| problem.split_once(": ").unwrap().1)
+        .collect();
+    assert_eq!(
+        messages,
+        [
+            r#"unknown key "a\\b""#,
+            r#"unknown key "c\u{7}d""#,
+            r#"carrier.grace: invalid type: string "x\\y", expected u32"#,
+        ]
+    );
+}

@@ -6,16 +6,19 @@
 //! | [`MacAddress`] | 48-bit hardware address | IEEE 802 |
 //! | [`Hostname`] | name of a Linux host | RFC 952, RFC 1123 section 2.1 |
 //! | [`PrivateNetwork`] | address and prefix of the host on br1 | RFC 1918, RFC 6890 |
+//! | [`Escaped`] | text from outside that is safe to show | sd_notify(3) |
 //! | [`Route`] | destination, gateway and `onlink` of an IPv4 route | RFC 3442, ip-route(8) |
 //!
 //! The crate is pure: no I/O, no clock, no randomness.
 
+mod escaped;
 mod hostname;
 mod link;
 mod mac;
 mod private_network;
 mod route;
 
+pub use escaped::Escaped;
 pub use hostname::{Hostname, InvalidHostname};
 pub use link::{InterfaceName, InvalidInterfaceName, LinkIndex};
 pub use mac::{InvalidMacAddress, MacAddress};

@@ -4,6 +4,7 @@ use super::Problem;
 use super::schema::{Schema, SetError, Text};
 use super::sources::{Fragment, Origin};
 use crate::cmdline;
+use crate::text::Escaped;
 
 /// Settings, and what was wrong on the way to them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,7 +50,7 @@ fn toml<T>(schema: &Schema<T>, fragment: &Fragment, loaded: &mut Loaded<T>) {
             line: error.span().map(|span| line_of(&fragment.text, span.start)),
             message: format!(
                 "not TOML, the whole file is ignored: {}",
-                crate::text::escape(error.message())
+                Escaped::received(error.message())
             ),
             nearest: None,
         }),
@@ -129,10 +130,10 @@ fn problem(
     key: &str,
     result: Result<(), SetError>,
 ) -> Option<Problem> {
-    let key = crate::text::escape(key);
+    let key = Escaped::new(key);
     let (message, nearest) = match result {
         Ok(()) => return None,
-        Err(SetError::Unknown { nearest }) => (format!("unknown key {key:?}"), nearest),
+        Err(SetError::Unknown { nearest }) => (format!("unknown key \"{key}\""), nearest),
         Err(SetError::Value(why)) => (format!("{key}: {why}"), None),
     };
     Some(Problem {

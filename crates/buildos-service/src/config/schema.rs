@@ -5,6 +5,8 @@ use serde::de::DeserializeOwned;
 use toml::Spanned;
 use toml::de::{DeValue, ValueDeserializer};
 
+use crate::text::Escaped;
+
 /// What may be configured: every key of a daemon, where its value goes, and
 /// what it means.
 ///
@@ -261,5 +263,5 @@ fn spanned(value: DeValue<'_>) -> Spanned<DeValue<'_>> {
 
 /// The message without the drawing of the place, which [`super::Problem`] names.
 fn first_line(error: &toml::de::Error) -> String {
-    crate::text::escape(error.message().lines().next().unwrap_or("bad value"))
+    Escaped::received(error.message().lines().next().unwrap_or("bad value")).into()
 }
