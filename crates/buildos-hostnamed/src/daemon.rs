@@ -272,7 +272,10 @@ impl Standing {
 fn waiting(network: Option<&Network>) -> String {
     match network {
         None => "waiting for buildos-netd, which is not running".to_owned(),
-        Some(network) => format!("waiting for a lease: {}", text::escape(&network.reason)),
+        Some(network) => format!(
+            "waiting for a lease: {}",
+            text::Escaped::received(&network.reason)
+        ),
     }
 }
 

@@ -122,7 +122,10 @@ impl Status {
             Err(error) => return Self::degraded(format!("no DHCP and DNS: {error}")),
         }
         if let Err(why) = &network.uplink {
-            return Self::waiting(format!("waiting for an uplink: {}", text::escape(why)));
+            return Self::waiting(format!(
+                "waiting for an uplink: {}",
+                text::Escaped::received(why)
+            ));
         }
         match observed.probe.state() {
             ProbeState::Off | ProbeState::Passed => {}

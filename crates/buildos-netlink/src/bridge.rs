@@ -1,5 +1,6 @@
 //! Settings of bridges and their ports (ip-link(8), bridge(8)).
 
+use buildos_types::LinkIndex;
 use netlink_packet_route::RouteNetlinkMessage;
 pub use netlink_packet_route::link::{InfoBridge, InfoBridgePort};
 use netlink_packet_route::link::{
@@ -9,7 +10,7 @@ use netlink_packet_route::link::{
 /// Returns the request that changes settings of the bridge with this index, for
 /// [`Socket::change`](crate::Socket::change).
 #[must_use]
-pub fn set(index: u32, settings: Vec<InfoBridge>) -> RouteNetlinkMessage {
+pub fn set(index: LinkIndex, settings: Vec<InfoBridge>) -> RouteNetlinkMessage {
     let kind = LinkInfo::Kind(InfoKind::Bridge);
     let data = LinkInfo::Data(InfoData::Bridge(settings));
     link(index, vec![kind, data])
@@ -17,16 +18,16 @@ pub fn set(index: u32, settings: Vec<InfoBridge>) -> RouteNetlinkMessage {
 
 /// Returns the request that changes settings of the port with this index.
 #[must_use]
-pub fn set_port(index: u32, settings: Vec<InfoBridgePort>) -> RouteNetlinkMessage {
+pub fn set_port(index: LinkIndex, settings: Vec<InfoBridgePort>) -> RouteNetlinkMessage {
     let kind = LinkInfo::PortKind(InfoPortKind::Bridge);
     let data = LinkInfo::PortData(InfoPortData::BridgePort(settings));
     link(index, vec![kind, data])
 }
 
 /// RTM_NEWLINK, as the kernel ignores a kind's settings in RTM_SETLINK.
-fn link(index: u32, info: Vec<LinkInfo>) -> RouteNetlinkMessage {
+fn link(index: LinkIndex, info: Vec<LinkInfo>) -> RouteNetlinkMessage {
     let mut message = LinkMessage::default();
-    message.header.index = index;
+    message.header.index = index.get();
     message.attributes.push(LinkAttribute::LinkInfo(info));
     RouteNetlinkMessage::NewLink(message)
 }
@@ -62,8 +63,9 @@ mod tests {
         // IFLA_BR_NF_CALL_IPTABLES, IFLA_BR_FDB_MAX_LEARNED, IFLA_BRPORT_ISOLATED.
         let on = |setting: u8| [5, 0, setting, 0, 1, 0, 0, 0];
         let limit = [8, 0, 49, 0, 0, 4, 0, 0];
+        let index = LinkIndex::new(0x0102).unwrap();
         if cfg!(target_endian = "little") {
-            let bridge = |setting| bytes(&set(0x0102, vec![setting]));
+            let bridge = |setting| bytes(&set(index, vec![setting]));
             assert_eq!(
                 bridge(InfoBridge::NfCallIpTables(true)),
                 encoded(1, 2, &on(36))
@@ -73,7 +75,7 @@ mod tests {
                 encoded(1, 2, &limit)
             );
             assert_eq!(
-                bytes(&set_port(0x0102, vec![InfoBridgePort::Isolated(true)])),
+                bytes(&set_port(index, vec![InfoBridgePort::Isolated(true)])),
                 encoded(4, 5, &on(33))
             );
         }

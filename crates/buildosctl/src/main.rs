@@ -88,7 +88,7 @@ fn answer(question: impl AsyncFnOnce(Connection) -> Result<ExitCode, String>) ->
 }
 
 fn fail(error: &str) -> ExitCode {
-    eprintln!("buildosctl: {}", text::escape(error));
+    eprintln!("buildosctl: {}", text::Escaped::received(error));
     ExitCode::FAILURE
 }
 
@@ -158,7 +158,7 @@ fn look_for_mistakes(subjects: &[check::Subject]) -> ExitCode {
         match check::check(subject) {
             Ok(problems) => {
                 for problem in &problems {
-                    eprintln!("{}", text::escape(problem));
+                    eprintln!("{}", text::Escaped::received(problem));
                     code = ExitCode::FAILURE;
                 }
             }
@@ -173,7 +173,7 @@ fn simulated(request: &simulate::Request) -> ExitCode {
         Ok(report) => report,
         Err(problems) => {
             for problem in &problems {
-                eprintln!("{}", text::escape(problem));
+                eprintln!("{}", text::Escaped::received(problem));
             }
             return ExitCode::FAILURE;
         }

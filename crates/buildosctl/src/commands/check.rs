@@ -136,8 +136,8 @@ fn nobodys(key: &str, place: &str, daemons: &[Daemon]) -> Option<String> {
         origin: Origin::File(place.into()),
         line: None,
         message: format!(
-            "no daemon has a key {:?}",
-            buildos_service::text::escape(key)
+            "no daemon has a key \"{}\"",
+            buildos_service::text::Escaped::new(key)
         ),
         nearest,
     };

@@ -61,7 +61,12 @@ fn silent(host: &Host, heading: &'static str, daemon: Daemon, lines: &mut Vec<Li
 
 fn problems(problems: &[String], lines: &mut Vec<Line>) {
     for problem in problems {
-        lines.push(toned("", Tone::Warning, "mistake", text::escape(problem)));
+        lines.push(toned(
+            "",
+            Tone::Warning,
+            "mistake",
+            text::Escaped::received(problem),
+        ));
     }
 }
 

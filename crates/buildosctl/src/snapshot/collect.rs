@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use buildos_dbus_api::system::{ServiceProxy, SystemdProxy, unit_path};
-use buildos_dbus_api::watch::{Snapshot, look};
+use buildos_dbus_api::watch::{Snapshot, read};
 use buildos_dbus_api::{agent1, hostname1, nat1, network1};
 use buildos_service::{clock, text};
 use zbus::Connection;
@@ -43,7 +43,7 @@ pub(crate) async fn host(bus: &Connection) -> Host {
         host.links.sort_by_key(|link: &Link| link.index);
     }
     if host.nat.is_some() {
-        let usage = look(bus, nat1::NAME, nat1::PATH).await;
+        let usage = read(bus, nat1::NAME, nat1::PATH).await;
         host.usage = usage.ok().flatten().unwrap_or_default();
     }
     if host.manager.is_some() {
@@ -71,10 +71,10 @@ struct Questions<'a> {
 
 impl Questions<'_> {
     async fn of<S: Snapshot>(&mut self, daemon: Daemon, name: &str, path: &str) -> Option<S> {
-        let why = match look(self.bus, name, path).await {
+        let why = match read(self.bus, name, path).await {
             Ok(Some(properties)) => return Some(properties),
             Ok(None) => "it is not running".to_owned(),
-            Err(error) => text::escape(&text::chain(&error)),
+            Err(error) => text::Escaped::received(&text::chain(&error)).into(),
         };
         self.host.silent.insert(daemon, why);
         None
@@ -94,7 +94,7 @@ async fn objects<S: Snapshot>(
         .await
         .unwrap_or_default()
     {
-        found.extend(look(bus, name, &path).await.ok().flatten());
+        found.extend(read(bus, name, &path).await.ok().flatten());
     }
     found
 }
