@@ -1,4 +1,4 @@
-"""How agents end, and what is left of them: nothing."""
+"""Tests the ends of agents: exit status, and removal of leftovers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from lan import Lan
 
 AGENT = "bslave@x"
 
-# Makes what outlives a process, and says when it has.
+# Creates everything that outlives a process, then creates /build/ready.
 LEAKY = """#!/bin/bash
 sleep 1000 &
 setsid sleep 1001 &
@@ -42,72 +42,72 @@ exit 3
 
 @pytest.fixture
 def leaky(host: Host, lan: Lan, url: str) -> Host:
-    """A host on which bbot@default has made all that outlives it."""
+    """A host whose bbot@default has created everything that outlives it."""
     host.program("/opt/agent", LEAKY)
     host.configure("agentd", bbot(url, 'program = "/opt/agent"'))
     host.start([lan])
-    host.wait_for(lambda: host.succeeds("test -e /build/ready"), "the agent has made it all")
+    host.wait_for(lambda: host.succeeds("test -e /build/ready"), "the leftovers exist")
     return host
 
 
-def leaks(host: Host) -> list[str]:
-    """Of the agent's user and tools, by what an operator would look with."""
-    looks = [
+def leftovers(host: Host) -> list[str]:
+    """Processes, taps, rules and namespaces, as the tools of an operator list them."""
+    commands = [
         "ps -u build -o args= || true",
         "ip -brief link show type tun",
         "iptables-save -t nat | grep -e --dport || true",
         "ls /run/netns || true",
     ]
-    return [line for look in looks for line in host.run(look).splitlines()]
+    return [line for command in commands for line in host.run(command).splitlines()]
 
 
-def said(host: Host) -> str:
+def leak_messages(host: Host) -> str:
     return "\n".join(messages(host, LEAKED))
 
 
-def test_what_a_crashed_agent_leaves_is_named_and_removed(leaky: Host) -> None:
-    assert len(leaks(leaky)) >= 6
-    # What somebody else made stays.
-    leaky.run("ip tuntap add tap8 mode tap user nobody")
+def test_leftovers_of_crashed_agent_are_logged_and_removed(leaky: Host) -> None:
+    assert len(leftovers(leaky)) >= 6
+    # Taps, rules and namespaces of other users stay.
+    leaky.run("ip tuntap add tap8 mode tap user daemon")
     leaky.run("iptables -t nat -A PREROUTING -i tap7 -p tcp --dport 80 -j ACCEPT")
     leaky.run("ip netns add foreign")
     leaky.run("systemctl stop buildos-agentd; touch /build/crash")
     leaky.wait_for(
-        lambda: leaky.unit(BBOT, "SubState")["SubState"] == "auto-restart", "it has ended"
+        lambda: leaky.unit(BBOT, "SubState")["SubState"] == "auto-restart", "the agent has ended"
     )
-    left = leaks(leaky)
+    left = leftovers(leaky)
     assert [line.split()[0] for line in left] == ["tap8", "-A", "foreign"]
     assert "-p tcp" in left[1]
     for what in ("left tap tap7", "left a rule in table nat", "left network namespace build7"):
-        assert what in said(leaky)
-    # What ran in the unit is systemd's to name.
+        assert what in leak_messages(leaky)
+    # systemd logs the processes of the unit.
     journal = leaky.run(f"journalctl --unit={BBOT} --output=cat")
     assert journal.count("(sleep) with signal SIGKILL") == 2
     assert "code=exited, status=3" in journal
 
 
-def test_what_a_stopped_agent_leaves_is_named_and_removed(leaky: Host) -> None:
+def test_leftovers_of_stopped_agent_are_logged_and_removed(leaky: Host) -> None:
     leaky.systemctl("stop", BBOT)
-    assert leaks(leaky) == []
+    assert leftovers(leaky) == []
     for what in ("(sleep), which is killed", "left tap tap7", "left a rule", "namespace build7"):
-        assert what in said(leaky)
+        assert what in leak_messages(leaky)
     assert leaky.unit(BBOT, "Result") == {"Result": "success"}
     leaky.run("rm /build/ready")
     leaky.systemctl("start", BBOT)
-    leaky.wait_for(lambda: leaky.succeeds("test -e /build/ready"), "it makes all that again")
+    leaky.wait_for(lambda: leaky.succeeds("test -e /build/ready"), "the leftovers exist again")
 
 
-def test_an_agent_that_cleans_up_is_told_nothing(host: Host, lan: Lan, url: str) -> None:
+def test_clean_end_of_agent_logs_no_leftovers(host: Host, lan: Lan, url: str) -> None:
     host.configure("agentd", bbot(url))
     host.start([lan])
     wait_until_runs(host)
     host.systemctl("restart", BBOT)
-    assert said(host) == ""
+    assert leak_messages(host) == ""
     errors = host.journal(f"--unit={BBOT}", "--priority=warning")
     assert [m["MESSAGE"] for m in errors] == []
 
 
-def test_an_agent_that_does_not_end_is_killed(host: Host, lan: Lan) -> None:
+def test_agent_that_ignores_sigterm_is_killed(host: Host, lan: Lan) -> None:
     lan.serve_dhcp()
     host.program("/opt/agent", "#!/bin/bash\ntrap '' TERM\nwhile :; do sleep 1; done\n")
     host.configure("agentd", bslave("/opt/agent"))
@@ -120,7 +120,7 @@ def test_an_agent_that_does_not_end_is_killed(host: Host, lan: Lan) -> None:
     assert str(instance(host, "LastExit", AGENT)) == "signal KILL (timeout)"
 
 
-def test_an_agent_that_is_configured_no_more_is_no_failure(host: Host, lan: Lan) -> None:
+def test_removed_agent_leaves_no_failed_unit(host: Host, lan: Lan) -> None:
     lan.serve_dhcp()
     host.program("/opt/agent", "#!/bin/bash\ntrap 'exit 3' TERM\nwhile :; do sleep 0.1; done\n")
     host.configure("agentd", bslave("/opt/agent"))
@@ -134,28 +134,28 @@ def test_an_agent_that_is_configured_no_more_is_no_failure(host: Host, lan: Lan)
     reload(host, "")
     host.wait_for(
         lambda: not host.systemctl("list-units", "--all", "--no-legend", "buildos-bslave@*"),
-        "nothing of it is left",
+        "the unit is unloaded",
     )
     assert "status=3" in host.run(f"journalctl --unit={BSLAVE} --output=cat")
     assert host.failed_units() == []
 
 
-def test_exits_are_recorded_and_outlive_agentd(host: Host, lan: Lan) -> None:
+def test_exit_status_survives_restart_of_agentd(host: Host, lan: Lan) -> None:
     lan.serve_dhcp()
     host.program("/opt/agent", "#!/bin/bash\nsleep 0.1\nexit 42\n")
     host.configure("agentd", bslave("/opt/agent"))
     host.start([lan])
-    host.wait_for(lambda: messages(host, CRASH_LOOP), "it ended three times")
+    host.wait_for(lambda: messages(host, CRASH_LOOP), "the agent ended three times")
     host.run("systemctl kill --signal=KILL buildos-agentd")
     host.wait_for(lambda: host.active("buildos-agentd"), "agentd is back")
-    host.wait_for(lambda: instance(host, "Failures", AGENT) >= 4, "it goes on to count")
+    host.wait_for(lambda: instance(host, "Failures", AGENT) >= 4, "agentd counts further failures")
     assert instance(host, "LastExit", AGENT) == "exit code 42"
     assert instance(host, "CrashLoop", AGENT) is True
     exits = host.journal(f"OBJECT_SYSTEMD_UNIT={BSLAVE}", f"MESSAGE_ID={CRASH_LOOP}")
     assert {m["BUILDOS_EXIT"] for m in exits} == {"exit code 42"}
     assert {"3", "4"} <= {m["BUILDOS_FAILURES"] for m in exits}
-    # Its next start is announced, and whoever mends it need not wait.
-    host.wait_for(lambda: state(host, AGENT) == "delayed", "it waits")
+    # D-Bus shows the next start. After a fix, Restart starts the agent at once.
+    host.wait_for(lambda: state(host, AGENT) == "delayed", "the agent is delayed")
     assert instance(host, "NextStartUSec", AGENT) > instance(host, "SinceUSec", AGENT)
     host.run("printf '#!/bin/bash\\nexec sleep infinity\\n' >/opt/agent")
     restart(host, AGENT)
@@ -163,7 +163,7 @@ def test_exits_are_recorded_and_outlive_agentd(host: Host, lan: Lan) -> None:
     assert instance(host, "Failures", AGENT) == 0
 
 
-def test_what_an_agent_says_has_its_level(host: Host, lan: Lan) -> None:
+def test_log_lines_of_agent_keep_their_level(host: Host, lan: Lan) -> None:
     lan.serve_dhcp()
     lines = "\n".join(f"echo '<{level}>level {level}' >&2" for level in range(8))
     host.program("/opt/agent", f"#!/bin/bash\n{lines}\necho none >&2\nexec sleep infinity\n")
@@ -179,7 +179,7 @@ def test_what_an_agent_says_has_its_level(host: Host, lan: Lan) -> None:
     host.wait_for(lambda: levels() == expected, "every line has its level")
 
 
-def test_devices_and_resources_are_limited(host: Host, lan: Lan, url: str) -> None:
+def test_devices_and_resources_of_agent_are_limited(host: Host, lan: Lan, url: str) -> None:
     script = """#!/bin/bash
     for device in /dev/net/tun /dev/null /build/loop; do
         (: <>$device) 2>/dev/null && echo "$device" >>/build/devices
@@ -195,7 +195,7 @@ def test_devices_and_resources_are_limited(host: Host, lan: Lan, url: str) -> No
     wait_until_runs(host)
     host.systemctl("restart", BBOT)
     wait_until_runs(host)
-    host.wait_for(lambda: host.succeeds("test -e /build/ready"), "it has tried")
+    host.wait_for(lambda: host.succeeds("test -e /build/ready"), "the agent has tried the devices")
     assert set(host.read("/build/devices").split()) == {"/dev/net/tun", "/dev/null"}
     slice = host.unit("buildos-agents.slice", "MemoryMax", "TasksMax", "Slice")
     assert slice["Slice"] == "buildos.slice"

@@ -1,4 +1,4 @@
-"""What agentd costs, and that it loses nothing over many starts and ends."""
+"""Measures agentd, and tests that many starts and ends leave nothing."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def residents(host: Host) -> dict[str, int]:
 
 
 def population(host: Host) -> dict[str, int]:
-    """How many there are of what could be left behind."""
-    looks = {
+    """Counts everything that agents could leave."""
+    commands = {
         "units": "systemctl list-units --all --no-legend 'buildos-b*@*'",
         "jobs": "systemctl list-jobs --no-legend",
         "processes": "ps -u build -o pid=",
@@ -37,25 +37,28 @@ def population(host: Host) -> dict[str, int]:
         "control groups": "find /sys/fs/cgroup/buildos.slice -name '*.service'",
         "descriptors": f"ls /proc/{host.main_pid('buildos-agentd')}/fd",
     }
-    return {name: len(host.run(f"{look} || true").splitlines()) for name, look in looks.items()}
+    return {
+        name: len(host.run(f"{command} || true").splitlines())
+        for name, command in commands.items()
+    }
 
 
 def nothing_new(host: Host, before: dict[str, int]) -> bool:
-    """Whether there is no more of anything than before; what the host itself did
-    then, such as probing its network, may have ended."""
+    """Returns true if no count is higher than before. Counts may be lower: the host may
+    have ended a probe of its network."""
     return all(count <= before[name] for name, count in population(host).items())
 
 
 def time_of(host: Host, identifier: str, grep: str) -> float:
-    """When a program last said something like that."""
+    """Time of the last matching message of a program."""
     entries = host.journal(f"SYSLOG_IDENTIFIER={identifier}", f"--grep={grep}")
     return float(entries[-1]["__REALTIME_TIMESTAMP"]) / 1e6 if entries else 0.0
 
 
-def test_an_agent_polls_soon_after_the_network_is_there(
+def test_agent_polls_soon_after_network_is_ready(
     host: Host, lan: Lan, url: str, figure: Callable[[str], None]
 ) -> None:
-    """From the moment when br0 has its lease and br1 its NAT, to the first poll."""
+    """Measures from the lease of br0 and the NAT of br1 to the first poll."""
     host.configure("agentd", bbot(url))
     host.start([lan], plugged=False)
     host.wait_for_boot()
@@ -69,13 +72,13 @@ def test_an_agent_polls_soon_after_the_network_is_there(
             time_of(host, "buildos-netd", "bound to|extended|confirmed"),
             time_of(host, "buildos-natd", "goes out through br0"),
         )
-        # The first thing that the program says.
+        # The first message of the program.
         until_start.append(time_of(host, "bbot-agent", "^toolchain") - ready)
         until_poll.append(lan.task_requests()[before]["time"] - ready)
         host.nics[0].unplug()
         host.systemctl("stop", BBOT)
-        host.wait_for(lambda: state(host) == "stopped", "it is stopped")
-        host.wait_for(lambda: not host.bus_property("network1", "Online"), "the network is gone")
+        host.wait_for(lambda: state(host) == "stopped", "the agent is stopped")
+        host.wait_for(lambda: not host.bus_property("network1", "Online"), "the host is offline")
         restart(host)
     for what, delays in (("program running", until_start), ("first poll", until_poll)):
         cold, *warm = (delay * 1000 for delay in delays)
@@ -90,7 +93,7 @@ def wait_for_poll(host: Host, lan: Lan, before: int) -> None:
     host.wait_for(lambda: len(lan.task_requests()) > before, "a poll")
 
 
-def test_fifty_agents_come_and_go(host: Host, lan: Lan, figure: Callable[[str], None]) -> None:
+def test_fifty_agents_leave_nothing(host: Host, lan: Lan, figure: Callable[[str], None]) -> None:
     lan.serve_dhcp()
     names = [f"a{number}" for number in range(AGENTS)]
     toml = "".join(bslave("/usr/bin/bslave", name=name) for name in names)
@@ -115,23 +118,23 @@ def test_fifty_agents_come_and_go(host: Host, lan: Lan, figure: Callable[[str], 
         host.wait_for(lambda: population(host)["processes"] == 0, "all have ended", 120)
     started = host.journal(f"MESSAGE_ID={RUNNING}")
     assert len(started) == 3 * AGENTS
-    # It gives back what it does not use, some seconds after the last event.
+    # agentd returns freed memory some seconds after the last event.
     host.wait_for(
         lambda: residents(host)["Private_Dirty"] < full["Private_Dirty"] * 9 // 10,
-        "memory is given back",
+        "agentd has returned memory",
     )
     after = residents(host)
     figure(f"agentd without agents: RSS {empty['Rss']} kB, dirty {empty['Private_Dirty']} kB")
     figure(f"agentd with {AGENTS}: RSS {full['Rss']} kB, dirty {full['Private_Dirty']} kB")
     figure(f"agentd after them: RSS {after['Rss']} kB, dirty {after['Private_Dirty']} kB")
-    host.wait_for(lambda: nothing_new(host, before), "nothing is left of them")
+    host.wait_for(lambda: nothing_new(host, before), "the agents have left nothing")
     assert host.failed_units() == []
 
 
-def test_a_thousand_crashes_leave_nothing(
+def test_thousand_crashes_leave_nothing(
     host: Host, lan: Lan, figure: Callable[[str], None]
 ) -> None:
-    """Each makes a tap and a redirection and leaves them."""
+    """Each agent creates a tap and a redirection and leaves them."""
     lan.serve_dhcp()
     url = lan.start_controller()
     names = [f"a{number}" for number in range(AGENTS)]
@@ -162,12 +165,12 @@ def test_a_thousand_crashes_leave_nothing(
         assert {name: left[name] for name in names} == dict.fromkeys(names, 0)
         return True
 
-    host.wait_for(none_left, "nothing is left of them")
-    # lo, eth0, br0, br1; and for a moment that of a probe.
+    host.wait_for(none_left, "the agents have left nothing")
+    # lo, eth0, br0, br1, and temporarily the link of a probe.
     host.wait_for(lambda: population(host)["links"] == 4, "no tap is left")
     assert population(host)["control groups"] == 0
     assert host.run("systemctl is-system-running || true").strip() == "running"
 
 
 def wait_for_crash(crashes: Callable[[], int], host: Host, known: int) -> None:
-    host.wait_for(lambda: crashes() > known, "somebody crashes again", 120)
+    host.wait_for(lambda: crashes() > known, "an agent crashes again", 120)

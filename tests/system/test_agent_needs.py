@@ -1,4 +1,4 @@
-"""What agents wait for, each need by itself."""
+"""Tests the requirements that agents wait for."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ AGENT = "bslave@x"
 SLAVE = "/usr/bin/bslave"
 
 
-def test_a_task_needs_more_ram_than_there_is(host: Host, lan: Lan, url: str) -> None:
+def test_agent_waits_when_tasks_need_more_ram_than_host_has(host: Host, lan: Lan, url: str) -> None:
     memory = int(host_memory())
     host.configure("agentd", bbot(url, "instance_max = 4", f"ram_mib = {memory}"))
     host.start([lan])
     wait_for_state(host, "waiting")
-    host.wait_for(lambda: set(needs(host)) == {"memory"}, "nothing else is missing")
+    host.wait_for(lambda: set(needs(host)) == {"memory"}, "no other requirement is unmet")
     assert f"RAM: its tasks need {4 * memory} MiB, the host has " in needs(host)["memory"]
     reload(host, bbot(url, "instance_max = 4", "ram_mib = 64"))
     wait_until_runs(host)
@@ -46,7 +46,7 @@ def host_memory() -> int:
         return int(text.readline().split()[1]) // 1024
 
 
-def test_secrets_reach_the_program_and_nobody_else(host: Host, lan: Lan, url: str) -> None:
+def test_credentials_reach_agent_only(host: Host, lan: Lan, url: str) -> None:
     script = """#!/bin/bash
     printf '%s\\n' "$@" >/build/arguments-$$
     cat "$CREDENTIALS_DIRECTORY/token" >/build/token-$$
@@ -58,43 +58,43 @@ def test_secrets_reach_the_program_and_nobody_else(host: Host, lan: Lan, url: st
     host.configure("agentd", bbot(url, *lines))
     host.start([lan])
     missing = {"credentials": "credential key:/etc/bbot/key, token is missing"}
-    host.wait_for(lambda: needs(host) == missing, "nothing else is missing")
+    host.wait_for(lambda: needs(host) == missing, "no other requirement is unmet")
     host.run("mkdir -p /etc/bbot /etc/credstore; echo s3cret >/etc/credstore/token")
     host.wait_for(
         lambda: needs(host) == {"credentials": "credential key:/etc/bbot/key is missing"},
-        "the other one is missing",
+        "only the key is missing",
     )
     host.run("echo key >/etc/bbot/key; chmod 600 /etc/bbot/key /etc/credstore/token")
     pid = wait_until_runs(host)
-    host.wait_for(lambda: host.succeeds(f"test -s /build/user-{pid}"), "the agent has it")
+    host.wait_for(lambda: host.succeeds(f"test -s /build/user-{pid}"), "the token is read")
     assert host.read(f"/build/token-{pid}") == "s3cret\n"
     arguments = host.read(f"/build/arguments-{pid}").split("\n")
     key = arguments[arguments.index("--auth-key") + 1]
     assert key == f"/run/credentials/{BBOT}/key"
     assert host.read(key) == "key\n"
-    for place in ("cmdline", "environ"):
-        assert "s3cret" not in host.read(f"/proc/{pid}/{place}")
-    nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
-    assert not host.succeeds([*nobody, "cat", key])
+    for file in ("cmdline", "environ"):
+        assert "s3cret" not in host.read(f"/proc/{pid}/{file}")
+    unprivileged = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    assert not host.succeeds([*unprivileged, "cat", key])
 
 
-def test_agents_wait_for_the_time(host: Host, lan: Lan) -> None:
+def test_agent_waits_for_synchronised_clock(host: Host, lan: Lan) -> None:
     lan.serve_dhcp()
     host.without_time()
     host.configure("agentd", "clock_deadline_s = 600\n" + bslave(SLAVE))
     host.start([lan])
     missing = {"clock": "the clock is not synchronised yet"}
-    host.wait_for(lambda: needs(host, AGENT) == missing, "nothing else is missing")
+    host.wait_for(lambda: needs(host, AGENT) == missing, "no other requirement is unmet")
     assert not host.active(BSLAVE)
-    # As systemd-timesyncd does it.
+    # systemd-timesyncd creates this file.
     host.run("mkdir -p /run/systemd/timesync; touch /run/systemd/timesync/synchronized")
     wait_until_runs(host, AGENT)
     assert messages(host, CLOCK) == []
     assert host.status_text("buildos-agentd") == "1 of 1 agents run"
 
 
-def test_the_kernel_is_asked_for_the_time(host: Host, lan: Lan) -> None:
-    """Whoever told it. The kernel is that of the machine, and so is its clock."""
+def test_clock_of_kernel_decides_without_timesyncd(host: Host, lan: Lan) -> None:
+    """The host shares the kernel, and so the clock, with the machine that runs the tests."""
     lan.serve_dhcp()
     host.without_timesyncd()
     host.configure("agentd", "clock_deadline_s = 600\n" + bslave(SLAVE))
@@ -110,28 +110,28 @@ def test_the_kernel_is_asked_for_the_time(host: Host, lan: Lan) -> None:
 
 
 def kernel_keeps_time() -> bool:
-    """What systemd-timedated says of it, by the same system call."""
-    # Of struct timex the third long after `modes` is the greatest error.
+    """Returns the state of the clock by the system call that systemd-timedated uses."""
+    # The third long after `modes` in struct timex is the maximum error.
     timex = (ctypes.c_long * 64)()
     assert ctypes.CDLL(None, use_errno=True).adjtimex(timex) >= 0
     return bool(timex[3] < 16_000_000)
 
 
-def test_agents_do_not_wait_for_the_time_for_ever(host: Host, lan: Lan) -> None:
+def test_agent_starts_without_synchronised_clock_after_deadline(host: Host, lan: Lan) -> None:
     lan.serve_dhcp()
     host.without_time()
     host.configure("agentd", "clock_deadline_s = 2\n" + bslave(SLAVE))
     host.start([lan])
-    host.wait_for(lambda: "clock" in needs(host, AGENT), "it waits for the time")
+    host.wait_for(lambda: "clock" in needs(host, AGENT), "the agent waits for the clock")
     wait_until_runs(host, AGENT)
-    (said,) = messages(host, CLOCK)
-    assert said.startswith("the clock is not synchronised after 2 s online")
+    (message,) = messages(host, CLOCK)
+    assert message.startswith("the clock is not synchronised after 2 s online")
     status = host.status_text("buildos-agentd")
     assert status == "1 of 1 agents run; the clock is not synchronised"
 
 
-def test_a_need_that_is_met_again_is_enough(host: Host, lan: Lan) -> None:
-    """Each need by itself, on a host that has none of them."""
+def test_agent_starts_when_last_of_six_requirements_is_met(host: Host, lan: Lan) -> None:
+    """The host meets no requirement at first."""
     host.without_time()
     host.configure("agentd", bslave("/opt/agent", 'bridge = "br1"', 'credentials = ["token"]'))
     lan.serve_dhcp()
@@ -141,7 +141,7 @@ def test_a_need_that_is_met_again_is_enough(host: Host, lan: Lan) -> None:
             set(needs(host, AGENT))
             == {"program", "credentials", "network", "hostname", "private-network", "clock"}
         ),
-        "all is missing",
+        "all six are unmet",
     )
     assert host.run(["buildosctl", "agents"]).count("waits: ") == 6
     host.run("cp /usr/bin/bslave /opt/agent; mkdir -p /etc/credstore; : >/etc/credstore/token")
@@ -154,7 +154,7 @@ def test_a_need_that_is_met_again_is_enough(host: Host, lan: Lan) -> None:
     assert instance(host, "Needs", AGENT) == []
 
 
-def test_what_would_be_started_is_shown_on_a_desk(host: Host, lan: Lan, url: str) -> None:
+def test_print_and_check_show_units_without_starting(host: Host, lan: Lan, url: str) -> None:
     host.configure("agentd", bbot(url, 'user = "root"') + bslave(SLAVE, "cpu = 2", "ram_mib = 64"))
     host.start([lan])
     wait_until_runs(host)
@@ -164,13 +164,13 @@ def test_what_would_be_started_is_shown_on_a_desk(host: Host, lan: Lan, url: str
         path = f"/run/systemd/system/{unit}.d/50-buildos.conf"
         assert f"# {path}\n{host.read(path)}\n" in printed
     assert host.run(["buildos-agentd", "--check"]) == ""
-    # It is what systemd does.
+    # systemd has the same values.
     assert host.unit(BBOT, "User") == {"User": "root"}
     assert host.unit(BSLAVE, "MemoryMax", "CPUQuotaPerSecUSec") == {
         "MemoryMax": str(64 << 20),
         "CPUQuotaPerSecUSec": "2s",
     }
-    # A configuration that cannot work is found before it is on a host.
+    # --check finds an invalid configuration in another root.
     host.run("mkdir -p /desk/etc/buildos/agentd.conf.d /desk/proc; : >/desk/proc/cmdline")
     host.run("echo '[bbot.x]' >/desk/etc/buildos/agentd.conf.d/50-x.toml")
     with pytest.raises(CommandFailed, match="no controller is configured"):

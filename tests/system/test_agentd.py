@@ -1,4 +1,4 @@
-"""Which agents run, when, and how often again."""
+"""Tests which agents run, when they start, and when they start again."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from lan import Lan
 from namespace import CommandFailed
 
 
-def test_an_agent_polls_its_controller_when_the_network_is_ready(
+def test_agent_polls_controller_when_network_is_ready(
     host: Host, lan: Lan, url: str
 ) -> None:
     prefix = "buildos.agentd.bbot.default"
@@ -44,10 +44,10 @@ def test_an_agent_polls_its_controller_when_the_network_is_ready(
     wait_until_runs(host)
     host.wait_for(lambda: lan.task_requests(), "the agent polls")
     assert host.status_text("buildos-agentd") == "1 of 1 agents run"
-    # It was not started before the host had its name.
+    # The agent was started after the host had its name.
     assert lan.task_requests()[0]["agent"] == host.bus_property("hostname1", "Hostname")
     assert instance(host, "MainPID") == host.main_pid(BBOT)
-    # CPU and RAM are what the machine has.
+    # The agent gets all CPU and RAM of the machine.
     threads = len(os.sched_getaffinity(0))
     command = (
         rf"--systemd-daemon --toolchain-name default --cpu {threads} --build-ram (\d+) "
@@ -58,40 +58,40 @@ def test_an_agent_polls_its_controller_when_the_network_is_ready(
     memory = host.unit("buildos-agents.slice", "MemoryMax")["MemoryMax"]
     assert int(memory) == int(started[1]) * 1024
     assert "/buildos-agents.slice/" in host.unit(BBOT, "ControlGroup")["ControlGroup"]
-    # agentd's decisions stand among the agent's own lines.
-    said = [(m["SYSLOG_IDENTIFIER"], m["MESSAGE"]) for m in host.journal(f"--unit={BBOT}")]
-    assert any(name == "buildos-agentd" and "waits: " in text for name, text in said)
-    assert any(name == "bbot-agent" for name, _ in said)
+    # The journal of the unit contains the messages of agentd and of the agent.
+    lines = [(m["SYSLOG_IDENTIFIER"], m["MESSAGE"]) for m in host.journal(f"--unit={BBOT}")]
+    assert any(name == "buildos-agentd" and "waits: " in text for name, text in lines)
+    assert any(name == "bbot-agent" for name, _ in lines)
     assert host.failed_units() == []
 
 
-def test_the_boot_waits_for_its_first_agents(host: Host, lan: Lan, url: str) -> None:
+def test_ready_is_delayed_until_first_agents_run(host: Host, lan: Lan, url: str) -> None:
     host.configure("agentd", bbot(url))
     host.start([lan])
     host.wait_for(lambda: host.active("buildos-agentd.service"), "agentd is up")
     assert 0 < up_since(host, BBOT) <= up_since(host, "buildos-agentd.service")
 
 
-def test_without_a_network_the_boot_goes_on(host: Host, lan: Lan, url: str) -> None:
+def test_ready_is_delayed_ten_seconds_without_network(host: Host, lan: Lan, url: str) -> None:
     agentd = "buildos-agentd.service"
     host.configure("agentd", bbot(url))
     host.start([lan], plugged=False)
     host.wait_for(lambda: "network: " in host.status_text(agentd), "agentd waits for the network")
-    # A reload meanwhile is not lost.
+    # A reload during the delay takes effect.
     reload(host, bbot(url) + bbot(url, name="other"))
     assert state(host, "bbot@other") == "waiting"
     assert start_took(host, agentd) >= 10_000_000
-    # Later nothing waits for agents: the next start is over before the first could be.
+    # Later starts have no delay: the limit is shorter than that of the first start.
     before = up_since(host, agentd)
     host.run(f"timeout 8 systemctl restart {agentd}")
     assert up_since(host, agentd) > before
     assert state(host) == "waiting"
 
 
-def test_an_agent_that_waits_for_the_rest_of_the_boot_comes_with_it(
+def test_ready_delay_is_short_when_agent_is_ordered_after_agentd(
     host: Host, lan: Lan, url: str
 ) -> None:
-    """As one does whose file systems are on a disk that udev finds."""
+    """As with an agent whose file systems are on a disk that waits for udev."""
     agentd = "buildos-agentd.service"
     late = "[Unit]\nAfter=buildos-agentd.service\n[Service]\nType=oneshot\nExecStart=true\n"
     host.file("/etc/systemd/system/late.service", late)
@@ -102,7 +102,7 @@ def test_an_agent_that_waits_for_the_rest_of_the_boot_comes_with_it(
     host.start([lan])
     wait_until_runs(host)
     assert 0 < up_since(host, agentd) < up_since(host, BBOT)
-    # Not the whole time for what the boot brings.
+    # Less than the full limit.
     assert start_took(host, agentd) < 10_000_000
 
 
@@ -113,12 +113,12 @@ def start_took(host: Host, unit: str) -> int:
 
 
 def up_since(host: Host, unit: str) -> int:
-    """When a unit became active, CLOCK_MONOTONIC microseconds."""
+    """Time at which a unit became active, CLOCK_MONOTONIC microseconds."""
     key = "ActiveEnterTimestampMonotonic"
     return int(host.unit(unit, key)[key])
 
 
-def test_what_is_missing_is_said(host: Host, lan: Lan, url: str) -> None:
+def test_status_names_unmet_requirements(host: Host, lan: Lan, url: str) -> None:
     toml = bbot(url) + '[bslave.x]\nprogram = "/opt/bslave"\n[bbot.vm]\n'
     host.configure("agentd", toml + f'controllers = ["{url}"]\n')
     host.start([lan])
@@ -129,13 +129,13 @@ def test_what_is_missing_is_said(host: Host, lan: Lan, url: str) -> None:
     assert status == f"1 of 3 agents run; bbot@vm waits: {kvm}; bslave@x waits: {program}"
     assert needs(host, "bslave@x") == {"program": program}
     assert needs(host, "bbot@vm") == {"kvm": kvm}
-    # It starts as soon as it is there.
+    # The agent starts as soon as its program exists.
     host.run("cp /usr/bin/bslave /opt/bslave")
     host.wait_for(lambda: host.active(BSLAVE), "bslave@x runs")
     assert any(program in text for text in messages(host, WAITING))
 
 
-def test_an_agent_that_ends_is_started_again(running: Host) -> None:
+def test_killed_agent_is_started_again(running: Host) -> None:
     before = running.main_pid(BBOT)
     running.run(f"kill -KILL {before}")
     running.wait_for(
@@ -149,28 +149,30 @@ def test_an_agent_that_ends_is_started_again(running: Host) -> None:
     assert running.failed_units() == []
 
 
-def test_an_agent_that_ends_at_once_is_not_given_up(host: Host, lan: Lan, url: str) -> None:
+def test_crash_loop_is_reported_and_retried(host: Host, lan: Lan, url: str) -> None:
     host.configure("agentd", bbot(url, 'arguments = ["--no-such-option"]'))
     host.start([lan])
-    (third, *_) = host.wait_for(lambda: messages(host, CRASH_LOOP), "it ended three times")
+    (third, *_) = host.wait_for(lambda: messages(host, CRASH_LOOP), "the agent ended three times")
     assert "crash loop: exit code 1, 3 times in a row; starts again after" in third
     assert len(messages(host, ENDED)) == 2
-    host.wait_for(lambda: "in a crash loop" in host.status_text("buildos-agentd"), "it is said")
+    host.wait_for(
+        lambda: "in a crash loop" in host.status_text("buildos-agentd"), "the status shows it"
+    )
     assert instance(host, "CrashLoop") is True
     assert instance(host, "Failures") >= 3
     assert instance(host, "LastExit") == "exit code 1"
     assert host.unit(BBOT, "SubState")["SubState"] in ("auto-restart", "start", "running")
-    # With the cause mended it does not wait for the end of its delay.
+    # After a fix, Restart does not wait for the end of the delay.
     reload(host, bbot(url))
     restart(host)
     wait_until_runs(host)
 
 
-def test_a_stop_by_an_operator_stays_one(running: Host) -> None:
+def test_stop_by_operator_persists(running: Host) -> None:
     running.systemctl("stop", BBOT)
-    running.wait_for(lambda: state(running) == "stopped", "the stop is seen")
+    running.wait_for(lambda: state(running) == "stopped", "agentd has seen the stop")
     assert messages(running, STOPPED)
-    # Neither what happens to the network nor to agentd takes it back.
+    # Restarts of netd and agentd do not start the agent.
     running.systemctl("restart", "buildos-netd")
     running.systemctl("restart", "buildos-agentd")
     running.run(["systemctl", "kill", "--signal=KILL", "buildos-agentd"])
@@ -180,14 +182,14 @@ def test_a_stop_by_an_operator_stays_one(running: Host) -> None:
     assert running.main_pid(BBOT) == 0
     running.systemctl("start", BBOT)
     wait_until_runs(running)
-    # And once more, by the other way to ask.
+    # The method Restart also starts a stopped agent.
     running.systemctl("stop", BBOT)
-    running.wait_for(lambda: state(running) == "stopped", "the second stop is seen")
+    running.wait_for(lambda: state(running) == "stopped", "agentd has seen the second stop")
     restart(running)
     wait_until_runs(running)
 
 
-def test_what_happens_while_agentd_is_away_is_understood(running: Host) -> None:
+def test_stop_and_crash_while_agentd_is_down_are_distinguished(running: Host) -> None:
     running.systemctl("stop", "buildos-agentd")
     running.systemctl("stop", BBOT)
     running.systemctl("start", "buildos-agentd")
@@ -197,13 +199,13 @@ def test_what_happens_while_agentd_is_away_is_understood(running: Host) -> None:
     running.systemctl("stop", "buildos-agentd")
     running.run(f"kill -TERM {pid}")
     running.wait_for(
-        lambda: running.unit(BBOT, "SubState")["SubState"] == "auto-restart", "it has ended"
+        lambda: running.unit(BBOT, "SubState")["SubState"] == "auto-restart", "the agent has ended"
     )
     running.systemctl("start", "buildos-agentd")
     assert wait_until_runs(running) != pid
 
 
-def test_agents_outlive_agentd(running: Host) -> None:
+def test_agents_survive_restart_of_agentd(running: Host) -> None:
     pid = running.main_pid(BBOT)
     agentd = running.main_pid("buildos-agentd")
     running.run(f"kill -KILL {agentd}")
@@ -222,25 +224,25 @@ def test_agents_outlive_agentd(running: Host) -> None:
     assert messages(running, ENDED) == []
 
 
-def test_a_waiting_agent_can_be_stopped(host: Host, lan: Lan, url: str) -> None:
+def test_waiting_agent_can_be_stopped(host: Host, lan: Lan, url: str) -> None:
     host.configure("agentd", bbot(url))
     host.start([lan], plugged=False)
     host.wait_for(
         lambda: "network: " in host.status_text("buildos-agentd"), "agentd waits for the network"
     )
     host.systemctl("stop", BBOT)
-    host.wait_for(lambda: state(host) == "stopped", "the stop is seen")
+    host.wait_for(lambda: state(host) == "stopped", "agentd has seen the stop")
     host.nics[0].plug()
-    host.wait_for(lambda: instance(host, "Needs") == [], "nothing is missing")
+    host.wait_for(lambda: instance(host, "Needs") == [], "all requirements are met")
     assert state(host) == "stopped"
     host.systemctl("start", BBOT)
     wait_until_runs(host)
 
 
-def test_a_start_by_hand_that_is_refused_is_no_stop(host: Host, lan: Lan, url: str) -> None:
+def test_refused_start_by_operator_is_not_a_stop(host: Host, lan: Lan, url: str) -> None:
     host.configure("agentd", "[bbot.default]\n")
     host.start([lan])
-    host.wait_for(lambda: state(host) == "invalid", "it has no controller")
+    host.wait_for(lambda: state(host) == "invalid", "the agent has no controller")
     assert not host.succeeds(["systemctl", "start", BBOT])
     assert not host.succeeds(["systemctl", "start", BBOT])
     assert state(host) == "invalid"
@@ -248,49 +250,49 @@ def test_a_start_by_hand_that_is_refused_is_no_stop(host: Host, lan: Lan, url: s
     wait_until_runs(host)
 
 
-def test_an_agent_that_was_masked_is_followed_again(host: Host, lan: Lan, url: str) -> None:
+def test_unmasked_agent_is_supervised_again(host: Host, lan: Lan, url: str) -> None:
     host.configure("agentd", bbot(url))
     host.start([lan], plugged=False)
     host.wait_for(lambda: state(host) == "waiting", "agentd waits for the network")
     host.systemctl("mask", "--runtime", BBOT)
     host.systemctl("restart", "buildos-agentd.service")
     host.nics[0].plug()
-    host.wait_for(lambda: "masked" in instance(host, "Reason"), "it is said to be masked")
+    host.wait_for(lambda: "masked" in instance(host, "Reason"), "the reason names the mask")
     host.systemctl("unmask", "--runtime", BBOT)
     wait_until_runs(host)
     host.systemctl("stop", BBOT)
-    host.wait_for(lambda: state(host) == "stopped", "the stop is seen")
+    host.wait_for(lambda: state(host) == "stopped", "agentd has seen the stop")
 
 
-def test_a_need_that_goes_away_does_not_end_an_agent(running: Host) -> None:
+def test_requirement_lost_later_does_not_end_agent(running: Host) -> None:
     pid = running.main_pid(BBOT)
     running.systemctl("stop", "buildos-natd")
-    running.wait_for(lambda: instance(running, "Needs"), "the need is seen")
+    running.wait_for(lambda: instance(running, "Needs"), "agentd has seen the loss")
     assert needs(running) == {"private-network": "buildos-natd is not running"}
     assert running.main_pid(BBOT) == pid
-    # It matters when the agent is to be started.
+    # The requirement applies to the next start.
     running.run(f"kill -KILL {pid}")
     running.wait_for(lambda: state(running) == "waiting", "bbot@default waits for natd")
     running.systemctl("start", "buildos-natd")
     wait_until_runs(running)
 
 
-def test_agents_are_what_the_configuration_says(running: Host, url: str) -> None:
+def test_reload_adds_changes_and_removes_agents(running: Host, url: str) -> None:
     pid = running.main_pid(BBOT)
-    # A mistake costs no agent.
+    # An error in the configuration ends no agent.
     reload(running, "[bbot.defualt\n")
     assert running.main_pid(BBOT) == pid
     assert "degraded" in running.status_text("buildos-agentd")
-    # A new command line waits for the next start.
+    # A new command line applies from the next start.
     reload(running, bbot(url, 'arguments = ["--verbose", "2"]') + "[bslave.x]\n")
     assert running.main_pid(BBOT) == pid
     assert "--verbose 2" in running.systemctl("cat", BBOT)
     running.wait_for(lambda: running.active(BSLAVE), "bslave@x runs")
     restart(running)
-    running.wait_for(lambda: running.main_pid(BBOT) not in (0, pid), "it is another process")
+    running.wait_for(lambda: running.main_pid(BBOT) not in (0, pid), "the process has changed")
     cmdline = running.read(f"/proc/{wait_until_runs(running)}/cmdline").split("\0")
     assert "--verbose" in cmdline
-    # Who is not in it any more is stopped.
+    # A removed agent is stopped.
     reload(running, "[bslave.x]\n")
     running.wait_for(lambda: not running.active(BBOT), "bbot@default is stopped")
     assert running.bus_property("agent1", "Instances") == [
@@ -302,9 +304,9 @@ def test_agents_are_what_the_configuration_says(running: Host, url: str) -> None
     wait_until_runs(running)
 
 
-def test_what_an_operator_edits_wins(running: Host) -> None:
+def test_systemctl_edit_takes_precedence(running: Host) -> None:
     pid = running.main_pid(BBOT)
-    # As systemctl edit writes it.
+    # The file that systemctl edit writes.
     lines = "[Service]\\nNice=7\\nEnvironment=BBOT_DOUBLE_INTERVAL_MS=100\\n"
     directory = f"/etc/systemd/system/{BBOT}.d"
     running.run(f"mkdir -p {directory}; printf '{lines}' >{directory}/override.conf")
@@ -317,7 +319,7 @@ def test_what_an_operator_edits_wins(running: Host) -> None:
     assert "BBOT_DOUBLE_INTERVAL_MS=100" in running.read(f"/proc/{after}/environ")
 
 
-def test_an_agent_is_put_back_while_it_is_being_stopped(host: Host, lan: Lan, url: str) -> None:
+def test_agent_configured_again_during_stop_starts_again(host: Host, lan: Lan, url: str) -> None:
     slow = "#!/bin/sh\ntrap : TERM\nwhile [ ! -e /build/end-$$ ]; do sleep 0.1; done\n"
     host.file("/opt/agent", slow)
     toml = bbot(url, 'program = "/opt/agent"')
@@ -328,35 +330,35 @@ def test_an_agent_is_put_back_while_it_is_being_stopped(host: Host, lan: Lan, ur
     reload(host, toml + "enabled = false\n")
     assert host.status_text("buildos-agentd") == "no agents configured; bbot@default is disabled"
     host.wait_for(
-        lambda: host.unit(BBOT, "ActiveState")["ActiveState"] == "deactivating", "it is stopped"
+        lambda: host.unit(BBOT, "ActiveState")["ActiveState"] == "deactivating", "the unit stops"
     )
     reload(host, toml)
     host.wait_for(
         lambda: "its unit is being stopped" in host.status_text("buildos-agentd"),
-        "agentd waits for its end",
+        "agentd waits for the end of the stop",
     )
     host.run(f"touch /build/end-{pid}")
     assert wait_until_runs(host) != pid
 
 
-def test_everybody_reads_and_administrators_change(running: Host) -> None:
-    def as_nobody(groups: str, *arguments: str) -> list[str]:
-        who = ["setpriv", "--reuid=65534", "--regid=65534", groups, "busctl"]
-        return [*who, arguments[0], *agent1(), *arguments[1:]]
+def test_all_users_read_and_administrators_call_methods(running: Host) -> None:
+    def unprivileged(groups: str, *arguments: str) -> list[str]:
+        command = ["setpriv", "--reuid=65534", "--regid=65534", groups, "busctl"]
+        return [*command, arguments[0], *agent1(), *arguments[1:]]
 
     restart = ["call", "Restart", "s", "bbot@default"]
-    reason = running.run(as_nobody("--clear-groups", "get-property", "Reason"))
+    reason = running.run(unprivileged("--clear-groups", "get-property", "Reason"))
     assert reason == 's "1 of 1 agents run"\n'
-    assert not running.succeeds(as_nobody("--clear-groups", *restart))
+    assert not running.succeeds(unprivileged("--clear-groups", *restart))
     admin = running.run("getent group buildos-admin | cut -d: -f3").strip()
     pid = running.main_pid(BBOT)
-    running.run(as_nobody(f"--groups={admin}", *restart))
-    running.wait_for(lambda: running.main_pid(BBOT) not in (0, pid), "it is another process")
+    running.run(unprivileged(f"--groups={admin}", *restart))
+    running.wait_for(lambda: running.main_pid(BBOT) not in (0, pid), "the process has changed")
     with pytest.raises(CommandFailed, match="bbot@other is not configured"):
         running.run(["busctl", "call", *agent1(), "Restart", "s", "bbot@other"])
 
 
-def test_a_host_without_agents_says_so(host: Host, lan: Lan) -> None:
+def test_status_without_agents(host: Host, lan: Lan) -> None:
     host.start([lan])
     host.wait_for_boot()
     assert host.active("buildos-agentd")
@@ -364,7 +366,7 @@ def test_a_host_without_agents_says_so(host: Host, lan: Lan) -> None:
     assert host.bus_property("agent1", "Instances") == []
 
 
-def test_arguments_reach_the_program_as_they_were_written(host: Host, lan: Lan) -> None:
+def test_arguments_and_environment_reach_agent_unchanged(host: Host, lan: Lan) -> None:
     arguments = [
         "",
         "a b",
@@ -393,7 +395,7 @@ def test_arguments_reach_the_program_as_they_were_written(host: Host, lan: Lan) 
     assert set(variables) < set(environment)
 
 
-def test_the_sandbox_lets_an_agent_do_what_agents_do(host: Host, lan: Lan, url: str) -> None:
+def test_sandbox_permits_operations_of_bbot_agent(host: Host, lan: Lan, url: str) -> None:
     script = """#!/bin/sh -eu
         [ "$(id -un)" = build ]
         sudo -n ip tuntap add tap7 mode tap user build
@@ -413,11 +415,11 @@ def test_the_sandbox_lets_an_agent_do_what_agents_do(host: Host, lan: Lan, url: 
     host.run("chmod +x /opt/agent")
     host.wait_for(
         lambda: host.run(f"ps -o comm= -p {host.main_pid(BBOT)}", check=False) == "sleep\n",
-        "the agent could do everything",
+        "the agent has finished the operations",
     )
     assert host.link("tap7")["master"] == "br1"
     assert "redir ports 23400" in host.run("iptables -t nat -L PREROUTING -n")
     assert not host.succeeds("test -e /tmp/private")
-    # What it leaves in /tmp goes with it.
+    # systemd removes its /tmp with it.
     host.systemctl("stop", BBOT)
     assert host.run("find /tmp -name private") == ""

@@ -1,4 +1,4 @@
-"""Agents that take no new work, and end when their tasks have."""
+"""Tests draining: tasks end, then their agent is stopped."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from namespace import CommandFailed
 AGENT = "bslave@x"
 PROGRAM = "/opt/agent"
 
-# Runs a task, which is a process of its own, while /build/task exists; polls
-# without a process, and ends at once when it is told to.
+# Runs a task, a separate process, while /build/task exists. Polls without a process
+# otherwise, and ends at once on SIGTERM.
 SCRIPT = """#!/bin/bash
 trap 'exit 0' TERM
 exec {clock}<> <(:)
@@ -61,7 +61,7 @@ def end_task(host: Host) -> None:
 
 
 def tasks(host: Host) -> list[str]:
-    """Processes of the agent but the main one."""
+    """Processes of the agent besides the main process."""
     group = host.unit(BSLAVE, "ControlGroup")["ControlGroup"]
     pids = host.read(f"/sys/fs/cgroup{group}/cgroup.procs").split()
     return [pid for pid in pids if pid != str(host.main_pid(BSLAVE))]
@@ -71,16 +71,16 @@ def drain(host: Host, *arguments: str) -> None:
     host.run(["buildosctl", "drain", *arguments])
 
 
-def test_a_task_ends_before_its_agent_is_stopped(busy: Host) -> None:
+def test_task_ends_before_its_agent_is_stopped(busy: Host) -> None:
     pid = busy.main_pid(BSLAVE)
     drain(busy)
     wait_for_state(busy, "draining", AGENT)
     assert instance(busy, "Wanted", AGENT) is False
     left = instance(busy, "DrainDeadlineUSec", AGENT) / 1e6 - time.time()
     assert 10_700 < left <= 10_800
-    said = "drains: its tasks have up to 10800 s to end; remaining tasks are then stopped"
-    assert said in busy.status_text("buildos-agentd")
-    assert instance(busy, "Reason", AGENT) == said
+    reason = "drains: its tasks have up to 10800 s to end; remaining tasks are then stopped"
+    assert reason in busy.status_text("buildos-agentd")
+    assert instance(busy, "Reason", AGENT) == reason
     assert tasks(busy) and busy.main_pid(BSLAVE) == pid
     end_task(busy)
     wait_for_state(busy, "drained", AGENT)
@@ -89,7 +89,7 @@ def test_a_task_ends_before_its_agent_is_stopped(busy: Host) -> None:
         lambda: busy.unit(BSLAVE, "ActiveState", "Result") == stopped, "the unit is stopped"
     )
     assert len(messages(busy, DRAINING)) == len(messages(busy, DRAINED)) == 1
-    # Nothing but somebody's wish takes it back.
+    # Only Resume starts the agent again.
     busy.systemctl("restart", "buildos-netd")
     busy.systemctl("restart", "buildos-agentd")
     busy.systemctl("reload", "buildos-agentd")
@@ -100,14 +100,16 @@ def test_a_task_ends_before_its_agent_is_stopped(busy: Host) -> None:
     assert instance(busy, "Wanted", AGENT) is True
 
 
-def test_a_drain_outlives_agentd(busy: Host) -> None:
+def test_drain_survives_restart_of_agentd(busy: Host) -> None:
     drain(busy, "--budget", "600", AGENT)
     wait_for_state(busy, "draining", AGENT)
     deadline = instance(busy, "DrainDeadlineUSec", AGENT)
     pid, agentd = busy.main_pid(BSLAVE), busy.main_pid("buildos-agentd")
     busy.run(f"kill -KILL {agentd}")
     busy.wait_for(lambda: busy.active("buildos-agentd"), "agentd is back")
-    busy.wait_for(lambda: busy.main_pid("buildos-agentd") not in (0, agentd), "it is another")
+    busy.wait_for(
+        lambda: busy.main_pid("buildos-agentd") not in (0, agentd), "the process has changed"
+    )
     wait_for_state(busy, "draining", AGENT)
     assert busy.main_pid(BSLAVE) == pid
     assert abs(instance(busy, "DrainDeadlineUSec", AGENT) - deadline) < 1_000_000
@@ -118,17 +120,17 @@ def test_a_drain_outlives_agentd(busy: Host) -> None:
     busy.wait_for(lambda: busy.main_pid(BSLAVE) == 0, "the unit is stopped")
 
 
-def test_a_task_that_takes_too_long_is_ended(busy: Host) -> None:
+def test_task_is_stopped_at_drain_deadline(busy: Host) -> None:
     began = time.monotonic()
     drain(busy, "--wait", "--budget", "2", AGENT)
     assert 2 <= time.monotonic() - began < 20
     assert state(busy, AGENT) == "drained"
     busy.wait_for(lambda: busy.main_pid(BSLAVE) == 0, "the unit is stopped")
-    (said,) = messages(busy, DRAINED)
-    assert "did not end its tasks in time" in said
+    (message,) = messages(busy, DRAINED)
+    assert "did not end its tasks in time" in message
 
 
-def test_a_drain_is_taken_back_while_the_task_runs(busy: Host) -> None:
+def test_resume_during_drain_keeps_task_running(busy: Host) -> None:
     pid = busy.main_pid(BSLAVE)
     drain(busy)
     wait_for_state(busy, "draining", AGENT)
@@ -140,14 +142,14 @@ def test_a_drain_is_taken_back_while_the_task_runs(busy: Host) -> None:
     assert wait_until_runs(busy, AGENT) == pid
 
 
-def test_what_an_operator_does_wins_over_a_drain(busy: Host) -> None:
+def test_stop_and_start_by_operator_end_drain(busy: Host) -> None:
     drain(busy)
     wait_for_state(busy, "draining", AGENT)
     busy.systemctl("stop", BSLAVE)
     wait_for_state(busy, "drained", AGENT)
     busy.run(["systemctl", "start", BSLAVE])
     wait_until_runs(busy, AGENT)
-    # A stopped agent takes no work, and stays what it is.
+    # A stopped agent stays stopped.
     busy.systemctl("stop", BSLAVE)
     wait_for_state(busy, "stopped", AGENT)
     drain(busy, "--wait")
@@ -155,7 +157,7 @@ def test_what_an_operator_does_wins_over_a_drain(busy: Host) -> None:
     assert state(busy, AGENT) == "stopped"
 
 
-def test_a_program_may_have_a_signal_for_it(host: Host, lan: Lan) -> None:
+def test_drain_by_signal_waits_for_end_of_agent(host: Host, lan: Lan) -> None:
     lan.serve_dhcp()
     host.program(PROGRAM, SCRIPT.replace("trap", "trap 'last=yes' USR1\ntrap").replace(
         "    read", '    [ -z "$last" ] || exit 0\n    read'
@@ -166,18 +168,18 @@ def test_a_program_may_have_a_signal_for_it(host: Host, lan: Lan) -> None:
     begin_task(host)
     drain(host)
     wait_for_state(host, "draining", AGENT)
-    # It is not asked whether it has tasks: it has none for a moment, and goes on.
+    # agentd does not poll for tasks: a moment without tasks does not end the drain.
     end_task(host)
     wait_for_state(host, "drained", AGENT)
-    # It ended by itself, and systemd waits for no start.
+    # The agent ended by itself, and its unit does not wait in auto-restart.
     host.wait_for(
-        lambda: host.unit(BSLAVE, "ActiveState")["ActiveState"] == "inactive", "it is stopped"
+        lambda: host.unit(BSLAVE, "ActiveState")["ActiveState"] == "inactive", "the unit is down"
     )
     host.run(["buildosctl", "resume"])
     wait_until_runs(host, AGENT)
 
 
-def test_who_waits_is_drained_at_once(host: Host, lan: Lan) -> None:
+def test_waiting_agent_is_drained_at_once(host: Host, lan: Lan) -> None:
     host.program(PROGRAM, SCRIPT)
     host.configure("agentd", bslave(PROGRAM))
     lan.serve_dhcp()
@@ -186,33 +188,33 @@ def test_who_waits_is_drained_at_once(host: Host, lan: Lan) -> None:
     drain(host, "--wait")
     assert state(host, AGENT) == "drained"
     host.nics[0].plug()
-    host.wait_for(lambda: not instance(host, "Needs", AGENT), "nothing is missing")
+    host.wait_for(lambda: not instance(host, "Needs", AGENT), "all requirements are met")
     assert state(host, AGENT) == "drained"
     host.run(["buildosctl", "resume"])
     wait_until_runs(host, AGENT)
 
 
 def test_only_administrators_drain(busy: Host) -> None:
-    nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    unprivileged = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
     with pytest.raises(CommandFailed, match="only root and members of buildos-admin"):
-        busy.run([*nobody, "buildosctl", "drain"])
+        busy.run([*unprivileged, "buildosctl", "drain"])
     with pytest.raises(CommandFailed, match="bbot@other is not configured"):
         drain(busy, "bbot@other")
-    listed = busy.run([*nobody, "buildosctl", "agents"])
+    listed = busy.run([*unprivileged, "buildosctl", "agents"])
     assert listed == f"{AGENT}  running  runs as process {busy.main_pid(BSLAVE)}\n"
     busy.run(["busctl", "call", *agent1(), "Drain", "ast", "1", AGENT, "0"])
     wait_for_state(busy, "draining", AGENT)
 
 
-# On the LAN somebody counts what the agent says before it goes: the order in which
-# the host goes down is right if it can.
+# Sends requests to a web server on the LAN before it ends: they arrive only if the host
+# stops its network after the agent.
 GOODBYE = SCRIPT.replace("'exit 0'", "'curl --silent --max-time 5 $URL/goodbye; exit 0'").replace(
     "    fi", "        curl --silent --max-time 5 $URL/task-ended\n    fi"
 )
 
 
 def shut_down(host: Host, lan: Lan, budget: int) -> None:
-    """Lets a host with a task go down."""
+    """Shuts down a host whose agent runs a task."""
     lan.serve_dhcp()
     lan.serve_web("")
     host.program(PROGRAM, GOODBYE)
@@ -225,24 +227,25 @@ def shut_down(host: Host, lan: Lan, budget: int) -> None:
     wait_for_state(host, "draining", AGENT)
 
 
-def said(lan: Lan) -> list[str]:
+def goodbyes(lan: Lan) -> list[str]:
+    """Requests that the agent sent before it ended."""
     return [word for word in ("task-ended", "goodbye") if f"GET /{word} " in lan.log("web.log")]
 
 
-def test_a_host_that_goes_down_lets_tasks_end(host: Host, lan: Lan) -> None:
+def test_shutdown_lets_tasks_end(host: Host, lan: Lan) -> None:
     shut_down(host, lan, budget=600)
     assert instance(host, "DrainDeadlineUSec", AGENT) / 1e6 - time.time() < 600
-    # Whatever it needs is still there.
+    # The network of the agent still works.
     assert host.addresses("br0") and host.active("buildos-dnsmasq")
-    assert said(lan) == []
+    assert goodbyes(lan) == []
     end_task(host)
     host.wait_for_end(60)
-    assert said(lan) == ["task-ended", "goodbye"]
+    assert goodbyes(lan) == ["task-ended", "goodbye"]
 
 
-def test_a_host_goes_down_although_a_task_does_not_end(host: Host, lan: Lan) -> None:
+def test_shutdown_continues_after_budget(host: Host, lan: Lan) -> None:
     began = time.monotonic()
     shut_down(host, lan, budget=3)
     host.wait_for_end(60)
     assert time.monotonic() - began >= 3
-    assert said(lan) == ["goodbye"]
+    assert goodbyes(lan) == ["goodbye"]

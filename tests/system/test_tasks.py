@@ -1,4 +1,4 @@
-"""The whole path of a build: controller, agent, machine, source, result."""
+"""Tests whole builds: controller, agent, machine, source, result."""
 
 from __future__ import annotations
 
@@ -35,29 +35,29 @@ def start_site(host: Host, lan: Lan, toml: str) -> None:
 
 
 def serve_sources(lan: Lan, **sources: str) -> str:
-    """The web server of the LAN; its URL without a file's name."""
+    """Starts the web server of the LAN. Returns its URL without a file name."""
     return lan.serve_web("", **{f"{name}.c": text for name, text in sources.items()})[:-4]
 
 
 def wait_for_results(host: Host, lan: Lan, count: int) -> list[dict[str, str]]:
-    """The results of tasks, when there are that many."""
+    """Waits for `count` results of tasks and returns them."""
     host.wait_for(lambda: len(lan.results()) >= count, f"{count} results", 90)
     return [entry["result"] for entry in lan.results()]
 
 
 def leftovers(host: Host) -> list[str]:
-    """What tasks need on the host while they run."""
-    looks = [
+    """Links, rules, namespaces and processes that tasks use while they run."""
+    commands = [
         "ip -brief link show | grep ^bb || true",
         "iptables-save -t nat | grep -e --dport || true",
         "ip netns list",
         "pgrep -a bbot-worker || true",
         "pgrep -a qemu || true",
     ]
-    return [line for look in looks for line in host.run(look).splitlines()]
+    return [line for command in commands for line in host.run(command).splitlines()]
 
 
-def test_a_task_is_built_on_br1(host: Host, lan: Lan) -> None:
+def test_task_is_built_on_br1(host: Host, lan: Lan) -> None:
     web = serve_sources(lan, hello=HELLO)
     url = lan.start_controller()
     task = {"tasks": 1, "source": f"{web}hello.c", "challenge": True}
@@ -75,17 +75,17 @@ def test_a_task_is_built_on_br1(host: Host, lan: Lan) -> None:
     }
     (entry,) = lan.results()
     assert entry["error"] is None
-    # The machine had a lease of br1, and the LAN saw nobody but the host.
+    # The machine had a lease of br1, and the LAN saw the address of the host only.
     leases = host.read("/run/buildos/dnsmasq/leases").split()
     assert ipaddress.ip_address(leases[2]) in PRIVATE
     (address,) = host.addresses("br0")
     assert lan.web_clients() == [address.split("/")[0]]
-    host.wait_for(lambda: not leftovers(host), "nothing is left of the task")
+    host.wait_for(lambda: not leftovers(host), "the task has left nothing")
     assert messages(host, LEAKED) == []
     assert host.failed_units() == []
 
 
-# Says what it runs on.
+# Prints the version of the kernel.
 WHERE = """\
 #include <stdio.h>
 #include <sys/utsname.h>
@@ -101,20 +101,20 @@ int main(void)
 
 
 def virtual(url: str, *mischief: str) -> str:
-    """A bbot whose machines are virtual."""
+    """Returns the configuration of a bbot with virtual machines."""
     variables = ["BBOT_DOUBLE_INTERVAL_MS=200", "BBOT_DOUBLE_MACHINE=vm"]
     variables += [f"BBOT_DOUBLE_KERNEL={KERNEL}", *mischief]
     return bbot(url, f"environment = {json.dumps(variables)}")
 
 
-def test_a_task_is_built_in_a_virtual_machine(
+def test_task_is_built_in_virtual_machine(
     host: Host, lan: Lan, figure: Callable[[str], None]
 ) -> None:
     web = serve_sources(lan, where=WHERE)
     url = lan.start_controller()
     lan.script_controller(all={"tasks": 1, "source": f"{web}where.c"})
     start_site(host, lan, virtual(url))
-    # With its arguments, which a process that is just being executed does not show.
+    # With arguments: a process shows none in the moment of its execution.
     running = "pgrep -a qemu | grep ifname= || true"
     machine = host.wait_for(lambda: host.run(running), "a machine runs")
     tap = machine.split("ifname=")[1].split(",")[0]
@@ -123,46 +123,46 @@ def test_a_task_is_built_in_a_virtual_machine(
     assert machine.split()[0] in host.run(f"systemctl status {BBOT} --no-pager")
     (result,) = wait_for_results(host, lan, 1)
     assert result["status"] == "success", result
-    # Another kernel than that of the host, and the one that it was to have.
+    # The configured kernel, not that of the host.
     assert host.run(["readlink", KERNEL]).strip().endswith(f"/vmlinuz-{result['test-log']}")
     handed = next(entry["time"] for entry in lan.task_requests() if entry["session"])
     figure(f"a task in QEMU, controller to controller: {lan.results()[0]['time'] - handed:.1f} s")
-    # The machine had a lease of br1 by its own address, and went out through NAT.
+    # The machine had a lease of br1 for its own MAC address, and used NAT.
     mac, leased = host.read("/run/buildos/dnsmasq/leases").split()[1:3]
     assert int(mac[:2], 16) & 3 == 2
     assert ipaddress.ip_address(leased) in PRIVATE
     assert lan.web_clients() == [host.addresses("br0")[0].split("/")[0]]
-    host.wait_for(lambda: not leftovers(host), "nothing is left of the task")
+    host.wait_for(lambda: not leftovers(host), "the task has left nothing")
     assert messages(host, LEAKED) == []
     assert host.failed_units() == []
 
 
-def test_a_virtual_machine_ends_with_its_agent(host: Host, lan: Lan) -> None:
-    """In a task that takes long: an agent that is stopped, and one that is killed."""
+def test_virtual_machine_ends_with_its_agent(host: Host, lan: Lan) -> None:
+    """The agent is stopped, then killed, during a long task."""
     web = serve_sources(lan, hello=HELLO)
     url = lan.start_controller()
     lan.script_controller(all={"tasks": 2, "source": f"{web}hello.c"})
     start_site(host, lan, virtual(url, "BBOT_DOUBLE_MISCHIEF=slow=600"))
 
-    def works() -> bool:
-        """Whether the worker has got as far as it gets."""
+    def is_building() -> bool:
+        """Returns true if each task has fetched its source."""
         return len(lan.web_clients()) == len([e for e in lan.task_requests() if e["session"]])
 
-    host.wait_for(lambda: lan.web_clients() and works(), "a machine works")
+    host.wait_for(lambda: lan.web_clients() and is_building(), "a machine builds")
     host.systemctl("stop", BBOT)
     assert leftovers(host) == []
     assert messages(host, LEAKED) == []
     assert [entry["result"]["status"] for entry in lan.results()] == ["interrupt"]
     host.systemctl("start", BBOT)
-    host.wait_for(lambda: len(lan.web_clients()) == 2, "another one works")
+    host.wait_for(lambda: len(lan.web_clients()) == 2, "a second machine builds")
     host.run(f"kill -KILL {host.main_pid(BBOT)}")
-    host.wait_for(lambda: not leftovers(host), "nothing is left of the task")
-    # The tap outlives who made it.
+    host.wait_for(lambda: not leftovers(host), "the task has left nothing")
+    # The tap outlives its process.
     assert any("left tap bb" in message for message in messages(host, LEAKED))
     wait_until_runs(host)
 
 
-def test_tasks_fail_without_harm(host: Host, lan: Lan) -> None:
+def test_failed_tasks_leave_nothing(host: Host, lan: Lan) -> None:
     web = serve_sources(
         lan, bad="int main(void) { return x; }\n", fails="int main(void){return 3;}\n"
     )
@@ -181,10 +181,10 @@ def test_tasks_fail_without_harm(host: Host, lan: Lan) -> None:
     assert "exit status: 3" in results["fails/1"]["test-log"]
     assert "cannot fetch" in results["gone/1"]["update-log"]
     assert state(host) == "running"
-    host.wait_for(lambda: not leftovers(host), "nothing is left of the tasks")
+    host.wait_for(lambda: not leftovers(host), "the tasks have left nothing")
 
 
-def test_an_agent_asks_by_priority_and_bears_with_controllers(host: Host, lan: Lan) -> None:
+def test_agent_polls_by_priority_and_tolerates_broken_controllers(host: Host, lan: Lan) -> None:
     web = serve_sources(lan, hello=HELLO)
     url = lan.start_controller()
     lan.script_controller(
@@ -203,22 +203,22 @@ def test_an_agent_asks_by_priority_and_bears_with_controllers(host: Host, lan: L
     wait_for_results(host, lan, 2)
     host.wait_for(
         lambda: [e["path"] for e in lan.task_requests()].count("/calm") >= 3,
-        "it goes on to poll",
+        "the agent continues to poll",
     )
     polls = [entry["path"] for entry in lan.task_requests()]
     assert polls[0] == "/urgent"
     assert {f"/{path}" for path in others} < set(polls)
-    # While a task of a higher B ran, no other was asked: both came first.
+    # While a task with a higher B ran, no other controller was polled.
     assert polls.index("/calm") > polls.index("/urgent") + 1
-    # Results that come too late are refused, and nobody tells the agent.
+    # The controller refuses late results without an error for the agent.
     assert {entry["error"] for entry in lan.results()} == {"expired session"}
     assert host.main_pid(BBOT) == pid
-    said = host.run(f"journalctl --unit={BBOT} --priority=warning --output=cat")
+    warnings = host.run(f"journalctl --unit={BBOT} --priority=warning --output=cat")
     for word in ("401", "503", "Peer disconnected", "valid UTF-8"):
-        assert word in said
+        assert word in warnings
 
 
-def test_an_urgent_task_interrupts_another(host: Host, lan: Lan) -> None:
+def test_urgent_task_interrupts_other_task(host: Host, lan: Lan) -> None:
     web = serve_sources(lan, hello=HELLO)
     url = lan.start_controller()
     calm = {"tasks": 1, "source": f"{web}hello.c"}
@@ -231,10 +231,10 @@ def test_an_urgent_task_interrupts_another(host: Host, lan: Lan) -> None:
     wait_for_results(host, lan, 2)
     results = {entry["session"]: entry["result"]["status"] for entry in lan.results()}
     assert results == {"calm/1": "interrupt", "urgent/1": "success"}
-    host.wait_for(lambda: not leftovers(host), "nothing is left of the tasks")
+    host.wait_for(lambda: not leftovers(host), "the tasks have left nothing")
 
 
-def test_a_drained_agent_ends_its_task_first(host: Host, lan: Lan) -> None:
+def test_drained_agent_ends_its_task_first(host: Host, lan: Lan) -> None:
     web = serve_sources(lan, hello=HELLO)
     url = lan.start_controller()
     lan.script_controller(all={"tasks": 9, "source": f"{web}hello.c"})
@@ -242,8 +242,8 @@ def test_a_drained_agent_ends_its_task_first(host: Host, lan: Lan) -> None:
     start_site(host, lan, bbot(url, f"environment = [{environment}]"))
     host.wait_for(lambda: leftovers(host), "a task runs")
     host.run(["buildosctl", "drain", "--wait"], deadline=60)
-    host.wait_for(lambda: host.main_pid(BBOT) == 0, "it is stopped")
-    # What was handed out was finished, but for what came in the very last moment.
+    host.wait_for(lambda: host.main_pid(BBOT) == 0, "the agent is stopped")
+    # The first task was finished, and every task has a result.
     handed = [e["session"] for e in lan.task_requests() if e["session"]]
     finished = {entry["session"]: entry["result"]["status"] for entry in lan.results()}
     assert finished[handed[0]] == "success"
@@ -251,7 +251,7 @@ def test_a_drained_agent_ends_its_task_first(host: Host, lan: Lan) -> None:
     assert leftovers(host) == []
 
 
-def test_a_crash_in_the_middle_of_a_task_leaves_nothing(host: Host, lan: Lan) -> None:
+def test_agent_crash_during_task_leaves_nothing(host: Host, lan: Lan) -> None:
     web = serve_sources(lan, hello=HELLO)
     url = lan.start_controller()
     environment = '"BBOT_DOUBLE_INTERVAL_MS=200", "BBOT_DOUBLE_MISCHIEF=slow=600"'
@@ -259,12 +259,12 @@ def test_a_crash_in_the_middle_of_a_task_leaves_nothing(host: Host, lan: Lan) ->
     lan.script_controller(all={"tasks": 1, "source": f"{web}hello.c"})
     host.wait_for(lambda: len(leftovers(host)) >= 2, "a task runs")
     host.run(f"kill -KILL {host.main_pid(BBOT)}")
-    host.wait_for(lambda: not leftovers(host), "nothing is left of the task")
+    host.wait_for(lambda: not leftovers(host), "the task has left nothing")
     wait_until_runs(host)
 
 
-def test_mischief_is_borne(host: Host, lan: Lan) -> None:
-    """Hangs, leaks, crashes after some rounds, and does not end on SIGTERM."""
+def test_misbehaving_agents_are_contained(host: Host, lan: Lan) -> None:
+    """The agents hang, leak, crash after some polls, and ignore SIGTERM."""
     url = lan.start_controller()
 
     def misbehaving(name: str, mischief: str) -> str:
@@ -282,19 +282,19 @@ def test_mischief_is_borne(host: Host, lan: Lan) -> None:
         + misbehaving("stubborn", "ignore-term"),
     )
     crash = "exit code 70"
-    host.wait_for(lambda: state(host, "bbot@leaks") == "delayed", "it has crashed")
-    host.wait_for(lambda: len(messages(host, LEAKED)) >= 4, "its leaks are named")
+    host.wait_for(lambda: state(host, "bbot@leaks") == "delayed", "the agent has crashed")
+    host.wait_for(lambda: len(messages(host, LEAKED)) >= 4, "the leftovers are logged")
     assert crash in host.status_text("buildos-agentd")
     wait_until_runs(host, "bbot@hangs")
     assert [e for e in lan.task_requests() if e["path"] == "/hangs"] == []
     began = time.monotonic()
     host.systemctl("stop", "buildos-bbot@stubborn", "buildos-bbot@hangs", "buildos-bbot@leaks")
     assert time.monotonic() - began < 15
-    host.wait_for(lambda: not leftovers(host), "nothing is left of them")
+    host.wait_for(lambda: not leftovers(host), "the agents have left nothing")
     assert wait_until_runs(host)
 
 
-def test_a_slave_has_a_container_that_the_lan_reaches(host: Host, lan: Lan) -> None:
+def test_container_of_bslave_is_reached_from_lan(host: Host, lan: Lan) -> None:
     lan.serve_dhcp()
     arguments = 'arguments = ["--bridge", "br0", "--port", "7000"]'
     host.configure("agentd", bslave("/usr/bin/bslave", arguments))
@@ -306,7 +306,7 @@ def test_a_slave_has_a_container_that_the_lan_reaches(host: Host, lan: Lan) -> N
     name = host.wait_for(lambda: run_on(lan, ask % address), "the container answers from the LAN")
     assert name.startswith("bb")
     assert host.link(name)["master"] == "br0"
-    # It is in the unit, and goes with it.
+    # The container is in the unit and ends with it.
     assert pid and host.run(f"systemctl status {BSLAVE} --no-pager").count("--inside") >= 1
     host.systemctl("stop", BSLAVE)
     assert not run_on(lan, ask % address)
@@ -315,7 +315,7 @@ def test_a_slave_has_a_container_that_the_lan_reaches(host: Host, lan: Lan) -> N
 
 
 def run_on(lan: Lan, program: str) -> str:
-    """What a Python program prints, run on the LAN; nothing if it fails."""
+    """Runs a Python program on the LAN. Returns its output, or nothing if it fails."""
     try:
         return lan.run(["python3", "-c", program]).strip()
     except AssertionError:
