@@ -148,7 +148,7 @@ cpu = 'threads'
             format!("{file}:4: bbot.default.program: \"bbot-agent\" is not a program: an absolute path of letters, digits and ._+@- is expected"),
             format!("{file}:5: bbot.default.instance_max: invalid value: integer `0`, expected a nonzero u32"),
             format!("{file}:6: bbot.default.kvm: unknown variant `maybe`, expected `required` or `waived`"),
-            format!("{file}:7: bbot.default.bridge: \"a very long name\" is not a valid bridge name: 1 to 15 characters except '/', ':' and white space are expected"),
+            format!("{file}:7: bbot.default.bridge: \"a very long name\" is not an interface name: 1 to 15 letters, digits and -_.@+ are required"),
             format!("{file}:8: bbot.default.arguments: invalid type: string \"--verbose\", expected a sequence"),
             format!("{file}:9: bbot.default.environment: \"A B=C\" is not an environment variable: NAME=VALUE without control characters is expected"),
             format!("{file}:10: bbot.default.user: \"a b\" is not a user name: up to 31 letters, digits, '-' and '_' are expected, the first a letter or '_'"),

@@ -66,7 +66,7 @@ impl AgentSettings {
             // Machines of bbot-agent only open connections: NAT is enough for them.
             Kind::Bbot => (
                 Program::bbot_agent(),
-                Bridge::private(),
+                Bridge::Private,
                 Kvm::Required,
                 DrainMethod::Idle,
             ),
@@ -74,7 +74,7 @@ impl AgentSettings {
             // it does, so its unit never becomes idle.
             Kind::Bslave => (
                 Program::bslave(),
-                Bridge::uplink(),
+                Bridge::Uplink,
                 Kvm::Waived,
                 DrainMethod::Signal(Signal::TERM),
             ),

@@ -9,6 +9,7 @@ use buildos_dbus_api::agent1::Need;
 
 use super::clock::Clock;
 use super::host::{Host, Presence};
+use crate::agent::bridge::Bridge;
 use crate::agent::credential::Credential;
 use crate::agent::exec::Program;
 use crate::agent::settings::{AgentSettings, Kvm};
@@ -47,7 +48,7 @@ impl Requirements {
             credentials: credentials.unwrap_or_default(),
             kvm: settings.kvm == Kvm::Required,
             memory: resources.ram_total(),
-            private_network: settings.bridge.is_private(),
+            private_network: settings.bridge == Bridge::Private,
         }
     }
 }
