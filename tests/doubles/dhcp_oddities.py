@@ -1,8 +1,11 @@
-"""What a DHCP server can get wrong.
+"""Defines defects of DHCP servers, each as a change of a valid message.
 
-`OFFERS` are the bad OFFERs that a client has to survive when a good one follows;
-`IMPOSSIBLE` are leases that no host can use, from a server that ACKs them too.
-Each is a change of a good message, so that only the one thing is wrong.
+| table | defects |
+|---|---|
+| `OFFERS` | of an OFFER, which a client has to survive when a valid one follows |
+| `IMPOSSIBLE` | of a lease that no host can use, in OFFER and ACK |
+
+Each change makes one defect only.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ Change = Callable[[Reply], Reply]
 
 
 def _with(code: int, value: bytes) -> Change:
-    """Has the option with this value, in its place if it is there already."""
+    """Sets the value of an option, which keeps its place, or adds the option."""
 
     def change(reply: Reply) -> Reply:
         options = [(key, value if key == code else old) for key, old in reply.options]
@@ -40,7 +43,7 @@ def _address(text: str) -> Change:
 
 
 def _in_network(which: Callable[[ipaddress.IPv4Network], ipaddress.IPv4Address]) -> Change:
-    """An address that the network of the message itself forbids."""
+    """Sets an address that the network of the message does not allow for a host."""
 
     def change(reply: Reply) -> Reply:
         mask = ipaddress.IPv4Address(reply.option(1) or b"\xff\xff\xff\0")
@@ -60,14 +63,14 @@ def _both(*changes: Change) -> Change:
 
 
 def _twice(reply: Reply) -> Reply:
-    """Every option but the message type two times. Joined, as RFC 3396 wants, none
-    of them has the right length."""
+    """Repeats every option except the message type. The parts joined by RFC 3396 have
+    wrong lengths."""
     doubled = [o for o in reply.options for _ in range(1 if o[0] == 53 else 2)]
     return replace(reply, options=tuple(doubled))
 
 
 _HOLES = address("255.0.255.0")
-# Lengths of options that do not fit, whichever byte is taken for one.
+# Every byte is too large for the length of an option here.
 _GARBAGE = bytes(range(0xC0, 0x100)) * 2
 
 OFFERS: dict[str, Change] = {
@@ -117,8 +120,8 @@ HARMLESS = frozenset(
         "repeated options",
     }
 )
-"""Bad OFFERs in which all that a client needs can still be read: it may take one,
-and such a server keeps it."""
+"""Defects of `OFFERS` that leave the required options readable. A client may request
+such an OFFER; the server then grants it."""
 
 IMPOSSIBLE: dict[str, Change] = {
     "address in 0/8": _address("0.1.2.3"),

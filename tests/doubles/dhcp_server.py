@@ -1,26 +1,29 @@
 #!/usr/bin/python3
-"""DHCP servers that do what a test tells them: well, badly, late, or not at all.
+"""Simulates DHCP servers with configurable behaviour and defects.
 
     dhcp_server.py --interface lan0 --log FILE --servers JSON
 
-One process plays any number of servers on one link, so that the time between the
-answers of two of them is what the test says. Each is described by an object with
-the fields of `Behaviour`; a JSON list of them is given at the start, and each
-further line on the standard input replaces it. Addresses once given stay known.
+One process simulates any number of servers on one link, so that a test controls the
+time between the answers of two servers. A JSON list has one object per server, with
+the fields of `Behaviour`. Each further line on the standard input replaces the list.
+The servers remember the addresses that they granted before.
 
-The model: `Server` decides what is answered to a message, and after which delay;
-it knows no socket and no time. `Link` is the packet sockets: frames go out as
-`dhcp_wire` made them, right or wrong. The loop in `Program` holds what is delayed.
-The kernel of the namespace has the servers' addresses and answers ARP for them; a
-UDP socket that nobody reads keeps it from answering "port unreachable".
+| class | subject |
+|---|---|
+| `Server` | decides the answer to a message and its delay; has no socket and no clock |
+| `Link` | packet sockets; sends the frames of `dhcp_wire`, valid or not |
+| `Program` | the loop, with the delayed answers |
 
-Every DHCP and ARP message is logged, one JSON object a line, see `received`, `sent`
-and `arp`; `time` is CLOCK_MONOTONIC in seconds, the same clock for all processes of
-the machine.
+The kernel of the namespace has the servers' addresses and answers ARP for them. An
+unread UDP socket keeps the kernel from answering "port unreachable".
 
-A client gets, from each server, the address of its place in the order in which the
-server met the clients; a DECLINE moves it on. Only the server with that address in
-mind answers INIT-REBOOT, RENEWING and REBINDING; only the chosen one SELECTING.
+The log has one JSON object a line for each DHCP and ARP message, see `received`,
+`sent` and `arp`. `time` is CLOCK_MONOTONIC in seconds, which all processes of the
+machine share.
+
+Each server numbers its clients, and the number decides the address. After a DECLINE
+the client gets the next number. Only the server of that address answers INIT-REBOOT,
+RENEWING and REBINDING; only the selected server answers SELECTING.
 """
 
 from __future__ import annotations
@@ -70,56 +73,56 @@ from dhcp_wire import (
 )
 
 STATES = ("discover", "selecting", "init-reboot", "renewing", "rebinding")
-"""What is answered, silenced, delayed or denied: see `Request.state`."""
+"""The states of `Request.state` that a server answers."""
 
-SOMEBODY = bytes.fromhex("02bdff000002")
-"""Hardware address of whoever has the addresses in `Behaviour.taken`."""
+OTHER_HOST = bytes.fromhex("02bdff000002")
+"""Hardware address of the host with the addresses in `Behaviour.taken`."""
 
 # Linux, not in the socket module.
 _SOL_PACKET, _PACKET_AUXDATA, _PACKET_QDISC_BYPASS, _CHECKSUM_PENDING = 263, 8, 20, 8
 
 
 class BadBehaviour(Exception):
-    """A description of a server that makes no sense."""
+    """The description of a server is invalid."""
 
 
 @dataclass(frozen=True)
 class Behaviour:
-    """One server. Fields that are not given leave a server that does all well."""
+    """The behaviour of a server; by the defaults it follows RFC 2131."""
 
     server: str
-    """Its address, and its identifier (option 54)."""
+    """Address and server identifier (option 54)."""
     network: str = "198.51.100.0/24"
     first: int = 100
-    """Number in the network of the first address that it gives."""
+    """Index of the first granted address in the network."""
     router: str | None = None
-    """Option 3; without it the server itself, without any if it is empty."""
+    """Option 3; the server itself if None, no option if empty."""
     lease: int = 3600
     t1: int | None = None
     t2: int | None = None
     options: Mapping[int, bytes] = field(default_factory=dict)
-    """Options besides 53, 54, 51, 58, 59, 1 and 3, or in the place of one of them."""
+    """Additional options, or replacements of 54, 51, 58, 59, 1 and 3."""
     file: tuple[int, ...] = ()
-    """Options that are moved into the `file` field (option 52)."""
+    """Options placed in the `file` field (option 52)."""
     sname: tuple[int, ...] = ()
-    """Options that are moved into the `sname` field (option 52)."""
+    """Options placed in the `sname` field (option 52)."""
     silent: frozenset[str] = frozenset()
-    """States in which clients get no answer."""
+    """States in which the server does not answer."""
     delay: Mapping[str, float] = field(default_factory=dict)
-    """Seconds until the answer, by state."""
+    """Delay of the answer in seconds, by state."""
     nak: frozenset[str] = frozenset()
-    """States in which clients get a NAK."""
+    """States in which the server answers with a NAK."""
     nak_by: str = "broadcast"
-    """`broadcast`, as RFC 2131 wants, or `unicast`."""
+    """`broadcast`, as in RFC 2131, or `unicast`."""
     oddity: str | None = None
-    """What is wrong with every OFFER and ACK, see dhcp_oddities.py."""
+    """Name of the defect of every OFFER and ACK, see dhcp_oddities.py."""
     taken: frozenset[str] = frozenset()
-    """Addresses that somebody else on the link uses: ARP for them is answered."""
+    """Addresses for which another host on the link answers ARP."""
 
     @classmethod
     def parse(cls, description: Mapping[str, Any]) -> Behaviour:
-        """Reads the JSON form, in which `options` has decimal codes and hexadecimal
-        values; raises `BadBehaviour`."""
+        """Returns the behaviour of a JSON description, or raises `BadBehaviour`. The keys
+        of `options` are decimal codes, the values hexadecimal."""
         known = {f.name for f in dataclasses.fields(cls)}
         values = dict(description)
         if unknown := values.keys() - known:
@@ -142,44 +145,44 @@ class Behaviour:
         return cls(**values)
 
     def description(self) -> dict[str, Any]:
-        """The JSON form, for `parse`."""
+        """Returns the JSON description for `parse`."""
         values = dataclasses.asdict(self)
         values["options"] = {str(code): value.hex() for code, value in self.options.items()}
         return {k: sorted(v) if isinstance(v, frozenset) else v for k, v in values.items()}
 
 
 class Server:
-    """Decides what one server answers."""
+    """Decides the answers of one server."""
 
     def __init__(self, behaviour: Behaviour, mac: bytes):
         self.behaviour = behaviour
         self._mac = mac
-        self._places: dict[bytes, int] = {}
+        self._numbers: dict[bytes, int] = {}
 
     def address_of(self, chaddr: bytes) -> str:
-        """The address that this client gets."""
-        place = self._places.setdefault(chaddr, max(self._places.values(), default=-1) + 1)
+        """Returns the address of a client."""
+        number = self._numbers.setdefault(chaddr, max(self._numbers.values(), default=-1) + 1)
         network = ipaddress.ip_network(self.behaviour.network)
-        return str(network[self.behaviour.first + place])
+        return str(network[self.behaviour.first + number])
 
     def answer(self, request: Request) -> tuple[float, Reply] | None:
-        """The reply to a message and the seconds until it goes out."""
+        """Returns the delay in seconds and the reply to a message."""
         behaviour, state = self.behaviour, request.state
         if request.destination not in (BROADCAST_IP, behaviour.server):
             return None
         if request.kind == DECLINE:
             if request.option_address(54) == behaviour.server:
-                self._places[request.chaddr] = max(self._places.values(), default=-1) + 1
+                self._numbers[request.chaddr] = max(self._numbers.values(), default=-1) + 1
             return None
         if state not in STATES or state in behaviour.silent:
             return None
         if state == "selecting" and request.option_address(54) != behaviour.server:
             return None
         own = self.address_of(request.chaddr)
-        asked = request.option_address(50) if request.ciaddr == "0.0.0.0" else request.ciaddr
+        requested = request.option_address(50) if request.ciaddr == "0.0.0.0" else request.ciaddr
         if state in behaviour.nak:
             reply = self._nak(request)
-        elif request.kind == DISCOVER or state == "selecting" or asked == own:
+        elif request.kind == DISCOVER or state == "selecting" or requested == own:
             reply = self._grant(request, own)
         else:
             return None
@@ -221,7 +224,7 @@ class Server:
     def _reply(
         self, request: Request, kind: int, yiaddr: str, options: tuple[tuple[int, bytes], ...]
     ) -> Reply:
-        # RFC 2131, section 4.1: to ciaddr, else by broadcast if asked for, else to
+        # RFC 2131, section 4.1: to ciaddr; else by broadcast if the flag is set; else to
         # yiaddr at the hardware address.
         if request.ciaddr != "0.0.0.0":
             destination, ethernet = request.ciaddr, request.chaddr
@@ -247,8 +250,8 @@ class Server:
 
 
 def received(request: Request, when: float) -> dict[str, Any]:
-    """The line of a client's message. `size` is that of the UDP payload, `broadcast`
-    is about the Ethernet frame."""
+    """Returns the log line of a client's message. `size` is that of the UDP payload;
+    `broadcast` refers to the Ethernet frame."""
     return {
         "time": when,
         "direction": "received",
@@ -273,7 +276,7 @@ def received(request: Request, when: float) -> dict[str, Any]:
 
 
 def sent(reply: Reply, when: float, behaviour: Behaviour, state: str) -> dict[str, Any]:
-    """The line of a server's message; `state` is what it answers."""
+    """Returns the log line of a server's message; `state` is that of the request."""
     return {
         "time": when,
         "direction": "sent",
@@ -294,7 +297,7 @@ def sent(reply: Reply, when: float, behaviour: Behaviour, state: str) -> dict[st
 
 
 def arp(message: Arp, when: float) -> dict[str, Any]:
-    """The line of somebody's ARP message."""
+    """Returns the log line of an ARP message."""
     return {
         "time": when,
         "direction": "received",
@@ -318,25 +321,25 @@ class Link:
         self.messages = self._open(IPV4)
         self.arp = self._open(ARP)
         self.mac: bytes = self.messages.getsockname()[4]
-        self._quiet: socket.socket | None = None
+        self._unread: socket.socket | None = None
 
-    def occupy(self, port: bool) -> None:
-        """Has the server port, so that the kernel does not refuse what clients send to
-        it, or leaves it to a real server."""
-        if self._quiet and not port:
-            self._quiet.close()
-            self._quiet = None
-        if port and not self._quiet:
-            quiet = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-            quiet.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            quiet.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, self._bound[0].encode())
-            quiet.bind(("", SERVER_PORT))
-            self._quiet = quiet
+    def bind_port(self, bind: bool) -> None:
+        """Binds the server port, so that the kernel does not answer clients with "port
+        unreachable", or releases it for a real server."""
+        if self._unread and not bind:
+            self._unread.close()
+            self._unread = None
+        if bind and not self._unread:
+            unread = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            unread.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            unread.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, self._bound[0].encode())
+            unread.bind(("", SERVER_PORT))
+            self._unread = unread
 
     def _open(self, protocol: int) -> socket.socket:
         opened = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(protocol))
         opened.setsockopt(_SOL_PACKET, _PACKET_AUXDATA, 1)
-        # The queue of a link without carrier is put in place a moment after carrier.
+        # The kernel installs the queue of a link some time after carrier.
         opened.setsockopt(_SOL_PACKET, _PACKET_QDISC_BYPASS, 1)
         opened.setblocking(False)
         opened.bind((self._bound[0], protocol))
@@ -344,8 +347,8 @@ class Link:
 
     @staticmethod
     def receive(source: socket.socket) -> tuple[bytes, bool] | None:
-        """The next frame, and whether its UDP checksum was left to hardware; none
-        when there is none."""
+        """Returns the next frame, and whether its UDP checksum was offloaded. Returns None
+        if no frame waits."""
         try:
             frame, ancillary, _, _ = source.recvmsg(4096, 128)
         except BlockingIOError:
@@ -360,7 +363,7 @@ class Link:
 
 
 class Program:
-    """The loop: frames come in, replies go out when they are due."""
+    """Receives frames and sends replies when they are due."""
 
     def __init__(self, link: Link, log: Path):
         self._link = link
@@ -368,11 +371,10 @@ class Program:
         self._servers: dict[str, Server] = {}
         self._answering: list[Server] = []
         self._pending: list[tuple[float, int, Reply, bytes, Behaviour, str]] = []
-        self._numbers = itertools.count()
+        self._sequence = itertools.count()
 
     def serve(self, line: str) -> None:
-        """Takes other servers, by their JSON description. Answers that wait are
-        dropped."""
+        """Replaces the servers by those of a JSON list, and drops delayed answers."""
         behaviours = [Behaviour.parse(description) for description in json.loads(line)]
         self._pending.clear()
         self._answering.clear()
@@ -380,8 +382,8 @@ class Program:
             server = self._servers.setdefault(behaviour.server, Server(behaviour, self._link.mac))
             server.behaviour = behaviour
             self._answering.append(server)
-        self._link.occupy(bool(behaviours))
-        # The end of the line tells the test that this is in force.
+        self._link.bind_port(bool(behaviours))
+        # The test waits for this line, after which the new servers are active.
         names = [behaviour.server for behaviour in behaviours]
         self._write(
             {"time": time.monotonic(), "direction": "none", "kind": "SERVING", "servers": names}
@@ -421,8 +423,8 @@ class Program:
             if (answer := server.answer(request)) is not None:
                 delay, reply = answer
                 waiting = (reply, reply.encode(), server.behaviour, request.state)
-                heapq.heappush(self._pending, (now + delay, next(self._numbers), *waiting))
-        # What is due at once goes out before it is written down.
+                heapq.heappush(self._pending, (now + delay, next(self._sequence), *waiting))
+        # Answers without a delay are sent before the log is written.
         self._send_due(first=received(request, now))
 
     def _send_due(self, first: dict[str, Any] | None = None) -> None:
@@ -443,7 +445,7 @@ class Program:
         taken = {ip for server in self._answering for ip in server.behaviour.taken}
         if message.operation == 1 and message.target in taken:
             answer = Arp(
-                SOMEBODY, message.ethernet_source, 2, SOMEBODY, message.target, message.sender
+                OTHER_HOST, message.ethernet_source, 2, OTHER_HOST, message.target, message.sender
             )
             self._link.send(answer.encode(message.sender_mac))
         self._write(arp(message, now))
@@ -454,8 +456,8 @@ class Program:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--interface", required=True, help="where to serve")
-    parser.add_argument("--log", type=Path, required=True, help="file for what is seen")
+    parser.add_argument("--interface", required=True, help="network interface")
+    parser.add_argument("--log", type=Path, required=True, help="file for the log of messages")
     parser.add_argument("--servers", default="[]", help="JSON list of servers, see Behaviour")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))

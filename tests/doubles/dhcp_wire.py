@@ -1,7 +1,8 @@
-"""DHCPv4 in Ethernet frames, byte by byte: the messages of clients as they came,
-and those of servers with everything that can be wrong with them.
+"""Parses clients' DHCPv4 messages in Ethernet frames and encodes servers', with defects.
 
-Nothing here knows sockets or time. RFC 791, 768, 2131, 2132, 3396.
+The module has no sockets and no clock.
+
+Sources: RFC 791 (IPv4), RFC 768 (UDP), RFC 2131, RFC 2132 and RFC 3396 (DHCP).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ SERVER_PORT, CLIENT_PORT = 67, 68
 
 ETHERNET, IPV4, ARP = 14, 0x0800, 0x0806
 _BOOTP = struct.Struct("!4BIHH4s4s4s4s16s64s128s4s")
-# BOOTP relays and some clients drop what is shorter (RFC 1542, section 2.1).
+# BOOTP relays and some clients drop shorter messages (RFC 1542, section 2.1).
 _MINIMUM = 300
 
 DISCOVER, OFFER, REQUEST, DECLINE, ACK, NAK, RELEASE, INFORM = range(1, 9)
@@ -39,7 +40,7 @@ Options = tuple[tuple[int, bytes], ...]
 
 
 class NotDhcp(Exception):
-    """A frame that is no message of a DHCP client."""
+    """The frame is not a message of a DHCP client."""
 
 
 def mac_text(mac: bytes) -> str:
@@ -47,7 +48,7 @@ def mac_text(mac: bytes) -> str:
 
 
 def checksum(data: bytes) -> int:
-    """The Internet checksum (RFC 1071), 0 when `data` holds a right one."""
+    """Returns the Internet checksum (RFC 1071); 0 if `data` holds a correct one."""
     if len(data) % 2:
         data += b"\0"
     total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
@@ -60,18 +61,18 @@ def checksum(data: bytes) -> int:
 
 
 def address(*texts: str) -> bytes:
-    """An option that is a list of IPv4 addresses."""
+    """Encodes a list of IPv4 addresses."""
     return b"".join(socket.inet_aton(text) for text in texts)
 
 
 def seconds(value: int) -> bytes:
-    """An option that is a time: 51, 58, 59, 108."""
+    """Encodes a time: options 51, 58, 59, 108."""
     return struct.pack("!I", value)
 
 
 def classless_routes(*routes: tuple[str, str]) -> bytes:
-    """Option 121 (RFC 3442): destination with prefix → gateway; a gateway 0.0.0.0
-    means that the destination is on the link."""
+    """Encodes option 121 (RFC 3442) from pairs of destination and gateway. The gateway
+    0.0.0.0 means that the destination is on the link."""
     data = b""
     for destination, gateway in routes:
         network = ipaddress.ip_network(destination)
@@ -81,7 +82,7 @@ def classless_routes(*routes: tuple[str, str]) -> bytes:
 
 
 def domain_names(*names: str) -> bytes:
-    """Option 119 (RFC 3397): each name compressed against those before it
+    """Encodes option 119 (RFC 3397), with each name compressed against the earlier ones
     (RFC 1035, section 4.1.4)."""
     data = b""
     known: dict[str, int] = {}
@@ -101,8 +102,8 @@ def domain_names(*names: str) -> bytes:
 
 
 def encode_options(options: Iterable[tuple[int, bytes]]) -> bytes:
-    """The options without an end; what is longer than 255 bytes in several parts
-    of the same code (RFC 3396)."""
+    """Encodes options without an end mark. Values longer than 255 bytes are split into
+    several parts (RFC 3396)."""
     data = b""
     for code, value in options:
         parts = [value[i : i + 255] for i in range(0, len(value), 255)] or [b""]
@@ -111,9 +112,9 @@ def encode_options(options: Iterable[tuple[int, bytes]]) -> bytes:
 
 
 def decode_options(data: bytes) -> Options:
-    """The options in their order, parts of one code not joined.
+    """Returns the options in order, with separate parts of the same code.
 
-    Raises `NotDhcp` for an option that goes past the end."""
+    Raises `NotDhcp` if an option exceeds the data."""
     options = []
     at = 0
     while at < len(data) and data[at] != 255:
@@ -121,29 +122,28 @@ def decode_options(data: bytes) -> Options:
             at += 1
             continue
         if at + 1 >= len(data) or at + 2 + data[at + 1] > len(data):
-            raise NotDhcp(f"option {data[at]} goes past the end")
+            raise NotDhcp(f"option {data[at]} exceeds the message")
         end = at + 2 + data[at + 1]
         options.append((data[at], data[at + 2 : end]))
         at = end
     return tuple(options)
 
 
-# What clients send
+# Messages of clients
 
 
 @dataclass(frozen=True)
 class Request:
-    """A client's message, with what the packets around it say."""
+    """A client's message with fields of its Ethernet, IPv4 and UDP headers."""
 
     ethernet_source: bytes
     ethernet_destination: bytes
     source: str
     destination: str
     udp_checksum: str
-    """`ok`, `bad`, `none`, or `offloaded`: left to hardware that a virtual cable
-    does not have."""
+    """`ok`, `bad`, `none`, or `offloaded`: left to hardware, which veth pairs lack."""
     size: int
-    """Bytes of the UDP payload."""
+    """Length of the UDP payload in bytes."""
     op: int
     xid: int
     secs: int
@@ -154,12 +154,12 @@ class Request:
     options: Options
 
     def option(self, code: int) -> bytes | None:
-        """The parts of an option, joined."""
+        """Returns the joined parts of an option."""
         parts = [value for key, value in self.options if key == code]
         return b"".join(parts) if parts else None
 
     def option_address(self, code: int) -> str | None:
-        """An option that is one address."""
+        """Returns an option that holds one address."""
         value = self.option(code)
         return socket.inet_ntoa(value) if value is not None and len(value) == 4 else None
 
@@ -169,8 +169,8 @@ class Request:
 
     @property
     def state(self) -> str:
-        """What the client asks for: `discover`, `selecting`, `init-reboot`,
-        `renewing`, `rebinding` (RFC 2131, section 4.3.2), or the kind."""
+        """`discover`, or for a REQUEST the client's state: `selecting`, `init-reboot`,
+        `renewing`, `rebinding` (RFC 2131, section 4.3.2). Else the message type."""
         if self.kind != REQUEST:
             return KINDS.get(self.kind, "unknown").lower()
         if self.option(54) is not None:
@@ -181,25 +181,25 @@ class Request:
 
 
 def parse(frame: bytes, checksum_pending: bool = False) -> Request:
-    """Reads an Ethernet frame with a message to the server port.
+    """Parses an Ethernet frame with a message to the server port.
 
-    Raises `NotDhcp` for everything else."""
+    Raises `NotDhcp` for any other frame."""
     if frame[12:14] != b"\x08\x00" or len(frame) < ETHERNET + 28:
-        raise NotDhcp("no IPv4")
+        raise NotDhcp("not IPv4")
     packet = frame[ETHERNET:]
     header = 4 * (packet[0] & 15)
     total = int.from_bytes(packet[2:4], "big")
     if packet[9] != socket.IPPROTO_UDP or int.from_bytes(packet[6:8], "big") & 0x3FFF:
-        raise NotDhcp("no whole UDP datagram")
+        raise NotDhcp("not an unfragmented UDP datagram")
     datagram = packet[header:total]
     if len(datagram) < 8 or int.from_bytes(datagram[2:4], "big") != SERVER_PORT:
         raise NotDhcp("not to the server port")
-    promised = int.from_bytes(datagram[4:6], "big")
-    if total > len(packet) or promised > len(datagram):
-        raise NotDhcp("shorter than its headers promise")
-    payload = datagram[8:promised]
+    udp_length = int.from_bytes(datagram[4:6], "big")
+    if total > len(packet) or udp_length > len(datagram):
+        raise NotDhcp("shorter than the lengths in its headers")
+    payload = datagram[8:udp_length]
     if len(payload) < _BOOTP.size:
-        raise NotDhcp(f"{len(payload)} bytes are no DHCP message")
+        raise NotDhcp(f"{len(payload)} bytes are not a DHCP message")
     (op, _, hlen, _, xid, secs, flags, ciaddr, _, _, giaddr, chaddr, _, _, cookie) = (
         _BOOTP.unpack_from(payload)
     )
@@ -210,7 +210,7 @@ def parse(frame: bytes, checksum_pending: bool = False) -> Request:
         ethernet_source=frame[6:12],
         source=socket.inet_ntoa(packet[12:16]),
         destination=socket.inet_ntoa(packet[16:20]),
-        udp_checksum=_judge(packet, datagram, checksum_pending),
+        udp_checksum=_checksum_state(packet, datagram, checksum_pending),
         size=len(payload),
         op=op,
         xid=xid,
@@ -223,7 +223,7 @@ def parse(frame: bytes, checksum_pending: bool = False) -> Request:
     )
 
 
-def _judge(packet: bytes, datagram: bytes, pending: bool) -> str:
+def _checksum_state(packet: bytes, datagram: bytes, pending: bool) -> str:
     if pending:
         return "offloaded"
     if datagram[6:8] == b"\0\0":
@@ -232,17 +232,16 @@ def _judge(packet: bytes, datagram: bytes, pending: bool) -> str:
 
 
 def _pseudo(packet: bytes, length: int) -> bytes:
-    """The pseudo header that the UDP checksum covers too (RFC 768)."""
+    """Returns the pseudo header that the UDP checksum covers (RFC 768)."""
     return packet[12:20] + struct.pack("!BBH", 0, socket.IPPROTO_UDP, length)
 
 
-# What servers send
+# Messages of servers
 
 
 @dataclass(frozen=True)
 class Reply:
-    """A server's message and the packets around it; every field can be made
-    wrong by itself."""
+    """A server's message with its headers. Each field can be set to a wrong value alone."""
 
     ethernet_source: bytes
     ethernet_destination: bytes
@@ -260,14 +259,14 @@ class Reply:
     sname: bytes = b""
     file: bytes = b""
     end: bytes = b"\xff"
-    """What follows the options."""
+    """Bytes after the options."""
     padded: bool = True
     cut: int | None = None
-    """Size of the UDP payload, if it is cut off."""
+    """Length of the truncated UDP payload in bytes."""
     ip_checksum_error: int = 0
     udp_checksum_error: int = 0
     udp_length_error: int = 0
-    """Bytes that the UDP header promises too many."""
+    """Difference of the length in the UDP header from the correct one, in bytes."""
 
     def option(self, code: int) -> bytes | None:
         return next((value for key, value in self.options if key == code), None)
@@ -300,19 +299,19 @@ class Reply:
         return data[: self.cut]
 
     def encode(self) -> bytes:
-        """The Ethernet frame."""
+        """Returns the Ethernet frame."""
         payload = self.payload()
         length = 8 + len(payload)
         head = struct.pack("!BBHHHBBH", 0x45, 0x10, 20 + length, 0, 0, 64, socket.IPPROTO_UDP, 0)
         packet = head + socket.inet_aton(self.source) + socket.inet_aton(self.destination)
         sum_ip = checksum(packet) ^ self.ip_checksum_error
         packet = packet[:10] + struct.pack("!H", sum_ip) + packet[12:]
-        promised = length + self.udp_length_error
-        udp = struct.pack("!HHHH", SERVER_PORT, CLIENT_PORT, promised, 0)
-        # Right for the length promised, so that only one thing is wrong; 0 would
-        # mean that there is none.
-        covered = (udp + payload)[:promised].ljust(promised, b"\0")
-        sum_udp = (checksum(_pseudo(packet, promised) + covered) or 0xFFFF) ^ (
+        udp_length = length + self.udp_length_error
+        udp = struct.pack("!HHHH", SERVER_PORT, CLIENT_PORT, udp_length, 0)
+        # The checksum matches the length in the header, so that a wrong length is the only
+        # defect. Zero would mean "no checksum".
+        covered = (udp + payload)[:udp_length].ljust(udp_length, b"\0")
+        sum_udp = (checksum(_pseudo(packet, udp_length) + covered) or 0xFFFF) ^ (
             self.udp_checksum_error
         )
         udp = udp[:6] + struct.pack("!H", sum_udp)
@@ -321,8 +320,8 @@ class Reply:
 
 
 def overload(options: Options, file: Sequence[int], sname: Sequence[int]) -> Options:
-    """What remains in the option field when the options named in `file` and `sname`
-    are moved there, with option 52 that says so."""
+    """Returns the option field without the options placed in `file` and `sname`, and with
+    option 52 that declares them."""
     moved = {*file, *sname}
     value = (1 if file else 0) | (2 if sname else 0)
     rest = tuple(option for option in options if option[0] not in moved)
@@ -330,17 +329,17 @@ def overload(options: Options, file: Sequence[int], sname: Sequence[int]) -> Opt
 
 
 def header_field(options: Options, codes: Sequence[int]) -> bytes:
-    """The header field that holds these options, for `overload`."""
+    """Returns the header field with these options, see `overload`."""
     chosen = [option for option in options if option[0] in codes]
     return encode_options(chosen) + b"\xff" if codes else b""
 
 
-# ARP (RFC 826), which shows how clients look for other users of an address
+# ARP (RFC 826)
 
 
 @dataclass(frozen=True)
 class Arp:
-    """A message; `encode` wants the one field that no test asks for."""
+    """An ARP message without the target hardware address, an argument of `encode`."""
 
     ethernet_source: bytes
     ethernet_destination: bytes
@@ -357,9 +356,9 @@ class Arp:
 
 
 def parse_arp(frame: bytes) -> Arp:
-    """Reads an ARP message for IPv4 over Ethernet; raises `NotDhcp` for others."""
+    """Parses an ARP message for IPv4 over Ethernet, or raises `NotDhcp`."""
     if len(frame) < 42 or frame[12:20] != b"\x08\x06\x00\x01\x08\x00\x06\x04":
-        raise NotDhcp("no ARP for IPv4")
+        raise NotDhcp("not ARP for IPv4")
     return Arp(
         ethernet_destination=frame[:6],
         ethernet_source=frame[6:12],

@@ -1,4 +1,4 @@
-"""The controller double refuses what breaks the protocol, and never falls over."""
+"""Tests the stand-in for a controller: tasks, results, injected faults, bad requests."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def post(url: str, body: bytes) -> tuple[int, bytes]:
         return error.code, error.read()
 
 
-def test_a_task_request_is_answered_and_recorded(tmp_path: Path) -> None:
+def test_task_request_is_answered_and_logged(tmp_path: Path) -> None:
     log = tmp_path / "requests.jsonl"
     with Controller("127.0.0.1", log=log) as controller:
         assert post(f"{controller.url}?build-task", REQUEST) == (200, NOTHING_TO_DO)
@@ -54,7 +54,7 @@ def test_a_task_request_is_answered_and_recorded(tmp_path: Path) -> None:
     assert (line["status"], line["agent"], line["error"]) == (200, "build-adbeefb8da", None)
 
 
-def test_what_is_no_task_request_is_refused() -> None:
+def test_invalid_http_request_is_rejected() -> None:
     with Controller("127.0.0.1") as controller:
         assert post(controller.url, b"agent: x\n")[0] == 400
         assert post(controller.url, b"x" * 102_401)[0] == 413
@@ -82,7 +82,7 @@ def test_what_is_no_task_request_is_refused() -> None:
         (b"Debian", b"\x1b[2J", "control character"),
     ],
 )
-def test_the_reason_of_a_refusal_is_given(old: bytes, new: bytes, reason: str) -> None:
+def test_invalid_task_request_is_rejected_with_the_reason(old: bytes, new: bytes, reason: str) -> None:
     assert old in REQUEST
     with pytest.raises(ProtocolError, match=reason):
         parse_task_request(REQUEST.replace(old, new, 1))
@@ -103,7 +103,7 @@ lines
 """
 
 
-def test_tasks_are_handed_out_and_their_results_taken(tmp_path: Path) -> None:
+def test_tasks_are_handed_out_and_results_accepted(tmp_path: Path) -> None:
     script = tmp_path / "script.json"
     task = {"tasks": 1, "source": "http://192.0.2.1/x.c", "challenge": True}
     script.write_text(json.dumps({"*": task, "/urgent": {"tasks": 1, "expire": -1}}))
@@ -114,14 +114,14 @@ def test_tasks_are_handed_out_and_their_results_taken(tmp_path: Path) -> None:
         assert response["session"] == "task/1"
         assert manifest["repository-url"] == "http://192.0.2.1/x.c"
         assert manifest["machine"] == "linux_debian_13-gcc"
-        # There is one only.
+        # The script has one task only.
         assert post(controller.url, REQUEST) == (200, NOTHING_TO_DO)
         url = response["result-url"]
         signed = RESULT.replace(b":\nname", b"challenge: x challenge-1\n:\nname")
         urgent = parse_manifests(post(f"{controller.url}urgent", REQUEST)[1].decode())[0]
         late = RESULT.replace(b"task/1", urgent["session"].encode())
         bodies = [RESULT, signed, signed, late, RESULT.replace(b"task/1", b"x")]
-        # An agent is never told what becomes of its result.
+        # The answer does not depend on the fate of the result.
         assert [post(url, body) for body in bodies] == [(200, b"")] * 5
         results = [request for request in controller.requests if request.result]
     assert [request.error for request in results] == [
@@ -147,13 +147,13 @@ def test_tasks_are_handed_out_and_their_results_taken(tmp_path: Path) -> None:
         (b"update-status", b"color", "color is unknown"),
     ],
 )
-def test_the_reason_why_a_result_is_refused(old: bytes, new: bytes, reason: str) -> None:
+def test_invalid_result_is_rejected_with_the_reason(old: bytes, new: bytes, reason: str) -> None:
     assert old in RESULT
     with pytest.raises(ProtocolError, match=reason):
         parse_result(RESULT.replace(old, new, 1))
 
 
-def test_a_controller_can_be_away_slow_or_mad(tmp_path: Path) -> None:
+def test_script_injects_errors_delays_and_disconnects(tmp_path: Path) -> None:
     script = tmp_path / "script.json"
     with Controller("127.0.0.1", script=script) as controller:
 
@@ -172,20 +172,20 @@ def test_a_controller_can_be_away_slow_or_mad(tmp_path: Path) -> None:
         assert [r.status for r in controller.requests] == [401, 503, 200, 0, 200]
 
 
-def test_a_request_without_machines_is_refused() -> None:
+def test_task_request_without_machines_is_rejected() -> None:
     with pytest.raises(ProtocolError, match="no machine"):
         parse_task_request(REQUEST.split(b":\nid")[0])
 
 
-def test_damaged_requests_are_refused_or_understood() -> None:
-    lot = random.Random(20)
+def test_damaged_task_request_is_rejected_or_parsed() -> None:
+    generator = random.Random(20)
     pieces = [b":", b"\n", b": 1\n", b"\\", b"\0", b"\xff", b"id: 2\n", b" ", b"x" * 50]
     refused = 0
     for _ in range(20_000):
         body = bytearray(REQUEST)
-        for _ in range(lot.randint(1, 6)):
-            at = lot.randrange(len(body) + 1)
-            body[at : at + lot.randint(0, 5)] = lot.choice(pieces)
+        for _ in range(generator.randint(1, 6)):
+            at = generator.randrange(len(body) + 1)
+            body[at : at + generator.randint(0, 5)] = generator.choice(pieces)
         try:
             header, machines = parse_task_request(bytes(body))
             assert header["agent"] and machines
@@ -194,7 +194,7 @@ def test_damaged_requests_are_refused_or_understood() -> None:
     assert 0 < refused < 20_000
 
 
-def test_as_a_program_it_serves_until_told_to_end() -> None:
+def test_program_serves_until_sigterm() -> None:
     program = Path(__file__).with_name("controller.py")
     command = [sys.executable, str(program), "--listen", "127.0.0.1:0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:

@@ -1,4 +1,4 @@
-"""The DHCP double says what it is told to, and its log what was on the wire."""
+"""Tests the simulated DHCP servers, their defects and their log."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ SERVER_MAC = bytes.fromhex("02bd0000ffff")
 
 
 def request(kind: int, *options: tuple[int, bytes], **fields: object) -> Request:
-    """A client's message."""
+    """Returns a client's message."""
     message = Request(
         ethernet_source=MAC,
         ethernet_destination=BROADCAST_MAC,
@@ -62,7 +62,7 @@ def request(kind: int, *options: tuple[int, bytes], **fields: object) -> Request
 
 
 def answer(message: Request, **behaviour: object) -> Reply | None:
-    """What a server at .1, that gave this client .100, says."""
+    """Returns the answer of a server at .1 that has granted .100 to this client."""
     server = Server(Behaviour.parse({"server": "198.51.100.1", **behaviour}), SERVER_MAC)
     server.address_of(MAC)
     answered = server.answer(message)
@@ -76,7 +76,7 @@ def offer(**behaviour: object) -> Reply:
 
 
 def client_frame(payload: bytes, port: int = 67) -> bytes:
-    """A broadcast as a client sends it, without a UDP checksum."""
+    """Returns a client's broadcast without a UDP checksum."""
     udp = struct.pack("!HHHH", 68, port, 8 + len(payload), 0) + payload
     head = struct.pack("!BBHHHBB", 0x45, 0, 20 + len(udp), 1, 0, 64, 17)
     ends = bytes(4) + b"\xff" * 4
@@ -89,7 +89,7 @@ def discover_payload() -> bytes:
     return head.ljust(236, b"\0") + COOKIE + encode_options([(53, b"\x01")]) + b"\xff"
 
 
-def test_an_offer_is_a_right_packet() -> None:
+def test_offer_is_a_valid_packet() -> None:
     frame = offer().encode()
     packet = frame[14:]
     assert frame[:14] == MAC + SERVER_MAC + b"\x08\x00"
@@ -126,7 +126,7 @@ def test_an_offer_is_a_right_packet() -> None:
         ),
     ],
 )
-def test_each_state_is_known_and_gets_its_answer(
+def test_request_gets_the_answer_for_its_state(
     message: Request, state: str, kind: int | None
 ) -> None:
     assert message.state == state
@@ -138,7 +138,7 @@ def test_each_state_is_known_and_gets_its_answer(
         assert denied is not None and denied.kind == NAK and denied.destination == BROADCAST_IP
 
 
-def test_answers_go_where_rfc_2131_sends_them() -> None:
+def test_answer_goes_to_the_destination_of_rfc_2131() -> None:
     assert offer().destination == "198.51.100.100"
     wanted = answer(request(DISCOVER, flags=0x8000))
     assert wanted is not None
@@ -149,7 +149,7 @@ def test_answers_go_where_rfc_2131_sends_them() -> None:
     assert (denied.destination, denied.ethernet_destination) == ("198.51.100.100", MAC)
 
 
-def test_a_declined_address_is_not_given_again() -> None:
+def test_declined_address_is_not_granted_again() -> None:
     server = Server(Behaviour("198.51.100.1"), SERVER_MAC)
     assert server.address_of(MAC) == "198.51.100.100"
     decline = request(DECLINE, (54, address("198.51.100.1")))
@@ -158,17 +158,17 @@ def test_a_declined_address_is_not_given_again() -> None:
     assert server.address_of(MAC[::-1]) == "198.51.100.102"
 
 
-def test_every_oddity_changes_the_message() -> None:
+def test_defect_changes_the_message() -> None:
     assert (len(OFFERS), len(IMPOSSIBLE)) == (31, 12)
     assert OFFERS.keys() > HARMLESS
     good = offer().encode()
     frames = {name: offer(oddity=name).encode() for name in {**OFFERS, **IMPOSSIBLE}}
     assert good not in frames.values()
-    # The two lists share four of them.
+    # The two tables share four defects.
     assert len(set(frames.values())) == len(frames) - 4
 
 
-def test_long_options_are_split_and_others_overloaded() -> None:
+def test_long_option_is_split_and_overloaded_options_are_moved() -> None:
     assert encode_options([(43, bytes(300))]) == b"\x2b\xff" + bytes(255) + b"\x2b\x2d" + bytes(45)
     reply = offer(options={"15": b"lan.example".hex()}, file=[15, 3], sname=[1])
     assert reply.option(52) == b"\x03" and reply.option(15) is None
@@ -179,14 +179,14 @@ def test_long_options_are_split_and_others_overloaded() -> None:
     assert decode_options(reply.sname) == ((1, address("255.255.255.0")),)
 
 
-def test_options_with_a_form_of_their_own() -> None:
+def test_routes_and_domain_names_have_their_wire_format() -> None:
     routes = classless_routes(("0.0.0.0/0", "192.0.2.1"), ("192.0.2.1/32", "0.0.0.0"))
     assert routes.hex() == "00c0000201" + "20c000020100000000"
     names = domain_names("lan.example", "eng.lan.example", "lan.example")
     assert names == b"\x03lan\x07example\0" + b"\x03eng\xc0\x00" + b"\xc0\x00"
 
 
-def test_damaged_messages_of_clients_are_no_messages() -> None:
+def test_truncated_message_is_rejected() -> None:
     whole = client_frame(discover_payload())
     message = parse(whole)
     assert (message.state, message.xid, message.secs, message.flags) == ("discover", 7, 3, 0x8000)
@@ -210,14 +210,14 @@ def test_damaged_messages_of_clients_are_no_messages() -> None:
         ({"server": "192.0.2.1", "nak_by": "letter"}, "letter"),
     ],
 )
-def test_a_behaviour_that_makes_no_sense_is_refused(
+def test_invalid_description_is_rejected_with_the_reason(
     description: dict[str, object], reason: str
 ) -> None:
     with pytest.raises(BadBehaviour, match=reason):
         Behaviour.parse(description)
 
 
-def test_a_behaviour_survives_its_description() -> None:
+def test_description_is_parsed_back() -> None:
     behaviour = Behaviour(
         "192.0.2.1",
         options={26: b"\x05\x78"},
@@ -228,11 +228,11 @@ def test_a_behaviour_survives_its_description() -> None:
     assert Behaviour.parse(json.loads(json.dumps(behaviour.description()))) == behaviour
 
 
-def test_as_a_program_it_serves_a_link(tmp_path: Path) -> None:
+def test_program_answers_clients_on_a_link(tmp_path: Path) -> None:
     with Lan() as lan:
         double = lan.start_dhcp_double(Behaviour(lan.address))
         payload = discover_payload()
-        # A socket of the LAN itself is a client like others.
+        # The client is a packet socket in the namespace of the LAN.
         program = (
             "import socket, sys\n"
             "s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0x0008)\n"
@@ -245,7 +245,7 @@ def test_as_a_program_it_serves_a_link(tmp_path: Path) -> None:
         lan.run(["ip", "link", "set", "cable", "master", "lan0", "up"])
         lan.run(["ip", "link", "set", "client", "up"])
         forwards = ["bridge", "link", "show", "dev", "cable"]
-        wait_for(lambda: "forwarding" in lan.run(forwards), "the cable is connected")
+        wait_for(lambda: "forwarding" in lan.run(forwards), "the link forwards")
         lan.run(["python3", "-c", program, "client", client_frame(payload).hex()])
         wait_for(lambda: double.sent("OFFER"), "the offer is in the log")
         seen = double.received("DISCOVER")[0]
