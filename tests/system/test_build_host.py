@@ -44,12 +44,12 @@ def site(root: Root) -> Iterator[Site]:
         yield Site(host, lan, page)
 
 
-def test_it_boots_without_a_failed_unit(site: Site) -> None:
+def test_host_boots_without_failed_unit(site: Site) -> None:
     assert site.host.wait_for_boot() == "running"
     assert site.host.failed_units() == []
 
 
-def test_the_lease_is_on_br0(site: Site) -> None:
+def test_lease_is_on_br0(site: Site) -> None:
     nic = site.host.nics[0]
     leased = site.lan.leases()[nic.mac]
     assert site.host.addresses("br0") == [f"{leased}/24"]
@@ -59,7 +59,7 @@ def test_the_lease_is_on_br0(site: Site) -> None:
     )
 
 
-def test_br0_is_the_uplink_for_the_lan(site: Site) -> None:
+def test_br0_has_hardware_address_of_uplink(site: Site) -> None:
     br0, eth0 = site.host.link("br0"), site.host.link("eth0")
     assert br0["address"] == eth0["address"] == site.host.nics[0].mac
     assert eth0["master"] == "br0"
@@ -67,31 +67,31 @@ def test_br0_is_the_uplink_for_the_lan(site: Site) -> None:
     assert (settings["stp_state"], settings["forward_delay"]) == (0, 0)
 
 
-def test_br1_has_the_private_address(site: Site) -> None:
+def test_br1_has_private_address(site: Site) -> None:
     assert site.host.addresses("br1") == ["172.23.0.1/16"]
     assert "UP" in site.host.link("br1")["flags"]
 
 
-def test_names_resolve_through_the_lease(site: Site) -> None:
+def test_names_resolve_with_name_servers_of_lease(site: Site) -> None:
     resolv_conf = site.host.read("/etc/resolv.conf").splitlines()
     assert f"nameserver {site.lan.address}" in resolv_conf
     assert "search lan.example" in resolv_conf
     assert site.host.run("getent ahostsv4 gateway").split()[0] == site.lan.address
 
 
-def test_interfaces_shows_the_configuration_in_force(site: Site) -> None:
+def test_interfaces_file_shows_active_configuration(site: Site) -> None:
     text = site.host.read("/etc/network/interfaces")
     assert site.host.addresses("br0")[0].split("/")[0] in text
     assert "172.23.0.1" in text
     assert "bridge_ports eth0" in text
 
 
-def test_the_name_is_the_one_of_the_lease(site: Site) -> None:
+def test_hostname_is_that_of_lease(site: Site) -> None:
     assert site.host.run(["hostname"]).strip() == NAME
     assert site.host.bus_property("hostname1", "Hostname") == NAME
 
 
-def test_a_machine_on_br1_takes_a_lease_and_fetches_a_page_through_nat(site: Site) -> None:
+def test_machine_on_br1_takes_lease_and_fetches_page(site: Site) -> None:
     machine = Machine(site.host)
     assert ipaddress.ip_address(machine.take_lease()) in PRIVATE
     assert machine.run("getent ahostsv4 gateway.lan.example").split()[0] == site.lan.address
@@ -99,7 +99,7 @@ def test_a_machine_on_br1_takes_a_lease_and_fetches_a_page_through_nat(site: Sit
     assert site.lan.web_clients()[-1] == site.host.addresses("br0")[0].split("/")[0]
 
 
-def test_the_agent_polls_its_controller(site: Site) -> None:
+def test_agent_polls_controller(site: Site) -> None:
     assert site.host.active("buildos-bbot@default.service")
     requests = site.lan.task_requests()
     br0 = site.host.addresses("br0")[0].split("/")[0]
@@ -109,7 +109,7 @@ def test_the_agent_polls_its_controller(site: Site) -> None:
     assert {str(request["toolchain"]).split()[0] for request in requests} == {"default"}
 
 
-def test_the_slave_runs_as_it_is_configured(site: Site) -> None:
+def test_slave_runs_as_configured(site: Site) -> None:
     assert site.host.active("buildos-bslave@default.service")
     messages = [
         str(entry["MESSAGE"])
@@ -118,12 +118,12 @@ def test_the_slave_runs_as_it_is_configured(site: Site) -> None:
     assert 'started with 2 argument(s): ["--bridge", "br0"]' in messages
 
 
-def test_agents_are_in_a_slice_of_their_own(site: Site) -> None:
+def test_agents_are_in_agents_slice(site: Site) -> None:
     for unit in ("buildos-bbot@default.service", "buildos-bslave@default.service"):
         assert site.host.unit(unit, "Slice") == {"Slice": "buildos-agents.slice"}
 
 
-def test_every_daemon_says_what_it_does(site: Site) -> None:
+def test_daemon_status_is_informative(site: Site) -> None:
     for daemon in ("netd", "hostnamed", "natd", "agentd"):
         unit = f"buildos-{daemon}.service"
         assert site.host.active(unit)
@@ -132,7 +132,7 @@ def test_every_daemon_says_what_it_does(site: Site) -> None:
     assert leased in site.host.status_text("buildos-netd.service")
 
 
-def test_everybody_reads_the_bus_and_only_root_changes(site: Site) -> None:
+def test_bus_is_readable_by_all_and_writable_by_root(site: Site) -> None:
     nobody = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", "busctl"]
     read = [*nobody, "--json=short", "get-property", *manager("network1"), "Online"]
     assert '"data":true' in site.host.run(read)
@@ -141,13 +141,13 @@ def test_everybody_reads_the_bus_and_only_root_changes(site: Site) -> None:
     site.host.call("network1", "Renew")
 
 
-def test_the_operator_sees_it_all(site: Site) -> None:
+def test_buildosctl_shows_host(site: Site) -> None:
     status = site.host.run(["buildosctl", "status"])
     assert NAME in status
     assert site.host.addresses("br0")[0].split("/")[0] in status
 
 
-def test_the_journal_has_no_error_of_ours(site: Site) -> None:
+def test_journal_has_no_error_of_buildos(site: Site) -> None:
     sources = ("_SYSTEMD_UNIT", "UNIT", "SYSLOG_IDENTIFIER")
     errors = [
         entry["MESSAGE"]
@@ -157,7 +157,7 @@ def test_the_journal_has_no_error_of_ours(site: Site) -> None:
     assert errors == []
 
 
-def test_no_daemon_of_ours_asks_somebody_to_look(site: Site) -> None:
+def test_journal_has_no_warning_of_daemons(site: Site) -> None:
     warnings = [
         entry["MESSAGE"]
         for entry in site.host.journal("--priority=warning")

@@ -18,7 +18,7 @@ def _serve_taken_address(lan: Lan) -> None:
     lan.serve_dhcp(f"--dhcp-host={_MAC},{_TAKEN}")
 
 
-def test_an_address_in_use_is_declined_and_another_one_taken(host: Host, lan: Lan) -> None:
+def test_address_in_use_is_declined_and_replaced(host: Host, lan: Lan) -> None:
     _serve_taken_address(lan)
     host.start([lan], macs=[_MAC])
     host.wait_for(lambda: f"DHCPDECLINE({BRIDGE}) {_TAKEN}" in lan.log("dnsmasq.log"), "DECLINE")
@@ -29,7 +29,7 @@ def test_an_address_in_use_is_declined_and_another_one_taken(host: Host, lan: La
     assert any("in use" in (e["reason"] or "") for e in host.ledger())
 
 
-def test_detection_can_be_switched_off(host: Host, lan: Lan) -> None:
+def test_conflict_detection_disabled_keeps_address(host: Host, lan: Lan) -> None:
     _serve_taken_address(lan)
     host.configure("netd", "detect_conflicts = false\n")
     host.start([lan], macs=[_MAC])
@@ -37,7 +37,7 @@ def test_detection_can_be_switched_off(host: Host, lan: Lan) -> None:
     assert "DHCPDECLINE" not in lan.log("dnsmasq.log")
 
 
-def test_somebody_who_takes_the_address_later_is_answered_first(host: Host, lan: Lan) -> None:
+def test_later_claim_of_address_is_answered_first(host: Host, lan: Lan) -> None:
     lan.serve_dhcp()
     lan.watch_arp()
     host.start([lan])
@@ -57,7 +57,7 @@ def test_somebody_who_takes_the_address_later_is_answered_first(host: Host, lan:
 
 
 @pytest.mark.parametrize("nics", [2, 4])
-def test_nics_on_one_lan_make_no_loop_and_one_of_them_answers(
+def test_two_nics_on_one_lan_make_no_loop_and_one_answers_arp(
     host: Host, lan: Lan, nics: int
 ) -> None:
     lan.serve_dhcp()
@@ -71,7 +71,7 @@ def test_nics_on_one_lan_make_no_loop_and_one_of_them_answers(
     assert len(ports) == 1
 
 
-def test_a_nic_that_takes_no_part_is_nobody_else(host: Host, lan: Lan) -> None:
+def test_arp_of_excluded_nic_is_no_conflict(host: Host, lan: Lan) -> None:
     lan.serve_dhcp()
     host.configure("netd", 'exclude = ["eth1"]\n')
     host.start([lan, lan])

@@ -54,7 +54,7 @@ def real_server(site: Site, request: pytest.FixtureRequest) -> Iterator[Callable
         site.lan.stop_dhcp()
 
 
-def test_a_real_server_renews(site: Site, real_server: Callable[[], None]) -> None:
+def test_real_server_renews_lease(site: Site, real_server: Callable[[], None]) -> None:
     leased = site.wait_online()
     assert leased.startswith("198.51.100.1")
     assert site.default_gateways() == [site.lan.address]
@@ -66,7 +66,7 @@ def test_a_real_server_renews(site: Site, real_server: Callable[[], None]) -> No
     assert not site.addresses_removed()
 
 
-def test_a_real_server_rebinds(site: Site, real_server: Callable[[], None]) -> None:
+def test_real_server_rebinds_lease(site: Site, real_server: Callable[[], None]) -> None:
     leased = site.wait_online()
     site.watch_addresses()
     # Away at T1, back at T2.
@@ -85,7 +85,7 @@ def test_a_real_server_rebinds(site: Site, real_server: Callable[[], None]) -> N
 
 
 @pytest.mark.parametrize("kind", OFFERS)
-def test_a_bad_offer_does_not_spoil_a_good_one(site: Site, kind: str) -> None:
+def test_bad_offer_does_not_prevent_good_offer(site: Site, kind: str) -> None:
     mute = frozenset() if kind in HARMLESS else frozenset({"selecting"})
     rogue = Behaviour(ROGUE, first=200, oddity=kind, silent=mute)
     site.begin(rogue, Behaviour(GOOD, delay={"discover": GAP}))
@@ -98,7 +98,7 @@ def test_a_bad_offer_does_not_spoil_a_good_one(site: Site, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", IMPOSSIBLE)
-def test_an_impossible_lease_is_refused(site: Site, kind: str) -> None:
+def test_impossible_lease_is_refused(site: Site, kind: str) -> None:
     rogue = Behaviour(ROGUE, first=200, oddity=kind)
     site.begin(rogue, Behaviour(GOOD, delay={"discover": GAP}))
     assert site.wait_online(deadline=10) == "198.51.100.100"
@@ -106,7 +106,7 @@ def test_an_impossible_lease_is_refused(site: Site, kind: str) -> None:
     assert site.default_gateways() == [GOOD]
 
 
-def test_a_server_that_never_acks_costs_at_most_five_seconds(site: Site) -> None:
+def test_server_without_acks_delays_lease_at_most_five_seconds(site: Site) -> None:
     rogue = Behaviour(ROGUE, first=200, silent=frozenset({"selecting"}))
     site.begin(rogue, Behaviour(GOOD, delay={"discover": GAP}))
     ack = site.double.wait_sent("ACK", server=GOOD, deadline=20)
@@ -122,7 +122,7 @@ def test_a_server_that_never_acks_costs_at_most_five_seconds(site: Site) -> None
 
 
 @pytest.mark.parametrize("seconds", [0.5, 1.5, 3])
-def test_a_slow_server_is_good_enough(site: Site, seconds: float) -> None:
+def test_slow_server_grants_lease(site: Site, seconds: float) -> None:
     slow = Behaviour(GOOD, delay={"discover": seconds, "selecting": seconds})
     site.begin(slow)
     assert site.wait_online(deadline=30) == "198.51.100.100"
@@ -132,7 +132,7 @@ def test_a_slow_server_is_good_enough(site: Site, seconds: float) -> None:
 
 
 @pytest.mark.parametrize("by", ["broadcast", "unicast"])
-def test_a_nak_while_renewing_is_heard_at_once(site: Site, by: str) -> None:
+def test_nak_while_renewing_ends_lease_at_once(site: Site, by: str) -> None:
     times: dict[str, Any] = {"lease": 60, "t1": 3, "t2": 40}
     site.begin(Behaviour(GOOD, **times))
     leased = site.wait_online()
@@ -147,7 +147,7 @@ def test_a_nak_while_renewing_is_heard_at_once(site: Site, by: str) -> None:
 
 
 @pytest.mark.parametrize("by", ["broadcast", "unicast"])
-def test_a_nak_while_rebinding_is_heard_at_once(site: Site, by: str) -> None:
+def test_nak_while_rebinding_ends_lease_at_once(site: Site, by: str) -> None:
     times: dict[str, Any] = {"lease": 60, "t1": 2, "t2": 4}
     site.begin(Behaviour(GOOD, **times))
     site.wait_online()
@@ -161,7 +161,7 @@ def test_a_nak_while_rebinding_is_heard_at_once(site: Site, by: str) -> None:
     site.wait_online()
 
 
-def test_a_nak_of_a_lease_from_before_ends_it(site: Site) -> None:
+def test_nak_after_restart_ends_resumed_lease(site: Site) -> None:
     site.begin(Behaviour(GOOD))
     site.wait_online()
     site.double.serve(Behaviour(GOOD, first=150, nak=frozenset({"init-reboot"})))
@@ -173,7 +173,7 @@ def test_a_nak_of_a_lease_from_before_ends_it(site: Site) -> None:
     site.host.wait_for(lambda: site.host.addresses("br0") == ["198.51.100.150/24"], "the new lease")
 
 
-def test_a_nak_of_what_was_offered_leaves_the_other_server(site: Site) -> None:
+def test_nak_of_offered_address_leads_to_other_server(site: Site) -> None:
     fickle = Behaviour(ROGUE, first=200, nak=frozenset({"selecting"}))
     site.begin(fickle, Behaviour(GOOD, delay={"discover": GAP}))
     ack = site.double.wait_sent("ACK", server=GOOD, deadline=20)
@@ -185,7 +185,7 @@ def test_a_nak_of_what_was_offered_leaves_the_other_server(site: Site) -> None:
 
 
 @pytest.mark.parametrize("running", [True, False], ids=["netd runs", "netd is dead"])
-def test_the_address_leaves_with_the_lease(site: Site, running: bool) -> None:
+def test_address_is_removed_when_lease_expires(site: Site, running: bool) -> None:
     site.begin(Behaviour(GOOD, lease=16))
     site.wait_online()
     granted = site.double.sent("ACK")[-1]["time"]
@@ -201,7 +201,7 @@ def test_the_address_leaves_with_the_lease(site: Site, running: bool) -> None:
 # What servers may tell
 
 
-def test_options_of_every_form_arrive(site: Site) -> None:
+def test_lease_options_of_every_encoding_are_applied(site: Site) -> None:
     many = [(f"10.{number}.0.0/16", GOOD) for number in range(40)]
     routes = classless_routes(("0.0.0.0/0", GOOD), ("192.0.2.0/24", "198.51.100.7"), *many)
     assert len(routes) > 255
@@ -229,7 +229,7 @@ def test_options_of_every_form_arrive(site: Site) -> None:
     assert 1400 in (*mtu, site.host.link("br0")["mtu"])
 
 
-def test_a_lease_of_one_address_reaches_its_gateway(site: Site) -> None:
+def test_lease_with_host_mask_reaches_gateway(site: Site) -> None:
     routes = classless_routes((f"{GOOD}/32", "0.0.0.0"), ("0.0.0.0/0", GOOD))
     site.begin(
         Behaviour(GOOD, network="198.51.100.100/32", first=0, router="", options={121: routes})

@@ -60,7 +60,7 @@ def check_broadcast(entry: Entry) -> None:
     assert entry["udp_checksum"] == "ok"
 
 
-def test_discover_and_its_request(site: Site) -> None:
+def test_discover_and_request_have_required_fields(site: Site) -> None:
     site.begin(Behaviour(GOOD))
     leased = site.wait_online()
     discover, request = site.double.received("discover", "selecting")[:2]
@@ -79,7 +79,7 @@ def test_discover_and_its_request(site: Site) -> None:
     assert request["xid"] == discover["xid"] == site.double.sent("OFFER")[0]["xid"]
 
 
-def test_renewing_is_unicast_and_rebinding_is_not(site: Site) -> None:
+def test_renewing_is_unicast_and_rebinding_is_broadcast(site: Site) -> None:
     # A new name would be told by a renewal, at any time.
     site.host.systemctl("stop", "buildos-hostnamed")
     times: dict[str, Any] = {"lease": 60, "t1": 2, "t2": 5}
@@ -102,7 +102,7 @@ def test_renewing_is_unicast_and_rebinding_is_not(site: Site) -> None:
     assert site.wait_online() == leased
 
 
-def test_reboot_asks_for_the_address_and_no_server(site: Site) -> None:
+def test_init_reboot_requests_address_without_server_identifier(site: Site) -> None:
     site.begin(Behaviour(GOOD))
     leased = site.wait_online()
     site.double.serve(Behaviour(GOOD))
@@ -118,7 +118,7 @@ def test_reboot_asks_for_the_address_and_no_server(site: Site) -> None:
     assert not site.double.received("DISCOVER")
 
 
-def test_decline_names_the_address_and_the_server(site: Site) -> None:
+def test_decline_has_address_and_server_identifier(site: Site) -> None:
     site.begin(Behaviour(GOOD, taken=frozenset({"198.51.100.100"})))
     decline = site.double.wait_received("DECLINE")
     check_common(site, decline)
@@ -136,7 +136,7 @@ def test_decline_names_the_address_and_the_server(site: Site) -> None:
     )
 
 
-def test_conflicts_are_looked_for_and_the_address_is_announced(site: Site) -> None:
+def test_address_is_probed_and_announced(site: Site) -> None:
     site.begin(Behaviour(GOOD))
     leased = site.wait_online()
     mac = site.host.nics[0].mac
@@ -152,7 +152,7 @@ def test_conflicts_are_looked_for_and_the_address_is_announced(site: Site) -> No
     site.host.wait_for(lambda: len(seen(leased)) >= 2, "two announcements (section 2.3)")
 
 
-def test_unanswered_discovers_come_again_with_growing_secs(site: Site) -> None:
+def test_discover_unanswered_is_repeated_with_increasing_secs(site: Site) -> None:
     site.begin()
     site.double.wait_received("DISCOVER", count=4)
     discovers = site.double.received("DISCOVER")[:4]
@@ -165,7 +165,7 @@ def test_unanswered_discovers_come_again_with_growing_secs(site: Site) -> None:
     assert all(abs(s - p) <= 1.1 for s, p in zip(seconds, passed, strict=True))
 
 
-def test_a_client_that_hears_nothing_asks_for_broadcasts(site: Site) -> None:
+def test_discover_unanswered_sets_broadcast_flag(site: Site) -> None:
     site.begin()
     site.host.wait_for(
         lambda: any(e["flags"] == 0x8000 for e in site.double.received("DISCOVER")),
@@ -177,7 +177,7 @@ def test_a_client_that_hears_nothing_asks_for_broadcasts(site: Site) -> None:
     assert offer["broadcast"] == bool(offer["flags"])
 
 
-def test_an_unanswered_request_is_repeated_as_it_was(site: Site) -> None:
+def test_request_unanswered_is_repeated_unchanged(site: Site) -> None:
     rogue = Behaviour(ROGUE, first=200, silent=frozenset({"selecting"}))
     site.begin(rogue)
     site.double.wait_received("selecting", count=2)

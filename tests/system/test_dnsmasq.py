@@ -37,7 +37,7 @@ def _machine(host: Host) -> Machine:
     return machine
 
 
-def test_it_serves_machines_only(online: Host, lan: Lan) -> None:
+def test_dnsmasq_serves_machines_only(online: Host, lan: Lan) -> None:
     assert lan.address in _machine(online).run("getent ahostsv4 gateway.lan.example")
     listening = online.run("ss -H -lntu '( sport = :53 or sport = :67 )'")
     addresses = {line.split()[4] for line in listening.splitlines()}
@@ -46,7 +46,7 @@ def test_it_serves_machines_only(online: Host, lan: Lan) -> None:
     assert process in ("buildos-dnsmasq", "buildos+")
 
 
-def test_a_configuration_that_systemd_overlooked_is_taken(host: Host, lan: Lan) -> None:
+def test_configuration_overlooked_by_systemd_is_applied(host: Host, lan: Lan) -> None:
     """It does while it reads its units again."""
     lan.serve_dhcp()
     host.file("/etc/systemd/system/buildos-dnsmasq.path.d/test.conf", _ELSEWHERE)
@@ -59,7 +59,7 @@ def test_a_configuration_that_systemd_overlooked_is_taken(host: Host, lan: Lan) 
     assert "yet" not in host.status_text("buildos-natd.service")
 
 
-def test_a_taken_port_on_other_addresses_is_no_obstacle(host: Host, lan: Lan) -> None:
+def test_dnsmasq_starts_with_port_in_use_on_other_addresses(host: Host, lan: Lan) -> None:
     lan.serve_dhcp()
     host.file("/etc/systemd/system/taken.service", _TAKEN)
     host.file(
@@ -72,7 +72,7 @@ def test_a_taken_port_on_other_addresses_is_no_obstacle(host: Host, lan: Lan) ->
     assert lan.address in _machine(host).run("getent ahostsv4 gateway.lan.example")
 
 
-def test_it_asks_the_servers_of_the_uplink_as_they_change(host: Host, lan: Lan) -> None:
+def test_dnsmasq_follows_name_servers_of_uplink(host: Host, lan: Lan) -> None:
     _server(lan, _OTHER, "second.example")
     lan.serve_dhcp("--except-interface=lo")
     host.start([lan])
@@ -91,7 +91,7 @@ def test_it_asks_the_servers_of_the_uplink_as_they_change(host: Host, lan: Lan) 
     assert host.main_pid(_UNIT) == pid
 
 
-def test_killed_it_keeps_the_leases(online: Host) -> None:
+def test_dnsmasq_killed_keeps_leases(online: Host) -> None:
     machine = Machine(online)
     address = machine.take_lease()
     pid = online.main_pid(_UNIT)
@@ -103,7 +103,7 @@ def test_killed_it_keeps_the_leases(online: Host) -> None:
     assert machine.take_lease() == address
 
 
-def test_a_machine_that_gives_its_lease_back_is_gone(online: Host) -> None:
+def test_released_lease_is_removed_from_list(online: Host) -> None:
     machine = Machine(online)
     address = machine.take_lease()
     assert [lease[:2] for lease in usage(online, "Machines")] == [[address, machine.mac]]
@@ -112,7 +112,7 @@ def test_a_machine_that_gives_its_lease_back_is_gone(online: Host) -> None:
     online.wait_for(lambda: usage(online, "Machines") == [], "nobody has a lease")
 
 
-def test_names_that_machines_give_themselves_are_not_believed(online: Host) -> None:
+def test_host_names_sent_by_machines_do_not_resolve(online: Host) -> None:
     machine = Machine(online)
     machine.run(
         ["udhcpc", "-i", "eth0", "-s", "/bin/true", "-n", "-q", "-f", "-x", "hostname:gateway"]
@@ -122,7 +122,7 @@ def test_names_that_machines_give_themselves_are_not_believed(online: Host) -> N
     assert "gateway" not in online.read("/run/buildos/dnsmasq/leases")
 
 
-def test_a_configuration_that_it_refuses_is_reported(online: Host) -> None:
+def test_configuration_refused_by_dnsmasq_is_reported(online: Host) -> None:
     # As a dnsmasq of another version might.
     online.run("mount --bind /bin/false /usr/sbin/dnsmasq")
     pid = online.main_pid(_UNIT)

@@ -96,7 +96,7 @@ def site(root: Root) -> Iterator[Host]:
         yield host
 
 
-def test_the_manuals_have_commands() -> None:
+def test_manuals_contain_commands() -> None:
     buses = {command.split()[2] for command in COMMANDS if command.startswith("busctl introspect")}
     assert {name.rsplit(".", 1)[1] for name in buses} == {"network1", "hostname1", "nat1", "agent1"}
     assert len(COMMANDS) > 25
@@ -105,7 +105,7 @@ def test_the_manuals_have_commands() -> None:
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if reason_not_to(c) is None])
-def test_a_command_works(site: Host, command: str) -> None:
+def test_documented_command_works(site: Host, command: str) -> None:
     limit = ["timeout", "2"] if command in ENDLESS else []
     result = subprocess.run(
         site.command([*limit, "sh", "-c", command]),

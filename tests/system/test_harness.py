@@ -18,7 +18,7 @@ from namespace import CommandFailed
 from wait import TimedOut, wait_for
 
 
-def test_a_host_boots_systemd_and_runs_commands(host: Host) -> None:
+def test_host_boots_systemd_and_runs_commands(host: Host) -> None:
     host.file("/etc/motd", "hello\n")
     host.start()
     assert host.wait_for_boot() in ("running", "degraded")
@@ -29,7 +29,7 @@ def test_a_host_boots_systemd_and_runs_commands(host: Host) -> None:
         host.run("echo no; exit 3")
 
 
-def test_what_a_host_writes_is_gone_when_it_stops(host: Host) -> None:
+def test_files_written_by_host_are_gone_after_stop(host: Host) -> None:
     host.start()
     host.run("touch /usr/left-over")
     host.stop()
@@ -37,7 +37,7 @@ def test_what_a_host_writes_is_gone_when_it_stops(host: Host) -> None:
     assert not host.succeeds("test -e /usr/left-over")
 
 
-def test_a_host_has_the_cables_that_it_was_given(host: Host, lan: Lan) -> None:
+def test_host_has_requested_nics(host: Host, lan: Lan) -> None:
     host.start([lan, lan], plugged=False)
     nic = host.nics[0]
     host.run("ip link set eth0 up; ip link set eth1 up")
@@ -48,7 +48,7 @@ def test_a_host_has_the_cables_that_it_was_given(host: Host, lan: Lan) -> None:
     assert host.link("eth1")["operstate"] != "UP"
 
 
-def test_the_lan_serves_dhcp_and_the_web(host: Host, lan: Lan) -> None:
+def test_lan_serves_dhcp_and_http(host: Host, lan: Lan) -> None:
     lan.serve_dhcp()
     url = lan.serve_web("from the LAN\n")
     host.start([lan])
@@ -61,7 +61,7 @@ def test_the_lan_serves_dhcp_and_the_web(host: Host, lan: Lan) -> None:
     assert lan.web_clients() == [lan.leases()[host.nics[0].mac]]
 
 
-def test_a_service_sees_the_kernel_command_line_of_the_test(host: Host) -> None:
+def test_service_sees_kernel_command_line_of_test(host: Host) -> None:
     host.command_line("buildos.netd.include=eth*")
     host.file(
         "/etc/systemd/system/buildos-dummy.service",
@@ -75,7 +75,7 @@ def test_a_service_sees_the_kernel_command_line_of_the_test(host: Host) -> None:
     assert "buildos.netd.include=eth*" in messages
 
 
-def test_waiting_ends_at_the_deadline_and_says_why() -> None:
+def test_wait_fails_at_deadline_with_reason() -> None:
     def never() -> bool:
         assert 1 + 1 == 3, "arithmetic"
         return True
@@ -84,7 +84,7 @@ def test_waiting_ends_at_the_deadline_and_says_why() -> None:
         wait_for(never, "the sum", deadline=0.1)
 
 
-def test_nothing_outlives_tests_that_are_killed(root: Root, tmp_path: Path) -> None:
+def test_killed_test_run_leaves_no_process(root: Root, tmp_path: Path) -> None:
     program = (
         "import sys\n"
         f"sys.path[:0] = {sys.path!r}\n"
@@ -122,7 +122,7 @@ def _ended(pid: int) -> bool:
     return state == "Z"
 
 
-def test_hosts_and_lans_leave_nothing_behind(
+def test_stopped_hosts_and_lans_leave_nothing_behind(
     new_host: Callable[..., Host], new_lan: Callable[..., Lan]
 ) -> None:
     lan, host = new_lan(name="brief"), new_host("brief")

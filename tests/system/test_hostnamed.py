@@ -19,7 +19,7 @@ def _wait_for_name(host: Host, name: str, source: str) -> None:
     assert host.run(["hostname"]).strip() == name
 
 
-def test_without_a_name_it_is_called_after_its_mac_address(host: Host, lan: Lan) -> None:
+def test_hostname_without_dhcp_name_derives_from_mac(host: Host, lan: Lan) -> None:
     lan.serve_dhcp()
     host.start([lan])
     digits = host.nics[0].mac.replace(":", "")[-10:]
@@ -27,7 +27,7 @@ def test_without_a_name_it_is_called_after_its_mac_address(host: Host, lan: Lan)
     assert not host.succeeds("test -e /etc/hostname")
 
 
-def test_the_name_of_the_lease_is_taken_and_kept_without_it(host: Host, lan: Lan) -> None:
+def test_hostname_of_lease_is_applied_and_kept_after_loss(host: Host, lan: Lan) -> None:
     lan.serve_dhcp(f"--dhcp-host={_ANY_NIC},rack7")
     host.start([lan])
     _wait_for_name(host, "rack7", "dhcp-hostname")
@@ -40,7 +40,7 @@ def test_the_name_of_the_lease_is_taken_and_kept_without_it(host: Host, lan: Lan
     assert status == "waiting for buildos-netd, which is not running"
 
 
-def test_the_kernel_command_line_comes_first(host: Host, lan: Lan) -> None:
+def test_hostname_on_kernel_command_line_overrides_lease(host: Host, lan: Lan) -> None:
     lan.serve_dhcp(f"--dhcp-host={_ANY_NIC},rack7")
     host.command_line("buildos.hostname=b1.example.com")
     host.start([lan])
@@ -75,7 +75,7 @@ def _option(name: bytes) -> str:
     ],
     ids=lambda name: repr(name[:24]),
 )
-def test_a_name_that_is_none_goes_nowhere(host: Host, lan: Lan, name: bytes) -> None:
+def test_hostname_invalid_is_refused_everywhere(host: Host, lan: Lan, name: bytes) -> None:
     lan.serve_dhcp(_option(name))
     host.start([lan])
     digits = host.nics[0].mac.replace(":", "")[-10:]
@@ -99,7 +99,7 @@ def test_a_name_that_is_none_goes_nowhere(host: Host, lan: Lan, name: bytes) -> 
     ],
     ids=["a dot at the end", "a digit", "too long for Linux", "the longest"],
 )
-def test_a_name_is_taken_as_far_as_it_is_one(
+def test_hostname_too_long_is_shortened(
     host: Host, lan: Lan, given: bytes, name: str
 ) -> None:
     lan.serve_dhcp(_option(given))
@@ -108,7 +108,7 @@ def test_a_name_is_taken_as_far_as_it_is_one(
     assert host.bus_property("hostname1", "Reason") == "given by DHCP option 12"
 
 
-def test_the_name_follows_the_lease_and_stays_without_it(host: Host, lan: Lan) -> None:
+def test_hostname_follows_lease_and_stays_without_lease(host: Host, lan: Lan) -> None:
     lan.serve_dhcp(f"--dhcp-host={_ANY_NIC},rack7")
     host.start([lan])
     _wait_for_name(host, "rack7", "dhcp-hostname")
@@ -127,7 +127,7 @@ def test_the_name_follows_the_lease_and_stays_without_it(host: Host, lan: Lan) -
     assert not host.succeeds("grep -r rack8 /etc /var/lib/systemd")
 
 
-def test_two_hosts_without_names_are_two(new_host: NewHost, lan: Lan) -> None:
+def test_two_hosts_without_names_get_different_names(new_host: NewHost, lan: Lan) -> None:
     lan.serve_dhcp()
     names = set()
     for host in (new_host("one"), new_host("two")):
@@ -137,7 +137,7 @@ def test_two_hosts_without_names_are_two(new_host: NewHost, lan: Lan) -> None:
     assert len(names) == 2
 
 
-def test_the_host_knows_its_own_name_at_once(host: Host, lan: Lan) -> None:
+def test_own_hostname_resolves_without_network(host: Host, lan: Lan) -> None:
     # A name server that never answers.
     lan.serve_dhcp(f"--dhcp-host={_ANY_NIC},rack7", "--dhcp-option=6,203.0.113.9")
     host.start([lan])
@@ -154,7 +154,7 @@ def test_the_host_knows_its_own_name_at_once(host: Host, lan: Lan) -> None:
     assert address in host.run("getent ahostsv4 other", deadline=4)
 
 
-def test_an_administrators_name_stands(host: Host, lan: Lan) -> None:
+def test_administrators_hostname_has_precedence(host: Host, lan: Lan) -> None:
     lan.serve_dhcp()
     host.file("/etc/hostname", "mine\n")
     host.start([lan])

@@ -36,7 +36,7 @@ def ntp(*servers: str) -> str:
     return f"--dhcp-option=option:ntp-server{''.join(f',{server}' for server in servers)}"
 
 
-def test_time_servers_are_those_of_the_lease(host: Host, lan: Lan) -> None:
+def test_timesyncd_uses_time_servers_of_lease(host: Host, lan: Lan) -> None:
     host.program(f"/usr/lib/{SCRIPT}", (LIBRARY / SCRIPT).read_text())
     for unit in UNITS:
         host.file(f"/etc/systemd/system/{unit}", (LIBRARY / f"systemd/system/{unit}").read_text())

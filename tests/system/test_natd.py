@@ -32,7 +32,7 @@ def _forwarding(host: Host, interface: str) -> str:
     return host.read(f"/proc/sys/net/ipv4/conf/{interface}/forwarding").strip()
 
 
-def test_a_machine_gets_an_address_names_and_the_web(online: Host, lan: Lan) -> None:
+def test_machine_gets_address_dns_and_internet(online: Host, lan: Lan) -> None:
     url = lan.serve_web("from the LAN\n")
     machine = Machine(online)
     first, last = online.bus_property("nat1", "DHCPRange")
@@ -55,17 +55,17 @@ def test_a_machine_gets_an_address_names_and_the_web(online: Host, lan: Lan) -> 
     assert 1 <= tracked < limit
 
 
-def test_the_table_is_the_one_on_record(online: Host) -> None:
+def test_installed_table_equals_golden_file(online: Host) -> None:
     assert online.run("nft --stateless list table inet buildos") == _TABLE
 
 
-def test_only_the_two_bridges_forward(online: Host) -> None:
+def test_forwarding_is_enabled_on_both_bridges_only(online: Host) -> None:
     assert online.run("sysctl -n net.ipv4.ip_forward").strip() == "0"
     forwarding = {name: _forwarding(online, name) for name in ("br0", "br1", "eth0", "lo")}
     assert forwarding == {"br0": "1", "br1": "1", "eth0": "0", "lo": "0"}
 
 
-def test_a_machine_reaches_no_more_of_the_host_than_it_needs(online: Host) -> None:
+def test_machine_reaches_only_open_ports_of_host(online: Host) -> None:
     machine = Machine(online)
     machine.take_lease()
     online.run("systemd-run --unit=secret busybox httpd -f -p 8000 -h /usr/lib")
@@ -80,7 +80,7 @@ def test_a_machine_reaches_no_more_of_the_host_than_it_needs(online: Host) -> No
     assert packets(online, "not for machines") > before
 
 
-def test_a_machine_cannot_be_somebody_else(online: Host, lan: Lan) -> None:
+def test_machine_with_foreign_source_address_is_dropped(online: Host, lan: Lan) -> None:
     machine = Machine(online)
     machine.take_lease()
     for address, comment in (
@@ -93,7 +93,7 @@ def test_a_machine_cannot_be_somebody_else(online: Host, lan: Lan) -> None:
         assert packets(online, comment) > before
 
 
-def test_nobody_outside_reaches_a_machine(online: Host, lan: Lan) -> None:
+def test_machine_is_unreachable_from_outside(online: Host, lan: Lan) -> None:
     machine = Machine(online)
     address = machine.take_lease()
     before = packets(online, "an outsider past the NAT")
@@ -105,7 +105,7 @@ def test_nobody_outside_reaches_a_machine(online: Host, lan: Lan) -> None:
     assert packets(online, "an outsider past the NAT") >= before + 2
 
 
-def test_tftp_of_an_agent_stays_on_the_host(online: Host) -> None:
+def test_tftp_of_agent_stays_on_host(online: Host) -> None:
     machine = Machine(online)
     machine.take_lease()
     ask = ["bash", "-c", f"echo hello >/dev/udp/{AGENT_TFTP}/69"]
@@ -144,7 +144,7 @@ def test_tftp_of_an_agent_stays_on_the_host(online: Host) -> None:
         "systemctl restart nftables",
     ],
 )
-def test_the_table_comes_back_when_somebody_damages_it(online: Host, damage: str) -> None:
+def test_table_damaged_is_reinstalled_and_logged(online: Host, damage: str) -> None:
     since = now(online)
     online.run(damage)
     online.wait_for(
@@ -157,7 +157,7 @@ def test_the_table_comes_back_when_somebody_damages_it(online: Host, damage: str
     assert restored[-1]["PRIORITY"] == "4"
 
 
-def test_the_table_is_back_within_100_ms(online: Host) -> None:
+def test_table_removed_is_back_within_100_ms(online: Host) -> None:
     # Two starts of nft and two of date are part of it.
     flush = """
     for i in 1 2 3 4 5 6 7 8 9 10 11; do
@@ -171,7 +171,7 @@ def test_the_table_is_back_within_100_ms(online: Host) -> None:
     assert statistics.median(times) < 100, times
 
 
-def test_what_is_not_ours_is_not_touched(online: Host) -> None:
+def test_tables_of_other_programs_are_unchanged(online: Host) -> None:
     others = """
     table ip filter {
         chain FORWARD { type filter hook forward priority 0; policy accept; }
@@ -195,7 +195,7 @@ def test_what_is_not_ours_is_not_touched(online: Host) -> None:
         assert before.split(table)[1].split("\n}")[0] == after.split(table)[1].split("\n}")[0]
 
 
-def test_a_killed_natd_cuts_nothing_and_changes_nothing(online: Host, lan: Lan) -> None:
+def test_natd_killed_keeps_connections_and_counters(online: Host, lan: Lan) -> None:
     machine = Machine(online)
     machine.take_lease()
     handle, pid = table_handle(online), online.main_pid("buildos-natd.service")
@@ -209,7 +209,7 @@ def test_a_killed_natd_cuts_nothing_and_changes_nothing(online: Host, lan: Lan) 
     assert len(told(online, INSTALLED)) == 1
 
 
-def test_a_restart_cuts_nothing(online: Host, lan: Lan) -> None:
+def test_natd_restart_keeps_connections(online: Host, lan: Lan) -> None:
     machine = Machine(online)
     machine.take_lease()
     handle, dnsmasq = table_handle(online), online.main_pid("buildos-dnsmasq.service")
@@ -222,7 +222,7 @@ def test_a_restart_cuts_nothing(online: Host, lan: Lan) -> None:
     assert online.main_pid("buildos-dnsmasq.service") == dnsmasq
 
 
-def test_stopped_on_purpose_it_fails_closed(online: Host, lan: Lan) -> None:
+def test_natd_stopped_disables_forwarding(online: Host, lan: Lan) -> None:
     machine = Machine(online)
     machine.take_lease()
     assert machine.succeeds(f"ping -c 1 -W 5 {lan.address}")
@@ -235,7 +235,7 @@ def test_stopped_on_purpose_it_fails_closed(online: Host, lan: Lan) -> None:
     assert machine.succeeds(f"ping -c 1 -W 5 {lan.address}")
 
 
-def test_another_configuration_reaches_dnsmasq(online: Host) -> None:
+def test_configuration_change_reaches_dnsmasq(online: Host) -> None:
     in_force = "/run/buildos/dnsmasq/dnsmasq.conf"
     # Twice in a row: the second while the first is being acted on.
     for seconds in (600, 700):
@@ -248,7 +248,7 @@ def test_another_configuration_reaches_dnsmasq(online: Host) -> None:
     wait_until_ready(online)
 
 
-def test_without_an_uplink_machines_have_addresses_already(host: Host, lan: Lan) -> None:
+def test_machines_get_addresses_without_uplink(host: Host, lan: Lan) -> None:
     host.start([lan], plugged=False)
     host.wait_for(lambda: host.bus_property("nat1", "TableInstalled"), "the table")
     machine = Machine(host)
@@ -256,7 +256,7 @@ def test_without_an_uplink_machines_have_addresses_already(host: Host, lan: Lan)
     assert machine.take_lease().startswith("172.23.")
 
 
-def test_a_netd_that_is_away_is_waited_for(host: Host, lan: Lan) -> None:
+def test_natd_waits_for_netd(host: Host, lan: Lan) -> None:
     lan.serve_dhcp()
     host.file(
         "/etc/systemd/system/buildos-netd.service.d/test.conf", "[Unit]\nConditionPathExists=/go\n"

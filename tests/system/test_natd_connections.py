@@ -21,7 +21,7 @@ def _kill(host: Host, unit: str) -> None:
     host.wait_for(lambda: host.main_pid(unit) not in (0, pid), f"{unit} is started again")
 
 
-def test_ten_thousand_connections_survive_what_happens(online: Host, lan: Lan) -> None:
+def test_ten_thousand_connections_survive_restarts_and_kills(online: Host, lan: Lan) -> None:
     machine = Machine(online)
     machine.take_lease()
     handle = table_handle(online)
@@ -66,7 +66,7 @@ while True:
 """
 
 
-def test_another_address_of_the_uplink_is_used_at_once(host: Host, lan: Lan) -> None:
+def test_changed_uplink_address_is_used_at_once(host: Host, lan: Lan) -> None:
     mac = "02:bd:00:00:*:*"
     lan.serve_dhcp(f"--dhcp-host={mac},{lan.prefix}.150")
     host.start([lan])

@@ -32,7 +32,7 @@ def _nothing_is_left(host: Host) -> None:
     assert not host.succeeds("pidof buildos-probe")
 
 
-def test_a_probe_has_passed_before_machines_may_work(online: Host) -> None:
+def test_ready_requires_passed_probe(online: Host) -> None:
     probe = _probe(online)
     assert probe["Probe"] == "passed"
     assert "passed in " in probe["ProbeResult"]
@@ -44,7 +44,7 @@ def test_a_probe_has_passed_before_machines_may_work(online: Host) -> None:
     assert usage(online, "Machines") == []
 
 
-def test_it_is_made_again_and_again(host: Host, lan: Lan) -> None:
+def test_probe_is_repeated(host: Host, lan: Lan) -> None:
     host.configure("natd", "probe_interval_s = 10")
     lan.serve_dhcp()
     host.start([lan])
@@ -55,7 +55,7 @@ def test_it_is_made_again_and_again(host: Host, lan: Lan) -> None:
     _nothing_is_left(host)
 
 
-def test_without_addresses_it_fails_at_the_lease(online: Host) -> None:
+def test_probe_without_dhcp_fails_at_lease(online: Host) -> None:
     pid = online.main_pid("buildos-dnsmasq.service")
     online.run(f"kill -STOP {pid}")
     online.run("nft add table ip awake")
@@ -65,7 +65,7 @@ def test_without_addresses_it_fails_at_the_lease(online: Host) -> None:
     wait_until_ready(online)
 
 
-def test_without_name_servers_it_fails_at_names(online: Host, lan: Lan) -> None:
+def test_probe_without_name_servers_fails_at_names(online: Host, lan: Lan) -> None:
     lan.stop_dhcp()
     online.run("nft add table ip awake")
     wait_for_status(online, "step names of the probe: 172.23.0.1 ")
@@ -83,7 +83,7 @@ def test_without_name_servers_it_fails_at_names(online: Host, lan: Lan) -> None:
         ('probe_targets = ["tcp:198.51.100.1:9"]', "198.51.100.1:9 takes no connection"),
     ],
 )
-def test_what_is_configured_must_be_there(host: Host, lan: Lan, setting: str, part: str) -> None:
+def test_probe_requires_configured_name_and_targets(host: Host, lan: Lan, setting: str, part: str) -> None:
     host.configure("natd", setting)
     lan.serve_dhcp()
     host.start([lan])
@@ -94,7 +94,7 @@ def test_what_is_configured_must_be_there(host: Host, lan: Lan, setting: str, pa
     wait_until_ready(host)
 
 
-def test_one_of_the_targets_is_enough(host: Host, lan: Lan) -> None:
+def test_probe_passes_with_one_reachable_target(host: Host, lan: Lan) -> None:
     url = lan.serve_web("from the LAN\n")
     assert "/page" in url
     settings = 'probe_name = "gateway.lan.example"\n'
@@ -106,7 +106,7 @@ def test_one_of_the_targets_is_enough(host: Host, lan: Lan) -> None:
     assert "reaching tcp:198.51.100.1:80" in _probe(host)["ProbeResult"]
 
 
-def test_it_can_be_switched_off(host: Host, lan: Lan) -> None:
+def test_probe_disabled_is_not_run(host: Host, lan: Lan) -> None:
     host.configure("natd", "probe_interval_s = 0")
     lan.serve_dhcp()
     host.start([lan])
@@ -115,7 +115,7 @@ def test_it_can_be_switched_off(host: Host, lan: Lan) -> None:
     assert not host.succeeds("test -e /run/buildos/natd/probe.json")
 
 
-def test_without_an_uplink_there_is_nothing_to_try(host: Host, lan: Lan) -> None:
+def test_probe_waits_for_uplink(host: Host, lan: Lan) -> None:
     host.start([lan], plugged=False)
     wait_for_status(host, "waiting for an uplink: ")
     assert _probe(host)["Probe"] == "pending"
@@ -124,7 +124,7 @@ def test_without_an_uplink_there_is_nothing_to_try(host: Host, lan: Lan) -> None
     wait_until_ready(host)
 
 
-def test_killed_it_leaves_nothing_behind(host: Host, lan: Lan) -> None:
+def test_probe_killed_leaves_nothing_behind(host: Host, lan: Lan) -> None:
     lan.serve_dhcp()
     host.configure("natd", f'probe_targets = ["tcp:{_NOWHERE}:80"]')
     host.start([lan])
@@ -144,7 +144,7 @@ def test_killed_it_leaves_nothing_behind(host: Host, lan: Lan) -> None:
     assert host.failed_units() == []
 
 
-def test_a_killed_natd_takes_up_what_it_found_out(online: Host) -> None:
+def test_natd_killed_resumes_probe_result(online: Host) -> None:
     before = online.bus_property("nat1", "ProbeUSec")
     pid = online.main_pid("buildos-natd.service")
     online.run(f"kill -KILL {pid}")
@@ -155,7 +155,7 @@ def test_a_killed_natd_takes_up_what_it_found_out(online: Host) -> None:
     assert online.bus_property("nat1", "ProbeUSec") == before
 
 
-def test_a_dnsmasq_that_begins_anew_is_tried_out(online: Host) -> None:
+def test_dnsmasq_restart_triggers_probe(online: Host) -> None:
     def request() -> int:
         return int(json.loads(online.read("/run/buildos/natd/probe.json"))["id"])
 
@@ -165,7 +165,7 @@ def test_a_dnsmasq_that_begins_anew_is_tried_out(online: Host) -> None:
     wait_until_ready(online)
 
 
-def test_a_machine_that_plays_dhcp_server_does_not_deceive_it(online: Host) -> None:
+def test_probe_ignores_dhcp_server_of_machine(online: Host) -> None:
     liar = Machine(online)
     liar.run("ip address add 172.23.0.99/16 dev eth0")
     server = "dnsmasq --keep-in-foreground --conf-file=/dev/null --port=0 --user=root --pid-file="

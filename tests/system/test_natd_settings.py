@@ -32,7 +32,7 @@ def _bridge_switch(host: Host) -> str:
     return host.run("sysctl -n net.bridge.bridge-nf-call-iptables").strip()
 
 
-def test_a_port_is_opened(host: Host, lan: Lan) -> None:
+def test_open_port_is_reachable(host: Host, lan: Lan) -> None:
     _start(host, lan, 'open_ports = ["tcp:8000"]')
     host.run("systemd-run --unit=open busybox httpd -f -p 8000 -h /usr/lib")
     host.run("systemd-run --unit=secret busybox httpd -f -p 8001 -h /usr/lib")
@@ -43,7 +43,7 @@ def test_a_port_is_opened(host: Host, lan: Lan) -> None:
     assert not machine.succeeds(fetch.format(8001))
 
 
-def test_machines_reach_each_other_unless_they_are_kept_apart(host: Host, lan: Lan) -> None:
+def test_machines_reach_each_other_unless_isolated(host: Host, lan: Lan) -> None:
     _start(host, lan, "isolate_machines = false")
     (one, _), (_, two) = _machines(host, 2)
     ping = f"ping -c 1 -W 2 {two}"
@@ -66,7 +66,7 @@ def test_machines_reach_each_other_unless_they_are_kept_apart(host: Host, lan: L
     host.wait_for(lambda: one.succeeds(ping), "they reach each other again")
 
 
-def test_private_networks_of_the_uplink_are_closed(new_lan: NewLan, new_host: NewHost) -> None:
+def test_block_private_closes_private_networks_of_uplink(new_lan: NewLan, new_host: NewHost) -> None:
     lan, host = new_lan("10.77.0"), new_host()
     for address in ("10.77.0.2", "203.0.113.9"):
         lan.run(["ip", "address", "add", f"{address}/32", "dev", "lan0"])
@@ -82,7 +82,7 @@ def test_private_networks_of_the_uplink_are_closed(new_lan: NewLan, new_host: Ne
 
 
 @pytest.mark.parametrize("reason", ["nothing asks for it", "it is switched off"])
-def test_bridged_frames_do_not_pass_iptables(host: Host, lan: Lan, reason: str) -> None:
+def test_bridged_frames_bypass_iptables(host: Host, lan: Lan, reason: str) -> None:
     setting = "off" if "off" in reason else "auto"
     _start(host, lan, f'bridge_netfilter = "{setting}"')
     (one, _), (_, two) = _machines(host, 2)
@@ -98,7 +98,7 @@ def test_bridged_frames_do_not_pass_iptables(host: Host, lan: Lan, reason: str) 
     assert not _frames_pass_iptables(host, "br1")
 
 
-def test_an_agents_redirection_by_port_works(host: Host, lan: Lan) -> None:
+def test_agents_redirection_by_bridge_port_works(host: Host, lan: Lan) -> None:
     _start(host, lan, "")
     machine = Machine(host)
     machine.take_lease()

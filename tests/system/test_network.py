@@ -15,7 +15,7 @@ NETD = "buildos-netd.service"
 _PRIVATE = "7c2f9d1e6b3a4850a1f4c8e7d0b95263"
 
 
-def test_without_carrier_it_waits_and_says_so(host: Host, lan: Lan) -> None:
+def test_netd_without_carrier_waits_and_reports(host: Host, lan: Lan) -> None:
     lan.serve_dhcp()
     host.start([lan, lan], plugged=False)
     # Boot is over without a network.
@@ -29,7 +29,7 @@ def test_without_carrier_it_waits_and_says_so(host: Host, lan: Lan) -> None:
     assert host.link("br0")["address"] == host.nics[1].mac
 
 
-def test_without_a_server_it_waits_and_says_so(host: Host, lan: Lan) -> None:
+def test_netd_without_server_waits_and_reports(host: Host, lan: Lan) -> None:
     host.start([lan])
     assert host.wait_for_boot() == "running"
     host.wait_for(lambda: "no lease yet" in host.status_text(NETD), "the status")
@@ -40,7 +40,7 @@ def test_without_a_server_it_waits_and_says_so(host: Host, lan: Lan) -> None:
     host.wait_for(lambda: host.bus_property("network1", "State") == "online", "it is online")
 
 
-def test_the_nic_that_gets_a_lease_is_the_uplink(host: Host, lan: Lan, new_lan: NewLan) -> None:
+def test_nic_with_lease_becomes_uplink(host: Host, lan: Lan, new_lan: NewLan) -> None:
     silent = new_lan("203.0.113", "silent")
     lan.serve_dhcp()
     host.start([silent, lan, silent])
@@ -50,7 +50,7 @@ def test_the_nic_that_gets_a_lease_is_the_uplink(host: Host, lan: Lan, new_lan: 
     assert "master" not in host.link("eth0")
 
 
-def test_who_waits_for_the_network_gets_it(host: Host, lan: Lan) -> None:
+def test_network_online_target_is_reached_with_lease(host: Host, lan: Lan) -> None:
     host.file(
         "/etc/systemd/system/client.service",
         "[Unit]\nWants=network-online.target\nAfter=network-online.target\n"
@@ -71,7 +71,7 @@ def test_who_waits_for_the_network_gets_it(host: Host, lan: Lan) -> None:
     )
 
 
-def test_killed_it_comes_back_and_the_address_never_leaves(host: Host, lan: Lan) -> None:
+def test_netd_killed_restarts_with_address_kept(host: Host, lan: Lan) -> None:
     lan.serve_dhcp()
     host.start([lan])
     address = host.wait_online()
@@ -88,7 +88,7 @@ def test_killed_it_comes_back_and_the_address_never_leaves(host: Host, lan: Lan)
     assert lan.log("dnsmasq.log").count("DHCPDISCOVER") == discovers, "it asked for another lease"
 
 
-def test_restarted_it_cuts_no_traffic(host: Host, lan: Lan) -> None:
+def test_netd_restart_cuts_no_traffic(host: Host, lan: Lan) -> None:
     lan.serve_dhcp()
     host.start([lan])
     address = host.wait_online()
@@ -98,7 +98,7 @@ def test_restarted_it_cuts_no_traffic(host: Host, lan: Lan) -> None:
     assert echoes.lost() == []
 
 
-def test_the_lease_is_renewed(host: Host, lan: Lan) -> None:
+def test_lease_is_renewed(host: Host, lan: Lan) -> None:
     lan.serve_dhcp(lease="2m")
     host.start([lan])
     address = host.wait_online()
@@ -116,7 +116,7 @@ def test_the_lease_is_renewed(host: Host, lan: Lan) -> None:
     assert host.wait_online() == address
 
 
-def test_the_kernel_command_line_configures(host: Host, lan: Lan) -> None:
+def test_kernel_command_line_configures_netd(host: Host, lan: Lan) -> None:
     lan.serve_dhcp()
     host.command_line("quiet buildos.netd.private=10.99.0.1/24 buildos.hostname=chosen")
     host.start([lan])
@@ -126,7 +126,7 @@ def test_the_kernel_command_line_configures(host: Host, lan: Lan) -> None:
     assert Machine(host).take_lease().startswith("10.99.0.")
 
 
-def test_the_network_comes_up_without_the_bus(host: Host, lan: Lan) -> None:
+def test_network_comes_up_without_bus(host: Host, lan: Lan) -> None:
     lan.serve_dhcp()
     host.file("/etc/systemd/system/dbus.service.d/slow.conf", "[Unit]\nConditionPathExists=/go\n")
     host.start([lan])
@@ -140,7 +140,7 @@ def test_the_network_comes_up_without_the_bus(host: Host, lan: Lan) -> None:
     host.wait_for(lambda: host.bus_property("network1", "Online"), "netd joins the bus")
 
 
-def test_it_joins_a_bus_that_restarts(host: Host, lan: Lan) -> None:
+def test_netd_rejoins_restarted_bus(host: Host, lan: Lan) -> None:
     lan.serve_dhcp()
     host.start([lan])
     address = host.wait_online()
@@ -153,7 +153,7 @@ def test_it_joins_a_bus_that_restarts(host: Host, lan: Lan) -> None:
     assert host.main_pid(NETD) == pid
 
 
-def test_br0_has_the_ipv6_that_the_lan_offers(host: Host, lan: Lan) -> None:
+def test_br0_has_ipv6_of_router_advertisements(host: Host, lan: Lan) -> None:
     lan.run(["ip", "address", "add", "2001:db8:7::1/64", "dev", BRIDGE, "nodad"])
     lan.serve_dhcp("--enable-ra", "--dhcp-range=2001:db8:7::,ra-only")
     host.start([lan, lan])
@@ -175,7 +175,7 @@ def test_br0_has_the_ipv6_that_the_lan_offers(host: Host, lan: Lan) -> None:
     assert host.read("/proc/sys/net/ipv6/conf/br0/accept_ra") == "2\n"
 
 
-def test_a_private_network_that_the_uplink_has_is_replaced(
+def test_private_network_overlapping_uplink_is_replaced(
     host: Host, new_lan: NewLan
 ) -> None:
     lan = new_lan("172.23.5", "overlapping")
@@ -190,7 +190,7 @@ def test_a_private_network_that_the_uplink_has_is_replaced(
     assert machine.run(f"curl --silent --max-time 20 {url}") == "page\n"
 
 
-def test_a_later_lease_may_bring_the_overlap(host: Host, lan: Lan, new_lan: NewLan) -> None:
+def test_private_network_overlapping_later_lease_is_replaced(host: Host, lan: Lan, new_lan: NewLan) -> None:
     lan.serve_dhcp()
     host.configure("netd", "carrier_grace_s = 0\n")
     other = new_lan("172.23.5", "overlapping")
@@ -204,7 +204,7 @@ def test_a_later_lease_may_bring_the_overlap(host: Host, lan: Lan, new_lan: NewL
 
 
 @pytest.mark.parametrize(("how", "option"), [("hostname", "client provides name"), ("none", None)])
-def test_the_server_learns_the_name(
+def test_server_receives_host_name(
     host: Host, lan: Lan, how: str, option: str | None
 ) -> None:
     lan.serve_dhcp("--dhcp-fqdn", "--domain=lan.example")
@@ -223,7 +223,7 @@ def test_the_server_learns_the_name(
         )
 
 
-def test_the_lease_is_on_the_bus_with_its_times(host: Host, lan: Lan) -> None:
+def test_lease_on_bus_has_times(host: Host, lan: Lan) -> None:
     lan.serve_dhcp("--dhcp-option=option:ntp-server,192.0.2.123")
     host.start([lan])
     address = host.wait_online()

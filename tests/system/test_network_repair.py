@@ -42,7 +42,7 @@ def _network(host: Host) -> tuple[list[str], list[str], str, str | None]:
         "ip link set br0 mtu 1280",
     ],
 )
-def test_what_somebody_undoes_is_put_right_and_told(online: Host, damage: str) -> None:
+def test_manual_change_is_repaired_and_logged(online: Host, damage: str) -> None:
     before, mac = _network(online), online.link("br0")["address"]
     online.run(damage)
 
@@ -71,7 +71,7 @@ def test_what_somebody_undoes_is_put_right_and_told(online: Host, damage: str) -
     )
 
 
-def test_what_is_not_ours_stays(online: Host) -> None:
+def test_state_of_other_programs_is_kept(online: Host) -> None:
     online.run(
         "ip address add 192.0.2.77/32 dev br0; ip route add 192.0.2.128/25 dev br0;"
         "ip link add theirs type veth peer name theirs1; ip link set theirs master br0; ip link set theirs up"
@@ -91,7 +91,7 @@ def _drops(host: Host) -> int:
     return sum(int(fields[8]) for fields in lines if fields[1] == "0")
 
 
-def test_events_that_the_kernel_dropped_are_made_up_for(online: Host) -> None:
+def test_lost_kernel_notifications_are_recovered(online: Host) -> None:
     pid = online.main_pid(NETD)
     online.run(["kill", "-STOP", str(pid)])
     # More than its socket can hold while it is stopped, and what matters among it.
@@ -106,7 +106,7 @@ def test_events_that_the_kernel_dropped_are_made_up_for(online: Host) -> None:
     assert online.main_pid(NETD) == pid
 
 
-def test_killed_again_and_again_it_cuts_nothing(online: Host, lan: Lan) -> None:
+def test_netd_killed_repeatedly_cuts_nothing(online: Host, lan: Lan) -> None:
     url = lan.serve_web("page\n")
     machine = Machine(online)
     machine.take_lease()
@@ -122,7 +122,7 @@ def test_killed_again_and_again_it_cuts_nothing(online: Host, lan: Lan) -> None:
 
 
 @pytest.mark.parametrize("moment", ["before the lease", "while renewing", "without carrier"])
-def test_killed_in_any_state_it_finds_its_way(host: Host, lan: Lan, moment: str) -> None:
+def test_netd_killed_in_any_state_recovers(host: Host, lan: Lan, moment: str) -> None:
     if moment != "before the lease":
         lan.serve_dhcp(lease="2m")
     host.start([lan])

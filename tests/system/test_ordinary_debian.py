@@ -84,7 +84,7 @@ def by_network_manager(host: Host, lan: Lan) -> str:
 
 
 @pytest.mark.parametrize("configure", [by_ifupdown, by_networkd, by_network_manager])
-def test_a_network_of_somebody_else_is_left_alone(debian: Host, lan: Lan, configure) -> None:  # type: ignore[no-untyped-def]
+def test_other_network_manager_is_left_alone(debian: Host, lan: Lan, configure) -> None:  # type: ignore[no-untyped-def]
     rival = configure(debian, lan)
     debian.start([lan])
     debian.wait_for_boot()
@@ -104,7 +104,7 @@ def test_a_network_of_somebody_else_is_left_alone(debian: Host, lan: Lan, config
     assert debian.run("cat /proc/sys/net/ipv4/ip_forward") == "0\n"
 
 
-def test_it_takes_over_when_the_other_one_is_gone(debian: Host, lan: Lan) -> None:
+def test_netd_takes_over_after_other_manager_is_disabled(debian: Host, lan: Lan) -> None:
     by_networkd(debian, lan)
     debian.start([lan])
     debian.wait_for_boot()
@@ -117,7 +117,7 @@ def test_it_takes_over_when_the_other_one_is_gone(debian: Host, lan: Lan) -> Non
     assert debian.link("eth0")["master"] == "br0"
 
 
-def test_the_administrators_files_are_kept_and_come_back(debian: Host, lan: Lan) -> None:
+def test_administrators_files_are_kept_and_restored(debian: Host, lan: Lan) -> None:
     interfaces = "auto lo\niface lo inet loopback\n"
     debian.start([lan])
     debian.wait_online()

@@ -30,7 +30,7 @@ def install(host: Host, debs: list[Path]) -> None:
     host.run(f"dpkg --install {DEBS}/*.deb")
 
 
-def test_installed_on_a_running_system_they_wait_for_the_next_boot(
+def test_installed_packages_wait_for_next_boot(
     debs: list[Path], lan: Lan
 ) -> None:
     with Host(base_root(), "debian") as host:
@@ -50,7 +50,7 @@ SHARED = ["passwd", "group", "shadow", "gshadow"]
 
 
 @pytest.mark.parametrize("runs", [False, True], ids=["installed", "running"])
-def test_installed_upgraded_removed_and_purged_they_leave_nothing(
+def test_packages_purged_leave_nothing(
     debs: list[Path], lan: Lan, tmp_path: Path, runs: bool
 ) -> None:
     lan.serve_dhcp()
@@ -97,7 +97,7 @@ def address(host: Host, lan: Lan) -> str:
     return host.wait_online()
 
 
-def test_an_upgrade_cuts_neither_traffic_nor_builds(
+def test_upgrade_cuts_neither_traffic_nor_builds(
     host: Host, lan: Lan, address: str, debs: list[Path], tmp_path: Path
 ) -> None:
     wait_until_ready(host)
@@ -131,7 +131,7 @@ def test_an_upgrade_cuts_neither_traffic_nor_builds(
 
 
 @pytest.mark.parametrize("name", ["installed", "purged"])
-def test_the_package_tests_pass(host: Host, name: str) -> None:
+def test_autopkgtest_passes(host: Host, name: str) -> None:
     """debian/tests, as autopkgtest(1) runs them on a testbed with the packages."""
     host.start()
     host.wait_for_boot()
@@ -139,7 +139,7 @@ def test_the_package_tests_pass(host: Host, name: str) -> None:
     host.run([f"/var/tmp/{name}"])
 
 
-def test_every_package_test_is_run_here() -> None:
+def test_every_autopkgtest_is_listed() -> None:
     control = (TOP / "debian/tests/control").read_text()
     listed = re.findall(r"^Tests: (.*)$", control, re.MULTILINE)
     assert listed == ["installed", "purged"]

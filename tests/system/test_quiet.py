@@ -35,7 +35,7 @@ def _cursor(host: Host) -> str:
     return str(host.journal("--lines=1")[-1]["__CURSOR"])
 
 
-def test_a_day_of_idling(host: Host, lan: Lan, figure: Callable[[str], None]) -> None:
+def test_idle_day_causes_little_work(host: Host, lan: Lan, figure: Callable[[str], None]) -> None:
     """A probe and a renewal are the only things that come again by themselves: so
     many lines each, so often a day."""
     host.configure("natd", "probe_interval_s = 10")

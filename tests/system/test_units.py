@@ -67,7 +67,7 @@ def services() -> list[Path]:
 
 
 @pytest.mark.parametrize("unit", [path.name for path in services()])
-def test_a_service_can_do_little_besides_its_work(alone: Host, unit: str) -> None:
+def test_service_exposure_is_low(alone: Host, unit: str) -> None:
     """systemd-analyze(1), security: 0 is nothing, 10 everything."""
     instance = unit.replace("@.", "@x.")
     report = alone.run(["systemd-analyze", "security", "--no-pager", instance])
@@ -83,7 +83,7 @@ def test_a_service_can_do_little_besides_its_work(alone: Host, unit: str) -> Non
     [path for path in [*services(), *sorted(IMAGE.glob("*.service"))] if path.name not in EXPOSED],
     ids=attrgetter("name"),
 )
-def test_a_service_asks_in_the_way_that_makes_things_read_only(path: Path) -> None:
+def test_service_read_only_options_are_effective(path: Path) -> None:
     """See "Read-only means read-only" in docs/decisions.md."""
     keys = re.findall(r"^(\w+)=(.*)$", path.read_text(), re.MULTILINE)
     unit = dict(keys)
@@ -96,7 +96,7 @@ def test_a_service_asks_in_the_way_that_makes_things_read_only(path: Path) -> No
         assert "/run" in read_only
 
 
-def test_daemons_find_little_that_they_could_write(host: Host, lan: Lan) -> None:
+def test_daemon_writable_mounts_are_few(host: Host, lan: Lan) -> None:
     lan.serve_dhcp()
     host.start([lan])
     for unit in WRITABLE:
@@ -113,13 +113,13 @@ def writable(host: Host, pid: int) -> set[str]:
     return {path for path in protected if "rw" in options[path].split(",")}
 
 
-def test_systemd_finds_no_mistake(alone: Host) -> None:
+def test_systemd_analyze_verify_finds_no_mistake(alone: Host) -> None:
     names = [path.name.replace("@.", "@x.") for path in sorted(UNITS.glob("buildos*"))]
     assert alone.run(["systemd-analyze", "verify", "--man=no", *names]) == ""
 
 
 @pytest.mark.parametrize("unit", STATUS)
-def test_a_unit_says_in_its_status_what_it_does_or_waits_for(alone: Host, unit: str) -> None:
+def test_unit_status_shows_state_or_reason_to_wait(alone: Host, unit: str) -> None:
     def said() -> bool:
         status = alone.run(["systemctl", "show", "-P", "StatusText", unit])
         assert STATUS[unit] in status, status
@@ -128,7 +128,7 @@ def test_a_unit_says_in_its_status_what_it_does_or_waits_for(alone: Host, unit: 
     alone.wait_for(said, f"{unit} says {STATUS[unit]!r}")
 
 
-def test_the_target_lists_what_a_build_host_is_made_of(alone: Host) -> None:
+def test_target_lists_units_of_build_host(alone: Host) -> None:
     listed = alone.run(["systemctl", "list-dependencies", "--plain", "buildos.target"])
     assert [line.strip() for line in listed.splitlines()] == [
         "buildos.target",

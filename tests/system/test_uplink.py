@@ -30,7 +30,7 @@ def _reason(host: Host, nic: str) -> str:
     return reason
 
 
-def test_the_nic_booted_from_is_preferred(host: Host, lan: Lan, new_lan: NewLan) -> None:
+def test_boot_nic_is_preferred(host: Host, lan: Lan, new_lan: NewLan) -> None:
     other = new_lan("203.0.113", "other")
     lan.serve_dhcp()
     other.serve_dhcp()
@@ -42,7 +42,7 @@ def test_the_nic_booted_from_is_preferred(host: Host, lan: Lan, new_lan: NewLan)
     assert other.leases() == {}
 
 
-def test_a_nic_booted_from_without_a_server_costs_its_head_start(
+def test_boot_nic_without_server_costs_only_head_start(
     host: Host, lan: Lan, new_lan: NewLan
 ) -> None:
     silent = new_lan("203.0.113", "silent")
@@ -54,7 +54,7 @@ def test_a_nic_booted_from_without_a_server_costs_its_head_start(
     assert _port(host) == "eth0"
 
 
-def test_the_lease_survives_a_short_loss_of_carrier(host: Host, lan: Lan) -> None:
+def test_lease_survives_short_carrier_loss(host: Host, lan: Lan) -> None:
     lan.serve_dhcp()
     host.start([lan])
     address = host.wait_online()
@@ -72,7 +72,7 @@ def test_the_lease_survives_a_short_loss_of_carrier(host: Host, lan: Lan) -> Non
     assert "Deleted" not in host.read("/run/monitor")
 
 
-def test_another_nic_takes_over_and_machines_go_on(
+def test_second_nic_takes_over_without_loss_for_machines(
     host: Host, lan: Lan, new_lan: NewLan
 ) -> None:
     second = new_lan("203.0.113", "second")
@@ -109,7 +109,7 @@ def test_another_nic_takes_over_and_machines_go_on(
     assert _port(host) == "eth1"
 
 
-def test_a_nic_plugged_in_later_becomes_the_uplink(host: Host, lan: Lan) -> None:
+def test_nic_plugged_in_later_becomes_uplink(host: Host, lan: Lan) -> None:
     lan.serve_dhcp()
     host.start([])
     host.wait_for(lambda: "no Ethernet NIC" in host.status_text(NETD), "the status")
@@ -118,7 +118,7 @@ def test_a_nic_plugged_in_later_becomes_the_uplink(host: Host, lan: Lan) -> None
     assert _port(host) == "eth7"
 
 
-def test_a_nic_pulled_out_is_replaced_by_another(host: Host, lan: Lan) -> None:
+def test_nic_unplugged_is_replaced(host: Host, lan: Lan) -> None:
     lan.serve_dhcp()
     host.start([lan, lan])
     host.wait_online()
@@ -133,7 +133,7 @@ def test_a_nic_pulled_out_is_replaced_by_another(host: Host, lan: Lan) -> None:
     )
 
 
-def test_a_nic_keeps_its_place_when_it_is_renamed(host: Host, lan: Lan) -> None:
+def test_nic_renamed_stays_uplink(host: Host, lan: Lan) -> None:
     lan.serve_dhcp()
     host.start([lan])
     address = host.wait_online()
@@ -145,7 +145,7 @@ def test_a_nic_keeps_its_place_when_it_is_renamed(host: Host, lan: Lan) -> None:
     host.wait_for(lambda: f"{address}/24 by eth9" in host.status_text(NETD), "the status")
 
 
-def test_a_nic_in_the_bridge_of_somebody_else_is_left_alone(
+def test_nic_in_bridge_of_other_program_is_left_alone(
     host: Host, lan: Lan, new_lan: NewLan
 ) -> None:
     lan.serve_dhcp()
@@ -166,7 +166,7 @@ def test_a_nic_in_the_bridge_of_somebody_else_is_left_alone(
     assert host.link("theirs")["operstate"] == "DOWN", "nobody sets it up"
 
 
-def test_servers_and_networks_can_be_chosen(host: Host, lan: Lan, new_lan: NewLan) -> None:
+def test_servers_and_networks_can_be_restricted(host: Host, lan: Lan, new_lan: NewLan) -> None:
     rogue, wrong = new_lan("192.168.7", "rogue"), new_lan("203.0.113", "wrong")
     for each in (rogue, wrong):
         each.serve_dhcp()
@@ -189,7 +189,7 @@ def test_servers_and_networks_can_be_chosen(host: Host, lan: Lan, new_lan: NewLa
     assert rogue.leases() == {} == wrong.leases()
 
 
-def test_a_reload_takes_a_nic_out_and_loses_nothing(host: Host, lan: Lan) -> None:
+def test_reload_excluding_nic_loses_nothing(host: Host, lan: Lan) -> None:
     lan.serve_dhcp()
     host.start([lan, lan])
     address = host.wait_online()
@@ -212,7 +212,7 @@ def test_a_reload_takes_a_nic_out_and_loses_nothing(host: Host, lan: Lan) -> Non
     assert host.succeeds("buildos-netd --check")
 
 
-def test_a_reload_may_take_the_uplink_out(host: Host, lan: Lan, new_lan: NewLan) -> None:
+def test_reload_can_exclude_uplink(host: Host, lan: Lan, new_lan: NewLan) -> None:
     other = new_lan("203.0.113", "other")
     lan.serve_dhcp()
     host.start([lan, other])
@@ -227,7 +227,7 @@ def test_a_reload_may_take_the_uplink_out(host: Host, lan: Lan, new_lan: NewLan)
     assert _port(host) == "eth1"
 
 
-def test_the_first_nic_wins_again_when_the_second_one_dies(
+def test_first_nic_takes_over_again_after_second_fails(
     host: Host, lan: Lan, new_lan: NewLan
 ) -> None:
     second = new_lan("203.0.113", "second")
@@ -247,7 +247,7 @@ def test_the_first_nic_wins_again_when_the_second_one_dies(
     )
 
 
-def test_another_private_network_is_taken_by_a_reload(host: Host, lan: Lan) -> None:
+def test_reload_changes_private_network(host: Host, lan: Lan) -> None:
     lan.serve_dhcp()
     host.start([lan])
     host.wait_for(lambda: host.addresses("br1") == ["172.23.0.1/16"], "the default")
@@ -257,7 +257,7 @@ def test_another_private_network_is_taken_by_a_reload(host: Host, lan: Lan) -> N
     host.wait_for(lambda: host.addresses("br1") == ["10.5.0.1/16"], "the configured one")
 
 
-def test_an_mtu_too_small_for_ipv6_is_no_reason_for_unrest(host: Host, lan: Lan) -> None:
+def test_mtu_too_small_for_ipv6_causes_no_loop(host: Host, lan: Lan) -> None:
     lan.serve_dhcp("--dhcp-option=option:mtu,1000")
     host.start([lan])
     host.wait_online()
@@ -274,7 +274,7 @@ def _burst(nic: Nic) -> None:
     nic.plug()
 
 
-def test_carrier_that_flaps_ends_with_the_lease_in_place(host: Host, lan: Lan) -> None:
+def test_flapping_carrier_keeps_lease(host: Host, lan: Lan) -> None:
     lan.serve_dhcp()
     host.start([lan])
     address = host.wait_online()
