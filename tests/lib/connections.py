@@ -1,79 +1,52 @@
-"""Many TCP connections at once, in whatever network namespace this runs in.
-
-    connections.py serve ADDRESS:PORT
-    connections.py hold ADDRESS:PORT COUNT
-
-`serve` sends back what it gets, for ever. `hold` opens COUNT connections and says
-`open`; then, for each line on its input, it sends something over every one of
-them, waits for the echo, and says `alive N`, with N connections that answered.
-"""
+"""Connections that a machine holds open, through the NAT of its host."""
 
 from __future__ import annotations
 
-import asyncio
-import resource
+import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
-# At a time, while they are being opened: a server's backlog has an end.
-_AT_ONCE = 200
-# For one echo, over a machine under load.
-_PATIENCE = 60
+from lan import Lan
+from machine import Machine
+from namespace import end, start
+from wait import wait_for
 
-
-async def _serve(host: str, port: int) -> None:
-    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while data := await reader.read(64):
-                writer.write(data)
-                await writer.drain()
-        except ConnectionError:
-            pass
-        writer.close()
-
-    server = await asyncio.start_server(echo, host, port, backlog=4096)
-    print("serving", flush=True)
-    await server.serve_forever()
+_PROGRAM = str(Path(__file__).resolve().parent / "connections.py")
+_PORT = 7007
 
 
-async def _hold(host: str, port: int, count: int) -> None:
-    gate = asyncio.Semaphore(_AT_ONCE)
+class Connections:
+    """Connections of a machine to a server on the LAN."""
 
-    async def connect() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        async with gate:
-            return await asyncio.wait_for(asyncio.open_connection(host, port), _PATIENCE)
+    def __init__(self, process: subprocess.Popen[str]):
+        self._process = process
 
-    streams = await asyncio.gather(*(connect() for _ in range(count)))
-    print("open", flush=True)
-    loop = asyncio.get_running_loop()
-    number = 0
-    while await loop.run_in_executor(None, sys.stdin.readline):
-        number += 1
-        sent = f"{number:08d}".encode()
-
-        async def ask(
-            reader: asyncio.StreamReader, writer: asyncio.StreamWriter, sent: bytes = sent
-        ) -> bool:
-            try:
-                writer.write(sent)
-                async with asyncio.timeout(_PATIENCE):
-                    return await reader.readexactly(len(sent)) == sent
-            except (OSError, EOFError, TimeoutError):
-                return False
-
-        alive = await asyncio.gather(*(ask(*stream) for stream in streams))
-        print(f"alive {sum(alive)}", flush=True)
+    def alive(self) -> int:
+        """Asks over all of them; how many answer."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        word, _, count = self._process.stdout.readline().partition(" ")
+        assert word == "alive"
+        return int(count)
 
 
-def main() -> None:
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    what, where, *rest = sys.argv[1:]
-    host, _, port = where.rpartition(":")
-    if what == "serve":
-        asyncio.run(_serve(host, int(port)))
-    else:
-        asyncio.run(_hold(host, int(port), int(rest[0])))
-
-
-if __name__ == "__main__":
-    main()
+@contextmanager
+def hold(machine: Machine, lan: Lan, count: int) -> Iterator[Connections]:
+    """Holds `count` connections open."""
+    where = f"{lan.address}:{_PORT}"
+    lan.start([sys.executable, _PROGRAM, "serve", where], "echo.log")
+    wait_for(lambda: "serving" in lan.log("echo.log"), "the server serves")
+    process = start(
+        machine.outside([sys.executable, _PROGRAM, "hold", where, str(count)]),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "open\n"
+        yield Connections(process)
+    finally:
+        end(process)
