@@ -1,12 +1,14 @@
-"""What boot loaders fetch: a directory for TFTP and HTTP, and the DHCP options that
-lead to it. image/serve makes the same directory for real networks.
+"""Fills a directory that boot loaders fetch over TFTP and HTTP, and makes the lines of
+dnsmasq.conf that lead machines to it.
 
     pxelinux.0 ldlinux.c32         PXELINUX (BIOS), over TFTP
-    undionly.kpxe snponly.efi      iPXE for NICs whose ROM it is not (BIOS, UEFI)
-    boot.ipxe                      where iPXE begins
-    pxelinux.cfg/, ipxe.cfg/       what to boot: 01-MAC of one host, `default` of all
-    grub/grub.cfg                  the same of all hosts, for a GRUB that is put there
-    buildos/                       the two files, and what is said about them
+    undionly.kpxe snponly.efi      iPXE for NICs without it in their ROM (BIOS, UEFI)
+    boot.ipxe                      the script with which iPXE starts
+    pxelinux.cfg/, ipxe.cfg/       configurations: 01-MAC for one host, `default` for all
+    grub/grub.cfg                  configuration for all hosts, for a GRUB added there
+    buildos/                       the two files, manifest, SPDX document, checksums
+
+`image/serve` makes it for real networks, `image/boot` for the simulated LAN.
 """
 
 from __future__ import annotations
@@ -29,19 +31,24 @@ LOADERS = (
 )
 
 WAYS = ("direct", "pxelinux", "ipxe", "uefi")
-"""Kernel and initrd by QEMU; the NIC's ROM and PXELINUX over TFTP; the NIC's ROM,
-which is iPXE in QEMU, over HTTP; UEFI's own PXE, then iPXE over HTTP."""
+"""How a machine boots in QEMU:
+
+    direct     QEMU loads kernel and initrd
+    pxelinux   the NIC's ROM, then PXELINUX over TFTP
+    ipxe       the NIC's ROM, which is iPXE in QEMU, over HTTP
+    uefi       UEFI's PXE client, then iPXE over HTTP
+"""
 
 NEEDED = ("buildos-image", "buildos-initrd")
 ABOUT = ("buildos.manifest", "buildos.spdx.json", "SHA256SUMS")
 
 PANIC = "panic=60"
-"""Boot again a minute after a panic of the kernel. The image says so itself, but
-only once its initrd has been unpacked."""
+"""Reboots a minute after a kernel panic. The initrd sets the same, but only after the
+kernel has unpacked it."""
 
 BOOT_IPXE = """\
 #!ipxe
-# The configuration of the NIC that iPXE came up on, else the one of all hosts.
+# The configuration of the NIC that iPXE booted from, else the one for all hosts.
 chain --autofree ipxe.cfg/01-${netX/mac:hexhyp} || chain --autofree ipxe.cfg/default || goto failed
 :failed
 echo buildos: the files could not be fetched; trying again in a minute
@@ -51,11 +58,11 @@ reboot
 
 
 class NetbootError(Exception):
-    """A directory cannot be published as it is."""
+    """A directory, or an argument, that cannot be published."""
 
 
 def configuration(append: str, timeout: int) -> str:
-    """A file of `pxelinux.cfg/`: `append` goes to the kernel, `timeout` is in
+    """Returns a file of `pxelinux.cfg/`. `append` are kernel parameters, `timeout` is in
     tenths of a second."""
     return f"""\
 default buildos
@@ -70,8 +77,8 @@ ipappend 2
 
 
 def ipxe_configuration(append: str) -> str:
-    """The same as a script for iPXE. BOOTIF= is what PXELINUX makes of `ipappend 2`;
-    initrd= tells a kernel that UEFI starts which of iPXE's files it is."""
+    """Returns a file of `ipxe.cfg/`. BOOTIF= equals the effect of PXELINUX's `ipappend 2`;
+    with initrd= a kernel started by UEFI finds its initrd among iPXE's files."""
     bootif = "BOOTIF=01-${netX/mac:hexhyp}"
     return f"""\
 #!ipxe
@@ -82,7 +89,7 @@ boot
 
 
 def grub_configuration(append: str, timeout: int) -> str:
-    """The same for GRUB, as Debian's signed one for networks looks for it."""
+    """Returns grub.cfg, for the place where Debian's signed network GRUB looks for it."""
     return f"""\
 set timeout={timeout // 10}
 menuentry buildos {{
@@ -93,19 +100,19 @@ menuentry buildos {{
 
 
 def configuration_name(mac: str) -> str:
-    """The file that is looked for first for this NIC."""
+    """Returns the name of the file that boot loaders try first for this NIC."""
     return "01-" + mac.lower().replace(":", "-")
 
 
 def mac_address(text: str) -> str:
-    """`text` if it is a MAC address; raises NetbootError."""
+    """Parses a MAC address; raises NetbootError."""
     if not re.fullmatch(r"[0-9A-Fa-f]{2}([:-][0-9A-Fa-f]{2}){5}", text):
-        raise NetbootError(f"{text!r} is no MAC address; de:ad:be:ef:b8:da would be one")
+        raise NetbootError(f"{text!r} is no MAC address; an example is de:ad:be:ef:b8:da")
     return text.replace("-", ":").lower()
 
 
 def check_sums(image: Path) -> None:
-    """Raises NetbootError unless the files of `image` are those of its SHA256SUMS."""
+    """Raises NetbootError unless the files of `image` match its SHA256SUMS."""
     for name in NEEDED:
         if not (image / name).is_file():
             raise NetbootError(f"{image / name} is missing: image/build makes it")
@@ -118,11 +125,11 @@ def check_sums(image: Path) -> None:
         with (image / name).open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
         if sums.get(name) != found:
-            raise NetbootError(f"{image / name} is not the file of SHA256SUMS: build or copy again")
+            raise NetbootError(f"{image / name} is not the file of SHA256SUMS: build or copy it again")
 
 
 def extra_parameters(image: Path) -> str:
-    """The parameters that image/build --append gave to the image."""
+    """Returns the kernel parameters of `image/build --append`."""
     file = image / "buildos.cmdline"
     return file.read_text().strip() if file.exists() else ""
 
@@ -130,12 +137,13 @@ def extra_parameters(image: Path) -> str:
 def publish(
     root: Path, image: Path, append: str, hosts: Mapping[str, str], timeout: int = 50
 ) -> None:
-    """Fills the directory `root`, or brings it up to date. `append` are parameters
-    for every host, `hosts` for the NIC with that MAC in their place. Each file is
-    replaced as a whole."""
+    """Fills the directory `root`, or updates it; replaces each file as a whole.
+
+    `append` are the parameters for every host. `hosts` has the parameters for hosts that
+    boot from the NIC with that MAC address, in place of `append`."""
     for loader in LOADERS:
         if not loader.exists():
-            raise NetbootError(f"{loader} is missing: image/host-packages lists what is needed")
+            raise NetbootError(f"{loader} is missing: image/host-packages lists the packages to install")
         _install(loader, root / loader.name)
     _write(root / "boot.ipxe", BOOT_IPXE)
     for name in (*NEEDED, *ABOUT):
@@ -165,7 +173,8 @@ def _write(target: Path, text: str) -> None:
 
 
 def dhcp_boot(way: str, url: str) -> list[str]:
-    """What dnsmasq tells a machine that boots this way; `url` is boot.ipxe's."""
+    """Returns dnsmasq's lines for machines that boot this way (see WAYS); `url` is the
+    one of boot.ipxe."""
     if way == "pxelinux":
         return ["dhcp-boot=pxelinux.0"]
     if way == "ipxe":
@@ -174,8 +183,8 @@ def dhcp_boot(way: str, url: str) -> list[str]:
 
 
 def dhcp_boot_any(url: str) -> list[str]:
-    """dnsmasq's lines for a network with machines of all kinds: iPXE goes to `url`,
-    BIOS to PXELINUX, UEFI to iPXE."""
+    """Returns dnsmasq's lines for a network with machines of all kinds: iPXE gets `url`,
+    BIOS PXELINUX, UEFI iPXE."""
     return [
         # Option 175 is iPXE's own; client-arch 7 and 9 are UEFI on 64-bit PCs (RFC 4578).
         "dhcp-match=set:ipxe,175",

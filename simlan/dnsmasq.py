@@ -1,77 +1,57 @@
-"""The LAN's DHCP, DNS and TFTP server: configuration and leases of dnsmasq."""
+"""dnsmasq as the DHCP, DNS and TFTP server of a LAN: command line and leases."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Interface
+from collections.abc import Sequence
 from pathlib import Path
 
-
-@dataclass(frozen=True)
-class Lease:
-    """A line of dnsmasq's lease file."""
-
-    mac: str
-    address: IPv4Address
-    name: str | None
+STARTED = "DHCP, IP range"
+"""dnsmasq logs it when it serves."""
 
 
-def leases(text: str) -> list[Lease]:
-    """The IPv4 leases of a lease file: `expiry mac address name client-id` a
-    line, `*` for no name; IPv6 leases follow a line `duid …`."""
-    found = []
+def command(
+    interface: str, prefix: str, domain: str, lease: str, lease_file: Path, options: Sequence[str]
+) -> list[str]:
+    """Returns dnsmasq's command line for the network PREFIX.0/24 on `interface`.
+
+    `lease` is the lease time as in dnsmasq(8); `options` come last. The DNS server knows
+    the LAN's own address, PREFIX.1, as `gateway.DOMAIN`."""
+    return [
+        "dnsmasq",
+        "--keep-in-foreground",
+        "--conf-file=/dev/null",
+        "--no-hosts",
+        "--no-resolv",
+        "--log-facility=-",
+        "--log-dhcp",
+        # A change of credentials would clear the signal of its parent's death.
+        "--user=root",
+        "--group=root",
+        "--pid-file=",
+        f"--interface={interface}",
+        # Without waiting for duplicate address detection of the link-local address.
+        "--bind-dynamic",
+        # No ICMP echo before an offer: it costs three seconds.
+        "--no-ping",
+        f"--domain={domain}",
+        f"--host-record=gateway.{domain},{prefix}.1",
+        f"--dhcp-leasefile={lease_file}",
+        f"--dhcp-range={prefix}.100,{prefix}.199,255.255.255.0,{lease}",
+        # A client keeps its address after a restart of dnsmasq.
+        "--dhcp-authoritative",
+        *options,
+    ]
+
+
+def leases(text: str) -> dict[str, str]:
+    """Returns the IPv4 addresses of a lease file by MAC address.
+
+    A line is `expiry mac address name client-id`. IPv6 leases follow a line `duid …`."""
+    found = {}
     for line in text.splitlines():
         fields = line.split()
-        if not fields or fields[0] == "duid":
+        if fields[:1] == ["duid"]:
             break
-        _, mac, address, name, *_ = fields
-        found.append(Lease(mac, IPv4Address(address), None if name == "*" else name))
+        if len(fields) >= 4:
+            found[fields[1]] = fields[2]
     return found
-
-
-def configuration(
-    interface: str,
-    address: IPv4Interface,
-    domain: str,
-    records: Mapping[str, IPv4Address],
-    hosts: Mapping[str, str],
-    lease_file: Path,
-    tftp: Path | None,
-    boot: Sequence[str] = ("dhcp-boot=pxelinux.0",),
-) -> str:
-    """A dnsmasq.conf for `interface`, whose address is `address`.
-
-    `records` are names in `domain` to answer for, `hosts` maps MACs to the
-    names given to them with their lease, `tftp` is the directory to publish
-    or None for no network boot, `boot` the lines that say what to fetch there.
-    The address is a time server's, too.
-    """
-    network = address.network
-    lines = [
-        f"interface={interface}",
-        "except-interface=lo",
-        "bind-dynamic",
-        "user=root",
-        "no-resolv",
-        "no-hosts",
-        f"domain={domain}",
-        f"local=/{domain}/",
-        f"dhcp-range={network[100]},{network[199]},1h",
-        "dhcp-authoritative",
-        # Nobody else is on this LAN: without this dnsmasq asks for three seconds
-        # whether somebody has the address, before it offers one.
-        "no-ping",
-        f"dhcp-option=option:ntp-server,{address.ip}",
-        f"dhcp-leasefile={lease_file}",
-        "log-dhcp",
-        "log-facility=-",
-        # Router advertisements: without them iPXE waits for some, 16 seconds.
-        "enable-ra",
-        f"dhcp-range=::,constructor:{interface},ra-stateless",
-    ]
-    lines += [f"host-record={name}.{domain},{target}" for name, target in records.items()]
-    lines += [f"dhcp-host={mac},{name}" for mac, name in hosts.items()]
-    if tftp:
-        lines += ["enable-tftp", f"tftp-root={tftp}", *boot]
-    return "".join(f"{line}\n" for line in lines)

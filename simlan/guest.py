@@ -1,4 +1,4 @@
-"""A machine that runs on the LAN without a terminal, for tests."""
+"""A machine in QEMU that runs without a terminal: console, root shell, monitor."""
 
 from __future__ import annotations
 
@@ -9,28 +9,34 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 from typing import TypeVar
 
 from . import qemu, shell
-from .network import Lan
+from .boot_lan import BootLan
+from .closing import Closing
+from .errors import SimlanError
+from .wait import wait_for
 
 T = TypeVar("T")
 
 TRIPS = 5
-"""How often a guest is asked for its clock."""
+"""Readings of a guest's clock, of which the fastest counts."""
 
 
-class GuestError(Exception):
-    """The machine ended, or did not do in time what was waited for."""
+INTERVAL = 0.5
+"""Seconds between two evaluations of a condition, which costs the guest time."""
 
 
-class Guest:
-    """A running machine: its console in a file, a shell in it."""
+class GuestError(SimlanError):
+    """The machine ended, ran too long, or refused a command."""
 
-    def __init__(self, lan: Lan, machine: qemu.Machine, kernel: Path, directory: Path) -> None:
-        """Starts `machine`. `kernel` is what it will run, for the choice of the
-        accelerator; the console goes to console.log in `directory`."""
+
+class Guest(Closing):
+    """A running machine."""
+
+    def __init__(self, lan: BootLan, machine: qemu.Machine, kernel: Path, directory: Path) -> None:
+        """Starts `machine`. `kernel` is the one it will run, for the choice of the
+        accelerator; `directory` gets console.log and qemu.log."""
         self._lan = lan
         self._console = directory / "console.log"
         self._errors = directory / "qemu.log"
@@ -41,7 +47,7 @@ class Guest:
         argv += ["-serial", f"file:{self._console}", *shell.arguments(channel)]
         argv += ["-qmp", f"unix:{self._monitor},server=on,wait=off"]
         with self._errors.open("wb") as log:
-            self._process = lan.sandbox.start(
+            self._process = lan.namespace.start(
                 argv, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
             )
         self.started = time.time()
@@ -53,7 +59,7 @@ class Guest:
             raise
 
     def check(self) -> None:
-        """Raises when the machine or a server of the LAN has ended."""
+        """Raises SimlanError if the machine or a server of the LAN has ended."""
         self._lan.check()
         status = self._process.poll()
         if status is not None:
@@ -61,45 +67,41 @@ class Guest:
             raise GuestError(f"QEMU ended ({status}):\n{text}{self.console()[-4000:]}")
 
     def console(self) -> str:
-        """All that the machine wrote to its serial line so far."""
+        """Returns everything that the machine has written to its serial line."""
         try:
             return self._console.read_text(errors="replace")
         except FileNotFoundError:
             return ""
 
-    def wait_for(self, what: str, seconds: float, look: Callable[[], T]) -> T:
-        """Looks until `look` returns something true, and returns that.
+    def wait_for(self, condition: Callable[[], T | None], what: str, deadline: float) -> T:
+        """Waits for a condition, see `wait.wait_for`; ends early with the machine."""
 
-        `what` completes "waited … for" in the error after `seconds`.
-        """
-        deadline = time.monotonic() + seconds
-        while True:
-            found = look()
-            if found:
-                return found
-            self.check()
-            if time.monotonic() > deadline:
-                raise GuestError(f"waited {seconds:.0f} s for {what}; last seen: {found!r}")
-            time.sleep(0.5)
+        def checked() -> T | None:
+            value = condition()
+            if not value:
+                self.check()
+            return value
+
+        return wait_for(checked, what, deadline, INTERVAL)
 
     def wait_for_end(self, seconds: float) -> int:
-        """Waits until the machine is off, or would boot again; QEMU's status."""
+        """Waits until the machine is off or about to reboot; returns QEMU's status."""
         try:
             return self._process.wait(seconds)
         except subprocess.TimeoutExpired as error:
             text = self.console()[-4000:]
-            raise GuestError(f"the machine ran on for {seconds:.0f} s:\n{text}") from error
+            raise GuestError(f"the machine still runs after {seconds:.0f} s:\n{text}") from error
 
     def set_cable(self, index: int, plugged: bool) -> None:
         """Plugs the cable of the `index`-th NIC in, or pulls it out."""
         self.command("set_link", name=f"net{index}", up=plugged)
 
     def screenshot(self, file: Path) -> None:
-        """Writes what the screen shows as a PNG."""
+        """Writes a PNG of the screen."""
         self.command("screendump", filename=str(file), format="png")
 
     def command(self, execute: str, **arguments: object) -> None:
-        """Has QEMU do something (qemu-qmp-ref(7))."""
+        """Runs a command of QEMU's monitor (qemu-qmp-ref(7))."""
         with contextlib.closing(socket.socket(socket.AF_UNIX)) as monitor:
             monitor.settimeout(60)
             monitor.connect(str(self._monitor))
@@ -108,21 +110,21 @@ class Guest:
                 for step, with_arguments in (("qmp_capabilities", {}), (execute, arguments)):
                     lines.write(json.dumps({"execute": step, "arguments": with_arguments}) + "\n")
                     lines.flush()
-                    # What happens meanwhile is told in between.
+                    # Events may precede the answer.
                     while "event" in (answer := json.loads(lines.readline())):
                         pass
                     if "error" in answer:
                         raise GuestError(f"{execute}: {answer['error']['desc']}")
 
     def kernel_start(self) -> float:
-        """When the guest's kernel started, seconds since this host's epoch."""
+        """Returns when the guest's kernel started, seconds since this host's epoch."""
         trips: list[tuple[float, float]] = []
         for _ in range(TRIPS):
             before = time.time()
-            # Without a program to load between the reading and the answer.
+            # Builtins only: the guest loads no program between reading and answer.
             uptime = float(self.shell.output("read -r uptime _ </proc/uptime; echo $uptime"))
             trip = time.time() - before
-            # The guest read its clock somewhere in between: the shortest trip errs least.
+            # The guest read its clock during the trip: the shortest trip errs least.
             trips.append((trip, before + trip / 2 - uptime))
         return min(trips)[1]
 
@@ -134,14 +136,3 @@ class Guest:
     def _switch_off(self) -> None:
         self._process.kill()
         self._process.wait()
-
-    def __enter__(self) -> Guest:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -1,41 +1,37 @@
-"""Processes in namespaces, that cannot outlive the tests."""
+"""Starts processes that the kernel ends together with this program."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
-# The kernel kills such a process when the one that started it dies, however
-# that happens.
-_MORTAL = ["setpriv", "--pdeathsig", "KILL", "--"]
+from .errors import CommandFailed, SimlanError, TimedOut
 
-
-class CommandFailed(AssertionError):
-    """A command in a namespace ended with an error."""
-
-    def __init__(self, command: Sequence[str], result: subprocess.CompletedProcess[str]):
-        super().__init__(
-            f"{' '.join(command)}: status {result.returncode}\n{result.stdout}{result.stderr}"
-        )
-        self.status = result.returncode
-        self.stderr = result.stderr
+# The kernel kills the process when its parent dies (PR_SET_PDEATHSIG(2const)), unless
+# it changes its credentials.
+_WITH_PARENT = ["setpriv", "--pdeathsig", "KILL", "--"]
 
 
 def start(command: Sequence[str], **options: Any) -> subprocess.Popen[str]:
-    """Starts a process that dies with the tests and does not see their ^C."""
-    return subprocess.Popen([*_MORTAL, *command], start_new_session=True, text=True, **options)
+    """Starts a process in a session of its own, which ^C does not reach. `options` are
+    those of subprocess.Popen."""
+    options = {"start_new_session": True, "text": True, **options}
+    return subprocess.Popen([*_WITH_PARENT, *command], **options)
 
 
 def run(
     command: Sequence[str], *, check: bool = True, stdin: str = "", deadline: float = 60
 ) -> str:
-    """What `command` prints to its standard output; `CommandFailed` when it
-    fails, unless `check` is false, and another AssertionError after the deadline."""
+    """Runs `command` to its end and returns its standard output.
+
+    Raises CommandFailed if it fails, unless `check` is false, and TimedOut after
+    `deadline` seconds."""
     try:
         result = subprocess.run(
-            [*_MORTAL, *command],
+            [*_WITH_PARENT, *command],
             input=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -43,14 +39,14 @@ def run(
             timeout=deadline,
         )
     except subprocess.TimeoutExpired as error:
-        raise AssertionError(f"{' '.join(command)}: not within {deadline:g} s") from error
+        raise TimedOut(f"{' '.join(command)}: not within {deadline:g} s") from error
     if check and result.returncode != 0:
         raise CommandFailed(command, result)
     return result.stdout
 
 
 def child_of(process: subprocess.Popen[str]) -> int | None:
-    """The only child of a process, for example what `unshare --fork` started."""
+    """Returns the only child of a process, for example the one of `unshare --fork`."""
     try:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     except FileNotFoundError:
@@ -59,7 +55,7 @@ def child_of(process: subprocess.Popen[str]) -> int | None:
 
 
 def end(process: subprocess.Popen[str], deadline: float = 10) -> None:
-    """Ends a process that ends on SIGTERM, or by SIGKILL what does not."""
+    """Ends a process with SIGTERM, and with SIGKILL after `deadline` seconds."""
     process.terminate()
     try:
         process.wait(deadline)
@@ -71,5 +67,12 @@ def end(process: subprocess.Popen[str], deadline: float = 10) -> None:
 
 
 def close(stream: IO[str] | None) -> None:
+    """Closes a stream of a process, if it has that stream."""
     if stream:
         stream.close()
+
+
+def require_root() -> None:
+    """Raises SimlanError unless this process may make namespaces and taps."""
+    if os.geteuid() != 0:
+        raise SimlanError("namespaces and taps need root: use sudo")

@@ -1,4 +1,4 @@
-"""Machines: what they have, and the command line of QEMU for it."""
+"""Describes machines and makes QEMU's command line for them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .network import LAN, SEGMENTS
+from .boot_lan import LAN, SEGMENTS
+from .errors import SimlanError
 
 QEMU = "qemu-system-x86_64"
 
@@ -21,28 +22,28 @@ UEFI_CODE = Path("/usr/share/OVMF/OVMF_CODE_4M.fd")
 UEFI_VARIABLES = Path("/usr/share/OVMF/OVMF_VARS_4M.fd")
 
 FIRST_MAC = "de:ad:be:ef:b8:da"
-"""Of a machine's first NIC, as in the manual; the next ones count on."""
+"""MAC address of a machine's first NIC, as in the manual; the next NICs count up."""
 
 KVM_DEADLINE = 10.0
-"""Seconds until a kernel must have said its first words under KVM. It takes
-less than one where KVM works."""
+"""Seconds in which a kernel must print its version under KVM. Where KVM works, it takes
+less than one."""
 
 
 @dataclass(frozen=True)
 class Nic:
-    """A network card and the segment it is plugged into."""
+    """A network card and its segment."""
 
     model: str
     segment: str
     mac: str
 
 
-class NicError(ValueError):
-    """A text describes no NIC."""
+class NicError(SimlanError):
+    """A text that describes no NIC."""
 
 
 def parse_nic(text: str, index: int) -> Nic:
-    """The NIC that `MODEL[@SEGMENT]` describes, the `index`-th of its machine."""
+    """Parses `MODEL[@SEGMENT]`, the `index`-th NIC of its machine."""
     model, _, segment = text.partition("@")
     segment = segment or LAN
     if not model or segment not in SEGMENTS:
@@ -51,7 +52,7 @@ def parse_nic(text: str, index: int) -> Nic:
 
 
 def nth_mac(index: int) -> str:
-    """The MAC of the `index`-th NIC of a machine."""
+    """Returns the MAC address of the `index`-th NIC of a machine."""
     number = int(FIRST_MAC.replace(":", ""), 16) + index
     return number.to_bytes(6).hex(":")
 
@@ -60,10 +61,10 @@ def nth_mac(index: int) -> str:
 class Machine:
     """A machine and how it boots.
 
-    With `image`, a directory, it boots the two files there and the kernel gets
-    `append`; without, it boots from its first NIC, by UEFI if `uefi` is a file for
-    its variables (see `uefi_variables`). `credentials` are given to the guest's
-    systemd, see systemd.system-credentials(7).
+    With the directory `image` it boots the two files there, and the kernel gets
+    `append`. Without it boots from its first NIC, by UEFI if `uefi` is a file for its
+    variables (see `uefi_variables`). The guest's systemd gets `credentials`, see
+    systemd.system-credentials(7).
     """
 
     nics: Sequence[Nic]
@@ -74,13 +75,13 @@ class Machine:
     credentials: Mapping[str, str] = field(default_factory=dict)
     uefi: Path | None = None
     reboots: bool = False
-    """Whether a reboot of the guest is one; else it ends QEMU."""
+    """False: a reboot of the guest ends QEMU."""
     extra: Sequence[str] = ()
     """More arguments for QEMU."""
 
     def arguments(self, accelerator: Sequence[str], taps: Sequence[str]) -> list[str]:
-        """QEMU's command line, but for console and channels. `taps` belong to
-        `nics`, one each."""
+        """Returns QEMU's command line without console and channels, with a tap for
+        each NIC."""
         argv = [QEMU, *accelerator, "-m", f"{self.memory}M"]
         argv += [] if self.reboots else ["-no-reboot"]
         argv += ["-display", "none"]
@@ -96,20 +97,20 @@ class Machine:
             argv += ["-append", self.append]
         else:
             # Without graphics the firmware, the NIC's boot ROM and PXELINUX
-            # show what they do on the serial line.
+            # write to the serial line.
             argv += ["-machine", "pc,graphics=off", "-boot", "n"]
         if self.uefi:
             code = f"if=pflash,format=raw,readonly=on,file={UEFI_CODE}"
             argv += ["-drive", code, "-drive", f"if=pflash,format=raw,file={self.uefi}"]
         for name, value in self.credentials.items():
-            # Base64, because a comma or a line end means something to QEMU.
+            # Base64: QEMU would interpret commas and line ends.
             text = base64.b64encode(value.encode()).decode()
             argv += ["-smbios", f"type=11,value=io.systemd.credential.binary:{name}={text}"]
         return [*argv, *self.extra]
 
 
 def uefi_variables(directory: Path) -> Path:
-    """A fresh file for the variables of a machine's UEFI."""
+    """Makes a new file for the variables of a machine's UEFI."""
     target = directory / "uefi-variables.fd"
     shutil.copyfile(UEFI_VARIABLES, target)
     return target
@@ -117,19 +118,19 @@ def uefi_variables(directory: Path) -> Path:
 
 @functools.cache
 def accelerator(kernel: Path) -> tuple[str, ...]:
-    """QEMU's arguments for the fastest way to run `kernel` here."""
+    """Returns QEMU's arguments for the fastest way to run `kernel` on this machine."""
     cpus = os.cpu_count() or 1
     if kvm_runs(kernel):
         return ("-accel", "kvm", "-cpu", "host", "-smp", str(min(cpus, 4)))
-    # Translated code is slow enough for one CPU to be waited for all the time.
+    # TCG is slow: with one CPU the boot would wait for it all the time.
     return ("-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2")
 
 
 def kvm_runs(kernel: Path) -> bool:
-    """Whether `kernel` comes up under KVM.
+    """Returns true if `kernel` starts under KVM.
 
-    Nothing less tells: in some virtual machines /dev/kvm is there and answers,
-    and the first guest dies at its first unusual instruction.
+    /dev/kvm alone does not prove it: in some virtual machines it exists, but a guest
+    dies at its first unusual instruction.
     """
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
         return False

@@ -1,7 +1,7 @@
-"""A root shell in a guest, over a virtio-serial port.
+"""Runs scripts as root in a guest, over a virtio-serial port.
 
-Nothing of it is in the image: systemd credentials, which QEMU hands over by
-SMBIOS, bring a unit and its script into any image with systemd 256 or later.
+The image holds no part of it: systemd credentials, which QEMU passes by SMBIOS, add
+a unit and its script to any image with systemd 256 or later.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+from .errors import SimlanError
+from .wait import wait_for
 
 PORT = "org.build2.buildos.shell"
 """Name of the virtio-serial port."""
@@ -36,7 +39,7 @@ Restart=always
 
 
 def credentials() -> dict[str, str]:
-    """What makes a guest open the shell."""
+    """Returns the credentials with which a guest opens the shell."""
     return {
         _SCRIPT: (Path(__file__).parent / "shell.sh").read_text(),
         "systemd.extra-unit.buildos-shell.service": _UNIT,
@@ -45,7 +48,7 @@ def credentials() -> dict[str, str]:
 
 
 def arguments(path: Path) -> list[str]:
-    """QEMU's arguments for the port, which a socket at `path` leads to."""
+    """Returns QEMU's arguments for the port, connected to a socket at `path`."""
     return [
         *("-device", "virtio-serial-pci"),
         *("-chardev", f"socket,id=shell,path={path},server=on,wait=off"),
@@ -53,13 +56,13 @@ def arguments(path: Path) -> list[str]:
     ]
 
 
-class ShellError(Exception):
+class ShellError(SimlanError):
     """The guest does not answer, or a command in it failed."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """How a script in the guest ended."""
+    """Exit status and output of a script in the guest."""
 
     status: int
     output: str
@@ -67,26 +70,26 @@ class Result:
 
 
 class Shell:
-    """This side of the channel."""
+    """The host's end of the channel."""
 
     def __init__(self, path: Path, alive: Callable[[], None]) -> None:
-        """`alive` is called while waiting; it raises when the guest is gone."""
+        """Connects to the port. `alive` is called during waits; it raises an error if the
+        guest has ended."""
         self._alive = alive
         self._received = b""
         self._ready = False
         self._number = 0
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.settimeout(1.0)
-        deadline = time.monotonic() + 30
-        while True:
-            try:
-                self._socket.connect(str(path))
-                break
-            except (FileNotFoundError, ConnectionRefusedError) as error:
-                alive()
-                if time.monotonic() > deadline:
-                    raise ShellError(f"QEMU does not open {path}") from error
-                time.sleep(0.05)
+        wait_for(lambda: self._connected(path), f"QEMU opens {path}")
+
+    def _connected(self, path: Path) -> bool:
+        self._alive()
+        try:
+            self._socket.connect(str(path))
+        except (FileNotFoundError, ConnectionRefusedError):
+            return False
+        return True
 
     def wait(self, seconds: float) -> None:
         """Waits until the guest has started the shell."""
@@ -97,19 +100,19 @@ class Shell:
             self._ready = True
 
     def run(self, script: str, seconds: float = 120) -> Result:
-        """Runs a bash script as root; `seconds` is how long it may take."""
+        """Runs a bash script as root, for at most `seconds`."""
         self.wait(seconds)
         self._number += 1
         text = base64.b64encode(script.encode()).decode()
         self._socket.sendall(f"{self._number} {text}\n".encode())
         while True:
             number, status, output = self._line(seconds, f"the end of {script!r}").split(" ", 2)
-            # Lower numbers answer scripts that nobody waited for to the end.
+            # Lower numbers belong to scripts whose deadline passed.
             if int(number) == self._number:
                 return Result(int(status), base64.b64decode(output).decode(errors="replace"))
 
     def output(self, script: str, seconds: float = 120) -> str:
-        """What a script that must succeed prints, without the last line end."""
+        """Runs a script that must succeed; returns its output without the last line end."""
         result = self.run(script, seconds)
         if result.status != 0:
             raise ShellError(f"{script!r} ended with {result.status}:\n{result.output}")
@@ -126,15 +129,15 @@ class Shell:
             except TimeoutError:
                 continue
             if not some:
-                raise ShellError(f"the guest went away while this waited for {what}")
+                raise ShellError(f"the guest ended before {what}")
             self._received += some
         line, self._received = self._received.split(b"\n", 1)
         return line.decode()
 
     def begin_again(self) -> None:
-        """Forgets the shell of a boot that ended: the next one has another."""
+        """Prepares for the shell of the next boot."""
         self._ready = False
-        # What it still said goes with it.
+        # Discards what the last boot still sent.
         self._socket.settimeout(0.05)
         with contextlib.suppress(TimeoutError):
             while self._socket.recv(65536):

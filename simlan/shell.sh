@@ -1,5 +1,5 @@
-# Runs in the guest (see shell.py): reads a number and a script, base64, a line;
-# answers each with the number, the exit status and what it printed, base64.
+# Runs in the guest (see shell.py). Reads a number and a script in base64 a line;
+# answers with the number, the exit status and the output in base64.
 echo ready
 while read -r number script; do
     answer=$(

@@ -1,4 +1,4 @@
-"""Waiting for what must come, up to a deadline."""
+"""Waits for a condition up to a deadline."""
 
 from __future__ import annotations
 
@@ -6,35 +6,40 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from .errors import CommandFailed, TimedOut
+
 T = TypeVar("T")
 
 DEADLINE = 30.0
-"""Seconds that anything may take here unless a test says otherwise. A boot
-takes two; a machine under load takes a multiple of that."""
+"""Default deadline, seconds. A boot of a host in namespaces takes two; a machine under
+load takes a multiple of that."""
 
-_INTERVAL = 0.05
-
-
-class TimedOut(AssertionError):
-    """What was waited for did not come."""
+INTERVAL = 0.05
+"""Default seconds between two evaluations of a condition."""
 
 
-def wait_for(condition: Callable[[], T | None], what: str, deadline: float = DEADLINE) -> T:
-    """Evaluates `condition` until it is true, and returns its value.
+def wait_for(
+    condition: Callable[[], T | None],
+    what: str,
+    deadline: float = DEADLINE,
+    interval: float = INTERVAL,
+) -> T:
+    """Evaluates `condition` until its value is true, and returns that value.
 
-    An assertion that fails in it counts as not yet true; the last one is told
-    when the deadline passes."""
+    Failed assertions, failed commands and passed deadlines in `condition` count as not
+    yet true. Raises TimedOut with `what` and the last failure after `deadline` seconds;
+    any other exception of `condition` ends the wait."""
     end = time.monotonic() + deadline
-    problem: AssertionError | None = None
+    problem: Exception | None = None
     while True:
         try:
             value = condition()
             if value:
                 return value
             problem = None
-        except AssertionError as error:
+        except (AssertionError, CommandFailed, TimedOut) as error:
             problem = error
         if time.monotonic() > end:
             reason = f": {problem}" if problem else ""
             raise TimedOut(f"not within {deadline:g} s: {what}{reason}") from problem
-        time.sleep(_INTERVAL)
+        time.sleep(interval)

@@ -1,11 +1,14 @@
 #!/usr/bin/python3
-"""A web server that tells each client the address it came from, and has the source
-of a small program at /hello.c and the files of a directory below /netboot/.
+"""Serves files over HTTP; answers other paths with the client's address.
 
-    web.py --listen ADDRESS:PORT --log FILE.jsonl [--publish DIR]
+    web.py --listen ADDRESS:PORT --log FILE.jsonl [--files PATH=DIR]...
 
-Every request is also one line of JSON: `time` (seconds since the epoch),
-`client` (address), `path`.
+A request for a path below PATH gets the file of DIR or 404. The longest PATH counts.
+Each request is a line of JSON in the log:
+
+    time     seconds since the epoch
+    client   address
+    path     as requested
 """
 
 from __future__ import annotations
@@ -14,23 +17,12 @@ import argparse
 import json
 import shutil
 import time
+from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-NETBOOT = "/netboot/"
 
-HELLO = """\
-#include <stdio.h>
-
-int main(void)
-{
-    puts("hello from a build machine");
-    return 0;
-}
-"""
-
-
-def serve(address: str, port: int, log: Path, published: Path | None) -> None:
+def serve(address: str, port: int, log: Path, files: Mapping[str, Path]) -> None:
     """Answers until the process ends."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -39,10 +31,11 @@ def serve(address: str, port: int, log: Path, published: Path | None) -> None:
             entry = {"time": time.time(), "client": client, "path": self.path}
             with log.open("a") as file:
                 file.write(json.dumps(entry) + "\n")
-            if published and self.path.startswith(NETBOOT):
-                self.send_file(published, self.path.removeprefix(NETBOOT))
-                return
-            body = (HELLO if self.path == "/hello.c" else f"{client}\n").encode()
+            for prefix in sorted(files, key=len, reverse=True):
+                if self.path.startswith(prefix):
+                    self.send_file(files[prefix], self.path.removeprefix(prefix))
+                    return
+            body = f"{client}\n".encode()
             self.send_response(200)
             self.send_header("Content-Type", "text/plain")
             self.send_header("Content-Length", str(len(body)))
@@ -60,17 +53,21 @@ def serve(address: str, port: int, log: Path, published: Path | None) -> None:
                 self.end_headers()
                 shutil.copyfileobj(content, self.wfile, 1 << 20)
 
-    ThreadingHTTPServer((address, port), Handler).serve_forever()
+    server = ThreadingHTTPServer((address, port), Handler)
+    print(f"web: listening on {address}:{port}", flush=True)
+    server.serve_forever()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="tells each client the address it came from")
+    parser = argparse.ArgumentParser(description="Serves files over HTTP.")
     parser.add_argument("--listen", required=True, metavar="ADDRESS:PORT")
     parser.add_argument("--log", required=True, type=Path, metavar="FILE")
-    parser.add_argument("--publish", type=Path, metavar="DIR")
+    parser.add_argument("--files", action="append", default=[], metavar="PATH=DIR")
     arguments = parser.parse_args()
     address, _, port = arguments.listen.rpartition(":")
-    serve(address, int(port), arguments.log, arguments.publish)
+    pairs = (text.partition("=") for text in arguments.files)
+    files = {path: Path(directory) for path, _, directory in pairs}
+    serve(address, int(port), arguments.log, files)
 
 
 if __name__ == "__main__":

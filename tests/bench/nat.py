@@ -27,10 +27,11 @@ from contextlib import suppress
 from pathlib import Path
 
 _TOP = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(_TOP / "tests/lib"), str(_TOP / "debian")]
+sys.path.append(str(_TOP))
 
-from namespace import end, run, start  # noqa: E402
 from nat_rules import Rules, rule_sets  # noqa: E402
+from simlan.namespace import Namespace  # noqa: E402
+from simlan.process import end  # noqa: E402
 
 _ROOT = _TOP / "build/roots/host"
 _MACHINE, _HOST_INSIDE = "172.23.0.9", "172.23.0.1"
@@ -49,10 +50,9 @@ class Network:
     """Machine, host and server, under one rule set."""
 
     def __init__(self, rules: Rules):
-        self._holders = {name: self._namespace() for name in ("machine", "host", "server")}
-        pids = {name: holder.pid for name, holder in self._holders.items()}
+        self._namespaces = {name: Namespace() for name in ("machine", "host", "server")}
+        pids = {name: namespace.pid for name, namespace in self._namespaces.items()}
         host = f"""
-        ip link set lo up
         ip link add br0 type bridge stp_state 0 forward_delay 0
         ip link add br1 type bridge stp_state 0 forward_delay 0
         ip link add machine type veth peer name eth0 netns {pids["machine"]}
@@ -75,30 +75,20 @@ class Network:
             # Where there is no NAT, answers find their way back.
             ("server", f"{_SERVER}/24", f"172.23.0.0/16 via {_HOST_OUTSIDE}"),
         ):
-            script = f"ip link set lo up; ip address add {address} dev eth0; ip link set eth0 up"
+            script = f"ip address add {address} dev eth0; ip link set eth0 up"
             self.run(name, ["sh", "-euc", f"{script}; ip route add {route}"])
         if rules.text:
-            run(self.command("host", [*_nft(), *rules.command]), stdin=rules.text)
-
-    def _namespace(self) -> subprocess.Popen[str]:
-        holder = start(
-            ["unshare", "--net", "sh", "-c", "echo ready; exec cat"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
-        assert holder.stdout is not None and holder.stdout.readline() == "ready\n"
-        return holder
-
-    def command(self, name: str, command: list[str]) -> list[str]:
-        return ["nsenter", f"--net=/proc/{self._holders[name].pid}/ns/net", "--", *command]
+            self._namespaces["host"].run([*_nft(), *rules.command], stdin=rules.text)
 
     def run(self, name: str, command: list[str]) -> str:
-        return run(self.command(name, command))
+        return self._namespaces[name].run(command)
 
     def measure(self, what: str, seconds: float) -> float:
         """Runs one end of a measurement on the server, the other on the machine."""
         program = [sys.executable, __file__, "--end"]
-        server = start(self.command("server", [*program, f"{what}-server"]), stdout=subprocess.PIPE)
+        server = self._namespaces["server"].start(
+            [*program, f"{what}-server"], stdout=subprocess.PIPE
+        )
         try:
             assert server.stdout is not None and server.stdout.readline() == "ready\n"
             return float(self.run("machine", [*program, f"{what}-client", str(seconds)]))
@@ -106,8 +96,8 @@ class Network:
             end(server)
 
     def close(self) -> None:
-        for holder in self._holders.values():
-            end(holder)
+        for namespace in self._namespaces.values():
+            namespace.close()
 
 
 # The two ends of each measurement.

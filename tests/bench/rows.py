@@ -12,11 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clients import Client
+from dhcp_double import DhcpDouble
 from dhcp_oddities import HARMLESS, IMPOSSIBLE, OFFERS
 from dhcp_server import Behaviour
+from roots import kea_root
+from simlan.errors import TimedOut
+from simlan.wait import wait_for
 from station import Event
 from trial import FIRST, PREFIX, SERVER, Trial, first_after
-from wait import TimedOut, wait_for
 
 Value = float | bool | None
 Figures = Mapping[str, Value]
@@ -77,7 +80,7 @@ def _cold(dead: int, kea: bool = False) -> Callable[[Sequence[Path], Client, int
     def measure(root: Sequence[Path], client: Client, run: int) -> Figures:
         with closing(Trial(root, client, dead=dead, direct=not kea)) as trial:
             if kea:
-                trial.lan.serve_kea()
+                trial.lan.serve_kea(kea_root())
             else:
                 trial.lan.serve_dhcp()
             trial.start()
@@ -138,7 +141,7 @@ def _carrier(root: Sequence[Path], client: Client, run: int) -> Figures:
 
 def _silence(root: Sequence[Path], client: Client, run: int) -> Figures:
     with closing(Trial(root, client)) as trial:
-        double = trial.lan.start_dhcp_double()
+        double = DhcpDouble(trial.lan)
         trial.start()
         # Clients with regular gaps must not meet the same moment each time.
         until = trial.started + 20 + 4 * random.Random(run).random()

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from cgroup import make_cgroup, remove_cgroup
-from lan import Lan, Nic
-from namespace import child_of, close, start
-from wait import wait_for
+from simlan.lan import Lan, Nic
+from simlan.process import child_of, close, start
+from simlan.wait import wait_for
 
 Event = dict[str, Any]
 
-_AGENT = Path(__file__).with_name("agent.py")
+_AGENT = Path(__file__).with_name("station_init.py")
 
 # Assembles the root and becomes the agent. /sys is read-only: what clients know
 # containers by, in which they do not wait for udev.

@@ -9,9 +9,10 @@ from pathlib import Path
 from clients import Client
 from dhcp_double import DhcpDouble, Entry
 from dhcp_server import Behaviour
-from lan import Lan
+from simlan.errors import TimedOut
+from simlan.lan import Lan
+from simlan.wait import wait_for
 from station import Event, Station
-from wait import TimedOut, wait_for
 
 PREFIX = "198.51.100"
 SERVER = f"{PREFIX}.1"
@@ -76,7 +77,7 @@ class Trial:
 
     def double(self, *servers: Behaviour) -> DhcpDouble:
         """Servers that do as they are told; without any, one that does all well."""
-        return self.lan.start_dhcp_double(*(servers or [Behaviour(SERVER)]))
+        return DhcpDouble(self.lan, *(servers or [Behaviour(SERVER)]))
 
     # The client
 

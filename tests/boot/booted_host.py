@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from simlan import qemu, shell
+from simlan.boot_lan import BootLan
 from simlan.guest import Guest
-from simlan.network import Lan
 
 BOOT_SECONDS = 900
 """For a boot to its agent's first poll. PXE takes two minutes on two idle cores
@@ -15,10 +15,10 @@ without KVM, and five times that under load."""
 
 
 @dataclass
-class Trial:
+class BootedHost:
     """A running machine and its LAN."""
 
-    lan: Lan
+    lan: BootLan
     guest: Guest
     nics: list[qemu.Nic]
 
@@ -29,7 +29,7 @@ class Trial:
 
     def wait_for_poll(self) -> None:
         """Waits until the machine's agent asked the controller for work."""
-        self.guest.wait_for("the agent's first poll", BOOT_SECONDS, self.lan.polls)
+        self.guest.wait_for(self.lan.task_requests, "the agent's first poll", BOOT_SECONDS)
 
     def wait_for_systemd(self) -> str:
         """Waits until systemd has done all of the boot; returns its state,
@@ -37,9 +37,7 @@ class Trial:
         # Not --wait: its end can be missed when D-Bus is only just starting.
         self.shell.wait(BOOT_SECONDS)
         self.guest.wait_for(
-            "the end of the boot",
-            BOOT_SECONDS,
-            lambda: self._state() not in ("initializing", "starting"),
+            lambda: self._state() not in ("initializing", "starting"), "the end of the boot", BOOT_SECONDS,
         )
         return self._state()
 
@@ -47,5 +45,5 @@ class Trial:
         return self.shell.run("systemctl is-system-running").output.strip()
 
 
-Boot = Callable[..., Trial]
+Boot = Callable[..., BootedHost]
 """What the fixture `boot` is: see conftest.py."""

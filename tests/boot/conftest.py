@@ -10,7 +10,6 @@ journal of every machine that runs.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -19,12 +18,11 @@ from typing import Any
 import pytest
 
 TOP = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(TOP / "image"))
-
-from simlan import agents, netboot, qemu, shell
+import netboot
+from booted_host import Boot, BootedHost
+from simlan import qemu, shell
+from simlan.boot_lan import BOOT_URL, BootLan, agent_parameters
 from simlan.guest import Guest
-from simlan.network import Lan
-from trial import Boot, Trial
 
 CONSOLE = "console=ttyS0"
 
@@ -91,17 +89,17 @@ def booting(image: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[B
         def start(
             *nics: str,
             way: str = "direct",
-            append: str = f"{CONSOLE} {agents.parameters()}",
+            append: str = f"{CONSOLE} {agent_parameters()}",
             names: dict[str, str] | None = None,
             credentials: dict[str, str] | None = None,
             published: Path | None = None,
             **options: Any,
-        ) -> Trial:
+        ) -> BootedHost:
             """Boots a machine with `nics` (MODEL@SEGMENT) the given `way` (see
             netboot.WAYS); `append` goes to the kernel; DHCP gives `names` to MACs;
             `credentials` are there beside the shell's; a directory that is
             `published` already is taken as it is; `options` are Machine's."""
-            directory = tmp_path_factory.mktemp("trial")
+            directory = tmp_path_factory.mktemp("host")
             parsed = [qemu.parse_nic(text, index) for index, text in enumerate(nics)]
             if way != "direct" and not published:
                 published = directory / "netboot"
@@ -114,12 +112,13 @@ def booting(image: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[B
                 uefi=qemu.uefi_variables(directory) if way == "uefi" else None,
                 **options,
             )
-            lan = stack.enter_context(Lan(directory, names, published, way))
+            dhcp_boot = netboot.dhcp_boot(way, BOOT_URL)
+            lan = stack.enter_context(BootLan(directory, names, published, dhcp_boot))
             guest = Guest(lan, machine, image / "buildos-image", directory)
             stack.enter_context(guest)
             _running.append(guest)
             stack.callback(_running.remove, guest)
-            return Trial(lan, guest, parsed)
+            return BootedHost(lan, guest, parsed)
 
         yield start
 

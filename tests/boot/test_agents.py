@@ -11,9 +11,9 @@ import ipaddress
 from collections.abc import Callable
 
 import pytest
-from simlan import agents
-from simlan.sandbox import SandboxError
-from trial import BOOT_SECONDS, Boot, Trial
+from booted_host import BOOT_SECONDS, Boot, BootedHost
+from simlan.boot_lan import agent_parameters
+from simlan.errors import CommandFailed
 
 PORT = 7000
 SLAVE = "buildos.agentd.bslave.default.arguments"
@@ -28,56 +28,56 @@ with socket.create_connection((sys.argv[1], int(sys.argv[2])), 30) as connection
 
 
 @pytest.fixture(scope="module")
-def host(boot: Boot) -> Trial:
+def host(boot: Boot) -> BootedHost:
     """A machine with both kinds of agent, when one has asked for work."""
-    parameters = f"{agents.parameters()} {SLAVE}=--bridge,br0,--port,{PORT}"
+    parameters = f"{agent_parameters()} {SLAVE}=--bridge,br0,--port,{PORT}"
     host = boot("e1000@lan", append=f"console=ttyS0 {parameters}")
     host.wait_for_poll()
     return host
 
 
-def test_a_task_is_built_on_br1(host: Trial, figure: Callable[[str], None]) -> None:
+def test_a_task_is_built_on_br1(host: BootedHost, figure: Callable[[str], None]) -> None:
     host.lan.hand_out_tasks(1)
-    (entry,) = host.guest.wait_for("the result", BOOT_SECONDS, host.lan.results)
+    (entry,) = host.guest.wait_for(host.lan.results, "the result", BOOT_SECONDS)
     result = entry["result"]
     assert result["status"] == "success", result
     assert result["test-log"] == "hello from a build machine"
-    handed = next(poll["time"] for poll in host.lan.polls() if poll["session"])
+    handed = next(poll["time"] for poll in host.lan.task_requests() if poll["session"])
     figure(f"a task from controller to controller: {entry['time'] - handed:.1f} s")
     # The machine had a lease of br1, and went out through NAT by name.
     leased = host.shell.output("cat /run/buildos/dnsmasq/leases").split()[2]
     assert ipaddress.ip_address(leased) in PRIVATE
-    (visit,) = (visit for visit in host.lan.visits() if visit["path"] == "/hello.c")
+    (visit,) = (visit for visit in host.lan.visits() if visit["path"] == "/sources/hello.c")
     address = host.shell.output("ip -4 -brief address show dev br0").split()[2]
     assert visit["client"] == address.split("/")[0]
     # Nothing is left of it.
-    host.guest.wait_for("no machine", BOOT_SECONDS, lambda: not machines(host))
+    host.guest.wait_for(lambda: not machines(host), "no machine", BOOT_SECONDS)
     assert "196.254.111.222" not in host.shell.output("iptables-save -t nat")
 
 
-def machines(host: Trial) -> str:
+def machines(host: BootedHost) -> str:
     """What the agent has on br1."""
     return host.shell.output("ip -brief link show master br1")
 
 
-def test_a_container_on_br0_answers_from_the_lan(host: Trial) -> None:
+def test_a_container_on_br0_answers_from_the_lan(host: BootedHost) -> None:
     def leased() -> list[str]:
         leases = host.lan.leases()
-        return [str(lease.address) for lease in leases if lease.mac != host.nics[0].mac]
+        return [address for mac, address in leases.items() if mac != host.nics[0].mac]
 
-    (address,) = host.guest.wait_for("the container's lease", BOOT_SECONDS, leased)
+    (address,) = host.guest.wait_for(leased, "the container's lease", BOOT_SECONDS)
 
     def answer() -> str:
         try:
-            return host.lan.sandbox.run("python3", "-c", ASK, address, str(PORT)).strip()
-        except SandboxError:
+            return host.lan.run(["python3", "-c", ASK, address, str(PORT)]).strip()
+        except CommandFailed:
             return ""
 
-    name = host.guest.wait_for("the container's answer", BOOT_SECONDS, answer)
+    name = host.guest.wait_for(answer, "the container's answer", BOOT_SECONDS)
     assert name in host.shell.output("ip -brief link show master br0")
 
 
-def test_builds_cannot_starve_the_services(host: Trial) -> None:
+def test_builds_cannot_starve_the_services(host: BootedHost) -> None:
     def setting(group: str, name: str) -> str:
         return host.shell.output(f"cat /sys/fs/cgroup/{group}/{name}").strip()
 
@@ -96,7 +96,7 @@ def test_builds_cannot_starve_the_services(host: Trial) -> None:
     assert {"cpu", "io", "memory", "pids"} <= set(group)
 
 
-def test_no_unit_failed(host: Trial) -> None:
+def test_no_unit_failed(host: BootedHost) -> None:
     host.wait_for_systemd()
     assert host.shell.output("systemctl --failed --quiet --no-legend --plain") == ""
 
@@ -105,7 +105,7 @@ def test_no_unit_failed(host: Trial) -> None:
 HOG = "while :; do head --bytes=400M /dev/zero | tail >/dev/null; done & while :; do :; done"
 
 
-def test_a_build_that_takes_all_is_ended_and_the_services_go_on(host: Trial) -> None:
+def test_a_build_that_takes_all_is_ended_and_the_services_go_on(host: BootedHost) -> None:
     shell = host.shell
     services = ("netd", "hostnamed", "natd", "agentd")
     pids = "systemctl show --property=MainPID --value " + " ".join(
@@ -124,7 +124,7 @@ arguments = ["-c", "{HOG}"]
     shell.output("systemctl reload buildos-agentd")
     killed = "journalctl --boot --dmesg --output=cat --grep='out of memory: Killed process' || true"
     host.guest.wait_for(
-        "the end of the build", BOOT_SECONDS, lambda: "(tail)" in shell.output(killed)
+        lambda: "(tail)" in shell.output(killed), "the end of the build", BOOT_SECONDS
     )
     # The agent that ran it goes on, and so does everything else.
     assert shell.output("systemctl is-active buildos-bslave@hog").strip() == "active"

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import netboot
 import pytest
-from simlan import agents, netboot
-from trial import BOOT_SECONDS, Boot
+from booted_host import BOOT_SECONDS, Boot
+from simlan.boot_lan import agent_parameters
 
 MEBIBYTE = 1 << 20
 
@@ -19,18 +20,18 @@ def test_boots_as_in_the_manual(
     configured, and everything else works."""
     host = boot("e1000@lan", append="")
     assert host.wait_for_systemd() == "running"
-    host.guest.wait_for("a lease", BOOT_SECONDS, host.lan.leases)
+    host.guest.wait_for(host.lan.leases, "a lease", BOOT_SECONDS)
     assert host.shell.output("cat /proc/cmdline") == ""
     assert "\nroot:*:" in "\n" + host.shell.output("cat /etc/shadow")
 
     # The prompt of the screen stands below the status.
-    (lease,) = host.lan.leases()
+    (address,) = host.lan.leases().values()
 
     def screen() -> str:
         return host.shell.output("fold --width=$(stty --file=/dev/tty1 size | cut -d ' ' -f 2) /dev/vcs1")
 
     host.guest.wait_for(
-        "the status on the screen", BOOT_SECONDS, lambda: f"ssh root@{lease.address}" in screen()
+        lambda: f"ssh root@{address}" in screen(), "the status on the screen", BOOT_SECONDS
     )
     assert "login:" in screen().split("buildosctl why")[-1]
     host.guest.screenshot(tmp_path / "screen.png")
@@ -46,7 +47,7 @@ def test_direct_boot(boot: Boot, image: Path, figure: Callable[[str], None]) -> 
     assert host.shell.output("hostname") == f"build-{digits}"
 
     assert host.wait_for_systemd() == "running"
-    seconds = host.lan.polls()[0]["time"] - host.guest.kernel_start()
+    seconds = host.lan.task_requests()[0]["time"] - host.guest.kernel_start()
     assert seconds > 0
 
     for name in ("buildos-image", "buildos-initrd"):
@@ -62,7 +63,7 @@ def test_direct_boot(boot: Boot, image: Path, figure: Callable[[str], None]) -> 
 def test_a_real_machine_has_kvm_before_udev_looks(boot_once: Boot) -> None:
     """A CPU that does not say that it is emulated stands for a real one. Where QEMU
     itself uses KVM it needs that of the host to be nested."""
-    words = agents.parameters().replace(" buildos.agentd.bbot.default.kvm=waived", "")
+    words = agent_parameters().replace(" buildos.agentd.bbot.default.kvm=waived", "")
     assert "kvm" not in words
     append = f"console=ttyS0 {netboot.PANIC} {words}"
     host = boot_once("e1000@lan", append=append, extra=["-cpu", "max,-hypervisor"])

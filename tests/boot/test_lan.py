@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import base64
 import subprocess
-from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
 
+import netboot
 import pytest
-from simlan import dnsmasq, netboot, ntp, qemu, shell
-from simlan.network import ADDRESS, BOOT_URL, NETBOOT, Lan, LanError
-from simlan.sandbox import Sandbox, SandboxError
+from simlan import boot_lan, dnsmasq, ntp, process, qemu, shell
+from simlan.boot_lan import ADDRESS, BOOT_URL, NETBOOT, BootLan
+from simlan.errors import CommandFailed, LanError
+from simlan.namespace import Namespace
 
 IMAGE = Path(__file__).resolve().parents[2] / "image"
 QEMU_IFUP = IMAGE / "qemu-ifup"
@@ -24,29 +25,22 @@ def test_leases() -> None:
         "duid 00:01:00:01:30:aa:bb:cc:de:ad:be:ef:b8:da\n"
         "1763000000 123 fd6b::1 rack-7 00:01\n"
     )
-    assert dnsmasq.leases(text) == [
-        dnsmasq.Lease("de:ad:be:ef:b8:da", IPv4Address("192.0.2.173"), "rack-7"),
-        dnsmasq.Lease("de:ad:be:ef:b8:db", IPv4Address("192.0.2.174"), None),
-    ]
-    assert dnsmasq.leases("") == []
+    assert dnsmasq.leases(text) == {
+        "de:ad:be:ef:b8:da": "192.0.2.173",
+        "de:ad:be:ef:b8:db": "192.0.2.174",
+    }
+    assert dnsmasq.leases("") == {}
 
 
 def test_dnsmasq_takes_its_configuration(tmp_path: Path) -> None:
-    text = dnsmasq.configuration(
-        "lan",
-        IPv4Interface("192.0.2.1/24"),
-        "lan.test",
-        {"web": IPv4Address("192.0.2.1")},
-        {"de:ad:be:ef:b8:da": "rack-7"},
-        tmp_path / "leases",
-        tmp_path,
-    )
-    assert "dhcp-range=192.0.2.100,192.0.2.199,1h\n" in text
-    assert "dhcp-boot=pxelinux.0\n" in text
-    file = tmp_path / "dnsmasq.conf"
-    file.write_text(text)
-    with Sandbox() as sandbox:
-        sandbox.run("dnsmasq", "--test", f"--conf-file={file}")
+    dhcp_boot = netboot.dhcp_boot("pxelinux", BOOT_URL)
+    options = boot_lan.dhcp_options({"de:ad:be:ef:b8:da": "rack-7"}, tmp_path, dhcp_boot)
+    leases = tmp_path / "leases"
+    command = dnsmasq.command("lan0", "192.0.2", "lan.test", "1h", leases, options)
+    assert "--dhcp-range=192.0.2.100,192.0.2.199,255.255.255.0,1h" in command
+    assert "--dhcp-boot=pxelinux.0" in command
+    with Namespace() as namespace:
+        namespace.run([*command, "--test"])
 
 
 def test_pxelinux_configuration_is_the_manuals() -> None:
@@ -172,32 +166,28 @@ def test_guest_side_of_the_shell() -> None:
     def request(number: int, script: str) -> str:
         return f"{number} {base64.b64encode(script.encode()).decode()}\n"
 
-    with Sandbox() as sandbox:
-        answers = sandbox.run(
-            "bash",
-            "-c",
-            shell.credentials()["buildos.shell"],
-            text=request(1, "echo out; echo err >&2; cat; exit 3") + request(2, "true"),
-        )
+    script = shell.credentials()["buildos.shell"]
+    requests = request(1, "echo out; echo err >&2; cat; exit 3") + request(2, "true")
+    answers = process.run(["bash", "-c", script], stdin=requests)
     out = base64.b64encode(b"out\nerr\n").decode()
     assert answers == f"ready\n1 3 {out}\n2 0 \n"
 
 
-def test_sandbox_takes_its_processes_along() -> None:
-    with Sandbox() as sandbox:
-        inside = sandbox.start(["sleep", "infinity"])
+def test_namespace_close_ends_its_processes() -> None:
+    with Namespace() as namespace:
+        inside = namespace.start(["sleep", "infinity"])
     assert inside.wait(timeout=10) != 0
 
 
-def test_sandbox_says_what_failed() -> None:
-    with Sandbox() as sandbox, pytest.raises(SandboxError, match="no-such-link"):
-        sandbox.run("ip", "link", "show", "no-such-link")
+def test_namespace_failed_command_is_in_the_error() -> None:
+    with Namespace() as namespace, pytest.raises(CommandFailed, match="no-such-link"):
+        namespace.run(["ip", "link", "show", "no-such-link"])
 
 
 def test_servers_of_the_lan(tmp_path: Path) -> None:
     fetch = "import sys, urllib.request as u; print(u.urlopen(sys.argv[1], timeout=30).read())"
-    with Lan(tmp_path) as lan:
-        page = lan.sandbox.run("/usr/bin/python3", "-c", fetch, f"http://{ADDRESS.ip}/some/page")
+    with BootLan(tmp_path) as lan:
+        page = lan.run(["/usr/bin/python3", "-c", fetch, f"http://{ADDRESS.ip}/some/page"])
         assert str(ADDRESS.ip) in page
         assert [visit["path"] for visit in lan.visits()] == ["/some/page"]
         lan.check()
@@ -217,18 +207,19 @@ def test_published_files_are_fetched_over_http(tmp_path: Path) -> None:
     base = BOOT_URL.removesuffix("boot.ipxe")
     names = ("buildos/buildos-initrd", "nothing", "../image/SHA256SUMS")
     urls = [BOOT_URL, *(f"{base}{name}" for name in names)]
-    with Lan(tmp_path, published=root, way="ipxe") as lan:
-        pages = lan.sandbox.run("/usr/bin/python3", "-c", fetch, *urls).splitlines()
-        assert f"dhcp-boot={BOOT_URL}\n" in (tmp_path / "dnsmasq.conf").read_text()
+    dhcp_boot = netboot.dhcp_boot("ipxe", BOOT_URL)
+    assert f"--dhcp-boot={BOOT_URL}" in boot_lan.dhcp_options({}, root, dhcp_boot)
+    with BootLan(tmp_path, published=root, dhcp_boot=dhcp_boot) as lan:
+        pages = lan.run(["/usr/bin/python3", "-c", fetch, *urls]).splitlines()
     assert pages == ["#!ipxe", "initrd", "404", "404"]
     assert f"/{NETBOOT}/" in BOOT_URL
 
 
 def test_qemu_ifup_plugs_into_a_bridge() -> None:
-    with Sandbox() as sandbox:
-        sandbox.run("ip", "tuntap", "add", "tap0", "mode", "tap")
-        with pytest.raises(SandboxError, match="no bridge for tap0"):
-            sandbox.run(str(QEMU_IFUP), "tap0")
-        sandbox.run("ip", "link", "add", "br0", "type", "bridge")
-        sandbox.run(str(QEMU_IFUP), "tap0")
-        assert "master br0" in sandbox.run("ip", "link", "show", "tap0")
+    with Namespace() as namespace:
+        namespace.run(["ip", "tuntap", "add", "tap0", "mode", "tap"])
+        with pytest.raises(CommandFailed, match="no bridge for tap0"):
+            namespace.run([str(QEMU_IFUP), "tap0"])
+        namespace.run(["ip", "link", "add", "br0", "type", "bridge"])
+        namespace.run([str(QEMU_IFUP), "tap0"])
+        assert "master br0" in namespace.run(["ip", "link", "show", "tap0"])

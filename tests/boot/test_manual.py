@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 
+import netboot
 import pytest
-from simlan import agents, netboot, qemu
-from simlan.network import LAN, Lan
-from trial import BOOT_SECONDS
+from booted_host import BOOT_SECONDS
+from simlan import qemu
+from simlan.boot_lan import BOOT_URL, BootLan, agent_parameters
+from simlan.guest import GuestError
+from simlan.lan import BRIDGE
+from simlan.wait import wait_for
 
 pytestmark = pytest.mark.long
 
@@ -20,25 +23,28 @@ MAC = "de:ad:be:ef:b8:da"
 NETWORK = f"-netdev tap,id=net0,script=./qemu-ifup -device e1000,netdev=net0,mac={MAC}"
 
 
-def run(lan: Lan, directory: Path, arguments: str, seen: Callable[[], object]) -> None:
+def run(lan: BootLan, directory: Path, arguments: str, seen: Callable[[], object]) -> None:
     """Runs `kvm -m 8G` with these arguments in `directory` until `seen`. KVM or not is
     the one thing that may differ, and nobody looks at the screen."""
     shutil.copy(QEMU_IFUP, directory / "qemu-ifup")
     accelerator = " ".join(qemu.accelerator(directory / "buildos-image"))
     command = f"{qemu.QEMU} -m 8G {NETWORK} {arguments} {accelerator} -display none"
-    script = f"cd {directory} && BUILDOS_BRIDGE={LAN} exec {command}"
+    script = f"cd {directory} && BUILDOS_BRIDGE={BRIDGE} exec {command}"
     log = directory / "qemu.log"
     with log.open("wb") as output:
-        machine = lan.sandbox.start(
+        machine = lan.namespace.start(
             ["sh", "-c", script], stdin=subprocess.DEVNULL, stdout=output, stderr=output
         )
     try:
-        deadline = time.monotonic() + BOOT_SECONDS
-        while not seen():
+
+
+        def up() -> object:
             lan.check()
-            assert machine.poll() is None, log.read_text(errors="replace")
-            assert time.monotonic() < deadline, "the host did not come up"
-            time.sleep(0.5)
+            if machine.poll() is not None:
+                raise GuestError(log.read_text(errors="replace"))
+            return seen()
+
+        wait_for(up, "the host is up", BOOT_SECONDS, interval=0.5)
     finally:
         machine.kill()
         machine.wait()
@@ -53,16 +59,16 @@ def test_network(image: Path, tmp_path: Path) -> None:
     """PXELINUX with a configuration of the one host."""
     link_image(image, tmp_path)
     root = tmp_path / "tftpboot"
-    netboot.publish(root, image, "", {MAC: agents.parameters()})
+    netboot.publish(root, image, "", {MAC: agent_parameters()})
     (root / "pxelinux.cfg/default").unlink()
-    with Lan(tmp_path, published=root) as lan:
-        run(lan, tmp_path, "-boot n", lan.polls)
+    dhcp_boot = netboot.dhcp_boot("pxelinux", BOOT_URL)
+    with BootLan(tmp_path, published=root, dhcp_boot=dhcp_boot) as lan:
+        run(lan, tmp_path, "-boot n", lan.task_requests)
         assert "pxelinux.cfg/01-de-ad-be-ef-b8-da" in (tmp_path / "dnsmasq.log").read_text()
 
 
 def test_local(image: Path, tmp_path: Path) -> None:
     link_image(image, tmp_path)
-    with Lan(tmp_path) as lan:
+    with BootLan(tmp_path) as lan:
         run(lan, tmp_path, "-kernel buildos-image -initrd buildos-initrd", lan.leases)
-        (lease,) = lan.leases()
-        assert lease.mac == MAC
+        assert list(lan.leases()) == [MAC]

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import netboot
 import pytest
-from simlan import agents, netboot
-from simlan.network import ADDRESS
-from simlan.sandbox import SandboxError
-from trial import BOOT_SECONDS, Boot, Trial
+from booted_host import BOOT_SECONDS, Boot, BootedHost
+from simlan.boot_lan import ADDRESS, agent_parameters
+from simlan.errors import CommandFailed
 
 # Of the shell; the status above it says whom to be to log in, at an address.
 PROMPT = "root@build-"
@@ -23,19 +23,19 @@ FLOOR = int((Path(__file__).resolve().parents[2] / "image/initrd/minimum-ram").r
 class Floor:
     """The machine, and the SSH key that its kernel command line names."""
 
-    trial: Trial
+    trial: BootedHost
     key: Path
 
     @property
     def address(self) -> str:
-        (lease,) = self.trial.lan.leases()
-        return str(lease.address)
+        (address,) = self.trial.lan.leases().values()
+        return address
 
     def ssh(self, command: str) -> str:
         options = ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"]
         options += ["-o", "ConnectTimeout=60", "-o", "BatchMode=yes"]
         target = f"root@{self.address}"
-        return self.trial.lan.sandbox.run("ssh", *options, "-i", str(self.key), target, command)
+        return self.trial.lan.run(["ssh", *options, "-i", str(self.key), target, command], deadline=120)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def host(boot: Boot, tmp_path_factory: pytest.TempPathFactory) -> Floor:
     )
     public = key.with_suffix(".pub").read_text().strip().replace(" ", ",")
     words = ["console=ttyS0", "buildos.login=ttyS0", f"buildos.ssh_key={public}", netboot.PANIC]
-    append = " ".join([*words, agents.parameters()])
+    append = " ".join([*words, agent_parameters()])
     trial = boot("virtio-net-pci@lan", way="ipxe", append=append, memory=FLOOR)
     trial.wait_for_poll()
     return Floor(trial, key)
@@ -82,7 +82,7 @@ def test_the_clock_is_the_lease_s_server_s(host: Floor) -> None:
 def test_a_shell_opens_where_it_was_asked_for(host: Floor) -> None:
     """And nothing is written into it: the status is for consoles without one."""
     console = host.trial.guest.console
-    host.trial.guest.wait_for("the prompt", BOOT_SECONDS, lambda: PROMPT in console())
+    host.trial.guest.wait_for(lambda: PROMPT in console(), "the prompt", BOOT_SECONDS)
     assert "Why it does not build" not in console().split(PROMPT, 1)[1]
 
 
@@ -90,10 +90,10 @@ def test_the_key_lets_in_by_ssh(host: Floor) -> None:
     def name() -> str:
         try:
             return host.ssh("hostname").strip()
-        except SandboxError:
+        except CommandFailed:
             return ""
 
-    assert host.trial.guest.wait_for("a login", BOOT_SECONDS, name) == host.trial.shell.output(
+    assert host.trial.guest.wait_for(name, "a login", BOOT_SECONDS) == host.trial.shell.output(
         "hostname"
     )
     assert "passwordauthentication no" in host.trial.shell.output("sshd -T")
@@ -111,11 +111,11 @@ def test_packages_are_told_inside(host: Floor, image: Path) -> None:
 
 def test_a_full_root_leaves_the_host_up(host: Floor, figure: Callable[[str], None]) -> None:
     shell = host.trial.shell
-    before = len(host.trial.lan.polls())
+    before = len(host.trial.lan.task_requests())
     full = shell.run("dd if=/dev/zero of=/var/tmp/full bs=1M", BOOT_SECONDS)
     assert "No space left on device" in full.output, full.output
     host.trial.guest.wait_for(
-        "another poll", BOOT_SECONDS, lambda: len(host.trial.lan.polls()) > before
+        lambda: len(host.trial.lan.task_requests()) > before, "another poll", BOOT_SECONDS
     )
     memory = dict(line.split()[:2] for line in shell.output("cat /proc/meminfo").splitlines())
     figure(f"RAM available at {FLOOR} MiB, root full: {int(memory['MemAvailable:']) // 1024} MiB")

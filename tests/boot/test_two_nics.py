@@ -9,9 +9,9 @@ from ipaddress import IPv4Address, IPv4Interface
 from typing import Any
 
 import pytest
-from simlan.network import ADDRESS, DOMAIN, WEB_URL
+from booted_host import BOOT_SECONDS, Boot, BootedHost
+from simlan.boot_lan import ADDRESS, DOMAIN, WEB_URL
 from simlan.qemu import nth_mac
-from trial import BOOT_SECONDS, Boot, Trial
 
 NAME = "rack-7"
 
@@ -37,86 +37,83 @@ busybox wget -T 60 -q -O - {WEB_URL}container
 
 
 @pytest.fixture(scope="module")
-def host(boot: Boot) -> Trial:
+def host(boot: Boot) -> BootedHost:
     """The machine, when its agent has asked for work."""
     host = boot("e1000@lan", "e1000@quiet", way="pxelinux", names={nth_mac(0): NAME})
     host.wait_for_poll()
     return host
 
 
-def link(host: Trial, name: str) -> dict[str, Any]:
+def link(host: BootedHost, name: str) -> dict[str, Any]:
     """What `ip` says of an interface."""
     found: list[dict[str, Any]] = json.loads(host.shell.output(f"ip -json address show {name}"))
     return found[0]
 
 
-def address(host: Trial, name: str) -> IPv4Interface:
+def address(host: BootedHost, name: str) -> IPv4Interface:
     """The one IPv4 address of an interface."""
     (found,) = (a for a in link(host, name)["addr_info"] if a["family"] == "inet")
     return IPv4Interface(f"{found['local']}/{found['prefixlen']}")
 
 
-def nic_name(host: Trial, index: int) -> str:
+def nic_name(host: BootedHost, index: int) -> str:
     """What the kernel calls a NIC: br0 has the MAC of one, but is no device."""
     script = "cd /sys/class/net && grep -l {} $(ls -d */device | sed s/device/address/)"
     return host.shell.output(script.format(host.nics[index].mac)).split("/")[0]
 
 
-def test_lease_is_on_br0(host: Trial) -> None:
-    leased = [lease.address for lease in host.lan.leases() if lease.mac == host.nics[0].mac]
-    assert [address(host, "br0").ip] == leased
+def test_lease_is_on_br0(host: BootedHost) -> None:
+    assert str(address(host, "br0").ip) == host.lan.leases()[host.nics[0].mac]
     assert address(host, "br0").network == ADDRESS.network
 
 
-def test_br0_has_the_mac_of_its_port(host: Trial) -> None:
+def test_br0_has_the_mac_of_its_port(host: BootedHost) -> None:
     uplink = link(host, nic_name(host, 0))
     assert link(host, "br0")["address"] == host.nics[0].mac
     assert uplink["master"] == "br0"
     assert not [a for a in uplink["addr_info"] if a["family"] == "inet"]
 
 
-def test_the_nic_without_a_server_stays_outside(host: Trial) -> None:
+def test_the_nic_without_a_server_stays_outside(host: BootedHost) -> None:
     assert "master" not in link(host, nic_name(host, 1))
 
 
-def test_default_route(host: Trial) -> None:
+def test_default_route(host: BootedHost) -> None:
     (route,) = json.loads(host.shell.output("ip -json -4 route show default"))
     assert (route["gateway"], route["dev"]) == (str(ADDRESS.ip), "br0")
 
 
-def test_br1_is_up(host: Trial) -> None:
+def test_br1_is_up(host: BootedHost) -> None:
     assert "UP" in link(host, "br1")["flags"]
     assert address(host, "br1") == PRIVATE
 
 
-def test_hostname(host: Trial) -> None:
+def test_hostname(host: BootedHost) -> None:
     assert host.shell.output("hostname") == NAME
 
 
-def test_names_resolve(host: Trial) -> None:
+def test_names_resolve(host: BootedHost) -> None:
     lines = host.shell.output("cat /etc/resolv.conf").splitlines()
     assert f"nameserver {ADDRESS.ip}" in lines
     assert f"search {DOMAIN}" in lines
     assert host.shell.output("getent ahostsv4 web").split()[0] == str(ADDRESS.ip)
 
 
-def test_clock_is_set_by_the_servers_of_the_lease(host: Trial) -> None:
+def test_clock_is_set_by_the_servers_of_the_lease(host: BootedHost) -> None:
     host.guest.wait_for(
-        "the clock",
-        BOOT_SECONDS,
-        lambda: host.shell.run("systemctl is-active time-sync.target").output.strip() == "active",
+        lambda: host.shell.run("systemctl is-active time-sync.target").output.strip() == "active", "the clock", BOOT_SECONDS,
     )
     told = "timedatectl show-timesync --value --property=SystemNTPServers --property=ServerAddress"
     assert set(host.shell.output(told).split()) == {str(ADDRESS.ip)}
 
 
-def test_interfaces_file_shows_the_bridges(host: Trial) -> None:
+def test_interfaces_file_shows_the_bridges(host: BootedHost) -> None:
     text = host.shell.output("cat /etc/network/interfaces")
     assert str(address(host, "br0").ip) in text
     assert str(PRIVATE.ip) in text
 
 
-def test_container_on_br1_goes_out_through_nat(host: Trial) -> None:
+def test_container_on_br1_goes_out_through_nat(host: BootedHost) -> None:
     options = "--quiet --machine=guest --directory=/ --volatile=yes"
     network = "--network-bridge=br1 --resolv-conf=off --pipe"
     command = f"systemd-nspawn {options} {network} bash -ec {shlex.quote(CONTAINER)}"
@@ -129,25 +126,25 @@ def test_container_on_br1_goes_out_through_nat(host: Trial) -> None:
     assert visit["client"] == seen_as
 
 
-def test_agent_polls(host: Trial) -> None:
+def test_agent_polls(host: BootedHost) -> None:
     assert host.shell.output("systemctl is-active buildos-bbot@default.service") == "active"
-    assert {poll["client"] for poll in host.lan.polls()} == {str(address(host, "br0").ip)}
-    assert {poll["status"] for poll in host.lan.polls()} == {200}
-    assert {poll["agent"] for poll in host.lan.polls()} == {NAME}
+    assert {poll["client"] for poll in host.lan.task_requests()} == {str(address(host, "br0").ip)}
+    assert {poll["status"] for poll in host.lan.task_requests()} == {200}
+    assert {poll["agent"] for poll in host.lan.task_requests()} == {NAME}
 
 
-def test_no_unit_failed(host: Trial) -> None:
+def test_no_unit_failed(host: BootedHost) -> None:
     host.wait_for_systemd()
     assert host.shell.output("systemctl --failed --quiet --no-legend --plain") == ""
 
 
-def journal(host: Trial, priority: str) -> list[dict[str, Any]]:
+def journal(host: BootedHost, priority: str) -> list[dict[str, Any]]:
     """The entries of this boot that are at least that grave."""
     command = f"journalctl --boot --priority={priority} --output=json --no-pager"
     return [json.loads(line) for line in host.shell.output(command).splitlines()]
 
 
-def test_journal_has_no_error_of_ours(host: Trial) -> None:
+def test_journal_has_no_error_of_ours(host: BootedHost) -> None:
     sources = ("_SYSTEMD_UNIT", "UNIT", "SYSLOG_IDENTIFIER")
     ours = [
         entry["MESSAGE"]
@@ -157,7 +154,7 @@ def test_journal_has_no_error_of_ours(host: Trial) -> None:
     assert ours == []
 
 
-def test_systemd_understands_our_files(host: Trial) -> None:
+def test_systemd_understands_our_files(host: BootedHost) -> None:
     complaints = [
         entry["MESSAGE"]
         for entry in journal(host, "warning")
@@ -167,7 +164,7 @@ def test_systemd_understands_our_files(host: Trial) -> None:
     assert complaints == []
 
 
-def test_serial_console_shows_the_status(host: Trial) -> None:
+def test_serial_console_shows_the_status(host: BootedHost) -> None:
     """Where nobody can log in; again when it changes."""
 
     def last() -> str:
@@ -175,7 +172,7 @@ def test_serial_console_shows_the_status(host: Trial) -> None:
 
     def shown(*wanted: str) -> None:
         host.guest.wait_for(
-            f"{wanted} on the console", BOOT_SECONDS, lambda: all(text in last() for text in wanted)
+            lambda: all(text in last() for text in wanted), f"{wanted} on the console", BOOT_SECONDS
         )
 
     release = dict(

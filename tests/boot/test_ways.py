@@ -7,10 +7,11 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import netboot
 import pytest
-from simlan import agents, netboot
-from trial import BOOT_SECONDS, Boot
-from wait import wait_for
+from booted_host import BOOT_SECONDS, Boot
+from simlan.boot_lan import agent_parameters
+from simlan.wait import wait_for
 
 pytestmark = pytest.mark.long
 
@@ -35,7 +36,7 @@ def test_three_nics(boot_once: Boot) -> None:
     host = boot_once("e1000@lan", "virtio-net-pci@quiet", "e1000@lan")
     host.guest.set_cable(0, plugged=False)
     host.wait_for_poll()
-    assert {lease.mac for lease in host.lan.leases()} == {host.nics[2].mac}
+    assert set(host.lan.leases()) == {host.nics[2].mac}
     assert host.wait_for_systemd() == "running"
 
 
@@ -47,15 +48,15 @@ def test_cable_after_the_boot(boot_once: Boot) -> None:
         return host.shell.run("systemctl show --value -p StatusText buildos-netd").output
 
     host.shell.wait(BOOT_SECONDS)
-    host.guest.wait_for("netd's word", BOOT_SECONDS, lambda: "carrier" in status())
-    assert host.lan.leases() == []
+    host.guest.wait_for(lambda: "carrier" in status(), "netd's word", BOOT_SECONDS)
+    assert host.lan.leases() == {}
     # The boot is over, although nobody has told the time.
     assert host.wait_for_systemd() == "running"
     time = "systemctl show --value --property=ActiveState time-sync.target"
     assert host.shell.output(time) == "inactive"
     host.guest.set_cable(0, plugged=True)
     host.wait_for_poll()
-    host.guest.wait_for("the time", BOOT_SECONDS, lambda: host.shell.output(time) == "active")
+    host.guest.wait_for(lambda: host.shell.output(time) == "active", "the time", BOOT_SECONDS)
     assert host.shell.output("systemctl --failed --quiet --no-legend --plain") == ""
 
 
@@ -80,16 +81,14 @@ def test_a_crash_ends_in_a_boot_that_tells_of_it(boot_once: Boot, tmp_path: Path
     memory = f"memory-backend-file,id=erst,mem-path={store},size=64K,share=on"
     host = boot_once(
         "e1000@lan",
-        append=f"{CONSOLE} {netboot.PANIC} {agents.parameters()}",
+        append=f"{CONSOLE} {netboot.PANIC} {agent_parameters()}",
         reboots=True,
         extra=["-object", memory, "-device", "acpi-erst,memdev=erst", "-device", "i6300esb"],
     )
     assert host.wait_for_systemd() == "running"
     # The hardware's watchdog is systemd's.
     host.guest.wait_for(
-        "the watchdog",
-        BOOT_SECONDS,
-        lambda: "i6300ESB" in host.shell.output("journalctl --boot --grep 'watchdog' --output=cat"),
+        lambda: "i6300ESB" in host.shell.output("journalctl --boot --grep 'watchdog' --output=cat"), "the watchdog", BOOT_SECONDS,
     )
     assert host.shell.output("systemctl show --value -p WatchdogDevice") == "/dev/watchdog0"
     first = host.shell.output("cat /proc/sys/kernel/random/boot_id")
@@ -97,7 +96,7 @@ def test_a_crash_ends_in_a_boot_that_tells_of_it(boot_once: Boot, tmp_path: Path
     host.shell.output("sysctl -w kernel.panic=2")
     host.shell.output("(sleep 3; echo c >/proc/sysrq-trigger) >/dev/null 2>&1 &")
     host.guest.wait_for(
-        "another boot", BOOT_SECONDS, lambda: host.guest.console().count("Linux version") > 1
+        lambda: host.guest.console().count("Linux version") > 1, "another boot", BOOT_SECONDS
     )
     host.shell.begin_again()
     assert host.wait_for_systemd() == "running"

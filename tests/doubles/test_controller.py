@@ -13,7 +13,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from controller import (
+from simlan.controller import (
     NOTHING_TO_DO,
     Controller,
     ProtocolError,
@@ -195,7 +195,7 @@ def test_damaged_task_request_is_rejected_or_parsed() -> None:
 
 
 def test_program_serves_until_sigterm() -> None:
-    program = Path(__file__).with_name("controller.py")
+    program = Path(__file__).resolve().parents[2] / "simlan/controller.py"
     command = [sys.executable, str(program), "--listen", "127.0.0.1:0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from dhcp_double import DhcpDouble
 from dhcp_oddities import HARMLESS, IMPOSSIBLE, OFFERS
 from dhcp_server import STATES, BadBehaviour, Behaviour, Server
 from dhcp_wire import (
@@ -33,8 +34,8 @@ from dhcp_wire import (
     parse,
     parse_arp,
 )
-from lan import Lan
-from wait import wait_for
+from simlan.lan import Lan
+from simlan.wait import wait_for
 
 MAC = bytes.fromhex("02bd00000001")
 SERVER_MAC = bytes.fromhex("02bd0000ffff")
@@ -230,7 +231,7 @@ def test_description_is_parsed_back() -> None:
 
 def test_program_answers_clients_on_a_link(tmp_path: Path) -> None:
     with Lan() as lan:
-        double = lan.start_dhcp_double(Behaviour(lan.address))
+        double = DhcpDouble(lan, Behaviour(lan.address))
         payload = discover_payload()
         # The client is a packet socket in the namespace of the LAN.
         program = (

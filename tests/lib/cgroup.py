@@ -7,7 +7,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from wait import DEADLINE
+from simlan.wait import DEADLINE
 
 
 def make_cgroup(name: str) -> Path:

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lan import Lan
 from machine import Machine
-from namespace import end, start
-from wait import wait_for
+from simlan.lan import Lan
+from simlan.process import end, start
+from simlan.wait import wait_for
 
-_PROGRAM = str(Path(__file__).resolve().parent / "connections.py")
+_PROGRAM = str(Path(__file__).resolve().parent / "hold_connections.py")
 _PORT = 7007
 
 

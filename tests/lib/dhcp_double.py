@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from dhcp_server import Behaviour
-from wait import DEADLINE, wait_for
+from simlan.lan import BRIDGE, Lan
+from simlan.wait import DEADLINE, wait_for
+
+_PROGRAM = Path(__file__).resolve().parents[1] / "doubles/dhcp_server.py"
+_NUMBERS = itertools.count(1)
 
 Entry = dict[str, Any]
 """A line of the double's log."""
@@ -18,18 +22,21 @@ Entry = dict[str, Any]
 class DhcpDouble:
     """Servers on a LAN, and what they saw since they were told what to do."""
 
-    def __init__(
-        self, process: subprocess.Popen[str], log: Path, own: Callable[[str], None]
-    ) -> None:
-        self._process = process
-        self._log = log
-        self._own = own
+    def __init__(self, lan: Lan, *servers: Behaviour) -> None:
+        """Starts these servers on `lan`, beside its real DHCP server if it has one."""
+        name = f"dhcp-double{next(_NUMBERS)}"
+        self._lan = lan
+        self._log = f"{name}.jsonl"
+        program = ["/usr/bin/python3", str(_PROGRAM), "--interface", BRIDGE]
+        log = ["--log", str(lan.directory / self._log)]
+        self._process = lan.start([*program, *log], f"{name}.log", stdin=subprocess.PIPE)
+        self.serve(*servers)
 
     def serve(self, *servers: Behaviour) -> None:
         """From now on these servers answer; returns when that is so. What they
         gave before, they still know."""
         for behaviour in servers:
-            self._own(behaviour.server)
+            self._lan.own_address(behaviour.server)
         assert self._process.stdin is not None
         before = self._servings()
         line = json.dumps([behaviour.description() for behaviour in servers])
@@ -88,6 +95,4 @@ class DhcpDouble:
         return sum(e["kind"] == "SERVING" for e in self._all())
 
     def _all(self) -> list[Entry]:
-        text = self._log.read_text() if self._log.exists() else ""
-        # A line that is being written has no end yet.
-        return [json.loads(line) for line in text.splitlines(keepends=True) if line[-1] == "\n"]
+        return self._lan.json_log(self._log)

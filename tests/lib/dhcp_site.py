@@ -6,10 +6,11 @@ import json
 from typing import Any
 
 from buildroot import Root
+from dhcp_double import DhcpDouble
 from dhcp_server import Behaviour
 from host import Host
-from lan import Lan
-from wait import DEADLINE
+from simlan.lan import Lan
+from simlan.wait import DEADLINE
 
 NETD = "buildos-netd.service"
 GOOD = "198.51.100.1"
@@ -28,7 +29,7 @@ class Site:
         self.host = Host(root, "site")
         self._monitors = 0
         try:
-            self.double = self.lan.start_dhcp_double()
+            self.double = DhcpDouble(self.lan)
             self.host.start([self.lan])
             self.host.wait_for_boot()
         except BaseException:

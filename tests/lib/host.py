@@ -14,14 +14,14 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any, ClassVar, TypeVar
 
 from buildroot import Root
 from cgroup import make_cgroup, remove_cgroup
-from lan import Lan, Nic
-from namespace import child_of, close, run, start
-from wait import DEADLINE, wait_for
+from simlan.closing import Closing
+from simlan.lan import Lan, Nic
+from simlan.process import child_of, close, run, start
+from simlan.wait import DEADLINE, wait_for
 
 T = TypeVar("T")
 
@@ -99,8 +99,8 @@ _NO_KERNEL_CLOCK = (
 _HOSTS = itertools.count(1)
 
 
-class Host:
-    """A build host with a root, see host_root.py."""
+class Host(Closing):
+    """A build host with a root, see roots.py."""
 
     running: ClassVar[list[Host]] = []
     """The hosts that run now."""
@@ -117,15 +117,7 @@ class Host:
         # The NICs are veth pairs, which netd takes for NICs when it is told to.
         self.file("/etc/buildos/netd.conf.d/10-nics.toml", 'include = ["eth*"]\n')
 
-    def __enter__(self) -> Host:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         self.stop()
 
     # Before it starts

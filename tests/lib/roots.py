@@ -1,4 +1,4 @@
-"""The root of the system lane's hosts: Debian 13 with our packages installed."""
+"""The Debian 13 roots of hosts and of Kea."""
 
 from __future__ import annotations
 
@@ -76,6 +76,12 @@ def ordinary_root() -> Root:
     """A Debian 13 as people run it, with every usual way to configure its network."""
     with locked():
         return make_root("ordinary", [*_PACKAGES, "ifupdown", "network-manager"])
+
+
+def kea_root() -> Path:
+    """Makes a Debian 13 with Kea's DHCPv4 server; returns its directory."""
+    with locked():
+        return make_root("kea", ["kea-dhcp4-server"]).directories[0]
 
 
 def host_root(debs: list[Path]) -> Root:

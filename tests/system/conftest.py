@@ -11,9 +11,9 @@ import pytest
 from agents import bbot, wait_until_runs
 from buildroot import BUILD, Root
 from host import Host
-from host_root import host_root
-from lan import Lan
 from nat import wait_until_ready
+from roots import host_root
+from simlan.lan import Lan
 
 NewHost = Callable[..., Host]
 NewLan = Callable[..., Lan]
@@ -41,7 +41,7 @@ def new_lan() -> Iterator[NewLan]:
     """Makes LANs, see `Lan`."""
     lans: list[Lan] = []
 
-    def make(*arguments: str, **options: str) -> Lan:
+    def make(*arguments: Any, **options: Any) -> Lan:
         lans.append(Lan(*arguments, **options))
         return lans[-1]
 

@@ -19,7 +19,7 @@ from agents import (
     wait_until_runs,
 )
 from host import Host
-from lan import Lan
+from simlan.lan import Lan
 
 AGENT = "bslave@x"
 

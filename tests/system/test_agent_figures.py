@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 from agents import BBOT, RUNNING, bbot, bslave, restart, state
 from host import Host
-from lan import Lan
 from nat import wait_until_ready
+from simlan.lan import Lan
 
 AGENTS = 50
 CRASHES = 1000

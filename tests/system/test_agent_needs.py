@@ -20,8 +20,8 @@ from agents import (
     wait_until_runs,
 )
 from host import Host
-from lan import Lan
-from namespace import CommandFailed
+from simlan.errors import CommandFailed
+from simlan.lan import Lan
 
 AGENT = "bslave@x"
 SLAVE = "/usr/bin/bslave"

@@ -25,8 +25,8 @@ from agents import (
     wait_until_runs,
 )
 from host import Host
-from lan import Lan
-from namespace import CommandFailed
+from simlan.errors import CommandFailed
+from simlan.lan import Lan
 
 
 def test_agent_polls_controller_when_network_is_ready(

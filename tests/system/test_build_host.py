@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import pytest
 from buildroot import Root
 from host import Host, manager
-from lan import Lan
 from machine import Machine
-from namespace import CommandFailed
+from simlan.errors import CommandFailed
+from simlan.lan import Lan
 
 PRIVATE = ipaddress.ip_network("172.23.0.0/16")
 NAME = "rack-7"

@@ -10,8 +10,8 @@ from typing import Any
 from agents import BBOT, BSLAVE, bbot, bslave, wait_until_runs
 from buildroot import TOP
 from host import Host
-from lan import Lan
 from machine import Machine
+from simlan.lan import Lan
 
 SLEEPER = "/usr/local/bin/sleeper"
 

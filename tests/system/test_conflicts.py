@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from host import Host
-from lan import BRIDGE, Lan
+from simlan.lan import BRIDGE, Lan
 
 _TAKEN = "198.51.100.150"
 _LOST = "5e1c9b7f8a0240b6b2c4d09e3f7a1d58"

@@ -14,6 +14,7 @@ from dhcp_oddities import HARMLESS, IMPOSSIBLE, OFFERS
 from dhcp_server import Behaviour
 from dhcp_site import GOOD, NETD, ROGUE, Site
 from dhcp_wire import address, classless_routes, domain_names
+from roots import kea_root
 
 GAP = 0.03
 """Seconds by which the good OFFER comes after the bad one."""
@@ -44,7 +45,7 @@ def real_server(site: Site, request: pytest.FixtureRequest) -> Iterator[Callable
 
     def serve() -> None:
         if request.param == "Kea":
-            site.lan.serve_kea(lease=120, t1=3, t2=6)
+            site.lan.serve_kea(kea_root(), lease=120, t1=3, t2=6)
         else:
             site.lan.serve_dhcp("--dhcp-option=58,3", "--dhcp-option=59,6", lease="2m")
 

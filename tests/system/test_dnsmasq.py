@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from host import Host
-from lan import Lan
 from machine import Machine
 from nat import public_address, usage, wait_for_status, wait_until_ready
+from simlan.lan import Lan
 
 _UNIT = "buildos-dnsmasq.service"
 _OTHER = "203.0.113.53"

@@ -11,8 +11,8 @@ import pytest
 from agents import bbot, wait_until_runs
 from buildroot import TOP, Root
 from host import Host
-from lan import Lan
 from nat import wait_until_ready
+from simlan.lan import Lan
 
 MANUALS = [TOP / "docs" / "manual.md", *sorted((TOP / "docs" / "man").glob("*.[1-8]"))]
 

@@ -18,8 +18,8 @@ from agents import (
     wait_until_runs,
 )
 from host import Host
-from lan import Lan
-from namespace import CommandFailed
+from simlan.errors import CommandFailed
+from simlan.lan import Lan
 
 AGENT = "bslave@x"
 PROGRAM = "/opt/agent"
@@ -229,7 +229,8 @@ def shut_down(host: Host, lan: Lan, budget: int) -> None:
 
 def goodbyes(lan: Lan) -> list[str]:
     """Requests that the agent sent before it ended."""
-    return [word for word in ("task-ended", "goodbye") if f"GET /{word} " in lan.log("web.log")]
+    paths = [visit["path"] for visit in lan.visits()]
+    return [name for name in ("task-ended", "goodbye") if f"/{name}" in paths]
 
 
 def test_shutdown_lets_tasks_end(host: Host, lan: Lan) -> None:

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from buildroot import Root
 from host import Host
-from lan import Lan
-from namespace import CommandFailed
-from wait import TimedOut, wait_for
+from simlan.errors import CommandFailed, TimedOut
+from simlan.lan import Lan
+from simlan.wait import wait_for
 
 
 def test_host_boots_systemd_and_runs_commands(host: Host) -> None:
@@ -91,12 +91,12 @@ def test_killed_test_run_leaves_no_process(root: Root, tmp_path: Path) -> None:
         "from pathlib import Path\n"
         "from buildroot import Root\n"
         "from host import Host\n"
-        "from lan import Lan\n"
+        "from simlan.lan import Lan\n"
         "lan = Lan()\n"
         "lan.serve_dhcp()\n"
         f"host = Host(Root(*map(Path, {[str(path) for path in root.directories]!r})))\n"
         "host.start([lan])\n"
-        "print(host._pid, lan._holder.pid, lan._dhcp.pid, flush=True)\n"
+        "print(host._pid, lan.namespace.pid, lan._servers['dnsmasq'].pid, flush=True)\n"
         "sys.stdin.read()\n"
     )
     with subprocess.Popen(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from conftest import NewHost
 from host import Host
-from lan import Lan
+from simlan.lan import Lan
 
 # All NICs of the harness, whatever host they are in.
 _ANY_NIC = "02:bd:00:00:*:*"

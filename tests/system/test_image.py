@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from host import Host
-from lan import Lan
-from wait import wait_for
+from simlan.lan import Lan
+from simlan.wait import wait_for
 
 LIBRARY = Path(__file__).resolve().parents[2] / "image/root/usr/lib"
 SCRIPT = "buildos-image/time-servers"

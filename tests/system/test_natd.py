@@ -8,9 +8,7 @@ from pathlib import Path
 
 import pytest
 from host import Host
-from lan import Lan
 from machine import Machine
-from namespace import CommandFailed
 from nat import (
     AGENT_TFTP,
     INSTALLED,
@@ -23,6 +21,8 @@ from nat import (
     usage,
     wait_until_ready,
 )
+from simlan.errors import CommandFailed
+from simlan.lan import Lan
 
 _GOLDEN = Path(__file__).resolve().parents[2] / "crates/buildos-natd/tests/golden"
 _TABLE = (_GOLDEN / "ruleset.nft").read_text()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 
-from held import hold
+from connections import hold
 from host import Host
-from lan import Lan
 from machine import Machine
-from namespace import end, start
 from nat import packets, public_address, table_handle, usage, wait_until_ready
-from wait import wait_for
+from simlan.lan import Lan
+from simlan.process import end, start
+from simlan.wait import wait_for
 
 _COUNT = 10_000
 

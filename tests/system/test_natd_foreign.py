@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 from host import Host
-from lan import Lan
 from machine import Machine
 from nat import FOREIGN, FOREIGN_GONE, now, told, wait_for_status, wait_until_ready
+from simlan.lan import Lan
 
 # Rules of Docker for its default bridge (iptables -S), without containers.
 _DOCKER = """

@@ -6,9 +6,9 @@ import json
 
 import pytest
 from host import Host
-from lan import Lan
 from machine import Machine
 from nat import usage, wait_for_status, wait_until_ready
+from simlan.lan import Lan
 
 _UNIT = "buildos-probe.service"
 # Nobody there answers, and nobody says so.

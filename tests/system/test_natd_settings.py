@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from conftest import NewHost, NewLan
 from host import Host
-from lan import Lan
 from machine import Machine
 from nat import AGENT_TFTP, packets, wait_until_ready
+from simlan.lan import Lan
 
 
 def _start(host: Host, lan: Lan, settings: str) -> None:

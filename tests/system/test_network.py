@@ -8,8 +8,8 @@ import json
 import pytest
 from conftest import NewLan
 from host import Host
-from lan import BRIDGE, Lan
 from machine import Machine
+from simlan.lan import BRIDGE, Lan
 
 NETD = "buildos-netd.service"
 _PRIVATE = "7c2f9d1e6b3a4850a1f4c8e7d0b95263"

@@ -7,8 +7,8 @@ import signal
 
 import pytest
 from host import Host
-from lan import Lan
 from machine import Machine
+from simlan.lan import Lan
 
 NETD = "buildos-netd.service"
 _RENEWED = "b7a65f0a3d554dd3a6b7f5c2e8c61f0d"

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from buildroot import Root
 from host import Host
-from host_root import ordinary_root
-from lan import Lan
+from roots import ordinary_root
+from simlan.lan import Lan
 
 NETD = "buildos-netd.service"
 RIVAL = "4c0d1a7be52f4b6d9f3a86e1c7d05b28"

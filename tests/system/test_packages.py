@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 from buildroot import TOP
+from connections import hold
 from footprint import difference, footprint
-from held import hold
 from host import Host
-from host_root import base_root
-from lan import Lan
 from machine import Machine
 from nat import table_handle, wait_until_ready
+from roots import base_root
+from simlan.lan import Lan
 from versions import as_version
 
 NETD = "buildos-netd.service"

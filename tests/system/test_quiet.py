@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from host import Host
-from lan import Lan
 from nat import wait_until_ready
+from simlan.lan import Lan
 
 DAY = 86_400
 MOST = 200

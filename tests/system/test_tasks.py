@@ -9,8 +9,9 @@ from collections.abc import Callable
 
 from agents import BBOT, BSLAVE, LEAKED, bbot, bslave, messages, state, wait_until_runs
 from host import Host
-from host_root import KERNEL
-from lan import Lan
+from roots import KERNEL
+from simlan.errors import CommandFailed
+from simlan.lan import Lan
 
 PRIVATE = ipaddress.ip_network("172.23.0.0/16")
 
@@ -318,5 +319,5 @@ def run_on(lan: Lan, program: str) -> str:
     """Runs a Python program on the LAN. Returns its output, or nothing if it fails."""
     try:
         return lan.run(["python3", "-c", program]).strip()
-    except AssertionError:
+    except CommandFailed:
         return ""

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from buildroot import TOP, Root
 from host import Host
-from lan import Lan
+from simlan.lan import Lan
 
 UNITS = TOP / "units" / "systemd" / "system"
 IMAGE = TOP / "image" / "root" / "usr" / "lib" / "systemd" / "system"

@@ -7,8 +7,8 @@ import subprocess
 
 from conftest import NewLan
 from host import Host
-from lan import Lan, Nic
 from machine import Machine
+from simlan.lan import Lan, Nic
 
 NETD = "buildos-netd.service"
 # See units/systemd/catalog/buildos-netd.catalog.
