@@ -125,7 +125,7 @@ def check_sums(image: Path) -> None:
         with (image / name).open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
         if sums.get(name) != found:
-            raise NetbootError(f"{image / name} is not the file of SHA256SUMS: build or copy it again")
+            raise NetbootError(f"{image / name} is not the file of SHA256SUMS: copy it again")
 
 
 def extra_parameters(image: Path) -> str:
@@ -143,7 +143,7 @@ def publish(
     boot from the NIC with that MAC address, in place of `append`."""
     for loader in LOADERS:
         if not loader.exists():
-            raise NetbootError(f"{loader} is missing: image/host-packages lists the packages to install")
+            raise NetbootError(f"{loader} is missing: image/host-packages lists its package")
         _install(loader, root / loader.name)
     _write(root / "boot.ipxe", BOOT_IPXE)
     for name in (*NEEDED, *ABOUT):

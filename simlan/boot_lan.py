@@ -1,7 +1,7 @@
 """A LAN on which a machine boots: two segments, and every server a build host needs.
 
-    lan     DHCP, DNS, TFTP, NTP, a controller, a web server, all at ADDRESS
-    quiet   carrier, but no server
+lan     DHCP, DNS, TFTP, NTP, a controller, a web server, all at ADDRESS
+quiet   carrier, but no server
 """
 
 from __future__ import annotations

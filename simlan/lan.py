@@ -115,9 +115,7 @@ class Lan(Closing):
     def start(self, command: Sequence[str], log: str, **options: Any) -> subprocess.Popen[str]:
         """Starts a program in the LAN; its output goes to the file `log`."""
         with (self.directory / log).open("a") as output:
-            return self.namespace.start(
-                command, stdout=output, stderr=subprocess.STDOUT, **options
-            )
+            return self.namespace.start(command, stdout=output, stderr=subprocess.STDOUT, **options)
 
     def log(self, name: str) -> str:
         """Returns a file of `directory`; the empty text if there is no such file."""

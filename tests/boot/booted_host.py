@@ -1,4 +1,4 @@
-"""A machine on its LAN, as the boot lane's tests use it."""
+"""A running machine with its LAN, for the tests of the boot lane."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from simlan.boot_lan import BootLan
 from simlan.guest import Guest
 
 BOOT_SECONDS = 900
-"""For a boot to its agent's first poll. PXE takes two minutes on two idle cores
-without KVM, and five times that under load."""
+"""Deadline of a boot to the agent's first poll. PXE takes two minutes on two idle cores
+without KVM, and five times as long under load."""
 
 
 @dataclass
@@ -28,16 +28,18 @@ class BootedHost:
         return self.guest.shell
 
     def wait_for_poll(self) -> None:
-        """Waits until the machine's agent asked the controller for work."""
+        """Waits for the agent's first task request."""
         self.guest.wait_for(self.lan.task_requests, "the agent's first poll", BOOT_SECONDS)
 
     def wait_for_systemd(self) -> str:
-        """Waits until systemd has done all of the boot; returns its state,
-        `running` or `degraded`."""
-        # Not --wait: its end can be missed when D-Bus is only just starting.
+        """Waits for the end of the boot; returns systemd's state, `running` or
+        `degraded`."""
+        # `--wait` can miss the end of the boot while D-Bus starts.
         self.shell.wait(BOOT_SECONDS)
         self.guest.wait_for(
-            lambda: self._state() not in ("initializing", "starting"), "the end of the boot", BOOT_SECONDS,
+            lambda: self._state() not in ("initializing", "starting"),
+            "the end of the boot",
+            BOOT_SECONDS,
         )
         return self._state()
 
@@ -46,4 +48,4 @@ class BootedHost:
 
 
 Boot = Callable[..., BootedHost]
-"""What the fixture `boot` is: see conftest.py."""
+"""Boots a machine, see the fixture `boot` in conftest.py."""

@@ -1,11 +1,10 @@
-"""The boot lane: the two files in QEMU, seen from inside and from the LAN.
+"""Fixtures of the boot lane: the two files in QEMU, on the simulated LAN.
 
     /usr/bin/python3 -m pytest tests/boot
 
-as root. Without KVM a boot takes from half a minute to some minutes, by what
-else the machine does: tests wait for what they need to see, and give up much
-later than it usually takes. A test that fails shows the console and the
-journal of every machine that runs.
+Run it as root. Without KVM a boot takes from half a minute to some minutes, depending
+on the load; the deadlines allow for that. A failed test shows console and journal of
+every running machine.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--all",
         action="store_true",
-        help="with the tests that take long: every way to boot, every kind of failure",
+        help="adds the long tests: every way to boot, every kind of failure",
     )
 
 
@@ -49,7 +48,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Takes the long tests out, which pytest then tells as deselected."""
+    """Deselects the long tests without --all."""
     if config.getoption("--all"):
         return
     long = [item for item in items if item.get_closest_marker("long")]
@@ -59,7 +58,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def image(request: pytest.FixtureRequest) -> Path:
-    """The directory with the two files."""
+    """The directory of the two files."""
     directory: Path = request.config.getoption("--image").resolve()
     for name in ("buildos-image", "buildos-initrd"):
         if not (directory / name).exists():
@@ -83,7 +82,7 @@ def boot_once(image: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 @contextmanager
 def booting(image: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Boot]:
-    """Starts machines that run until its end."""
+    """Starts machines that run while the context lasts."""
     with ExitStack() as stack:
 
         def start(
@@ -95,10 +94,16 @@ def booting(image: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[B
             published: Path | None = None,
             **options: Any,
         ) -> BootedHost:
-            """Boots a machine with `nics` (MODEL@SEGMENT) the given `way` (see
-            netboot.WAYS); `append` goes to the kernel; DHCP gives `names` to MACs;
-            `credentials` are there beside the shell's; a directory that is
-            `published` already is taken as it is; `options` are Machine's."""
+            """Boots a machine.
+
+            nics         MODEL@SEGMENT of each
+            way          one of netboot.WAYS
+            append       kernel parameters
+            names        host names from DHCP, by MAC address
+            credentials  credentials besides the shell's
+            published    a filled netboot directory, in place of a new one
+            options      of qemu.Machine
+            """
             directory = tmp_path_factory.mktemp("host")
             parsed = [qemu.parse_nic(text, index) for index, text in enumerate(nics)]
             if way != "direct" and not published:
@@ -125,7 +130,7 @@ def booting(image: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[B
 
 @pytest.fixture(scope="session")
 def figure() -> Callable[[str], None]:
-    """Notes a line for the end of the run."""
+    """Adds a line to the figures at the end of the run."""
     return _figures.append
 
 
@@ -140,10 +145,10 @@ def pytest_runtest_makereport() -> Generator[None, Any, None]:
 
 
 def journal(guest: Guest) -> str:
-    """The guest's journal, or why there is none."""
+    """Returns the guest's journal, or the error that prevents it."""
     try:
         return guest.shell.run("journalctl --boot --no-pager --output=short-monotonic").output
-    except Exception as error:  # whatever it is, it must not hide the test's failure
+    except Exception as error:  # an error here must not hide the test's failure
         return str(error)
 
 

@@ -1,9 +1,8 @@
-"""The real image does what it is for: a task is built in a machine on br1, and a
-container on br0 answers from the LAN.
+"""Agents in the image: a task is built in a machine on br1, and the LAN reaches a
+container on br0.
 
-The machine is a container as well: one in QEMU inside of QEMU, without hardware
-virtualization, takes minutes. The system lane has one in QEMU
-(tests/system/test_tasks.py)."""
+The machine is a container, too: QEMU inside of QEMU takes minutes without hardware
+virtualization. tests/system/test_tasks.py has a machine in QEMU."""
 
 from __future__ import annotations
 
@@ -29,14 +28,14 @@ with socket.create_connection((sys.argv[1], int(sys.argv[2])), 30) as connection
 
 @pytest.fixture(scope="module")
 def host(boot: Boot) -> BootedHost:
-    """A machine with both kinds of agent, when one has asked for work."""
+    """A machine with both kinds of agent, after the first task request."""
     parameters = f"{agent_parameters()} {SLAVE}=--bridge,br0,--port,{PORT}"
     host = boot("e1000@lan", append=f"console=ttyS0 {parameters}")
     host.wait_for_poll()
     return host
 
 
-def test_a_task_is_built_on_br1(host: BootedHost, figure: Callable[[str], None]) -> None:
+def test_task_is_built_on_br1_through_nat(host: BootedHost, figure: Callable[[str], None]) -> None:
     host.lan.hand_out_tasks(1)
     (entry,) = host.guest.wait_for(host.lan.results, "the result", BOOT_SECONDS)
     result = entry["result"]
@@ -44,23 +43,23 @@ def test_a_task_is_built_on_br1(host: BootedHost, figure: Callable[[str], None])
     assert result["test-log"] == "hello from a build machine"
     handed = next(poll["time"] for poll in host.lan.task_requests() if poll["session"])
     figure(f"a task from controller to controller: {entry['time'] - handed:.1f} s")
-    # The machine had a lease of br1, and went out through NAT by name.
+    # The machine had a lease of br1, and reached the web server by name through NAT.
     leased = host.shell.output("cat /run/buildos/dnsmasq/leases").split()[2]
     assert ipaddress.ip_address(leased) in PRIVATE
     (visit,) = (visit for visit in host.lan.visits() if visit["path"] == "/sources/hello.c")
     address = host.shell.output("ip -4 -brief address show dev br0").split()[2]
     assert visit["client"] == address.split("/")[0]
-    # Nothing is left of it.
+    # Machine and redirection are gone.
     host.guest.wait_for(lambda: not machines(host), "no machine", BOOT_SECONDS)
     assert "196.254.111.222" not in host.shell.output("iptables-save -t nat")
 
 
 def machines(host: BootedHost) -> str:
-    """What the agent has on br1."""
+    """Returns the ports of br1."""
     return host.shell.output("ip -brief link show master br1")
 
 
-def test_a_container_on_br0_answers_from_the_lan(host: BootedHost) -> None:
+def test_container_on_br0_has_a_lease_and_answers(host: BootedHost) -> None:
     def leased() -> list[str]:
         leases = host.lan.leases()
         return [address for mac, address in leases.items() if mac != host.nics[0].mac]
@@ -77,7 +76,7 @@ def test_a_container_on_br0_answers_from_the_lan(host: BootedHost) -> None:
     assert name in host.shell.output("ip -brief link show master br0")
 
 
-def test_builds_cannot_starve_the_services(host: BootedHost) -> None:
+def test_slices_limit_cpu_ram_and_processes_of_agents(host: BootedHost) -> None:
     def setting(group: str, name: str) -> str:
         return host.shell.output(f"cat /sys/fs/cgroup/{group}/{name}").strip()
 
@@ -86,7 +85,7 @@ def test_builds_cannot_starve_the_services(host: BootedHost) -> None:
         "20",
         "100",
     )
-    # What nobody waits for is not among the services.
+    # udev runs outside of the services' slice.
     assert setting("background.slice", "cpu.idle") == "1"
     assert "systemd-udevd.service" in host.shell.output("ls /sys/fs/cgroup/background.slice")
     total = int(host.shell.output("grep MemTotal /proc/meminfo").split()[1]) // 1024
@@ -101,11 +100,11 @@ def test_no_unit_failed(host: BootedHost) -> None:
     assert host.shell.output("systemctl --failed --quiet --no-legend --plain") == ""
 
 
-# Wants more RAM than there is for agents, again and again, and a CPU for nothing.
+# Allocates more RAM than agents may have, repeatedly, and keeps a CPU busy.
 HOG = "while :; do head --bytes=400M /dev/zero | tail >/dev/null; done & while :; do :; done"
 
 
-def test_a_build_that_takes_all_is_ended_and_the_services_go_on(host: BootedHost) -> None:
+def test_build_that_exhausts_ram_is_killed_and_services_survive(host: BootedHost) -> None:
     shell = host.shell
     services = ("netd", "hostnamed", "natd", "agentd")
     pids = "systemctl show --property=MainPID --value " + " ".join(
@@ -126,7 +125,7 @@ arguments = ["-c", "{HOG}"]
     host.guest.wait_for(
         lambda: "(tail)" in shell.output(killed), "the end of the build", BOOT_SECONDS
     )
-    # The agent that ran it goes on, and so does everything else.
+    # The agent that ran it and all daemons still run.
     assert shell.output("systemctl is-active buildos-bslave@hog").strip() == "active"
     assert "online" in shell.output("buildosctl status")
     assert shell.output(pids) == before

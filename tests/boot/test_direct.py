@@ -1,4 +1,4 @@
-"""A machine that gets kernel and initrd directly, and the figures of its boot."""
+"""A machine that boots kernel and initrd from QEMU, and the figures of its boot."""
 
 from __future__ import annotations
 
@@ -13,22 +13,23 @@ from simlan.boot_lan import agent_parameters
 MEBIBYTE = 1 << 20
 
 
-def test_boots_as_in_the_manual(
+def test_boot_without_parameters_needs_nothing_but_a_lease(
     boot: Boot, tmp_path: Path, figure: Callable[[str], None]
 ) -> None:
-    """With no kernel parameter at all: the console is the screen, no agent is
-    configured, and everything else works."""
+    """The console is the screen, no agent is configured, everything else works."""
     host = boot("e1000@lan", append="")
     assert host.wait_for_systemd() == "running"
     host.guest.wait_for(host.lan.leases, "a lease", BOOT_SECONDS)
     assert host.shell.output("cat /proc/cmdline") == ""
     assert "\nroot:*:" in "\n" + host.shell.output("cat /etc/shadow")
 
-    # The prompt of the screen stands below the status.
+    # The status is above the prompt on the screen.
     (address,) = host.lan.leases().values()
 
     def screen() -> str:
-        return host.shell.output("fold --width=$(stty --file=/dev/tty1 size | cut -d ' ' -f 2) /dev/vcs1")
+        return host.shell.output(
+            "fold --width=$(stty --file=/dev/tty1 size | cut -d ' ' -f 2) /dev/vcs1"
+        )
 
     host.guest.wait_for(
         lambda: f"ssh root@{address}" in screen(), "the status on the screen", BOOT_SECONDS
@@ -38,11 +39,13 @@ def test_boots_as_in_the_manual(
     figure(f"the screen: {tmp_path / 'screen.png'}")
 
 
-def test_direct_boot(boot: Boot, image: Path, figure: Callable[[str], None]) -> None:
+def test_direct_boot_reaches_the_first_poll(
+    boot: Boot, image: Path, figure: Callable[[str], None]
+) -> None:
     host = boot("e1000@lan")
     host.wait_for_poll()
 
-    # DHCP gave no name: the last ten digits of the NIC's MAC.
+    # Without a name from DHCP: the last ten digits of the NIC's MAC address.
     digits = host.nics[0].mac.replace(":", "")[-10:]
     assert host.shell.output("hostname") == f"build-{digits}"
 
@@ -60,12 +63,12 @@ def test_direct_boot(boot: Boot, image: Path, figure: Callable[[str], None]) -> 
 
 
 @pytest.mark.long
-def test_a_real_machine_has_kvm_before_udev_looks(boot_once: Boot) -> None:
-    """A CPU that does not say that it is emulated stands for a real one. Where QEMU
-    itself uses KVM it needs that of the host to be nested."""
-    words = agent_parameters().replace(" buildos.agentd.bbot.default.kvm=waived", "")
-    assert "kvm" not in words
-    append = f"console=ttyS0 {netboot.PANIC} {words}"
+def test_real_machine_loads_kvm_before_udev_coldplugs(boot_once: Boot) -> None:
+    """A CPU without the flag `hypervisor` stands for a real one. If QEMU uses KVM, the
+    test needs nested KVM."""
+    parameters = agent_parameters().replace(" buildos.agentd.bbot.default.kvm=waived", "")
+    assert "kvm" not in parameters
+    append = f"console=ttyS0 {netboot.PANIC} {parameters}"
     host = boot_once("e1000@lan", append=append, extra=["-cpu", "max,-hypervisor"])
     host.wait_for_poll()
     coldplug = "systemctl show --value -p InactiveExitTimestampMonotonic systemd-udev-trigger"

@@ -1,4 +1,4 @@
-"""What image/build writes down, and the image's own scripts, without a machine."""
+"""The records of image/build and the image's scripts, without a machine."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LIBRARY = IMAGE / "root/usr/lib/buildos-image"
 
 
 def load(name: str) -> ModuleType:
-    """A program of image/ as a module."""
+    """Imports a program of image/ as a module."""
     loader = importlib.machinery.SourceFileLoader(name, str(IMAGE / name))
     spec = importlib.util.spec_from_loader(name, loader)
     assert spec
@@ -36,7 +36,7 @@ Architecture: amd64
 Multi-Arch: same
 Source: zlib (1:1.3)
 Version: 1:1.3+b1
-Maintainer: Somebody <somebody@example.org>
+Maintainer: Nick Name <name@example.org>
 Description: compression
  with: a colon
 
@@ -56,7 +56,7 @@ INDEX = "Package: {}\nVersion: {}\nArchitecture: {}\nSHA256: {}\n"
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A root with two packages, and the index of ours in `index` beside it."""
+    """A root with two packages; the index of buildos's packages is `index` beside it."""
     root = tmp_path / "root"
     for directory in ("var/lib/dpkg/info", "var/lib/apt/lists", "usr/lib"):
         (root / directory).mkdir(parents=True)
@@ -69,7 +69,7 @@ def root(tmp_path: Path) -> Path:
     return root
 
 
-def test_manifest(root: Path) -> None:
+def test_manifest_lists_packages_with_digest_and_size(root: Path) -> None:
     packages = describe.installed(root, root.parent / "index")
     assert describe.manifest(packages).splitlines()[1:] == [
         f"buildos 0.1.0-1 all {'b' * 64} 0",
@@ -77,13 +77,13 @@ def test_manifest(root: Path) -> None:
     ]
 
 
-def test_sbom(root: Path) -> None:
+def test_sbom_names_image_packages_and_sources(root: Path) -> None:
     packages = describe.installed(root, root.parent / "index")
     bill = json.loads(describe.sbom(packages, "0.1.0-1", "feed", 0))
     assert bill["creationInfo"]["created"] == "1970-01-01T00:00:00Z"
-    image, ours, zlib = bill["packages"]
+    image, buildos, zlib = bill["packages"]
     assert image["versionInfo"] == "0.1.0-1 build feed"
-    locators = [p["externalRefs"][0]["referenceLocator"] for p in (ours, zlib)]
+    locators = [p["externalRefs"][0]["referenceLocator"] for p in (buildos, zlib)]
     assert locators == [
         "pkg:deb/buildos/buildos@0.1.0-1?arch=all",
         "pkg:deb/debian/zlib1g@1%3A1.3%2Bb1?arch=amd64",
@@ -93,7 +93,7 @@ def test_sbom(root: Path) -> None:
     assert {r["relatedSpdxElement"] for r in bill["relationships"]} < known
 
 
-def test_record_refuses_other_packages(root: Path) -> None:
+def test_record_with_other_packages_is_refused(root: Path) -> None:
     packages = describe.installed(root, root.parent / "index")
     record = describe.manifest(packages)
     describe.check(packages, record)
@@ -104,17 +104,17 @@ def test_record_refuses_other_packages(root: Path) -> None:
     ):
         with pytest.raises(describe.DescribeError, match=problem):
             describe.check(packages, record.replace(old, new))
-    # Sizes follow from --prune, which is no package.
+    # --prune changes sizes, but no package.
     describe.check(packages, record.replace(" 5\n", " 4\n"))
 
 
-def test_a_package_from_nowhere_is_refused(root: Path) -> None:
+def test_package_without_index_is_refused(root: Path) -> None:
     (root.parent / "index").write_text("")
     with pytest.raises(describe.DescribeError, match="buildos .* in no index"):
         describe.installed(root, root.parent / "index")
 
 
-def test_os_release() -> None:
+def test_os_release_names_image_version_and_build() -> None:
     text = describe.os_release('PRETTY_NAME="Debian 13"\nID=debian\n', "0.1.0-1", "feed")
     assert text.splitlines() == [
         'PRETTY_NAME="buildos on Debian 13"',
@@ -135,7 +135,9 @@ def test_os_release() -> None:
         ("a.b=it's a.b=$(reboot)", ["it's", "$(reboot)"]),
     ],
 )
-def test_kernel_parameters(tmp_path: Path, line: str, values: list[str]) -> None:
+def test_parameter_prints_values_of_the_command_line(
+    tmp_path: Path, line: str, values: list[str]
+) -> None:
     file = tmp_path / "cmdline"
     file.write_text(line)
     environment = {"BUILDOS_CMDLINE": str(file), "PATH": "/usr/bin:/bin"}
@@ -143,7 +145,7 @@ def test_kernel_parameters(tmp_path: Path, line: str, values: list[str]) -> None
     assert subprocess.check_output(command, env=environment, text=True).splitlines() == values
 
 
-def test_build_says_what_is_wrong_with_options(tmp_path: Path) -> None:
+def test_build_with_wrong_options_names_the_option(tmp_path: Path) -> None:
     for options, complaint in (
         (["--tree", "/no/such"], "--tree /no/such: no such directory"),
         (["--prune", "/no/such"], "--prune /no/such: no such file"),

@@ -1,4 +1,4 @@
-"""The simulated LAN's own parts, without a machine."""
+"""The parts of the simulated LAN and image/serve, without a machine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ QEMU_IFUP = IMAGE / "qemu-ifup"
 SERVE = IMAGE / "serve"
 
 
-def test_leases() -> None:
+def test_leases_skip_ipv6() -> None:
     text = (
         "1763000000 de:ad:be:ef:b8:da 192.0.2.173 rack-7 01:de:ad:be:ef:b8:da\n"
         "1763000000 de:ad:be:ef:b8:db 192.0.2.174 * *\n"
@@ -32,7 +32,7 @@ def test_leases() -> None:
     assert dnsmasq.leases("") == {}
 
 
-def test_dnsmasq_takes_its_configuration(tmp_path: Path) -> None:
+def test_dnsmasq_accepts_its_command_line(tmp_path: Path) -> None:
     dhcp_boot = netboot.dhcp_boot("pxelinux", BOOT_URL)
     options = boot_lan.dhcp_options({"de:ad:be:ef:b8:da": "rack-7"}, tmp_path, dhcp_boot)
     leases = tmp_path / "leases"
@@ -43,7 +43,7 @@ def test_dnsmasq_takes_its_configuration(tmp_path: Path) -> None:
         namespace.run([*command, "--test"])
 
 
-def test_pxelinux_configuration_is_the_manuals() -> None:
+def test_pxelinux_configuration_equals_the_manual() -> None:
     assert netboot.configuration_name("DE:AD:BE:EF:B8:DA") == "01-de-ad-be-ef-b8-da"
     lines = netboot.configuration("", timeout=50).splitlines()
     assert lines == [
@@ -56,14 +56,15 @@ def test_pxelinux_configuration_is_the_manuals() -> None:
         "append initrd=/buildos/buildos-initrd",
         "ipappend 2",
     ]
-    assert "append initrd=/buildos/buildos-initrd quiet" in netboot.configuration("quiet", timeout=50)
+    assert "append initrd=/buildos/buildos-initrd quiet" in netboot.configuration(
+        "quiet", timeout=50
+    )
 
 
-def test_ipxe_configuration_boots_the_same() -> None:
+def test_ipxe_configuration_has_the_same_parameters() -> None:
     assert netboot.ipxe_configuration("quiet").splitlines() == [
         "#!ipxe",
-        "kernel ../buildos/buildos-image initrd=buildos-initrd "
-        "BOOTIF=01-${netX/mac:hexhyp} quiet",
+        "kernel ../buildos/buildos-image initrd=buildos-initrd BOOTIF=01-${netX/mac:hexhyp} quiet",
         "initrd ../buildos/buildos-initrd",
         "boot",
     ]
@@ -75,7 +76,7 @@ def serve(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def make_image(directory: Path) -> Path:
-    """An image as far as image/serve looks at it."""
+    """Makes the files of an image that image/serve reads."""
     directory.mkdir()
     (directory / "buildos-image").write_text("kernel")
     (directory / "buildos-initrd").write_text("initrd")
@@ -85,7 +86,7 @@ def make_image(directory: Path) -> Path:
     return directory
 
 
-def test_serve_fills_a_directory(tmp_path: Path) -> None:
+def test_serve_fills_and_updates_a_directory(tmp_path: Path) -> None:
     image, root = make_image(tmp_path / "image"), tmp_path / "netboot"
     done = serve(root, "--image", image, "--host", "DE:AD:BE:EF:B8:DA=debug", "--url", "http://x/y")
     assert done.returncode == 0, done.stderr
@@ -102,12 +103,12 @@ def test_serve_fills_a_directory(tmp_path: Path) -> None:
     common = "append initrd=/buildos/buildos-initrd quiet panic=60"
     assert f"{common}\n" in (root / "pxelinux.cfg/default").read_text()
     assert f"{common} debug\n" in (root / "pxelinux.cfg/01-de-ad-be-ef-b8-da").read_text()
-    # Once more, over what is there.
+    # A second run replaces the files.
     assert serve(root, "--image", image, "--append", "panic=5").returncode == 0
     assert "quiet panic=5\n" in (root / "pxelinux.cfg/default").read_text()
 
 
-def test_serve_refuses_what_is_not_the_image(tmp_path: Path) -> None:
+def test_serve_with_other_files_than_the_checksums_fails(tmp_path: Path) -> None:
     image, root = make_image(tmp_path / "image"), tmp_path / "netboot"
     assert "is no MAC address" in serve(root, "--image", image, "--host", "rack-7=x").stderr
     (image / "buildos-initrd").write_text("initr")
@@ -119,7 +120,7 @@ def test_serve_refuses_what_is_not_the_image(tmp_path: Path) -> None:
     assert "buildos-image is missing" in serve(root, "--image", image).stderr
 
 
-def test_time_server_answers_clients_alone() -> None:
+def test_ntp_answers_clients_only() -> None:
     request = bytes([0x23, 0, 6, 0, *range(44)])
     reply = ntp.answer(request, 1.5, 2.25)
     assert reply and len(reply) == 48
@@ -130,7 +131,7 @@ def test_time_server_answers_clients_alone() -> None:
     assert ntp.answer(request[:47], 1, 2) is None
 
 
-def test_nic() -> None:
+def test_nic_parses_model_and_segment() -> None:
     assert qemu.parse_nic("e1000", 0) == qemu.Nic("e1000", "lan", "de:ad:be:ef:b8:da")
     assert qemu.parse_nic("virtio-net-pci@quiet", 1) == qemu.Nic(
         "virtio-net-pci", "quiet", "de:ad:be:ef:b8:db"
@@ -140,7 +141,7 @@ def test_nic() -> None:
             qemu.parse_nic(text, 0)
 
 
-def test_machine_arguments() -> None:
+def test_machine_arguments_follow_the_way_to_boot() -> None:
     nics = [qemu.parse_nic("e1000", 0)]
     direct = qemu.Machine(nics, image=Path("/i"), append="a b", credentials={"x": "1,2\n"})
     argv = direct.arguments(["-accel", "tcg"], ["tap0"])
@@ -160,8 +161,7 @@ def test_machine_arguments() -> None:
     assert network[network.index("-boot") + 1] == "n"
 
 
-def test_guest_side_of_the_shell() -> None:
-    """The script that a guest runs answers as Shell expects."""
+def test_shell_script_answers_with_status_and_output() -> None:
 
     def request(number: int, script: str) -> str:
         return f"{number} {base64.b64encode(script.encode()).decode()}\n"
@@ -184,7 +184,7 @@ def test_namespace_failed_command_is_in_the_error() -> None:
         namespace.run(["ip", "link", "show", "no-such-link"])
 
 
-def test_servers_of_the_lan(tmp_path: Path) -> None:
+def test_lan_servers_answer_and_their_end_is_an_error(tmp_path: Path) -> None:
     fetch = "import sys, urllib.request as u; print(u.urlopen(sys.argv[1], timeout=30).read())"
     with BootLan(tmp_path) as lan:
         page = lan.run(["/usr/bin/python3", "-c", fetch, f"http://{ADDRESS.ip}/some/page"])
@@ -195,7 +195,7 @@ def test_servers_of_the_lan(tmp_path: Path) -> None:
         lan.check()
 
 
-def test_published_files_are_fetched_over_http(tmp_path: Path) -> None:
+def test_web_server_serves_published_files_only(tmp_path: Path) -> None:
     root = tmp_path / "netboot"
     netboot.publish(root, make_image(tmp_path / "image"), "", {})
     fetch = (
@@ -215,7 +215,7 @@ def test_published_files_are_fetched_over_http(tmp_path: Path) -> None:
     assert f"/{NETBOOT}/" in BOOT_URL
 
 
-def test_qemu_ifup_plugs_into_a_bridge() -> None:
+def test_qemu_ifup_adds_the_tap_to_a_bridge() -> None:
     with Namespace() as namespace:
         namespace.run(["ip", "tuntap", "add", "tap0", "mode", "tap"])
         with pytest.raises(CommandFailed, match="no bridge for tap0"):

@@ -1,4 +1,4 @@
-"""The examples of the manual, as they are written there: with --all."""
+"""The commands of the manual's examples; only with --all."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ NETWORK = f"-netdev tap,id=net0,script=./qemu-ifup -device e1000,netdev=net0,mac
 
 
 def run(lan: BootLan, directory: Path, arguments: str, seen: Callable[[], object]) -> None:
-    """Runs `kvm -m 8G` with these arguments in `directory` until `seen`. KVM or not is
-    the one thing that may differ, and nobody looks at the screen."""
+    """Runs `kvm -m 8G` with these arguments in `directory` until `seen`.
+
+    Only the accelerator and the display differ from the manual."""
     shutil.copy(QEMU_IFUP, directory / "qemu-ifup")
     accelerator = " ".join(qemu.accelerator(directory / "buildos-image"))
     command = f"{qemu.QEMU} -m 8G {NETWORK} {arguments} {accelerator} -display none"
@@ -36,7 +37,6 @@ def run(lan: BootLan, directory: Path, arguments: str, seen: Callable[[], object
             ["sh", "-c", script], stdin=subprocess.DEVNULL, stdout=output, stderr=output
         )
     try:
-
 
         def up() -> object:
             lan.check()
@@ -55,8 +55,7 @@ def link_image(image: Path, directory: Path) -> None:
         (directory / name).symlink_to(image / name)
 
 
-def test_network(image: Path, tmp_path: Path) -> None:
-    """PXELINUX with a configuration of the one host."""
+def test_pxelinux_boots_the_configuration_of_one_host(image: Path, tmp_path: Path) -> None:
     link_image(image, tmp_path)
     root = tmp_path / "tftpboot"
     netboot.publish(root, image, "", {MAC: agent_parameters()})
@@ -67,7 +66,7 @@ def test_network(image: Path, tmp_path: Path) -> None:
         assert "pxelinux.cfg/01-de-ad-be-ef-b8-da" in (tmp_path / "dnsmasq.log").read_text()
 
 
-def test_local(image: Path, tmp_path: Path) -> None:
+def test_local_kernel_and_initrd_boot(image: Path, tmp_path: Path) -> None:
     link_image(image, tmp_path)
     with BootLan(tmp_path) as lan:
         run(lan, tmp_path, "-kernel buildos-image -initrd buildos-initrd", lan.leases)

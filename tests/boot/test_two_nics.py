@@ -1,5 +1,5 @@
-"""A machine with two NICs, one of them on a segment without a DHCP server,
-boots over the network: the whole of buildos, from inside and from the LAN."""
+"""A machine with two NICs, one of them on a segment without a DHCP server, boots by
+PXELINUX: network, name, clock, NAT, agent and consoles."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ NAME = "rack-7"
 
 PRIVATE = IPv4Interface("172.23.0.1/16")
 
-# A build machine on br1, as an agent would make one: it has nothing but its
-# link, asks for a lease, and goes out by name.
+# A build machine on br1, as an agent makes it: it takes a lease, and fetches a page by
+# name.
 CONTAINER = f"""
 cat >/tmp/lease <<'EOF'
 #!/bin/sh
@@ -38,26 +38,26 @@ busybox wget -T 60 -q -O - {WEB_URL}container
 
 @pytest.fixture(scope="module")
 def host(boot: Boot) -> BootedHost:
-    """The machine, when its agent has asked for work."""
+    """The machine, after its agent's first task request."""
     host = boot("e1000@lan", "e1000@quiet", way="pxelinux", names={nth_mac(0): NAME})
     host.wait_for_poll()
     return host
 
 
 def link(host: BootedHost, name: str) -> dict[str, Any]:
-    """What `ip` says of an interface."""
+    """Returns an interface as `ip -json address` prints it."""
     found: list[dict[str, Any]] = json.loads(host.shell.output(f"ip -json address show {name}"))
     return found[0]
 
 
 def address(host: BootedHost, name: str) -> IPv4Interface:
-    """The one IPv4 address of an interface."""
+    """Returns the only IPv4 address of an interface."""
     (found,) = (a for a in link(host, name)["addr_info"] if a["family"] == "inet")
     return IPv4Interface(f"{found['local']}/{found['prefixlen']}")
 
 
 def nic_name(host: BootedHost, index: int) -> str:
-    """What the kernel calls a NIC: br0 has the MAC of one, but is no device."""
+    """Returns the kernel's name of a NIC. br0 has the same MAC address, but no device."""
     script = "cd /sys/class/net && grep -l {} $(ls -d */device | sed s/device/address/)"
     return host.shell.output(script.format(host.nics[index].mac)).split("/")[0]
 
@@ -74,25 +74,25 @@ def test_br0_has_the_mac_of_its_port(host: BootedHost) -> None:
     assert not [a for a in uplink["addr_info"] if a["family"] == "inet"]
 
 
-def test_the_nic_without_a_server_stays_outside(host: BootedHost) -> None:
+def test_nic_without_a_server_is_no_port_of_br0(host: BootedHost) -> None:
     assert "master" not in link(host, nic_name(host, 1))
 
 
-def test_default_route(host: BootedHost) -> None:
+def test_default_route_is_through_br0(host: BootedHost) -> None:
     (route,) = json.loads(host.shell.output("ip -json -4 route show default"))
     assert (route["gateway"], route["dev"]) == (str(ADDRESS.ip), "br0")
 
 
-def test_br1_is_up(host: BootedHost) -> None:
+def test_br1_has_its_private_address(host: BootedHost) -> None:
     assert "UP" in link(host, "br1")["flags"]
     assert address(host, "br1") == PRIVATE
 
 
-def test_hostname(host: BootedHost) -> None:
+def test_hostname_is_the_one_of_the_lease(host: BootedHost) -> None:
     assert host.shell.output("hostname") == NAME
 
 
-def test_names_resolve(host: BootedHost) -> None:
+def test_resolv_conf_has_servers_and_domain_of_the_lease(host: BootedHost) -> None:
     lines = host.shell.output("cat /etc/resolv.conf").splitlines()
     assert f"nameserver {ADDRESS.ip}" in lines
     assert f"search {DOMAIN}" in lines
@@ -101,10 +101,12 @@ def test_names_resolve(host: BootedHost) -> None:
 
 def test_clock_is_set_by_the_servers_of_the_lease(host: BootedHost) -> None:
     host.guest.wait_for(
-        lambda: host.shell.run("systemctl is-active time-sync.target").output.strip() == "active", "the clock", BOOT_SECONDS,
+        lambda: host.shell.run("systemctl is-active time-sync.target").output.strip() == "active",
+        "the clock",
+        BOOT_SECONDS,
     )
-    told = "timedatectl show-timesync --value --property=SystemNTPServers --property=ServerAddress"
-    assert set(host.shell.output(told).split()) == {str(ADDRESS.ip)}
+    show = "timedatectl show-timesync --value --property=SystemNTPServers --property=ServerAddress"
+    assert set(host.shell.output(show).split()) == {str(ADDRESS.ip)}
 
 
 def test_interfaces_file_shows_the_bridges(host: BootedHost) -> None:
@@ -113,7 +115,7 @@ def test_interfaces_file_shows_the_bridges(host: BootedHost) -> None:
     assert str(PRIVATE.ip) in text
 
 
-def test_container_on_br1_goes_out_through_nat(host: BootedHost) -> None:
+def test_container_on_br1_reaches_the_lan_through_nat(host: BootedHost) -> None:
     options = "--quiet --machine=guest --directory=/ --volatile=yes"
     network = "--network-bridge=br1 --resolv-conf=off --pipe"
     command = f"systemd-nspawn {options} {network} bash -ec {shlex.quote(CONTAINER)}"
@@ -126,7 +128,7 @@ def test_container_on_br1_goes_out_through_nat(host: BootedHost) -> None:
     assert visit["client"] == seen_as
 
 
-def test_agent_polls(host: BootedHost) -> None:
+def test_agent_polls_with_address_and_name_of_the_host(host: BootedHost) -> None:
     assert host.shell.output("systemctl is-active buildos-bbot@default.service") == "active"
     assert {poll["client"] for poll in host.lan.task_requests()} == {str(address(host, "br0").ip)}
     assert {poll["status"] for poll in host.lan.task_requests()} == {200}
@@ -139,33 +141,33 @@ def test_no_unit_failed(host: BootedHost) -> None:
 
 
 def journal(host: BootedHost, priority: str) -> list[dict[str, Any]]:
-    """The entries of this boot that are at least that grave."""
+    """Returns the entries of this boot with at least that priority."""
     command = f"journalctl --boot --priority={priority} --output=json --no-pager"
     return [json.loads(line) for line in host.shell.output(command).splitlines()]
 
 
-def test_journal_has_no_error_of_ours(host: BootedHost) -> None:
+def test_journal_has_no_error_of_buildos(host: BootedHost) -> None:
     sources = ("_SYSTEMD_UNIT", "UNIT", "SYSLOG_IDENTIFIER")
-    ours = [
+    errors = [
         entry["MESSAGE"]
         for entry in journal(host, "err")
         if any(str(entry.get(source, "")).startswith("buildos") for source in sources)
     ]
-    assert ours == []
+    assert errors == []
 
 
-def test_systemd_understands_our_files(host: BootedHost) -> None:
-    complaints = [
+def test_systemd_parses_units_of_buildos_without_warnings(host: BootedHost) -> None:
+    warnings = [
         entry["MESSAGE"]
         for entry in journal(host, "warning")
-        # Early ones come through the kernel's buffer, which has no fields.
+        # Early messages come through the kernel's buffer, without fields.
         if entry.get("SYSLOG_IDENTIFIER") == "systemd" and "/buildos" in entry["MESSAGE"]
     ]
-    assert complaints == []
+    assert warnings == []
 
 
-def test_serial_console_shows_the_status(host: BootedHost) -> None:
-    """Where nobody can log in; again when it changes."""
+def test_serial_console_without_shell_shows_the_status(host: BootedHost) -> None:
+    """The status appears again when it changes."""
 
     def last() -> str:
         return host.guest.console().rpartition("Build host ")[2]
@@ -180,8 +182,8 @@ def test_serial_console_shows_the_status(host: BootedHost) -> None:
     )
     assert release["IMAGE_ID"] == "buildos"
     version = release["IMAGE_VERSION"].strip('"')
-    ours = str(address(host, "br0").ip)
-    shown(f"{NAME}, buildos", "network  online", f"ssh root@{ours}", "agent    bbot@default running")
+    own = str(address(host, "br0").ip)
+    shown(f"{NAME}, buildos", "network  online", f"ssh root@{own}", "agent    bbot@default running")
     assert f"{version}, build {release['BUILD_ID']}" in host.guest.console()
     host.guest.set_cable(0, plugged=False)
     shown("network  carrier-lost")

@@ -1,4 +1,4 @@
-"""The other ways to boot, other NICs, and failures: with --all."""
+"""Other ways to boot, other NICs, and failures; only with --all."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ pytestmark = pytest.mark.long
 TOP = Path(__file__).resolve().parents[2]
 CONSOLE = "console=ttyS0"
 SMALL = 256
-"""MiB with which the root cannot even be unpacked."""
+"""MiB with which the kernel cannot unpack the root."""
 
 
-def test_uefi(boot_once: Boot) -> None:
+def test_uefi_boots_by_ipxe_over_http(boot_once: Boot) -> None:
     host = boot_once("virtio-net-pci@lan", way="uefi")
     host.wait_for_poll()
     assert host.wait_for_systemd() == "running"
@@ -31,8 +31,8 @@ def test_uefi(boot_once: Boot) -> None:
     assert "/netboot/buildos/buildos-initrd" in paths
 
 
-def test_three_nics(boot_once: Boot) -> None:
-    """One without a cable, one on a network without a server."""
+def test_three_nics_the_one_with_a_server_is_the_uplink(boot_once: Boot) -> None:
+    """One NIC has no carrier, one no DHCP server."""
     host = boot_once("e1000@lan", "virtio-net-pci@quiet", "e1000@lan")
     host.guest.set_cable(0, plugged=False)
     host.wait_for_poll()
@@ -40,7 +40,7 @@ def test_three_nics(boot_once: Boot) -> None:
     assert host.wait_for_systemd() == "running"
 
 
-def test_cable_after_the_boot(boot_once: Boot) -> None:
+def test_carrier_after_the_boot_brings_lease_and_clock(boot_once: Boot) -> None:
     host = boot_once("virtio-net-pci@lan")
     host.guest.set_cable(0, plugged=False)
 
@@ -48,19 +48,21 @@ def test_cable_after_the_boot(boot_once: Boot) -> None:
         return host.shell.run("systemctl show --value -p StatusText buildos-netd").output
 
     host.shell.wait(BOOT_SECONDS)
-    host.guest.wait_for(lambda: "carrier" in status(), "netd's word", BOOT_SECONDS)
+    host.guest.wait_for(lambda: "carrier" in status(), "no carrier in netd's STATUS=", BOOT_SECONDS)
     assert host.lan.leases() == {}
-    # The boot is over, although nobody has told the time.
+    # The boot does not wait for a synchronised clock.
     assert host.wait_for_systemd() == "running"
     time = "systemctl show --value --property=ActiveState time-sync.target"
     assert host.shell.output(time) == "inactive"
     host.guest.set_cable(0, plugged=True)
     host.wait_for_poll()
-    host.guest.wait_for(lambda: host.shell.output(time) == "active", "the time", BOOT_SECONDS)
+    host.guest.wait_for(
+        lambda: host.shell.output(time) == "active", "a synchronised clock", BOOT_SECONDS
+    )
     assert host.shell.output("systemctl --failed --quiet --no-legend --plain") == ""
 
 
-def test_too_little_ram_is_said(boot_once: Boot) -> None:
+def test_too_little_ram_is_reported_on_the_console(boot_once: Boot) -> None:
     host = boot_once("e1000@lan", memory=SMALL)
     assert host.guest.wait_for_end(BOOT_SECONDS) == 0
     console = host.guest.console()
@@ -69,13 +71,13 @@ def test_too_little_ram_is_said(boot_once: Boot) -> None:
     assert "were unpacked" in console
 
 
-def test_a_failed_boot_is_tried_again(boot_once: Boot) -> None:
+def test_failed_boot_is_reported_and_reboots(boot_once: Boot) -> None:
     host = boot_once("e1000@lan", append=f"{CONSOLE} systemd.unit=emergency.target")
     assert host.guest.wait_for_end(BOOT_SECONDS) == 0
     assert "buildos: this boot failed:" in host.guest.console()
 
 
-def test_a_crash_ends_in_a_boot_that_tells_of_it(boot_once: Boot, tmp_path: Path) -> None:
+def test_crash_reboots_and_is_in_the_next_journal(boot_once: Boot, tmp_path: Path) -> None:
     store = tmp_path / "erst"
     store.write_bytes(bytes(1 << 16))
     memory = f"memory-backend-file,id=erst,mem-path={store},size=64K,share=on"
@@ -86,13 +88,15 @@ def test_a_crash_ends_in_a_boot_that_tells_of_it(boot_once: Boot, tmp_path: Path
         extra=["-object", memory, "-device", "acpi-erst,memdev=erst", "-device", "i6300esb"],
     )
     assert host.wait_for_systemd() == "running"
-    # The hardware's watchdog is systemd's.
+    # systemd has opened the hardware watchdog.
     host.guest.wait_for(
-        lambda: "i6300ESB" in host.shell.output("journalctl --boot --grep 'watchdog' --output=cat"), "the watchdog", BOOT_SECONDS,
+        lambda: "i6300ESB" in host.shell.output("journalctl --boot --grep 'watchdog' --output=cat"),
+        "the watchdog",
+        BOOT_SECONDS,
     )
     assert host.shell.output("systemctl show --value -p WatchdogDevice") == "/dev/watchdog0"
     first = host.shell.output("cat /proc/sys/kernel/random/boot_id")
-    # For the test's sake not a minute.
+    # Shortens the minute before the reboot.
     host.shell.output("sysctl -w kernel.panic=2")
     host.shell.output("(sleep 3; echo c >/proc/sysrq-trigger) >/dev/null 2>&1 &")
     host.guest.wait_for(
@@ -101,10 +105,10 @@ def test_a_crash_ends_in_a_boot_that_tells_of_it(boot_once: Boot, tmp_path: Path
     host.shell.begin_again()
     assert host.wait_for_systemd() == "running"
     assert host.shell.output("cat /proc/sys/kernel/random/boot_id") != first
-    told = host.shell.output(
+    crash = host.shell.output(
         "journalctl --boot --unit=systemd-pstore --output=cat --output-fields=FILE --all"
     )
-    assert "sysrq" in told and "panic" in told.lower()
+    assert "sysrq" in crash and "panic" in crash.lower()
 
 
 SITE = "etc/buildos/agentd.conf.d/site.toml"
@@ -115,25 +119,25 @@ mount --bind "$1" /etc/subgid
 shift
 exec setpriv --reuid=nobody --regid=nogroup --clear-groups "$@"
 """
-"""Becomes a program of the user nobody, who has the subordinate uids that a file says."""
+"""Executes a program as the user nobody, with the subordinate uids of the file $1."""
 
 
 @pytest.fixture
 def home() -> Iterator[Path]:
-    """A directory that can be reached by a user to whom it is given, and nobody else."""
+    """A directory for the user nobody. The parents of tmp_path are closed to that user."""
     with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="buildos-home.") as name:
         yield Path(name)
 
 
-def left_of_nobody() -> list[str]:
-    """Temporary directories of image/build that belong to the user nobody."""
+def leftovers_of_nobody() -> list[str]:
+    """Returns temporary directories of image/build that belong to the user nobody."""
     find = ["find", "/var/tmp", "-maxdepth", "1", "-user", "nobody", "-name", "buildos-image.*"]
     return subprocess.check_output(find, text=True).splitlines()
 
 
-def test_rebuilt_image_is_the_same(tmp_path: Path, home: Path) -> None:
-    """From the record, in another directory, at another time, by another user. An image
-    of one's own, which has in it what the options say."""
+def test_rebuilt_image_has_the_same_bytes(tmp_path: Path, home: Path) -> None:
+    """The second build has the record, another directory, another time and another user.
+    Options add and remove files."""
     for file in ("image", "debian/changelog", "build/debs", "build/cache"):
         (home / file).parent.mkdir(parents=True, exist_ok=True)
         subprocess.run(["cp", "-R", str(TOP / file), str(home / file)], check=True)
@@ -169,7 +173,7 @@ def test_rebuilt_image_is_the_same(tmp_path: Path, home: Path) -> None:
     assert status == 0, errors
     assert (first / "buildos.cmdline").read_text() == "console=ttyS1\n"
     initrd = first / "buildos-initrd"
-    # The root begins as a squashfs does.
+    # The magic number of a squashfs.
     offset = initrd.read_bytes().index(b"hsqs")
     listing = ["unsquashfs", "-o", str(offset), "-l", "-d", "", str(initrd)]
     names = set(subprocess.check_output(listing, text=True).splitlines())
@@ -192,15 +196,17 @@ def test_rebuilt_image_is_the_same(tmp_path: Path, home: Path) -> None:
     status, errors = build(home, "--cache", TOP / "build/cache")
     assert status == 1
     assert "nobody may not write to" in errors and "--cache" in errors
-    assert not left_of_nobody()
+    assert not leftovers_of_nobody()
 
     with start(home) as process:
         wait_for(
-            lambda: [at for at in left_of_nobody() if list(Path(at).glob("mmdebstrap.*/usr/bin"))],
-            "a root that is being made",
+            lambda: [
+                at for at in leftovers_of_nobody() if list(Path(at).glob("mmdebstrap.*/usr/bin"))
+            ],
+            "a partial root of mmdebstrap",
             300,
         )
         process.terminate()
         _, errors = process.communicate()
     assert process.returncode == 130, errors
-    assert not left_of_nobody()
+    assert not leftovers_of_nobody()

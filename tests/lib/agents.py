@@ -1,4 +1,4 @@
-"""Agents on a host, as the tests configure and see them."""
+"""Configures agents on a host and reads their state from D-Bus and the journal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from host import Host
 BBOT = "buildos-bbot@default.service"
 BSLAVE = "buildos-bslave@x.service"
 
-# Messages of agentd, see the journal catalogue.
+# MESSAGE_IDs of agentd, see the journal catalogue.
 RUNNING = "90e2c0b5eff647a1b868032e525afbb3"
 WAITING = "a5b7471c640e43188c3c75afdf7fde8a"
 ENDED = "ec9c4b3fb8cd43fda4dd27d5c44c9d35"
@@ -24,30 +24,30 @@ LEAKED = "755d46fb7eea44a8ab52bd32aaaf47b7"
 
 
 def bbot(url: str, *lines: str, name: str = "default") -> str:
-    """The configuration of a bbot; there is no /dev/kvm here."""
+    """Returns the configuration of a bbot; hosts in namespaces have no /dev/kvm."""
     keys = [f'controllers = ["{url}"]', 'kvm = "waived"', *lines]
     return "\n".join([f"[bbot.{name}]", *keys, ""])
 
 
 def bslave(program: str, *lines: str, name: str = "x") -> str:
-    """The configuration of a bslave."""
+    """Returns the configuration of a bslave."""
     return "\n".join([f"[bslave.{name}]", f'program = "{program}"', *lines, ""])
 
 
 def agent1() -> list[str]:
-    """agentd's manager, as busctl wants it."""
+    """Returns name, path and interface of agentd's manager, for busctl."""
     name = "org.build2.buildos.agent1"
     return [name, "/org/build2/buildos/agent1", f"{name}.Manager"]
 
 
 def object_path(agent: str) -> str:
-    """Path of an agent's object on the bus."""
+    """Returns the path of an agent's object on the bus."""
     escaped = "".join(c if c.isalnum() else f"_{ord(c):02x}" for c in f"buildos-{agent}")
     return f"/org/build2/buildos/agent1/instance/{escaped}"
 
 
 def instance(host: Host, property: str, agent: str = "bbot@default") -> Any:
-    """A property of an agent on the bus."""
+    """Returns a property of an agent on the bus."""
     interface = "org.build2.buildos.agent1.Instance"
     command = ["busctl", "--json=short", "get-property", "org.build2.buildos.agent1"]
     return json.loads(host.run([*command, object_path(agent), interface, property]))["data"]
@@ -58,16 +58,16 @@ def state(host: Host, agent: str = "bbot@default") -> str:
 
 
 def needs(host: Host, agent: str = "bbot@default") -> dict[str, str]:
-    """What an agent needs and is not there: need and what is missing."""
+    """Returns the requirements that an agent lacks, with the reason of each."""
     return dict(instance(host, "Needs", agent))
 
 
-def wait_for_state(host: Host, word: str, agent: str = "bbot@default") -> None:
-    host.wait_for(lambda: state(host, agent) == word, f"{agent} is {word}")
+def wait_for_state(host: Host, wanted: str, agent: str = "bbot@default") -> None:
+    host.wait_for(lambda: state(host, agent) == wanted, f"{agent} is {wanted}")
 
 
 def wait_until_runs(host: Host, agent: str = "bbot@default") -> int:
-    """Waits until an agent runs; its main process."""
+    """Waits until an agent runs; returns its main process."""
     wait_for_state(host, "running", agent)
     return host.main_pid(f"buildos-{agent}.service")
 
@@ -77,12 +77,12 @@ def messages(host: Host, identifier: str) -> Sequence[str]:
 
 
 def reload(host: Host, toml: str) -> None:
-    """Gives agentd another configuration."""
+    """Replaces the test's configuration of agentd and reloads agentd."""
     write = 'printf %s "$1" >/etc/buildos/agentd.conf.d/50-test.toml'
     host.run(["sh", "-ec", write, "sh", toml])
     host.systemctl("reload", "buildos-agentd")
 
 
 def restart(host: Host, agent: str = "bbot@default") -> None:
-    """Asks agentd to start an agent again now."""
+    """Asks agentd to restart an agent at once."""
     host.run(["busctl", "call", *agent1(), "Restart", "s", agent])

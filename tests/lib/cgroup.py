@@ -1,4 +1,4 @@
-"""Control groups of processes that a test starts: killing one leaves nothing behind."""
+"""Makes control groups for processes of a test, and removes them with all processes."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from simlan.wait import DEADLINE
 
 
 def make_cgroup(name: str) -> Path:
-    """A control group of its own: systemd rules over all below it, and killing
-    it leaves nothing behind. `name` is for one of this process."""
+    """Makes a control group. `name` is unique in this process.
+
+    A systemd in the group manages all groups below it."""
     mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
     tops = [Path(fields[1]) for fields in mounts if fields[2] == "cgroup2"]
     assert tops, "no cgroup2 file system is mounted"
-    # Tests in another PID namespace have other processes under the same numbers.
+    # In another PID namespace the same numbers belong to other processes.
     namespace = Path("/proc/self/ns/pid").stat().st_ino
     for path in tops[0].glob(f"buildos-test-*-{namespace}-*"):
-        # Left by tests that were killed.
+        # Tests that were killed left this group.
         if not Path(f"/proc/{path.name.split('-')[2]}").exists():
             remove_cgroup(path)
     cgroup = tops[0] / f"buildos-test-{os.getpid()}-{namespace}-{name}"
@@ -28,8 +29,8 @@ def make_cgroup(name: str) -> Path:
 
 
 def remove_cgroup(cgroup: Path) -> None:
-    """Kills what is in the group and below it, and removes it, unless another run of
-    tests is faster."""
+    """Kills the processes in and below the group and removes it. Another run of the tests
+    may do the same at the same time."""
     with suppress(FileNotFoundError):
         (cgroup / "cgroup.kill").write_text("1")
     end = time.monotonic() + DEADLINE
@@ -41,7 +42,7 @@ def remove_cgroup(cgroup: Path) -> None:
             cgroup.rmdir()
             return
         except OSError:
-            # Killed processes take a moment to go.
+            # Killed processes leave the group with a delay.
             if time.monotonic() > end:
                 raise
             time.sleep(0.02)

@@ -1,4 +1,4 @@
-"""Connections that a machine holds open, through the NAT of its host."""
+"""Holds TCP connections of a machine open, through the NAT of its host."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ _PORT = 7007
 
 
 class Connections:
-    """Connections of a machine to a server on the LAN."""
+    """Open connections of a machine to a server on the LAN."""
 
     def __init__(self, process: subprocess.Popen[str]):
         self._process = process
 
     def alive(self) -> int:
-        """Asks over all of them; how many answer."""
+        """Sends a message over each connection; returns how many answered."""
         assert self._process.stdin is not None and self._process.stdout is not None
         self._process.stdin.write("\n")
         self._process.stdin.flush()
-        word, _, count = self._process.stdout.readline().partition(" ")
-        assert word == "alive"
+        keyword, _, count = self._process.stdout.readline().partition(" ")
+        assert keyword == "alive"
         return int(count)
 
 
 @contextmanager
 def hold(machine: Machine, lan: Lan, count: int) -> Iterator[Connections]:
-    """Holds `count` connections open."""
-    where = f"{lan.address}:{_PORT}"
-    lan.start([sys.executable, _PROGRAM, "serve", where], "echo.log")
+    """Opens `count` connections and holds them while the context lasts."""
+    endpoint = f"{lan.address}:{_PORT}"
+    lan.start([sys.executable, _PROGRAM, "serve", endpoint], "echo.log")
     wait_for(lambda: "serving" in lan.log("echo.log"), "the server serves")
     process = start(
-        machine.outside([sys.executable, _PROGRAM, "hold", where, str(count)]),
+        machine.outside([sys.executable, _PROGRAM, "hold", endpoint, str(count)]),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )

@@ -1,4 +1,4 @@
-"""The test's end of the DHCP server double, see doubles/dhcp_server.py."""
+"""Controls the DHCP server double on a LAN, see doubles/dhcp_server.py."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _PROGRAM = Path(__file__).resolve().parents[1] / "doubles/dhcp_server.py"
 _NUMBERS = itertools.count(1)
 
 Entry = dict[str, Any]
-"""A line of the double's log."""
+"""An entry of the double's log."""
 
 
 class DhcpDouble:
-    """Servers on a LAN, and what they saw since they were told what to do."""
+    """DHCP servers on a LAN, and their log since the last `serve`."""
 
     def __init__(self, lan: Lan, *servers: Behaviour) -> None:
         """Starts these servers on `lan`, beside its real DHCP server if it has one."""
@@ -33,8 +33,7 @@ class DhcpDouble:
         self.serve(*servers)
 
     def serve(self, *servers: Behaviour) -> None:
-        """From now on these servers answer; returns when that is so. What they
-        gave before, they still know."""
+        """Replaces the servers; returns once they answer. They keep their leases."""
         for behaviour in servers:
             self._lan.own_address(behaviour.server)
         assert self._process.stdin is not None
@@ -45,17 +44,17 @@ class DhcpDouble:
         wait_for(lambda: self._servings() > before, "the DHCP double serves")
 
     def serving_since(self) -> float:
-        """When the servers became what they are, by CLOCK_MONOTONIC."""
+        """Returns when the current servers started to answer, by CLOCK_MONOTONIC."""
         return float([e["time"] for e in self._all() if e["kind"] == "SERVING"][-1])
 
     def entries(self) -> list[Entry]:
-        """What the log has since `serve`, oldest first."""
+        """Returns the log since `serve`, oldest entry first."""
         entries = self._all()
         last = max((i for i, e in enumerate(entries) if e["kind"] == "SERVING"), default=-1)
         return entries[last + 1 :]
 
     def received(self, *kinds: str) -> list[Entry]:
-        """Messages of clients, of these kinds or states (`renewing`), or all."""
+        """Returns messages of clients: of these kinds or states (`renewing`), or all."""
         return [
             e
             for e in self.entries()
@@ -65,7 +64,7 @@ class DhcpDouble:
         ]
 
     def sent(self, *kinds: str, server: str | None = None) -> list[Entry]:
-        """Messages of the servers, of these kinds, or all."""
+        """Returns messages of the servers: of these kinds, or all."""
         return [
             e
             for e in self.entries()
@@ -75,18 +74,18 @@ class DhcpDouble:
         ]
 
     def arps(self) -> list[Entry]:
-        """ARP messages on the LAN."""
+        """Returns the ARP messages on the LAN."""
         return [e for e in self.entries() if e["kind"] == "ARP"]
 
     def wait_received(self, *kinds: str, count: int = 1, deadline: float = DEADLINE) -> Entry:
-        """Waits for that many messages of clients; the last of them."""
+        """Waits for `count` messages of clients; returns the last of them."""
         what = f"{count} {' or '.join(kinds) or 'messages'} of a client"
         return wait_for(lambda: self.received(*kinds)[count - 1 :], what, deadline)[0]
 
     def wait_sent(
         self, *kinds: str, server: str | None = None, count: int = 1, deadline: float = DEADLINE
     ) -> Entry:
-        """Waits for that many messages of the servers; the last of them."""
+        """Waits for `count` messages of the servers; returns the last of them."""
         what = f"{count} {' or '.join(kinds) or 'messages'} of {server or 'a server'}"
         return wait_for(lambda: self.sent(*kinds, server=server)[count - 1 :], what, deadline)[0]
 

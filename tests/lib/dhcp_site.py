@@ -1,4 +1,4 @@
-"""A host and a LAN with the DHCP double, for many short cases in one boot."""
+"""A host on a LAN with the DHCP double, for many short cases in one boot."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from simlan.wait import DEADLINE
 
 NETD = "buildos-netd.service"
 GOOD = "198.51.100.1"
-"""The LAN's own address, where good servers are."""
+"""The LAN's own address, for correct servers."""
 ROGUE = "198.51.100.66"
-"""Where bad ones are."""
+"""The address of wrong servers."""
 
 _MONITOR = "/run/test-addresses"
 
 
 class Site:
-    """A booted host with one NIC."""
+    """A booted host with one NIC, its LAN and the double."""
 
     def __init__(self, root: Root):
         self.lan = Lan()
@@ -37,12 +37,12 @@ class Site:
             raise
 
     def close(self) -> None:
-        """Ends host and LAN."""
+        """Stops the host and ends the LAN."""
         self.host.stop()
         self.lan.close()
 
     def begin(self, *servers: Behaviour) -> None:
-        """A netd that knows of no lease, and these servers."""
+        """Starts netd without any state of a former lease, and these servers."""
         self.host.run(
             f"systemctl stop {NETD}\n"
             "rm -f /run/buildos/netd/*.json\n"
@@ -53,19 +53,19 @@ class Site:
         self.host.systemctl("start", "--no-block", NETD)
 
     def wait_online(self, deadline: float = DEADLINE) -> str:
-        """Waits for a lease; the address of br0."""
+        """Waits for a lease; returns the address of br0."""
         addresses = self.host.wait_for(lambda: self.host.addresses("br0"), "a lease", deadline)
         assert len(addresses) == 1, addresses
         return addresses[0].split("/")[0]
 
     def lifetime(self) -> int:
-        """Seconds that the kernel keeps the address of br0; 0 without one."""
+        """Returns the lifetime of br0's address in the kernel, in seconds; 0 without address."""
         shown = json.loads(self.host.run(["ip", "-json", "-4", "address", "show", "dev", "br0"]))
         infos = [info for link in shown for info in link.get("addr_info", [])]
         return int(infos[0]["valid_life_time"]) if infos else 0
 
     def routes(self) -> list[dict[str, Any]]:
-        """The IPv4 routes by br0."""
+        """Returns the IPv4 routes through br0."""
         shown: list[dict[str, Any]] = json.loads(
             self.host.run(["ip", "-json", "-4", "route", "show", "dev", "br0"])
         )
@@ -75,11 +75,11 @@ class Site:
         return [r["gateway"] for r in self.routes() if r["dst"] == "default"]
 
     def watch_addresses(self) -> None:
-        """Begins to write down what happens to addresses."""
+        """Starts to log added and removed addresses."""
         self._monitors += 1
         log = f"{_MONITOR}{self._monitors}"
         self.host.run(f"ip -4 -o monitor address </dev/null >{log} 2>&1 &")
 
     def addresses_removed(self) -> bool:
-        """Whether an address was removed since then."""
+        """Returns true if an address was removed since `watch_addresses`."""
         return "Deleted" in self.host.read(f"{_MONITOR}{self._monitors}")

@@ -1,11 +1,12 @@
-"""What a Debian has and what of it packages leave behind."""
+"""Records the files, units, accounts and processes of a host, to find what a package
+leaves behind."""
 
 from __future__ import annotations
 
 from host import Host
 
-# Everything on the root file system that is not in memory, with what makes it what it
-# is. Caches, logs and what dpkg knows of packages that were there change by themselves.
+# Every file of the root file system with mode, owner, group and target. Left out: file
+# systems in memory, caches, logs, dpkg's database.
 _FILES = r"""
 find / -xdev \( -path /dev -o -path /proc -o -path /run -o -path /sys -o -path /tmp \
     -o -path /var/cache -o -path /var/log -o -path /var/debs -o -path '/var/lib/dpkg/*' \
@@ -13,7 +14,7 @@ find / -xdev \( -path /dev -o -path /proc -o -path /run -o -path /sys -o -path /
     -o -path /var/lib/systemd/timers \) -prune \
     -o -printf '%p %M %u %g %l\n' | sort
 """
-# Files whose content many share.
+# Files that several packages edit.
 _SHARED = "/etc/passwd /etc/group /etc/shadow /etc/gshadow /etc/subuid /etc/subgid /etc/shells"
 _QUERIES = {
     "content": f"md5sum {_SHARED} /etc/resolv.conf /etc/network/interfaces 2>/dev/null || true",
@@ -27,7 +28,7 @@ _QUERIES = {
 
 
 def footprint(host: Host) -> dict[str, set[str]]:
-    """What there is, by kind, a line each."""
+    """Returns the lines of each kind."""
     host.systemctl("daemon-reload")
     found = {"files": set(host.run(_FILES).splitlines())}
     for kind, query in _QUERIES.items():
@@ -36,7 +37,7 @@ def footprint(host: Host) -> dict[str, set[str]]:
 
 
 def difference(before: dict[str, set[str]], after: dict[str, set[str]]) -> list[str]:
-    """What is there now and was not, and the other way round."""
+    """Returns added (+) and removed (-) lines."""
     lines = []
     for kind, old in before.items():
         new = after[kind]

@@ -1,11 +1,11 @@
-"""Many TCP connections at once, in whatever network namespace this runs in.
+"""Serves or holds many TCP connections, in the network namespace where it runs.
 
-    connections.py serve ADDRESS:PORT
-    connections.py hold ADDRESS:PORT COUNT
+    hold_connections.py serve ADDRESS:PORT
+    hold_connections.py hold ADDRESS:PORT COUNT
 
-`serve` sends back what it gets, for ever. `hold` opens COUNT connections and says
-`open`; then, for each line on its input, it sends something over every one of
-them, waits for the echo, and says `alive N`, with N connections that answered.
+`serve` echoes until it is killed. `hold` opens COUNT connections and prints `open`. For
+each line on its standard input it sends a message over each connection, waits for the
+echoes and prints `alive N`: N connections answered.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import asyncio
 import resource
 import sys
 
-# At a time, while they are being opened: a server's backlog has an end.
+# Connections opened at a time: the server's backlog is limited.
 _AT_ONCE = 200
-# For one echo, over a machine under load.
+# Seconds for an echo, on a machine under load.
 _PATIENCE = 60
 
 
@@ -67,9 +67,9 @@ async def _hold(host: str, port: int, count: int) -> None:
 def main() -> None:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    what, where, *rest = sys.argv[1:]
-    host, _, port = where.rpartition(":")
-    if what == "serve":
+    command, endpoint, *rest = sys.argv[1:]
+    host, _, port = endpoint.rpartition(":")
+    if command == "serve":
         asyncio.run(_serve(host, int(port)))
     else:
         asyncio.run(_hold(host, int(port), int(rest[0])))

@@ -1,7 +1,7 @@
-"""A build host without a machine: systemd as PID 1 of namespaces of its own, in
-a Debian 13 root with our packages, with veth pairs as NICs.
+"""A build host in namespaces: systemd as PID 1, a Debian 13 root with buildos's packages,
+veth pairs as NICs.
 
-What it writes is in memory and gone when it stops."""
+The host writes to memory only; a stop discards its changes."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from simlan.wait import DEADLINE, wait_for
 
 T = TypeVar("T")
 
-# Waits for the bus's socket, as the network may be there before it. D-Bus itself then
-# waits for the daemon's name.
-_SOON = ["--watch-bind=yes"]
+# Waits for the bus's socket: the network may be up before the bus. D-Bus activation waits
+# for the daemon's name.
+_WAIT_FOR_BUS = ["--watch-bind=yes"]
 
-# Assembles the root and becomes systemd. Waits for a line on its input before
-# that: the NICs come first, as they do on a machine. `container` tells systemd
-# not to expect a kernel of its own; then it leaves it to us to have mounts seen in
-# the namespaces of its services, without which these get no credentials.
+# Assembles the root and executes systemd. Before that it waits for a line on its input:
+# as on a machine, the NICs exist before systemd. With `container` systemd expects no
+# kernel of its own and does not share mounts; without `--make-rshared` services would
+# get no credentials.
 _BOOT = """
 lower=$1; shift
 top=/run
@@ -41,7 +41,7 @@ mkdir $top/upper $top/work $top/root
 mount -t overlay -o "lowerdir=$lower,upperdir=$top/upper,workdir=$top/work" overlay $top/root
 root=$top/root
 mount -t proc proc $root/proc
-# Of the settings below /proc/sys only those of the network are the host's own.
+# Below /proc/sys the host has only the network's settings to itself.
 mkdir $top/sysctl
 mount --bind $root/proc/sys/net $top/sysctl
 mount --bind $root/proc/sys $root/proc/sys
@@ -77,16 +77,16 @@ exec env -i container=other PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/b
     sh /usr/lib/systemd/systemd --system "$@"
 """
 
-# Without this, udev has the kernel announce all devices of the machine again, to
-# everybody on it. The host's own are its network interfaces.
+# By default udev makes the kernel announce every device of the machine again, to all
+# listeners on it. Only the network interfaces belong to the host.
 _UDEV_TRIGGER = (
     "/etc/systemd/system/systemd-udev-trigger.service.d/test.conf",
     "[Service]\nExecStart=\n"
     "ExecStart=-udevadm trigger --type=devices --action=add --subsystem-match=net\n",
 )
 
-# The clock is the machine's own, with what the kernel knows of it. This is what
-# systemd-timesyncd says when it has set one.
+# Hosts share the machine's clock. systemd-timesyncd makes this file once it has set the
+# clock.
 _SYNCHRONISED = (
     "/etc/tmpfiles.d/test-clock.conf",
     "d /run/systemd/timesync\nf /run/systemd/timesync/synchronized\n",
@@ -100,10 +100,10 @@ _HOSTS = itertools.count(1)
 
 
 class Host(Closing):
-    """A build host with a root, see roots.py."""
+    """A build host with a root of roots.py."""
 
     running: ClassVar[list[Host]] = []
-    """The hosts that run now."""
+    """The running hosts."""
 
     def __init__(self, root: Root, name: str = "host"):
         self.root = root
@@ -114,40 +114,41 @@ class Host(Closing):
         self._cgroup: Path | None = None
         self._files: dict[str, str] = dict([_UDEV_TRIGGER, _SYNCHRONISED])
         self._programs: set[str] = set()
-        # The NICs are veth pairs, which netd takes for NICs when it is told to.
+        # By default netd does not use veth pairs.
         self.file("/etc/buildos/netd.conf.d/10-nics.toml", 'include = ["eth*"]\n')
 
     def close(self) -> None:
+        """Stops the host."""
         self.stop()
 
     # Before it starts
 
     def file(self, path: str, content: str) -> None:
-        """A file that is there when the host boots."""
+        """Adds a file that exists at boot."""
         self._files[path] = content
 
     def program(self, path: str, script: str) -> None:
-        """A script that can be executed and is there when the host boots."""
+        """Adds an executable script that exists at boot."""
         self.file(path, script)
         self._programs.add(path)
 
     def configure(self, daemon: str, toml: str) -> None:
-        """Configuration of a daemon, as an operator writes it."""
+        """Adds a configuration file of a daemon, where an operator puts it."""
         self.file(f"/etc/buildos/{daemon}.conf.d/50-test.toml", toml)
 
     def without_time(self) -> None:
-        """No server has told the time when the host boots, as far as agentd can
-        find out: it may not ask the kernel, to which somebody may have told it."""
+        """Makes the clock unsynchronised for agentd: no file of systemd-timesyncd, and no
+        access to the kernel's state, which is the machine's."""
         self.without_timesyncd()
         self._files.update([_NO_KERNEL_CLOCK])
 
     def without_timesyncd(self) -> None:
-        """systemd-timesyncd has told no time when the host boots."""
+        """Removes the file by which systemd-timesyncd reports a synchronised clock."""
         self._files.pop(_SYNCHRONISED[0])
 
     def command_line(self, parameters: str) -> None:
-        """The kernel command line, as our daemons see it. The machine's own is
-        replaced in each service's view of /proc."""
+        """Sets the kernel command line for buildos's services, by a file mounted over
+        /proc/cmdline in each of them."""
         self.file("/etc/buildos-test/cmdline", f"{parameters}\n")
         self.file(
             "/etc/systemd/system/buildos-.service.d/test-cmdline.conf",
@@ -159,16 +160,15 @@ class Host(Closing):
     def start(
         self, nics: Sequence[Lan] = (), *, plugged: bool = True, macs: Sequence[str] = ()
     ) -> None:
-        """Boots the host with a NIC eth0, eth1, … in each of the given LANs, the
-        first of them with the given MAC addresses."""
+        """Boots the host with a NIC eth0, eth1, … for each LAN in `nics`; the first NICs
+        get the MAC addresses `macs`."""
         assert self._process is None, "the host runs already"
         number = next(_HOSTS)
         self._cgroup = make_cgroup(str(number))
         lower = ":".join(str(path) for path in self.root.directories)
         unshare = ["unshare", "--mount", "--pid", "--uts", "--ipc", "--net", "--cgroup"]
         unshare += ["--fork", "--kill-child", "--propagation=private"]
-        # The cgroup must be the process's own before it becomes the root of a
-        # namespace.
+        # The process joins its cgroup before that becomes the root of a namespace.
         join = 'echo 0 >"$1/cgroup.procs"; shift; exec "$@"'
         systemd = ["systemd.unit=multi-user.target", "systemd.log_target=journal"]
         self._process = start(
@@ -190,14 +190,13 @@ class Host(Closing):
             if path in self._programs:
                 target.chmod(0o755)
         for index, lan in enumerate(nics):
-            # A prefix of the locally administered range; the number keeps the
-            # hosts of one LAN apart.
+            # Locally administered; the number distinguishes the hosts of a LAN.
             mac = f"02:bd:00:00:{number % 256:02x}:{index + 1:02x}"
             mac = macs[index] if index < len(macs) else mac
             self.nics.append(lan.connect(f"eth{index}", mac, pid, plugged))
         self._process.stdin.write("go\n")
         self._process.stdin.flush()
-        # systemd answers from here on.
+        # From here on systemd answers.
         wait_for(
             lambda: (
                 run(self.command(["systemctl", "--version"]), check=False)
@@ -207,17 +206,16 @@ class Host(Closing):
         )
 
     def wait_for_boot(self, deadline: float = DEADLINE) -> str:
-        """Waits until systemd has done what it does at boot: `running` or
-        `degraded`."""
+        """Waits for the end of the boot; returns `running` or `degraded`."""
         wait = self.command(["systemctl", "is-system-running", "--wait"])
         return wait_for(
             lambda: run(wait, check=False, deadline=deadline).strip() or None,
-            f"{self.name}: boot is over",
+            f"{self.name}: end of the boot",
             deadline,
         )
 
     def stop(self) -> None:
-        """Power off: nothing is asked, everything ends."""
+        """Ends the host at once, like a power failure."""
         if self._process is not None:
             if self._pid:
                 with suppress(ProcessLookupError):
@@ -235,15 +233,15 @@ class Host(Closing):
             self._cgroup = None
 
     def wait_for_end(self, deadline: float = DEADLINE) -> None:
-        """Waits until the host has switched itself off."""
+        """Waits until the host has powered off."""
         process = self._process
         assert process is not None, "the host does not run"
-        wait_for(lambda: process.poll() is not None, f"{self.name}: it is off", deadline)
+        wait_for(lambda: process.poll() is not None, f"{self.name}: power off", deadline)
 
     # While it runs
 
     def command(self, command: Sequence[str]) -> list[str]:
-        """The command line, for the outside, that runs `command` in the host."""
+        """Returns the command line for the outside that runs `command` in the host."""
         return [
             "nsenter", f"--target={self._pid}", "--all", "--root", "--wd", "--",
             "env", "-i", "PATH=/usr/sbin:/usr/bin", "LC_ALL=C.UTF-8", "HOME=/root",
@@ -251,13 +249,13 @@ class Host(Closing):
         ]  # fmt: skip
 
     def network(self, namespace: str) -> list[str]:
-        """The beginning of a command line, for the outside, that runs a program of
-        the outside in the network namespace that a file of the host is."""
+        """Returns the beginning of a command line for the outside that runs a program of
+        the outside in a network namespace; `namespace` is its file in the host."""
         return ["nsenter", f"--net=/proc/{self._pid}/root{namespace}", "--"]
 
     def run(self, command: str | Sequence[str], *, check: bool = True, deadline: float = 60) -> str:
-        """What `command` prints, run by root in the host: a list of arguments,
-        or a line for the shell."""
+        """Runs `command` as root in the host, a list of arguments or a line for the shell;
+        returns its standard output."""
         arguments = ["sh", "-ec", command] if isinstance(command, str) else command
         return run(self.command(arguments), check=check, deadline=deadline)
 
@@ -280,7 +278,7 @@ class Host(Closing):
         self.run(["sh", "-ec", 'mkdir -p "${1%/*}"; printf %s "$2" >"$1"', "write", path, content])
 
     def plug_in(self, lan: Lan, name: str, mac: str) -> None:
-        """Gives the running host another NIC."""
+        """Adds a NIC to the running host."""
         self.nics.append(lan.connect(name, mac, self._pid, True))
 
     def copy(self, source: Path, target: str) -> None:
@@ -292,7 +290,7 @@ class Host(Closing):
         return self.run(["systemctl", *arguments])
 
     def unit(self, name: str, *properties: str) -> dict[str, str]:
-        """Properties of a unit as systemd shows them."""
+        """Returns properties of a unit as `systemctl show` prints them."""
         show = self.systemctl("show", f"--property={','.join(properties)}", name)
         return dict(line.split("=", 1) for line in show.splitlines())
 
@@ -300,64 +298,64 @@ class Host(Closing):
         return self.unit(name, "ActiveState")["ActiveState"] == "active"
 
     def status_text(self, name: str) -> str:
-        """What the service says of itself in `systemctl status`."""
+        """Returns the STATUS= of a service."""
         return self.unit(name, "StatusText")["StatusText"]
 
     def failed_units(self) -> list[str]:
-        """The lines of `systemctl --failed`."""
+        """Returns the lines of `systemctl --failed`."""
         return self.systemctl("list-units", "--failed", "--plain", "--no-legend").splitlines()
 
     def journal(self, *matches: str) -> list[Mapping[str, str]]:
-        """Messages of this boot, oldest first; `matches` as for journalctl."""
+        """Returns messages of this boot, oldest first; `matches` as in journalctl(1)."""
         lines = self.run(["journalctl", "--boot", "--output=json", "--no-pager", *matches])
         return [json.loads(line) for line in lines.splitlines()]
 
     def call(self, daemon: str, method: str) -> None:
         """Calls a method of a daemon's Manager object as root."""
-        self.run(["busctl", *_SOON, "call", *manager(daemon), method])
+        self.run(["busctl", *_WAIT_FOR_BUS, "call", *manager(daemon), method])
 
     def bus_property(self, daemon: str, name: str) -> Any:
-        """A property of a daemon's Manager object; `daemon` is the last word of
-        its bus name: network1."""
-        out = self.run(["busctl", *_SOON, "--json=short", "get-property", *manager(daemon), name])
-        return json.loads(out)["data"]
+        """Returns a property of a daemon's Manager object; `daemon` is the last part of
+        its bus name, for example network1."""
+        command = ["busctl", *_WAIT_FOR_BUS, "--json=short", "get-property"]
+        return json.loads(self.run([*command, *manager(daemon), name]))["data"]
 
     def addresses(self, interface: str) -> list[str]:
-        """The IPv4 addresses of an interface, with their prefixes."""
+        """Returns the IPv4 addresses of an interface, with their prefixes."""
         show = json.loads(self.run(["ip", "-json", "-4", "address", "show", "dev", interface]))
         return [f"{a['local']}/{a['prefixlen']}" for link in show for a in link["addr_info"]]
 
     def link(self, interface: str) -> dict[str, Any]:
-        """An interface as `ip -json link` shows it."""
+        """Returns an interface as `ip -json -details link` prints it."""
         show = self.run(["ip", "-json", "-details", "link", "show", "dev", interface])
         link: dict[str, Any] = json.loads(show)[0]
         return link
 
     def links(self) -> list[dict[str, Any]]:
-        """All interfaces as `ip -json link` shows them."""
+        """Returns all interfaces as `ip -json link` prints them."""
         links: list[dict[str, Any]] = json.loads(self.run(["ip", "-json", "link"]))
         return links
 
     def state(self) -> dict[str, Any]:
-        """What netd knows, as it writes it to /run."""
+        """Returns netd's state file."""
         state: dict[str, Any] = json.loads(self.read("/run/buildos/netd/state.json"))
         return state
 
     def ledger(self) -> list[dict[str, Any]]:
-        """The entries of netd's decision ledger."""
+        """Returns the entries of netd's history file."""
         entries: list[dict[str, Any]] = json.loads(self.read("/run/buildos/netd/ledger.json"))[
             "entries"
         ]
         return entries
 
     def main_pid(self, unit: str) -> int:
-        """The unit's main process, by the host's own numbers; 0 while there is none."""
+        """Returns the unit's main process in the host's PID namespace; 0 if it has none."""
         return int(self.unit(unit, "MainPID")["MainPID"])
 
-    # What several scenarios do
+    # Waiting and reporting
 
     def wait_online(self) -> str:
-        """Waits for a lease; the address of br0."""
+        """Waits for a lease; returns the address of br0."""
         addresses = self.wait_for(lambda: self.addresses("br0"), "a lease on br0")
         assert len(addresses) == 1, addresses
         return addresses[0].split("/")[0]
@@ -365,16 +363,16 @@ class Host(Closing):
     def wait_for(
         self, condition: Callable[[], T | None], what: str, deadline: float = DEADLINE
     ) -> T:
-        """`wait.wait_for`, that also says which host."""
+        """Calls `wait.wait_for` with the host's name in the error."""
         return wait_for(condition, f"{self.name}: {what}", deadline)
 
     def report(self) -> str:
-        """What somebody wants to see when a test fails."""
+        """Returns addresses, routes, units and journal, for a failed test."""
         sections = [
             ("ip address", "ip address"),
             ("ip route", "ip route"),
             ("failed units", "systemctl --failed --no-pager"),
-            ("units of ours", "systemctl status --no-pager --lines=0 'buildos*'"),
+            ("units of buildos", "systemctl status --no-pager --lines=0 'buildos*'"),
             ("journal", "journalctl --boot --no-pager --output=short-monotonic | tail -n 300"),
         ]
         texts = [f"--- {title}\n{self.run(c, check=False)}" for title, c in sections]
@@ -382,6 +380,6 @@ class Host(Closing):
 
 
 def manager(daemon: str) -> list[str]:
-    """Bus name, path and interface of a daemon's Manager, as busctl wants them."""
+    """Returns bus name, path and interface of a daemon's Manager, for busctl."""
     name = f"org.build2.buildos.{daemon}"
     return [name, f"/org/build2/buildos/{daemon}", f"{name}.Manager"]

@@ -1,4 +1,4 @@
-"""A build machine without a machine: a network namespace on a bridge of a host."""
+"""A build machine as a network namespace on a bridge of a host."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from collections.abc import Sequence
 
 from host import Host
 
-# What udhcpc calls; see udhcpc(8). The resolver's file is the machine's own, as
-# `ip netns exec` mounts it.
+# The script of udhcpc(8). `ip netns exec` mounts a resolv.conf for each machine.
 _DHCP_SCRIPT = """#!/bin/sh
 case $1 in bound|renew)
     ip address replace "$ip/$mask" dev "$interface"
@@ -22,7 +21,7 @@ _NUMBERS = itertools.count(1)
 
 
 class Machine:
-    """A machine on a bridge of a running host, with a NIC eth0 that is up."""
+    """A machine on a bridge of a running host. Its NIC eth0 is up."""
 
     def __init__(self, host: Host, bridge: str = "br1"):
         self.host = host
@@ -41,24 +40,24 @@ class Machine:
         self.run("ip link set lo up; ip link set eth0 up")
 
     def command(self, command: str | Sequence[str]) -> list[str]:
-        """The command line, for the host, that runs `command` on the machine."""
+        """Returns the command line for the host that runs `command` on the machine."""
         arguments = ["sh", "-ec", command] if isinstance(command, str) else list(command)
         return ["ip", "netns", "exec", self.name, *arguments]
 
     def run(self, command: str | Sequence[str], *, check: bool = True) -> str:
-        """What `command` prints, run on the machine."""
+        """Runs `command` on the machine; returns its standard output."""
         return self.host.run(self.command(command), check=check)
 
     def succeeds(self, command: str | Sequence[str]) -> bool:
         return self.host.succeeds(self.command(command))
 
     def outside(self, command: Sequence[str]) -> list[str]:
-        """The command line, for the outside, that runs a program of the outside on
-        the machine's network."""
+        """Returns the command line for the outside that runs a program of the outside in
+        the machine's network namespace."""
         return [*self.host.network(f"/run/netns/{self.name}"), *command]
 
     def take_lease(self) -> str:
-        """Configures eth0 by DHCP; its address."""
+        """Configures eth0 by DHCP; returns its address."""
         self.host.run(
             ["sh", "-ec", f"cat >{_SCRIPT} <<'END'\n{_DHCP_SCRIPT}END\nchmod +x {_SCRIPT}"]
         )

@@ -1,4 +1,4 @@
-"""What the scenarios about machines' network look at."""
+"""Reads the state of natd: readiness, status, counters, messages."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ FOREIGN = "0be98759428341bd99b276342a1a834d"
 FOREIGN_GONE = "0eb980ec091c4585bff3e681a281e8c3"
 
 AGENT_TFTP = "196.254.111.222"
-"""Where a machine looks for its agent."""
+"""The address at which a machine fetches its task from the agent."""
 
 _UNIT = "buildos-natd.service"
 
 
 def wait_until_ready(host: Host) -> None:
-    """Waits until a machine could work."""
+    """Waits until natd is ready for machines."""
     host.wait_for(lambda: host.bus_property("network1", "Online"), "online")
     host.wait_for(lambda: host.bus_property("nat1", "Ready"), "ready for machines")
 
 
 def wait_for_status(host: Host, part: str) -> str:
-    """Waits until `systemctl status` says that; all of it."""
+    """Waits until natd's STATUS= contains `part`; returns the STATUS=."""
     return host.wait_for(
         lambda: next((t for t in [host.status_text(_UNIT)] if part in t), None),
-        f"natd says {part!r}",
+        f"natd's STATUS= contains {part!r}",
     )
 
 
@@ -38,30 +38,30 @@ def public_address(host: Host) -> str:
 
 
 def table_handle(host: Host) -> int:
-    """Changes when the table is made anew."""
+    """Returns the handle of natd's table, which changes when natd replaces it."""
     listed = json.loads(host.run("nft --json list tables inet"))["nftables"]
-    return next(o["table"]["handle"] for o in listed if o.get("table", {}).get("name") == "buildos")
+    tables = [entry["table"] for entry in listed if "table" in entry]
+    return next(int(table["handle"]) for table in tables if table["name"] == "buildos")
 
 
 def packets(host: Host, comment: str) -> int:
-    """What the rule with that comment has counted."""
-    count: int = usage(host, "Counters")[comment][0]
-    return count
+    """Returns the packets counted by the rule with that comment."""
+    return int(usage(host, "Counters")[comment][0])
 
 
 def usage(host: Host, name: str) -> Any:
-    """A property of nat1's Usage interface."""
+    """Returns a property of nat1's Usage interface."""
     nat = "org.build2.buildos.nat1"
-    where = [nat, "/org/build2/buildos/nat1", f"{nat}.Usage", name]
-    return json.loads(host.run(["busctl", "--json=short", "get-property", *where]))["data"]
+    target = [nat, "/org/build2/buildos/nat1", f"{nat}.Usage", name]
+    return json.loads(host.run(["busctl", "--json=short", "get-property", *target]))["data"]
 
 
-def told(host: Host, message: str, since: str = "") -> list[dict[str, str]]:
-    """natd's messages with that MESSAGE_ID, since a time of `now`."""
+def messages(host: Host, message: str, since: str = "") -> list[dict[str, str]]:
+    """Returns natd's messages with that MESSAGE_ID, since a time of `now`."""
     matches = [f"MESSAGE_ID={message}", *([f"--since=@{since}"] if since else [])]
     return [dict(m) for m in host.journal(*matches)]
 
 
 def now(host: Host) -> str:
-    """The time as the journal has it."""
+    """Returns the time in the journal's form."""
     return host.run(["date", "+%s.%N"]).strip()

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from buildroot import BUILD, TOP, Root, Stamp, digest, locked, make_root, say
 
-# What our packages depend on, what a host has besides, and what the scenarios
-# use on it.
+# Dependencies of buildos's packages, packages of a usual host, and tools of the tests.
 _PACKAGES = [
     "btrfs-progs",
     "busybox",
@@ -35,8 +34,7 @@ _PACKAGES = [
 ]
 
 
-# As in the image: what every host makes for itself is not there, and nothing looks
-# for updates.
+# As in the image: no identity of a host, and no timer that looks for updates.
 _CLEAN = """
 rm -f /etc/hostname
 : >/etc/machine-id
@@ -44,9 +42,9 @@ systemctl --quiet disable apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup
 """
 
 
-# The kernel of virtual build machines: of its package, which is larger than all others
-# together, the kernel and what drives a NIC of QEMU. It is not where a host has its
-# own: only who is told uses it.
+# The kernel of virtual build machines. Its package is larger than all others together:
+# the root gets the kernel and the drivers of QEMU's NIC only. It is outside of /boot:
+# nothing but the tests uses it.
 KERNEL = "/opt/machine/vmlinuz"
 _KERNEL = f"""
 chroot "$1" sh -euc '
@@ -67,13 +65,13 @@ chroot "$1" sh -euc '
 
 
 def base_root() -> Root:
-    """A Debian 13 in which our packages can be installed."""
+    """Makes a Debian 13 with the dependencies of buildos's packages."""
     with locked():
         return make_root("host", _PACKAGES, [_KERNEL])
 
 
 def ordinary_root() -> Root:
-    """A Debian 13 as people run it, with every usual way to configure its network."""
+    """Makes a usual Debian 13, with ifupdown and NetworkManager."""
     with locked():
         return make_root("ordinary", [*_PACKAGES, "ifupdown", "network-manager"])
 
@@ -85,7 +83,7 @@ def kea_root() -> Path:
 
 
 def host_root(debs: list[Path]) -> Root:
-    """The root of a host: our packages `debs` are installed."""
+    """Makes the root of a host: the packages `debs` are installed."""
     base = base_root()
     layer = BUILD / "roots" / "host-debs"
     made_from = base.directories[0].with_suffix(".stamp").read_text()

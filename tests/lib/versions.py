@@ -1,4 +1,4 @@
-"""Other versions of our packages, with the same content."""
+"""Makes other versions of packages, with the same content."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def as_version(debs: list[Path], version: str, directory: Path) -> list[Path]:
-    """`debs` in `directory`, as if they were of `version`."""
+    """Makes copies of `debs` in `directory` with the version `version`."""
     made = []
     for deb in debs:
         tree = directory / deb.stem

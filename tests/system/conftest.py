@@ -1,4 +1,4 @@
-"""Fixtures of the system lane: hosts with our packages, and LANs for them."""
+"""Fixtures of the system lane: hosts with buildos's packages, and their LANs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _figures: list[str] = []
 
 @pytest.fixture(scope="session")
 def debs() -> list[Path]:
-    """The packages of this project, as debian/build left them."""
+    """The packages of this project, made by debian/build."""
     found = sorted((BUILD / "debs").glob("*.deb"))
     assert found, "build/debs has no packages: run debian/build (make debs)"
     return [deb for deb in found if "-dbgsym_" not in deb.name]
@@ -38,7 +38,7 @@ def root(debs: list[Path]) -> Root:
 
 @pytest.fixture
 def new_lan() -> Iterator[NewLan]:
-    """Makes LANs, see `Lan`."""
+    """Makes LANs, see `simlan.lan`."""
     lans: list[Lan] = []
 
     def make(*arguments: Any, **options: Any) -> Lan:
@@ -52,13 +52,13 @@ def new_lan() -> Iterator[NewLan]:
 
 @pytest.fixture
 def lan(new_lan: NewLan) -> Lan:
-    """A LAN on which nothing is served yet."""
+    """A LAN without servers."""
     return new_lan()
 
 
 @pytest.fixture
 def new_host(root: Root, new_lan: NewLan) -> Iterator[NewHost]:
-    """Makes hosts, see `Host`. They end before the LANs that they are on."""
+    """Makes hosts, see `Host`. They end before their LANs."""
     hosts: list[Host] = []
 
     def make(name: str = "host") -> Host:
@@ -72,7 +72,7 @@ def new_host(root: Root, new_lan: NewLan) -> Iterator[NewHost]:
 
 @pytest.fixture
 def host(new_host: NewHost) -> Host:
-    """A host that has not been started."""
+    """A host before its boot."""
     return new_host()
 
 
@@ -87,14 +87,14 @@ def online(host: Host, lan: Lan) -> Host:
 
 @pytest.fixture
 def url(lan: Lan) -> str:
-    """A controller on a LAN with DHCP."""
+    """The URL of a controller on a LAN with DHCP."""
     lan.serve_dhcp()
     return lan.start_controller()
 
 
 @pytest.fixture
 def running(host: Host, lan: Lan, url: str) -> Host:
-    """A host on which bbot@default runs."""
+    """A host with a running bbot@default."""
     host.configure("agentd", bbot(url))
     host.start([lan])
     wait_until_runs(host)
@@ -103,7 +103,7 @@ def running(host: Host, lan: Lan, url: str) -> Host:
 
 @pytest.fixture(scope="session")
 def figure() -> Callable[[str], None]:
-    """Notes a line for the end of the run."""
+    """Adds a line to the figures at the end of the run."""
     return _figures.append
 
 
@@ -116,7 +116,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
-    """A test that fails shows the journal of every host that runs."""
+    """Adds the report of every running host to the failure of a test."""
     outcome = yield
     report = outcome.get_result()  # type: ignore[attr-defined]
     if report.failed:

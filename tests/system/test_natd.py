@@ -13,11 +13,11 @@ from nat import (
     AGENT_TFTP,
     INSTALLED,
     RESTORED,
+    messages,
     now,
     packets,
     public_address,
     table_handle,
-    told,
     usage,
     wait_until_ready,
 )
@@ -151,7 +151,7 @@ def test_table_damaged_is_reinstalled_and_logged(online: Host, damage: str) -> N
         lambda: online.run("nft --stateless list table inet buildos", check=False) == _TABLE,
         f"the table after {damage!r}",
     )
-    restored = online.wait_for(lambda: told(online, RESTORED, since), "told")
+    restored = online.wait_for(lambda: messages(online, RESTORED, since), "the message")
     assert restored[-1]["BUILDOS_COMMAND"] == "nft"
     assert int(restored[-1]["BUILDOS_PID"]) > 0
     assert restored[-1]["PRIORITY"] == "4"
@@ -206,7 +206,7 @@ def test_natd_killed_keeps_connections_and_counters(online: Host, lan: Lan) -> N
     )
     wait_until_ready(online)
     assert table_handle(online) == handle
-    assert len(told(online, INSTALLED)) == 1
+    assert len(messages(online, INSTALLED)) == 1
 
 
 def test_natd_restart_keeps_connections(online: Host, lan: Lan) -> None:

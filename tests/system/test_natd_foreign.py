@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from host import Host
 from machine import Machine
-from nat import FOREIGN, FOREIGN_GONE, now, told, wait_for_status, wait_until_ready
+from nat import FOREIGN, FOREIGN_GONE, messages, now, wait_for_status, wait_until_ready
 from simlan.lan import Lan
 
 # Rules of Docker for its default bridge (iptables -S), without containers.
@@ -71,7 +71,7 @@ def test_docker_forward_policy_is_named_and_docker_user_helps(online: Host, lan:
     assert online.bus_property("nat1", "Ready") is False
     (drop,) = online.bus_property("nat1", "ForeignDrops")
     assert drop in status
-    message = online.wait_for(lambda: told(online, FOREIGN, since), "message")[0]
+    message = online.wait_for(lambda: messages(online, FOREIGN, since), "the message")[0]
     assert message["BUILDOS_TABLE"] == "ip filter"
     assert message["BUILDOS_CHAIN"] == "FORWARD"
     assert message["BUILDOS_COMMAND"] == "iptables"
@@ -83,7 +83,7 @@ def test_docker_forward_policy_is_named_and_docker_user_helps(online: Host, lan:
     wait_until_ready(online)
     assert machine.succeeds(f"ping -c 1 -W 5 {lan.address}")
     assert online.bus_property("nat1", "ForeignDrops") == []
-    assert told(online, FOREIGN_GONE, since)
+    assert messages(online, FOREIGN_GONE, since)
 
 
 # A usual firewall: states first, then the accepted interfaces.
