@@ -1,24 +1,33 @@
 #!/usr/bin/python3
-"""A stand-in for a build2 controller: takes task requests and results, and hands
-out tasks when its script says so.
+"""The double of a build2 controller: takes task requests and results, and hands out
+tasks by its script.
 
     controller.py --listen ADDRESS:PORT [--log FILE.jsonl] [--script FILE.json]
 
-Every request is one line of JSON: `time` (seconds since the epoch), `client`
-(address), `method`, `path`, `status` (of the answer), and either `agent`,
-`toolchain` and `machines` of the task request, with the `session` of the task
-that it was given; or `session` and `result` of a result; or `error`. Requests that
-break the protocol are answered with 400 or 413, as a real controller would. A
-controller sees no priorities: to count polls by priority, give each its own path.
+Each request is a line of JSON in the log:
 
-The script is read at each request. It maps paths, or "*" for all others, to:
+    time       seconds since the epoch
+    client     address
+    method     of HTTP
+    path
+    status     of the answer
+    agent      of a task request, as are `toolchain` and `machines`
+    session    of the task that answers a task request, or of a result
+    result     the manifest of a result
+    error      the reason of a refusal
 
-    tasks      how many tasks are handed out, counted from the start (0)
-    source     URL of the C program that they are to build
+Like a real controller it answers a request that breaks the protocol with 400 or 413.
+Task requests carry no priority: to count them by priority, use a path for each.
+
+The controller reads its script at each request. It maps paths, or "*" for all other
+paths, to:
+
+    tasks      number of tasks to hand out since the start (0)
+    source     URL of the C program to build
     challenge  true: the result must answer a challenge
-    expire     seconds after which a result comes too late
-    delay      seconds before any answer
-    answer     "away": none; "garbage": no manifest; a number: that HTTP error
+    expire     seconds until a result is too late
+    delay      seconds before each answer
+    answer     "away": no answer; "garbage": no manifest; a number: that HTTP error
 
 In a test: `with Controller("192.0.2.1", 0) as controller: controller.requests`.
 """
@@ -40,13 +49,13 @@ from pathlib import Path
 from types import TracebackType
 
 MAX_REQUEST = 102_400
-"""The longest task request that a controller accepts, bytes."""
+"""Limit of a task request, in bytes."""
 
 MAX_RESULT = 15_728_640
-"""The longest result."""
+"""Limit of a result, in bytes."""
 
 RESULT_PATH = "/result"
-"""Where results go."""
+"""The path of results."""
 
 HEADER = {"agent", "toolchain-name", "toolchain-version"}
 HEADER_OPTIONAL = {"interactive-mode", "interactive-login", "fingerprint", "auxiliary-ram"}
@@ -64,12 +73,12 @@ Manifest = dict[str, str]
 
 
 class ProtocolError(Exception):
-    """The body is no task request; the text says where and why."""
+    """A body that breaks the protocol, with place and reason."""
 
 
 @dataclass
 class Request:
-    """A request as it was understood, and what it was answered with."""
+    """A request, and the status of its answer."""
 
     time: float
     client: str
@@ -86,7 +95,7 @@ class Request:
 
 @dataclass
 class Behaviour:
-    """What a script says about a path, see the top."""
+    """The script's entry for a path, see the top."""
 
     tasks: int = 0
     source: str = ""
@@ -98,7 +107,7 @@ class Behaviour:
 
 @dataclass
 class Session:
-    """A task that was handed out."""
+    """A handed out task."""
 
     started: float
     expire: float
@@ -107,8 +116,8 @@ class Session:
 
 
 def parse_manifests(body: str) -> list[Manifest]:
-    """Reads the manifests of a body: `: 1` first, `:` before each further one,
-    `name: value` in between; several lines between `name:\\` and `\\`."""
+    """Parses the manifests of a body: `: 1` before the first, `:` before the others,
+    then `name: value`. A value of several lines is between `name:\\` and `\\`."""
     manifests: list[Manifest] = []
     lines = enumerate(body.split("\n"), 1)
     for number, raw in lines:
@@ -145,7 +154,7 @@ def parse_manifests(body: str) -> list[Manifest]:
 
 
 def parse_task_request(body: bytes) -> tuple[Manifest, list[Manifest]]:
-    """The header and the machines of a task request."""
+    """Parses the header and the machines of a task request."""
     try:
         manifests = parse_manifests(body.decode("utf-8"))
     except UnicodeDecodeError as error:
@@ -164,7 +173,7 @@ def parse_task_request(body: bytes) -> tuple[Manifest, list[Manifest]]:
 
 
 def parse_result(body: bytes) -> tuple[Manifest, Manifest]:
-    """The header and the result manifest of a result."""
+    """Parses the header and the result manifest of a result."""
     manifests = parse_manifests(body.decode("utf-8", errors="replace"))
     if len(manifests) != 2:
         raise ProtocolError(f"result: 2 manifests are expected, not {len(manifests)}")
@@ -187,7 +196,7 @@ def _check(what: str, manifest: Manifest, required: set[str], optional: set[str]
 
 
 def write_manifests(manifests: list[Manifest]) -> bytes:
-    """A body of manifests without values of several lines."""
+    """Makes a body of manifests without values of several lines."""
     lines = []
     for index, manifest in enumerate(manifests):
         lines.append(":" if index else ": 1")
@@ -196,7 +205,7 @@ def write_manifests(manifests: list[Manifest]) -> bytes:
 
 
 class Controller:
-    """A controller that serves on a thread of its own while the context lasts."""
+    """A controller that serves in a thread while the context lasts."""
 
     def __init__(
         self,
@@ -235,15 +244,15 @@ class Controller:
         self._thread.join()
 
     def behaviour(self, path: str) -> Behaviour:
-        """What the script says about a path now."""
+        """Returns the script's current entry for a path."""
         if self._script is None or not self._script.exists():
             return Behaviour()
         script = json.loads(self._script.read_text())
         return Behaviour(**script.get(path, script.get("*", {})))
 
     def task(self, path: str, machine: Manifest) -> tuple[str | None, bytes]:
-        """The next task for a request to that path, if there is one: its session,
-        and the answer."""
+        """Returns the session of the next task for a path, `None` without a task, and the
+        answer."""
         behaviour = self.behaviour(path)
         with self._arrived:
             number = self._handed.get(path, 0) + 1
@@ -267,7 +276,7 @@ class Controller:
         return session, write_manifests([header, task])
 
     def finish(self, header: Manifest) -> str | None:
-        """Takes a result; why it is not used, if so. The agent is not told."""
+        """Takes a result. Returns the reason of a refusal, which the agent does not get."""
         with self._arrived:
             session = self.sessions.get(header["session"])
             if session is None:
@@ -291,12 +300,12 @@ class Controller:
             self._arrived.notify_all()
 
     def polls(self) -> Counter[str]:
-        """How many task requests came to each path."""
+        """Returns the number of task requests, by path."""
         with self._arrived:
             return Counter(request.path for request in self.requests if request.agent)
 
     def wait_for_requests(self, count: int, deadline: float) -> list[Request]:
-        """The first `count` requests, or those that came within `deadline` seconds."""
+        """Waits for `count` requests or `deadline` seconds; returns the requests."""
         with self._arrived:
             self._arrived.wait_for(lambda: len(self.requests) >= count, deadline)
             return list(self.requests)
@@ -310,7 +319,7 @@ class _Server(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     server: _Server
     timeout = 30
-    """Seconds that a client may let the connection idle."""
+    """Seconds that a connection may be idle."""
 
     def do_POST(self) -> None:  # noqa: N802 (the name is http.server's)
         is_result = self.path == RESULT_PATH
@@ -355,8 +364,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def take_result(self, body: bytes) -> None:
         header, result = parse_result(body)
-        why = self.server.controller.finish(header)
-        self.note(200, session=header["session"], result=result, error=why)
+        refusal = self.server.controller.finish(header)
+        self.note(200, session=header["session"], result=result, error=refusal)
         self.answer(200, "text/manifest; charset=utf-8", b"")
 
     def do_GET(self) -> None:  # noqa: N802
@@ -381,7 +390,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *arguments: object) -> None:
-        """The log is the record of requests."""
+        """Does nothing: `note` logs requests."""
 
 
 def _endpoint(text: str) -> tuple[str, int]:
@@ -392,10 +401,14 @@ def _endpoint(text: str) -> tuple[str, int]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="A stand-in for a build2 controller.")
+    parser = argparse.ArgumentParser(description="The double of a build2 controller.")
     parser.add_argument("--listen", type=_endpoint, required=True, metavar="ADDRESS:PORT")
-    parser.add_argument("--log", type=Path, metavar="FILE.jsonl", help="append requests to it")
-    parser.add_argument("--script", type=Path, metavar="FILE.json", help="what to do")
+    parser.add_argument(
+        "--log", type=Path, metavar="FILE.jsonl", help="append requests to the file"
+    )
+    parser.add_argument(
+        "--script", type=Path, metavar="FILE.json", help="read the script from the file"
+    )
     arguments = parser.parse_args()
     end = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -1,4 +1,4 @@
-"""DHCP clients of Debian 13, and how each is told to take any of its NICs."""
+"""DHCP clients of Debian 13: command line and configuration for a list of NICs."""
 
 from __future__ import annotations
 
@@ -17,37 +17,37 @@ PACKAGES = [
     "systemd",
     "udhcpc",
 ]
-"""What the clients' root has, besides netd. strace shows where their time goes."""
+"""Packages of the clients' root, netd excepted. strace(1) is for profiling by hand."""
 
 _BUS = ("mkdir -p /run/dbus", "dbus-daemon --system --fork")
 
 
 @dataclass(frozen=True)
 class Client:
-    """A DHCP client as it runs on a station."""
+    """A DHCP client on a station."""
 
     name: str
     interface: str | None
-    """Where it puts its address; `None` for the NIC that gets the lease."""
+    """The interface with its address; `None`: the NIC with the lease."""
     command: Callable[[Sequence[str]], list[str]]
-    """Its command line for these NICs."""
+    """Returns its command line for NICs."""
     files: Callable[[Sequence[str]], Mapping[str, str]] = field(default=lambda nics: {})
-    """Its configuration for these NICs."""
+    """Returns its configuration files for NICs."""
     prepare: tuple[str, ...] = ()
-    """Shell commands before it starts, outside of all figures."""
+    """Shell commands before its start, outside of all figures."""
     needs_bus: bool = False
     uses_bus: bool = False
-    """Talks to D-Bus when it is there, and is measured with it."""
+    """Uses D-Bus if it runs; memory and CPU time are measured with D-Bus."""
     one_shot: bool = False
-    """Ends with its first lease."""
+    """The client ends with its first lease."""
 
     def preparation(self, bus: bool) -> list[str]:
-        """Shell commands that make a station ready for it."""
+        """Returns the shell commands that prepare a station for it."""
         wanted = self.needs_bus or (bus and self.uses_bus)
         return [*(_BUS if wanted else ()), *self.prepare]
 
 
-# Its own policy is for the user that its unit makes it.
+# netd runs as root here; its own policy is for the user of its unit.
 _NETD_POLICY = """\
 <!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-BUS Bus Configuration 1.0//EN"
  "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
@@ -122,7 +122,7 @@ def _manager_bridge(nics: Sequence[str]) -> Mapping[str, str]:
 
 
 def _each(command: str) -> Callable[[Sequence[str]], list[str]]:
-    """One process per NIC, for programs that know only one."""
+    """Makes a command line with one process per NIC, for programs that use one NIC."""
 
     def line(nics: Sequence[str]) -> list[str]:
         if len(nics) == 1:
@@ -134,7 +134,7 @@ def _each(command: str) -> Callable[[Sequence[str]], list[str]]:
     return line
 
 
-# What systemd would make for it.
+# Directories that systemd makes for its unit.
 _NETWORKD_RUN = (
     "for d in /run/systemd/netif /run/systemd/netif/leases /run/systemd/netif/links"
     " /run/systemd/netif/lldp; do install -d -o systemd-network -g systemd-network $d; done",
@@ -191,9 +191,9 @@ CLIENTS = [
         "ipconfig",
         None,
         lambda nics: ["/usr/lib/klibc/bin/ipconfig", "-t", "60", "-c", "dhcp", *nics],
-        # On a NIC that it sets up itself it loses its first DISCOVER, and a second.
+        # On a NIC that it sets up itself it loses its first DISCOVER, and a second of time.
         prepare=("for nic in /sys/class/net/eth*; do ip link set ${nic##*/} up; done",),
         one_shot=True,
     ),
 ]
-"""In the order of the tables: ours, those that run as services, the small ones."""
+"""In the order of the tables: netd, other services, small programs."""

@@ -1,15 +1,14 @@
 #!/usr/bin/env python3
-"""What NAT costs: our table beside one masquerade rule, systemd-networkd's, libvirt's
-and Docker's rules.
+"""Measures the cost of NAT: natd's table, one masquerade rule, and the rules of
+systemd-networkd, libvirt and Docker.
 
     sudo tests/bench/nat.py [--rounds N] [--seconds S] [--flowtable] [--json FILE]
 
-A machine, a host with br0 and br1 as ours, and a server, each in a network
-namespace, with veth pairs between. In each round every rule set is measured once,
-in another order; what is compared is the ratio to the one masquerade rule of the
-same round, so that what else the machine does hits all of them alike. nft and
-iptables are those of the system lane's root (make check-system makes it), or of this
-machine when there is none.
+A machine, a host with br0 and br1, and a server are network namespaces with veth pairs
+between them. Each round measures every rule set once, in random order. The ratio to the
+masquerade rule of the same round is compared: load affects all rule sets alike. nft and
+iptables come from the system lane's root (`make check-system` makes it), else from this
+machine.
 """
 
 from __future__ import annotations
@@ -40,14 +39,14 @@ _CONNECT, _BULK = 7001, 7002
 
 
 def _nft() -> list[str]:
-    """The beginning of a command line of nft's or iptables'; empty when there is none."""
+    """Returns the beginning of a command line of nft or iptables; empty without nft."""
     if (_ROOT / "usr/sbin/nft").exists():
         return ["chroot", str(_ROOT)]
     return ["env"] if shutil.which("nft") else []
 
 
 class Network:
-    """Machine, host and server, under one rule set."""
+    """Machine, host and server, with one rule set."""
 
     def __init__(self, rules: Rules):
         self._namespaces = {name: Namespace() for name in ("machine", "host", "server")}
@@ -72,7 +71,7 @@ class Network:
         self.run("host", ["sh", "-euc", host])
         for name, address, route in (
             ("machine", f"{_MACHINE}/16", f"default via {_HOST_INSIDE}"),
-            # Where there is no NAT, answers find their way back.
+            # The route of answers for rule sets without NAT.
             ("server", f"{_SERVER}/24", f"172.23.0.0/16 via {_HOST_OUTSIDE}"),
         ):
             script = f"ip address add {address} dev eth0; ip link set eth0 up"
@@ -83,15 +82,15 @@ class Network:
     def run(self, name: str, command: list[str]) -> str:
         return self._namespaces[name].run(command)
 
-    def measure(self, what: str, seconds: float) -> float:
-        """Runs one end of a measurement on the server, the other on the machine."""
+    def measure(self, measurement: str, seconds: float) -> float:
+        """Runs the two ends of a measurement on the server and on the machine."""
         program = [sys.executable, __file__, "--end"]
         server = self._namespaces["server"].start(
-            [*program, f"{what}-server"], stdout=subprocess.PIPE
+            [*program, f"{measurement}-server"], stdout=subprocess.PIPE
         )
         try:
             assert server.stdout is not None and server.stdout.readline() == "ready\n"
-            return float(self.run("machine", [*program, f"{what}-client", str(seconds)]))
+            return float(self.run("machine", [*program, f"{measurement}-client", str(seconds)]))
         finally:
             end(server)
 
@@ -114,14 +113,14 @@ def _listen(port: int) -> socket.socket:
 
 def _connections_server(_: float) -> None:
     server = _listen(_CONNECT)
-    # The kernel makes the connection; closing is all that is left.
+    # The kernel has accepted the connection already.
     while True:
         server.accept()[0].close()
 
 
 def _connections_client(seconds: float) -> None:
-    """Connections a second, one after the other."""
-    linger = b"\1\0\0\0\0\0\0\0"  # RST at close: no port is kept waiting.
+    """Prints sequential connections per second."""
+    linger = b"\1\0\0\0\0\0\0\0"  # RST at close: no port stays in TIME_WAIT.
     where = (_SERVER, _CONNECT)
     count, stop = 0, time.monotonic() + seconds
     began = time.monotonic()
@@ -141,13 +140,13 @@ def _bulk_server(_: float) -> None:
     while True:
         connection, _peer = server.accept()
         with connection:
-            # Only counted, not copied.
+            # MSG_TRUNC counts bytes without copying them.
             while connection.recv_into(buffer, 0, socket.MSG_TRUNC):
                 pass
 
 
 def _bulk_client(seconds: float) -> None:
-    """Gigabits a second over one connection."""
+    """Prints gigabits per second over one connection."""
     data = bytes(1 << 20)
     with socket.create_connection((_SERVER, _BULK)) as connection:
         sent, began = 0, time.monotonic()
@@ -165,13 +164,13 @@ _ENDS = {
 
 
 def _round(sets: list[Rules], seconds: float) -> dict[str, dict[str, float]]:
-    """Measurement → rule set → value."""
+    """Measures each rule set; returns measurement → rule set → value."""
     values: dict[str, dict[str, float]] = {"connections": {}, "bulk": {}}
     for rules in random.sample(sets, len(sets)):
         network = Network(rules)
         try:
-            for what in values:
-                values[what][rules.name] = network.measure(what, seconds)
+            for measurement in values:
+                values[measurement][rules.name] = network.measure(measurement, seconds)
         finally:
             network.close()
     return values
@@ -180,13 +179,13 @@ def _round(sets: list[Rules], seconds: float) -> dict[str, dict[str, float]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--seconds", type=float, default=1.0, help="for one measurement")
+    parser.add_argument("--seconds", type=float, default=1.0, help="of each measurement")
     parser.add_argument(
         "--flowtable",
         action="store_true",
-        help="also our table with a flowtable, where the kernel has nft_flow_offload",
+        help="also measure natd's table with a flowtable; needs nft_flow_offload",
     )
-    parser.add_argument("--json", type=Path, help="write all values there")
+    parser.add_argument("--json", type=Path, help="write all values to the file")
     parser.add_argument("--end", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.end:
@@ -194,7 +193,7 @@ def main() -> None:
         with suppress(KeyboardInterrupt):
             _ENDS[name](float(seconds[0]) if seconds else 0)
         return
-    assert _nft(), f"no nft here and no {_ROOT}: make check-system makes it"
+    assert _nft(), f"no nft on this machine and no {_ROOT}: make check-system makes it"
     sets = rule_sets(options.flowtable)
     rounds = []
     for number in range(options.rounds):
@@ -205,9 +204,9 @@ def main() -> None:
     print(f"{'':12}{'connections/s':>16}{'ratio':>8}{'Gbit/s':>10}{'ratio':>8}")
     for rules in sets:
         line = f"{rules.name:12}"
-        for what, width in (("connections", 16), ("bulk", 10)):
-            values = [r[what][rules.name] for r in rounds]
-            ratios = [r[what][rules.name] / r[what]["bare"] for r in rounds]
+        for measurement, width in (("connections", 16), ("bulk", 10)):
+            values = [r[measurement][rules.name] for r in rounds]
+            ratios = [r[measurement][rules.name] / r[measurement]["bare"] for r in rounds]
             line += f"{statistics.median(values):{width}.1f}{statistics.median(ratios):8.3f}"
         print(line)
 

@@ -1,7 +1,7 @@
-"""Rule sets that do what ours does, as their makers install them.
+"""NAT rule sets for the benchmark: natd's table, and those of other programs.
 
-Written down from what `nft list ruleset` and `iptables-save` show where they run
-with a network of one bridge; names of bridges and addresses are the benchmark's."""
+The latter are the output of `nft list ruleset` and `iptables-save` for a network of one
+bridge, with the benchmark's bridges and addresses."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The measurements. Each is a function of a client that returns figures by their
-keys; a figure that did not come is `None`, and said to be "never"."""
+"""The measurements. Each is a function of a client that returns figures by key. `None`
+is shown as "never": the event did not happen before the deadline."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ Figures = Mapping[str, Value]
 ROGUE = f"{PREFIX}.66"
 ROGUE_FIRST = f"{PREFIX}.200/24"
 _GAP = 0.03
-"""Seconds by which a good OFFER comes after a bad one."""
+"""Seconds between a bad OFFER and the good one."""
 _PATIENCE = 12.0
-"""Seconds that a client may take for a lease when nothing is wrong but one OFFER.
-dhcpcd needs six, for its ARP probes."""
+"""Deadline for a lease, in seconds, if one OFFER is bad. dhcpcd needs six, for its ARP
+probes."""
 
 
 _EXACT = 2.5
-"""Seconds by which an address may end beside its lease: the kernel counts in whole
-ones, from when it was told."""
+"""Tolerance for the end of an address, in seconds: the kernel counts whole seconds from
+the netlink request."""
 
 
 @dataclass(frozen=True)
@@ -43,31 +43,31 @@ class Figure:
     key: str
     title: str
     unit: str
-    """`ms`, `s`, `kB`, or `yes`: how often it was so."""
+    """`ms`, `s`, `kB`, or `yes` for the number of true values."""
     bar: str
-    """What is demanded of netd."""
+    """The required value for netd."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A measurement and what it yields."""
+    """A measurement and its figures."""
 
     key: str
     figures: tuple[Figure, ...]
     measure: Callable[[Sequence[Path], Client, int], Figures]
-    """Of the clients' root, the client and the number of the run."""
+    """Takes the clients' root, the client and the number of the run."""
     parallel: int = 1
-    """How many may run at a time without changing the figures of each other."""
+    """How many can run at a time without an effect on the figures."""
     runs: int | None = None
     """How often it is repeated, if that is not for the caller to say."""
     one_shot: bool = False
-    """Makes sense for clients that end with their first lease."""
+    """Also measured for clients that end with their first lease."""
     variants: tuple[str, ...] = ()
-    """Names of what each run tries, for rows that count."""
+    """The name of each run's case, for rows that count."""
 
 
 def _milliseconds(later: Event | None, earlier: float) -> float | None:
-    """How long after `earlier` something happened, if it did."""
+    """Returns the time from `earlier` to an event, `None` without event."""
     return None if later is None else 1000 * (later["time"] - earlier)
 
 
@@ -106,7 +106,7 @@ def _restart(root: Sequence[Path], client: Client, run: int) -> Figures:
             ack = wait_for(lambda: first_after(double.sent("ACK"), again), "an ACK", 15)
         except TimedOut:
             return {"restart": None, "restart-kept": False}
-        # What it does with the ACK is part of it.
+        # Changes after the ACK count, too.
         time.sleep(0.3)
         return {
             "restart": _milliseconds(ack, again),
@@ -143,7 +143,7 @@ def _silence(root: Sequence[Path], client: Client, run: int) -> Figures:
     with closing(Trial(root, client)) as trial:
         double = DhcpDouble(trial.lan)
         trial.start()
-        # Clients with regular gaps must not meet the same moment each time.
+        # Random: clients with regular gaps must not meet the same moment in each run.
         until = trial.started + 20 + 4 * random.Random(run).random()
         time.sleep(max(0.0, until - time.monotonic()))
         double.serve(Behaviour(SERVER))
@@ -189,7 +189,7 @@ def _expiry(root: Sequence[Path], client: Client, run: int) -> Figures:
         return {"expiry": any(abs(when - end) < _EXACT for when in gone)}
 
 
-# What it costs
+# Memory and CPU time
 
 
 def _memory(root: Sequence[Path], client: Client, run: int) -> Figures:
@@ -212,8 +212,8 @@ def _cpu(root: Sequence[Path], client: Client, run: int) -> Figures:
         trial.start()
 
         def renewals(count: int) -> int:
-            """Waits for that many, or for those that come in a minute: udhcpc takes no
-            lease for shorter than two."""
+            """Waits for `count` renewals; returns those of the last 70 seconds at most.
+            udhcpc accepts no lease time below two minutes."""
             asked = ("renewing", "rebinding", "init-reboot")
             with suppress(TimedOut):
                 double.wait_received(*asked, count=count, deadline=70)
@@ -418,7 +418,7 @@ ROWS = [
     ),
     Row(
         "duplicate",
-        (Figure("declines", "somebody has the address: DECLINE", "yes", "all"),),
+        (Figure("declines", "the address is in use: DECLINE", "yes", "all"),),
         _duplicate,
         parallel=10,
         runs=3,

@@ -1,5 +1,4 @@
-"""A machine that runs nothing but one DHCP client: namespaces with a Debian 13 root
-of their own, and NICs in LANs."""
+"""A station runs one DHCP client: namespaces with a Debian 13 root, and NICs in LANs."""
 
 from __future__ import annotations
 
@@ -20,12 +19,12 @@ from simlan.wait import wait_for
 
 Event = dict[str, Any]
 
-_AGENT = Path(__file__).with_name("station_init.py")
+_INIT = Path(__file__).with_name("station_init.py")
 
-# Assembles the root and becomes the agent. /sys is read-only: what clients know
-# containers by, in which they do not wait for udev.
+# Assembles the root and executes station_init.py. /sys is read-only: clients take that
+# for a container and do not wait for udev.
 _SETUP = """
-lower=$1 top=$2 agent=$3
+lower=$1 top=$2 init=$3
 mount -t tmpfs -o mode=755 tmpfs $top
 mkdir $top/upper $top/work $top/root
 mount -t overlay -o "lowerdir=$lower,upperdir=$top/upper,workdir=$top/work" overlay $top/root
@@ -36,14 +35,14 @@ mount --rbind /dev $root/dev
 mount -t tmpfs -o mode=755 tmpfs $root/run
 mount -t tmpfs -o mode=1777 tmpfs $root/tmp
 ip link set lo up
-exec /usr/bin/python3 -I -S "$agent" "$root"
+exec /usr/bin/python3 -I -S "$init" "$root"
 """
 
 _NUMBERS = itertools.count(1)
 
 
 class Station:
-    """Namespaces, NICs eth0, eth1, … and an agent (agent.py) that starts clients."""
+    """Namespaces, NICs eth0, eth1, …, and station_init.py, which starts clients."""
 
     def __init__(self, root: Sequence[Path], files: Mapping[str, str]):
         number = next(_NUMBERS)
@@ -57,7 +56,7 @@ class Station:
         unshare = ["unshare", "--mount", "--pid", "--uts", "--ipc", "--net"]
         unshare += ["--fork", "--kill-child", "--propagation=private"]
         lower = ":".join(str(path) for path in root)
-        setup = ["sh", "-euc", _SETUP, "setup", lower, str(self._top), str(_AGENT)]
+        setup = ["sh", "-euc", _SETUP, "setup", lower, str(self._top), str(_INIT)]
         self._process = start([*unshare, *setup], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -66,17 +65,17 @@ class Station:
         assert pid is not None
         self._pid = pid
         self.root = Path(f"/proc/{pid}/root{self._top}/root")
-        # networkd makes its identity of it.
+        # networkd derives its DHCP client identifier from it.
         machine_id = {"/etc/machine-id": f"{number + (1 << 64):032x}\n"}
         for path, content in {**machine_id, **files}.items():
             target = self.root / path.lstrip("/")
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(content)
-            # NetworkManager ignores files that others can read.
+            # NetworkManager ignores connections that other users can read.
             target.chmod(0o600 if "system-connections" in path else 0o644)
 
     def close(self) -> None:
-        """Ends the station with all that runs on it."""
+        """Ends the station and its processes."""
         remove_cgroup(self.cgroup)
         self._process.kill()
         self._process.wait()
@@ -86,17 +85,17 @@ class Station:
         shutil.rmtree(self._top, ignore_errors=True)
 
     def connect(self, lan: Lan, plugged: bool = True) -> Nic:
-        """One more NIC."""
+        """Adds a NIC in a LAN."""
         index = len(self.nics)
         mac = f"02:bd:02:{self._number // 256:02x}:{self._number % 256:02x}:{index:02x}"
         nic = lan.connect(f"eth{index}", mac, self._pid, plugged)
         self.nics.append(nic)
         return nic
 
-    # Commands of the agent
+    # Commands, see station_init.py
 
     def run(self, *argv: str) -> str:
-        """What a program prints in the station."""
+        """Runs a program in the station; returns its output."""
         mark = self.mark()
         self._command(do="run", argv=argv)
         event = self._wait("ran", mark)
@@ -104,14 +103,14 @@ class Station:
         return str(event["output"])
 
     def execute(self, *argv: str) -> tuple[int, float]:
-        """Starts a client: its process, and when it was executed."""
+        """Starts a client; returns its process and the time of its execve."""
         mark = self.mark()
         self._command(do="exec", argv=argv, cgroup=str(self.cgroup))
         event = self._wait("exec", mark)
         return event["pid"], event["time"]
 
     def signal(self, pid: int, number: int) -> float:
-        """Sends a signal to a client; when."""
+        """Sends a signal to a client; returns the time."""
         mark = self.mark()
         self._command(do="signal", pid=pid, signal=number)
         return float(self._wait("signalled", mark)["time"])
@@ -121,10 +120,10 @@ class Station:
         self._process.stdin.write(json.dumps(fields) + "\n")
         self._process.stdin.flush()
 
-    # What happened
+    # Events
 
     def mark(self) -> int:
-        """A place in the events, for `events`."""
+        """Returns the current end of the events, for `events`."""
         with self._lock:
             return len(self._events)
 
@@ -133,12 +132,12 @@ class Station:
             return [event for event in self._events[since:] if event["event"] == kind]
 
     def log(self) -> str:
-        """What the clients printed."""
+        """Returns the output of the clients."""
         path = self.root / "run/client.log"
         return path.read_text(errors="replace") if path.exists() else ""
 
     def _wait(self, kind: str, since: int = 0) -> Event:
-        return wait_for(lambda: self.events(kind, since), f"the agent: {kind}")[0]
+        return wait_for(lambda: self.events(kind, since), f"the event {kind}")[0]
 
     def _read(self) -> None:
         assert self._process.stdout is not None
@@ -147,15 +146,15 @@ class Station:
             with self._lock:
                 self._events.append(event)
 
-    # What the clients use
+    # Resources of the clients
 
     def cpu(self) -> float:
-        """Seconds of processor time that the clients used, with their children."""
+        """Returns the CPU time of the clients and their children, in seconds."""
         fields = dict(line.split() for line in (self.cgroup / "cpu.stat").read_text().splitlines())
         return int(fields["usage_usec"]) / 1e6
 
     def memory(self) -> tuple[int, int]:
-        """Resident and private dirty memory of the clients' processes, in kB."""
+        """Returns resident and private dirty memory of the clients, in kB."""
         resident = dirty = 0
         for pid in (self.cgroup / "cgroup.procs").read_text().split():
             try:

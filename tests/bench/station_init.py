@@ -1,18 +1,18 @@
 #!/usr/bin/python3
-"""The first process of a station: starts clients in its root and tells when what
-happened.
+"""The first process of a station: starts clients in its root and reports events with
+their times.
 
-    agent.py ROOT
+    station_init.py ROOT
 
-Commands are JSON objects, a line each, on the standard input; events likewise on
-the standard output. All times are CLOCK_MONOTONIC in seconds.
+Standard input has commands, standard output events: a JSON object a line. Times are
+CLOCK_MONOTONIC in seconds. Commands, and the events that answer them:
 
-    {"do": "run", "argv": […]}               ends with {"event": "ran", "status", "output"}
-    {"do": "exec", "argv": […], "cgroup": …} starts a client: {"event": "exec", "time", "pid"},
-                                             time being that of the execve
-    {"do": "signal", "pid": …, "signal": …}  {"event": "signalled", "time"}
+    {"do": "run", "argv": […]}                  {"event": "ran", "status", "output"}
+    {"do": "exec", "argv": […], "cgroup": …}    {"event": "exec", "time", "pid"}
+                                                starts a client; time of the execve
+    {"do": "signal", "pid": …, "signal": …}     {"event": "signalled", "time"}
 
-Events that come by themselves, from rtnetlink(7) and wait(2):
+Events from rtnetlink(7) and wait(2):
 
     {"event": "address", "time", "added", "interface", "address": "192.0.2.1/24"}
     {"event": "link", "time", "interface", "carrier"}
@@ -41,12 +41,12 @@ _LOWER_UP = 0x10000
 _ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "HOME": "/root"}
 
 
-def tell(event: str, **fields: Any) -> None:
+def publish(event: str, **fields: Any) -> None:
     print(json.dumps({"event": event, **fields}), flush=True)
 
 
 def attributes(data: bytes) -> dict[int, bytes]:
-    """The attributes of an rtnetlink message."""
+    """Parses the attributes of an rtnetlink message."""
     found = {}
     at = 0
     while at + 4 <= len(data):
@@ -59,7 +59,7 @@ def attributes(data: bytes) -> dict[int, bytes]:
 
 
 class Watch:
-    """Links and addresses of the station as the kernel announces them."""
+    """Publishes changes of the station's links and addresses."""
 
     def __init__(self) -> None:
         self.socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
@@ -83,7 +83,7 @@ class Watch:
         _, _, index, flags, _ = struct.unpack_from("=BxHiII", body)
         name = attributes(body[16:]).get(_IFLA_IFNAME, b"").rstrip(b"\0").decode()
         self._names[index] = name
-        tell("link", time=now, interface=name, carrier=bool(flags & _LOWER_UP))
+        publish("link", time=now, interface=name, carrier=bool(flags & _LOWER_UP))
 
     def _address(self, added: bool, body: bytes, now: float) -> None:
         _, prefix, _, _, index = struct.unpack_from("=BBBBI", body)
@@ -91,11 +91,11 @@ class Watch:
         if local:
             text = f"{socket.inet_ntoa(local)}/{prefix}"
             interface = self._names.get(index, str(index))
-            tell("address", time=now, added=added, interface=interface, address=text)
+            publish("address", time=now, added=added, interface=interface, address=text)
 
 
-def execute(root: str, argv: list[str], cgroup: str) -> tuple[int, float]:
-    """Starts a client; its process and when it was executed."""
+def start_client(root: str, argv: list[str], cgroup: str) -> tuple[int, float]:
+    """Starts a client; returns its process and the time of its execve."""
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -124,7 +124,7 @@ def execute(root: str, argv: list[str], cgroup: str) -> tuple[int, float]:
     return pid, struct.unpack("d", data)[0] if data else time.monotonic()
 
 
-def obey(root: str, command: dict[str, Any]) -> None:
+def execute_command(root: str, command: dict[str, Any]) -> None:
     if command["do"] == "run":
         result = subprocess.run(
             ["chroot", root, *command["argv"]],
@@ -134,15 +134,15 @@ def obey(root: str, command: dict[str, Any]) -> None:
             text=True,
             env=_ENVIRONMENT,
         )
-        tell("ran", status=result.returncode, output=result.stdout)
+        publish("ran", status=result.returncode, output=result.stdout)
     elif command["do"] == "exec":
-        pid, when = execute(root, command["argv"], command["cgroup"])
-        tell("exec", pid=pid, time=when)
+        pid, when = start_client(root, command["argv"], command["cgroup"])
+        publish("exec", pid=pid, time=when)
     elif command["do"] == "signal":
         when = time.monotonic()
         with suppress(ProcessLookupError):
             os.kill(command["pid"], command["signal"])
-        tell("signalled", time=when)
+        publish("signalled", time=when)
 
 
 def main() -> int:
@@ -153,7 +153,7 @@ def main() -> int:
     woken.setblocking(False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
-    tell("ready")
+    publish("ready")
     buffer = b""
     while True:
         sources: list[socket.socket | int] = [watch.socket, woken, 0]
@@ -170,14 +170,14 @@ def main() -> int:
                 if pid == 0:
                     break
                 code = os.waitstatus_to_exitcode(status)
-                tell("exit", time=time.monotonic(), pid=pid, status=code)
+                publish("exit", time=time.monotonic(), pid=pid, status=code)
         if 0 in ready:
             data = os.read(0, 65536)
             if not data:
                 return 0
             *lines, buffer = (buffer + data).split(b"\n")
             for line in lines:
-                obey(root, json.loads(line))
+                execute_command(root, json.loads(line))
 
 
 if __name__ == "__main__":

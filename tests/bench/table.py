@@ -1,4 +1,4 @@
-"""What was measured, as text for people: ratios first, then everything."""
+"""Makes the tables of the report: ratios to the best peer, then all figures."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from statistics import median
 
 from rows import Figure, Value
 
-OURS = "netd"
+NETD = "netd"
 Results = Mapping[tuple[str, str], Sequence[Value]]
 """Values by client and key of the figure, in the order of the runs."""
 
@@ -17,8 +17,8 @@ def _numbers(values: Sequence[Value]) -> list[float]:
 
 
 def middle(values: Sequence[Value]) -> float | None:
-    """The median, a value that never came counting as infinite; none when that is
-    the median, or there is nothing."""
+    """Returns the median, with "never" as infinite. Returns `None` without values, or if
+    the median is infinite."""
     if not values:
         return None
     found = median([float("inf") if value is None else float(value) for value in values])
@@ -30,7 +30,7 @@ def _format(value: float) -> str:
 
 
 def cell(figure: Figure, values: Sequence[Value]) -> str:
-    """One client's values: median (minimum–maximum), or a count."""
+    """Formats the values of a client: median (minimum–maximum), or a count."""
     if not values:
         return "–"
     if figure.unit == "yes":
@@ -45,12 +45,12 @@ def cell(figure: Figure, values: Sequence[Value]) -> str:
 
 
 def ratio(figure: Figure, results: Results, clients: Sequence[str]) -> list[str]:
-    """Measure, bar, ours, the best peer, and how many times more it takes."""
-    ours = results.get((OURS, figure.key), ())
-    peers = {name: results.get((name, figure.key), ()) for name in clients if name != OURS}
+    """Returns a row: measure, bar, netd, the best peer, and the ratio of the two."""
+    own = results.get((NETD, figure.key), ())
+    peers = {name: results.get((name, figure.key), ()) for name in clients if name != NETD}
     peers = {name: values for name, values in peers.items() if values}
     unit = "" if figure.unit == "yes" else f" {figure.unit}"
-    head = [figure.title, figure.bar, f"{cell(figure, ours)}{unit}"]
+    head = [figure.title, figure.bar, f"{cell(figure, own)}{unit}"]
     if figure.unit == "yes":
         counts = {name: sum(map(bool, values)) for name, values in peers.items()}
         if not counts:
@@ -61,13 +61,13 @@ def ratio(figure: Figure, results: Results, clients: Sequence[str]) -> list[str]
     if not medians:
         return [*head, "never" if peers else "–", ""]
     best = min(medians, key=lambda name: medians[name])
-    mine = middle(ours)
-    times = f"{medians[best] / mine:.1f}" if mine else ""
+    median_of_netd = middle(own)
+    times = f"{medians[best] / median_of_netd:.1f}" if median_of_netd else ""
     return [*head, f"{cell(figure, peers[best])}{unit} {best}", times]
 
 
 def markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A table whose columns are as wide as they need to be, for reading as text."""
+    """Makes a Markdown table with aligned columns."""
     rows = [list(head), *map(list, lines)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
 
@@ -79,10 +79,10 @@ def markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 
 def tables(figures: Sequence[Figure], clients: Sequence[str], results: Results) -> tuple[str, str]:
-    """The table of ratios and that of everything."""
+    """Makes the table of ratios and the table of all figures."""
     shown = [f for f in figures if any(results.get((name, f.key)) for name in clients)]
     ratios = markdown(
-        ["measure", "bar", OURS, "best peer", "× netd"],
+        ["measure", "bar", NETD, "best peer", "× netd"],
         [ratio(figure, results, clients) for figure in shown],
     )
     everything = markdown(

@@ -1,4 +1,4 @@
-"""One client on one station in one LAN, from before its start to its end."""
+"""A trial: one client on one station in one LAN, from its start to its end."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from station import Event, Station
 PREFIX = "198.51.100"
 SERVER = f"{PREFIX}.1"
 FIRST = f"{PREFIX}.100/24"
-"""The address that a client gets from a server that is told nothing else."""
+"""The first address of a server's pool."""
 
 # Sets an interface up and prints when, see netdevice(7).
 _PLUG = """
@@ -34,7 +34,7 @@ with socket.socket() as control:
 
 
 class Trial:
-    """Everything that a measurement needs; nothing runs until `start`."""
+    """A client on a station, and its LANs. The client does not run until `start`."""
 
     def __init__(
         self,
@@ -45,11 +45,11 @@ class Trial:
         bus: bool = False,
         direct: bool = False,
     ):
-        """A station with `dead` NICs on which nobody answers before the live one;
-        `direct` connects that to the server without a bridge, see `Lan`."""
+        """Makes a station with a live NIC after `dead` NICs without server. `direct`
+        connects the live one to the server without a bridge, see `Lan`."""
         self.client = client
         self.lan = Lan(PREFIX, direct=direct)
-        # Each in a LAN of its own: clients that bridge all NICs would make a loop.
+        # A LAN for each: clients that bridge all NICs would make a loop.
         self.dead = [Lan("203.0.113", "dead") for _ in range(dead)]
         self.pid = 0
         self.started = 0.0
@@ -67,7 +67,7 @@ class Trial:
             self.station.run("sh", "-ec", line)
 
     def close(self) -> None:
-        """Ends all of it."""
+        """Ends station and LANs."""
         self.station.close()
         self._close_lans()
 
@@ -76,18 +76,18 @@ class Trial:
             lan.close()
 
     def double(self, *servers: Behaviour) -> DhcpDouble:
-        """Servers that do as they are told; without any, one that does all well."""
+        """Starts the DHCP double with `servers`, or with one correct server."""
         return DhcpDouble(self.lan, *(servers or [Behaviour(SERVER)]))
 
     # The client
 
     def start(self) -> float:
-        """Starts the client; when it was executed."""
+        """Starts the client; returns the time of its execve."""
         self.pid, self.started = self.station.execute(*self._argv)
         return self.started
 
     def stop(self, number: int = signal.SIGTERM, deadline: float = 10) -> None:
-        """Ends the client, as its service manager would."""
+        """Ends the client, with SIGKILL after the deadline."""
         mark = self.station.mark()
         self.station.signal(self.pid, number)
 
@@ -101,15 +101,15 @@ class Trial:
             wait_for(ended, f"{self.client.name} ends", deadline)
 
     def plug(self) -> float:
-        """Gives the NIC carrier again; when that began. What the
-        kernel announces to us may come later than what a client does about it."""
+        """Gives the NIC carrier again; returns the time before that. A client can react
+        before the kernel's announcement arrives here."""
         return float(self.lan.run(["/usr/bin/python3", "-I", "-S", "-c", _PLUG, self.nic.cable]))
 
     # Its addresses
 
     def address_events(self, since: int = 0) -> list[Event]:
-        """What happened to addresses on the interface where the lease belongs, not
-        counting br1 of ours."""
+        """Returns the events of addresses on the client's interface, without br1 of
+        netd."""
         wanted = self.client.interface
         return [
             event
@@ -118,14 +118,14 @@ class Trial:
         ]
 
     def addresses(self) -> set[str]:
-        """The addresses there now."""
+        """Returns the current addresses."""
         present: set[str] = set()
         for event in self.address_events():
             (present.add if event["added"] else present.discard)(event["address"])
         return present
 
     def leased(self, since: int = 0, wanted: Sequence[str] = ()) -> Event | None:
-        """The first address from the LAN, or of those wanted."""
+        """Returns the event of the first address from the LAN, or of those wanted."""
         for event in self.address_events(since):
             if event["added"] and (
                 event["address"] in wanted
@@ -137,19 +137,19 @@ class Trial:
     def wait_lease(
         self, since: int = 0, deadline: float = 30, wanted: Sequence[str] = ()
     ) -> Event | None:
-        """Waits for that; none when it does not come."""
+        """Waits for `leased`; returns `None` after the deadline."""
         try:
             return wait_for(lambda: self.leased(since, wanted), "a lease", deadline)
         except TimedOut:
             return None
 
     def lost(self, since: int, until: float) -> bool:
-        """Whether an address went away until that time."""
+        """Returns true if an address was removed before that time."""
         return any(
             not event["added"] and event["time"] <= until for event in self.address_events(since)
         )
 
 
 def first_after(entries: Sequence[Entry], time: float) -> Entry | None:
-    """The first line of a log after that time."""
+    """Returns the first entry of a log after that time."""
     return next((entry for entry in entries if entry["time"] > time), None)
