@@ -1,21 +1,21 @@
-# Delegates: what is done is in debian/build, image/build, image/boot and tests/.
+# Delegates to debian/build, image/build, image/boot and tests/.
 
 PYTEST = /usr/bin/python3 -m pytest
-# Not links to what is only there on a running host: make would look for it.
+# Without links to files of a running host: make would look for the files.
 IMAGE_FILES = $(shell find image -not -type d -not -xtype l -not -path '*/__pycache__/*')
 
 help:
-	@echo 'sudo make boot          set everything up and boot a build host in QEMU'
-	@echo 'sudo make check         set everything up and run all tests'
+	@echo 'sudo make boot          build everything and boot a build host in QEMU'
+	@echo 'sudo make check         build everything and run all tests'
 	@echo
 	@echo 'sudo make check-fast    format, lints, unit tests'
 	@echo 'sudo make check-system  the packages, on hosts in namespaces'
 	@echo 'sudo make check-boot    the image, on machines in QEMU'
-	@echo 'sudo make check-boot-all the same with every way to boot and to fail'
+	@echo 'sudo make check-boot-all as check-boot, with every way to boot and every failure'
 	@echo 'sudo make bench         netd beside other DHCP clients, into docs/bench-dhcp.md'
 	@echo 'sudo make measure       size, boot and RAM of the image, into docs/figures.md'
 	@echo 'sudo make docs          the documentation in one page, build/docs/index.html'
-	@echo 'sudo make check-reproducible the packages a second time, otherwise: the same bytes?'
+	@echo 'sudo make check-reproducible build the packages again elsewhere and compare them'
 	@echo 'sudo make debs          the Debian packages, in build/debs'
 	@echo 'sudo make image         buildos-image and buildos-initrd, in build/image'
 	@echo 'sudo make clean         remove build/, with the Debian roots and caches'
@@ -23,7 +23,7 @@ help:
 boot: build/demo/SHA256SUMS
 	image/boot
 
-# One after the other: each lane is cheaper than the next.
+# In this order: the cheapest lane first.
 check:
 	$(MAKE) --no-print-directory check-fast
 	$(MAKE) --no-print-directory check-system
@@ -41,7 +41,7 @@ check-boot: build/demo/SHA256SUMS
 check-boot-all: build/demo/SHA256SUMS
 	$(PYTEST) tests/boot --all
 
-# What is booted has the stand-ins for the agents in it, and is packed as it is shipped.
+# The booted image has the stand-ins for agents and the shipped compression.
 measure: build/image/SHA256SUMS
 	image/build --output build/measured --package buildos-doubles
 	image/build --output build/peers/networkd --no-buildos --package buildos-doubles \
@@ -69,15 +69,15 @@ clean:
 host-packages:
 	debian/install-host-packages debian/host-packages image/host-packages tests/host-packages
 
-# debian/build itself knows whether there is something to do.
+# debian/build does nothing if the packages are up to date.
 build/debs/.stamp: host-packages FORCE
 	debian/build
 
 build/image/SHA256SUMS: build/debs/.stamp $(IMAGE_FILES)
 	image/build --output build/image
 
-# The image of the demonstration and the boot lane has the stand-ins for the
-# agents in it, and is packed sooner.
+# The image of the demonstration and the boot lane has the stand-ins for agents and a
+# fast compression.
 build/demo/SHA256SUMS: build/debs/.stamp $(IMAGE_FILES)
 	image/build --output build/demo --package buildos-doubles --level 3
 

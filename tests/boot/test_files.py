@@ -150,7 +150,7 @@ def test_build_with_wrong_options_names_the_option(tmp_path: Path) -> None:
         (["--tree", "/no/such"], "--tree /no/such: no such directory"),
         (["--prune", "/no/such"], "--prune /no/such: no such file"),
         (["--record", "/no/such"], "--record /no/such: no such file"),
-        (["--level"], "--level wants an argument"),
+        (["--level"], "--level needs an argument"),
         (["--levle", "3"], "unknown option --levle"),
         (["--debs", str(tmp_path)], f"no buildos_*.deb in {tmp_path}"),
     ):
