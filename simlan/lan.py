@@ -177,7 +177,7 @@ class Lan(Closing):
         """Returns the number of ARP announcements of `address` by hosts since the first
         call of this or of `watch_arp`."""
         self.watch_arp()
-        request = rf"Request who-has {re.escape(address)} .*tell {re.escape(address)},"
+        request = rf"Request who-has {re.escape(address)} .* {re.escape(address)},"
         return len(re.findall(request, self.log("arp.log")))
 
     def watch_arp(self) -> None:

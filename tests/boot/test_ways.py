@@ -113,25 +113,25 @@ def test_crash_reboots_and_is_in_the_next_journal(boot_once: Boot, tmp_path: Pat
 
 SITE = "etc/buildos/agentd.conf.d/site.toml"
 
-AS_NOBODY = """\
+AS_DAEMON = """\
 mount --bind "$1" /etc/subuid
 mount --bind "$1" /etc/subgid
 shift
-exec setpriv --reuid=nobody --regid=nogroup --clear-groups "$@"
+exec setpriv --reuid=daemon --regid=daemon --clear-groups "$@"
 """
-"""Executes a program as the user nobody, with the subordinate uids of the file $1."""
+"""Executes a program as the user daemon, with the subordinate uids of the file $1."""
 
 
 @pytest.fixture
 def home() -> Iterator[Path]:
-    """A directory for the user nobody. The parents of tmp_path are closed to that user."""
+    """A directory for the user daemon. The parents of tmp_path are closed to that user."""
     with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="buildos-home.") as name:
         yield Path(name)
 
 
-def leftovers_of_nobody() -> list[str]:
-    """Returns temporary directories of image/build that belong to the user nobody."""
-    find = ["find", "/var/tmp", "-maxdepth", "1", "-user", "nobody", "-name", "buildos-image.*"]
+def leftovers_of_daemon() -> list[str]:
+    """Returns temporary directories of image/build that belong to the user daemon."""
+    find = ["find", "/var/tmp", "-maxdepth", "1", "-user", "daemon", "-name", "buildos-image.*"]
     return subprocess.check_output(find, text=True).splitlines()
 
 
@@ -141,7 +141,7 @@ def test_rebuilt_image_has_the_same_bytes(tmp_path: Path, home: Path) -> None:
     for file in ("image", "debian/changelog", "build/debs", "build/cache"):
         (home / file).parent.mkdir(parents=True, exist_ok=True)
         subprocess.run(["cp", "-R", str(TOP / file), str(home / file)], check=True)
-    (home / "subordinate").write_text("nobody:1000000:65536\n")
+    (home / "subordinate").write_text("daemon:1000000:65536\n")
     site = home / "site" / SITE
     site.parent.mkdir(parents=True)
     site.write_text("# nothing\n")
@@ -153,8 +153,8 @@ def test_rebuilt_image_has_the_same_bytes(tmp_path: Path, home: Path) -> None:
         command += ["--append", "console=ttyS1", "--tree", str(home / "site")]
         command += ["--prune", str(prune), *map(str, more)]
         if top == home:
-            subprocess.run(["chown", "-R", "nobody:nogroup", str(home)], check=True)
-            sandbox = ["unshare", "--mount", "sh", "-euc", AS_NOBODY, "sh"]
+            subprocess.run(["chown", "-R", "daemon:daemon", str(home)], check=True)
+            sandbox = ["unshare", "--mount", "sh", "-euc", AS_DAEMON, "sh"]
             command = [*sandbox, str(home / "subordinate"), *command]
         return subprocess.Popen(
             ["sh", "-c", 'umask 077; TZ=Asia/Tokyo exec "$@"', "sh", *command],
@@ -195,13 +195,13 @@ def test_rebuilt_image_has_the_same_bytes(tmp_path: Path, home: Path) -> None:
 
     status, errors = build(home, "--cache", TOP / "build/cache")
     assert status == 1
-    assert "nobody may not write to" in errors and "--cache" in errors
-    assert not leftovers_of_nobody()
+    assert "daemon may not write to" in errors and "--cache" in errors
+    assert not leftovers_of_daemon()
 
     with start(home) as process:
         wait_for(
             lambda: [
-                at for at in leftovers_of_nobody() if list(Path(at).glob("mmdebstrap.*/usr/bin"))
+                at for at in leftovers_of_daemon() if list(Path(at).glob("mmdebstrap.*/usr/bin"))
             ],
             "a partial root of mmdebstrap",
             300,
@@ -209,4 +209,4 @@ def test_rebuilt_image_has_the_same_bytes(tmp_path: Path, home: Path) -> None:
         process.terminate()
         _, errors = process.communicate()
     assert process.returncode == 130, errors
-    assert not leftovers_of_nobody()
+    assert not leftovers_of_daemon()
