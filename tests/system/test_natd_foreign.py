@@ -195,4 +195,4 @@ def test_firewall_that_accepts_machines_is_no_finding(online: Host) -> None:
     assert online.bus_property("nat1", "ForeignDrops") == []
     assert online.bus_property("nat1", "ForeignSuspects") == []
     assert online.bus_property("nat1", "Ready") is True
-    assert not told(online, FOREIGN, since)
+    assert not messages(online, FOREIGN, since)
