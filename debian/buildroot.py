@@ -25,11 +25,10 @@ TOP = Path(__file__).resolve().parent.parent
 BUILD = TOP / "build"
 SUITE = "trixie"
 
-# Runs as the first process of the namespaces: assembles the root of the directories
-# $1, keeps changes in the directory $2 if there is one, and executes the rest of its
-# arguments there.
-# A network is the one of the outside, with its resolver and the certificates it
-# trusts; a command without a network has a loopback device.
+# Runs as the first process of the namespaces: mounts the root from the directories $1,
+# keeps changes in the directory $2 if it is given, and executes the remaining arguments.
+# A command with a network has that of this machine, with its resolver and certificates.
+# A command without a network has a loopback device.
 _ENTER = """
 lower=$1 changes=$2 network=$3 binds=$4 directory=$5; shift 5
 mount -t tmpfs -o mode=755 tmpfs "$MOUNTPOINT"
@@ -65,12 +64,12 @@ _ENVIRONMENT = {
 }
 
 
-# What else the outside says about its network.
+# Other files of this machine that describe its network.
 _PROXIES = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 
 
 class CommandFailed(Exception):
-    """A command in a root ended with an error, after it said why."""
+    """A command in a root failed; it has printed the reason."""
 
     def __init__(self, command: Sequence[str], status: int):
         super().__init__(f"{shlex.join(command)}: failed with status {status}")
@@ -78,7 +77,7 @@ class CommandFailed(Exception):
 
 @contextmanager
 def locked() -> Iterator[None]:
-    """Nobody else makes or changes what is below build/ meanwhile."""
+    """Holds the lock of build/, so that no other process changes it meanwhile."""
     BUILD.mkdir(exist_ok=True)
     with (BUILD / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -86,12 +85,12 @@ def locked() -> Iterator[None]:
 
 
 def say(text: str) -> None:
-    """One line on what happens now, for whoever waits."""
+    """Prints a line with the current step."""
     print(f"==> {text}", flush=True)
 
 
 def digest(*parts: str | bytes | Path) -> str:
-    """A name for the content of `parts`; a path stands for the file's bytes."""
+    """Returns a digest of `parts`; a path counts with the bytes of its file."""
     total = hashlib.sha256()
     for part in parts:
         data = part.read_bytes() if isinstance(part, Path) else part
@@ -101,7 +100,7 @@ def digest(*parts: str | bytes | Path) -> str:
 
 
 class Stamp:
-    """Remembers in a file from which inputs a result was made."""
+    """Records in a file the inputs of a result."""
 
     def __init__(self, path: Path, content: str):
         self.path = path
@@ -119,13 +118,13 @@ class Stamp:
 
 
 class Root:
-    """A Debian root: the directories that make it, uppermost first."""
+    """A Debian root: the directories of its overlay, uppermost first."""
 
     def __init__(self, *directories: Path):
         self.directories = directories
 
     def layer(self, directory: Path) -> Root:
-        """The root with what a command changed and kept in `directory`."""
+        """Returns the root with the changes of a command, kept in `directory`, on top."""
         return Root(directory / "upper", *self.directories)
 
     def run(
@@ -151,7 +150,7 @@ class Root:
         env: Mapping[str, str] | None = None,
         directory: str = "/",
     ) -> bytes:
-        """What `command` prints; otherwise as `run`, without a network."""
+        """Returns the output of `command`; otherwise as `run`, without a network."""
         return self._run(command, binds or {}, env or {}, directory, False, None, capture=True)
 
     def _run(
@@ -202,10 +201,9 @@ def make_root(name: str, packages: Sequence[str], hooks: Sequence[str] = (), key
     `key` stands for the files that they read."""
     path = BUILD / "roots" / name
     recipe = ["--variant=minbase", f"--include={','.join(packages)}"]
-    # Packages are installed once and the root can be made again: no need to
-    # wait for the disk.
+    # No fsync: the root can be made again.
     recipe += ["--dpkgopt=force-unsafe-io", '--aptopt=Acquire::Retries "5"']
-    # The name of the machine that built the root is not the name of a host.
+    # mmdebstrap copies the name of this machine, which is not that of a host.
     recipe += ['--customize-hook=rm -f "$1/etc/hostname"']
     recipe += [f"--customize-hook={hook}" for hook in hooks]
     stamp = Stamp(path.with_suffix(".stamp"), digest(SUITE, *recipe, key))
@@ -231,7 +229,7 @@ def make_root(name: str, packages: Sequence[str], hooks: Sequence[str] = (), key
 
 
 def build_root() -> Root:
-    """The root with build-essential and the Build-Depends of debian/control."""
+    """Returns the root with build-essential and the Build-Depends of debian/control."""
     control = TOP / "debian" / "control"
     hook = (
         'mkdir -p "$1/tmp/source/debian" && '
@@ -243,7 +241,7 @@ def build_root() -> Root:
 
 
 def tools_root() -> Root:
-    """The build root, with what looks at the source and the packages on top."""
+    """Returns the build root, with the tools that check source and packages on top."""
     packages = ["ca-certificates", "lintian", "rust-clippy", "rustfmt"]
     root = build_root()
     layer = BUILD / "roots" / "tools"
@@ -264,7 +262,7 @@ def tools_root() -> Root:
 
 
 def build_depends(control: str) -> str:
-    """The Build-Depends field of a debian/control file, as it stands there."""
+    """Returns the Build-Depends field of a debian/control file, unparsed."""
     lines = control.split("\n\n", 1)[0].splitlines()
     field: list[str] = []
     for line in lines:
@@ -276,6 +274,6 @@ def build_depends(control: str) -> str:
 
 
 def need_root() -> None:
-    """Ends the program with an explanation unless it runs as root."""
+    """Exits with an explanation unless the program runs as root."""
     if os.geteuid() != 0:
         sys.exit("Making Debian roots and mounting them needs root: use sudo.")

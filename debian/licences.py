@@ -1,4 +1,4 @@
-"""debian/copyright: copyright.in, and a paragraph for each vendored crate."""
+"""Writes debian/copyright: copyright.in, and a paragraph for each vendored crate."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 _LICENCE_FILE = re.compile(r"(licen[cs]e|copying|copyright|notice|unlicense)", re.IGNORECASE)
 _HOLDER = re.compile(r"^[\s#/*]*(copyright\s+(?:\(c\)|©|\d{4}).*?)[\s*]*$", re.IGNORECASE)
-# What the form in the appendix of the Apache licence says.
+# The placeholder in the appendix of the Apache licence.
 _FORM = re.compile(r"[\[{]yyyy[\]}]|\{name|name of copyright owner", re.IGNORECASE)
 
 # SPDX names → names of the copyright format 1.0.
@@ -43,7 +43,7 @@ def write_copyright(tree: Path) -> None:
 
 
 def _holders(crate: Path) -> list[str]:
-    """The copyright lines of the crate's licence files."""
+    """Returns the copyright lines of the crate's licence files."""
     holders: list[str] = []
     for path in sorted(crate.iterdir()):
         if not path.is_file() or not _LICENCE_FILE.match(path.name):
@@ -56,7 +56,7 @@ def _holders(crate: Path) -> list[str]:
 
 
 def _terms(spdx: str, crate: str) -> str:
-    """An SPDX expression in the words of the copyright format."""
+    """Returns an SPDX expression in the terms of the copyright format."""
     choices = [_choice(part, crate) for part in spdx.replace("/", " OR ").split(" AND ")]
     return ", and ".join(choices)
 

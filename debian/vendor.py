@@ -1,4 +1,4 @@
-"""The crates of Cargo.lock as a directory of sources, for builds without a network."""
+"""Vendors the crates of Cargo.lock, for builds without a network."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from buildroot import BUILD, TOP, Root, Stamp, digest, say
 
 VENDOR = BUILD / "vendor"
 
-# The architectures of Debian 13 that rustc knows. What none of them needs is
-# left empty: the crates for Windows bring 60 MB of import libraries.
+# The architectures of Debian 13 that rustc supports. Crates that no architecture needs
+# are left empty: those for Windows contain 60 MB of import libraries.
 TRIPLES = (
     "aarch64-unknown-linux-gnu",
     "armv7-unknown-linux-gnueabihf",
@@ -32,7 +32,7 @@ directory = "{vendor}"
 
 
 def vendor(tools: Root) -> str:
-    """Brings `VENDOR` up to date with Cargo.lock; a name for its content."""
+    """Brings `VENDOR` up to date with Cargo.lock; returns a digest of its content."""
     content = digest(TOP / "Cargo.lock", Path(__file__))
     stamp = Stamp(VENDOR.with_suffix(".stamp"), content)
     if stamp.fresh():
@@ -59,13 +59,13 @@ def vendor(tools: Root) -> str:
 
 
 def configure_cargo(home: Path, vendor_directory: str) -> None:
-    """Makes `home` a CARGO_HOME that takes crates from `vendor_directory` only."""
+    """Makes `home` a CARGO_HOME that uses crates of `vendor_directory` only."""
     home.mkdir(parents=True, exist_ok=True)
     (home / "config.toml").write_text(CARGO_CONFIG.format(vendor=vendor_directory))
 
 
 def _needed(tools: Root, binds: dict[str, Path]) -> set[str]:
-    """The directories of the crates that are compiled on some architecture."""
+    """Returns the directories of crates that are compiled on an architecture."""
     home = BUILD / "cargo-home-vendored"
     configure_cargo(home, "/work/vendor")
     cargo = ["cargo", "metadata", "--format-version=1", "--frozen"]
@@ -84,8 +84,8 @@ def _needed(tools: Root, binds: dict[str, Path]) -> set[str]:
 
 
 def _empty(crate: Path) -> None:
-    """Leaves of a crate what cargo has to read to know that it is not needed:
-    the manifest and the names of the sources."""
+    """Reduces a crate to its manifest and empty sources, which cargo needs to resolve
+    it."""
     for path in sorted(crate.rglob("*"), reverse=True):
         if path.is_dir() and not path.is_symlink():
             if not any(path.iterdir()):

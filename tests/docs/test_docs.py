@@ -77,7 +77,7 @@ def test_the_page_of_all_documentation_leads_nowhere_else(tmp_path: Path) -> Non
         if link.startswith("#"):
             assert link.removeprefix("#") in anchors.ids, link
         elif "://" in link:
-            # Nobody else can be asked from here.
+            # Manual pages of other packages cannot be checked here.
             assert urlsplit(link).scheme in ("http", "https") and urlsplit(link).netloc, link
         elif not link.startswith("data:image/"):
             assert (TOP / "build" / "docs" / link).resolve().exists(), link
