@@ -1,70 +1,55 @@
-//! What the private bridge does with frames between its ports.
+//! Configures how the private bridge treats frames between its ports.
 //!
-//! With the module br_netfilter, frames that are only bridged pass iptables,
-//! too, on all bridges unless told otherwise: that costs a sixth of the
-//! connections, and a firewall for the host drops frames between strangers. So
-//! it is switched off for all bridges (`net.bridge.bridge-nf-call-*`), and on
-//! for the private one alone when a rule there asks for the port that a frame
-//! came in by, as the build bot's agent's does (`physdev`, which
-//! iptables-extensions(8) has only with br_netfilter).
+//! | setting | value |
+//! |---|---|
+//! | `net.bridge.bridge-nf-call-*`, for all bridges | 0 |
+//! | `nf_call_iptables` of br1 (ip-link(8)) | 1 if configured, or if a rule matches on ports |
+//! | `isolated` of br1's ports (bridge(8)) | as configured; keeps machines from each other |
 //!
-//! A port can be isolated from other isolated ports (bridge(8), `isolated`):
-//! that keeps machines from each other.
+//! With the module br_netfilter, bridged frames pass iptables on all bridges by
+//! default. That costs a sixth of the connections, and a firewall of the host drops
+//! frames between machines. Rules of the build bot's agent need it: they match on the
+//! input port (`physdev`, which iptables-extensions(8) has only with br_netfilter).
 
 use std::io;
 use std::path::{Path, PathBuf};
 
-use futures_util::FutureExt as _;
-use netlink_packet_core::{NLA_F_NESTED, NLM_F_ACK, NLM_F_REQUEST};
-use netlink_sys::protocols::NETLINK_ROUTE;
-use netlink_sys::{AsyncSocketExt as _, TokioSocket};
-use tokio::time::timeout;
+use buildos_netlink::bridge::{self, InfoBridge, InfoBridgePort};
+use buildos_netlink::{Monitor, RouteNetlinkMessage, Socket};
+use buildos_types::{InterfaceName, LinkIndex};
 
 use crate::config::BridgeNetfilter;
 use crate::firewall::bytecode::{Expression, ForeignTable};
-use crate::netlink::{self, TIMEOUT};
-use buildos_types::InterfaceName;
 
-/// Sysctls below `/proc/sys/net` that are for all bridges.
-pub const FOR_ALL_BRIDGES: [&str; 3] = [
+/// Sysctls for all bridges, below `/proc/sys/net`.
+pub const SYSCTLS_OF_ALL_BRIDGES: [&str; 3] = [
     "bridge/bridge-nf-call-iptables",
     "bridge/bridge-nf-call-ip6tables",
     "bridge/bridge-nf-call-arptables",
 ];
 
-/// Group of announcements of links (`RTMGRP_LINK`, linux/rtnetlink.h).
-const LINKS: u32 = libc::RTMGRP_LINK as u32;
-/// The kind of link that a bridge and a port of one are.
-const BRIDGE: &[u8] = b"bridge\0";
-/// `IFLA_BR_NF_CALL_IPTABLES` and `IFLA_BRPORT_ISOLATED` (linux/if_link.h).
-const NF_CALL_IPTABLES: u16 = 36;
-const ISOLATED: u16 = 33;
-/// `struct ifinfomsg` (linux/rtnetlink.h), and where in it the index of the link is.
-const LINK_HEADER: usize = 16;
-const LINK_INDEX: usize = 4;
-
-/// The kernel did not do what was asked.
+/// A bridge could not be read or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum BridgeError {
-    /// No socket: out of file descriptors, or the sandbox forbids AF_NETLINK.
+    /// The process has no file descriptor left, or its sandbox forbids AF_NETLINK.
     #[error("cannot open an rtnetlink socket")]
-    Socket(#[source] io::Error),
-    /// A file of sysfs cannot be read or makes no sense.
+    Open(#[source] io::Error),
+    /// A file of sysfs cannot be read or parsed.
     #[error("cannot read {}", .0.display())]
     Read(PathBuf, #[source] io::Error),
-    /// A link cannot be changed.
+    /// The kernel refused a change.
     #[error("cannot {0}")]
     Change(String, #[source] io::Error),
-    /// The kernel's announcements cannot be heard any more.
-    #[error("lost the conversation with rtnetlink")]
-    Lost(#[source] io::Error),
+    /// Receiving notifications failed.
+    #[error("lost the notifications of rtnetlink")]
+    Disconnected(#[source] io::Error),
 }
 
-/// Whether bridged frames of the private bridge are to pass iptables.
+/// Returns true if bridged frames of the private bridge are to pass iptables.
 #[must_use]
-pub fn passes_iptables(setting: BridgeNetfilter, others: &[ForeignTable]) -> bool {
-    let asks_for_ports = || {
-        let chains = others.iter().flat_map(|found| &found.table.chains);
+pub fn passes_iptables(setting: BridgeNetfilter, foreign: &[ForeignTable]) -> bool {
+    let matches_on_ports = || {
+        let chains = foreign.iter().flat_map(|foreign| &foreign.table.chains);
         chains
             .flat_map(|chain| &chain.rules)
             .flat_map(|rule| &rule.expressions)
@@ -73,59 +58,62 @@ pub fn passes_iptables(setting: BridgeNetfilter, others: &[ForeignTable]) -> boo
     match setting {
         BridgeNetfilter::On => true,
         BridgeNetfilter::Off => false,
-        BridgeNetfilter::Auto => asks_for_ports(),
+        BridgeNetfilter::Auto => matches_on_ports(),
     }
 }
 
-/// The private bridge.
+/// Observed settings of the private bridge.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Bridge {
-    index: u32,
-    /// Whether its frames pass iptables; [`None`] where the kernel cannot have that.
+    index: LinkIndex,
+    /// [`None`] if the kernel has no br_netfilter.
     passes_iptables: Option<bool>,
     ports: Vec<Port>,
 }
 
-/// A port of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Port {
-    index: u32,
+    index: LinkIndex,
     name: String,
     isolated: bool,
 }
 
-/// A change of a link.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Change {
-    index: u32,
-    what: What,
-    on: bool,
-    /// For people, to be read after "cannot".
+    index: LinkIndex,
+    setting: Setting,
+    /// For logs, and for errors after "cannot".
     description: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum What {
-    /// Of a bridge.
-    PassIptables,
-    /// Of a port.
-    Isolate,
+enum Setting {
+    PassIptables(bool),
+    Isolated(bool),
 }
 
-/// What is to be changed so that the private bridge is as wished.
+impl Change {
+    fn message(&self) -> RouteNetlinkMessage {
+        let index = self.index;
+        match self.setting {
+            Setting::PassIptables(on) => bridge::set(index, vec![InfoBridge::NfCallIpTables(on)]),
+            Setting::Isolated(on) => bridge::set_port(index, vec![InfoBridgePort::Isolated(on)]),
+        }
+    }
+}
+
+/// Returns the differences between observed and desired settings.
 fn plan(bridge: &Bridge, name: &InterfaceName, passes: bool, isolate: bool) -> Vec<Change> {
     let not = |on: bool| if on { "" } else { "not " };
     let of_bridge = (bridge.passes_iptables == Some(!passes)).then(|| Change {
         index: bridge.index,
-        what: What::PassIptables,
-        on: passes,
+        setting: Setting::PassIptables(passes),
         description: format!("have frames on {name} {}pass iptables", not(passes)),
     });
     let ports = bridge.ports.iter().filter(|port| port.isolated != isolate);
     let of_ports = ports.map(|port| Change {
         index: port.index,
-        what: What::Isolate,
-        on: isolate,
+        setting: Setting::Isolated(isolate),
         description: format!(
             "have port {} {}isolated from others",
             port.name,
@@ -135,47 +123,44 @@ fn plan(bridge: &Bridge, name: &InterfaceName, passes: bool, isolate: bool) -> V
     of_bridge.into_iter().chain(of_ports).collect()
 }
 
-/// The kernel's links.
+/// Reads and changes bridges, and notices changes of links.
 pub struct Links {
-    announcements: TokioSocket,
+    monitor: Monitor,
     /// `/sys/class/net` (kernel's `sysfs-class-net`).
     sysfs: PathBuf,
 }
 
 impl Links {
-    /// Listens to changes from now on, and reads links below `root`, which is `/`
-    /// outside of tests.
+    /// Subscribes to changes, and reads links below `root`, which is `/` outside of
+    /// tests.
     ///
     /// # Errors
     ///
-    /// [`BridgeError::Socket`].
+    /// [`BridgeError::Open`].
     pub fn open(root: &Path) -> Result<Self, BridgeError> {
+        let monitor = Monitor::rtnetlink(libc::RTMGRP_LINK as u32);
         Ok(Self {
-            announcements: netlink::socket(NETLINK_ROUTE, LINKS).map_err(BridgeError::Socket)?,
+            monitor: monitor.map_err(BridgeError::Open)?,
             sysfs: root.join("sys/class/net"),
         })
     }
 
-    /// Waits until some link changes. Cancel-safe.
+    /// Waits until a link changes. Cancel-safe.
     ///
     /// # Errors
     ///
-    /// [`BridgeError::Lost`].
-    pub async fn changed(&mut self) -> Result<(), BridgeError> {
-        heard(self.announcements.recv_from_full().await)?;
-        // Whatever came with it is seen by the same look.
-        while let Some(more) = self.announcements.recv_from_full().now_or_never() {
-            heard(more)?;
-        }
-        Ok(())
+    /// [`BridgeError::Disconnected`].
+    pub async fn changed(&self) -> Result<(), BridgeError> {
+        let changed = self.monitor.changed(None).await;
+        changed.map(drop).map_err(BridgeError::Disconnected)
     }
 
-    /// Makes the private bridge and its ports as wished; what was changed, for
-    /// people.
+    /// Applies the settings to the private bridge and its ports, and returns
+    /// descriptions of the changes.
     ///
     /// # Errors
     ///
-    /// [`BridgeError`]; a link that is gone meanwhile is none.
+    /// [`BridgeError`]; a missing link is no error.
     pub async fn apply(
         &self,
         private: &InterfaceName,
@@ -187,7 +172,9 @@ impl Links {
         };
         let mut done = Vec::new();
         for change in plan(&bridge, private, passes, isolate) {
-            match carry_out(&change).await {
+            // Files of sysfs belong to root; netlink requires CAP_NET_ADMIN only.
+            let mut socket = Socket::open().map_err(BridgeError::Open)?;
+            match socket.change(change.message()).await {
                 Ok(()) => done.push(change.description),
                 Err(error) if error.raw_os_error() == Some(libc::ENODEV) => {}
                 Err(error) => return Err(BridgeError::Change(change.description, error)),
@@ -197,16 +184,8 @@ impl Links {
     }
 }
 
-/// An announcement only says "look again", and that some were lost says no less.
-fn heard<A>(datagram: io::Result<A>) -> Result<(), BridgeError> {
-    match datagram {
-        Err(error) if error.raw_os_error() != Some(libc::ENOBUFS) => Err(BridgeError::Lost(error)),
-        Ok(_) | Err(_) => Ok(()),
-    }
-}
-
-/// The bridge of that name; [`None`] when there is none. Ports that come or go
-/// meanwhile are announced.
+/// Reads a bridge; [`None`] if it does not exist. Ports that appear or disappear at the
+/// same time cause a notification.
 fn read(sysfs: &Path, name: &InterfaceName) -> Result<Option<Bridge>, BridgeError> {
     let link = sysfs.join(name.as_str());
     let ports = match std::fs::read_dir(link.join("brif")) {
@@ -214,7 +193,7 @@ fn read(sysfs: &Path, name: &InterfaceName) -> Result<Option<Bridge>, BridgeErro
         Err(error) if is_gone(&error) => return Ok(None),
         Err(error) => return Err(BridgeError::Read(link.join("brif"), error)),
     };
-    let Some(index) = number(&link.join("ifindex"))? else {
+    let Some(index) = number(&link.join("ifindex"))?.and_then(LinkIndex::new) else {
         return Ok(None);
     };
     let mut bridge = Bridge {
@@ -227,7 +206,7 @@ fn read(sysfs: &Path, name: &InterfaceName) -> Result<Option<Bridge>, BridgeErro
             continue;
         };
         let link = sysfs.join(&name);
-        let index = number(&link.join("ifindex"))?;
+        let index = number(&link.join("ifindex"))?.and_then(LinkIndex::new);
         let isolated = number(&link.join("brport/isolated"))?;
         if let (Some(index), Some(isolated)) = (index, isolated) {
             bridge.ports.push(Port {
@@ -240,7 +219,7 @@ fn read(sysfs: &Path, name: &InterfaceName) -> Result<Option<Bridge>, BridgeErro
     Ok(Some(bridge))
 }
 
-/// The number in a file of sysfs; [`None`] when there is no such file.
+/// Reads a number from a file of sysfs; [`None`] if the file does not exist.
 fn number(path: &Path) -> Result<Option<u32>, BridgeError> {
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
@@ -256,54 +235,12 @@ fn number(path: &Path) -> Result<Option<u32>, BridgeError> {
     })
 }
 
-/// Whether a link is not there, or has gone while its file was open.
+/// Returns true if a link does not exist, or disappeared while its file was open.
 fn is_gone(error: &io::Error) -> bool {
     let number = error.raw_os_error();
     [libc::ENOENT, libc::ENOTDIR, libc::ENODEV, libc::EINVAL]
         .into_iter()
         .any(|gone| number == Some(gone))
-}
-
-/// By netlink, which needs CAP_NET_ADMIN only: files of sysfs are root's.
-async fn carry_out(change: &Change) -> io::Result<()> {
-    let socket = netlink::socket(NETLINK_ROUTE, 0)?;
-    // Not by RTM_SETLINK, which passes over the settings of a kind.
-    let flags = NLM_F_REQUEST | NLM_F_ACK;
-    let request = netlink::request(libc::RTM_NEWLINK, flags, 1, &encode(change));
-    socket.send(&request).await?;
-    let answer = timeout(TIMEOUT, socket.recv_from_full()).await;
-    let (datagram, _) = answer.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-    for message in netlink::messages(&datagram) {
-        if let Some(refusal) = message
-            .and_then(|message| netlink::refusal(&message))
-            .map_err(io::Error::other)?
-        {
-            return Err(refusal);
-        }
-    }
-    Ok(())
-}
-
-/// `struct ifinfomsg` and what of the link's kind is to be set.
-fn encode(change: &Change) -> Vec<u8> {
-    let mut message = vec![0; LINK_HEADER];
-    message[LINK_INDEX..LINK_INDEX + 4].copy_from_slice(&change.index.to_ne_bytes());
-    let (kind, data, setting) = match change.what {
-        What::PassIptables => (libc::IFLA_INFO_KIND, libc::IFLA_INFO_DATA, NF_CALL_IPTABLES),
-        What::Isolate => (
-            libc::IFLA_INFO_SLAVE_KIND,
-            libc::IFLA_INFO_SLAVE_DATA,
-            ISOLATED,
-        ),
-    };
-    let setting = netlink::attribute(setting, &[u8::from(change.on)]);
-    let info = [
-        netlink::attribute(kind, BRIDGE),
-        netlink::attribute(data | NLA_F_NESTED, &setting),
-    ];
-    let info = netlink::attribute(libc::IFLA_LINKINFO | NLA_F_NESTED, &info.concat());
-    message.extend_from_slice(&info);
-    message
 }
 
 #[cfg(test)]
@@ -315,26 +252,30 @@ mod tests {
         InterfaceName::new("br1").unwrap()
     }
 
-    fn bridge() -> Bridge {
-        let port = |index, name: &str, isolated| Port {
-            index,
+    fn index(number: u32) -> LinkIndex {
+        LinkIndex::new(number).unwrap()
+    }
+
+    fn observed() -> Bridge {
+        let port = |number, name: &str, isolated| Port {
+            index: index(number),
             name: name.to_owned(),
             isolated,
         };
         Bridge {
-            index: 2,
+            index: index(2),
             passes_iptables: Some(false),
             ports: vec![port(4, "tap0", false), port(5, "tap1", true)],
         }
     }
 
     fn planned(passes: bool, isolate: bool) -> Vec<String> {
-        let changes = plan(&bridge(), &br1(), passes, isolate);
+        let changes = plan(&observed(), &br1(), passes, isolate);
         changes.into_iter().map(|c| c.description).collect()
     }
 
     #[test]
-    fn only_what_is_not_as_wished_is_changed() {
+    fn plan_changes_different_settings_only() {
         assert_eq!(
             planned(false, true),
             ["have port tap0 isolated from others"]
@@ -346,16 +287,16 @@ mod tests {
                 "have port tap1 not isolated from others"
             ]
         );
-        let cannot = Bridge {
+        let without_br_netfilter = Bridge {
             passes_iptables: None,
             ports: Vec::new(),
-            ..bridge()
+            ..observed()
         };
-        assert_eq!(plan(&cannot, &br1(), true, true), []);
+        assert_eq!(plan(&without_br_netfilter, &br1(), true, true), []);
     }
 
     #[test]
-    fn a_bridge_is_read_from_sysfs() {
+    fn bridge_is_read_from_sysfs_without_vanished_ports() {
         let root = tempfile::tempdir().unwrap();
         let write = |path: &str, text: &str| {
             let path = root.path().join(path);
@@ -364,7 +305,7 @@ mod tests {
         };
         assert_eq!(read(root.path(), &br1()).unwrap(), None);
         write("br1/ifindex", "2\n");
-        // A link of that name that is no bridge.
+        // A link without `brif` is no bridge.
         assert_eq!(read(root.path(), &br1()).unwrap(), None);
         write("br1/bridge/nf_call_iptables", "0\n");
         for (index, name, isolated) in [("4\n", "tap0", "0\n"), ("5\n", "tap1", "1\n")] {
@@ -372,47 +313,38 @@ mod tests {
             write(&format!("{name}/ifindex"), index);
             write(&format!("{name}/brport/isolated"), isolated);
         }
-        // This one has gone meanwhile.
+        // The port disappears between the reads.
         write("br1/brif/tap2/flush", "");
         let mut found = read(root.path(), &br1()).unwrap().unwrap();
         found.ports.sort_by_key(|port| port.index);
-        assert_eq!(found, bridge());
+        assert_eq!(found, observed());
         write("br1/ifindex", "two\n");
         let error = read(root.path(), &br1()).unwrap_err();
         assert!(error.to_string().ends_with("br1/ifindex"), "{error}");
     }
 
-    /// As `ip link set br1 type bridge nf_call_iptables 1` and `bridge link set
-    /// dev tap0 isolated on` by way of the port's kind have it.
     #[test]
-    fn a_change_is_one_setting_of_a_kind() {
-        let change = |what| Change {
-            index: 0x0102,
-            what,
-            on: true,
-            description: String::new(),
-        };
-        let header = [0, 0, 0, 0, 2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-        let info = |kind: u8, data: u8, setting: u8| {
-            let kind = [12, 0, kind, 0, b'b', b'r', b'i', b'd', b'g', b'e', 0, 0];
-            let setting = [12, 0, data, 0x80, 5, 0, setting, 0, 1, 0, 0, 0];
-            [&[28, 0, 18, 0x80], &kind[..], &setting].concat()
-        };
-        if cfg!(target_endian = "little") {
-            let bridge = [&header[..], &info(1, 2, 36)].concat();
-            // The length of a string does not count what fills it up.
-            let with_length = |mut bytes: Vec<u8>| {
-                bytes[20] = 11;
-                bytes
+    fn change_sets_only_its_setting() {
+        let message = |setting| {
+            let change = Change {
+                index: index(7),
+                setting,
+                description: String::new(),
             };
-            assert_eq!(encode(&change(What::PassIptables)), with_length(bridge));
-            let port = [&header[..], &info(4, 5, 33)].concat();
-            assert_eq!(encode(&change(What::Isolate)), with_length(port));
-        }
+            change.message()
+        };
+        assert_eq!(
+            message(Setting::PassIptables(true)),
+            bridge::set(index(7), vec![InfoBridge::NfCallIpTables(true)])
+        );
+        assert_eq!(
+            message(Setting::Isolated(false)),
+            bridge::set_port(index(7), vec![InfoBridgePort::Isolated(false)])
+        );
     }
 
     #[test]
-    fn a_rule_of_an_agent_switches_it_on() {
+    fn rule_on_ports_makes_frames_pass_iptables() {
         let rule = |name: &str| KernelRule {
             expressions: vec![Expression::XtMatch(name.to_owned()), Expression::Counter],
             comment: String::new(),

@@ -97,8 +97,8 @@ pub async fn run(mut service: Service<Settings>) -> Result<(), DaemonError> {
     let root = Path::new("/");
     let connection = buildos_dbus_api::system_bus().await?;
     let mut network = network1::watch(&connection).await?;
-    let mut changes = RulesetMonitor::open()?;
-    let mut links = Links::open(root)?;
+    let changes = RulesetMonitor::open()?;
+    let links = Links::open(root)?;
     let files = StatusFiles::open(root)?;
 
     let mut natd = Natd::new(root, &connection, service.settings().clone());
@@ -381,7 +381,7 @@ impl Natd {
         let told = |what: &str| {
             tracing::info!(message_id = MESSAGE_BRIDGE, "{what}");
         };
-        for switch in bridge::FOR_ALL_BRIDGES {
+        for switch in bridge::SYSCTLS_OF_ALL_BRIDGES {
             let turned = self.switches.turn(switch, false);
             if turned.map_err(|error| text::chain(&error))? == Some(true) {
                 told(&format!(

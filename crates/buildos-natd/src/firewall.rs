@@ -17,5 +17,4 @@ mod encode;
 pub mod error;
 pub mod model;
 pub mod monitor;
-mod nfnetlink;
 pub mod policy;

@@ -18,7 +18,6 @@ pub mod dbus;
 pub mod desired;
 pub mod dnsmasq;
 pub mod firewall;
-mod netlink;
 pub mod probe_scheduler;
 pub mod status;
 pub mod status_files;

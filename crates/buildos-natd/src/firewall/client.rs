@@ -2,11 +2,15 @@
 //!
 //! [`install`] uses one transaction: no packet meets half a table, or none.
 
+use std::io;
+use std::ops::Range;
+
+use buildos_netlink::{BatchError, NetfilterMessage, Socket};
+
 use super::bytecode::{Count, ForeignTable, KernelTable};
-use super::decode::{Dump, chain, rule, table};
+use super::decode::{self, Dump};
 use super::encode;
 use super::error::FirewallError;
-use super::nfnetlink::{Message, Netlink};
 
 /// Attempts to read the ruleset without a commit in between.
 const MAX_READS: usize = 8;
@@ -39,76 +43,14 @@ pub async fn foreign_tables(name: &str) -> Result<Vec<ForeignTable>, FirewallErr
 /// As [`read`].
 pub async fn counts(name: &str) -> Result<Vec<(String, Count)>, FirewallError> {
     let mut counts = Vec::new();
-    let mut netlink = Netlink::open()?;
-    for message in netlink.dump(Dump::Rules, libc::NFPROTO_INET).await? {
-        let listed = rule(&message.attributes)?;
+    let mut socket = Socket::open().map_err(FirewallError::Open)?;
+    for message in dump(&mut socket, Dump::Rules, libc::NFPROTO_INET).await? {
+        let listed = decode::rule(&message.attributes)?;
         if let Some(count) = listed.count.filter(|_| listed.table == name) {
             counts.push((listed.rule.comment, count));
         }
     }
     Ok(counts)
-}
-
-async fn read_all(
-    family: i32,
-    is_wanted: impl Fn(&str) -> bool,
-) -> Result<Vec<ForeignTable>, FirewallError> {
-    for _ in 0..MAX_READS {
-        if let Some(tables) = read_once(family, &is_wanted).await? {
-            return Ok(tables);
-        }
-    }
-    Err(FirewallError::Unstable)
-}
-
-/// Reads once; [`None`] if the ruleset changed while it was read.
-async fn read_once(
-    family: i32,
-    is_wanted: impl Fn(&str) -> bool,
-) -> Result<Option<Vec<ForeignTable>>, FirewallError> {
-    let mut netlink = Netlink::open()?;
-    let before = netlink.generation().await?;
-    let mut tables = Vec::new();
-    for message in netlink.dump(Dump::Tables, family).await? {
-        let table = table(&message.attributes)?;
-        if is_wanted(&table.name) {
-            tables.push(ForeignTable {
-                family: message.family.into(),
-                table,
-            });
-        }
-    }
-    if !tables.is_empty() {
-        for message in netlink.dump(Dump::Chains, family).await? {
-            let (of, chain) = chain(&message.attributes)?;
-            if let Some(found) = find(&mut tables, &message, &of) {
-                found.table.chains.push(chain);
-            }
-        }
-        for message in netlink.dump(Dump::Rules, family).await? {
-            let listed = rule(&message.attributes)?;
-            let chain = find(&mut tables, &message, &listed.table).and_then(|found| {
-                let mut chains = found.table.chains.iter_mut();
-                chains.find(|chain| chain.name == listed.chain)
-            });
-            if let Some(chain) = chain {
-                chain.rules.push(listed.rule);
-            }
-        }
-    }
-    let after = netlink.generation().await?;
-    Ok((before == after).then_some(tables))
-}
-
-fn find<'a>(
-    tables: &'a mut [ForeignTable],
-    message: &Message,
-    name: &str,
-) -> Option<&'a mut ForeignTable> {
-    let family = i32::from(message.family);
-    tables
-        .iter_mut()
-        .find(|found| found.family == family && found.table.name == name)
 }
 
 /// Replaces the table of that name, or adds it.
@@ -119,8 +61,152 @@ fn find<'a>(
 pub async fn install(table: &KernelTable) -> Result<(), FirewallError> {
     let (batch, objects) = encode::replacement(table);
     let batch = batch.finalize();
+    let numbers = batch.sequence_numbers();
     // One datagram, because the kernel commits at the end of each.
     let bytes: Vec<u8> = batch.iter().flatten().copied().collect();
-    let numbers = batch.sequence_numbers();
-    Netlink::open()?.transact(&bytes, numbers, &objects).await
+    let mut socket = Socket::open().map_err(FirewallError::Open)?;
+    let committed = socket.commit(&bytes, numbers.clone()).await;
+    committed.map_err(|error| commit_error(error, numbers, &objects))
+}
+
+/// Names the object whose message the kernel refused.
+fn commit_error(error: BatchError, numbers: Range<u32>, objects: &[String]) -> FirewallError {
+    let (sequence, source) = match error {
+        BatchError::Refused { sequence, source } => (sequence, source),
+        BatchError::Failed(source) => return FirewallError::Commit(source),
+    };
+    // The numbers can include begin and end of the batch.
+    let framed = numbers.len() > objects.len();
+    let first = numbers.start + u32::from(framed);
+    let index = sequence.checked_sub(first).map(|index| index as usize);
+    let object = index.and_then(|index| objects.get(index));
+    FirewallError::Refused {
+        object: object.map_or("the transaction", String::as_str).to_owned(),
+        source,
+    }
+}
+
+async fn read_all(
+    family: i32,
+    is_wanted: impl Fn(&str) -> bool,
+) -> Result<Vec<ForeignTable>, FirewallError> {
+    for _ in 0..MAX_READS {
+        match read_once(family, &is_wanted).await {
+            Err(FirewallError::Unstable) => {}
+            result => return result,
+        }
+    }
+    Err(FirewallError::Unstable)
+}
+
+/// Reads once; [`FirewallError::Unstable`] if the ruleset changed while it was read.
+async fn read_once(
+    family: i32,
+    is_wanted: impl Fn(&str) -> bool,
+) -> Result<Vec<ForeignTable>, FirewallError> {
+    let mut socket = Socket::open().map_err(FirewallError::Open)?;
+    let before = generation(&mut socket).await?;
+    let mut tables = Vec::new();
+    for message in dump(&mut socket, Dump::Tables, family).await? {
+        let table = decode::table(&message.attributes)?;
+        if is_wanted(&table.name) {
+            tables.push(ForeignTable {
+                family: message.family.into(),
+                table,
+            });
+        }
+    }
+    if !tables.is_empty() {
+        for message in dump(&mut socket, Dump::Chains, family).await? {
+            let (table, chain) = decode::chain(&message.attributes)?;
+            if let Some(found) = find(&mut tables, &message, &table) {
+                found.table.chains.push(chain);
+            }
+        }
+        for message in dump(&mut socket, Dump::Rules, family).await? {
+            let listed = decode::rule(&message.attributes)?;
+            let chain = find(&mut tables, &message, &listed.table).and_then(|found| {
+                let mut chains = found.table.chains.iter_mut();
+                chains.find(|chain| chain.name == listed.chain)
+            });
+            if let Some(chain) = chain {
+                chain.rules.push(listed.rule);
+            }
+        }
+    }
+    match before == generation(&mut socket).await? {
+        true => Ok(tables),
+        false => Err(FirewallError::Unstable),
+    }
+}
+
+fn find<'a>(
+    tables: &'a mut [ForeignTable],
+    message: &NetfilterMessage,
+    name: &str,
+) -> Option<&'a mut ForeignTable> {
+    let family = i32::from(message.family);
+    tables
+        .iter_mut()
+        .find(|found| found.family == family && found.table.name == name)
+}
+
+/// Returns the generation of the ruleset, which grows with each commit.
+async fn generation(socket: &mut Socket<NetfilterMessage>) -> Result<u32, FirewallError> {
+    let answer = socket.get(request(libc::NFT_MSG_GETGEN, libc::NFPROTO_INET));
+    let answer = answer.await.map_err(|error| failure("generation", error))?;
+    Ok(decode::generation(&answer.attributes)?.id)
+}
+
+/// Returns every object of that kind in a family; `NFPROTO_UNSPEC` selects all families.
+async fn dump(
+    socket: &mut Socket<NetfilterMessage>,
+    kind: Dump,
+    family: i32,
+) -> Result<Vec<NetfilterMessage>, FirewallError> {
+    let answer = socket.dump(request(kind.request(), family)).await;
+    answer.map_err(|error| failure(kind.name(), error))
+}
+
+fn request(kind: i32, family: i32) -> NetfilterMessage {
+    NetfilterMessage {
+        subsystem: libc::NFNL_SUBSYS_NFTABLES as u8,
+        kind: kind as u8,
+        family: family as u8,
+        attributes: Vec::new(),
+    }
+}
+
+fn failure(objects: &'static str, source: io::Error) -> FirewallError {
+    match source.kind() == io::ErrorKind::Interrupted {
+        true => FirewallError::Unstable,
+        false => FirewallError::Read { objects, source },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusal_names_object_and_errno() {
+        let objects = ["table inet buildos", "chain forward"].map(str::to_owned);
+        let refused = |sequence, numbers| {
+            let source = io::Error::from_raw_os_error(libc::EPERM);
+            let error = BatchError::Refused { sequence, source };
+            commit_error(error, numbers, &objects)
+        };
+        let object = |error: FirewallError| {
+            let FirewallError::Refused { object, source } = error else {
+                panic!("{error}");
+            };
+            assert_eq!(source.raw_os_error(), Some(libc::EPERM));
+            object
+        };
+        assert_eq!(object(refused(5, 5..7)), "table inet buildos");
+        assert_eq!(object(refused(5, 5..9)), "the transaction");
+        assert_eq!(object(refused(7, 5..9)), "chain forward");
+        let error = refused(6, 5..7).to_string();
+        assert!(error.contains("refused chain forward"), "{error}");
+    }
 }

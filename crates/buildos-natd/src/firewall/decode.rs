@@ -58,19 +58,11 @@ impl Dump {
         }
     }
 
-    pub(super) fn answer(self) -> i32 {
-        match self {
-            Self::Tables => libc::NFT_MSG_NEWTABLE,
-            Self::Chains => libc::NFT_MSG_NEWCHAIN,
-            Self::Rules => libc::NFT_MSG_NEWRULE,
-        }
-    }
-
     pub(super) fn name(self) -> &'static str {
         match self {
-            Self::Tables => "the list of tables",
-            Self::Chains => "the list of chains",
-            Self::Rules => "the list of rules",
+            Self::Tables => "tables",
+            Self::Chains => "chains",
+            Self::Rules => "rules",
         }
     }
 }

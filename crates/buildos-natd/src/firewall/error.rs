@@ -2,8 +2,6 @@
 
 use std::io;
 
-use crate::netlink::TIMEOUT;
-
 /// nf_tables could not be read or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum FirewallError {
@@ -11,9 +9,21 @@ pub enum FirewallError {
     /// AF_NETLINK.
     #[error("cannot open an nfnetlink socket")]
     Open(#[source] io::Error),
-    /// Sending or receiving failed.
-    #[error("lost the connection to nf_tables")]
-    Disconnected(#[source] io::Error),
+    /// The kernel refused to list objects, or did not answer.
+    #[error("cannot read the {objects} of nf_tables")]
+    Read {
+        /// Kind of the objects.
+        objects: &'static str,
+        /// The kernel's reason.
+        #[source]
+        source: io::Error,
+    },
+    /// An object of the kernel cannot be decoded.
+    #[error("cannot decode an object of nf_tables")]
+    Malformed(#[source] netlink_packet_core::DecodeError),
+    /// Each attempt to read the ruleset met a commit of another process.
+    #[error("the ruleset changes faster than it can be read")]
+    Unstable,
     /// The kernel refused an object, and with it the transaction.
     #[error("nf_tables refused {object}; is the kernel module for it loaded?")]
     Refused {
@@ -23,12 +33,9 @@ pub enum FirewallError {
         #[source]
         source: io::Error,
     },
-    /// The kernel did not answer in time.
-    #[error("nf_tables did not answer within {} s", TIMEOUT.as_secs())]
-    Timeout,
-    /// An answer of the kernel cannot be parsed.
-    #[error("cannot parse an answer of nf_tables")]
-    Malformed(#[source] netlink_packet_core::DecodeError),
+    /// The kernel did not answer to a transaction.
+    #[error("cannot commit a transaction to nf_tables")]
+    Commit(#[source] io::Error),
     /// The kernel returns a different table than the one just installed.
     #[error("table inet {table} reads back different from the one installed: {difference}")]
     ReadBack {
@@ -37,7 +44,7 @@ pub enum FirewallError {
         /// The first difference.
         difference: String,
     },
-    /// Each attempt to read the ruleset met a commit of another process.
-    #[error("the ruleset changes faster than it can be read")]
-    Unstable,
+    /// Receiving notifications failed.
+    #[error("lost the notifications of nf_tables")]
+    Disconnected(#[source] io::Error),
 }

@@ -3,16 +3,10 @@
 //! The kernel announces each commit with the process that made it
 //! (`NFT_MSG_NEWGEN`, linux/netfilter/nf_tables.h).
 
-use std::io;
-
-use futures_util::FutureExt as _;
-use netlink_sys::protocols::NETLINK_NETFILTER;
-use netlink_sys::{AsyncSocketExt as _, TokioSocket};
+use buildos_netlink::{Monitor, NetfilterMessage, Notification};
 
 use super::decode;
 use super::error::FirewallError;
-use super::nfnetlink;
-use crate::netlink::{messages, socket};
 
 /// One or more commits of other processes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,7 +26,7 @@ pub struct Writer {
 
 /// Receives the kernel's notifications of commits.
 pub struct RulesetMonitor {
-    socket: TokioSocket,
+    monitor: Monitor,
     /// Own `comm`, to ignore own commits. The PID does not identify them, because
     /// it can be of another PID namespace than the kernel's.
     own_command: String,
@@ -45,9 +39,9 @@ impl RulesetMonitor {
     ///
     /// [`FirewallError::Open`]; EPERM without CAP_NET_ADMIN.
     pub fn open() -> Result<Self, FirewallError> {
-        let group = 1 << (libc::NFNLGRP_NFTABLES - 1);
+        let monitor = Monitor::nfnetlink(libc::NFNLGRP_NFTABLES as u32);
         Ok(Self {
-            socket: socket(NETLINK_NETFILTER, group).map_err(FirewallError::Open)?,
+            monitor: monitor.map_err(FirewallError::Open)?,
             own_command: std::fs::read_to_string("/proc/self/comm")
                 .unwrap_or_default()
                 .trim_end()
@@ -61,54 +55,41 @@ impl RulesetMonitor {
     /// # Errors
     ///
     /// [`FirewallError::Disconnected`].
-    pub async fn next(&mut self) -> Result<Commit, FirewallError> {
-        let mut commit = loop {
-            let received = self.socket.recv_from_full().await;
-            if let Some(commit) = self.parse(received)? {
-                break commit;
+    pub async fn next(&self) -> Result<Commit, FirewallError> {
+        loop {
+            let mut last = None;
+            let received = self.monitor.next(|notification| {
+                last = self.commit(&notification).or(last.take());
+            });
+            received.await.map_err(FirewallError::Disconnected)?;
+            if let Some(commit) = last {
+                return Ok(commit);
             }
+        }
+    }
+
+    /// Returns the commit of another process that a notification reports. A lost or
+    /// malformed notification counts as a commit of an unknown process.
+    fn commit(&self, notification: &Notification<'_>) -> Option<Commit> {
+        const UNKNOWN: Commit = Commit { last_writer: None };
+        let Notification::Message(message) = notification else {
+            return Some(UNKNOWN);
         };
-        while let Some(received) = self.socket.recv_from_full().now_or_never() {
-            commit = self.parse(received)?.unwrap_or(commit);
+        let Ok(message) = NetfilterMessage::decode(message) else {
+            return Some(UNKNOWN);
+        };
+        if i32::from(message.kind) != libc::NFT_MSG_NEWGEN {
+            return None;
         }
-        Ok(commit)
+        let Ok(generation) = decode::generation(&message.attributes) else {
+            return Some(UNKNOWN);
+        };
+        let writer = Writer {
+            pid: generation.pid,
+            command: generation.command,
+        };
+        (writer.command != self.own_command).then_some(Commit {
+            last_writer: Some(writer),
+        })
     }
-
-    /// Treats ENOBUFS (lost notifications) as a commit of an unknown process.
-    fn parse<A>(
-        &self,
-        received: io::Result<(Vec<u8>, A)>,
-    ) -> Result<Option<Commit>, FirewallError> {
-        match received {
-            Ok((datagram, _)) => {
-                let last_writer = last_writer(&datagram, &self.own_command)?;
-                Ok(last_writer.is_some().then_some(Commit { last_writer }))
-            }
-            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
-                Ok(Some(Commit { last_writer: None }))
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(None),
-            Err(error) => Err(FirewallError::Disconnected(error)),
-        }
-    }
-}
-
-/// Returns the process of a datagram's last commit by a command other than `own`.
-fn last_writer(datagram: &[u8], own: &str) -> Result<Option<Writer>, FirewallError> {
-    let mut last = None;
-    for message in messages(datagram) {
-        let message = message
-            .and_then(|message| nfnetlink::parse(&message))
-            .map_err(FirewallError::Malformed)?;
-        if message.kind == libc::NFT_MSG_NEWGEN {
-            let generation = decode::generation(&message.attributes)?;
-            if generation.command != own {
-                last = Some(Writer {
-                    pid: generation.pid,
-                    command: generation.command,
-                });
-            }
-        }
-    }
-    Ok(last)
 }
