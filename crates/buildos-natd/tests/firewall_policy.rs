@@ -1,10 +1,9 @@
-//! What the table says, as text, and what it does to packets.
+//! Tests the text of table `inet buildos`, and its verdicts on packets.
 //!
-//! The text is the one that `nft --stateless list table inet buildos` shows
-//! once the table is in the kernel (the system lane compares the two). What it
-//! does is tried by walking made-up packets through the same values.
+//! The text is what `nft --stateless list table inet buildos` prints for the
+//! installed table; the system lane compares both.
 
-#![allow(clippy::unwrap_used)] // A test says what it expects by panicking.
+#![allow(clippy::unwrap_used)] // Tests may panic.
 
 use std::net::Ipv4Addr;
 
@@ -31,7 +30,7 @@ fn network() -> UplinkNetwork {
     }
 }
 
-/// Everything that an operator can ask for.
+/// Settings with every optional rule.
 fn strict() -> Settings {
     Settings {
         open: vec![
@@ -59,24 +58,24 @@ fn check_golden(actual: &str, file: &str) {
 }
 
 #[test]
-fn the_table_as_text() {
+fn default_table_prints_as_nft_lists_it() {
     check_golden(&plain().to_string(), "ruleset.nft");
 }
 
 #[test]
-fn the_strictest_table_as_text() {
+fn strictest_table_prints_as_nft_lists_it() {
     let table = policy::table(&network(), &strict());
     check_golden(&table.to_string(), "ruleset-strict.nft");
 }
 
 #[test]
-fn the_configuration_of_dnsmasq() {
+fn dnsmasq_configuration_matches_golden_file() {
     let configuration = dnsmasq::configuration(&network(), LeaseTime::default());
     check_golden(&configuration, "dnsmasq.conf");
 }
 
 #[test]
-fn a_small_network_has_few_leases() {
+fn dnsmasq_lease_limit_fits_small_network() {
     let private_network = "192.168.213.1/28".parse::<PrivateNetwork>().unwrap();
     let network = UplinkNetwork {
         private_network,
@@ -89,15 +88,15 @@ fn a_small_network_has_few_leases() {
 }
 
 #[test]
-fn the_image_is_complete() {
-    let images =
+fn compiled_table_has_known_expressions_and_short_comments() {
+    let tables =
         [plain(), policy::table(&network(), &strict())].map(|table| KernelTable::compile(&table));
-    for rule in images
+    for rule in tables
         .iter()
-        .flat_map(|image| &image.chains)
+        .flat_map(|table| &table.chains)
         .flat_map(|chain| &chain.rules)
     {
-        // NFTNL_UDATA_COMMENT_MAXLEN is 128 with the NUL; longer ones would be lost.
+        // NFTNL_UDATA_COMMENT_MAXLEN is 128 with the NUL; encoding drops longer comments.
         assert!(
             rule.comment.len() < 128 && !rule.comment.contains('\0'),
             "{rule:?}"
@@ -111,7 +110,7 @@ fn the_image_is_complete() {
     }
 }
 
-/// A packet as the rules see it.
+/// Fields of a packet that rules match on.
 #[derive(Debug, Clone)]
 struct Packet {
     input: &'static str,
@@ -149,7 +148,7 @@ fn holds(condition: &Match, packet: &Packet) -> bool {
     }
 }
 
-/// The verdict of the chain at that hook; accept is every chain's policy.
+/// Returns the verdict of the chain at that hook; every chain has policy accept.
 fn verdict(table: &Table, hook: Hook, packet: &Packet) -> Verdict {
     let applies = |rule: &&Rule| {
         rule.matches
@@ -221,7 +220,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(4096))]
 
     #[test]
-    fn only_machines_going_out_are_masqueraded(packet in packet()) {
+    fn only_packets_from_machines_to_outside_are_masqueraded(packet in packet()) {
         let masqueraded = verdict(&plain(), Hook::Postrouting, &packet)
             == Verdict::Masquerade;
         let going_out = packet.input == "br1" && packet.output == "br0";
@@ -229,7 +228,7 @@ proptest! {
     }
 
     #[test]
-    fn machines_pass_only_to_the_uplink_or_each_other(packet in packet()) {
+    fn machines_reach_only_uplink_and_each_other(packet in packet()) {
         let passes = verdict(&plain(), Hook::Forward, &packet) == Verdict::Accept;
         let to_agent = packet.ipv4 && packet.destination == Ipv4Addr::new(196, 254, 111, 222);
         if packet.input == "br1" && packet.output != "br1" {
@@ -249,7 +248,7 @@ proptest! {
     }
 
     #[test]
-    fn machines_reach_four_services_of_the_host(packet in packet()) {
+    fn machines_reach_only_offered_services_of_host(packet in packet()) {
         let reaches = verdict(&plain(), Hook::Input, &packet) == Verdict::Accept;
         let offered = matches!(
             packet.protocol,
@@ -266,7 +265,7 @@ proptest! {
     }
 
     #[test]
-    fn nobody_is_what_he_is_not(packet in packet()) {
+    fn prerouting_drops_forged_addresses(packet in packet()) {
         let passes = verdict(&plain(), Hook::Prerouting, &packet) == Verdict::Accept;
         let host = packet.source == network().private_network.address();
         let asks = packet.source == Ipv4Addr::UNSPECIFIED
@@ -281,7 +280,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_configured_opens_and_closes_no_more_than_it_says(packet in packet()) {
+    fn settings_open_and_close_only_what_they_name(packet in packet()) {
         let strict = policy::table(&network(), &strict());
         for hook in [Hook::Prerouting, Hook::Postrouting] {
             prop_assert_eq!(verdict(&plain(), hook, &packet), verdict(&strict, hook, &packet));
@@ -295,7 +294,7 @@ proptest! {
         prop_assert!(!opened || configured && packet.ipv4 && packet.input == "br1");
         let passed = verdict(&plain(), Hook::Forward, &packet) == Verdict::Accept;
         let passes = verdict(&strict, Hook::Forward, &packet) == Verdict::Accept;
-        prop_assert!(passed || !passes, "nothing is forwarded that was not");
+        prop_assert!(passed || !passes, "strict settings forward additional packets");
         if passed && !passes {
             let among = packet.input == "br1" && packet.output == "br1";
             let private = packet.ipv4
