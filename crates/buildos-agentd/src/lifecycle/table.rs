@@ -1,7 +1,7 @@
 //! Maps every pair of state and trigger to the next state and an action.
 //!
 //! [`transition`] is total and has no wildcard arm: a new state or trigger does not
-//! compile before each of its pairs has an answer. `tests/lifecycle_table.rs` lists all
+//! compile before each of its pairs has an answer. `tests/lifecycle/table.rs` lists all
 //! pairs.
 
 use std::time::{Duration, Instant};

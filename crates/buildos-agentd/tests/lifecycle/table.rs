@@ -1,8 +1,6 @@
 //! Lists every pair of state and trigger of the lifecycle table, with the phases of the
 //! unit where the result depends on them.
 
-#![allow(clippy::unwrap_used)] // Tests panic.
-
 use std::time::{Duration, Instant};
 
 use buildos_agentd::lifecycle::table::{

@@ -1,0 +1,121 @@
+//! Tests draining.
+
+use std::time::Duration;
+
+use buildos_agentd::lifecycle::instance::{Drain, Event};
+use buildos_agentd::lifecycle::table::Command;
+use buildos_agentd::unit::phase::Phase;
+use buildos_dbus_api::agent1::InstanceState as S;
+
+use crate::life::*;
+
+#[test]
+fn wanted_excludes_stopped_and_drained() {
+    for (life, wanted) in [
+        (waiting(), true),
+        (running(), true),
+        (delayed(), true),
+        (stopped(), false),
+        (draining(), false),
+        (stopping_after_drain(), false),
+        (drained(), false),
+    ] {
+        assert_eq!(life.instance.wanted(), wanted, "{:?}", life.instance);
+    }
+}
+
+#[test]
+fn drain_ends_at_deadline_and_can_be_shortened() {
+    let mut life = draining();
+    assert_eq!(
+        life.instance.drain_deadline_usec(),
+        life.now.realtime_usec + 3_600_000_000
+    );
+    assert_eq!(
+        life.instance.reason(),
+        "drains: its tasks have up to 3600 s to end; remaining tasks are then stopped"
+    );
+    // A second drain shortens the time.
+    life.handle(Event::Drain(Duration::from_secs(60)));
+    life.pass(Duration::from_secs(60));
+    assert_eq!(life.handle(Event::Due), Some(Command::Stop));
+    assert_eq!(
+        life.instance.reason(),
+        "did not end its tasks in time; its unit is being stopped"
+    );
+    life.see(Phase::Stopping);
+    life.see(Phase::Down);
+    assert_eq!(
+        life.instance.reason(),
+        "is drained; buildosctl resume starts it again"
+    );
+}
+
+#[test]
+fn drain_survives_restart_of_agentd() {
+    // The tasks keep the rest of their time.
+    let mut life = draining();
+    life.pass(BUDGET / 4);
+    let (mut life, command) = life.restarted_with(Phase::Running);
+    assert_eq!(command, Some(Command::Watch));
+    assert_eq!(life.instance.state(), S::Draining);
+    assert_eq!(
+        life.instance.deadline().unwrap() - life.now.instant,
+        BUDGET * 3 / 4
+    );
+    life.pass(BUDGET);
+    assert_eq!(life.handle(Event::Due), Some(Command::Stop));
+
+    // The unit has not stopped yet.
+    let (life, command) = stopping_after_drain().restarted_with(Phase::Running);
+    assert_eq!(
+        (life.instance.state(), command),
+        (S::Draining, Some(Command::Watch))
+    );
+
+    // The agent ended while agentd did not run.
+    for phase in [Phase::Down, Phase::Ended] {
+        let (life, command) = draining().restarted_with(phase);
+        assert_eq!(life.instance.state(), S::Drained);
+        let stop = (phase == Phase::Ended).then_some(Command::Stop);
+        assert_eq!(command, stop);
+    }
+
+    // A drained agent stays down although its requirements are met.
+    let (mut life, command) = drained().restarted_with(Phase::Down);
+    assert_eq!((life.instance.state(), command), (S::Drained, None));
+    assert_eq!(life.handle(met()), None);
+    assert_eq!(life.handle(Event::Resume), Some(Command::Start));
+    assert_eq!(life.instance.remember().drain, None);
+
+    // A start by an operator meanwhile ends the drain.
+    let (life, command) = drained().restarted_with(Phase::Running);
+    assert_eq!((life.instance.state(), command), (S::Running, None));
+
+    assert_eq!(
+        draining().instance.remember().drain,
+        Some(Drain::Until(Duration::from_secs(1000) + BUDGET))
+    );
+    assert_eq!(
+        drained().restarted().instance.remember().drain,
+        Some(Drain::Done)
+    );
+}
+
+#[test]
+fn drain_before_first_report_is_carried_out() {
+    for (phase, command) in [
+        (Phase::Down, None),
+        (Phase::Running, Some(Command::Watch)),
+        (Phase::Ended, Some(Command::Stop)),
+    ] {
+        let mut life = unknown();
+        life.handle(Event::Drain(BUDGET));
+        assert_eq!(life.see_unchanged(phase), command);
+        assert!(!life.instance.wanted());
+    }
+    let mut life = unknown();
+    life.handle(Event::Drain(BUDGET));
+    life.handle(Event::Resume);
+    assert_eq!(life.see_unchanged(Phase::Down), Some(Command::Start));
+}
