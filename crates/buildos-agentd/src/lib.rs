@@ -14,7 +14,7 @@
 //! |---|---|
 //! | [`settings`], [`agent`] | configuration: buildos-agentd.conf(5) |
 //! | [`resources`] | share of CPU and RAM of each agent |
-//! | [`unit`] | unit of an agent: drop-in, command line, observed phase, exit status |
+//! | [`unit`](mod@unit) | unit of an agent: drop-in, command line, observed phase, exit status |
 //! | [`requirements`] | what an agent waits for before its start |
 //! | [`lifecycle`] | state machine of an agent, as one table |
 //! | [`systemd`] | D-Bus calls to systemd, one supervisor task per agent |

@@ -18,7 +18,7 @@ pub enum Clock {
     GivenUp,
 }
 
-/// Wait for the clock.
+/// Wait for a synchronised clock.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Wait {
     clock: Clock,
@@ -42,7 +42,7 @@ impl Wait {
             .online
             .map(|since| now.saturating_duration_since(since));
         self.clock = match self.clock {
-            // The clock stays right without servers for hours.
+            // Without servers the clock stays right for hours.
             Clock::Synchronised => Clock::Synchronised,
             Clock::Awaited | Clock::GivenUp if synchronised => Clock::Synchronised,
             Clock::Awaited if waited.is_some_and(|waited| waited >= deadline) => Clock::GivenUp,

@@ -195,9 +195,9 @@ impl Supervisor {
         if phase == Phase::Down && properties.job.0 != 0 {
             return Ok(None);
         }
-        let never_up = properties.state_change_timestamp_monotonic == 0;
-        if phase == Phase::Down && never_up {
-            return Ok(Some(Event::Seen(Unit::never_up())));
+        let never_started = properties.state_change_timestamp_monotonic == 0;
+        if phase == Phase::Down && never_started {
+            return Ok(Some(Event::Seen(Unit::never_started())));
         }
         let service: ServiceProxy<'_> = uncached(&self.connection, &self.id.unit()).await?;
         let main_pid = service.main_pid().await?;

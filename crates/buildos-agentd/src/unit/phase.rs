@@ -28,8 +28,8 @@ impl Phase {
         Self::Ended,
     ];
 
-    /// Interprets `ActiveState` and `SubState`. Returns [`None`] for unknown values, which
-    /// are passed through.
+    /// Interprets `ActiveState` and `SubState`. Returns [`None`] for unknown values: the
+    /// next change brings a known one.
     #[must_use]
     pub fn new(active: &str, sub: &str) -> Option<Self> {
         match (active, sub) {
@@ -67,7 +67,7 @@ pub struct Unit {
 impl Unit {
     /// Returns the report of a unit that was not started in this boot.
     #[must_use]
-    pub fn never_up() -> Self {
+    pub fn never_started() -> Self {
         Self {
             phase: Phase::Down,
             changed_usec: 0,
