@@ -10,33 +10,33 @@ use buildos_types::MacAddress;
 /// An input of the state machine.
 #[derive(Debug)]
 pub enum Input<'a> {
-    /// The link has carrier: search for a lease, or confirm the lease held.
+    /// Reports carrier: the client searches for a lease, or confirms the one it holds.
     Start,
-    /// End the search, or drop the lease. The client sends nothing.
+    /// Ends the search or drops the lease, without a message.
     Stop,
-    /// The link lost carrier: keep a lease until it expires, send nothing until
-    /// [`Input::Start`].
+    /// Reports carrier loss: the client keeps a lease until it expires, and sends no message
+    /// before [`Input::Start`].
     Suspend,
-    /// A UDP payload received on port 68.
+    /// Delivers a UDP payload received on port 68.
     Packet(&'a [u8]),
-    /// The time is [`Client::deadline`](crate::Client::deadline) or later.
+    /// Reports that [`Client::deadline`](crate::Client::deadline) has passed.
     Timeout,
-    /// A lease saved by an earlier process: ask the network to confirm it.
-    /// Accepted in INIT only.
+    /// Passes a lease saved by an earlier process, which the client asks the network to
+    /// confirm. Accepted in INIT only.
     Resume(Box<Lease>),
-    /// Permit one REQUEST for the OFFER held.
+    /// Permits one REQUEST for the OFFER held.
     Select,
-    /// Extend the lease now, without waiting for T1.
+    /// Extends the lease now, before T1.
     Renew,
-    /// Another host uses `address` (RFC 5227). The client declines it if it is leased
-    /// or offered.
+    /// Reports that another host uses `address` (RFC 5227). The client declines the address
+    /// if it is leased or offered.
     Conflict {
         /// The address in conflict.
         address: Ipv4Addr,
         /// Hardware address of the other host.
         mac: MacAddress,
     },
-    /// Return the lease to the server and stop.
+    /// Returns the lease to the server and stops.
     Release,
 }
 

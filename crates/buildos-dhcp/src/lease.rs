@@ -44,7 +44,7 @@ pub struct Lease {
     pub dns: Vec<Ipv4Addr>,
     /// Domain of the host (option 15), if a resolver can use it.
     pub domain: Option<String>,
-    /// Search domains (option 119), those that are usable names.
+    /// Search domains (option 119) that a resolver can use.
     pub search: Vec<String>,
     /// NTP servers (option 42), in order of preference.
     pub ntp: Vec<Ipv4Addr>,

@@ -12,8 +12,8 @@ use core::time::Duration;
 
 const SECOND: Duration = Duration::from_secs(1);
 /// Duration of the short delays of a search. Most silences at boot are short: a switch
-/// port begins to forward, or a server restarts. By the doubling of the RFC a host would
-/// be off the network up to a minute longer.
+/// port begins to forward, or a server restarts. With the doubling of the RFC a host
+/// would be off the network up to a minute longer.
 const EAGER: Duration = Duration::from_secs(120);
 /// RFC 2131, section 4.1: delays double up to 64 s.
 const LONGEST: Duration = Duration::from_secs(64);
@@ -25,7 +25,7 @@ const RENEWAL_FRACTION: u32 = 32;
 /// Returns the delay after message number `sent` (from 1) of a search or confirmation
 /// that began `elapsed` ago.
 ///
-/// The first two are short because the first message is often lost: a port of a switch
+/// The first two are short because the first message is often lost. A port of a switch
 /// or a bridge begins to forward some milliseconds after carrier. With 3 s a returning
 /// server would wait 1.5 s for the next DISCOVER in the median.
 pub(crate) fn discovery_delay(sent: u32, elapsed: Duration) -> Duration {

@@ -66,8 +66,9 @@ impl Priority {
         !has_higher && has_room
     }
 
-    /// Returns the indexes of the running tasks that a task of this priority interrupts:
-    /// all of a lower D, or one of a lower C if the limit is reached.
+    /// Returns the indexes of the running tasks that a task of this priority interrupts.
+    ///
+    /// It interrupts all tasks of a lower D, or one of a lower C if the limit is reached.
     #[must_use]
     pub fn interrupts(self, running: &[Self], limit: usize) -> Vec<usize> {
         let lower = |unit| {
