@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clients import Client
+from dhcp_defects import LEASE_DEFECTS, OFFER_DEFECTS, READABLE_DEFECTS
 from dhcp_double import DhcpDouble
-from dhcp_oddities import HARMLESS, IMPOSSIBLE, OFFERS
 from dhcp_server import Behaviour
 from roots import kea_root
 from simlan.errors import TimedOut
@@ -237,20 +237,20 @@ def _cpu(root: Sequence[Path], client: Client, run: int) -> Figures:
 
 
 def _bad_offer(root: Sequence[Path], client: Client, run: int) -> Figures:
-    kind = list(OFFERS)[run]
-    mute = frozenset() if kind in HARMLESS else frozenset({"selecting"})
+    kind = list(OFFER_DEFECTS)[run]
+    mute = frozenset() if kind in READABLE_DEFECTS else frozenset({"selecting"})
     with closing(Trial(root, client)) as trial:
-        rogue = Behaviour(ROGUE, first=200, oddity=kind, silent=mute)
+        rogue = Behaviour(ROGUE, first=200, defect=kind, silent=mute)
         trial.double(rogue, Behaviour(SERVER, delay={"discover": _GAP}))
         trial.start()
-        wanted = [FIRST, ROGUE_FIRST] if kind in HARMLESS else [FIRST]
+        wanted = [FIRST, ROGUE_FIRST] if kind in READABLE_DEFECTS else [FIRST]
         return {"bad-offer": trial.wait_lease(deadline=_PATIENCE, wanted=wanted) is not None}
 
 
 def _impossible(root: Sequence[Path], client: Client, run: int) -> Figures:
-    kind = list(IMPOSSIBLE)[run]
+    kind = list(LEASE_DEFECTS)[run]
     with closing(Trial(root, client)) as trial:
-        rogue = Behaviour(ROGUE, first=200, oddity=kind)
+        rogue = Behaviour(ROGUE, first=200, defect=kind)
         trial.double(rogue, Behaviour(SERVER, delay={"discover": _GAP}))
         trial.start()
         good = trial.wait_lease(deadline=_PATIENCE, wanted=[FIRST])
@@ -272,7 +272,7 @@ def _mute(root: Sequence[Path], client: Client, run: int) -> Figures:
 
 def _duplicate(root: Sequence[Path], client: Client, run: int) -> Figures:
     with closing(Trial(root, client)) as trial:
-        double = trial.double(Behaviour(SERVER, taken=frozenset({FIRST.split("/")[0]})))
+        double = trial.double(Behaviour(SERVER, addresses_in_use=frozenset({FIRST.split("/")[0]})))
         trial.start()
         try:
             double.wait_received("DECLINE", deadline=_PATIENCE)
@@ -375,7 +375,8 @@ ROWS = [
         (
             Figure(
                 "bad-offer",
-                f"{len(OFFERS)} kinds of bad OFFER, a good one {1000 * _GAP:.0f} ms later: lease",
+                f"{len(OFFER_DEFECTS)} kinds of bad OFFER, "
+                f"a good one {1000 * _GAP:.0f} ms later: lease",
                 "yes",
                 "all",
             ),
@@ -383,14 +384,14 @@ ROWS = [
         _bad_offer,
         parallel=10,
         one_shot=True,
-        variants=tuple(OFFERS),
+        variants=tuple(OFFER_DEFECTS),
     ),
     Row(
         "impossible",
         (
             Figure(
                 "impossible",
-                f"{len(IMPOSSIBLE)} impossible leases, ACKed: the good server's lease",
+                f"{len(LEASE_DEFECTS)} impossible leases, ACKed: the good server's lease",
                 "yes",
                 "all",
             ),
@@ -399,7 +400,7 @@ ROWS = [
         _impossible,
         parallel=10,
         one_shot=True,
-        variants=tuple(IMPOSSIBLE),
+        variants=tuple(LEASE_DEFECTS),
     ),
     Row(
         "mute",

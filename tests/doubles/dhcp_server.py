@@ -11,7 +11,7 @@ The servers remember the addresses that they granted before.
 | class | subject |
 |---|---|
 | `Server` | decides the answer to a message and its delay; has no socket and no clock |
-| `Link` | packet sockets; sends the frames of `dhcp_wire`, valid or not |
+| `Link` | packet sockets; sends the frames of `dhcp_packets`, valid or not |
 | `Program` | the loop, with the delayed answers |
 
 The kernel of the namespace has the servers' addresses and answers ARP for them. An
@@ -45,8 +45,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from dhcp_oddities import ALL
-from dhcp_wire import (
+from dhcp_defects import DEFECTS
+from dhcp_packets import (
     ACK,
     ARP,
     BROADCAST_FLAG,
@@ -76,13 +76,13 @@ STATES = ("discover", "selecting", "init-reboot", "renewing", "rebinding")
 """The states of `Request.state` that a server answers."""
 
 OTHER_HOST = bytes.fromhex("02bdff000002")
-"""Hardware address of the host with the addresses in `Behaviour.taken`."""
+"""Hardware address of the host with the addresses in `Behaviour.addresses_in_use`."""
 
 # Linux, not in the socket module.
 _SOL_PACKET, _PACKET_AUXDATA, _PACKET_QDISC_BYPASS, _CHECKSUM_PENDING = 263, 8, 20, 8
 
 
-class BadBehaviour(Exception):
+class InvalidBehaviour(Exception):
     """The description of a server is invalid."""
 
 
@@ -114,34 +114,34 @@ class Behaviour:
     """States in which the server answers with a NAK."""
     nak_by: str = "broadcast"
     """`broadcast`, as in RFC 2131, or `unicast`."""
-    oddity: str | None = None
-    """Name of the defect of every OFFER and ACK, see dhcp_oddities.py."""
-    taken: frozenset[str] = frozenset()
+    defect: str | None = None
+    """Name of the defect of every OFFER and ACK, see dhcp_defects.py."""
+    addresses_in_use: frozenset[str] = frozenset()
     """Addresses for which another host on the link answers ARP."""
 
     @classmethod
     def parse(cls, description: Mapping[str, Any]) -> Behaviour:
-        """Returns the behaviour of a JSON description, or raises `BadBehaviour`. The keys
+        """Returns the behaviour of a JSON description, or raises `InvalidBehaviour`. The keys
         of `options` are decimal codes, the values hexadecimal."""
         known = {f.name for f in dataclasses.fields(cls)}
         values = dict(description)
         if unknown := values.keys() - known:
-            raise BadBehaviour(f"no such fields: {', '.join(sorted(unknown))}")
+            raise InvalidBehaviour(f"no such fields: {', '.join(sorted(unknown))}")
         if "server" not in values:
-            raise BadBehaviour("a server needs an address: server")
+            raise InvalidBehaviour("a server needs an address: server")
         options = values.get("options", {})
         values["options"] = {int(code): bytes.fromhex(value) for code, value in options.items()}
-        for name in ("silent", "nak", "taken"):
+        for name in ("silent", "nak", "addresses_in_use"):
             values[name] = frozenset(values.get(name, ()))
         for name in ("file", "sname"):
             values[name] = tuple(values.get(name, ()))
         states = {*values["silent"], *values["nak"], *values.get("delay", {})}
         if unknown := states - {*STATES}:
-            raise BadBehaviour(f"no such states: {', '.join(sorted(unknown))}")
-        if values.get("oddity") not in (None, *ALL):
-            raise BadBehaviour(f"no such oddity: {values['oddity']}")
+            raise InvalidBehaviour(f"no such states: {', '.join(sorted(unknown))}")
+        if values.get("defect") not in (None, *DEFECTS):
+            raise InvalidBehaviour(f"no such defect: {values['defect']}")
         if values.get("nak_by", "broadcast") not in ("broadcast", "unicast"):
-            raise BadBehaviour(f"nak_by is broadcast or unicast, not {values['nak_by']}")
+            raise InvalidBehaviour(f"nak_by is broadcast or unicast, not {values['nak_by']}")
         return cls(**values)
 
     def description(self) -> dict[str, Any]:
@@ -219,7 +219,7 @@ class Server:
             file=header_field(reply.options, behaviour.file),
             sname=header_field(reply.options, behaviour.sname),
         )
-        return ALL[behaviour.oddity](reply) if behaviour.oddity else reply
+        return DEFECTS[behaviour.defect](reply) if behaviour.defect else reply
 
     def _reply(
         self, request: Request, kind: int, yiaddr: str, options: tuple[tuple[int, bytes], ...]
@@ -283,7 +283,7 @@ def sent(reply: Reply, when: float, behaviour: Behaviour, state: str) -> dict[st
         "kind": KINDS.get(reply.kind, "none"),
         "state": state,
         "server": behaviour.server,
-        "oddity": behaviour.oddity,
+        "defect": behaviour.defect,
         "xid": reply.xid,
         "flags": reply.flags,
         "ciaddr": reply.ciaddr,
@@ -442,8 +442,8 @@ class Program:
             message = parse_arp(frame)
         except NotDhcp:
             return
-        taken = {ip for server in self._answering for ip in server.behaviour.taken}
-        if message.operation == 1 and message.target in taken:
+        in_use = {ip for server in self._answering for ip in server.behaviour.addresses_in_use}
+        if message.operation == 1 and message.target in in_use:
             answer = Arp(
                 OTHER_HOST, message.ethernet_source, 2, OTHER_HOST, message.target, message.sender
             )
@@ -465,7 +465,7 @@ def main() -> int:
         program = Program(Link(arguments.interface), arguments.log)
         program.serve(arguments.servers)
         program.run()
-    except (BadBehaviour, json.JSONDecodeError) as error:
+    except (InvalidBehaviour, json.JSONDecodeError) as error:
         print(f"dhcp_server.py: {error}", file=sys.stderr)
         return 2
     return 0

@@ -82,7 +82,9 @@ def test_invalid_http_request_is_rejected() -> None:
         (b"Debian", b"\x1b[2J", "control character"),
     ],
 )
-def test_invalid_task_request_is_rejected_with_the_reason(old: bytes, new: bytes, reason: str) -> None:
+def test_invalid_task_request_is_rejected_with_the_reason(
+    old: bytes, new: bytes, reason: str
+) -> None:
     assert old in REQUEST
     with pytest.raises(ProtocolError, match=reason):
         parse_task_request(REQUEST.replace(old, new, 1))

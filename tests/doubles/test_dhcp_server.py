@@ -9,10 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from dhcp_defects import LEASE_DEFECTS, OFFER_DEFECTS, READABLE_DEFECTS
 from dhcp_double import DhcpDouble
-from dhcp_oddities import HARMLESS, IMPOSSIBLE, OFFERS
-from dhcp_server import STATES, BadBehaviour, Behaviour, Server
-from dhcp_wire import (
+from dhcp_packets import (
     ACK,
     BROADCAST_IP,
     BROADCAST_MAC,
@@ -34,6 +33,7 @@ from dhcp_wire import (
     parse,
     parse_arp,
 )
+from dhcp_server import STATES, Behaviour, InvalidBehaviour, Server
 from simlan.lan import Lan
 from simlan.wait import wait_for
 
@@ -160,10 +160,10 @@ def test_declined_address_is_not_granted_again() -> None:
 
 
 def test_defect_changes_the_message() -> None:
-    assert (len(OFFERS), len(IMPOSSIBLE)) == (31, 12)
-    assert OFFERS.keys() > HARMLESS
+    assert (len(OFFER_DEFECTS), len(LEASE_DEFECTS)) == (31, 12)
+    assert OFFER_DEFECTS.keys() > READABLE_DEFECTS
     good = offer().encode()
-    frames = {name: offer(oddity=name).encode() for name in {**OFFERS, **IMPOSSIBLE}}
+    frames = {name: offer(defect=name).encode() for name in {**OFFER_DEFECTS, **LEASE_DEFECTS}}
     assert good not in frames.values()
     # The two tables share four defects.
     assert len(set(frames.values())) == len(frames) - 4
@@ -207,14 +207,14 @@ def test_truncated_message_is_rejected() -> None:
         ({}, "address"),
         ({"server": "192.0.2.1", "colour": "red"}, "colour"),
         ({"server": "192.0.2.1", "silent": ["sleeping"]}, "sleeping"),
-        ({"server": "192.0.2.1", "oddity": "wrong colour"}, "wrong colour"),
+        ({"server": "192.0.2.1", "defect": "wrong colour"}, "wrong colour"),
         ({"server": "192.0.2.1", "nak_by": "letter"}, "letter"),
     ],
 )
 def test_invalid_description_is_rejected_with_the_reason(
     description: dict[str, object], reason: str
 ) -> None:
-    with pytest.raises(BadBehaviour, match=reason):
+    with pytest.raises(InvalidBehaviour, match=reason):
         Behaviour.parse(description)
 
 

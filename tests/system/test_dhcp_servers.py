@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 from buildroot import Root
-from dhcp_oddities import HARMLESS, IMPOSSIBLE, OFFERS
+from dhcp_defects import LEASE_DEFECTS, OFFER_DEFECTS, READABLE_DEFECTS
+from dhcp_packets import address, classless_routes, domain_names
 from dhcp_server import Behaviour
 from dhcp_site import GOOD, NETD, ROGUE, Site
-from dhcp_wire import address, classless_routes, domain_names
 from roots import kea_root
 
 GAP = 0.03
@@ -85,22 +85,22 @@ def test_real_server_rebinds_lease(site: Site, real_server: Callable[[], None]) 
 # Servers that are wrong
 
 
-@pytest.mark.parametrize("kind", OFFERS)
+@pytest.mark.parametrize("kind", OFFER_DEFECTS)
 def test_bad_offer_does_not_prevent_good_offer(site: Site, kind: str) -> None:
-    mute = frozenset() if kind in HARMLESS else frozenset({"selecting"})
-    rogue = Behaviour(ROGUE, first=200, oddity=kind, silent=mute)
+    mute = frozenset() if kind in READABLE_DEFECTS else frozenset({"selecting"})
+    rogue = Behaviour(ROGUE, first=200, defect=kind, silent=mute)
     site.begin(rogue, Behaviour(GOOD, delay={"discover": GAP}))
     leased = site.wait_online(deadline=10)
-    assert leased == "198.51.100.100" or (kind in HARMLESS and leased == "198.51.100.200")
+    assert leased == "198.51.100.100" or (kind in READABLE_DEFECTS and leased == "198.51.100.200")
     assert site.host.addresses("br0") == [f"{leased}/24"]
-    if kind not in HARMLESS:
+    if kind not in READABLE_DEFECTS:
         chosen = site.double.received("selecting")
         assert {bytes.fromhex(e["options"]["54"]) for e in chosen} == {bytes([198, 51, 100, 1])}
 
 
-@pytest.mark.parametrize("kind", IMPOSSIBLE)
+@pytest.mark.parametrize("kind", LEASE_DEFECTS)
 def test_impossible_lease_is_refused(site: Site, kind: str) -> None:
-    rogue = Behaviour(ROGUE, first=200, oddity=kind)
+    rogue = Behaviour(ROGUE, first=200, defect=kind)
     site.begin(rogue, Behaviour(GOOD, delay={"discover": GAP}))
     assert site.wait_online(deadline=10) == "198.51.100.100"
     assert site.host.addresses("br0") == ["198.51.100.100/24"]

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from buildroot import Root
 from dhcp_double import Entry
+from dhcp_packets import address
 from dhcp_server import Behaviour
 from dhcp_site import GOOD, NETD, ROGUE, Site
-from dhcp_wire import address
 
 _ANYWHERE, _EVERYBODY = "0.0.0.0", "255.255.255.255"
 _ETHERNET_BROADCAST = "ff:ff:ff:ff:ff:ff"
@@ -119,7 +119,7 @@ def test_init_reboot_requests_address_without_server_identifier(site: Site) -> N
 
 
 def test_decline_has_address_and_server_identifier(site: Site) -> None:
-    site.begin(Behaviour(GOOD, taken=frozenset({"198.51.100.100"})))
+    site.begin(Behaviour(GOOD, addresses_in_use=frozenset({"198.51.100.100"})))
     decline = site.double.wait_received("DECLINE")
     check_common(site, decline)
     assert decline["destination"] == _EVERYBODY and decline["broadcast"]

@@ -2,8 +2,8 @@
 
 | table | defects |
 |---|---|
-| `OFFERS` | of an OFFER, which a client has to survive when a valid one follows |
-| `IMPOSSIBLE` | of a lease that no host can use, in OFFER and ACK |
+| `OFFER_DEFECTS` | of an OFFER, which a client has to survive when a valid one follows |
+| `LEASE_DEFECTS` | of a lease that no host can use, in OFFER and ACK |
 
 Each change makes one defect only.
 """
@@ -14,7 +14,7 @@ import ipaddress
 from collections.abc import Callable
 from dataclasses import replace
 
-from dhcp_wire import Reply, address, seconds
+from dhcp_packets import Reply, address, seconds
 
 Change = Callable[[Reply], Reply]
 
@@ -73,7 +73,7 @@ _HOLES = address("255.0.255.0")
 # Every byte is too large for the length of an option here.
 _GARBAGE = bytes(range(0xC0, 0x100)) * 2
 
-OFFERS: dict[str, Change] = {
+OFFER_DEFECTS: dict[str, Change] = {
     "ends inside an option": lambda r: replace(r, end=b"\x2b", padded=False),
     "length past the end": lambda r: replace(r, end=b"\x2b\xc8\x01\x02", padded=False),
     "zero-length 54": _with(54, b""),
@@ -109,7 +109,7 @@ OFFERS: dict[str, Change] = {
     "netmask with holes": _with(1, _HOLES),
 }
 
-HARMLESS = frozenset(
+READABLE_DEFECTS = frozenset(
     {
         "ends inside an option",
         "length past the end",
@@ -120,10 +120,10 @@ HARMLESS = frozenset(
         "repeated options",
     }
 )
-"""Defects of `OFFERS` that leave the required options readable. A client may request
+"""Defects of `OFFER_DEFECTS` that leave the required options readable. A client may request
 such an OFFER; the server then grants it."""
 
-IMPOSSIBLE: dict[str, Change] = {
+LEASE_DEFECTS: dict[str, Change] = {
     "address in 0/8": _address("0.1.2.3"),
     "address in 127/8": _address("127.1.2.3"),
     "address in 224/4": _address("224.1.2.3"),
@@ -138,4 +138,4 @@ IMPOSSIBLE: dict[str, Change] = {
     "lease of 0 seconds": _with(51, seconds(0)),
 }
 
-ALL: dict[str, Change] = {**OFFERS, **IMPOSSIBLE}
+DEFECTS: dict[str, Change] = {**OFFER_DEFECTS, **LEASE_DEFECTS}
