@@ -1,11 +1,23 @@
-//! The commands, one file each, and what several of them share.
+//! The commands, one file each.
+//!
+//! | file | subject |
+//! |---|---|
+//! | `run` | runs the command that the arguments name |
+//! | `show` | prints the host, once or again at every change |
+//! | `call` | errors of method calls to the daemons |
 
-pub(crate) mod agentd;
+pub(crate) mod agents;
+pub(crate) mod call;
 pub(crate) mod check;
 pub(crate) mod console;
 pub(crate) mod drain;
-pub(crate) mod lists;
+pub(crate) mod leases;
+pub(crate) mod links;
 pub(crate) mod metrics;
+pub(crate) mod renew;
+pub(crate) mod run;
+#[cfg(test)]
+pub(crate) mod schema;
 pub(crate) mod show;
 pub(crate) mod status;
 pub(crate) mod why;

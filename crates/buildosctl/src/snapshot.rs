@@ -1,7 +1,15 @@
-//! The state of a build host at one moment: what it consists of, how it is read from
-//! the daemons and systemd, and when to read it again.
+//! The state of a build host at one moment.
+//!
+//! | file | subject |
+//! |---|---|
+//! | `model` | the state as one value, which all output is made from |
+//! | `collect` | reads it from the daemons and systemd |
+//! | `controllers` | finds the controllers of agents, and tries to reach them |
+//! | `watch` | waits for changes on the bus |
 
 pub(crate) mod collect;
 pub(crate) mod controllers;
 pub(crate) mod model;
+#[cfg(test)]
+pub(crate) mod samples;
 pub(crate) mod watch;

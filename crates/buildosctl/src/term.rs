@@ -1,37 +1,38 @@
-//! Colour for people at a terminal, none for everybody else; and the forms that
-//! several commands share: times and columns.
+//! Output to a terminal or a pipe: colour, time spans and columns.
 
-use std::io::IsTerminal as _;
+use std::io::{IsTerminal as _, Write as _};
+use std::process::ExitCode;
 
-/// What a piece of text is.
+use buildos_service::text;
+
+/// The meaning of a piece of text, shown by its colour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
 pub(crate) enum Tone {
-    /// In order.
     Good,
-    /// Somebody waits, or something is out of use.
+    /// Waiting, or out of service.
     Warning,
-    /// Broken.
     Bad,
     /// A heading.
     Strong,
-    /// Not to the point now.
+    /// A detail.
     Weak,
 }
 
-/// Whether there is colour.
+/// How text is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Style {
-    /// Escape sequences may be written.
+    /// Writes escape sequences.
     pub(crate) colour: bool,
 }
 
 impl Style {
-    /// No colour.
+    /// Text without colour.
     #[cfg(test)]
     pub(crate) const PLAIN: Self = Self { colour: false };
 
-    /// As the output and the environment want it: `NO_COLOR` (no-color.org) and
-    /// `TERM=dumb` switch it off.
+    /// Returns the style for standard output: colour only on a terminal, and neither
+    /// with `NO_COLOR` (no-color.org) nor with `TERM=dumb`.
     pub(crate) fn of_stdout() -> Self {
         let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
@@ -40,7 +41,7 @@ impl Style {
         }
     }
 
-    /// The text in that tone (ECMA-48, SGR).
+    /// Returns the text in the colour of a tone (ECMA-48, SGR).
     pub(crate) fn paint(self, tone: Tone, text: &str) -> String {
         if !self.colour || text.is_empty() {
             return text.to_owned();
@@ -56,7 +57,7 @@ impl Style {
     }
 }
 
-/// A time span in its two largest units: `11 h 59 min`.
+/// Returns a time span in its two largest units: `11 h 59 min`.
 pub(crate) fn span(micros: u64) -> String {
     let seconds = micros / 1_000_000;
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
@@ -68,7 +69,7 @@ pub(crate) fn span(micros: u64) -> String {
     }
 }
 
-/// `in 5 min 3 s`, or `2 s ago`.
+/// Returns `in 5 min 3 s`, or `2 s ago`; both times are in microseconds.
 pub(crate) fn relative(now: u64, then: u64) -> String {
     if then >= now {
         format!("in {}", span(then - now))
@@ -77,8 +78,13 @@ pub(crate) fn relative(now: u64, then: u64) -> String {
     }
 }
 
-/// Rows in columns, two spaces apart, without colour; the last column is as wide
-/// as it is. Text without control characters is expected.
+/// Returns the cells of a row as [`columns`] takes them.
+pub(crate) fn row(cells: &[&str]) -> Vec<String> {
+    cells.iter().map(ToString::to_string).collect()
+}
+
+/// Aligns rows in columns, two spaces apart. The cells must not contain control
+/// characters or colour.
 pub(crate) fn columns(rows: &[Vec<String>]) -> String {
     let count = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
@@ -98,12 +104,26 @@ pub(crate) fn columns(rows: &[Vec<String>]) -> String {
     out
 }
 
+/// Writes to standard output and returns the exit status for that.
+pub(crate) fn print(text: &str) -> ExitCode {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+/// Writes an error to standard error and returns the exit status for failures.
+pub(crate) fn fail(error: &str) -> ExitCode {
+    eprintln!("buildosctl: {}", text::Escaped::received(error));
+    ExitCode::FAILURE
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn spans_have_two_units() {
+    fn span_has_at_most_two_units() {
         for (seconds, text) in [
             (0, "0 s"),
             (59, "59 s"),
@@ -119,14 +139,13 @@ mod tests {
     }
 
     #[test]
-    fn columns_line_up() {
-        let row = |cells: &[&str]| cells.iter().map(ToString::to_string).collect();
+    fn columns_are_aligned_by_characters() {
         let rows: Vec<Vec<String>> = vec![row(&["a", "bcd", "é"]), row(&["abc", "b", ""])];
         assert_eq!(columns(&rows), "a    bcd  é\nabc  b\n");
     }
 
     #[test]
-    fn plain_is_plain() {
+    fn paint_adds_escape_sequences_only_with_colour() {
         assert_eq!(Style::PLAIN.paint(Tone::Bad, "x"), "x");
         let colour = Style { colour: true };
         assert_eq!(colour.paint(Tone::Good, "x"), "\x1b[32mx\x1b[0m");

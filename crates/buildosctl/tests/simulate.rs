@@ -82,7 +82,7 @@ fn each_ends_as_it_should_and_is_json_as_documented() {
     let mut ends = ENDS.to_vec();
     for path in descriptions() {
         let stem = path.file_stem().unwrap().to_str().unwrap().to_owned();
-        let (json, _, code) = printed(&run(&["--json", "--simulate", path.to_str().unwrap()]));
+        let (json, _, code) = printed(&run(&["simulate", "--json", path.to_str().unwrap()]));
         assert_eq!(code, Some(0));
         let json: serde_json::Value = serde_json::from_str(&json).unwrap();
         let position = ends.iter().position(|(name, ..)| *name == stem);

@@ -1,215 +1,149 @@
-//! The command line.
+//! The parser of the command line.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use lexopt::{Arg, Parser, ValueExt as _};
 
-use crate::commands::check;
-use crate::commands::drain;
-use crate::commands::show::View;
+use super::commands::{Command, DEFAULT, Flag, Id, find};
+use crate::commands::show::{self, View};
+use crate::commands::{check, drain};
 use crate::simulate;
 
-/// What `--help` prints.
-pub(crate) const HELP: &str = "\
-Usage: buildosctl [status | links | leases | agents] [--json] [--watch]
-       buildosctl why [--json] [--watch] [AGENT...]
-       buildosctl drain [--wait] [--budget SECONDS] [AGENT...]
-       buildosctl resume [AGENT...]
-       buildosctl renew
-       buildosctl log [ARGUMENT OF journalctl...]
-       buildosctl check [--daemon NAME] FILE...
-       buildosctl check --cmdline STRING
-       buildosctl simulate [--json] FILE
-       buildosctl metrics
-
-Asks the daemons of this build host over the system bus.
-
-Commands:
-  status         the host on one screen; also without a command
-  why            why this host does not build, and what to do; for these agents
-                 (bbot@default) or for all
-  links          the network interfaces, and why each is used or not
-  leases         the host's own lease and those of the machines on br1
-  agents         what each agent does, and what it waits for
-  drain          let the tasks of agents (all, if none is named) end, then stop
-                 them, until they are resumed
-  resume         take that back
-  renew          ask the DHCP server to extend the lease now
-  log            the journal of everything of buildos since the boot
-  check          look for mistakes in configuration: files of the daemons, of
-                 PXELINUX, iPXE and GRUB, or a kernel command line
-  simulate       what would happen with the NICs, servers and settings that a file
-                 describes; --simulate FILE does the same
-  metrics        numbers for Prometheus
-  console        keep the status on the consoles, see buildos-console.service
-
-Options:
-  --json         one JSON object on a line
-  --watch        again whenever something changes
-  --wait         drain: return when no task runs any more
-  --budget N     drain: stop agents whose tasks run after N seconds
-  --daemon NAME  check: the files are netd's, hostnamed's, natd's or agentd's
-  --cmdline S    check: this kernel command line
-  --simulate F   as the command simulate with this file
-  -h, --help     show this
-  -V, --version  show the version
-
-Exit status: 0; 1 when a daemon does not answer or refuses, or check or
-simulate finds mistakes; 2 when the arguments make no sense. why: 0 when the host builds or could,
-3 when it is out of service, from 10 on by the broken link (buildosctl(1)).
-";
-
-/// What is asked for.
+/// A command with its arguments.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Command {
-    /// Show something.
-    Show(Request),
-    /// Let tasks end.
+pub(crate) enum Invocation {
+    /// A command that shows the host.
+    Show(show::Request),
     Drain(drain::Request),
-    /// Take that back.
+    /// Names of agents; empty for all.
     Resume(Vec<String>),
-    /// Extend the lease.
     Renew,
-    /// Show the journal, with these further arguments.
+    /// Arguments for journalctl.
     Log(Vec<OsString>),
-    /// Look for mistakes.
     Check(Vec<check::Subject>),
-    /// Say what would happen.
     Simulate(simulate::Request),
-    /// Keep the consoles.
     Console,
-    /// Show [`HELP`].
-    Help,
-    /// Show the version.
+    /// Help of the command, or of all.
+    Help(Option<&'static Command>),
     Version,
 }
 
-/// What is to be shown, and how.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Request {
-    /// What.
-    pub(crate) view: View,
-    /// As JSON.
-    pub(crate) json: bool,
-    /// Again and again.
-    pub(crate) watch: bool,
-    /// Only these agents; none stands for all.
-    pub(crate) agents: Vec<String>,
-}
-
-/// Options before they are judged.
+/// Flags and operands as they stand on the command line.
 #[derive(Default)]
 struct Given {
-    words: Vec<String>,
     json: bool,
     watch: bool,
     wait: bool,
     budget: Option<Duration>,
     daemon: Option<String>,
     cmdline: Option<String>,
-    simulate: Option<PathBuf>,
+    operands: Vec<String>,
 }
 
-/// Reads the arguments.
-pub(crate) fn parse(mut parser: Parser) -> Result<Command, lexopt::Error> {
+/// Parses the arguments.
+pub(crate) fn parse(mut parser: Parser) -> Result<Invocation, lexopt::Error> {
     let mut given = Given::default();
+    let mut word: Option<String> = None;
     while let Some(argument) = parser.next()? {
-        let command = given.words.first().map_or("status", String::as_str);
-        let shows = matches!(command, "status" | "why" | "links" | "leases" | "agents");
-        match argument {
-            Arg::Short('h') | Arg::Long("help") => return Ok(Command::Help),
-            Arg::Short('V') | Arg::Long("version") => return Ok(Command::Version),
-            Arg::Long("json") if shows || command == "simulate" => given.json = true,
-            Arg::Long("watch") if shows => given.watch = true,
-            Arg::Long("simulate") if given.words.is_empty() => {
-                given.simulate = Some(parser.value()?.into());
+        let command = word.as_deref().map_or(Some(DEFAULT), find);
+        let flag = match &argument {
+            Arg::Short('h') | Arg::Long("help") => {
+                return Ok(Invocation::Help(word.and(command)));
             }
-            Arg::Long("wait") if command == "drain" => given.wait = true,
-            Arg::Long("budget") if command == "drain" => {
-                let seconds: std::num::NonZeroU32 = parser.value()?.parse()?;
-                given.budget = Some(Duration::from_secs(seconds.get().into()));
+            Arg::Short('V') | Arg::Long("version") => return Ok(Invocation::Version),
+            Arg::Long(long) => command.and_then(|command| command.flag(long)),
+            Arg::Short(_) | Arg::Value(_) => None,
+        };
+        match (argument, flag) {
+            (_, Some(flag)) => given.take(flag, &mut parser)?,
+            (Arg::Value(value), None) if word.is_some() => given.operands.push(value.string()?),
+            (Arg::Value(value), None) => {
+                let value = value.string()?;
+                if find(&value).is_some_and(|command| command.id == Id::Log) {
+                    return Ok(Invocation::Log(parser.raw_args()?.collect()));
+                }
+                word = Some(value);
             }
-            Arg::Long("daemon") if command == "check" => {
-                given.daemon = Some(parser.value()?.string()?);
+            (argument @ (Arg::Short(_) | Arg::Long(_)), None) => {
+                return Err(argument.unexpected());
             }
-            Arg::Long("cmdline") if command == "check" => {
-                given.cmdline = Some(parser.value()?.string()?);
-            }
-            Arg::Value(word) if given.words.is_empty() && word == "log" => {
-                return Ok(Command::Log(parser.raw_args()?.collect()));
-            }
-            Arg::Value(word) => given.words.push(word.string()?),
-            Arg::Short(_) | Arg::Long(_) => return Err(argument.unexpected()),
         }
     }
-    judged(given)
+    match word {
+        None => invocation(DEFAULT, given),
+        Some(word) => match find(&word) {
+            Some(command) => invocation(command, given),
+            None => Err(Arg::Value(word.into()).unexpected()),
+        },
+    }
 }
 
-fn judged(given: Given) -> Result<Command, lexopt::Error> {
-    let simulation = |path| {
-        Ok(Command::Simulate(simulate::Request {
-            path,
-            json: given.json,
-        }))
-    };
-    match (given.simulate, given.words.as_slice(), given.watch) {
-        (Some(path), [], false) => return simulation(path),
-        (Some(_), [], true) => return Err(Arg::Long("watch").unexpected()),
-        (Some(_), [unexpected, ..], _) => return Err(Arg::Value(unexpected.into()).unexpected()),
-        (None, ..) => {}
-    }
-    let mut words = given.words.into_iter();
-    let command = words.next().unwrap_or_else(|| "status".to_owned());
-    let rest: Vec<String> = words.collect();
-    let view = match command.as_str() {
-        "status" => Some(View::Status),
-        "why" => Some(View::Why),
-        "links" => Some(View::Links),
-        "leases" => Some(View::Leases),
-        "agents" => Some(View::Agents),
-        "metrics" => Some(View::Metrics),
-        _ => None,
-    };
-    match (view, command.as_str(), rest.as_slice()) {
-        (Some(view), _, agents) if view == View::Why || agents.is_empty() => {
-            Ok(Command::Show(Request {
-                view,
-                json: given.json,
-                watch: given.watch,
-                agents: rest,
-            }))
+impl Given {
+    /// Takes a flag, with the value that follows it.
+    fn take(&mut self, flag: Flag, parser: &mut Parser) -> Result<(), lexopt::Error> {
+        match flag {
+            Flag::Json => self.json = true,
+            Flag::Watch => self.watch = true,
+            Flag::Wait => self.wait = true,
+            Flag::Budget => {
+                let seconds: std::num::NonZeroU32 = parser.value()?.parse()?;
+                self.budget = Some(Duration::from_secs(seconds.get().into()));
+            }
+            Flag::Daemon => self.daemon = Some(parser.value()?.string()?),
+            Flag::Cmdline => self.cmdline = Some(parser.value()?.string()?),
+            // No command has them: they are taken before.
+            Flag::Help | Flag::Version => {}
         }
-        (None, "drain", _) => Ok(Command::Drain(drain::Request {
-            agents: rest,
+        Ok(())
+    }
+}
+
+fn invocation(command: &Command, given: Given) -> Result<Invocation, lexopt::Error> {
+    let excess = command.operands().most();
+    if let Some(unexpected) = excess.and_then(|most| given.operands.get(most)) {
+        return Err(Arg::Value(unexpected.into()).unexpected());
+    }
+    let show = |view, agents| {
+        Invocation::Show(show::Request {
+            view,
+            json: given.json,
+            watch: given.watch,
+            agents,
+        })
+    };
+    Ok(match command.id {
+        Id::Status => show(View::Status, given.operands),
+        Id::Why => show(View::Why, given.operands),
+        Id::Links => show(View::Links, given.operands),
+        Id::Leases => show(View::Leases, given.operands),
+        Id::Agents => show(View::Agents, given.operands),
+        Id::Metrics => show(View::Metrics, given.operands),
+        Id::Drain => Invocation::Drain(drain::Request {
+            agents: given.operands,
             budget: given.budget,
             wait: given.wait,
-        })),
-        (None, "resume", _) => Ok(Command::Resume(rest)),
-        (None, "renew", []) => Ok(Command::Renew),
-        (None, "console", []) => Ok(Command::Console),
-        (None, "simulate", [path]) => simulation(path.into()),
-        (None, "simulate", []) => Err("simulate needs a file".into()),
-        (None, "check", files) => subjects(files, given.daemon, given.cmdline).map(Command::Check),
-        (Some(_), _, [unexpected, ..])
-        | (None, "renew" | "console", [unexpected, ..])
-        | (None, "simulate", [_, unexpected, ..]) => {
-            Err(Arg::Value(unexpected.into()).unexpected())
-        }
-        _ => Err(Arg::Value(command.into()).unexpected()),
-    }
+        }),
+        Id::Resume => Invocation::Resume(given.operands),
+        Id::Renew => Invocation::Renew,
+        Id::Log => Invocation::Log(given.operands.into_iter().map(Into::into).collect()),
+        Id::Check => Invocation::Check(subjects(given)?),
+        Id::Simulate => match given.operands.into_iter().next() {
+            Some(path) => Invocation::Simulate(simulate::Request {
+                path: path.into(),
+                json: given.json,
+            }),
+            None => return Err("simulate needs a file".into()),
+        },
+        Id::Console => Invocation::Console,
+    })
 }
 
-fn subjects(
-    files: &[String],
-    daemon: Option<String>,
-    cmdline: Option<String>,
-) -> Result<Vec<check::Subject>, lexopt::Error> {
-    let line = cmdline.map(check::Subject::CommandLine);
-    let files = files.iter().map(|path| check::Subject::File {
+fn subjects(given: Given) -> Result<Vec<check::Subject>, lexopt::Error> {
+    let line = given.cmdline.map(check::Subject::CommandLine);
+    let files = given.operands.into_iter().map(|path| check::Subject::File {
         path: path.into(),
-        daemon: daemon.clone(),
+        daemon: given.daemon.clone(),
     });
     let subjects: Vec<_> = line.into_iter().chain(files).collect();
     if subjects.is_empty() {
@@ -221,13 +155,14 @@ fn subjects(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::commands::{COMMANDS, Operands, Value};
 
-    fn parsed(words: &[&str]) -> Result<Command, String> {
+    fn parsed(words: &[&str]) -> Result<Invocation, String> {
         parse(Parser::from_args(words)).map_err(|e| e.to_string())
     }
 
-    fn show(view: View) -> Request {
-        Request {
+    fn show(view: View) -> show::Request {
+        show::Request {
             view,
             json: false,
             watch: false,
@@ -236,8 +171,8 @@ mod tests {
     }
 
     #[test]
-    fn views() {
-        assert_eq!(parsed(&[]), Ok(Command::Show(show(View::Status))));
+    fn commands_that_show_the_host_take_their_flags() {
+        assert_eq!(parsed(&[]), Ok(Invocation::Show(show(View::Status))));
         for (word, view) in [
             ("status", View::Status),
             ("why", View::Why),
@@ -246,9 +181,9 @@ mod tests {
             ("agents", View::Agents),
             ("metrics", View::Metrics),
         ] {
-            assert_eq!(parsed(&[word]), Ok(Command::Show(show(view))));
+            assert_eq!(parsed(&[word]), Ok(Invocation::Show(show(view))));
         }
-        let everything = Request {
+        let everything = show::Request {
             json: true,
             watch: true,
             agents: vec!["bbot@a".into()],
@@ -256,9 +191,13 @@ mod tests {
         };
         assert_eq!(
             parsed(&["why", "--json", "bbot@a", "--watch"]),
-            Ok(Command::Show(everything))
+            Ok(Invocation::Show(everything))
         );
-        assert_eq!(parsed(&["status", "--help"]), Ok(Command::Help));
+        assert_eq!(parsed(&["--help"]), Ok(Invocation::Help(None)));
+        assert_eq!(
+            parsed(&["status", "--help"]),
+            Ok(Invocation::Help(find("status")))
+        );
         assert!(parsed(&["metrics", "--json"]).is_err());
         for bad in [&["stat"][..], &["status", "stat"], &["renew", "stat"]] {
             assert_eq!(parsed(bad), Err("unexpected argument \"stat\"".into()));
@@ -266,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn drain_and_resume() {
+    fn drain_and_resume_take_agents() {
         let everything = drain::Request {
             agents: vec!["bbot@a".into(), "bslave@b".into()],
             budget: Some(Duration::from_secs(60)),
@@ -274,46 +213,46 @@ mod tests {
         };
         assert_eq!(
             parsed(&["drain", "--wait", "bbot@a", "--budget=60", "bslave@b"]),
-            Ok(Command::Drain(everything))
+            Ok(Invocation::Drain(everything))
         );
         assert_eq!(
             parsed(&["drain"]),
-            Ok(Command::Drain(drain::Request::default()))
+            Ok(Invocation::Drain(drain::Request::default()))
         );
         assert_eq!(
             parsed(&["resume", "bbot@a"]),
-            Ok(Command::Resume(vec!["bbot@a".into()]))
+            Ok(Invocation::Resume(vec!["bbot@a".into()]))
         );
         assert!(parsed(&["drain", "--budget", "0"]).is_err());
         assert!(parsed(&["resume", "--wait"]).is_err());
     }
 
     #[test]
-    fn what_follows_log_is_for_journalctl() {
+    fn arguments_after_log_are_passed_to_journalctl() {
         let arguments = ["-f", "--help", "-n", "3"].map(OsString::from);
         assert_eq!(
             parsed(&["log", "-f", "--help", "-n", "3"]),
-            Ok(Command::Log(arguments.into()))
+            Ok(Invocation::Log(arguments.into()))
         );
     }
 
     #[test]
-    fn check() {
+    fn check_takes_files_or_a_command_line() {
         let file = |path: &str, daemon: Option<&str>| check::Subject::File {
             path: path.into(),
             daemon: daemon.map(str::to_owned),
         };
         assert_eq!(
             parsed(&["check", "a", "b"]),
-            Ok(Command::Check(vec![file("a", None), file("b", None)]))
+            Ok(Invocation::Check(vec![file("a", None), file("b", None)]))
         );
         assert_eq!(
             parsed(&["check", "--daemon=netd", "a"]),
-            Ok(Command::Check(vec![file("a", Some("netd"))]))
+            Ok(Invocation::Check(vec![file("a", Some("netd"))]))
         );
         assert_eq!(
             parsed(&["check", "--cmdline", "quiet"]),
-            Ok(Command::Check(vec![check::Subject::CommandLine(
+            Ok(Invocation::Check(vec![check::Subject::CommandLine(
                 "quiet".into()
             )]))
         );
@@ -321,49 +260,44 @@ mod tests {
     }
 
     #[test]
-    fn simulate() {
+    fn simulate_takes_one_file() {
         let simulation = |json| {
             let path = "a.toml".into();
-            Ok(Command::Simulate(simulate::Request { path, json }))
+            Ok(Invocation::Simulate(simulate::Request { path, json }))
         };
         assert_eq!(parsed(&["simulate", "a.toml"]), simulation(false));
-        assert_eq!(parsed(&["--simulate", "a.toml"]), simulation(false));
         assert_eq!(parsed(&["simulate", "--json", "a.toml"]), simulation(true));
-        assert_eq!(parsed(&["--json", "--simulate=a.toml"]), simulation(true));
+        assert_eq!(parsed(&["--json", "simulate", "a.toml"]), simulation(true));
         for bad in [
             &["simulate"][..],
             &["simulate", "a", "b"],
             &["simulate", "--watch", "a"],
-            &["--simulate", "a", "status"],
-            &["--watch", "--simulate", "a"],
+            &["--simulate", "a"],
+            &["--json", "--simulate=a"],
             &["status", "--simulate", "a"],
         ] {
             assert!(parsed(bad).is_err(), "{bad:?}");
         }
     }
 
-    /// What the shells complete is what there is.
     #[test]
-    fn completions_know_every_command_and_option() {
-        let bash = include_str!("../../completion/bash/buildosctl");
-        let zsh = include_str!("../../completion/zsh/_buildosctl");
-        let commands = HELP.split("Commands:\n").nth(1).unwrap();
-        let (commands, options) = commands.split_once("\nOptions:\n").unwrap();
-        let options = options.split_once("\n\n").unwrap().0;
-        let first_words = |text: &str| -> Vec<String> {
-            let lines = text
-                .lines()
-                .filter(|line| line.starts_with("  ") && !line.starts_with("   "));
-            lines
-                .flat_map(|line| line.split("  ").nth(1).unwrap().split(", "))
-                .map(|word| word.split(' ').next().unwrap().to_owned())
-                .collect()
-        };
-        let words = [first_words(commands), first_words(options)].concat();
-        assert!(words.contains(&"why".to_owned()) && words.contains(&"--version".to_owned()));
-        for word in words.iter().filter(|word| word.len() > 2) {
-            assert!(bash.contains(word.as_str()), "bash does not know {word}");
-            assert!(zsh.contains(word.as_str()), "zsh does not know {word}");
+    fn every_command_of_the_table_is_parsed() {
+        for command in &COMMANDS {
+            let mut arguments = vec![command.name];
+            match command.operands() {
+                Operands::Files | Operands::File => arguments.push("a"),
+                Operands::None | Operands::Agents | Operands::Journalctl => {}
+            }
+            assert!(parsed(&arguments).is_ok(), "{arguments:?}");
+            for flag in command.flags() {
+                let flag = match flag.value() {
+                    None => format!("--{}", flag.long()),
+                    Some(Value::Seconds) => format!("--{}=1", flag.long()),
+                    Some(Value::Daemon | Value::Text) => format!("--{}=natd", flag.long()),
+                };
+                let with_flag = [arguments.as_slice(), &[flag.as_str()]].concat();
+                assert!(parsed(&with_flag).is_ok(), "{with_flag:?}");
+            }
         }
     }
 }

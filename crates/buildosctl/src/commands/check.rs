@@ -189,6 +189,12 @@ impl Daemon {
     }
 }
 
+/// Returns the names of the daemons without `buildos-`.
+#[cfg(test)]
+pub(crate) fn daemon_names() -> [&'static str; 4] {
+    Daemon::all().map(|daemon| daemon.name)
+}
+
 fn strings(problems: &[Problem]) -> Vec<String> {
     problems.iter().map(ToString::to_string).collect()
 }

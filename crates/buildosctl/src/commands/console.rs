@@ -1,7 +1,7 @@
-//! The status on the consoles of the host: before the login prompt, where
-//! agetty(8) shows issue files. It redraws its prompts itself when it is told that
-//! they changed, unless somebody has begun to type; so neither a login nor what the
-//! kernel says is ever in the way.
+//! `buildosctl console`: shows the status on the consoles, before the login prompt.
+//!
+//! It writes an issue file and asks agetty(8) to print its prompt again. agetty does not
+//! do so while a user types, so a login is never disturbed.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,51 +15,52 @@ use crate::snapshot::collect;
 use crate::snapshot::model::Host;
 use crate::snapshot::watch::Changes;
 
-/// Read by agetty after `/etc/issue`.
+/// agetty shows this file after `/etc/issue`.
 const ISSUE: &str = "/run/issue.d/50-buildos.issue";
-/// Things happen together; a console of 9600 baud takes a second for a screen.
+/// Pause after a change. Changes come in groups, and a console of 9600 baud takes a
+/// second for a screen.
 const SETTLE: Duration = Duration::from_secs(1);
-/// Not every change is signalled.
-const AT_MOST: Duration = Duration::from_secs(30);
+/// The longest time between two reads: not every change is signalled.
+const READ_INTERVAL: Duration = Duration::from_secs(30);
 
-/// Keeps the issue file as the host is, until the bus is gone.
+/// Keeps the issue file up to date until the connection to the bus is lost.
 pub(crate) async fn keep(bus: &Connection) -> Result<(), String> {
     let changes = Changes::new(bus).await;
     let mut changes = changes.map_err(|error| format!("cannot listen: {}", text::chain(&error)))?;
     let path = PathBuf::from(ISSUE);
     if let Some(directory) = path.parent() {
         fs::create_dir_all(directory)
-            .map_err(|error| format!("cannot make {}: {error}", directory.display()))?;
+            .map_err(|error| format!("cannot create {}: {error}", directory.display()))?;
     }
     notify::ready();
     notify::status(&format!("agetty shows {ISSUE} before its prompts"));
     loop {
-        if show(&collect::host(bus).await, &path)? {
-            redraw();
+        if write(&collect::host(bus).await, &path)? {
+            reload_agetty();
         }
-        if !changes.next(AT_MOST).await {
+        if !changes.next(READ_INTERVAL).await {
             return Err("the connection to the system bus was lost".to_owned());
         }
         tokio::time::sleep(SETTLE).await;
     }
 }
 
-/// Whether there is something else to be seen than before.
-fn show(host: &Host, path: &Path) -> Result<bool, String> {
+/// Writes the issue file, and returns true if its text changed.
+fn write(host: &Host, path: &Path) -> Result<bool, String> {
     let written = file::replace(path, issue(host).as_bytes(), 0o644);
     written.map_err(|error| text::chain(&error))
 }
 
-/// Asks every agetty to show its prompt again (agetty(8), `--reload`). Without
-/// agetty there is nobody to be asked.
-fn redraw() {
-    let asked = Command::new("agetty").arg("--reload").status();
-    if let Err(error) = asked {
+/// Asks all instances of agetty to print their prompts again (agetty(8), `--reload`).
+fn reload_agetty() {
+    let status = Command::new("agetty").arg("--reload").status();
+    if let Err(error) = status {
         eprintln!("cannot run agetty --reload: {error}");
     }
 }
 
-/// What is shown: nothing that changes by itself, or it would be drawn for ever.
+/// Returns the text of the issue file. It contains no times, as each change of the text
+/// makes agetty print its prompt again.
 fn issue(host: &Host) -> String {
     let name = host.name.as_ref().map_or("", |name| name.hostname.as_str());
     let name = if name.is_empty() {
@@ -109,7 +110,7 @@ fn issue(host: &Host) -> String {
     }
     rows.push("Why it does not build: buildosctl why".to_owned());
     rows.push(String::new());
-    // agetty takes what follows a backslash for a code of its own.
+    // agetty expands escape codes that begin with a backslash.
     let lines: Vec<_> = rows.iter().map(|row| row.replace('\\', "\\\\")).collect();
     lines.join("\n") + "\n"
 }
@@ -117,10 +118,10 @@ fn issue(host: &Host) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::snapshot::model::samples::ready;
+    use crate::snapshot::samples::ready;
 
     #[test]
-    fn the_console() {
+    fn issue_shows_network_login_nat_and_agents() {
         let mut host = ready();
         let network = host.network.as_mut().unwrap();
         network.ipv6_addresses = vec!["2001:db8::7/64".into(), "fe80::1/64".into()];
@@ -141,7 +142,7 @@ Why it does not build: buildosctl why
     }
 
     #[test]
-    fn time_alone_changes_nothing() {
+    fn issue_does_not_depend_on_time() {
         let mut later = ready();
         later.taken_usec += 3_600_000_000;
         assert_eq!(issue(&ready()), issue(&later));

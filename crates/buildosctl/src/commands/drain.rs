@@ -1,4 +1,4 @@
-//! Letting the tasks of agents end, and taking that back.
+//! `buildosctl drain` and `buildosctl resume`.
 
 use std::time::Duration;
 
@@ -7,69 +7,72 @@ use buildos_dbus_api::watch::Watch;
 use tokio::time::timeout;
 use zbus::Connection;
 
-use super::agentd::{manager, paths, silent};
+use super::call::{agentd, agentd_error};
 
-/// How long agentd may be away while somebody waits for it. Its own restart
-/// takes a tenth of a second.
-const AWAY: Duration = Duration::from_secs(10);
+/// Limit for agentd's absence during `--wait`. A restart of agentd takes a tenth of a
+/// second.
+const ABSENCE_LIMIT: Duration = Duration::from_secs(10);
 
-/// What is to be drained, and how.
+/// The arguments of `drain`.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Request {
-    /// `bbot@default`; none stands for all.
+    /// Names such as `bbot@default`; empty for all agents.
     pub(crate) agents: Vec<String>,
-    /// Time that tasks have; the configured one, if it is not given.
+    /// Limit for the tasks; `None` for the configured one.
     pub(crate) budget: Option<Duration>,
-    /// Whether to wait until no task runs.
+    /// Waits until no task runs.
     pub(crate) wait: bool,
 }
 
-/// Drains, and waits if that is asked for.
+/// Drains agents, and with `wait` returns once no task runs.
 pub(crate) async fn drain(bus: &Connection, request: &Request) -> Result<(), String> {
     let micros = request.budget.map_or(0, |budget| budget.as_micros());
     let budget = u64::try_from(micros).unwrap_or(u64::MAX);
     let names: Vec<&str> = request.agents.iter().map(String::as_str).collect();
-    let drained = manager(bus).await?.drain(&names, budget).await;
-    drained.map_err(silent)?;
+    let drained = agentd(bus).await?.drain(&names, budget).await;
+    drained.map_err(agentd_error)?;
     if request.wait {
-        for path in paths(bus).await? {
-            let mut watch = watch_instance(bus, &path).await.map_err(silent)?;
+        let paths = agentd(bus).await?.instances().await.map_err(agentd_error)?;
+        for path in paths {
+            let watch = watch_instance(bus, path.as_str()).await;
+            let mut watch = watch.map_err(agentd_error)?;
             until_drained(&mut watch, &request.agents).await?;
         }
     }
     Ok(())
 }
 
-/// Takes a drain back.
+/// Lets drained agents start again.
 pub(crate) async fn resume(bus: &Connection, agents: &[String]) -> Result<(), String> {
     let names: Vec<&str> = agents.iter().map(String::as_str).collect();
-    manager(bus).await?.resume(&names).await.map_err(silent)
+    let resumed = agentd(bus).await?.resume(&names).await;
+    resumed.map_err(agentd_error)
 }
 
-/// Waits until the agent, if it is one of those asked for, runs no task.
-async fn until_drained(watch: &mut Watch<Agent>, asked: &[String]) -> Result<(), String> {
-    let mut away = false;
+/// Waits until the agent runs no task, if it is among `names` or `names` is empty.
+async fn until_drained(watch: &mut Watch<Agent>, names: &[String]) -> Result<(), String> {
+    let mut absent = false;
     loop {
-        let look = if away {
-            let back = timeout(AWAY, watch.next()).await;
+        let look = if absent {
+            let back = timeout(ABSENCE_LIMIT, watch.next()).await;
             back.map_err(|_elapsed| "buildos-agentd is gone".to_owned())?
         } else {
             watch.next().await
         };
         let Some(agent) = look.map_err(|lost| lost.to_string())? else {
-            away = true;
+            absent = true;
             continue;
         };
-        away = false;
+        absent = false;
         let name = format!("{}@{}", agent.kind, agent.name);
-        let concerned = asked.is_empty() || asked.contains(&name);
+        let concerned = names.is_empty() || names.contains(&name);
         if !concerned || is_quiet(&agent) {
             return Ok(());
         }
     }
 }
 
-/// Whether it neither runs tasks nor will take any.
+/// Returns true if the agent runs no task and takes none.
 fn is_quiet(agent: &Agent) -> bool {
     [InstanceState::Drained, InstanceState::Stopped]
         .iter()
@@ -81,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_has_ended_is_quiet() {
+    fn agent_is_quiet_only_if_drained_or_stopped() {
         for state in InstanceState::ALL {
             let agent = Agent {
                 state: state.to_string(),

@@ -1,4 +1,4 @@
-//! A host in numbers, in Prometheus' text format
+//! `buildosctl metrics`: the host in the text format of Prometheus
 //! (prometheus.io/docs/instrumenting/exposition_formats).
 
 use std::fmt::Write as _;
@@ -7,24 +7,28 @@ use buildos_dbus_api::agent1::InstanceState;
 use buildos_dbus_api::network1::State;
 
 use super::why::judge;
-use crate::snapshot::model::{Daemon, Host};
+use crate::snapshot::model::{Agent, Daemon, Host};
 
-/// All metrics.
+/// Renders all metrics.
 pub(crate) fn render(host: &Host) -> String {
     let mut out = Page::default();
     let version = [("version", host.version.as_str()), ("image", &host.image)];
-    out.family("buildos_info", "gauge", "What runs; always 1.");
+    out.family(
+        "buildos_info",
+        "gauge",
+        "Versions of buildos and of the system; always 1.",
+    );
     out.sample("buildos_info", &version, 1);
 
     let verdict = judge(host);
     out.family(
         "buildos_why_code",
         "gauge",
-        "Exit code of `buildosctl why`, controllers not tried: 0 builds or could, 3 out of service, 10 and up the broken link.",
+        "Exit status of `buildosctl why` without a test of the controllers: 0 builds or ready, 3 out of service, 10 and above the failed check.",
     );
     out.sample("buildos_why_code", &[], verdict.exit_code().into());
 
-    out.family("buildos_up", "gauge", "Whether a daemon answers.");
+    out.family("buildos_up", "gauge", "1 if a daemon answers on the bus.");
     for daemon in [
         Daemon::Netd,
         Daemon::Hostnamed,
@@ -68,7 +72,7 @@ pub(crate) fn render(host: &Host) -> String {
     out.family(
         "buildos_clock_synchronised",
         "gauge",
-        "Whether a time server has been heard.",
+        "1 if the kernel reports a synchronised clock.",
     );
     out.sample(
         "buildos_clock_synchronised",
@@ -86,7 +90,7 @@ fn network(host: &Host, out: &mut Page) {
     out.family(
         "buildos_network_state",
         "gauge",
-        "1 for the state that the network is in.",
+        "1 for the current state of the network, 0 for the others.",
     );
     for state in State::ALL {
         let is = network.state == state.as_str();
@@ -96,11 +100,7 @@ fn network(host: &Host, out: &mut Page) {
             is.into(),
         );
     }
-    out.family(
-        "buildos_link_carrier",
-        "gauge",
-        "Whether a link has carrier.",
-    );
+    out.family("buildos_link_carrier", "gauge", "1 if a link has carrier.");
     for link in &host.links {
         let labels = [("link", link.name.as_str()), ("role", &link.role)];
         out.sample("buildos_link_carrier", &labels, link.carrier.into());
@@ -108,12 +108,12 @@ fn network(host: &Host, out: &mut Page) {
     for (name, help, usec) in [
         (
             "buildos_lease_acquired_timestamp_seconds",
-            "When the lease on br0 was last acknowledged.",
+            "Time of the last acknowledgement of the lease on br0.",
             network.lease.acquired_usec,
         ),
         (
             "buildos_lease_expires_timestamp_seconds",
-            "When the lease on br0 ends.",
+            "End of the lease on br0.",
             network.lease.expires_usec,
         ),
     ] {
@@ -129,17 +129,21 @@ fn nat(host: &Host, out: &mut Page) {
     out.family(
         "buildos_nat_ready",
         "gauge",
-        "Whether machines on br1 could work.",
+        "1 if machines on br1 have NAT, DHCP and DNS.",
     );
     out.sample("buildos_nat_ready", &[], nat.ready.into());
     if nat.probe_usec != 0 {
         out.family(
             "buildos_probe_passed",
             "gauge",
-            "Whether the last probe passed.",
+            "1 if the last probe passed.",
         );
         out.sample("buildos_probe_passed", &[], (nat.probe == "passed").into());
-        out.family("buildos_probe_timestamp_seconds", "gauge", "When it ended.");
+        out.family(
+            "buildos_probe_timestamp_seconds",
+            "gauge",
+            "End of the last probe.",
+        );
         out.sample(
             "buildos_probe_timestamp_seconds",
             &[],
@@ -152,40 +156,40 @@ fn nat(host: &Host, out: &mut Page) {
     out.family(
         "buildos_tracked_connections",
         "gauge",
-        "Connections that the kernel tracks.",
+        "Connections that the kernel tracks now.",
     );
     out.sample("buildos_tracked_connections", &[], tracked.into());
     out.family(
         "buildos_tracked_connections_limit",
         "gauge",
-        "How many it can track.",
+        "Largest number of connections that the kernel can track.",
     );
     out.sample("buildos_tracked_connections_limit", &[], most.into());
     out.family(
         "buildos_nat_packets_total",
         "counter",
-        "Packets by what was done with them, since the table was installed.",
+        "Packets by treatment since natd installed its table.",
     );
     for (what, (packets, _)) in &host.usage.counters {
         out.sample("buildos_nat_packets_total", &[("what", what)], *packets);
     }
-    out.family("buildos_nat_bytes_total", "counter", "Bytes, likewise.");
+    out.family(
+        "buildos_nat_bytes_total",
+        "counter",
+        "Bytes by treatment since natd installed its table.",
+    );
     for (what, (_, bytes)) in &host.usage.counters {
         out.sample("buildos_nat_bytes_total", &[("what", what)], *bytes);
     }
 }
 
 fn agents(host: &Host, out: &mut Page) {
-    let ids: Vec<String> = host
-        .agents
-        .iter()
-        .map(crate::snapshot::model::Agent::id)
-        .collect();
+    let ids: Vec<String> = host.agents.iter().map(Agent::id).collect();
     let each = || host.agents.iter().zip(&ids);
     out.family(
         "buildos_agent_state",
         "gauge",
-        "1 for the state that an agent is in.",
+        "1 for the current state of an agent, 0 for the others.",
     );
     for (agent, id) in each() {
         for state in InstanceState::ALL {
@@ -197,7 +201,7 @@ fn agents(host: &Host, out: &mut Page) {
     out.family(
         "buildos_agent_task_processes",
         "gauge",
-        "Processes of an agent beside its main one.",
+        "Processes of an agent apart from its main process.",
     );
     for (agent, id) in each() {
         let processes = count(agent.task_processes);
@@ -206,7 +210,7 @@ fn agents(host: &Host, out: &mut Page) {
     out.family(
         "buildos_agent_restarts_total",
         "counter",
-        "Starts after an agent had ended by itself.",
+        "Restarts of an agent after it ended by itself.",
     );
     for (agent, id) in each() {
         let restarts = agent.instance.restarts.into();
@@ -215,7 +219,7 @@ fn agents(host: &Host, out: &mut Page) {
     out.family(
         "buildos_agent_crash_loop",
         "gauge",
-        "Whether an agent ends again and again.",
+        "1 if an agent ends repeatedly.",
     );
     for (agent, id) in each() {
         let looping = agent.instance.crash_loop.into();
@@ -227,7 +231,7 @@ fn count(n: usize) -> u64 {
     u64::try_from(n).unwrap_or(u64::MAX)
 }
 
-/// The text as it grows.
+/// The text, to which families and samples are appended.
 #[derive(Default)]
 struct Page(String);
 
@@ -250,7 +254,7 @@ impl Page {
     }
 }
 
-/// A label's value.
+/// Escapes the value of a label.
 fn escape(value: &str) -> String {
     value
         .replace('\\', "\\\\")
@@ -261,11 +265,11 @@ fn escape(value: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::snapshot::model::samples::ready;
+    use crate::snapshot::samples::ready;
     use std::collections::BTreeSet;
 
     #[test]
-    fn a_page() {
+    fn page_has_a_sample_of_each_part() {
         let page = render(&ready());
         for line in [
             "buildos_info{version=\"0.1.0\",image=\"Debian GNU/Linux 13 (trixie)\"} 1",
@@ -282,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn every_sample_has_its_family_before_it() {
+    fn samples_follow_their_family() {
         let page = render(&ready());
         let mut family = "";
         for line in page.lines() {
@@ -294,9 +298,8 @@ mod tests {
         }
     }
 
-    /// The dashboard and the alerts for a farm ask for nothing that no host tells.
     #[test]
-    fn what_dashboard_and_alerts_name_is_there() {
+    fn dashboard_and_alerts_use_only_existing_metrics() {
         let page = render(&ready());
         let known: BTreeSet<&str> = page
             .lines()
@@ -317,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn labels_are_escaped() {
+    fn label_values_are_escaped() {
         assert_eq!(escape("a\"b\\c\nd"), "a\\\"b\\\\c\\nd");
     }
 }

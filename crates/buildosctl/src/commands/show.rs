@@ -1,59 +1,132 @@
-//! What is shown of a host, to people and as JSON.
+//! Prints the host as a command shows it, once or again at every change.
 
-use serde_json::{Value, json};
+use std::io::IsTerminal as _;
+use std::process::ExitCode;
+use std::time::Duration;
 
-use super::{lists, metrics, status, why};
-use crate::snapshot::model::{Host, SCHEMA};
-use crate::term::Style;
+use buildos_service::text;
+use serde_json::Value;
+use zbus::Connection;
 
-/// A way to look at a host.
+use super::{agents, leases, links, metrics, status, why};
+use crate::snapshot::model::Host;
+use crate::snapshot::watch::Changes;
+use crate::snapshot::{collect, controllers};
+use crate::term::{Style, print};
+
+/// The longest time between two screens of `--watch`: the times on the screen change
+/// without a signal on the bus.
+const TICK: Duration = Duration::from_secs(1);
+
+/// A command that shows the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
 pub(crate) enum View {
-    /// Everything, on one screen.
     Status,
-    /// The first broken link.
     Why,
-    /// Links.
     Links,
-    /// Leases.
     Leases,
-    /// Agents.
     Agents,
-    /// Prometheus' text format.
     Metrics,
 }
 
-/// Text, and the exit code that goes with it.
-pub(crate) struct Shown {
-    /// Lines, each with its end.
+/// A view and how to print it.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Request {
+    pub(crate) view: View,
+    /// Prints JSON instead of text.
+    pub(crate) json: bool,
+    /// Prints again at every change.
+    pub(crate) watch: bool,
+    /// The agents that count; empty for all.
+    pub(crate) agents: Vec<String>,
+}
+
+/// The output of a view.
+pub(crate) struct Output {
+    /// Complete lines.
     pub(crate) text: String,
-    /// See buildosctl(1).
+    /// The exit status; see buildosctl(1).
     pub(crate) code: u8,
 }
 
+/// Prints the host, once or at every change.
+pub(crate) async fn show(bus: &Connection, request: &Request) -> Result<ExitCode, String> {
+    if !request.watch {
+        let output = look(bus, request).await?;
+        return Ok(match print(&output.text) {
+            printed if printed == ExitCode::SUCCESS => ExitCode::from(output.code),
+            failed => failed,
+        });
+    }
+    let mut changes = Changes::new(bus)
+        .await
+        .map_err(|error| format!("cannot listen: {}", text::chain(&error)))?;
+    let screen = std::io::stdout().is_terminal() && !request.json;
+    let mut before = String::new();
+    loop {
+        let output = look(bus, request).await?;
+        if screen {
+            // Cursor home, erase the screen (ECMA-48).
+            if print(&format!("\x1b[H\x1b[2J{}", output.text)) != ExitCode::SUCCESS {
+                return Ok(ExitCode::FAILURE);
+            }
+        } else if output.text != before && print(&output.text) != ExitCode::SUCCESS {
+            return Ok(ExitCode::FAILURE);
+        }
+        before = output.text;
+        if !changes.next(TICK).await {
+            return Err("the connection to the system bus was lost".to_owned());
+        }
+    }
+}
+
+async fn look(bus: &Connection, request: &Request) -> Result<Output, String> {
+    let mut host = collect::host(bus).await;
+    if request.view == View::Why {
+        for name in &request.agents {
+            if host.manager.is_some() && !host.agents.iter().any(|agent| agent.id() == *name) {
+                return Err(format!("no agent {name:?} is configured"));
+            }
+        }
+        if !request.agents.is_empty() {
+            host.agents
+                .retain(|agent| request.agents.contains(&agent.id()));
+        }
+        controllers::try_all(&mut host.agents).await;
+    }
+    if request.json {
+        let output = request.view.json(&host);
+        output.map_err(|error| format!("cannot write JSON: {error}"))
+    } else {
+        Ok(request.view.text(&host, Style::of_stdout()))
+    }
+}
+
 impl View {
-    /// For people.
-    pub(crate) fn text(self, host: &Host, style: Style) -> Shown {
+    /// Returns the host as text.
+    pub(crate) fn text(self, host: &Host, style: Style) -> Output {
         let text = match self {
             Self::Status => status::render(host, style),
             Self::Why => {
                 let verdict = why::judge(host);
-                return Shown {
+                return Output {
                     text: verdict.render(style),
                     code: verdict.exit_code(),
                 };
             }
-            Self::Links => lists::links(host),
-            Self::Leases => lists::leases(host),
-            Self::Agents => lists::agents(&host.agents),
+            Self::Links => links::render(host),
+            Self::Leases => leases::render(host),
+            Self::Agents => agents::render(&host.agents),
             Self::Metrics => metrics::render(host),
         };
         let code = self.code(host);
-        Shown { text, code }
+        Output { text, code }
     }
 
-    /// For programs: one object on one line, see `docs/buildosctl.schema.json`.
-    pub(crate) fn json(self, host: &Host) -> Result<Shown, serde_json::Error> {
+    /// Returns the host as one JSON object on one line; see
+    /// `docs/buildosctl.schema.json`.
+    pub(crate) fn json(self, host: &Host) -> Result<Output, serde_json::Error> {
         let mut code = self.code(host);
         let value: Value = match self {
             Self::Status | Self::Metrics => serde_json::to_value(host)?,
@@ -62,26 +135,22 @@ impl View {
                 code = verdict.exit_code();
                 serde_json::to_value(verdict)?
             }
-            Self::Links => json!({"schema": SCHEMA, "links": host.links}),
-            Self::Leases => json!({
-                "schema": SCHEMA,
-                "lease": host.network.as_ref().map(|network| &network.lease),
-                "machines": host.usage.machines,
-            }),
-            Self::Agents => json!({"schema": SCHEMA, "agents": host.agents}),
+            Self::Links => serde_json::to_value(links::Json::of(host))?,
+            Self::Leases => serde_json::to_value(leases::Json::of(host))?,
+            Self::Agents => serde_json::to_value(agents::Json::of(host))?,
         };
         let text = format!("{value}\n");
-        Ok(Shown { text, code })
+        Ok(Output { text, code })
     }
 
-    /// 1 when a daemon whose word is shown does not answer.
+    /// Returns 1 if a daemon that this view needs does not answer, otherwise 0.
     fn code(self, host: &Host) -> u8 {
         let known = match self {
             Self::Status => host.silent.is_empty(),
             Self::Links => host.network.is_some(),
             Self::Leases => host.network.is_some() && host.nat.is_some(),
             Self::Agents => host.manager.is_some(),
-            // A daemon that does not answer is a metric, too.
+            // `why` has exit codes of its own; a metric says which daemons answer.
             Self::Why | Self::Metrics => true,
         };
         u8::from(!known)
@@ -89,85 +158,12 @@ impl View {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use super::*;
-    use crate::snapshot::model::samples::ready;
-
-    const VIEWS: [(View, &str); 5] = [
-        (View::Status, "status"),
-        (View::Why, "why"),
-        (View::Links, "links"),
-        (View::Leases, "leases"),
-        (View::Agents, "agents"),
-    ];
-
-    /// The keys that the schema (JSON Schema, `properties` and `items`) and a value
-    /// do not share.
-    pub(crate) fn differences(schema: &Value, value: &Value, place: &str, found: &mut Vec<String>) {
-        match value {
-            Value::Object(object) => {
-                // A map from words to values.
-                if let Some(each) = schema.get("additionalProperties") {
-                    for (key, value) in object {
-                        differences(each, value, &format!("{place}.{key}"), found);
-                    }
-                    return;
-                }
-                let Some(properties) = schema["properties"].as_object() else {
-                    found.push(format!("{place} is no object in the schema"));
-                    return;
-                };
-                for (key, value) in object {
-                    match properties.get(key) {
-                        Some(schema) => {
-                            differences(schema, value, &format!("{place}.{key}"), found)
-                        }
-                        None => found.push(format!("{place}.{key} is not in the schema")),
-                    }
-                }
-                for key in properties.keys().filter(|key| !object.contains_key(*key)) {
-                    found.push(format!("{place}.{key} is in the schema only"));
-                }
-            }
-            Value::Array(items) => {
-                for value in items {
-                    differences(&schema["items"], value, &format!("{place}[]"), found);
-                }
-            }
-            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {
-                let type_of = match value {
-                    Value::Null => "null",
-                    Value::Bool(_) => "boolean",
-                    Value::Number(_) => "integer",
-                    Value::String(_) | Value::Array(_) | Value::Object(_) => "string",
-                };
-                let named = &schema["type"];
-                let has = named == type_of
-                    || named.as_array().is_some_and(|all| all.iter().any(|t| t == type_of))
-                    // Tuples, which say their types in words.
-                    || schema.is_null();
-                if !has {
-                    found.push(format!("{place} is {type_of}, the schema says {named}"));
-                }
-            }
-        }
-    }
+    use crate::snapshot::samples::ready;
 
     #[test]
-    fn json_is_as_documented() {
-        let schema: Value =
-            serde_json::from_str(include_str!("../../../../docs/buildosctl.schema.json")).unwrap();
-        for (view, name) in VIEWS {
-            let shown = view.json(&ready()).unwrap();
-            let value: Value = serde_json::from_str(&shown.text).unwrap();
-            let mut found = Vec::new();
-            differences(&schema["$defs"][name], &value, name, &mut found);
-            assert_eq!(found, [""; 0], "{name}");
-        }
-    }
-
-    #[test]
-    fn silence_has_its_exit_code() {
+    fn exit_code_of_view_is_1_if_its_daemon_does_not_answer() {
         let mut host = ready();
         assert_eq!(View::Agents.text(&host, Style::PLAIN).code, 0);
         host.manager = None;

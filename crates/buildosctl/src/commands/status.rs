@@ -1,4 +1,4 @@
-//! The host on one screen.
+//! `buildosctl status`: the host on one screen.
 
 use buildos_dbus_api::agent1::InstanceState;
 use buildos_dbus_api::nat1::{ProbeState, State as NatState};
@@ -11,15 +11,16 @@ use crate::term::{Style, Tone, relative};
 /// Width of the first column; the longest heading is `network`.
 const HEADING: usize = 8;
 
-/// One line: a heading or none, a word, and what it means.
+/// A line of the screen: heading, key and text.
 struct Line {
+    /// Empty if the line belongs to the heading above it.
     heading: &'static str,
     tone: Tone,
-    word: String,
+    key: String,
     text: String,
 }
 
-/// The screen.
+/// Renders the screen.
 pub(crate) fn render(host: &Host, style: Style) -> String {
     let mut lines = Vec::new();
     network(host, &mut lines);
@@ -27,33 +28,33 @@ pub(crate) fn render(host: &Host, style: Style) -> String {
     nat(host, &mut lines);
     agents(host, &mut lines);
     system(host, &mut lines);
-    let width = lines.iter().map(|line| line.word.chars().count()).max();
+    let width = lines.iter().map(|line| line.key.chars().count()).max();
     let width = width.unwrap_or(0);
     let mut out = String::new();
     for line in &lines {
         let heading = style.paint(Tone::Strong, &format!("{:<HEADING$}", line.heading));
-        let word = style.paint(line.tone, &format!("{:<width$}", line.word));
-        out.push_str(format!("{heading} {word}  {}", line.text).trim_end());
+        let key = style.paint(line.tone, &format!("{:<width$}", line.key));
+        out.push_str(format!("{heading} {key}  {}", line.text).trim_end());
         out.push('\n');
     }
     out
 }
 
-/// A line without a tone of its own.
-fn line(heading: &'static str, word: &str, text: impl Into<String>) -> Line {
-    toned(heading, Tone::Weak, word, text)
+/// Returns a line in a weak tone.
+fn line(heading: &'static str, key: &str, text: impl Into<String>) -> Line {
+    toned(heading, Tone::Weak, key, text)
 }
 
-fn toned(heading: &'static str, tone: Tone, word: &str, text: impl Into<String>) -> Line {
+fn toned(heading: &'static str, tone: Tone, key: &str, text: impl Into<String>) -> Line {
     Line {
         heading,
         tone,
-        word: word.to_owned(),
+        key: key.to_owned(),
         text: text.into(),
     }
 }
 
-fn silent(host: &Host, heading: &'static str, daemon: Daemon, lines: &mut Vec<Line>) {
+fn not_answering(host: &Host, heading: &'static str, daemon: Daemon, lines: &mut Vec<Line>) {
     let why = host.silent.get(&daemon).map_or("", String::as_str);
     let text = format!("{} does not answer: {why}", daemon.unit());
     lines.push(toned(heading, Tone::Bad, "unknown", text));
@@ -72,7 +73,7 @@ fn problems(problems: &[String], lines: &mut Vec<Line>) {
 
 fn network(host: &Host, lines: &mut Vec<Line>) {
     let Some(network) = &host.network else {
-        return silent(host, "network", Daemon::Netd, lines);
+        return not_answering(host, "network", Daemon::Netd, lines);
     };
     let tone = match network.state.parse() {
         Ok(NetworkState::Online) => Tone::Good,
@@ -149,13 +150,13 @@ fn ports(ports: &[String]) -> String {
 
 fn name(host: &Host, lines: &mut Vec<Line>) {
     let Some(name) = &host.name else {
-        return silent(host, "name", Daemon::Hostnamed, lines);
+        return not_answering(host, "name", Daemon::Hostnamed, lines);
     };
-    let (tone, word) = match name.hostname.as_str() {
+    let (tone, key) = match name.hostname.as_str() {
         "" => (Tone::Warning, "none"),
         name => (Tone::Good, name),
     };
-    lines.push(toned("name", tone, word, &name.reason));
+    lines.push(toned("name", tone, key, &name.reason));
     for refused in &name.refused {
         lines.push(line("", "refused", refused));
     }
@@ -164,7 +165,7 @@ fn name(host: &Host, lines: &mut Vec<Line>) {
 
 fn nat(host: &Host, lines: &mut Vec<Line>) {
     let Some(nat) = &host.nat else {
-        return silent(host, "nat", Daemon::Natd, lines);
+        return not_answering(host, "nat", Daemon::Natd, lines);
     };
     let tone = match nat.state.parse() {
         Ok(NatState::Active) => Tone::Good,
@@ -197,7 +198,7 @@ fn nat(host: &Host, lines: &mut Vec<Line>) {
 
 fn agents(host: &Host, lines: &mut Vec<Line>) {
     let Some(manager) = &host.manager else {
-        return silent(host, "agents", Daemon::Agentd, lines);
+        return not_answering(host, "agents", Daemon::Agentd, lines);
     };
     if host.agents.is_empty() {
         lines.push(toned("agents", Tone::Warning, "none", &manager.reason));
@@ -215,7 +216,7 @@ fn agents(host: &Host, lines: &mut Vec<Line>) {
     problems(&manager.configuration_problems, lines);
 }
 
-/// How an agent in that state is.
+/// Returns the tone for a state of an agent.
 pub(crate) fn tone(state: &str) -> Tone {
     match state.parse() {
         Ok(InstanceState::Running) => Tone::Good,
@@ -247,10 +248,10 @@ fn system(host: &Host, lines: &mut Vec<Line>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::snapshot::model::samples::{self, agent, ready};
+    use crate::snapshot::samples::{agent, ready, silent};
 
     #[test]
-    fn one_screen() {
+    fn screen_shows_network_name_nat_agents_and_system() {
         let mut host = ready();
         host.agents.push(agent(
             "bslave@x",
@@ -281,9 +282,8 @@ system   buildos 0.1.0     Debian GNU/Linux 13 (trixie), clock synchronised
     }
 
     #[test]
-    fn silence_is_shown() {
-        let host = samples::silent();
-        let text = render(&host, Style::PLAIN);
+    fn daemon_that_does_not_answer_is_shown() {
+        let text = render(&silent(), Style::PLAIN);
         assert!(
             text.contains("nat      unknown   buildos-natd does not answer: it is not running\n"),
             "{text}"
@@ -291,7 +291,7 @@ system   buildos 0.1.0     Debian GNU/Linux 13 (trixie), clock synchronised
     }
 
     #[test]
-    fn colour_does_not_shift_columns() {
+    fn columns_are_the_same_with_colour() {
         let plain = render(&ready(), Style::PLAIN);
         let coloured = render(&ready(), Style { colour: true });
         let mut stripped = String::new();

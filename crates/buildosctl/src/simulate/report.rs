@@ -11,80 +11,149 @@ use super::world::World;
 use crate::snapshot::model::SCHEMA;
 use crate::term::{Style, Tone, columns};
 
-/// Everything, as `--json` has it.
+/// buildosctl simulate --json
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(rename = "simulate"))]
 pub(crate) struct Report {
+    /// Version of this form, as in status
     schema: u32,
+    /// Simulated time
     duration_ms: u64,
-    /// Mistakes in what the daemons are told.
+    /// Mistakes in the configuration of the daemons; the exit status is 1
     configuration_problems: Vec<String>,
+    /// Events in order
     timeline: Vec<Line>,
+    /// Final state, as property State of org.build2.buildos.network1(5)
     state: &'static str,
+    /// Final reason, as property Reason of org.build2.buildos.network1(5)
     reason: String,
+    /// NICs and ports of bridges
     links: Vec<LinkLine>,
+    /// br0 and br1
     bridges: Vec<BridgeLine>,
+    /// IPv4 routes that netd adds
     routes: Vec<RouteLine>,
+    /// Name that hostnamed chooses; null before there is one
     hostname: Option<NameLine>,
+    /// /run/buildos/netd/resolv.conf
     resolv_conf: String,
+    /// /run/buildos/netd/interfaces
     interfaces: String,
+    /// Files and table that natd installs
     nat: NatLine,
 }
 
+/// Event of a simulation
 #[derive(Debug, Serialize)]
+#[cfg_attr(
+    test,
+    derive(schemars::JsonSchema),
+    schemars(rename = "SimulatedEvent")
+)]
 struct Line {
+    /// Time since the start
     at_ms: u64,
+    /// NIC, daemon that decides, or kernel that is changed
     who: String,
+    /// Description
     what: String,
 }
 
+/// Network interface at the end of a simulation
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(rename = "SimulatedLink"))]
 struct LinkLine {
+    /// Kernel name
     name: String,
+    /// MAC address
     mac: String,
+    /// True if it has carrier
     carrier: bool,
+    /// ignored, candidate, uplink or bridge
     role: &'static str,
+    /// State of its DHCP client as in RFC 2131, or empty
     dhcp_state: String,
+    /// Reason for role and state, in one line
     reason: String,
 }
 
+/// Bridge at the end of a simulation
 #[derive(Debug, Serialize)]
+#[cfg_attr(
+    test,
+    derive(schemars::JsonSchema),
+    schemars(rename = "SimulatedBridge")
+)]
 struct BridgeLine {
+    /// Kernel name
     name: &'static str,
+    /// MAC address
     mac: String,
+    /// Largest packet in bytes
     mtu: u32,
+    /// Names of its ports
     ports: Vec<String>,
+    /// IPv4 addresses
     addresses: Vec<AddressLine>,
 }
 
+/// IPv4 address at the end of a simulation
 #[derive(Debug, Serialize)]
+#[cfg_attr(
+    test,
+    derive(schemars::JsonSchema),
+    schemars(rename = "SimulatedAddress")
+)]
 struct AddressLine {
+    /// Address with its prefix
     address: String,
-    /// Seconds left; none without an end.
+    /// Seconds left of its lifetime; null if it has no end
     remaining_s: Option<u64>,
 }
 
+/// IPv4 route at the end of a simulation
 #[derive(Debug, Serialize)]
+#[cfg_attr(
+    test,
+    derive(schemars::JsonSchema),
+    schemars(rename = "SimulatedRoute")
+)]
 struct RouteLine {
+    /// Network, or default
     destination: String,
+    /// Next hop; null for a direct route
     gateway: Option<String>,
+    /// Bridge that it leaves by
     device: String,
+    /// Preferred source address
     source: String,
 }
 
+/// Host name at the end of a simulation
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(rename = "SimulatedName"))]
 struct NameLine {
+    /// Name
     name: String,
+    /// Origin, as in org.build2.buildos.hostname1(5)
     source: &'static str,
+    /// Reason for the choice
     reason: String,
+    /// Refused names with a higher priority
     refused: Vec<String>,
 }
 
-/// All empty while natd waits.
+/// State of natd at the end of a simulation; all texts are empty while it waits
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(rename = "SimulatedNat"))]
 struct NatLine {
+    /// What natd waits for, or null
     waits_for: Option<String>,
+    /// Table inet buildos, as nft(8) lists it
     table: String,
+    /// /run/buildos/natd/dnsmasq.conf
     dnsmasq_conf: String,
+    /// /run/buildos/natd/resolv.conf
     resolv_conf: String,
 }
 
@@ -154,7 +223,7 @@ impl Report {
         }
     }
 
-    /// Mistakes in what the daemons are told.
+    /// Mistakes in the configuration of the daemons; the exit status is 1
     pub(crate) fn problems(&self) -> &[String] {
         &self.configuration_problems
     }

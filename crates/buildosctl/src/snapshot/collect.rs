@@ -1,4 +1,4 @@
-//! Asking the daemons and systemd.
+//! Reads the state of a host from the daemons and systemd. Reading starts no daemon.
 
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -11,10 +11,10 @@ use zbus::Connection;
 use zbus::names::InterfaceName;
 use zbus::zvariant::OwnedObjectPath;
 
-use crate::snapshot::controllers;
-use crate::snapshot::model::{Agent, Daemon, Host, Instance, Link, SCHEMA};
+use super::controllers;
+use super::model::{Agent, Daemon, Host, Instance, Link, SCHEMA};
 
-/// The host at this moment. Who does not answer is silent, which is no error.
+/// Reads the state of the host. A daemon that does not answer is recorded as silent.
 pub(crate) async fn host(bus: &Connection) -> Host {
     let mut host = Host {
         schema: SCHEMA,
@@ -24,16 +24,20 @@ pub(crate) async fn host(bus: &Connection) -> Host {
         clock_synchronised: clock::is_synchronised(Path::new("/")),
         ..Host::default()
     };
-    let mut ask = Questions {
+    let mut reader = Reader {
         bus,
         host: &mut host,
     };
-    let network = ask.of(Daemon::Netd, network1::NAME, network1::PATH).await;
-    let name = ask
-        .of(Daemon::Hostnamed, hostname1::NAME, hostname1::PATH)
+    let network = reader
+        .read(Daemon::Netd, network1::NAME, network1::PATH)
         .await;
-    let nat = ask.of(Daemon::Natd, nat1::NAME, nat1::PATH).await;
-    let manager = ask.of(Daemon::Agentd, agent1::NAME, agent1::PATH).await;
+    let name = reader
+        .read(Daemon::Hostnamed, hostname1::NAME, hostname1::PATH)
+        .await;
+    let nat = reader.read(Daemon::Natd, nat1::NAME, nat1::PATH).await;
+    let manager = reader
+        .read(Daemon::Agentd, agent1::NAME, agent1::PATH)
+        .await;
     host.network = network;
     host.name = name;
     host.nat = nat;
@@ -55,7 +59,7 @@ pub(crate) async fn host(bus: &Connection) -> Host {
     host
 }
 
-/// CLOCK_REALTIME microseconds.
+/// Returns CLOCK_REALTIME in microseconds.
 pub(crate) fn now() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.map_or(0, |since| {
@@ -63,14 +67,14 @@ pub(crate) fn now() -> u64 {
     })
 }
 
-/// What is asked goes here, and so does silence.
-struct Questions<'a> {
+/// Reads daemons and records which of them do not answer.
+struct Reader<'a> {
     bus: &'a Connection,
     host: &'a mut Host,
 }
 
-impl Questions<'_> {
-    async fn of<S: Snapshot>(&mut self, daemon: Daemon, name: &str, path: &str) -> Option<S> {
+impl Reader<'_> {
+    async fn read<S: Snapshot>(&mut self, daemon: Daemon, name: &str, path: &str) -> Option<S> {
         let why = match read(self.bus, name, path).await {
             Ok(Some(properties)) => return Some(properties),
             Ok(None) => "it is not running".to_owned(),
@@ -81,8 +85,8 @@ impl Questions<'_> {
     }
 }
 
-/// The children of a manager that its property names. One that went away
-/// meanwhile is left out.
+/// Reads the objects that a property of a manager lists, without those that have
+/// disappeared since.
 async fn objects<S: Snapshot>(
     bus: &Connection,
     name: &str,
@@ -114,15 +118,15 @@ async fn paths(
     Ok(proxy.get(interface, property).await?.try_into()?)
 }
 
-/// Adds what systemd knows of the agent.
+/// Adds the controllers and the task processes of the agent, which systemd knows.
 async fn agent(bus: &Connection, instance: Instance) -> Agent {
     let mut agent = Agent {
         instance,
         ..Agent::default()
     };
-    // Of an agent that does not run systemd says what it can, and that is nothing.
+    // Errors are normal here: systemd may have unloaded the unit of a stopped agent.
     if let Ok(arguments) = arguments(bus, &agent.instance.unit).await {
-        agent.controllers = controllers::named(&arguments);
+        agent.controllers = controllers::from_arguments(&arguments);
     }
     if let Ok(processes) = processes(bus, &agent.instance.unit).await {
         let others = processes
@@ -154,7 +158,7 @@ async fn processes(bus: &Connection, unit: &str) -> zbus::Result<Vec<u32>> {
     Ok(processes.into_iter().map(|(_, pid, _)| pid).collect())
 }
 
-/// `Debian GNU/Linux 13 (trixie)`, with the version of the image where there is one.
+/// Returns the name of the system by os-release(5), and the version of the image.
 fn image(os_release: &str) -> String {
     let value = |key: &str| {
         let line = os_release.lines().find_map(|line| line.strip_prefix(key));
@@ -172,12 +176,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_image_is_named_by_os_release() {
+    fn image_is_named_by_os_release() {
         let debian = "ID=debian\nPRETTY_NAME=\"Debian GNU/Linux 13 (trixie)\"\n";
         assert_eq!(image(debian), "Debian GNU/Linux 13 (trixie)");
-        let image_of_ours = format!("{debian}IMAGE_VERSION=2026.11.24\n");
+        let with_image_version = format!("{debian}IMAGE_VERSION=2026.11.24\n");
         assert_eq!(
-            image(&image_of_ours),
+            image(&with_image_version),
             "Debian GNU/Linux 13 (trixie), image 2026.11.24"
         );
         assert_eq!(image(""), "");

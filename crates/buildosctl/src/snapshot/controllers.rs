@@ -1,4 +1,4 @@
-//! The controllers of an agent: which they are, and whether they can be reached.
+//! Finds the controllers of an agent, and tries to reach them.
 
 use std::time::Duration;
 
@@ -7,15 +7,15 @@ use tokio::net::{TcpStream, lookup_host};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::snapshot::model::{Agent, Controller};
+use super::model::{Agent, Controller};
 
-/// How long a controller may take to take a connection; TCP sends its first
-/// segment again after one second, and after two more.
-const PATIENCE: Duration = Duration::from_secs(4);
+/// Limit for connecting to a controller. TCP repeats its first segment after one second
+/// and after another two (RFC 6298, section 2), so two repetitions fit.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// The URLs among the arguments of an agent: `[PRIORITY=]URL`, as bbot-agent has
-/// them.
-pub(crate) fn named(arguments: &[String]) -> Vec<Controller> {
+/// Returns the URLs among the arguments of an agent. bbot-agent takes
+/// `[PRIORITY=]URL`.
+pub(crate) fn from_arguments(arguments: &[String]) -> Vec<Controller> {
     let urls = arguments.iter().filter_map(|argument| {
         let url = match argument.split_once('=') {
             Some((priority, url)) if priority.bytes().all(|b| b.is_ascii_digit()) => url,
@@ -30,7 +30,8 @@ pub(crate) fn named(arguments: &[String]) -> Vec<Controller> {
     .collect()
 }
 
-/// Tries to connect to every controller of every agent that runs, all at once.
+/// Connects to every controller of every running agent, all at once, and records the
+/// results.
 pub(crate) async fn try_all(agents: &mut [Agent]) {
     let mut tries = JoinSet::new();
     for (i, agent) in agents.iter().enumerate() {
@@ -51,10 +52,10 @@ pub(crate) async fn try_all(agents: &mut [Agent]) {
     }
 }
 
-/// Whether somebody takes connections there: TCP only, so that nothing is asked
-/// that a controller would count as a request.
+/// Opens a TCP connection to the host of a URL. Sends no request, as the controller
+/// would count it.
 async fn connect(url: &str) -> Result<(), String> {
-    let (host, port) = authority(url).ok_or("its URL names no host")?;
+    let (host, port) = authority(url).ok_or("its URL has no host")?;
     let attempt = async {
         let addresses: Vec<_> = lookup_host((host, port))
             .await
@@ -69,16 +70,16 @@ async fn connect(url: &str) -> Result<(), String> {
         }
         Err(failure)
     };
-    let outcome = timeout(PATIENCE, attempt).await;
+    let outcome = timeout(CONNECT_TIMEOUT, attempt).await;
     outcome.unwrap_or_else(|_elapsed| {
         Err(format!(
             "{host}, port {port}, does not answer within {} s",
-            PATIENCE.as_secs()
+            CONNECT_TIMEOUT.as_secs()
         ))
     })
 }
 
-/// Host and port of an `http` or `https` URL (RFC 3986, section 3.2).
+/// Returns host and port of an `http` or `https` URL (RFC 3986, section 3.2).
 fn authority(url: &str) -> Option<(&str, u16)> {
     let (scheme, rest) = url.split_once("://")?;
     let port = match scheme {
@@ -109,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn controllers_are_the_urls_of_a_command_line() {
+    fn controllers_are_urls_among_arguments() {
         let arguments = [
             "/usr/bin/bbot-agent",
             "--trust=aa:bb",
@@ -118,13 +119,13 @@ mod tests {
             "100=https://a.example/",
             "http://b.example:8080/?build",
         ];
-        let named = named(&arguments.map(str::to_owned));
-        let urls: Vec<_> = named.iter().map(|c| c.url.as_str()).collect();
+        let controllers = from_arguments(&arguments.map(str::to_owned));
+        let urls: Vec<_> = controllers.iter().map(|c| c.url.as_str()).collect();
         assert_eq!(urls, ["https://a.example/", "http://b.example:8080/?build"]);
     }
 
     #[test]
-    fn authorities() {
+    fn authority_has_host_and_port_of_url() {
         for (url, expected) in [
             ("https://a.example", Some(("a.example", 443))),
             ("http://a.example/x:9", Some(("a.example", 80))),

@@ -1,8 +1,8 @@
-//! What a host says of itself, as one value: everything that is shown, judged or
-//! counted is made of it, and of nothing else.
+//! The state of a host as one value. All output is made from it.
 //!
-//! In JSON keys are in lower case with underscores; `docs/buildosctl.schema.json`
-//! has them all. Times are CLOCK_REALTIME microseconds since 1970, 0 for none.
+//! The doc comments of the types here are the descriptions in
+//! `docs/buildosctl.schema.json`. Times are CLOCK_REALTIME microseconds since 1970; 0
+//! means that there is no such time.
 
 use std::collections::BTreeMap;
 
@@ -10,59 +10,56 @@ use buildos_dbus_api::watch::Snapshot;
 use serde::{Deserialize, Serialize};
 use zbus::zvariant::{Type, as_value};
 
-/// Counted up when a key changes its meaning or goes; new keys do not count.
+/// Version of the JSON form: raised if a key changes its meaning or is removed.
 pub(crate) const SCHEMA: u32 = 1;
 
-/// A build host at one moment.
+/// buildosctl status --json
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(rename = "status"))]
 pub(crate) struct Host {
-    /// [`SCHEMA`].
+    /// Version of this form: 1. It is raised if a key changes its meaning or is removed;
+    /// new keys do not raise it.
     pub(crate) schema: u32,
-    /// The moment.
+    /// Time of the reading, in microseconds since 1970
     pub(crate) taken_usec: u64,
-    /// Version of buildos.
+    /// Version of buildos
     pub(crate) version: String,
-    /// What the host has booted, by its os-release(5).
+    /// System that the host has booted, by os-release(5)
     pub(crate) image: String,
-    /// Whether a time server has been heard.
+    /// True if the kernel reports a synchronised clock
     pub(crate) clock_synchronised: bool,
-    /// Daemons that do not answer, and why.
+    /// Daemons that do not answer, with the reason
     pub(crate) silent: BTreeMap<Daemon, String>,
-    /// buildos-netd, if it answers.
+    /// buildos-netd; null if it does not answer
     pub(crate) network: Option<Network>,
-    /// The links that it looks at.
+    /// Links that buildos-netd observes
     pub(crate) links: Vec<Link>,
-    /// buildos-hostnamed, if it answers.
+    /// buildos-hostnamed; null if it does not answer
     pub(crate) name: Option<Naming>,
-    /// buildos-natd, if it answers.
+    /// buildos-natd; null if it does not answer
     pub(crate) nat: Option<Nat>,
-    /// Who uses br1, and how much.
+    /// Use of br1
     pub(crate) usage: Usage,
-    /// buildos-agentd, if it answers.
+    /// buildos-agentd; null if it does not answer
     pub(crate) manager: Option<Manager>,
-    /// The agents.
+    /// All agents
     pub(crate) agents: Vec<Agent>,
 }
 
-/// One of the four.
+/// A daemon of buildos.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs)]
 pub(crate) enum Daemon {
-    /// buildos-netd.
-    #[serde(rename = "netd")]
     Netd,
-    /// buildos-hostnamed.
-    #[serde(rename = "hostnamed")]
     Hostnamed,
-    /// buildos-natd.
-    #[serde(rename = "natd")]
     Natd,
-    /// buildos-agentd.
-    #[serde(rename = "agentd")]
     Agentd,
 }
 
 impl Daemon {
-    /// Its unit without `.service`, which is also the name of its package.
+    /// Returns the name of its unit without `.service`, which is also that of its package.
     pub(crate) const fn unit(self) -> &'static str {
         match self {
             Self::Netd => "buildos-netd",
@@ -73,13 +70,15 @@ impl Daemon {
     }
 }
 
-/// Reads a struct out of a dictionary of variants and writes it with plain values.
+/// Defines a struct that is read from a dictionary of variants and written with plain
+/// values.
 macro_rules! dictionary {
     ($(#[$meta:meta])* $name:ident {
         $($(#[$fmeta:meta])* $field:ident as $property:literal: $type:ty),+ $(,)?
     }) => {
         $(#[$meta])*
         #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, Type)]
+        #[cfg_attr(test, derive(schemars::JsonSchema))]
         #[zvariant(signature = "a{sv}")]
         #[serde(default)]
         pub(crate) struct $name {
@@ -90,7 +89,7 @@ macro_rules! dictionary {
     };
 }
 
-/// The same for the properties of an interface.
+/// Defines a struct of the properties of a D-Bus interface.
 macro_rules! properties {
     ($(#[$meta:meta])* $name:ident of $interface:literal { $($fields:tt)+ }) => {
         dictionary! { $(#[$meta])* $name { $($fields)+ } }
@@ -102,300 +101,221 @@ macro_rules! properties {
 }
 
 properties! {
-    /// network1: uplink, lease, bridges.
+    /// Uplink, lease and bridges, as in org.build2.buildos.network1(5)
     Network of "org.build2.buildos.network1.Manager" {
+        /// no-carrier, acquiring, online or carrier-lost
         state as "State": String,
+        /// State in one line, for people
         reason as "Reason": String,
+        /// True if br0 has a lease and its port has carrier
         online as "Online": bool,
+        /// NIC in br0, or empty
         uplink as "Uplink": String,
+        /// Hardware address of the uplink, or empty
         uplink_address as "UplinkAddress": String,
+        /// br0
         public_bridge as "PublicBridge": String,
+        /// Ports of br0
         public_ports as "PublicPorts": Vec<String>,
+        /// br1
         private_bridge as "PrivateBridge": String,
+        /// Ports of br1
         private_ports as "PrivatePorts": Vec<String>,
+        /// Address of the host on br1 with its prefix, or empty
         private_network as "PrivateNetwork": String,
+        /// Leased address with its prefix, or empty
         address as "Address": String,
+        /// IPv6 addresses of br0 with their prefixes
         ipv6_addresses as "IPv6Addresses": Vec<String>,
+        /// Default gateway, or empty
         gateway as "Gateway": String,
+        /// Name servers of the lease
         dns as "DNS": Vec<String>,
+        /// Search domains of the lease
         search_domains as "SearchDomains": Vec<String>,
+        /// Time servers of the lease
         ntp as "NTP": Vec<String>,
+        /// Lease on br0
         lease as "Lease": Lease,
+        /// Mistakes in the configuration, one line each
         configuration_problems as "ConfigurationProblems": Vec<String>,
     }
 }
 
 dictionary! {
-    /// When the lease on br0 was got and what comes next.
+    /// Lease on br0; times in microseconds since 1970
     Lease {
-        /// The DHCP server, or empty without a lease.
+        /// DHCP server, or empty without a lease
         server as "Server": String,
-        /// When it was acknowledged.
+        /// Time of the last acknowledgement
         acquired_usec as "AcquiredUSec": u64,
-        /// When its server is asked to extend it.
+        /// Time of the renewal with this server (T1)
         renew_usec as "RenewUSec": u64,
-        /// When every server is asked to.
+        /// Time of the request to any server (T2)
         rebind_usec as "RebindUSec": u64,
-        /// When it ends; 0 for never.
+        /// End of the lease; 0 if it never ends
         expires_usec as "ExpiresUSec": u64,
     }
 }
 
 properties! {
-    /// network1: a link.
+    /// Network interface, as in org.build2.buildos.network1(5)
     Link of "org.build2.buildos.network1.Link" {
+        /// Kernel name
         name as "Name": String,
+        /// Kernel index
         index as "Index": u32,
+        /// MAC address
         hardware_address as "HardwareAddress": String,
+        /// True if the link has carrier
         carrier as "Carrier": bool,
+        /// ignored, candidate, uplink or bridge
         role as "Role": String,
+        /// State of its DHCP client as in RFC 2131, or empty
         dhcp_state as "DHCPState": String,
+        /// Reason for role and state, in one line
         reason as "Reason": String,
     }
 }
 
 properties! {
-    /// hostname1: the name.
+    /// Host name, as in org.build2.buildos.hostname1(5)
     Naming of "org.build2.buildos.hostname1.Manager" {
+        /// Current name, or empty
         hostname as "Hostname": String,
+        /// static, configuration, dhcp-fqdn, dhcp-hostname, mac or none
         source as "Source": String,
+        /// Reason for the choice, in one line
         reason as "Reason": String,
+        /// Refused names, with the reason
         refused as "Refused": Vec<String>,
+        /// Mistakes in the configuration, one line each
         configuration_problems as "ConfigurationProblems": Vec<String>,
     }
 }
 
 properties! {
-    /// nat1: what machines on br1 have.
+    /// NAT, DHCP and DNS for machines on br1, as in org.build2.buildos.nat1(5)
     Nat of "org.build2.buildos.nat1.Manager" {
+        /// waiting, active or degraded
         state as "State": String,
+        /// State in one line, for people
         reason as "Reason": String,
+        /// True if a machine on br1 can work
         ready as "Ready": bool,
+        /// True if table inet buildos is in the kernel
         table_installed as "TableInstalled": bool,
+        /// True if dnsmasq serves br1
         dhcp_serving as "DHCPServing": bool,
+        /// Address of the host on br1 with its prefix, or empty
         private_network as "PrivateNetwork": String,
+        /// First and last address that machines get
         dhcp_range as "DHCPRange": Vec<String>,
+        /// Name servers that dnsmasq asks
         dns as "DNS": Vec<String>,
+        /// Rules of other tables that drop packets of machines
         foreign_drops as "ForeignDrops": Vec<String>,
+        /// Rules of other tables that can drop packets of machines
         foreign_suspects as "ForeignSuspects": Vec<String>,
+        /// True if bridged frames pass iptables
         bridge_netfilter as "BridgeNetfilter": bool,
+        /// off, pending, passed or failed
         probe as "Probe": String,
+        /// Step at which the last probe failed, or empty
         probe_step as "ProbeStep": String,
+        /// Result of the last probe, in one line
         probe_result as "ProbeResult": String,
+        /// End of the last probe, in microseconds since 1970, or 0
         probe_usec as "ProbeUSec": u64,
+        /// Mistakes in the configuration, one line each
         configuration_problems as "ConfigurationProblems": Vec<String>,
     }
 }
 
 properties! {
-    /// nat1: who uses br1.
+    /// Use of br1, as in org.build2.buildos.nat1(5)
     Usage of "org.build2.buildos.nat1.Usage" {
-        /// Address, hardware address, end of the lease (seconds since 1970, 0 for never).
+        /// Machines on br1 with a lease: address, hardware address, and end of the lease in
+        /// seconds since 1970 (0: never)
         machines as "Machines": Vec<(String, String, u64)>,
-        /// Packets and bytes by what was done with them.
+        /// Packets and bytes by treatment
         counters as "Counters": BTreeMap<String, (u64, u64)>,
-        /// Tracked now, and how many can be.
+        /// Connections that the kernel tracks now, and the largest possible number
         tracked_connections as "TrackedConnections": (u32, u32),
     }
 }
 
 properties! {
-    /// agent1: the manager of the agents.
+    /// Manager of the agents, as in org.build2.buildos.agent1(5)
     Manager of "org.build2.buildos.agent1.Manager" {
+        /// State in one line, for people
         reason as "Reason": String,
+        /// Mistakes in the configuration, one line each
         configuration_problems as "ConfigurationProblems": Vec<String>,
     }
 }
 
-/// An agent, and what systemd knows of its unit.
+/// Agent, as in org.build2.buildos.agent1(5), with the processes of its unit
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Agent {
-    /// What agentd says.
     #[serde(flatten)]
     pub(crate) instance: Instance,
-    /// Processes of the unit beside its main one: while there are any, a task runs.
+    /// Processes of the unit apart from its main process. If there are any, a task runs.
     pub(crate) task_processes: usize,
-    /// The controllers on its command line, and whether they were reached.
+    /// Controllers on its command line
     pub(crate) controllers: Vec<Controller>,
 }
 
 impl Agent {
-    /// As in the configuration: `bbot@default`.
+    /// Returns the name as in the configuration: `bbot@default`.
     pub(crate) fn id(&self) -> String {
         format!("{}@{}", self.instance.kind, self.instance.name)
     }
 }
 
 properties! {
-    /// agent1: an agent.
+    /// Agent, as in org.build2.buildos.agent1(5)
     Instance of "org.build2.buildos.agent1.Instance" {
+        /// Name in the configuration
         name as "Name": String,
+        /// bbot or bslave
         kind as "Kind": String,
+        /// Its unit
         unit as "Unit": String,
+        /// True if it is to run: neither stopped nor drained
         wanted as "Wanted": bool,
+        /// waiting, starting, running, delayed, stopped, draining, drained or invalid
         state as "State": String,
+        /// Time of the last change of the state, in microseconds since 1970
         since_usec as "SinceUSec": u64,
+        /// State in one line, for people
         reason as "Reason": String,
-        /// Word and sentence of each need that is not met.
+        /// Missing requirements: key and sentence
         needs as "Needs": Vec<(String, String)>,
+        /// Restarts after it ended by itself
         restarts as "Restarts": u32,
+        /// Ends by itself in a row
         failures as "Failures": u32,
+        /// True if it ends repeatedly
         crash_loop as "CrashLoop": bool,
+        /// Result of its last run, or empty
         last_exit as "LastExit": String,
+        /// Main process, or 0
         main_pid as "MainPID": u32,
+        /// Time of the next start, in microseconds since 1970, or 0
         next_start_usec as "NextStartUSec": u64,
+        /// Time when a drain stops its tasks, in microseconds since 1970, or 0
         drain_deadline_usec as "DrainDeadlineUSec": u64,
     }
 }
 
-/// A controller of an agent.
+/// Controller of an agent
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Controller {
-    /// As on the agent's command line, without the priority.
+    /// URL on the agent's command line, without the priority
     pub(crate) url: String,
-    /// What came of trying to connect: null when it was not tried, empty when it
-    /// was reached, else why not.
+    /// Null if no connection was tried, empty if it succeeded, otherwise the error
     pub(crate) failure: Option<String>,
-}
-
-#[cfg(test)]
-pub(crate) mod samples {
-    //! Hosts for the tests.
-
-    use super::*;
-
-    /// 2026-11-24 07:00 UTC.
-    pub(crate) const NOW: u64 = 1_795_503_600_000_000;
-
-    fn strings(words: &[&str]) -> Vec<String> {
-        words.iter().map(ToString::to_string).collect()
-    }
-
-    /// A host whose only agent, bbot@default, waits for a task.
-    pub(crate) fn ready() -> Host {
-        let network = Network {
-            state: "online".into(),
-            reason: "br0 has 192.0.2.7/24 by eth0 from 192.0.2.1".into(),
-            online: true,
-            uplink: "eth0".into(),
-            uplink_address: "de:ad:be:ef:b8:da".into(),
-            public_bridge: "br0".into(),
-            public_ports: strings(&["eth0"]),
-            private_bridge: "br1".into(),
-            private_ports: strings(&["tap0"]),
-            private_network: "172.23.0.1/16".into(),
-            address: "192.0.2.7/24".into(),
-            gateway: "192.0.2.1".into(),
-            dns: strings(&["192.0.2.1"]),
-            lease: Lease {
-                server: "192.0.2.1".into(),
-                acquired_usec: NOW - 60_000_000,
-                renew_usec: NOW + 1_740_000_000,
-                rebind_usec: NOW + 3_090_000_000,
-                expires_usec: NOW + 3_540_000_000,
-            },
-            ..Network::default()
-        };
-        let link = |name: &str, index, role: &str, carrier, reason: &str| Link {
-            name: name.into(),
-            index,
-            hardware_address: "de:ad:be:ef:b8:da".into(),
-            carrier,
-            role: role.into(),
-            reason: reason.into(),
-            ..Link::default()
-        };
-        Host {
-            schema: SCHEMA,
-            taken_usec: NOW,
-            version: "0.1.0".into(),
-            image: "Debian GNU/Linux 13 (trixie)".into(),
-            clock_synchronised: true,
-            network: Some(network),
-            links: vec![
-                link("eth0", 2, "uplink", true, "carrier; DHCP BOUND"),
-                link("eth1", 3, "candidate", false, "no carrier"),
-            ],
-            name: Some(Naming {
-                hostname: "build-adbeefb8da".into(),
-                source: "mac".into(),
-                reason: "build-adbeefb8da by the hardware address of the uplink".into(),
-                ..Naming::default()
-            }),
-            nat: Some(Nat {
-                state: "active".into(),
-                reason: "172.23.0.0/16 on br1 goes out through br0".into(),
-                ready: true,
-                table_installed: true,
-                dhcp_serving: true,
-                probe: "passed".into(),
-                probe_result: "passed in 48 ms".into(),
-                probe_usec: NOW - 120_000_000,
-                ..Nat::default()
-            }),
-            usage: Usage {
-                machines: vec![(
-                    "172.23.0.9".into(),
-                    "02:00:00:00:00:09".into(),
-                    NOW / 1_000_000 + 3600,
-                )],
-                counters: BTreeMap::from([("new connections".into(), (5, 300))]),
-                tracked_connections: (7, 65_536),
-            },
-            manager: Some(Manager {
-                reason: "1 agent runs".into(),
-                ..Manager::default()
-            }),
-            agents: vec![agent("bbot@default", "running", &[])],
-            ..Host::default()
-        }
-    }
-
-    /// A host on which nothing of ours runs.
-    pub(crate) fn silent() -> Host {
-        let daemons = [
-            Daemon::Netd,
-            Daemon::Hostnamed,
-            Daemon::Natd,
-            Daemon::Agentd,
-        ];
-        Host {
-            silent: daemons
-                .map(|daemon| (daemon, "it is not running".to_owned()))
-                .into(),
-            ..Host::default()
-        }
-    }
-
-    /// An agent in that state, with these unmet needs.
-    pub(crate) fn agent(id: &str, state: &str, needs: &[(&str, &str)]) -> Agent {
-        let (kind, name) = id.split_once('@').unwrap();
-        Agent {
-            instance: Instance {
-                kind: kind.into(),
-                name: name.into(),
-                unit: format!("buildos-{id}.service"),
-                wanted: !matches!(state, "stopped" | "drained" | "draining"),
-                state: state.into(),
-                reason: match needs {
-                    [] => format!("{state} since 06:59"),
-                    [(_, what), ..] => format!("waits: {what}"),
-                },
-                needs: needs
-                    .iter()
-                    .map(|(need, what)| (need.to_string(), what.to_string()))
-                    .collect(),
-                main_pid: u32::from(state == "running") * 77,
-                ..Instance::default()
-            },
-            task_processes: 0,
-            controllers: match kind {
-                "bbot" => vec![Controller {
-                    url: "https://ci.example.com/".into(),
-                    failure: Some(String::new()),
-                }],
-                _ => Vec::new(),
-            },
-        }
-    }
 }

@@ -1,4 +1,4 @@
-//! When to look again.
+//! Waits for changes on the bus, after which the host is read again.
 
 use std::time::Duration;
 
@@ -8,16 +8,16 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use zbus::{Connection, MatchRule, MessageStream, message};
 
-/// What happened on the bus since the last look: only that something did.
+/// Signals of the buildos daemons. A signal only says that something changed.
 pub(crate) struct Changes {
     events: mpsc::Receiver<()>,
-    /// Empties the signal queues at once: zbus stops reading the connection, and
-    /// with it every reply, while one of them is full.
+    /// Empties the signal queues at once: zbus stops reading the connection, replies
+    /// included, while a queue is full.
     drain: JoinHandle<()>,
 }
 
 impl Changes {
-    /// Listens to all daemons of ours.
+    /// Subscribes to property changes, starts and ends of all buildos daemons.
     pub(crate) async fn new(bus: &Connection) -> zbus::Result<Self> {
         let properties = MatchRule::builder()
             .msg_type(message::Type::Signal)
@@ -44,17 +44,17 @@ impl Changes {
                 if !matches!(message, Some(Ok(_))) {
                     return;
                 }
-                // Full: a look is due anyway.
+                // A full channel already causes another read.
                 let _ = sender.try_send(());
             }
         });
         Ok(Self { events, drain })
     }
 
-    /// Waits for a change, or that long: not everything that is shown is signalled
-    /// (clock, tasks, counters). False when the bus is gone.
-    pub(crate) async fn next(&mut self, at_most: Duration) -> bool {
-        match timeout(at_most, self.events.recv()).await {
+    /// Waits for a change, at most for `limit`: the clock, the tasks and the counters
+    /// change without a signal. Returns false if the connection is lost.
+    pub(crate) async fn next(&mut self, limit: Duration) -> bool {
+        match timeout(limit, self.events.recv()).await {
             Ok(event) => event.is_some(),
             Err(_elapsed) => true,
         }

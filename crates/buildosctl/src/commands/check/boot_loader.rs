@@ -1,16 +1,16 @@
-//! Kernel command lines in the configuration of boot loaders: PXELINUX
-//! (`pxelinux.cfg/*`), iPXE scripts and GRUB.
+//! Finds kernel command lines in the configuration of PXELINUX (`pxelinux.cfg/*`), iPXE
+//! and GRUB.
 
-/// A kernel command line, as somebody will boot it.
+/// A kernel command line in a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct BootLine {
-    /// Line of the file that it begins at, from 1.
+    /// Number of its first line in the file, from 1.
     pub(crate) line: usize,
     /// The parameters, separated by white space.
     pub(crate) parameters: String,
 }
 
-/// What the file is written for.
+/// The boot loader that reads a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Loader {
     Pxelinux,
@@ -18,7 +18,7 @@ enum Loader {
     Grub,
 }
 
-/// The command lines; [`None`] when it is no configuration of a boot loader.
+/// Returns the command lines of a file, or [`None`] if no known boot loader reads it.
 pub(crate) fn parse(text: &str) -> Option<Vec<BootLine>> {
     let loader = loader(text)?;
     let mut found = Vec::new();
@@ -28,12 +28,12 @@ pub(crate) fn parse(text: &str) -> Option<Vec<BootLine>> {
         let keyword = first.to_ascii_lowercase();
         let skipped = match (loader, keyword.as_str()) {
             (Loader::Pxelinux, "append") => 0,
-            // The name of the image comes first.
+            // The first operand is the image.
             (Loader::Ipxe, "kernel" | "imgargs" | "imgexec" | "boot" | "chain")
             | (Loader::Grub, "linux" | "linuxefi" | "linux16") => 1,
             _ => continue,
         };
-        // iPXE: options before the name of the image.
+        // iPXE takes options before the image.
         let mut rest: Vec<&str> = words.collect();
         if loader == Loader::Ipxe {
             while rest.first().is_some_and(|word| word.starts_with("--")) {
@@ -43,7 +43,7 @@ pub(crate) fn parse(text: &str) -> Option<Vec<BootLine>> {
                 rest.drain(..rest.len().min(1 + usize::from(takes_value)));
             }
         }
-        // What the loader puts in, nobody knows here.
+        // The boot loader replaces variables at boot; their values are not known here.
         let parameters: Vec<_> = rest
             .into_iter()
             .skip(skipped)
@@ -76,24 +76,24 @@ fn loader(text: &str) -> Option<Loader> {
     }
 }
 
-/// Lines with the number of the first; a backslash at the end goes on with the
-/// next. Comments are left out.
+/// Returns lines without comments, each with its number. A backslash at the end of a
+/// line joins it with the next.
 fn logical_lines(text: &str) -> Vec<(usize, String)> {
     let mut lines: Vec<(usize, String)> = Vec::new();
-    let mut goes_on = false;
+    let mut continues = false;
     for (i, line) in text.lines().enumerate() {
-        let (line, continued) = match line.strip_suffix('\\') {
+        let (line, backslash) = match line.strip_suffix('\\') {
             Some(line) => (line, true),
             None => (line, false),
         };
         match lines.last_mut() {
-            Some((_, last)) if goes_on => {
+            Some((_, last)) if continues => {
                 last.push(' ');
                 last.push_str(line);
             }
             _ => lines.push((i + 1, line.to_owned())),
         }
-        goes_on = continued;
+        continues = backslash;
     }
     lines.retain(|(_, line)| !line.trim_start().starts_with('#'));
     lines
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn pxelinux() {
+    fn pxelinux_append_is_a_command_line() {
         let text = "default buildos\n# append x\n\nLABEL buildos\n  kernel /buildos/buildos-image\n  APPEND initrd=/buildos/buildos-initrd buildos.hostname=b1\n";
         assert_eq!(
             parsed(text),
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn ipxe() {
+    fn ipxe_options_and_variables_are_left_out() {
         let text = "#!ipxe\nkernel --name k http://boot.example/${arch}/image \\\n  a=1 BOOTIF=01-${mac:hexhyp} b=2\ninitrd http://boot.example/initrd\nimgargs k c=3\nboot\n";
         assert_eq!(
             parsed(text),
@@ -134,19 +134,19 @@ mod tests {
     }
 
     #[test]
-    fn grub() {
+    fn grub_linux_is_a_command_line() {
         let text = "menuentry \"buildos\" {\n\tlinux /buildos-image quiet a=$b c=d\n\tinitrd /buildos-initrd\n}\n";
         assert_eq!(parsed(text), [(2, "quiet c=d".into())]);
     }
 
     #[test]
-    fn something_else() {
+    fn file_of_no_boot_loader_is_refused() {
         assert_eq!(parse("private = \"10.0.0.1/8\"\n"), None);
         assert_eq!(parse(""), None);
     }
 
     #[test]
-    fn nothing_makes_it_panic() {
+    fn truncated_scripts_do_not_panic() {
         let mut text =
             String::from("#!ipxe\nkernel --name\nkernel --timeout 1\nkernel\nimgargs\n\\\n\\");
         while text.pop().is_some() {

@@ -1,47 +1,50 @@
-//! The links from the clock to the controllers: who works.
+//! The steps from the clock to the controllers.
 
 use buildos_dbus_api::agent1::{InstanceState, Need};
 
-use super::Link;
-use super::network::silent;
+use super::agent_state::{running, state, waits_for};
+use super::step::{StepResult, unknown};
 use crate::snapshot::model::{Agent, Daemon, Host};
 use crate::term::relative;
 
-pub(super) fn clock(host: &Host) -> Link {
+pub(super) fn clock(host: &Host) -> StepResult {
     let what = "not synchronised by a time server";
-    if !host.agents.iter().any(|agent| lacks(agent, Need::Clock)) {
+    if !host
+        .agents
+        .iter()
+        .any(|agent| waits_for(agent, Need::Clock))
+    {
         return if host.clock_synchronised {
-            Link::Holds("synchronised".to_owned())
+            StepResult::Passed("synchronised".to_owned())
         } else {
-            Link::Remark(what.to_owned())
+            StepResult::Remark(what.to_owned())
         };
     }
-    Link::Broken(
+    StepResult::Failed(
         what.to_owned(),
         vec![
-            "timedatectl timesync-status (or what the NTP client in use has for that)".to_owned(),
-            "Time servers come by DHCP (option 42) or from timesyncd.conf(5); UDP port 123 must get out."
+            "timedatectl timesync-status (or the status command of another NTP client)".to_owned(),
+            "The host takes time servers from DHCP (option 42) or timesyncd.conf(5). Firewalls must pass UDP port 123."
                 .to_owned(),
-            "Agents wait for it only so long: clock_deadline_s in buildos-agentd.conf(5)."
+            "Agents start without it after clock_deadline_s, see buildos-agentd.conf(5)."
                 .to_owned(),
         ],
     )
 }
 
-pub(super) fn needs(host: &Host) -> Link {
+pub(super) fn needs(host: &Host) -> StepResult {
     if host.manager.is_none() {
-        return silent(host, Daemon::Agentd);
+        return unknown(host, Daemon::Agentd);
     }
     if host.agents.is_empty() {
-        return Link::Broken(
+        return StepResult::Failed(
             "no agents are configured".to_owned(),
             vec![
-                "Name one in /etc/buildos/agentd.conf.d/10-agents.toml (buildos-agentd.conf(5)):"
+                "Add one to /etc/buildos/agentd.conf.d/10-agents.toml, see buildos-agentd.conf(5):"
                     .to_owned(),
                 "[bbot.default]".to_owned(),
                 "controllers = [\"https://ci.example.com/\"]".to_owned(),
-                "or on the kernel command line: buildos.agentd.bbot.default.controllers=URL"
-                    .to_owned(),
+                "Or boot with buildos.agentd.bbot.default.controllers=URL.".to_owned(),
             ],
         );
     }
@@ -56,26 +59,26 @@ pub(super) fn needs(host: &Host) -> Link {
         })
         .collect();
     if waiting.is_empty() {
-        return Link::Holds("met".to_owned());
+        return StepResult::Passed("all met".to_owned());
     }
-    let what: Vec<_> = waiting.iter().map(|agent| lacking(agent)).collect();
+    let what: Vec<_> = waiting.iter().map(|agent| missing(agent)).collect();
     let what = what.join("; ");
     if waiting.len() < host.agents.len() {
-        return Link::Remark(what);
+        return StepResult::Remark(what);
     }
     let mut advice: Vec<String> = Vec::new();
-    for (word, _) in waiting.iter().flat_map(|agent| &agent.instance.needs) {
-        let line = need_advice(word);
+    for (key, _) in waiting.iter().flat_map(|agent| &agent.instance.needs) {
+        let line = need_advice(key);
         if !advice.iter().any(|known| known == line) {
             advice.push(line.to_owned());
         }
     }
     advice.push("buildosctl agents".to_owned());
-    Link::Broken(what, advice)
+    StepResult::Failed(what, advice)
 }
 
-/// What an agent waits for, all of it.
-pub(super) fn lacking(agent: &Agent) -> String {
+/// Describes all missing requirements of an agent.
+fn missing(agent: &Agent) -> String {
     let needs: Vec<_> = agent
         .instance
         .needs
@@ -88,20 +91,20 @@ pub(super) fn lacking(agent: &Agent) -> String {
     }
 }
 
-pub(super) fn need_advice(word: &str) -> &'static str {
-    match word.parse::<Need>() {
-        Ok(Need::Configuration) => "Mend its configuration: buildos-agentd --check",
+fn need_advice(key: &str) -> &'static str {
+    match key.parse::<Need>() {
+        Ok(Need::Configuration) => "Fix the configuration: buildos-agentd --check",
         Ok(Need::Program) => {
-            "Install the program: it comes with the image (image/build --package), or set `program`."
+            "Install the program (image/build --package adds it to the image), or set `program`."
         }
         Ok(Need::Credentials) => {
-            "Put the credential where systemd looks for it: systemd-creds(1), /etc/credstore."
+            "Provide the credential, for example in /etc/credstore, see systemd-creds(1)."
         }
         Ok(Need::Kvm) => {
-            "Switch virtualization on in the firmware (VT-x, AMD-V), or set kvm = \"waived\"."
+            "Enable virtualization in the firmware (VT-x, AMD-V), or set kvm = \"waived\"."
         }
         Ok(Need::Memory) => {
-            "Let its tasks have less RAM (ram_mib, instance_max), or the host more."
+            "Give its tasks less RAM (ram_mib, instance_max), or add RAM to the host."
         }
         Ok(Need::Network | Need::Hostname | Need::PrivateNetwork | Need::Clock) | Err(_) => {
             "journalctl -b -x -u buildos-agentd"
@@ -109,11 +112,11 @@ pub(super) fn need_advice(word: &str) -> &'static str {
     }
 }
 
-pub(super) fn agent(host: &Host) -> Link {
+pub(super) fn agent(host: &Host) -> StepResult {
     let running = running(host);
     let mut others = Vec::new();
     let mut advice: Vec<String> = Vec::new();
-    let mut out = true;
+    let mut out_of_service = true;
     for agent in &host.agents {
         let (id, instance) = (agent.id(), &agent.instance);
         let last = match instance.last_exit.as_str() {
@@ -123,7 +126,7 @@ pub(super) fn agent(host: &Host) -> Link {
         match state(agent) {
             Some(InstanceState::Running | InstanceState::Waiting | InstanceState::Invalid) => {}
             Some(InstanceState::Stopped) => {
-                others.push(format!("{id} was stopped by somebody"));
+                others.push(format!("{id} was stopped"));
                 advice.push(format!("systemctl start {}", instance.unit));
             }
             Some(InstanceState::Drained | InstanceState::Draining) => {
@@ -131,18 +134,18 @@ pub(super) fn agent(host: &Host) -> Link {
                 advice.push(format!("buildosctl resume {id}"));
             }
             Some(InstanceState::Starting) => {
-                out = false;
-                others.push(format!("{id} is being started"));
+                out_of_service = false;
+                others.push(format!("{id} is starting"));
                 advice.push(format!("systemctl status {}", instance.unit));
             }
             Some(InstanceState::Delayed) | None => {
-                out = false;
+                out_of_service = false;
                 let again = match instance.next_start_usec {
                     0 => String::new(),
                     next => format!(", starts again {}", relative(host.taken_usec, next)),
                 };
                 let how = if instance.crash_loop {
-                    "ends again and again"
+                    "ends repeatedly"
                 } else {
                     "has ended"
                 };
@@ -152,80 +155,45 @@ pub(super) fn agent(host: &Host) -> Link {
         }
     }
     match (running.is_empty(), others.is_empty()) {
-        (false, true) => Link::Holds(format!("{} runs", running.join(", "))),
-        (false, false) => Link::Remark(format!(
+        (false, true) => StepResult::Passed(format!("{} runs", running.join(", "))),
+        (false, false) => StepResult::Remark(format!(
             "{} runs; {}",
             running.join(", "),
             others.join("; ")
         )),
-        // Some wait, which the link before has told of.
-        (true, true) => Link::Broken("no agent runs".to_owned(), vec!["buildosctl agents".into()]),
-        (true, false) if out => Link::Out(others.join("; "), advice),
-        (true, false) => Link::Broken(others.join("; "), advice),
+        // The others wait, which is a remark of the step before.
+        (true, true) => {
+            StepResult::Failed("no agent runs".to_owned(), vec!["buildosctl agents".into()])
+        }
+        (true, false) if out_of_service => StepResult::OutOfService(others.join("; "), advice),
+        (true, false) => StepResult::Failed(others.join("; "), advice),
     }
 }
 
-pub(super) fn controllers(host: &Host) -> Link {
+pub(super) fn controllers(host: &Host) -> StepResult {
     let tried = host
         .agents
         .iter()
         .filter(|agent| state(agent) == Some(InstanceState::Running))
         .flat_map(|agent| &agent.controllers)
         .filter_map(|c| c.failure.as_ref().map(|failure| (c.url.as_str(), failure)));
-    let (reached, missed): (Vec<_>, Vec<_>) = tried.partition(|(_, failure)| failure.is_empty());
-    let missing: Vec<_> = missed
+    let (reached, failed): (Vec<_>, Vec<_>) = tried.partition(|(_, failure)| failure.is_empty());
+    let errors: Vec<_> = failed
         .iter()
         .map(|(url, why)| format!("{url}: {why}"))
         .collect();
-    let there: Vec<_> = reached.iter().map(|(url, _)| *url).collect();
-    match (there.is_empty(), missing.is_empty()) {
-        (true, true) => Link::Holds("none to be tried".to_owned()),
-        (false, true) => Link::Holds(format!("{} can be reached", there.join(", "))),
-        (false, false) => Link::Remark(format!("cannot be reached: {}", missing.join("; "))),
-        (true, false) => Link::Broken(
-            format!("no controller can be reached: {}", missing.join("; ")),
+    let urls: Vec<_> = reached.iter().map(|(url, _)| *url).collect();
+    match (urls.is_empty(), errors.is_empty()) {
+        (true, true) => StepResult::Passed("no controllers to try".to_owned()),
+        (false, true) => StepResult::Passed(format!("{} accepts connections", urls.join(", "))),
+        (false, false) => StepResult::Remark(format!("cannot be reached: {}", errors.join("; "))),
+        (true, false) => StepResult::Failed(
+            format!("no controller can be reached: {}", errors.join("; ")),
             vec![
-                "Is the URL right, is the controller up, does a firewall let the host through?"
-                    .to_owned(),
+                "Check the URL, the controller, and the firewalls on the way to it.".to_owned(),
                 "cat /etc/resolv.conf; ip route".to_owned(),
-                "The agent goes on asking by itself.".to_owned(),
+                "The agent retries by itself.".to_owned(),
             ],
         ),
     }
-}
-
-/// Whether nothing is built without it: an agent that is to work has it not, whether
-/// it waits for it or runs already, or there is no agent that tells.
-pub(super) fn is_needed(host: &Host, need: Need) -> bool {
-    let misses = |agent: &Agent| agent.instance.wanted && is_unmet(agent, need);
-    host.agents.is_empty() || host.agents.iter().any(misses)
-}
-
-pub(super) fn lacks(agent: &Agent, need: Need) -> bool {
-    state(agent) == Some(InstanceState::Waiting) && is_unmet(agent, need)
-}
-
-fn is_unmet(agent: &Agent, need: Need) -> bool {
-    let mut needs = agent.instance.needs.iter();
-    needs.any(|(word, _)| word == need.as_str())
-}
-
-pub(super) fn state(agent: &Agent) -> Option<InstanceState> {
-    agent.instance.state.parse().ok()
-}
-
-pub(super) fn is_building(agent: &Agent) -> bool {
-    let up = matches!(
-        state(agent),
-        Some(InstanceState::Running | InstanceState::Draining)
-    );
-    up && agent.task_processes > 0
-}
-
-pub(super) fn running(host: &Host) -> Vec<String> {
-    let up = host
-        .agents
-        .iter()
-        .filter(|agent| state(agent) == Some(InstanceState::Running));
-    up.map(Agent::id).collect()
 }

@@ -1,12 +1,15 @@
-//! One fault after the other in a host that is ready.
+//! Breaks a ready host in one way after the other.
 
-use super::*;
-use crate::snapshot::model::samples::{self, NOW, agent, ready};
-use crate::snapshot::model::{Agent, Daemon, Manager, Naming, Nat, Network};
+use super::chain::{CHAIN, judge};
+use super::step::Step;
+use super::verdict::{Mark, Outcome, Verdict};
+use crate::snapshot::model::{Agent, Daemon, Host, Manager, Naming, Nat, Network};
+use crate::snapshot::samples::{self, NOW, agent, ready};
+use crate::term::Style;
 
 type Change = fn(&mut Host);
 
-/// The answer for a host that is ready but for that.
+/// Returns the verdict on a ready host after a change.
 fn after(change: Change) -> Verdict {
     let mut host = ready();
     change(&mut host);
@@ -14,16 +17,16 @@ fn after(change: Change) -> Verdict {
 }
 
 #[test]
-fn a_host_without_a_fault_is_ready() {
+fn verdict_on_host_without_fault_is_ready() {
     let verdict = after(|_| {});
     assert_eq!(verdict.outcome, Outcome::Ready);
     assert_eq!(verdict.exit_code(), 0);
     assert!(verdict.chain.iter().all(|f| f.mark == Mark::Ok));
-    assert_eq!(verdict.answer, "bbot@default asks for work and gets none");
+    assert_eq!(verdict.answer, "bbot@default asks for tasks and gets none");
 }
 
 #[test]
-fn a_host_whose_agent_has_tasks_builds_whatever_else_is_wrong() {
+fn verdict_on_host_with_tasks_and_silent_natd_is_building() {
     let verdict = after(|host| {
         host.agents[0].task_processes = 3;
         host.nat = None;
@@ -36,8 +39,7 @@ fn a_host_whose_agent_has_tasks_builds_whatever_else_is_wrong() {
     assert!(verdict.chain.iter().all(|f| f.mark != Mark::Broken));
 }
 
-/// Every way in which a link breaks: what is done to the host, the link, and
-/// what the answer and the advice name.
+/// Faults: name, change to the host, failed step, and parts of answer and advice.
 const FAULTS: [(&str, Change, Step, &str, &str); 27] = [
     (
         "silent daemon",
@@ -52,7 +54,7 @@ const FAULTS: [(&str, Change, Step, &str, &str); 27] = [
     (
         "no NIC",
         |host| {
-            dark(host, "no Ethernet NIC");
+            without_carrier(host, "no Ethernet NIC");
             host.links.clear();
         },
         Step::Carrier,
@@ -61,7 +63,7 @@ const FAULTS: [(&str, Change, Step, &str, &str); 27] = [
     ),
     (
         "no carrier",
-        |host| dark(host, "no carrier on eth0, eth1"),
+        |host| without_carrier(host, "no carrier on eth0, eth1"),
         Step::Carrier,
         "no carrier on eth0, eth1",
         "Plug in a cable",
@@ -151,7 +153,7 @@ const FAULTS: [(&str, Change, Step, &str, &str); 27] = [
         |host| nat_fault(host, |nat| nat.probe_step = "lease".into()),
         Step::Nat,
         "it does not work",
-        "dnsmasq answers no machine",
+        "dnsmasq does not answer machines",
     ),
     (
         "probe: names",
@@ -172,7 +174,7 @@ const FAULTS: [(&str, Change, Step, &str, &str); 27] = [
         |host| nat_fault(host, |_| {}),
         Step::Nat,
         "it does not work",
-        "goes on by itself",
+        "natd continues by itself",
     ),
     (
         "clock",
@@ -247,14 +249,14 @@ const FAULTS: [(&str, Change, Step, &str, &str); 27] = [
             host.agents = vec![looping];
         },
         Step::Agent,
-        "bbot@default ends again and again (last: exit code 1), starts again in 30 s",
+        "bbot@default ends repeatedly (last: exit code 1), starts again in 30 s",
         "journalctl -b -n 50 -u buildos-bbot@default.service",
     ),
     (
         "starting",
         |host| host.agents = vec![agent("bbot@default", "starting", &[])],
         Step::Agent,
-        "bbot@default is being started",
+        "bbot@default is starting",
         "systemctl status buildos-bbot@default.service",
     ),
     (
@@ -271,11 +273,11 @@ const FAULTS: [(&str, Change, Step, &str, &str); 27] = [
         },
         Step::Controllers,
         "https://ci.example.com/: ci.example.com has no address",
-        "Is the URL right",
+        "Check the URL",
     ),
 ];
 
-fn dark(host: &mut Host, reason: &str) {
+fn without_carrier(host: &mut Host, reason: &str) {
     let network = host.network.as_mut().unwrap();
     network.state = "no-carrier".into();
     network.online = false;
@@ -299,7 +301,7 @@ fn waiting(need: &str, what: &str) -> Agent {
 }
 
 #[test]
-fn every_link_is_found_broken() {
+fn each_fault_fails_its_step() {
     for (fault, change, step, answer, advice) in FAULTS {
         let verdict = after(change);
         assert_eq!(verdict.outcome, Outcome::Broken, "{fault}");
@@ -322,21 +324,21 @@ fn every_link_is_found_broken() {
 }
 
 #[test]
-fn the_first_broken_link_is_the_answer_and_the_rest_is_not_looked_at() {
+fn steps_after_first_failure_are_not_checked() {
     let verdict = after(|host| {
-        dark(host, "no carrier on eth0, eth1");
+        without_carrier(host, "no carrier on eth0, eth1");
         nat_fault(host, |_| {});
         host.clock_synchronised = false;
     });
     let marks: Vec<_> = verdict.chain.iter().map(|finding| finding.mark).collect();
-    let mut expected = vec![Mark::NotLookedAt; CHAIN.len()];
+    let mut expected = vec![Mark::NotChecked; CHAIN.len()];
     expected[0] = Mark::Ok;
     expected[1] = Mark::Broken;
     assert_eq!(marks, expected);
 }
 
 #[test]
-fn what_no_agent_needs_is_a_remark() {
+fn failed_step_is_remark_if_no_agent_requires_it() {
     let verdict = after(|host| {
         nat_fault(host, |_| {});
         host.clock_synchronised = false;
@@ -360,7 +362,7 @@ fn what_no_agent_needs_is_a_remark() {
 }
 
 #[test]
-fn what_a_running_agent_has_lost_is_broken() {
+fn nat_step_fails_if_running_agent_lost_nat() {
     let lost = [("private-network", "NAT: it does not work")];
     let with = |state| {
         let mut host = ready();
@@ -372,12 +374,12 @@ fn what_a_running_agent_has_lost_is_broken() {
         judge(&host)
     };
     assert_eq!(with("running").step, Some(Step::Nat));
-    // Nobody wants that one to work.
+    // A stopped agent requires nothing.
     assert_eq!(with("stopped").outcome, Outcome::Ready);
 }
 
 #[test]
-fn what_somebody_wants_so_is_out_of_service() {
+fn stopped_or_drained_agent_is_out_of_service() {
     for (state, advice) in [
         ("stopped", "systemctl start buildos-bbot@default.service"),
         ("drained", "buildosctl resume bbot@default"),
@@ -393,7 +395,7 @@ fn what_somebody_wants_so_is_out_of_service() {
 }
 
 #[test]
-fn an_agent_that_drains_still_builds() {
+fn draining_agent_with_tasks_builds() {
     let mut host = ready();
     host.agents = vec![agent("bbot@default", "draining", &[])];
     host.agents[0].task_processes = 1;
@@ -403,7 +405,7 @@ fn an_agent_that_drains_still_builds() {
 }
 
 #[test]
-fn one_controller_of_two_is_enough() {
+fn one_reachable_controller_of_two_passes_with_remark() {
     let mut host = ready();
     let mut second = host.agents[0].controllers[0].clone();
     second.failure = Some("connection refused".into());
@@ -414,10 +416,10 @@ fn one_controller_of_two_is_enough() {
 }
 
 #[test]
-fn nothing_known_at_all_is_an_answer() {
+fn verdict_on_silent_or_empty_daemons_is_a_failed_step() {
     let mut host = samples::silent();
     assert_eq!(judge(&host).exit_code(), Step::Daemons as u8);
-    // Daemons that answer but say nothing.
+    // The daemons answer with default values.
     host.silent.clear();
     host.network = Some(Network::default());
     host.name = Some(Naming::default());
@@ -427,12 +429,12 @@ fn nothing_known_at_all_is_an_answer() {
 }
 
 #[test]
-fn people_read_the_answer_first() {
-    let text = after(|host| dark(host, "no carrier on eth0, eth1")).render(Style::PLAIN);
+fn text_begins_with_answer_and_ends_with_advice() {
+    let text = after(|host| without_carrier(host, "no carrier on eth0, eth1")).render(Style::PLAIN);
     assert!(
         text.starts_with(
             "This host cannot build: no carrier on eth0, eth1\n\n  \
-             ok   daemons     all four answer\n  \
+             ok   daemons     all four daemons answer\n  \
              FAIL carrier     no carrier on eth0, eth1\n  \
              -    lease\n"
         ),

@@ -1,0 +1,382 @@
+//! The table of commands and flags.
+//!
+//! The parser, `--help`, the synopsis of buildosctl(1) and the completions of bash and
+//! zsh are made from it. After a change run `docs/generate-buildosctl`.
+
+/// Identifies a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub(crate) enum Id {
+    Status,
+    Why,
+    Links,
+    Leases,
+    Agents,
+    Drain,
+    Resume,
+    Renew,
+    Log,
+    Check,
+    Simulate,
+    Metrics,
+    Console,
+}
+
+/// A command of buildosctl.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Command {
+    pub(crate) id: Id,
+    /// The word on the command line.
+    pub(crate) name: &'static str,
+    /// One line, without a full stop, for lists of commands.
+    pub(crate) summary: &'static str,
+    /// Lines of at most 80 columns for the help of the command, or empty.
+    pub(crate) details: &'static str,
+    /// The ways to call it, one a line of the synopsis.
+    pub(crate) forms: &'static [Form],
+}
+
+/// One way to call a command.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Form {
+    /// Flags that must be given.
+    pub(crate) required: &'static [Flag],
+    /// Flags that can be given.
+    pub(crate) optional: &'static [Flag],
+    pub(crate) operands: Operands,
+}
+
+/// The arguments of a command that are not flags.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Operands {
+    None,
+    /// Any number of agents, as `bbot@default`.
+    Agents,
+    /// Anything; journalctl(1) gets it.
+    Journalctl,
+    /// One file or more.
+    Files,
+    /// Exactly one file.
+    File,
+}
+
+/// A flag.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub(crate) enum Flag {
+    Json,
+    Watch,
+    Wait,
+    Budget,
+    Daemon,
+    Cmdline,
+    Help,
+    Version,
+}
+
+/// The value of a flag.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Value {
+    /// A whole number of seconds.
+    Seconds,
+    /// The name of a daemon without `buildos-`.
+    Daemon,
+    /// Any text.
+    Text,
+}
+
+/// Flags that stand with or without a command.
+pub(crate) const GLOBAL: [Flag; 2] = [Flag::Help, Flag::Version];
+
+/// The command that runs if the command line names no command.
+pub(crate) static DEFAULT: &Command = &COMMANDS[0];
+
+const NOTHING: Form = Form {
+    required: &[],
+    optional: &[],
+    operands: Operands::None,
+};
+
+const SHOW: Form = Form {
+    optional: &[Flag::Json, Flag::Watch],
+    ..NOTHING
+};
+
+/// All commands, in the order of the help.
+pub(crate) static COMMANDS: [Command; 13] = [
+    Command {
+        id: Id::Status,
+        name: "status",
+        summary: "Show the host on one screen (the default command)",
+        details: "\
+Shows the network, the host name, NAT, the agents and the version of the system.
+Exits with 1 if a daemon does not answer.
+",
+        forms: &[SHOW],
+    },
+    Command {
+        id: Id::Why,
+        name: "why",
+        summary: "Explain why this host does not build, and what to do",
+        details: "\
+Checks what a build needs in the order in which it is needed, and stops at the
+first failure. With AGENT, only these agents count. Agents are written as in
+the configuration: bbot@default.
+
+Exits with 0 if the host builds or waits for tasks, with 3 if its agents are
+stopped or drained, otherwise with the number of the failed check:
+10 daemons, 11 carrier, 12 lease, 13 bridges, 14 name, 15 nat, 16 clock,
+17 needs, 18 agent, 19 controllers.
+",
+        forms: &[Form {
+            operands: Operands::Agents,
+            ..SHOW
+        }],
+    },
+    Command {
+        id: Id::Links,
+        name: "links",
+        summary: "List the network interfaces, with their role and the reason for it",
+        details: "",
+        forms: &[SHOW],
+    },
+    Command {
+        id: Id::Leases,
+        name: "leases",
+        summary: "List the DHCP leases of the host and of the machines on br1",
+        details: "",
+        forms: &[SHOW],
+    },
+    Command {
+        id: Id::Agents,
+        name: "agents",
+        summary: "List the agents, with their state and what they wait for",
+        details: "",
+        forms: &[SHOW],
+    },
+    Command {
+        id: Id::Drain,
+        name: "drain",
+        summary: "Let the tasks of agents end, then stop the agents until resume",
+        details: "\
+Without AGENT, drains all agents. Only root and members of buildos-admin can
+drain.
+",
+        forms: &[Form {
+            optional: &[Flag::Wait, Flag::Budget],
+            operands: Operands::Agents,
+            ..NOTHING
+        }],
+    },
+    Command {
+        id: Id::Resume,
+        name: "resume",
+        summary: "Let drained agents start again",
+        details: "\
+Without AGENT, resumes all agents. Only root and members of buildos-admin can
+resume.
+",
+        forms: &[Form {
+            operands: Operands::Agents,
+            ..NOTHING
+        }],
+    },
+    Command {
+        id: Id::Renew,
+        name: "renew",
+        summary: "Ask the DHCP server to extend the lease now",
+        details: "\
+Only root and members of buildos-admin can renew.
+",
+        forms: &[NOTHING],
+    },
+    Command {
+        id: Id::Log,
+        name: "log",
+        summary: "Show the journal of all buildos units since boot",
+        details: "",
+        forms: &[Form {
+            operands: Operands::Journalctl,
+            ..NOTHING
+        }],
+    },
+    Command {
+        id: Id::Check,
+        name: "check",
+        summary: "Check configuration files or a kernel command line for mistakes",
+        details: "\
+FILE is a file of a daemon in a directory NAME.conf.d, or a configuration of
+PXELINUX, iPXE or GRUB. No build host is needed. Exits with 1 if there is a
+mistake.
+",
+        forms: &[
+            Form {
+                optional: &[Flag::Daemon],
+                operands: Operands::Files,
+                ..NOTHING
+            },
+            Form {
+                required: &[Flag::Cmdline],
+                ..NOTHING
+            },
+        ],
+    },
+    Command {
+        id: Id::Simulate,
+        name: "simulate",
+        summary: "Show what the daemons would do on the network that FILE describes",
+        details: "\
+buildosctl(1) describes FILE. No build host is needed. Exits with 1 if there is
+a mistake in FILE or in the configuration that it gives to the daemons.
+",
+        forms: &[Form {
+            optional: &[Flag::Json],
+            operands: Operands::File,
+            ..NOTHING
+        }],
+    },
+    Command {
+        id: Id::Metrics,
+        name: "metrics",
+        summary: "Print metrics in the text format of Prometheus",
+        details: "",
+        forms: &[NOTHING],
+    },
+    Command {
+        id: Id::Console,
+        name: "console",
+        summary: "Keep the status on the consoles (for buildos-console.service)",
+        details: "",
+        forms: &[NOTHING],
+    },
+];
+
+/// Finds the command of that name.
+pub(crate) fn find(name: &str) -> Option<&'static Command> {
+    COMMANDS.iter().find(|command| command.name == name)
+}
+
+impl Command {
+    /// Finds a flag of this command, whatever its form, by the long name.
+    pub(crate) fn flag(&self, long: &str) -> Option<Flag> {
+        self.flags().into_iter().find(|flag| flag.long() == long)
+    }
+
+    /// Returns the flags of all forms, each once.
+    pub(crate) fn flags(&self) -> Vec<Flag> {
+        let mut flags = Vec::new();
+        for form in self.forms {
+            for flag in form.optional.iter().chain(form.required) {
+                if !flags.contains(flag) {
+                    flags.push(*flag);
+                }
+            }
+        }
+        flags
+    }
+
+    /// Returns the operands of the first form that has any.
+    pub(crate) fn operands(&self) -> Operands {
+        let mut operands = self.forms.iter().map(|form| form.operands);
+        operands
+            .find(|operands| *operands != Operands::None)
+            .unwrap_or(Operands::None)
+    }
+}
+
+impl Operands {
+    /// Returns the largest number of operands, if there is one.
+    pub(crate) const fn most(self) -> Option<usize> {
+        match self {
+            Self::None => Some(0),
+            Self::File => Some(1),
+            Self::Agents | Self::Journalctl | Self::Files => None,
+        }
+    }
+}
+
+impl Flag {
+    /// Returns the name after `--`.
+    pub(crate) const fn long(self) -> &'static str {
+        match self {
+            Self::Json => "json",
+            Self::Watch => "watch",
+            Self::Wait => "wait",
+            Self::Budget => "budget",
+            Self::Daemon => "daemon",
+            Self::Cmdline => "cmdline",
+            Self::Help => "help",
+            Self::Version => "version",
+        }
+    }
+
+    /// Returns the letter after `-`, if there is one.
+    pub(crate) const fn short(self) -> Option<char> {
+        match self {
+            Self::Help => Some('h'),
+            Self::Version => Some('V'),
+            Self::Json | Self::Watch | Self::Wait | Self::Budget | Self::Daemon | Self::Cmdline => {
+                None
+            }
+        }
+    }
+
+    /// Returns the kind of value that follows the flag, if there is one.
+    pub(crate) const fn value(self) -> Option<Value> {
+        match self {
+            Self::Budget => Some(Value::Seconds),
+            Self::Daemon => Some(Value::Daemon),
+            Self::Cmdline => Some(Value::Text),
+            Self::Json | Self::Watch | Self::Wait | Self::Help | Self::Version => None,
+        }
+    }
+
+    /// Returns one line, without a full stop, for lists of flags.
+    pub(crate) const fn summary(self) -> &'static str {
+        match self {
+            Self::Json => "Print one JSON object on a line",
+            Self::Watch => "Print again whenever something changes",
+            Self::Wait => "Return once no task runs",
+            Self::Budget => "Stop agents whose tasks still run after SECONDS",
+            Self::Daemon => "FILE is for netd, hostnamed, natd or agentd",
+            Self::Cmdline => "Check this kernel command line",
+            Self::Help => "Show help for buildosctl or for the command",
+            Self::Version => "Show the version",
+        }
+    }
+}
+
+impl Value {
+    /// Returns the placeholder of the value in upper case.
+    pub(crate) const fn placeholder(self) -> &'static str {
+        match self {
+            Self::Seconds => "SECONDS",
+            Self::Daemon => "NAME",
+            Self::Text => "STRING",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_commands_are_unique() {
+        for command in &COMMANDS {
+            assert_eq!(find(command.name), Some(command));
+        }
+        assert_eq!(find("stat"), None);
+        assert_eq!(DEFAULT.id, Id::Status);
+    }
+
+    #[test]
+    fn texts_fit_a_terminal_of_80_columns() {
+        for command in &COMMANDS {
+            assert!(command.summary.len() <= 67, "{}", command.name);
+            for line in command.details.lines() {
+                assert!(line.len() <= 80, "{}: {line}", command.name);
+            }
+        }
+    }
+}
