@@ -1,8 +1,11 @@
-//! Configuration, looked at before it is in force, by the parser that the daemons
-//! have: the same schemas, the same messages.
+//! `buildosctl check`: finds mistakes in configuration before a host uses it.
 //!
-//! Each source is looked at by itself. `buildos-NAME --check` on the host reads all
-//! of them together.
+//! It links the schemas of the daemons, so keys, limits and messages are theirs.
+//!
+//! # Limits
+//!
+//! Each source is checked alone. `buildos-NAME --check` on the host checks all sources
+//! together.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,25 +14,30 @@ use buildos_service::cmdline;
 use buildos_service::config::{Fragment, Origin, Problem, Schema, evaluate};
 
 mod boot_loader;
+mod image;
 
-/// What is looked at.
+/// A source of configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Subject {
     /// A file of a daemon, or of a boot loader.
     File {
-        /// Where it is.
         path: PathBuf,
-        /// `netd`, …, when its directory does not tell.
+        /// `netd`, `hostnamed`, `natd` or `agentd`; if not given, the directory decides.
         daemon: Option<String>,
     },
     /// A kernel command line.
     CommandLine(String),
 }
 
-/// The kernel cuts what is longer (COMMAND_LINE_SIZE, arch/x86/include/asm/setup.h).
+/// The kernel truncates longer command lines (COMMAND_LINE_SIZE,
+/// arch/x86/include/asm/setup.h).
 const LONGEST: usize = 2047;
 
-/// What is wrong, one line each; an error when nothing could be looked at.
+/// Returns the mistakes, one line each.
+///
+/// # Errors
+///
+/// The file cannot be read, or is not of a known kind.
 pub(crate) fn check(subject: &Subject) -> Result<Vec<String>, String> {
     match subject {
         Subject::CommandLine(line) => Ok(command_line(line, "command line")),
@@ -41,7 +49,7 @@ pub(crate) fn check(subject: &Subject) -> Result<Vec<String>, String> {
     }
 }
 
-/// The daemon whose directory the file is in: `…/netd.conf.d/x.toml`.
+/// Returns the daemon that the directory names, as in `netd.conf.d/x.toml`.
 pub(crate) fn owner(path: &Path) -> Option<&str> {
     let directory = path.parent()?.file_name()?.to_str()?;
     directory.strip_suffix(".conf.d")
@@ -59,7 +67,7 @@ fn file(path: &Path, daemon: Option<&str>, text: &str) -> Result<Vec<String>, St
             .find(|known| known.name == daemon)
             .ok_or_else(|| {
                 let names: Vec<_> = schemas.iter().map(|known| known.name).collect();
-                format!("{daemon:?} is none of {}", names.join(", "))
+                format!("{daemon:?} is not one of {}", names.join(", "))
             })?;
         let mut problems = strings(&(daemon.problems)(&fragment));
         if path.extension().is_none_or(|end| end != "toml") {
@@ -70,7 +78,7 @@ fn file(path: &Path, daemon: Option<&str>, text: &str) -> Result<Vec<String>, St
     }
     let lines = boot_loader::parse(text).ok_or_else(|| {
         format!(
-            "{} is neither in a NAME.conf.d directory nor a file of PXELINUX, iPXE or GRUB; say whose it is with --daemon NAME",
+            "{} is neither in a NAME.conf.d directory nor a file of PXELINUX, iPXE or GRUB; name its daemon with --daemon NAME",
             path.display()
         )
     })?;
@@ -83,7 +91,8 @@ fn file(path: &Path, daemon: Option<&str>, text: &str) -> Result<Vec<String>, St
     Ok(each.collect())
 }
 
-/// What all daemons together find in a command line, and what none of them looks at.
+/// Returns the mistakes in a command line: those that a daemon finds, and parameters
+/// that neither a daemon nor the image reads.
 fn command_line(line: &str, place: &str) -> Vec<String> {
     let mut problems = Vec::new();
     if line.len() > LONGEST {
@@ -104,25 +113,31 @@ fn command_line(line: &str, place: &str) -> Vec<String> {
         }
     }
     for parameter in cmdline::parse(line) {
-        if !daemons.iter().any(|daemon| daemon.looks_at(&parameter.key)) {
-            problems.extend(nobodys(&parameter.key, place, &daemons));
+        if image::PARAMETERS.contains(&parameter.key.as_str()) {
+            let value = parameter.value.as_deref().unwrap_or_default();
+            let problem = image::problem(&parameter.key, value);
+            problems.extend(problem.map(|problem| format!("{place}: {problem}")));
+        } else if !daemons.iter().any(|daemon| daemon.reads(&parameter.key)) {
+            problems.extend(unknown(&parameter.key, place, &daemons));
         }
     }
     problems
 }
 
-/// A parameter that is meant for us and that no daemon of ours looks at.
-fn nobodys(key: &str, place: &str, daemons: &[Daemon]) -> Option<String> {
-    let ours = key.split_once('.').map_or(key, |(first, _)| first);
-    // `buildso.netd.private` is no less ours.
-    if strsim::osa_distance(ours, "buildos") > 2 {
+/// Returns the mistake in a parameter that nothing reads, if it seems to be for buildos.
+fn unknown(key: &str, place: &str, daemons: &[Daemon]) -> Option<String> {
+    let prefix = key.split_once('.').map_or(key, |(first, _)| first);
+    // `buildso.netd.private` is for buildos, too.
+    if strsim::osa_distance(prefix, "buildos") > 2 {
         return None;
     }
     let rest = key.split_once('.').map_or("", |(_, rest)| rest);
     let (given, tail) = rest.split_once('.').unwrap_or((rest, ""));
     let prefixes = daemons.iter().map(|daemon| daemon.name.to_owned());
     let aliases = daemons.iter().flat_map(|daemon| daemon.aliases.iter());
-    let short = aliases.filter_map(|alias| alias.strip_prefix("buildos."));
+    let short = aliases
+        .chain(&image::PARAMETERS)
+        .filter_map(|name| name.strip_prefix("buildos."));
     let nearest = prefixes
         .chain(short.map(str::to_owned))
         .map(|word| (strsim::osa_distance(&word, given), word))
@@ -144,13 +159,13 @@ fn nobodys(key: &str, place: &str, daemons: &[Daemon]) -> Option<String> {
     Some(problem.to_string())
 }
 
-/// What is wrong in a source.
+/// Returns the mistakes in a source.
 type Evaluate = dyn Fn(&Fragment) -> Vec<Problem>;
 
-/// A daemon's part in this.
+/// A daemon whose configuration is checked.
 struct Daemon {
     name: &'static str,
-    /// Keys, with `*` for a chosen name.
+    /// Keys, with `*` for a name that the operator chooses.
     #[cfg(test)]
     keys: Vec<&'static str>,
     /// Short names on the kernel command line.
@@ -159,7 +174,6 @@ struct Daemon {
 }
 
 impl Daemon {
-    /// All of them.
     fn all() -> [Self; 4] {
         [
             Self::of(buildos_netd::config::schema()),
@@ -181,7 +195,7 @@ impl Daemon {
         }
     }
 
-    fn looks_at(&self, key: &str) -> bool {
+    fn reads(&self, key: &str) -> bool {
         let prefixed = key
             .strip_prefix("buildos.")
             .and_then(|rest| rest.strip_prefix(self.name));
@@ -205,7 +219,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     #[test]
-    fn a_command_line() {
+    fn command_line_mistakes_name_the_nearest_key() {
         let good = "quiet BOOTIF=01-de-ad-be-ef-b8-da buildos.hostname=b1 buildos.netd.private=10.1.0.1/16 buildos.agentd.bbot.default.controllers=https://ci.example.com root=x";
         assert_eq!(command_line(good, "x"), [""; 0]);
         assert_eq!(
@@ -233,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn the_manual_has_every_key_and_no_others() {
+    fn manual_lists_exactly_the_keys_of_the_daemons() {
         let manual = include_str!("../../../../docs/manual.md");
         let known: BTreeSet<String> = Daemon::all()
             .iter()
@@ -257,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_manual_boots_is_right() {
+    fn command_lines_of_the_manual_have_no_mistakes() {
         let manual = include_str!("../../../../docs/manual.md");
         let blocks: Vec<_> = manual
             .lines()
@@ -272,10 +286,25 @@ mod tests {
     }
 
     #[test]
-    fn a_file_of_a_daemon() {
+    fn parameters_of_the_image_are_accepted_and_suggested() {
+        assert_eq!(
+            command_line("buildos.login=ttyS0 buildos.ssh_key=ssh-ed25519,AAAA", "l"),
+            [""; 0]
+        );
+        assert_eq!(
+            command_line("buildos.logn=ttyS0 buildos.login=/dev/ttyS0", "l"),
+            [
+                "l: no daemon has a key \"buildos.logn\"; the nearest valid key is \"buildos.login\"",
+                "l: buildos.login: \"/dev/ttyS0\" is not the name of a terminal, such as ttyS0",
+            ]
+        );
+    }
+
+    #[test]
+    fn file_of_a_daemon_is_checked_by_its_schema() {
         let path = Path::new("site/netd.conf.d/10-a.toml");
         assert_eq!(owner(path), Some("netd"));
-        let text = "# ours\nprivate = \"10.1.0.1/16\"\ncarier_grace_s = 3\n";
+        let text = "# comment\nprivate = \"10.1.0.1/16\"\ncarier_grace_s = 3\n";
         assert_eq!(
             file(path, Some("netd"), text).unwrap(),
             [
@@ -289,12 +318,12 @@ mod tests {
         );
         assert_eq!(
             file(path, Some("nat"), "").unwrap_err(),
-            "\"nat\" is none of netd, hostnamed, natd, agentd"
+            "\"nat\" is not one of netd, hostnamed, natd, agentd"
         );
     }
 
     #[test]
-    fn a_file_of_a_boot_loader() {
+    fn command_line_in_file_of_a_boot_loader_is_checked() {
         let path = Path::new("pxelinux.cfg/default");
         let text = "label a\nkernel k\nappend initrd=i buildos.natd.probe_interval_s=5\n";
         assert_eq!(
@@ -304,5 +333,86 @@ mod tests {
             ]
         );
         assert!(file(path, None, "x = 1").is_err());
+    }
+
+    /// Returns the files below a directory.
+    fn files(directory: &Path, found: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_symlink() {
+                continue;
+            }
+            match path.is_dir() {
+                true => files(&path, found),
+                false => found.push(path),
+            }
+        }
+    }
+
+    /// Returns the `buildos.*=VALUE` parameters in a text, with the placeholders of the
+    /// documentation replaced.
+    fn parameters(text: &str) -> BTreeSet<String> {
+        let is_key = |c: char| c.is_ascii_lowercase() || "_.".contains(c);
+        let ends = |c: char| c.is_whitespace() || "`'\"|)(<>{}\\;".contains(c);
+        let mut found = BTreeSet::new();
+        for (start, _) in text.match_indices("buildos.") {
+            let rest = &text[start..];
+            let key = &rest[..rest.find(|c| !is_key(c)).unwrap_or(rest.len())];
+            let Some(value) = rest[key.len()..].strip_prefix('=') else {
+                continue;
+            };
+            let value = &value[..value.find(ends).unwrap_or(value.len())];
+            let value = value.trim_end_matches(['.', ',', ':']);
+            let value = match (key, value) {
+                ("buildos.login", "TTY" | "" | "$tty") => "ttyS0",
+                ("buildos.ssh_key", _) => "ssh-ed25519,AAAA,me@desk",
+                ("buildos.hostname", "NAME" | "") => "b1",
+                (_, "URL") => "https://ci.example.com/",
+                (_, "") => continue,
+                (_, value) => value,
+            };
+            found.insert(format!("{key}={value}"));
+        }
+        found
+    }
+
+    #[test]
+    fn documented_kernel_parameters_have_no_mistakes() {
+        let top = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let mut paths = Vec::new();
+        for directory in ["docs", "image", "units"] {
+            files(&top.join(directory), &mut paths);
+        }
+        let mut keys = BTreeSet::new();
+        for path in paths {
+            let Ok(text) = fs::read_to_string(&path) else {
+                continue; // Not text.
+            };
+            for parameter in parameters(&text) {
+                let place = path.strip_prefix(&top).unwrap().display().to_string();
+                assert_eq!(command_line(&parameter, &place), [""; 0], "{parameter}");
+                keys.insert(parameter.split('=').next().unwrap().to_owned());
+            }
+        }
+        for key in ["buildos.login", "buildos.ssh_key", "buildos.hostname"] {
+            assert!(keys.contains(key), "{key} of {keys:?}");
+        }
+    }
+
+    #[test]
+    fn parameters_of_the_image_are_those_that_its_scripts_read() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../image/root");
+        let mut paths = Vec::new();
+        files(&root, &mut paths);
+        let mut read = BTreeSet::new();
+        for path in paths {
+            let text = fs::read_to_string(&path).unwrap_or_default();
+            for rest in text.split("buildos-image/parameter ").skip(1) {
+                let name = rest.split(|c: char| c.is_whitespace() || c == ')').next();
+                read.insert(name.unwrap().to_owned());
+            }
+        }
+        let known: BTreeSet<String> = image::PARAMETERS.map(str::to_owned).into();
+        assert_eq!(read, known);
     }
 }
