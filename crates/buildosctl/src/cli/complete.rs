@@ -70,9 +70,9 @@ const BASH_TAIL: &str = r#"    esac
         COMPREPLY+=($(compgen -f -- "$word"))
         compopt -o filenames
     fi
-    # readline replaces only the part of the word after @.
+    # readline replaces only the part of the word from @ on.
     if [[ $word == *@* && $COMP_WORDBREAKS == *@* ]]; then
-        COMPREPLY=("${COMPREPLY[@]#"${word%"${word##*@}"}"}")
+        COMPREPLY=("${COMPREPLY[@]#"${word%@*}"}")
     fi
 }
 
@@ -203,21 +203,46 @@ fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', "'\\''"))
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn summaries_have_no_character_that_zsh_would_interpret() {
-        for command in &COMMANDS {
-            assert!(
-                !command.summary.contains(['[', ']', ':']),
-                "{}",
-                command.name
-            );
-            for flag in command.flags() {
-                assert!(!flag.summary().contains(['[', ']', ':']), "{flag:?}");
-            }
+#[test]
+fn summaries_have_no_character_that_zsh_would_interpret() {
+    for command in &COMMANDS {
+        assert!(
+            !command.summary.contains(['[', ']', ':']),
+            "{}",
+            command.name
+        );
+        for flag in command.flags() {
+            assert!(!flag.summary().contains(['[', ']', ':']), "{flag:?}");
         }
+    }
+}
+
+#[test]
+fn bash_completes_commands_flags_values_and_agents() {
+    let script = format!(
+        r#"{}
+        buildosctl() {{ printf 'bbot@default  running  x\nbbot@second  waiting  y\n'; }}
+        COMP_WORDBREAKS=' @=' COMP_LINE=$0 COMP_POINT=${{#COMP_LINE}}
+        _buildosctl
+        printf '%s ' "${{COMPREPLY[@]}}""#,
+        bash()
+    );
+    for (line, expected) in [
+        ("buildosctl wh", "why "),
+        ("buildosctl --j", "--json "),
+        ("buildosctl drain --", "--wait --budget --help "),
+        ("buildosctl drain --budget ", " "),
+        ("buildosctl check --daemon nat", "natd "),
+        ("buildosctl check --daemon=h", "hostnamed "),
+        ("buildosctl why b", "bbot@default bbot@second "),
+        // readline has begun a new word at @.
+        ("buildosctl why --json bbot@s", "@second "),
+    ] {
+        let output = std::process::Command::new("bash")
+            .args(["-c", &script, line])
+            .output()
+            .unwrap();
+        let words = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(words, expected, "{line}");
     }
 }
