@@ -101,7 +101,7 @@ fn differences(
     }
     if let Some(values) = schema["enum"].as_array() {
         if !values.contains(value) {
-            found.push(format!("{place} is none of {values:?}"));
+            found.push(format!("{place} is not one of {values:?}"));
         }
         return;
     }
