@@ -10,10 +10,10 @@ use buildos_service::{Request, Service, text};
 use tokio::time::{Instant, sleep_until};
 use zbus::Connection;
 
-use crate::bus::{self, Published};
 use crate::choice::{Choice, choose};
 use crate::config::Settings;
-use crate::system::{self, SystemError};
+use crate::dbus::{self, Published};
+use crate::systemd_hostnamed::{self, SystemError};
 use buildos_types::Hostname;
 
 /// The host has another name.
@@ -54,7 +54,7 @@ pub async fn run(mut service: Service<Settings>) -> Result<(), DaemonError> {
     let mut hostnamed = Hostnamed::new(connection.clone(), service.settings().clone());
     hostnamed.network = network.next().await?;
     hostnamed.look().await;
-    bus::serve(&connection, hostnamed.published(service.problems())).await?;
+    dbus::serve(&connection, hostnamed.published(service.problems())).await?;
     service.status(&hostnamed.status());
     service.ready();
 
@@ -73,7 +73,7 @@ pub async fn run(mut service: Service<Settings>) -> Result<(), DaemonError> {
             () = sleep_until(hostnamed.retry) => {}
         }
         hostnamed.look().await;
-        bus::publish(&connection, hostnamed.published(service.problems())).await?;
+        dbus::publish(&connection, hostnamed.published(service.problems())).await?;
         service.status(&hostnamed.status());
         if reloaded {
             service.ready();
@@ -162,7 +162,7 @@ impl Hostnamed {
     async fn apply(&mut self, chosen: &Hostname) -> Result<Standing, SystemError> {
         let names = match self.names.take() {
             Some(names) => names,
-            None => system::read(&self.connection).await?,
+            None => systemd_hostnamed::read(&self.connection).await?,
         };
         let (names, standing) = match Standing::of(chosen, &names) {
             // "localhost" is nobody's will: the administrator's name was taken away.
@@ -170,8 +170,8 @@ impl Hostnamed {
                 if self.stood.as_ref() != Some(chosen)
                     || Hostname::new(&names.hostname).is_err() =>
             {
-                system::set(&self.connection, chosen).await?;
-                let names = system::read(&self.connection).await?;
+                systemd_hostnamed::set(&self.connection, chosen).await?;
+                let names = systemd_hostnamed::read(&self.connection).await?;
                 match Standing::of(chosen, &names) {
                     Standing::Absent => return Err(SystemError::Ignored(chosen.clone())),
                     standing @ (Standing::InForce | Standing::Overruled) => (names, standing),

@@ -2,15 +2,15 @@
 //! one.
 //!
 //! [`name`] says what a host name is, [`choice`] which one it shall be; both
-//! are pure. [`system`] is systemd-hostnamed, which sets it.
+//! are pure. [`systemd_hostnamed`] is systemd-hostnamed, which sets it.
 
 use std::process::ExitCode;
 
-pub mod bus;
 pub mod choice;
 pub mod config;
 pub mod daemon;
-pub mod system;
+pub mod dbus;
+pub mod systemd_hostnamed;
 
 /// The daemon.
 #[must_use]
