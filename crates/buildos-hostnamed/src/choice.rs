@@ -1,40 +1,40 @@
-//! Which name it shall be.
+//! Chooses the host name.
 
 use std::fmt;
 
 use buildos_dbus_api::hostname1::Source;
 use buildos_dbus_api::network1::Network;
 
-use crate::config::Settings;
-use buildos_types::{Hostname, InvalidHostname, MacAddress};
+use buildos_types::{Escaped, Hostname, InvalidHostname, MacAddress};
 
-/// A name, where it came from, and what was not taken.
+use crate::config::Settings;
+
+/// Result of [`choose`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Choice {
-    /// The name.
+    #[allow(missing_docs)]
     pub name: Hostname,
-    /// Where it came from.
+    #[allow(missing_docs)]
     pub source: Source,
-    /// Why this one, on one line.
+    /// Reason for this name, on one line.
     pub reason: String,
-    /// Names that would have come first.
+    /// Invalid names of preferred sources.
     pub refused: Vec<Refused>,
 }
 
-/// A name that was not taken.
+/// An invalid name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refused {
-    /// Where it came from.
+    #[allow(missing_docs)]
     pub source: Source,
-    /// The text, as netd published it.
-    pub text: String,
-    /// What is wrong with it.
+    /// The text, escaped by netd.
+    pub text: Escaped,
+    #[allow(missing_docs)]
     pub why: InvalidHostname,
 }
 
 impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The text is escaped already; what is not printable must not become so again.
         write!(
             f,
             "\"{}\" from {}: {}",
@@ -45,17 +45,16 @@ impl fmt::Display for Refused {
     }
 }
 
-/// The name that settings and network ask for: configuration, then DHCP
-/// option 81, then option 12, then the uplink's MAC address.
+/// Chooses a name, in this order: configuration, DHCP option 81, DHCP option 12, the
+/// uplink's MAC address.
 ///
-/// [`None`] while there is no lease and nothing is configured: the name that
-/// the host has stays, whether it was chosen by us or not.
+/// Returns [`None`] without a lease and a configured name; the host then keeps its name.
 ///
-/// netd tells servers the name of the host, and many send it back. So a name
-/// that was `told` (in force without being DHCP's) is not one that was given,
-/// and neither is the one made from the MAC address.
+/// netd sends the host's name to DHCP servers, and many servers return it. Names that the
+/// host `sent` do not count as assigned by a server, nor does the name made from the MAC
+/// address.
 #[must_use]
-pub fn choose(settings: &Settings, network: Option<&Network>, told: &[String]) -> Option<Choice> {
+pub fn choose(settings: &Settings, network: Option<&Network>, sent: &[String]) -> Option<Choice> {
     if let Some(name) = &settings.hostname {
         return Some(Choice {
             name: name.clone(),
@@ -77,7 +76,7 @@ pub fn choose(settings: &Settings, network: Option<&Network>, told: &[String]) -
         }
         match Hostname::new_shortened(text) {
             Ok(name) if Some(&name) == made.as_ref() => {}
-            Ok(name) if told.iter().any(|told| told == name.as_str()) => {}
+            Ok(name) if sent.iter().any(|sent| sent == name.as_str()) => {}
             Ok(name) => {
                 return Some(Choice {
                     reason: format!("given by {}", origin(source)),
@@ -88,7 +87,7 @@ pub fn choose(settings: &Settings, network: Option<&Network>, told: &[String]) -
             }
             Err(why) => refused.push(Refused {
                 source,
-                text: text.clone(),
+                text: Escaped::received(text),
                 why,
             }),
         }
@@ -130,7 +129,7 @@ mod tests {
         }
     }
 
-    /// Name, source, reason, what was refused.
+    /// Returns name, source, reason and refused names.
     fn chosen(
         settings: &Settings,
         network: Option<&Network>,
@@ -146,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_sends_the_made_name_back_has_not_given_it() {
+    fn choice_ignores_dhcp_name_equal_to_name_made_from_mac() {
         let network = Network {
             hostname: "build-adbeefb8da".to_owned(),
             ..network()
@@ -160,13 +159,13 @@ mod tests {
     }
 
     #[test]
-    fn nor_has_one_that_sends_an_administrators_name_back() {
+    fn choice_ignores_dhcp_name_equal_to_admin_name() {
         let network = Network {
             hostname: "mine".to_owned(),
             ..network()
         };
-        let source = |told: &[String]| {
-            let choice = choose(&Settings::default(), Some(&network), told).unwrap();
+        let source = |sent: &[String]| {
+            let choice = choose(&Settings::default(), Some(&network), sent).unwrap();
             choice.source
         };
         assert_eq!(source(&[]), Source::DhcpHostname);
@@ -174,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn the_order_of_sources() {
+    fn choice_follows_order_of_sources() {
         let mut network = network();
         let mut settings = Settings::default();
         assert_eq!(
@@ -204,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_taken_is_told_and_the_next_one_taken() {
+    fn invalid_name_is_reported_and_next_source_chosen() {
         let network = Network {
             fqdn: "localhost".to_owned(),
             hostname: "b12".to_owned(),
@@ -231,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_lease_there_is_no_choice() {
+    fn choice_without_lease_is_none() {
         let offline = Network {
             online: false,
             hostname: "b12".to_owned(),

@@ -1,18 +1,17 @@
-//! What an operator may set, in `hostnamed.conf.d`, as `buildos.hostnamed.*`
-//! and as `buildos.hostname=`.
+//! Settings: `hostnamed.conf.d`, `buildos.hostnamed.*` and `buildos.hostname=`.
 
 use buildos_service::config::Schema;
 
 use buildos_types::Hostname;
 
-/// Settings in force.
+/// Settings of the daemon.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Settings {
-    /// `hostname`.
+    /// Overrides every other source of a name.
     pub hostname: Option<Hostname>,
 }
 
-/// Every key, with where its value goes.
+/// Returns the keys of the configuration.
 #[must_use]
 pub fn schema() -> Schema<Settings> {
     Schema::new("hostnamed")
@@ -43,7 +42,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_on_the_kernel_command_line() {
+    fn name_on_kernel_command_line_is_a_setting() {
         assert_eq!(
             load("buildos.hostname=b1.example.com"),
             (Some("b1.example.com".into()), vec![])
@@ -55,7 +54,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_is_none_is_a_problem() {
+    fn invalid_name_is_a_problem() {
         let (name, problems) = load("buildos.hostname=under_score");
         assert_eq!(name, None);
         assert_eq!(

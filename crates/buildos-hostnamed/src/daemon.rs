@@ -1,4 +1,4 @@
-//! The loop: choose a name, set it, read it back, tell.
+//! Runs the loop: choose a name, set it, read it back, publish.
 
 use std::time::Duration;
 
@@ -16,24 +16,24 @@ use crate::dbus::{self, Published};
 use crate::systemd_hostnamed::{self, SystemError};
 use buildos_types::Hostname;
 
-/// The host has another name.
+/// The host name changed.
 const MESSAGE_NAMED: &str = "ad85dc35298b44d29bcb30ee01b1a76b";
-/// A name from the network cannot be a host's.
+/// A name of the DHCP server is no valid host name.
 const MESSAGE_REFUSED: &str = "c46b54b5c78a43828bf343629749d28d";
-/// An administrator's static name stands.
+/// An administrator's name takes precedence.
 const MESSAGE_STATIC: &str = "f725ad37339247078d984ea5cc49bd78";
-/// systemd-hostnamed did not do it.
+/// systemd-hostnamed did not set the name.
 const MESSAGE_NOT_SET: &str = "5197220027e140d79a2e0fd2295c0fbf";
 
-/// How many names are remembered that servers may send back.
-const TOLD: usize = 16;
-/// Between attempts to reach systemd-hostnamed.
+/// Limit of [`Hostnamed::sent`].
+const SENT_LIMIT: usize = 16;
+/// Delay between attempts to reach systemd-hostnamed.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// Why the daemon ends; systemd starts it again, and the name stays.
+/// Reason for the daemon to end. systemd restarts it, and the host keeps its name.
 #[derive(Debug, thiserror::Error)]
 pub enum DaemonError {
-    /// The system bus is gone, or refuses us.
+    /// The system bus is gone, or refuses a request.
     #[error("cannot work with the system bus")]
     Bus(#[from] zbus::Error),
     /// The system bus is gone.
@@ -41,11 +41,11 @@ pub enum DaemonError {
     BusLost(#[from] BusLost),
 }
 
-/// Runs until systemd asks for the end.
+/// Runs until systemd stops the daemon.
 ///
 /// # Errors
 ///
-/// [`DaemonError`]; whatever else goes wrong is a state, not an end.
+/// [`DaemonError`]. Every other failure is a published state.
 pub async fn run(mut service: Service<Settings>) -> Result<(), DaemonError> {
     let connection = buildos_dbus_api::system_bus().await?;
     let mut network = network1::watch(&connection).await?;
@@ -53,7 +53,7 @@ pub async fn run(mut service: Service<Settings>) -> Result<(), DaemonError> {
 
     let mut hostnamed = Hostnamed::new(connection.clone(), service.settings().clone());
     hostnamed.network = network.next().await?;
-    hostnamed.look().await;
+    hostnamed.reconcile().await;
     dbus::serve(&connection, hostnamed.published(service.problems())).await?;
     service.status(&hostnamed.status());
     service.ready();
@@ -69,11 +69,11 @@ pub async fn run(mut service: Service<Settings>) -> Result<(), DaemonError> {
                 }
             },
             network = network.next() => hostnamed.network = network?,
-            names = names.next() => hostnamed.names(names?),
+            names = names.next() => hostnamed.accept_names(names?),
             () = sleep_until(hostnamed.retry) => {}
         }
-        hostnamed.look().await;
-        dbus::publish(&connection, hostnamed.published(service.problems())).await?;
+        hostnamed.reconcile().await;
+        dbus::update(&connection, hostnamed.published(service.problems())).await?;
         service.status(&hostnamed.status());
         if reloaded {
             service.ready();
@@ -81,23 +81,25 @@ pub async fn run(mut service: Service<Settings>) -> Result<(), DaemonError> {
     }
 }
 
-/// What the daemon knows.
+/// State of the daemon.
 struct Hostnamed {
     connection: Connection,
     settings: Settings,
-    /// As netd said last; [`None`] while it is away.
+    /// netd's last snapshot; [`None`] while it is not on the bus.
     network: Option<Network>,
-    /// The last choice: it stays when the lease is lost.
+    /// The last choice, kept after the lease is lost.
     choice: Option<Choice>,
-    /// The names in force, as far as systemd-hostnamed has told.
+    /// The host's names, as systemd-hostnamed last returned them.
     names: Option<HostnameState>,
-    /// Names that were in force and not DHCP's, since we run; of the last ones.
-    told: Vec<String>,
-    /// The choice that was last in force. Another name in its place is
-    /// somebody's will.
-    stood: Option<Hostname>,
+    /// Active names that no DHCP server assigned, since the start of the daemon. netd
+    /// sends them to servers, which may return them.
+    sent: Vec<String>,
+    /// The choice that was last active. If another name replaces it, an administrator
+    /// did that.
+    last_active: Option<Hostname>,
     source: Source,
     reason: String,
+    /// Time of the next attempt after a failure.
     retry: Instant,
 }
 
@@ -109,23 +111,23 @@ impl Hostnamed {
             network: None,
             choice: None,
             names: None,
-            told: Vec::new(),
-            stood: None,
+            sent: Vec::new(),
+            last_active: None,
             source: Source::None,
             reason: String::new(),
-            retry: far_off(),
+            retry: far_future(),
         }
     }
 
-    /// What systemd-hostnamed says; when it has gone to sleep nothing changes.
-    fn names(&mut self, names: Option<HostnameState>) {
+    /// Accepts names of systemd-hostnamed; [`None`], after it exits, changes nothing.
+    fn accept_names(&mut self, names: Option<HostnameState>) {
         self.names = names.or(self.names.take());
     }
 
-    /// Makes the name what it should be.
-    async fn look(&mut self) {
-        self.retry = far_off();
-        if let Some(choice) = choose(&self.settings, self.network.as_ref(), &self.told) {
+    /// Chooses a name and sets it.
+    async fn reconcile(&mut self) {
+        self.retry = far_future();
+        if let Some(choice) = choose(&self.settings, self.network.as_ref(), &self.sent) {
             self.choose(choice);
         }
         let Some(choice) = self.choice.clone() else {
@@ -133,7 +135,7 @@ impl Hostnamed {
             return;
         };
         match self.apply(&choice.name).await {
-            Ok(standing) => self.settle(&choice, standing),
+            Ok(outcome) => self.report(&choice, outcome),
             Err(error) => {
                 let reason = text::chain(&error);
                 if reason != self.reason {
@@ -158,41 +160,41 @@ impl Hostnamed {
         self.choice = Some(choice);
     }
 
-    /// Sets the name unless it is in force, or somebody has decided otherwise.
-    async fn apply(&mut self, chosen: &Hostname) -> Result<Standing, SystemError> {
+    /// Sets the name unless it is active, or an administrator set another.
+    async fn apply(&mut self, chosen: &Hostname) -> Result<Outcome, SystemError> {
         let names = match self.names.take() {
             Some(names) => names,
             None => systemd_hostnamed::read(&self.connection).await?,
         };
-        let (names, standing) = match Standing::of(chosen, &names) {
-            // "localhost" is nobody's will: the administrator's name was taken away.
-            Standing::Absent
-                if self.stood.as_ref() != Some(chosen)
+        let (names, outcome) = match Outcome::of(chosen, &names) {
+            // "localhost" is the default after an administrator removes a name.
+            Outcome::Different
+                if self.last_active.as_ref() != Some(chosen)
                     || Hostname::new(&names.hostname).is_err() =>
             {
                 systemd_hostnamed::set(&self.connection, chosen).await?;
                 let names = systemd_hostnamed::read(&self.connection).await?;
-                match Standing::of(chosen, &names) {
-                    Standing::Absent => return Err(SystemError::Ignored(chosen.clone())),
-                    standing @ (Standing::InForce | Standing::Overruled) => (names, standing),
+                match Outcome::of(chosen, &names) {
+                    Outcome::Different => return Err(SystemError::Ignored(chosen.clone())),
+                    outcome @ (Outcome::Active | Outcome::Overruled) => (names, outcome),
                 }
             }
-            Standing::Absent => (names, Standing::Overruled),
-            standing @ (Standing::InForce | Standing::Overruled) => (names, standing),
+            Outcome::Different => (names, Outcome::Overruled),
+            outcome @ (Outcome::Active | Outcome::Overruled) => (names, outcome),
         };
         self.names = Some(names);
-        if standing == Standing::InForce {
-            self.stood = Some(chosen.clone());
+        if outcome == Outcome::Active {
+            self.last_active = Some(chosen.clone());
         }
-        Ok(standing)
+        Ok(outcome)
     }
 
-    /// Tells what has come of the choice, if it was not told before.
-    fn settle(&mut self, choice: &Choice, standing: Standing) {
+    /// Logs the outcome if it differs from the last one.
+    fn report(&mut self, choice: &Choice, outcome: Outcome) {
         let actual = text::escape(self.names.as_ref().map_or("", |names| &names.hostname));
-        let (source, reason, message) = match standing {
-            Standing::InForce => (choice.source, choice.reason.clone(), MESSAGE_NAMED),
-            Standing::Overruled | Standing::Absent => (
+        let (source, reason, message) = match outcome {
+            Outcome::Active => (choice.source, choice.reason.clone(), MESSAGE_NAMED),
+            Outcome::Overruled | Outcome::Different => (
                 Source::Static,
                 format!(
                     "an administrator's; without it {}, {}",
@@ -202,11 +204,11 @@ impl Hostnamed {
             ),
         };
         let name = self.names.as_ref().map_or("", |names| &names.hostname);
-        let ours = matches!(source, Source::Static | Source::Configuration);
-        if ours && !self.told.iter().any(|told| told == name) {
-            self.told.push(name.to_owned());
-            let excess = self.told.len().saturating_sub(TOLD);
-            self.told.drain(..excess);
+        let is_local = matches!(source, Source::Static | Source::Configuration);
+        if is_local && !self.sent.iter().any(|sent| sent == name) {
+            self.sent.push(name.to_owned());
+            let excess = self.sent.len().saturating_sub(SENT_LIMIT);
+            self.sent.drain(..excess);
         }
         if source == self.source && reason == self.reason {
             return;
@@ -246,25 +248,25 @@ impl Hostnamed {
     }
 }
 
-/// How a chosen name stands among the names in force.
+/// Relation of a chosen name to the host's names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Standing {
-    /// It is the host's name.
-    InForce,
-    /// An administrator's name stands in its place.
+enum Outcome {
+    /// The chosen name is the host's name.
+    Active,
+    /// An administrator's name takes precedence.
     Overruled,
-    /// Another name does, which is not known to be anybody's will.
-    Absent,
+    /// The host has another name, of unknown origin.
+    Different,
 }
 
-impl Standing {
+impl Outcome {
     fn of(chosen: &Hostname, names: &HostnameState) -> Self {
         if !names.static_hostname.is_empty() {
             Self::Overruled
         } else if names.hostname == chosen.as_str() {
-            Self::InForce
+            Self::Active
         } else {
-            Self::Absent
+            Self::Different
         }
     }
 }
@@ -279,7 +281,7 @@ fn waiting(network: Option<&Network>) -> String {
     }
 }
 
-/// A time that does not come: a year.
-fn far_off() -> Instant {
+/// Returns a time that the daemon does not reach: in a year.
+fn far_future() -> Instant {
     Instant::now() + Duration::from_secs(365 * 24 * 3600)
 }

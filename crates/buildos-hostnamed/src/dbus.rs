@@ -1,28 +1,28 @@
-//! `org.build2.buildos.hostname1` on the system bus.
+//! Serves `org.build2.buildos.hostname1` on the system bus.
 
 use buildos_dbus_api::hostname1::{NAME, PATH, Source};
 use zbus::{Connection, interface};
 
-/// What the properties are made of.
+/// Values of the properties.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Published {
-    /// The name in force, or empty.
+    /// Active name, or empty.
     pub hostname: String,
-    /// Where it came from.
+    #[allow(missing_docs)]
     pub source: Source,
-    /// Why this name, or what is waited for.
+    /// Reason for this name, or what the daemon waits for.
     pub reason: String,
-    /// Names that were not taken, each with the reason.
+    /// Refused names, each with the reason.
     pub refused: Vec<String>,
-    /// What is wrong in the configuration.
+    /// Errors in the configuration.
     pub problems: Vec<String>,
 }
 
-/// Serves the first state; only then is the name on the bus.
+/// Serves the first state, then requests the bus name: clients never see less.
 ///
 /// # Errors
 ///
-/// The bus is gone, or does not let us have the name.
+/// The bus is gone, or its policy refuses the name.
 pub async fn serve(connection: &Connection, published: Published) -> zbus::Result<()> {
     connection
         .object_server()
@@ -31,19 +31,19 @@ pub async fn serve(connection: &Connection, published: Published) -> zbus::Resul
     connection.request_name(NAME).await
 }
 
-/// Publishes another state, signalling what differs.
+/// Changes the properties, and signals the differences.
 ///
 /// # Errors
 ///
 /// The bus is gone.
-pub async fn publish(connection: &Connection, published: Published) -> zbus::Result<()> {
+pub async fn update(connection: &Connection, published: Published) -> zbus::Result<()> {
     buildos_dbus_api::update(connection, PATH, |manager: &mut Manager| {
         manager.published = published;
     })
     .await
 }
 
-/// The served object.
+/// Object at [`PATH`].
 #[derive(Debug)]
 pub struct Manager {
     published: Published,
@@ -51,7 +51,7 @@ pub struct Manager {
 
 #[interface(name = "org.build2.buildos.hostname1.Manager")]
 impl Manager {
-    /// The name in force, read back from systemd-hostnamed; empty before the first.
+    /// The active name, read back from systemd-hostnamed; empty before the first.
     #[zbus(property)]
     fn hostname(&self) -> &str {
         &self.published.hostname
@@ -63,13 +63,13 @@ impl Manager {
         self.published.source.as_str()
     }
 
-    /// One line for people: why this name, or what is waited for.
+    /// One line for people: the reason for this name, or what hostnamed waits for.
     #[zbus(property)]
     fn reason(&self) -> &str {
         &self.published.reason
     }
 
-    /// Names that were refused, each with the reason, escaped.
+    /// Refused names, each with the reason, escaped.
     #[zbus(property)]
     fn refused(&self) -> Vec<String> {
         self.published.refused.clone()
@@ -88,7 +88,7 @@ mod tests {
     use zbus::object_server::Interface as _;
 
     #[test]
-    fn the_xml_of_record_is_what_is_served() {
+    fn served_interface_matches_xml_of_record() {
         let manager = Manager {
             published: Published {
                 hostname: String::new(),

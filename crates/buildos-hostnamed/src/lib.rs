@@ -1,8 +1,11 @@
-//! buildos-hostnamed: a name for every build host, without anybody giving it
-//! one.
+//! buildos-hostnamed: names each build host.
 //!
-//! [`name`] says what a host name is, [`choice`] which one it shall be; both
-//! are pure. [`systemd_hostnamed`] is systemd-hostnamed, which sets it.
+//! | file | does |
+//! |---|---|
+//! | [`choice`] | chooses the name; pure |
+//! | [`systemd_hostnamed`] | reads and sets the name through systemd-hostnamed |
+//! | [`daemon`] | runs both on each change of the lease, the names or the configuration |
+//! | [`dbus`] | publishes the result |
 
 use std::process::ExitCode;
 
@@ -12,7 +15,7 @@ pub mod daemon;
 pub mod dbus;
 pub mod systemd_hostnamed;
 
-/// The daemon.
+/// Runs the daemon.
 #[must_use]
 pub fn main() -> ExitCode {
     buildos_service::main(env!("CARGO_PKG_VERSION"), config::schema(), daemon::run)

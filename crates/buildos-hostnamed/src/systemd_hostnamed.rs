@@ -1,8 +1,8 @@
-//! The name as systemd-hostnamed keeps it (org.freedesktop.hostname1(5)).
+//! Reads and sets the host name through systemd-hostnamed
+//! (org.freedesktop.hostname1(5)).
 //!
-//! systemd-hostnamed starts when it is asked and ends when it is idle. So it
-//! is asked only when something is to be done, and between that its signals
-//! are listened to.
+//! systemd-hostnamed starts with a call and exits when idle. The daemon calls it only to
+//! change the name, and follows its signals otherwise.
 
 use buildos_dbus_api::system::{HostnameProxy, HostnameState};
 use zbus::Connection;
@@ -10,31 +10,31 @@ use zbus::proxy::CacheProperties;
 
 use buildos_types::Hostname;
 
-/// systemd-hostnamed did not do what was asked.
+/// systemd-hostnamed did not set or return the name.
 #[derive(Debug, thiserror::Error)]
 pub enum SystemError {
     /// It did not answer, or refused.
     #[error("systemd-hostnamed does not {what}")]
     Call {
-        /// What was asked.
+        /// The request, after "does not".
         what: &'static str,
-        /// Its answer.
+        #[allow(missing_docs)]
         #[source]
         source: zbus::Error,
     },
-    /// It agreed and did nothing.
-    #[error("systemd-hostnamed took the name {0}, but the host has another one")]
+    /// It reported success without an effect.
+    #[error("systemd-hostnamed accepted the name {0}, but the host has another name")]
     Ignored(Hostname),
 }
 
-/// The names in force.
+/// Reads the host's names.
 ///
 /// # Errors
 ///
 /// systemd-hostnamed is not installed, or does not answer.
 pub async fn read(connection: &Connection) -> Result<HostnameState, SystemError> {
     let failed = |source| SystemError::Call {
-        what: "tell the name",
+        what: "return the name",
         source,
     };
     let proxy = proxy(connection).await.map_err(failed)?;
@@ -44,15 +44,15 @@ pub async fn read(connection: &Connection) -> Result<HostnameState, SystemError>
     })
 }
 
-/// Sets the transient name, which is in force while there is no static one.
-/// Nothing is written to disk.
+/// Sets the transient name, which applies while there is no static name. Writes nothing
+/// to disk.
 ///
 /// # Errors
 ///
-/// As [`read`], or we are not uid 0 and there is no polkit.
+/// As [`read`], or the daemon is not uid 0 and there is no polkit.
 pub async fn set(connection: &Connection, name: &Hostname) -> Result<(), SystemError> {
     let failed = |source| SystemError::Call {
-        what: "take the name",
+        what: "accept the name",
         source,
     };
     let proxy = proxy(connection).await.map_err(failed)?;
@@ -63,7 +63,7 @@ pub async fn set(connection: &Connection, name: &Hostname) -> Result<(), SystemE
 }
 
 async fn proxy(connection: &Connection) -> zbus::Result<HostnameProxy<'static>> {
-    // A cache would listen for signals a second time.
+    // The cache would subscribe to the signals a second time.
     HostnameProxy::builder(connection)
         .cache_properties(CacheProperties::No)
         .build()
