@@ -1,4 +1,4 @@
-//! The command line of every daemon.
+//! Parses the command line of the daemons.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -24,7 +24,7 @@ pub(crate) enum ArgumentError {
     CheckAndPrint,
 }
 
-/// What `--root` may be given to.
+/// Returns the options that `--root` goes with.
 const fn inspecting(prints: bool) -> &'static str {
     if prints {
         "--check or --print"
@@ -33,7 +33,7 @@ const fn inspecting(prints: bool) -> &'static str {
     }
 }
 
-/// Reads the arguments; `prints` says whether the daemon has a `--print`.
+/// Parses the arguments. `prints` is true for a daemon with `--print`.
 pub(crate) fn parse(
     arguments: impl Iterator<Item = OsString>,
     prints: bool,
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn commands() {
+    fn each_command_is_parsed() {
         assert_eq!(parsed(&[]), Ok(Command::Run));
         assert_eq!(
             parsed(&["--check"]),
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn only_some_daemons_print() {
+    fn print_is_refused_unless_the_daemon_prints() {
         assert_eq!(
             printing(&["--print", "--root", "/mnt"]),
             Ok(Command::Print {
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_are_named() {
+    fn invalid_argument_is_named() {
         assert_eq!(
             parsed(&["--chekc"]),
             Err("unknown argument \"--chekc\"; see --help".into())

@@ -1,14 +1,14 @@
-//! Whether the clock of this host is right, as far as the host can know.
+//! Determines whether the clock of the host is synchronised.
 //!
-//! Whoever disciplines the clock (systemd-timesyncd, chrony, ntpd, ntpsec, phc2sys)
-//! tells the kernel how far it may be off at most; the kernel counts that up from then
-//! on, and from 16 s on it says that nobody does any more (adjtimex(2), `maxerror`;
-//! `NTP_PHASE_LIMIT` in the kernel's include/linux/timex.h). That is the fact, as for
-//! `NTPSynchronized` of org.freedesktop.timedate1(5). `STA_UNSYNC` is none: chrony
-//! leaves it set where the kernel is not to touch the RTC.
+//! A time daemon (systemd-timesyncd, chrony, ntpd, ntpsec, phc2sys) passes the maximum
+//! error of the clock to the kernel (adjtimex(2), `maxerror`). The kernel increases it
+//! from then on. At 16 s it considers the clock unsynchronised (`NTP_PHASE_LIMIT`,
+//! include/linux/timex.h), and so does `NTPSynchronized` of org.freedesktop.timedate1(5).
+//! `STA_UNSYNC` is no criterion: chrony leaves it set so that the kernel does not write
+//! the RTC.
 //!
-//! Besides there is systemd-timesyncd's own word, a file, which also stands where the
-//! kernel may not be asked, and when the server has been away for hours.
+//! systemd-timesyncd also creates a file when it has set the clock. The file exists even
+//! if the kernel refuses the call, or the server has been away for hours.
 
 #![allow(unsafe_code)] // clock_adjtime(2) has no safe wrapper here.
 
@@ -16,25 +16,25 @@ use std::io;
 use std::mem::zeroed;
 use std::path::Path;
 
-/// Made by systemd-timesyncd when it has set the clock by a server
+/// File that systemd-timesyncd creates when it has set the clock
 /// (systemd-timesyncd.service(8)).
 const TIMESYNCD: &str = "run/systemd/timesync/synchronized";
-/// From this greatest error on the kernel takes its clock for wrong, microseconds.
+/// Maximum error from which on the clock is unsynchronised, microseconds.
 const LIMIT: i64 = 16_000_000;
 
-/// Whether somebody keeps the clock in step with a server, or timesyncd has set it in
-/// this boot. `root` is where the file is looked for.
+/// Returns true if a time daemon keeps the clock synchronised, or timesyncd has set it in
+/// this boot. The file is below `root`.
 #[must_use]
 pub fn is_synchronised(root: &Path) -> bool {
-    root.join(TIMESYNCD).exists() || kernel().is_ok_and(is_right)
+    root.join(TIMESYNCD).exists() || maximum_error().is_ok_and(is_synchronised_within)
 }
 
-fn is_right(greatest_error: i64) -> bool {
-    greatest_error < LIMIT
+fn is_synchronised_within(maximum_error: i64) -> bool {
+    maximum_error < LIMIT
 }
 
-/// How far the clock may be off at most, microseconds, by the kernel.
-fn kernel() -> io::Result<i64> {
+/// Returns the kernel's maximum error of the clock, microseconds.
+fn maximum_error() -> io::Result<i64> {
     // SAFETY: a timex is numbers, for which zero is a value.
     let mut clock: libc::timex = unsafe { zeroed() };
     // SAFETY: `clock` is a valid timex that the kernel writes to; without `modes`
@@ -51,24 +51,24 @@ mod tests {
     use std::fs;
 
     #[test]
-    fn the_limit_is_the_kernel_s() {
-        // Just set by timesyncd, a bad server, for nine hours without one, nobody.
+    fn clock_is_synchronised_below_kernel_limit() {
+        // Just set by timesyncd; a bad server; nine hours without a server; no daemon.
         for (error, right) in [
             (0, true),
             (1_500_000, true),
             (15_999_999, true),
             (16_000_000, false),
         ] {
-            assert_eq!(is_right(error), right, "{error}");
+            assert_eq!(is_synchronised_within(error), right, "{error}");
         }
     }
 
     #[test]
-    fn the_kernel_can_be_asked_and_timesyncd_s_word_is_enough() {
-        let error = kernel().unwrap();
+    fn file_of_timesyncd_is_sufficient() {
+        let error = maximum_error().unwrap();
         assert!((0..=LIMIT).contains(&error), "{error}");
         let root = tempfile::tempdir().unwrap();
-        assert_eq!(is_synchronised(root.path()), is_right(error));
+        assert_eq!(is_synchronised(root.path()), is_synchronised_within(error));
         fs::create_dir_all(root.path().join("run/systemd/timesync")).unwrap();
         fs::write(root.path().join(TIMESYNCD), "").unwrap();
         assert!(is_synchronised(root.path()));

@@ -1,15 +1,14 @@
-//! The kernel command line, `/proc/cmdline`.
+//! Parses the kernel command line, `/proc/cmdline`.
 //!
-//! Words are separated by white space; double quotes keep white space inside a
-//! word and are dropped, as the kernel's own parser (`lib/cmdline.c`,
-//! `next_arg`) and systemd do it.
+//! White space separates parameters. Double quotes keep white space inside a parameter
+//! and are removed, as by the kernel (`lib/cmdline.c`, `next_arg`) and by systemd.
 
 /// One parameter: `key=value`, or a bare `key`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Parameter {
-    /// What stands before the first `=`.
+    /// Text before the first `=`.
     pub key: String,
-    /// What stands after it, if there is one.
+    /// Text after it; [`None`] without `=`.
     pub value: Option<String>,
 }
 
@@ -19,7 +18,7 @@ pub fn parse(line: &str) -> Vec<Parameter> {
     words(line).into_iter().map(parameter).collect()
 }
 
-/// The value of the last parameter of that name.
+/// Returns the value of the last parameter with this key.
 #[must_use]
 pub fn last<'a>(parameters: &'a [Parameter], key: &str) -> Option<&'a str> {
     parameters
@@ -72,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn words_values_and_quotes() {
+    fn line_splits_at_white_space_outside_quotes() {
         assert_eq!(
             parse("quiet root=/dev/ram0  a.b=\"c d\" \"e.f=g h\" x==y\n"),
             [
@@ -86,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_one_counts() {
+    fn last_parameter_of_a_key_wins() {
         let parameters = parse("a=1 a=2 b");
         assert_eq!(last(&parameters, "a"), Some("2"));
         assert_eq!(last(&parameters, "b"), None);

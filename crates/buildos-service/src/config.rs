@@ -1,23 +1,28 @@
-//! Configuration: one schema, four sources.
+//! Reads settings by one schema from four sources.
 //!
-//! In rising order of preference: `/usr/lib/buildos/NAME.conf.d/*.toml`,
-//! `/run/buildos/NAME.conf.d/*.toml`, `/etc/buildos/NAME.conf.d/*.toml`, and
-//! the kernel command line as `buildos.NAME.key=value`. Within a directory
-//! files are read in the order of their names. A file hides the file of the
-//! same name in a directory of lower preference; a link to `/dev/null` or an
-//! empty file thus masks it.
+//! | precedence | source |
+//! |---|---|
+//! | lowest | `/usr/lib/buildos/NAME.conf.d/*.toml` |
+//! | | `/run/buildos/NAME.conf.d/*.toml` |
+//! | | `/etc/buildos/NAME.conf.d/*.toml` |
+//! | highest | kernel command line, `buildos.NAME.key=value` |
 //!
-//! Every key is set by itself. One that is unknown or has a bad value becomes
-//! a [`Problem`] and leaves the value that it would otherwise have: a typing
-//! error must not take a host off the network. Reading is split in two:
-//! [`sources::read`] looks at the file system, [`evaluate`] is pure.
+//! The files of a directory are read in order of their names. A file replaces the file of
+//! the same name in a directory of lower precedence; an empty file or a link to
+//! `/dev/null` masks it.
+//!
+//! A key that is unknown or has an invalid value becomes a [`Problem`], and the setting
+//! keeps the value of the other sources. A typing error must not take a host off the
+//! network. [`sources::read`] reads files; [`evaluate`] is pure.
 
 mod evaluate;
+mod origin;
 mod problem;
 mod schema;
 pub mod sources;
 
 pub use evaluate::{Loaded, evaluate};
+pub use origin::Origin;
 pub use problem::Problem;
 pub use schema::{Key, Schema};
-pub use sources::{Fragment, Origin};
+pub use sources::Fragment;

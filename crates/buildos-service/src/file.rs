@@ -1,30 +1,28 @@
-//! Files that readers see whole or not at all.
+//! Replaces files atomically.
 
 use std::fs::{self, OpenOptions, Permissions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-/// A file could not be replaced.
+/// The file keeps its content.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot write {}", path.display())]
 pub struct WriteError {
-    /// The file that keeps its old content.
+    #[allow(missing_docs)]
     pub path: PathBuf,
     #[source]
     source: io::Error,
 }
 
-/// Replaces a file's content in one step (write beside it, rename over it).
+/// Replaces the content of a file: writes a new file beside it and renames that.
 ///
-/// The files of buildos live in `/run`, which is memory: there is no fsync.
-/// Returns whether anything changed: equal content is left untouched, so that
-/// whoever watches the file is not woken for nothing.
+/// Returns true if the content changed. An equal file is not written, so that its
+/// watchers do not wake. There is no fsync, as `/run` is memory.
 ///
 /// # Errors
 ///
-/// The directory does not exist or is not writable, or memory is full; the
-/// old content is still there.
+/// The directory does not exist or is not writable, or memory is full.
 pub fn replace(path: &Path, content: &[u8], mode: u32) -> Result<bool, WriteError> {
     if fs::read(path).is_ok_and(|old| old == content) {
         return Ok(false);
@@ -42,7 +40,7 @@ pub fn replace(path: &Path, content: &[u8], mode: u32) -> Result<bool, WriteErro
 }
 
 fn write(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
-    // A file left by a crash may have another mode.
+    // The rest of a crash may have another mode.
     match fs::remove_file(path) {
         Ok(()) => {}
         Err(e) if e.kind() == io::ErrorKind::NotFound => {}
@@ -53,7 +51,7 @@ fn write(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
         .create_new(true)
         .mode(mode)
         .open(path)?;
-    // Whatever the umask: the mode is who shall read this file.
+    // The umask must not restrict readers.
     file.set_permissions(Permissions::from_mode(mode))?;
     file.write_all(content)
 }
@@ -63,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn content_is_replaced_and_equal_content_is_left_alone() {
+    fn equal_content_is_not_written() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state.json");
         assert!(replace(&path, b"one", 0o640).unwrap());
@@ -78,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_crash_left_behind_does_not_stand_in_the_way() {
+    fn file_left_by_a_crash_is_replaced() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("state.json.new"), "half").unwrap();
         let path = dir.path().join("state.json");
@@ -87,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn the_error_names_the_file() {
+    fn error_names_the_file() {
         let error = replace(Path::new("/nonexistent/x"), b"", 0o644).unwrap_err();
         assert_eq!(error.to_string(), "cannot write /nonexistent/x");
     }

@@ -1,12 +1,19 @@
-//! The edges that every buildos daemon shares: logging to the journal,
-//! readiness and status towards systemd, the watchdog, configuration from
-//! files and the kernel command line, files that are replaced as a whole, the heap,
-//! and what the kernel says of the clock.
+//! Provides what every buildos daemon shares.
 //!
-//! Nothing here knows what a daemon does. A daemon's `main.rs` hands its
-//! schema and its `run` function to [`main`]; `run` gets a [`Service`], asks
-//! it for [`Request`]s in its one `select!`, and tells it when it is ready and
-//! what it waits for.
+//! | module | does |
+//! |---|---|
+//! | [`main`], [`Service`] | arguments, readiness, status, watchdog, signals |
+//! | [`config`] | settings from files and the [kernel command line](cmdline) |
+//! | [`log_to_journal`] | journal |
+//! | [`file`](mod@file) | atomic replacement of files |
+//! | [`text`] | escapes, chains of errors |
+//! | [`clock`] | synchronisation of the clock |
+//! | [`random`] | seeds for jitter |
+//! | [`heap`] | return of free memory to the kernel |
+//!
+//! A daemon passes its schema and its `run` function to [`main`]. `run` gets a
+//! [`Service`]: its one `select!` awaits [`Service::request`], and it reports readiness
+//! and status.
 
 mod arguments;
 pub mod clock;

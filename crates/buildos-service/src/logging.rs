@@ -1,11 +1,17 @@
-//! Log events go to the journal with their fields, or to standard error when
-//! there is no journal (a terminal, a container, a desk).
+//! Sends log events with their fields to the journal, or to standard error if that is not
+//! the journal.
 //!
-//! Field names are sent without a prefix: `interface` becomes `INTERFACE=`,
-//! `message_id` becomes `MESSAGE_ID=`, and a daemon's own fields begin with
-//! `buildos_`. Levels follow who must act: error, a person; warn, somebody
-//! should look; info, a transition with its reason; debug, detail; trace, a
-//! packet. `BUILDOS_LOG=debug` in the unit's environment shows more.
+//! Fields have no prefix: `interface` becomes `INTERFACE=`, `message_id` becomes
+//! `MESSAGE_ID=`. A daemon's own fields begin with `buildos_`. `BUILDOS_LOG=debug` in the
+//! unit's environment lowers the level.
+//!
+//! | level | meaning |
+//! |---|---|
+//! | error | the operator must act |
+//! | warn | the operator should look |
+//! | info | transition, with its reason |
+//! | debug | detail |
+//! | trace | packet |
 
 use std::io;
 
@@ -15,20 +21,20 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::registry;
 
-/// Sends this process's events where they belong, from now on. [`crate::main`] does
-/// so for the daemons; a helper that has no [`crate::Service`] calls it itself.
+/// Installs the process's logger. [`crate::main`] calls it; a helper without
+/// [`crate::Service`] calls it directly.
 pub fn init(identifier: &str) {
     let level = std::env::var("BUILDOS_LOG")
         .ok()
         .and_then(|level| level.parse::<LevelFilter>().ok())
         .unwrap_or(LevelFilter::INFO);
-    // zbus makes a span for each message, which nobody reads below debug.
+    // zbus makes a span for each message: too much at info.
     let zbus = match level {
         LevelFilter::DEBUG | LevelFilter::TRACE => level,
         other => other.min(LevelFilter::WARN),
     };
     let level = Targets::new().with_default(level).with_target("zbus", zbus);
-    // Set by systemd exactly when standard error is the journal (systemd.exec(5)).
+    // systemd sets it if standard error is the journal (systemd.exec(5)).
     let journal = std::env::var_os("JOURNAL_STREAM").and_then(|_| journal(identifier).ok());
     let result = match journal {
         Some(journal) => {
@@ -43,7 +49,7 @@ pub fn init(identifier: &str) {
             tracing::subscriber::set_global_default(registry().with(level).with(stderr))
         }
     };
-    // Only a second call in one process fails; the first one's choice stands.
+    // A second call in a process fails; the first logger remains.
     drop(result);
 }
 

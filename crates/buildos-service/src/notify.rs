@@ -1,19 +1,20 @@
-//! Messages to systemd, sd_notify(3). Without a manager that listens they go
-//! nowhere; a socket that has gone away is no reason to stop a daemon.
+//! Sends notifications to systemd (sd_notify(3)). Without a manager they have no effect,
+//! and errors do not stop the daemon.
 
 use sd_notify::NotifyState;
 
 use crate::text::{self, Escaped};
 
-/// Longest text shown in `systemctl status`; systemd cuts none, terminals do.
+/// Length limit of `STATUS=`, bytes. systemd has none, but terminals are narrow.
 const STATUS_LIMIT: usize = 512;
 
-/// What the unit waits for is there (`READY=1`).
+/// Reports readiness (`READY=1`).
 pub fn ready() {
     send(&[NotifyState::Ready]);
 }
 
-/// One line for `systemctl status` (`STATUS=`); it is escaped here.
+/// Shows a line in `systemctl status` (`STATUS=`). Escapes control characters, and keeps
+/// the escapes of text from outside.
 pub fn status(text: &str) {
     send(&[NotifyState::Status(&status_line(text))]);
 }
@@ -30,7 +31,7 @@ pub(crate) fn watchdog() {
     send(&[NotifyState::Watchdog]);
 }
 
-/// For `Type=notify-reload`: both fields must be in one datagram.
+/// Reports a reload. `Type=notify-reload` requires both fields in one datagram.
 pub(crate) fn reloading() {
     match NotifyState::monotonic_usec_now() {
         Ok(now) => send(&[NotifyState::Reloading, now]),
@@ -40,7 +41,7 @@ pub(crate) fn reloading() {
 
 fn send(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
-        tracing::debug!(%error, "systemd did not get a notification");
+        tracing::debug!(%error, "cannot notify systemd");
     }
 }
 

@@ -1,4 +1,4 @@
-//! A daemon's life between systemd and its one loop.
+//! Runs a daemon under systemd: start, requests, status and end.
 
 use std::future::Future;
 use std::io::{self, Write as _};
@@ -13,44 +13,43 @@ use crate::arguments::{self, Command};
 use crate::config::{Loaded, Problem, Schema, evaluate, sources};
 use crate::{logging, notify, text};
 
-/// A key or a file of the configuration has no effect.
+/// A key or file of the configuration has no effect.
 const MESSAGE_CONFIGURATION_PROBLEM: &str = "8d0c17b6e07b4c5f9f1a3f6f4b2b8d11";
 /// The daemon ended with an error.
 const MESSAGE_FAILED: &str = "c2a4de3b1d4e4d0c8a57e6f0a9c3b5e2";
 
-/// What systemd asks of a daemon.
+/// A signal of systemd or the operator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Request {
-    /// SIGTERM or SIGINT: end, leaving what must survive a restart.
+    /// SIGTERM or SIGINT: end, and leave state that must survive a restart.
     Stop,
-    /// SIGHUP: read the configuration again; see [`Service::reload`].
+    /// SIGHUP: call [`Service::reload`].
     Reload,
 }
 
-/// An error that another start does not mend: the daemon ends with the exit status
-/// [`EX_CONFIG`], at which its unit does not start it again
-/// (`RestartPreventExitStatus=`).
+/// An error that another start does not fix. The daemon ends with exit status
+/// [`EX_CONFIG`], and its unit does not restart it (`RestartPreventExitStatus=`).
 #[derive(Debug, thiserror::Error)]
 #[error("{reason}")]
 pub struct Refused {
-    /// What the journal's catalogue explains.
+    /// Entry of the journal's catalogue.
     pub message_id: &'static str,
-    /// Why, and what to do.
+    /// Reason, and what the operator can do.
     pub reason: String,
 }
 
 impl Refused {
-    /// The refusal among the causes of an error.
-    fn among(error: &dyn std::error::Error) -> Option<&Self> {
+    /// Returns the refusal among the causes of an error.
+    fn find(error: &dyn std::error::Error) -> Option<&Self> {
         let first = error.source();
         std::iter::successors(first, |error| error.source()).find_map(|e| e.downcast_ref())
     }
 }
 
-/// Exit status: something has to be configured first; sysexits.h.
+/// Exit status for a configuration error (sysexits.h).
 const EX_CONFIG: u8 = 78;
 
-/// The daemon as systemd sees it: configuration, readiness, status, requests.
+/// Connects a daemon to systemd: configuration, readiness, status, requests.
 pub struct Service<T> {
     schema: Schema<T>,
     root: PathBuf,
@@ -78,13 +77,13 @@ impl<T: Default> Service<T> {
         })
     }
 
-    /// Settings in force.
+    /// Returns the current settings.
     #[must_use]
     pub fn settings(&self) -> &T {
         &self.loaded.settings
     }
 
-    /// What is wrong in the configuration, one line each.
+    /// Returns the problems of the configuration, one line each.
     #[must_use]
     pub fn problems(&self) -> Vec<String> {
         self.loaded
@@ -94,8 +93,8 @@ impl<T: Default> Service<T> {
             .collect()
     }
 
-    /// Waits for the next request and keeps the watchdog content meanwhile:
-    /// a loop that does not come back here is hung. Cancel-safe.
+    /// Waits for the next request, and notifies the watchdog meanwhile. A loop that does
+    /// not await it hangs, and systemd ends the daemon. Cancel-safe.
     pub async fn request(&mut self) -> Request {
         loop {
             tokio::select! {
@@ -107,8 +106,8 @@ impl<T: Default> Service<T> {
         }
     }
 
-    /// Reads the configuration again and returns the settings now in force.
-    /// The caller applies them and says [`Service::ready`].
+    /// Reads the configuration again, and returns the settings. The caller applies them,
+    /// then calls [`Service::ready`].
     pub fn reload(&mut self) -> &T {
         notify::reloading();
         self.loaded = load(&self.schema, &self.root);
@@ -116,8 +115,8 @@ impl<T: Default> Service<T> {
         &self.loaded.settings
     }
 
-    /// Reads the configuration again before the daemon is up: systemd takes an order to
-    /// reload what is not for a part of its start. Returns whether it is another one.
+    /// Reads the configuration again before the daemon is ready, and returns true if it
+    /// changed. systemd merges a reload of a starting unit into the start.
     pub fn reread(&mut self) -> bool
     where
         T: PartialEq,
@@ -131,13 +130,13 @@ impl<T: Default> Service<T> {
         true
     }
 
-    /// Tells systemd that the daemon is up, or that a reload has been applied.
+    /// Reports that the daemon is ready, or that a reload is applied.
     pub fn ready(&self) {
         notify::ready();
     }
 
-    /// Shows one line in `systemctl status`. Configuration that has no effect
-    /// is shown behind it until it is mended.
+    /// Shows one line in `systemctl status`, followed by the problems of the
+    /// configuration.
     pub fn status(&mut self, line: &str) {
         let mut status = line.to_owned();
         if let Some(first) = self.loaded.problems.first() {
@@ -154,9 +153,9 @@ impl<T: Default> Service<T> {
     }
 }
 
-/// The whole `main` of daemon `buildos-NAME`: arguments, logging,
-/// configuration, a single-threaded runtime, and `run` until it returns. An error
-/// with [`Refused`] among its causes is a reason not to be started again.
+/// Runs daemon `buildos-NAME`: parses arguments, starts logging, reads the configuration,
+/// and runs `run` in a single-threaded runtime. If an error has [`Refused`] among its
+/// causes, systemd does not restart the daemon.
 pub fn main<T, E, F>(
     version: &str,
     schema: Schema<T>,
@@ -170,20 +169,20 @@ where
     start(version, schema, None, run)
 }
 
-/// What a daemon finds when it looks at its settings without acting on them.
+/// Result of a dry run.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Inspection {
-    /// What it would do: the output of `--print`.
+    /// Description of what the daemon would do: the output of `--print`.
     pub text: String,
-    /// What cannot work although every key by itself is valid, one line each:
-    /// `--check` and `--print` name it and exit 1.
+    /// Problems of settings that are valid one by one, one line each. `--check` and
+    /// `--print` show them and exit 1.
     pub problems: Vec<String>,
 }
 
-/// Looks at settings, for `root` instead of `/`.
+/// Runs a daemon dry, below `root` instead of `/`.
 type Inspect<T> = fn(settings: &T, root: &Path) -> Inspection;
 
-/// As [`main`], for a daemon that also has `--print`.
+/// As [`main`], for a daemon with `--print`.
 pub fn main_with_print<T, E, F>(
     version: &str,
     schema: Schema<T>,
@@ -236,7 +235,7 @@ where
     notify::stopping();
     match result {
         Ok(Ok(())) => ExitCode::SUCCESS,
-        Ok(Err(error)) => match Refused::among(&error) {
+        Ok(Err(error)) => match Refused::find(&error) {
             Some(refused) => {
                 failed(refused.message_id, &text::chain(&error));
                 ExitCode::from(EX_CONFIG)
@@ -247,7 +246,7 @@ where
     }
 }
 
-/// Tells systemd and the journal why the daemon ends.
+/// Reports to systemd and the journal why the daemon ends.
 fn failed(message_id: &str, error: &str) -> ExitCode {
     notify::status(error);
     tracing::error!(message_id, "{}", text::Escaped::received(error));
@@ -268,8 +267,8 @@ fn report(problems: &[Problem]) {
     }
 }
 
-/// Reads the configuration, says what is wrong with it, and prints what the
-/// daemon would do if it is asked to.
+/// Reads the configuration, prints its problems, and with `prints` what the daemon would
+/// do.
 fn check<T: Default>(
     schema: &Schema<T>,
     inspect: Option<Inspect<T>>,
@@ -333,7 +332,7 @@ fn print(text: &str) -> ExitCode {
     }
 }
 
-/// Pings at half the time that systemd waits (sd_watchdog_enabled(3)).
+/// Returns a timer of half the watchdog's limit (sd_watchdog_enabled(3)).
 fn watchdog_interval(limit: Duration) -> Interval {
     let mut interval = tokio::time::interval(limit / 2);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);

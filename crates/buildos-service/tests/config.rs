@@ -1,5 +1,4 @@
-//! Configuration as an operator writes it: files below a root, a kernel
-//! command line, and what a daemon makes of them.
+//! Evaluation of files below a root and of a kernel command line.
 
 #![allow(clippy::unwrap_used)] // A test says what it expects by panicking.
 
@@ -82,7 +81,7 @@ fn load(root: &TempDir) -> (Settings, Vec<String>) {
 }
 
 #[test]
-fn later_sources_win_key_by_key() {
+fn later_source_wins_key_by_key() {
     let root = root(
         "quiet buildos.testd.carrier.grace=3",
         &[
@@ -105,7 +104,7 @@ fn later_sources_win_key_by_key() {
 }
 
 #[test]
-fn the_same_file_name_hides_and_dev_null_masks() {
+fn file_of_same_name_replaces_and_dev_null_masks() {
     let root = root(
         "",
         &[
@@ -137,7 +136,7 @@ fn the_same_file_name_hides_and_dev_null_masks() {
 }
 
 #[test]
-fn a_bad_key_is_named_and_costs_only_itself() {
+fn invalid_key_is_named_and_others_apply() {
     let text = "# comment\nprivat = 'x'\n\n[carrier]\ngrace = 'soon'\n[bbot.default]\ncontroller = []\ncontrollers = ['http://a/']\n";
     let root = root(
         "",
@@ -163,7 +162,7 @@ fn a_bad_key_is_named_and_costs_only_itself() {
 }
 
 #[test]
-fn a_name_is_checked_where_it_is_chosen() {
+fn chosen_name_is_validated() {
     let text = "[port.1]\nspeed = 10\n[port.one]\nspeed = 100\n[port.2]\n";
     let root = root(
         "buildos.testd.port.two.speed=1",
@@ -181,7 +180,7 @@ fn a_name_is_checked_where_it_is_chosen() {
 }
 
 #[test]
-fn a_file_that_is_not_toml_costs_only_itself() {
+fn file_that_is_not_toml_is_ignored_and_others_apply() {
     let root = root(
         "",
         &[
@@ -210,7 +209,7 @@ fn a_file_that_is_not_toml_costs_only_itself() {
 }
 
 #[test]
-fn a_wrong_suffix_is_not_ignored_in_silence() {
+fn file_with_wrong_suffix_is_a_problem() {
     let root = root(
         "",
         &[("etc/buildos/testd.conf.d/10-a.conf", "private = 'a'\n")],
@@ -229,7 +228,7 @@ fn a_wrong_suffix_is_not_ignored_in_silence() {
 }
 
 #[test]
-fn values_on_the_kernel_command_line_need_no_quotes() {
+fn value_on_kernel_command_line_needs_no_quotes() {
     for (cmdline, expected) in [
         ("buildos.testd.include=eth*", vec!["eth*"]),
         ("buildos.testd.include=eth0,eth1", vec!["eth0", "eth1"]),
@@ -250,7 +249,7 @@ fn values_on_the_kernel_command_line_need_no_quotes() {
 }
 
 #[test]
-fn mistakes_on_the_kernel_command_line_are_named() {
+fn invalid_key_on_kernel_command_line_is_named() {
     let (settings, problems) = load(&root(
         "buildos.testd.privte=x buildos.testd.carrier.grace=soon buildos.testd.carrier.grace=5000000000 buildos.otherd.x=1",
         &[],
@@ -267,7 +266,7 @@ fn mistakes_on_the_kernel_command_line_are_named() {
 }
 
 #[test]
-fn far_away_keys_get_no_suggestion() {
+fn dissimilar_key_has_no_suggestion() {
     let (_, problems) = load(&root("buildos.testd.completely_different=x", &[]));
     assert_eq!(
         problems,
@@ -276,7 +275,7 @@ fn far_away_keys_get_no_suggestion() {
 }
 
 #[test]
-fn a_value_where_a_section_belongs_is_an_unknown_key() {
+fn value_in_place_of_a_table_is_an_unknown_key() {
     let root = root(
         "",
         &[("etc/buildos/testd.conf.d/10-a.toml", "carrier = 3\n")],

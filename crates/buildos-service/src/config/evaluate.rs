@@ -1,17 +1,18 @@
 use toml::de::{DeTable, DeValue};
 
-use super::Problem;
+use super::origin::Origin;
+use super::problem::Problem;
 use super::schema::{Schema, SetError, Text};
-use super::sources::{Fragment, Origin};
+use super::sources::Fragment;
 use crate::cmdline;
 use crate::text::Escaped;
 
-/// Settings, and what was wrong on the way to them.
+/// Result of [`evaluate`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Loaded<T> {
-    /// Settings in force.
+    #[allow(missing_docs)]
     pub settings: T,
-    /// What has no effect, in the order of the sources.
+    /// Problems, in order of the sources.
     pub problems: Vec<Problem>,
 }
 
@@ -42,7 +43,7 @@ fn toml<T>(schema: &Schema<T>, fragment: &Fragment, loaded: &mut Loaded<T>) {
                 &mut Vec::new(),
                 loaded,
             );
-            // The parser hands out keys in alphabetical order.
+            // The parser returns keys in alphabetical order.
             loaded.problems[before..].sort_by_key(|problem| problem.line);
         }
         Err(error) => loaded.problems.push(Problem {
@@ -110,7 +111,7 @@ fn kernel_command_line<T>(schema: &Schema<T>, fragment: &Fragment, loaded: &mut 
         let parts: Vec<&str> = path.split('.').collect();
         let result = match &parameter.value {
             Some(value) => schema.set(&mut loaded.settings, &parts, Text::Bare(value)),
-            // Like systemd's switches: the bare word means yes.
+            // A bare key means true, as for systemd's switches.
             None => schema.set(&mut loaded.settings, &parts, Text::Bare("true")),
         };
         loaded

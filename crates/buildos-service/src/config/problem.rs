@@ -1,17 +1,17 @@
 use std::fmt;
 
-use super::sources::Origin;
+use super::origin::Origin;
 
-/// Something in the configuration that has no effect, and why.
+/// A part of the configuration without effect, with the reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
-    /// Where it stands.
+    #[allow(missing_docs)]
     pub origin: Origin,
-    /// Line in the file, from 1, where the parser knows it.
+    /// Line in the file, from 1; [`None`] if the parser does not know it.
     pub line: Option<usize>,
-    /// What is wrong, on one line.
+    /// Reason, on one line, escaped.
     pub message: String,
-    /// The known key that is nearest to an unknown one.
+    /// Valid key that is most similar to an unknown one.
     pub nearest: Option<String>,
 }
 

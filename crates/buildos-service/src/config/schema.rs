@@ -7,13 +7,11 @@ use toml::de::{DeValue, ValueDeserializer};
 
 use crate::text::Escaped;
 
-/// What may be configured: every key of a daemon, where its value goes, and
-/// what it means.
+/// Keys of a daemon: their paths, descriptions and setters.
 ///
-/// A key is a dotted path. `*` in it stands for a name that the configuration
-/// chooses (`bbot.*.controllers`) and is passed to the setter. The types of the
-/// setter's name and value decide what is valid; `FromStr` and `Deserialize`
-/// are the one check.
+/// A key is a dotted path. `*` is a name that the configuration chooses
+/// (`bbot.*.controllers`), which the setter gets. The types of the setter's name and
+/// value define validity, by `FromStr` and `Deserialize`.
 pub struct Schema<T> {
     name: &'static str,
     keys: Vec<Key<T>>,
@@ -22,17 +20,16 @@ pub struct Schema<T> {
 
 /// One key of a [`Schema`].
 pub struct Key<T> {
-    /// Dotted path, with `*` for a chosen name.
+    /// Dotted path, `*` for a chosen name.
     pub path: &'static str,
     /// One line for `--help` and the manual.
     pub doc: &'static str,
-    /// Full name on the kernel command line, when it has a short one beside
-    /// `buildos.NAME.path`.
+    /// Short name on the kernel command line, besides `buildos.NAME.path`.
     pub alias: Option<&'static str>,
     set: Box<Setter<T>>,
 }
 
-/// A table that means something by being there.
+/// A table that has a meaning even without keys.
 struct Table<T> {
     path: &'static str,
     declare: Box<Declare<T>>,
@@ -41,7 +38,7 @@ struct Table<T> {
 type Declare<T> = dyn Fn(&mut T, &str) -> Result<(), String>;
 type Setter<T> = dyn Fn(&mut T, &str, Text<'_>) -> Result<(), String>;
 
-/// A value as it was written.
+/// A value in the notation of its source.
 pub(super) enum Text<'a> {
     /// In a TOML file.
     Toml(Spanned<DeValue<'a>>),
@@ -50,7 +47,7 @@ pub(super) enum Text<'a> {
 }
 
 impl<T> Schema<T> {
-    /// The schema of daemon `buildos-NAME`, without keys.
+    /// Returns the schema of daemon `buildos-NAME`, without keys.
     #[must_use]
     pub fn new(name: &'static str) -> Self {
         Self {
@@ -73,7 +70,7 @@ impl<T> Schema<T> {
         })
     }
 
-    /// Adds a key whose path has one `*`; the setter gets the name that stands there.
+    /// Adds a key whose path has one `*`. The setter gets the chosen name.
     #[must_use]
     pub fn named<N: FromStr<Err: Display>, V: DeserializeOwned>(
         mut self,
@@ -94,8 +91,8 @@ impl<T> Schema<T> {
         self
     }
 
-    /// Adds a table `[bbot.NAME]` (path `bbot.*`) that means something even
-    /// without keys; `declare` gets the name before any key below it is set.
+    /// Adds a table `[bbot.NAME]` (path `bbot.*`) that has a meaning even without keys.
+    /// `declare` gets the name before any key below it is set.
     #[must_use]
     pub fn table<N: FromStr<Err: Display>>(
         mut self,
@@ -110,7 +107,7 @@ impl<T> Schema<T> {
         self
     }
 
-    /// Gives the key added last a short name on the kernel command line.
+    /// Adds a short name on the kernel command line to the last key.
     #[must_use]
     pub fn alias(mut self, name: &'static str) -> Self {
         if let Some(key) = self.keys.last_mut() {
@@ -119,13 +116,13 @@ impl<T> Schema<T> {
         self
     }
 
-    /// Name of the daemon without `buildos-`.
+    /// Returns the name of the daemon without `buildos-`.
     #[must_use]
     pub fn name(&self) -> &'static str {
         self.name
     }
 
-    /// All keys.
+    /// Returns all keys.
     #[must_use]
     pub fn keys(&self) -> &[Key<T>] {
         &self.keys
@@ -147,7 +144,7 @@ impl<T> Schema<T> {
         (key.set)(config, name, text).map_err(SetError::Value)
     }
 
-    /// Tells the settings that a table is there.
+    /// Passes a table to its `declare` function.
     pub(super) fn declare(&self, config: &mut T, path: &[&str]) -> Result<(), SetError> {
         self.tables
             .iter()
@@ -156,7 +153,7 @@ impl<T> Schema<T> {
             .map_err(SetError::Value)
     }
 
-    /// Whether longer keys begin with this path.
+    /// Returns true if longer keys begin with this path.
     pub(super) fn has_below(&self, path: &[&str]) -> bool {
         self.keys.iter().any(|key| {
             let segments: Vec<_> = key.path.split('.').collect();
@@ -165,8 +162,8 @@ impl<T> Schema<T> {
         })
     }
 
-    /// The known key with the smallest edit distance, with the chosen name put
-    /// in the place of `*`; none when nothing is near.
+    /// Returns the valid key with the smallest edit distance, with the chosen name for
+    /// `*`; [`None`] if no key is similar.
     pub(super) fn nearest(&self, path: &[&str]) -> Option<String> {
         let given = path.join(".");
         self.keys
@@ -192,7 +189,7 @@ impl<T> Key<T> {
     }
 }
 
-/// The name at `*` (or empty) if the path fits the pattern.
+/// Returns the name at `*`, or an empty one, if the path matches the pattern.
 fn matches<'a>(pattern: &str, path: &[&'a str]) -> Option<&'a str> {
     let mut name = "";
     let mut segments = pattern.split('.');
@@ -210,7 +207,7 @@ fn parse_name<N: FromStr<Err: Display>>(name: &str) -> Result<N, String> {
     name.parse().map_err(|error: N::Err| error.to_string())
 }
 
-/// Why a key was not set.
+/// Reason why a key is not set.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum SetError {
     Unknown { nearest: Option<String> },
@@ -228,9 +225,8 @@ impl Text<'_> {
     }
 }
 
-/// Reads a value of the kernel command line, where TOML's quotes would be a
-/// nuisance: as TOML, as a string, or as a list of strings with commas between
-/// them, whichever fits the type first.
+/// Reads a value of the kernel command line, where TOML's quotes are inconvenient. Tries
+/// TOML, a string, and a list of strings separated by commas, in this order.
 fn bare<V: DeserializeOwned>(text: &str) -> Result<V, String> {
     let read = |value| V::deserialize(ValueDeserializer::from(spanned(value)));
     let list = || {
@@ -238,7 +234,7 @@ fn bare<V: DeserializeOwned>(text: &str) -> Result<V, String> {
             .map(|part| spanned(DeValue::String(part.into())))
             .collect()
     };
-    // Text that is no TOML at all is no mistake here.
+    // Text that is not TOML is a string.
     let toml = ValueDeserializer::parse(text).ok().map(V::deserialize);
     let string = read(DeValue::String(text.into()));
     let mut errors = Vec::new();
@@ -251,9 +247,9 @@ fn bare<V: DeserializeOwned>(text: &str) -> Result<V, String> {
             Err(error) => errors.push(first_line(&error)),
         }
     }
-    // A reading of the right type that fails says more than one of another type.
-    let says_more = |error: &String| !error.starts_with("invalid type");
-    let best = errors.iter().position(says_more).unwrap_or(0);
+    // A failed value of the right type is the better message.
+    let has_right_type = |error: &String| !error.starts_with("invalid type");
+    let best = errors.iter().position(has_right_type).unwrap_or(0);
     Err(errors.swap_remove(best))
 }
 
@@ -261,7 +257,7 @@ fn spanned(value: DeValue<'_>) -> Spanned<DeValue<'_>> {
     Spanned::new(0..0, value)
 }
 
-/// The message without the drawing of the place, which [`super::Problem`] names.
+/// Returns the message without the excerpt; a problem names the line.
 fn first_line(error: &toml::de::Error) -> String {
     Escaped::received(error.message().lines().next().unwrap_or("bad value")).into()
 }

@@ -1,45 +1,27 @@
-//! Where configuration comes from.
+//! Reads the sources of the configuration.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::Problem;
+use super::origin::Origin;
+use super::problem::Problem;
 
-/// Directories in rising order of preference, relative to the root.
+/// Directories, the lowest precedence first, relative to the root.
 const DIRECTORIES: [&str; 3] = ["usr/lib/buildos", "run/buildos", "etc/buildos"];
-
-/// Where a value stands.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Origin {
-    /// A file.
-    File(PathBuf),
-    /// The kernel command line.
-    KernelCommandLine,
-}
-
-impl fmt::Display for Origin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::File(path) => write!(f, "{}", path.display()),
-            Self::KernelCommandLine => f.write_str("kernel command line"),
-        }
-    }
-}
 
 /// The text of one source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fragment {
-    /// Where it came from.
+    #[allow(missing_docs)]
     pub origin: Origin,
     /// TOML, or the whole kernel command line.
     pub text: String,
 }
 
-/// Reads the sources of daemon `name` below `root` (`/` but in tests), in
-/// rising order of preference. What cannot be read is a problem, not an end.
+/// Reads the sources of daemon `name` below `root` (`/` outside of tests), the lowest
+/// precedence first. A source that cannot be read is a problem.
 #[must_use]
 pub fn read(root: &Path, name: &str) -> (Vec<Fragment>, Vec<Problem>) {
     let mut fragments = Vec::new();
@@ -64,10 +46,10 @@ pub fn read(root: &Path, name: &str) -> (Vec<Fragment>, Vec<Problem>) {
     (fragments, problems)
 }
 
-/// The files in effect: by directory, then by name, without those that a file
-/// of the same name in a later directory hides.
+/// Returns the files by directory, then by name, without files that a file of the same
+/// name in a later directory replaces.
 fn files(root: &Path, name: &str, problems: &mut Vec<Problem>) -> Vec<PathBuf> {
-    let mut in_effect = BTreeMap::new();
+    let mut selected = BTreeMap::new();
     for (rank, directory) in DIRECTORIES.iter().enumerate() {
         let directory = root.join(directory).join(format!("{name}.conf.d"));
         let entries = match fs::read_dir(&directory) {
@@ -84,9 +66,9 @@ fn files(root: &Path, name: &str, problems: &mut Vec<Problem>) -> Vec<PathBuf> {
             };
             match usable(file_name) {
                 Usable::Yes => {
-                    in_effect.insert(file_name.to_owned(), (rank, path));
+                    selected.insert(file_name.to_owned(), (rank, path));
                 }
-                Usable::Left => {}
+                Usable::Leftover => {}
                 Usable::WrongSuffix => problems.push(Problem {
                     origin: Origin::File(path),
                     line: None,
@@ -96,20 +78,20 @@ fn files(root: &Path, name: &str, problems: &mut Vec<Problem>) -> Vec<PathBuf> {
             }
         }
     }
-    let mut files: Vec<_> = in_effect.into_values().collect();
+    let mut files: Vec<_> = selected.into_values().collect();
     files.sort();
     files.into_iter().map(|(_, path)| path).collect()
 }
 
 enum Usable {
     Yes,
-    /// Put there by an editor or by dpkg.
-    Left,
+    /// Left by an editor or by dpkg.
+    Leftover,
     WrongSuffix,
 }
 
 fn usable(file_name: &str) -> Usable {
-    let left = [
+    let leftovers = [
         "~",
         ".bak",
         ".swp",
@@ -120,9 +102,9 @@ fn usable(file_name: &str) -> Usable {
     ];
     if file_name.starts_with('.')
         || file_name == "README"
-        || left.iter().any(|end| file_name.ends_with(end))
+        || leftovers.iter().any(|end| file_name.ends_with(end))
     {
-        Usable::Left
+        Usable::Leftover
     } else if file_name.ends_with(".toml") {
         Usable::Yes
     } else {
