@@ -1,5 +1,4 @@
-//! `org.build2.buildos.agent1`, served by buildos-agentd: the agents of the
-//! host.
+//! `org.build2.buildos.agent1` of buildos-agentd: the agents of the host.
 
 use serde::Deserialize;
 use zbus::zvariant::{OwnedObjectPath, Type, as_value};
@@ -15,8 +14,8 @@ pub const PATH: &str = "/org/build2/buildos/agent1";
 /// Parent of the instance objects, see [`instance_path`].
 pub const INSTANCE_PREFIX: &str = "/org/build2/buildos/agent1/instance";
 
-/// Path of an instance: the last element is the unit name without `.service`
-/// (`buildos-bbot@default`), escaped as systemd does it.
+/// Returns the path of an instance. The last element is the unit name without `.service`
+/// (`buildos-bbot@default`), encoded as by systemd.
 #[must_use]
 pub fn instance_path(unit: &str) -> String {
     format!("{INSTANCE_PREFIX}/{}", path::element(unit))
@@ -33,13 +32,13 @@ string_enum! {
 }
 
 string_enum! {
-    /// Something without which an instance is not started.
+    /// A requirement for the start of an instance.
     Need("agent1 need") {
-        /// A configuration that makes a command.
+        /// A configuration that yields a command.
         Configuration = "configuration",
         /// The program, installed and executable.
         Program = "program",
-        /// The credentials that are passed to it.
+        /// The credentials of the agent.
         Credentials = "credentials",
         /// `/dev/kvm`, unless it is waived.
         Kvm = "kvm",
@@ -51,29 +50,29 @@ string_enum! {
         Hostname = "hostname",
         /// NAT, DHCP and DNS for machines on br1.
         PrivateNetwork = "private-network",
-        /// A synchronised clock, or the end of the time that one is waited for.
+        /// A synchronised clock, or the end of the time limit for it.
         Clock = "clock",
     }
 }
 
 string_enum! {
-    /// Where an instance is in its life.
+    /// State of an instance.
     InstanceState("agent1 instance state") {
-        /// A need is not met; `Needs` says which.
+        /// A requirement is missing; `Needs` names it.
         Waiting = "waiting",
-        /// systemd starts the unit.
+        /// systemd is starting the unit.
         Starting = "starting",
         /// The agent runs.
         Running = "running",
         /// It ended; it starts again at `NextStartUSec`.
         Delayed = "delayed",
-        /// Stopped by an operator (`systemctl stop`); stays so until asked for.
+        /// An operator stopped it (`systemctl stop`); it starts on request only.
         Stopped = "stopped",
-        /// Its tasks may end until `DrainDeadlineUSec`; then it is stopped.
+        /// Its tasks may end until `DrainDeadlineUSec`; then agentd stops it.
         Draining = "draining",
-        /// Its tasks have ended or had their time; it stays down until `Resume`.
+        /// Its tasks ended or reached the deadline; it stays stopped until `Resume`.
         Drained = "drained",
-        /// Its configuration cannot work; the reason says why.
+        /// Its configuration is invalid; the reason names the error.
         Invalid = "invalid",
     }
 }
@@ -122,8 +121,8 @@ pub trait Instance {
     /// Unit that runs it, for example `buildos-bbot@default.service`.
     #[zbus(property)]
     fn unit(&self) -> zbus::Result<String>;
-    /// Whether it is to run as soon as its needs are met: neither stopped by
-    /// somebody nor drained.
+    /// True if it starts as soon as no requirement is missing: neither an operator
+    /// stopped it nor is it drained.
     #[zbus(property)]
     fn wanted(&self) -> zbus::Result<bool>;
     /// An [`InstanceState`].
@@ -162,8 +161,8 @@ pub trait Instance {
     fn drain_deadline_usec(&self) -> zbus::Result<u64>;
 }
 
-/// The properties of [`InstanceProxy`], read at once. What an older or newer
-/// agentd does not send has the value of "not known".
+/// Properties of [`InstanceProxy`], read in one call. A property that
+/// another version of agentd does not send has its default.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Type)]
 #[zvariant(signature = "a{sv}")]
 #[serde(default, rename_all = "PascalCase")]

@@ -1,5 +1,5 @@
-//! `org.build2.buildos.nat1`, served by buildos-natd: NAT, DHCP and DNS for
-//! the machines on br1.
+//! `org.build2.buildos.nat1` of buildos-natd: NAT, DHCP and DNS for the machines on
+//! br1.
 
 use std::collections::HashMap;
 
@@ -15,7 +15,7 @@ pub const NAME: &str = "org.build2.buildos.nat1";
 pub const PATH: &str = "/org/build2/buildos/nat1";
 
 string_enum! {
-    /// Whether a machine on br1 could work now.
+    /// State of the network for machines on br1.
     State("nat1 state") {
         /// br1 has no network yet, its dnsmasq does not run yet, there is no
         /// uplink, or no probe has been made yet.
@@ -23,21 +23,21 @@ string_enum! {
         /// The table is installed, forwarding is on, dnsmasq serves br1, and a
         /// probe has passed.
         Active = "active",
-        /// A part does not work; the reason says which.
+        /// A part does not work; the reason names it.
         Degraded = "degraded",
     }
 }
 
 string_enum! {
-    /// What is known of the network that a machine on br1 has.
+    /// State of the probe, which measures the network of br1.
     ProbeState("nat1 probe state") {
-        /// No probes are made: the configuration says so.
+        /// The configuration switches probes off.
         Off = "off",
-        /// None has been made since something changed, or could be made yet.
+        /// There was no probe since the last change.
         Pending = "pending",
-        /// The last one has passed.
+        /// The last probe passed.
         Passed = "passed",
-        /// The last one has failed.
+        /// The last probe failed.
         Failed = "failed",
     }
 }
@@ -53,7 +53,7 @@ pub trait Manager {
     /// A [`State`].
     #[zbus(property)]
     fn state(&self) -> zbus::Result<String>;
-    /// One line for people: what is in force, or what is missing.
+    /// One line for people: what is active, or what is missing.
     #[zbus(property)]
     fn reason(&self) -> zbus::Result<String>;
     /// True in state `active`.
@@ -102,8 +102,7 @@ pub trait Manager {
     fn configuration_problems(&self) -> zbus::Result<Vec<String>>;
 }
 
-/// Who uses br1, and how much; read afresh each time, so that nothing signals
-/// a change.
+/// Use of br1. natd reads the values for each call, and signals no changes.
 #[zbus::proxy(
     interface = "org.build2.buildos.nat1.Usage",
     default_service = "org.build2.buildos.nat1",
@@ -125,7 +124,7 @@ pub trait Usage {
     fn tracked_connections(&self) -> zbus::Result<(u32, u32)>;
 }
 
-/// The properties of [`ManagerProxy`] that other daemons act on, read at once.
+/// Properties of [`ManagerProxy`] that other daemons use, read in one call.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Type)]
 #[zvariant(signature = "a{sv}")]
 #[serde(default, rename_all = "PascalCase")]

@@ -1,5 +1,5 @@
-//! `org.build2.buildos.network1`, served by buildos-netd: the uplink, its
-//! lease and the two bridges.
+//! `org.build2.buildos.network1` of buildos-netd: the uplink, its lease and the two
+//! bridges.
 
 use std::collections::HashMap;
 
@@ -17,7 +17,7 @@ pub const PATH: &str = "/org/build2/buildos/network1";
 pub const LINK_PREFIX: &str = "/org/build2/buildos/network1/link";
 
 string_enum! {
-    /// What the host as a whole has for a network.
+    /// State of the host's network.
     State("network1 state") {
         /// No candidate NIC has carrier.
         NoCarrier = "no-carrier",
@@ -31,9 +31,9 @@ string_enum! {
 }
 
 string_enum! {
-    /// What netd does with one link.
+    /// Role of a link.
     LinkRole("network1 link role") {
-        /// Takes no part; the link's reason says why.
+        /// netd does not use it; the link's reason says why.
         Ignored = "ignored",
         /// May become the uplink.
         Candidate = "candidate",
@@ -60,7 +60,7 @@ pub trait Manager {
     /// A [`State`].
     #[zbus(property)]
     fn state(&self) -> zbus::Result<String>;
-    /// One line for people: what is configured, or what is waited for.
+    /// One line for people: what is configured, or what netd waits for.
     #[zbus(property)]
     fn reason(&self) -> zbus::Result<String>;
     /// True while br0 has a valid lease and its port has carrier.
@@ -112,7 +112,7 @@ pub trait Manager {
     /// kernel configures them by router advertisements.
     #[zbus(property, name = "IPv6Addresses")]
     fn ipv6_addresses(&self) -> zbus::Result<Vec<String>>;
-    /// Names of the ports of br0: the uplink, and what others put there.
+    /// Names of the ports of br0: the uplink, and ports of other programs.
     #[zbus(property)]
     fn public_ports(&self) -> zbus::Result<Vec<String>>;
     /// Names of the ports of br1.
@@ -126,7 +126,7 @@ pub trait Manager {
     fn configuration_problems(&self) -> zbus::Result<Vec<String>>;
 }
 
-/// One link that netd looks at.
+/// One link that netd observes.
 #[zbus::proxy(
     interface = "org.build2.buildos.network1.Link",
     default_service = "org.build2.buildos.network1",
@@ -142,7 +142,7 @@ pub trait Link {
     /// MAC address.
     #[zbus(property)]
     fn hardware_address(&self) -> zbus::Result<String>;
-    /// Whether the link has carrier.
+    /// True if the link has carrier.
     #[zbus(property)]
     fn carrier(&self) -> zbus::Result<bool>;
     /// A [`LinkRole`].
@@ -156,8 +156,8 @@ pub trait Link {
     fn reason(&self) -> zbus::Result<String>;
 }
 
-/// The properties of [`ManagerProxy`] that other daemons act on, read at once.
-/// What an older or newer netd does not send has the value of "not known".
+/// Properties of [`ManagerProxy`] that other daemons use, read in one call.
+/// A property that another version of netd does not send has its default.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Type)]
 #[zvariant(signature = "a{sv}")]
 #[serde(default, rename_all = "PascalCase")]

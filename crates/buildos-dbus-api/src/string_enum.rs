@@ -1,6 +1,6 @@
 //! Enums that are strings on D-Bus.
 
-/// A string is none of the enum's: the peer has another version.
+/// The enum has no such string: the peer has another version.
 #[derive(Debug, thiserror::Error)]
 #[error("{text:?} is no {set}")]
 pub struct UnknownString {

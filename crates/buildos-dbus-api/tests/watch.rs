@@ -1,4 +1,4 @@
-//! Following a peer on a real bus of our own.
+//! Follows a peer on a private message bus.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // A test says what it expects by panicking.
 
@@ -12,7 +12,7 @@ use buildos_dbus_api::watch::{BusLost, Watch};
 use bus::Bus;
 use zbus::Connection;
 
-/// A netd that knows two properties, one of them from the future.
+/// A netd with two properties, one of a later version.
 struct Netd {
     uplink: String,
 }
@@ -72,7 +72,7 @@ fn uplink(name: &str) -> Option<Network> {
 }
 
 #[tokio::test]
-async fn a_peer_is_followed_over_its_restart() {
+async fn watch_follows_peer_across_its_restart() {
     let bus = Bus::new();
     let connection = bus.connect().await;
     let mut watch = network1::watch(&connection).await.unwrap();
@@ -89,10 +89,10 @@ async fn a_peer_is_followed_over_its_restart() {
     assert_eq!(next(&mut watch).await.unwrap(), uplink("eth1"));
 }
 
-/// zbus stops reading a connection while one signal queue is full (64); a
-/// watch that is not looked at must not keep replies from anybody.
+/// zbus reads nothing from a connection while a signal queue is full. A watch that is not
+/// polled must not delay replies.
 #[tokio::test]
-async fn a_storm_of_signals_does_not_stop_the_connection() {
+async fn connection_answers_after_more_signals_than_the_queue_holds() {
     let bus = Bus::new();
     let connection = bus.connect().await;
     let netd = start_netd(&bus, "eth0").await;
@@ -112,7 +112,7 @@ async fn a_storm_of_signals_does_not_stop_the_connection() {
 }
 
 #[tokio::test]
-async fn a_watch_that_was_interrupted_still_sees_the_change() {
+async fn interrupted_watch_returns_the_change() {
     let bus = Bus::new();
     let connection = bus.connect().await;
     let netd = start_netd(&bus, "eth0").await;
@@ -136,7 +136,7 @@ async fn a_watch_that_was_interrupted_still_sees_the_change() {
 }
 
 #[tokio::test]
-async fn the_end_of_the_bus_is_an_error() {
+async fn end_of_bus_is_an_error() {
     let bus = Bus::new();
     let connection = bus.connect().await;
     let mut watch = network1::watch(&connection).await.unwrap();

@@ -5,12 +5,12 @@
 //!
 //! | step | file | does |
 //! |---|---|---|
-//! | `link` | [`link`] | makes a veth pair between br1 and the namespace |
-//! | `lease` | [`lease`] | takes a lease from the host's dnsmasq |
-//! | `names` | [`dns`] | resolves a name at dnsmasq |
-//! | `outside` | [`targets`] | reaches a target through the host's NAT |
+//! | `link` | `link.rs` | makes a veth pair between br1 and the namespace |
+//! | `lease` | `lease.rs` | takes a lease from the host's dnsmasq |
+//! | `names` | `dns.rs` | resolves a name at dnsmasq |
+//! | `outside` | `targets.rs` | reaches a target through the host's NAT |
 //!
-//! [`steps`] runs them in this order. buildos-natd writes the [`Request`] and reads
+//! `steps.rs` runs them in this order. buildos-natd writes the [`Request`] and reads
 //! the [`Report`]; both are files.
 //!
 //! No step needs a cleanup: the namespace ends with the process, and the veth pair with

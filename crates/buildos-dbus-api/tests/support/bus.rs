@@ -1,5 +1,5 @@
-//! A message bus of the test's own, so that peers can come and go. Tests of
-//! the daemons include this file by its path.
+//! Runs a private message bus for a test. Tests of the daemons include this file by its
+//! path.
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -34,7 +34,7 @@ impl Bus {
         }
     }
 
-    /// A new client of the bus.
+    /// Connects a new client.
     pub(crate) async fn connect(&self) -> Connection {
         zbus::connection::Builder::address(self.address.as_str())
             .unwrap()
