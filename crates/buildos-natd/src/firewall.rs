@@ -1,12 +1,12 @@
 //! Owns table `inet buildos` in the kernel's nf_tables.
 //!
 //! ```text
-//!   Settings, Site ── policy ──▶ model::Table ── bytecode ──▶ KernelTable ── encode ──▶ kernel
-//!                                                                 │ compare                │
-//!                                                             KernelTable ◀── decode ──────┘
+//! Settings, UplinkNetwork ─ policy ─▶ Table ─ bytecode ─▶ KernelTable ─ encode ─▶ kernel
+//!                                                            │ compare              │
+//!                                                         KernelTable ◀─ decode ────┘
 //! ```
 //!
-//! [`client`] reads tables and replaces ours as a whole, in one transaction:
+//! [`client`] reads tables and replaces `inet buildos` as a whole, in one transaction:
 //! no packet meets half a table, or none. It never changes another table.
 //! [`monitor`] reports commits of other processes.
 

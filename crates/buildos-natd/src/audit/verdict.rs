@@ -89,35 +89,27 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// Returns true if a rule certainly matches, and its effect; [`None`] if it does not
+/// Returns whether a rule certainly matches, and its effect; [`None`] if it does not
 /// match.
 fn effect<'a>(rule: &'a KernelRule, traffic: &Traffic) -> Option<(bool, Effect<'a>)> {
     let mut certain = true;
     // Content of register 1, if it is known.
     let mut register: Option<Vec<u8>> = None;
     for expression in &rule.expressions {
-        let effect = match expression {
-            Expression::Accept | Expression::Masquerade => Effect::End(ACCEPT),
-            Expression::Drop | Expression::Reject => Effect::End(DROP),
-            Expression::Return => Effect::End(UNDECIDED),
-            Expression::Jump(chain) => Effect::Jump(chain),
-            Expression::Goto(chain) => Effect::Goto(chain),
-            Expression::XtTarget(name) if name == "REJECT" => Effect::End(DROP),
-            Expression::XtTarget(name) | Expression::Other(name) if accepts(name) => {
-                Effect::End(ACCEPT)
-            }
-            Expression::Meta(key) => {
-                register = traffic.meta(*key);
-                continue;
-            }
+        if let Some(effect) = verdict(expression) {
+            return Some((certain, effect));
+        }
+        match expression {
+            Expression::Meta(key) => register = traffic.meta(*key),
             Expression::Conntrack(ConntrackKey::State) => {
                 register = Some(traffic.state.to_ne_bytes().into());
-                continue;
+            }
+            Expression::Conntrack(ConntrackKey::Status) | Expression::Payload { .. } => {
+                register = None;
             }
             Expression::Mask(mask) => {
                 let known = register.iter_mut().flatten();
                 known.zip(mask).for_each(|(byte, mask)| *byte &= mask);
-                continue;
             }
             Expression::Compare(op, value) => {
                 let equal = register.as_ref().map(|known| known.starts_with(value));
@@ -126,26 +118,48 @@ fn effect<'a>(rule: &'a KernelRule, traffic: &Traffic) -> Option<(bool, Effect<'
                     Some(false) => return None,
                     None => certain = false,
                 }
-                continue;
-            }
-            Expression::Counter | Expression::XtTarget(_) => continue,
-            Expression::Conntrack(ConntrackKey::Status) | Expression::Payload { .. } => {
-                register = None;
-                continue;
             }
             Expression::XtMatch(name) | Expression::Other(name) => {
                 certain &= always_continues(name);
                 register = None;
-                continue;
             }
-        };
-        return Some((certain, effect));
+            Expression::Counter
+            | Expression::XtTarget(_)
+            | Expression::Accept
+            | Expression::Drop
+            | Expression::Masquerade
+            | Expression::Jump(_)
+            | Expression::Goto(_)
+            | Expression::Return
+            | Expression::Reject => {}
+        }
     }
     // A lookup without a verdict behind it reads a verdict map.
     let is_lookup = |e: &Expression| matches!(e, Expression::Other(name) if name == "lookup");
     match rule.expressions.iter().any(is_lookup) {
         true => Some((false, Effect::End(ACCEPT))),
         false => Some((certain, Effect::Continue)),
+    }
+}
+
+fn verdict(expression: &Expression) -> Option<Effect<'_>> {
+    match expression {
+        Expression::Accept | Expression::Masquerade => Some(Effect::End(ACCEPT)),
+        Expression::Drop | Expression::Reject => Some(Effect::End(DROP)),
+        Expression::Return => Some(Effect::End(UNDECIDED)),
+        Expression::Jump(chain) => Some(Effect::Jump(chain)),
+        Expression::Goto(chain) => Some(Effect::Goto(chain)),
+        Expression::XtTarget(name) if name == "REJECT" => Some(Effect::End(DROP)),
+        Expression::XtTarget(name) | Expression::Other(name) => {
+            accepts(name).then_some(Effect::End(ACCEPT))
+        }
+        Expression::Meta(_)
+        | Expression::Conntrack(_)
+        | Expression::Payload { .. }
+        | Expression::Mask(_)
+        | Expression::Compare(..)
+        | Expression::Counter
+        | Expression::XtMatch(_) => None,
     }
 }
 

@@ -11,7 +11,7 @@ use nftnl::{Batch, Chain, ChainType, Hook, MsgType, Policy, ProtoFamily, Rule, T
 use super::bytecode::{
     ConntrackKey, Expression, KernelChain, KernelRule, KernelTable, MetaKey, PayloadBase,
 };
-use crate::firewall::model::CompareOp;
+use super::model::CompareOp;
 
 /// Returns the messages that replace the table of that name, and the object of
 /// each message for errors.
@@ -35,9 +35,9 @@ fn add_chain(batch: &mut Batch, objects: &mut Vec<String>, table: &Table, compil
     if let Some(hook) = compiled.hook.and_then(hook) {
         chain.set_type(chain_type(&compiled.kind));
         chain.set_hook(hook, compiled.priority);
-        chain.set_policy(match compiled.policy {
-            Some(policy) if policy == libc::NF_DROP as u32 => Policy::Drop,
-            Some(_) | None => Policy::Accept,
+        chain.set_policy(match compiled.policy_drops() {
+            true => Policy::Drop,
+            false => Policy::Accept,
         });
     }
     batch.add(&chain, MsgType::Add);
