@@ -52,7 +52,7 @@ pub enum TransferError {
     /// The peer sent an error.
     #[error("{0:?}")]
     Refused(String),
-    /// The file is longer than [`MAX_FILE`].
+    /// The file is longer than the 16-bit block numbers allow.
     #[error("the file has {0} bytes, more than {MAX_FILE}")]
     TooLong(usize),
 }
