@@ -1,9 +1,10 @@
-"""buildosctl as an operator uses it: every broken link of the chain that can be
-broken here is found, and named first."""
+"""Runs buildosctl as an operator does, and breaks each step of `why` that can be broken
+on a host in a namespace."""
 
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from typing import Any
 
@@ -17,10 +18,10 @@ SLEEPER = "/usr/local/bin/sleeper"
 
 
 def ctl(host: Host, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Runs buildosctl as somebody without rights."""
-    nobody = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
+    """Runs buildosctl as an unprivileged user."""
+    unprivileged = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
     return subprocess.run(
-        host.command([*nobody, "buildosctl", *arguments]),
+        host.command([*unprivileged, "buildosctl", *arguments]),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -29,14 +30,14 @@ def ctl(host: Host, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def why(host: Host, *agents: str) -> dict[str, Any]:
-    """The verdict, and the exit code as `code`; that alone while there is no bus."""
+    """Returns the verdict with the exit status as `code`; only `code` while there is no bus."""
     result = ctl(host, "why", "--json", *agents)
     verdict: dict[str, Any] = json.loads(result.stdout or "{}")
     return {**verdict, "code": result.returncode}
 
 
 def wait_for_step(host: Host, step: str | None, outcome: str = "broken") -> dict[str, Any]:
-    """Waits until that link is the broken one."""
+    """Waits until `why` names this step as the failed one."""
 
     def found() -> dict[str, Any] | None:
         verdict = why(host)
@@ -47,20 +48,20 @@ def wait_for_step(host: Host, step: str | None, outcome: str = "broken") -> dict
 
 
 def slave(host: Host) -> None:
-    """A slave that runs and does nothing."""
+    """Configures a slave that runs and does nothing."""
     host.program(SLEEPER, "#!/bin/sh\nexec sleep infinity\n")
     host.configure("agentd", bslave(SLEEPER, 'bridge = "br0"', 'kvm = "waived"'))
 
 
-def test_ready(running: Host) -> None:
+def test_why_of_host_without_fault_is_ready(running: Host) -> None:
     verdict = wait_for_step(running, None, "ready")
     assert verdict["code"] == 0
     assert {link["mark"] for link in verdict["chain"]} == {"ok"}
 
 
-def test_building(host: Host, lan: Lan) -> None:
+def test_why_of_host_with_tasks_is_building(host: Host, lan: Lan) -> None:
     lan.serve_dhcp()
-    # What a task is for agentd, too: a process beside the main one.
+    # A process apart from the main one is a task.
     host.program(SLEEPER, "#!/bin/sh\nsleep infinity &\nwait\n")
     host.configure("agentd", bslave(SLEEPER, 'bridge = "br0"', 'kvm = "waived"'))
     host.start([lan])
@@ -68,7 +69,7 @@ def test_building(host: Host, lan: Lan) -> None:
     assert (verdict["code"], verdict["answer"]) == (0, "bslave@x with 1 process of tasks")
 
 
-def test_daemons(online: Host) -> None:
+def test_why_names_stopped_daemon_and_does_not_start_it(online: Host) -> None:
     online.systemctl("stop", "buildos-hostnamed")
     verdict = wait_for_step(online, "daemons")
     assert verdict["code"] == 10
@@ -77,11 +78,11 @@ def test_daemons(online: Host) -> None:
     status = ctl(online, "status")
     assert status.returncode == 1
     assert "buildos-hostnamed does not answer: it is not running" in status.stdout
-    # Looking has not started it.
+    # D-Bus activation has not started it.
     assert not online.active("buildos-hostnamed")
 
 
-def test_carrier_and_lease(host: Host, lan: Lan) -> None:
+def test_why_names_missing_carrier_then_missing_lease(host: Host, lan: Lan) -> None:
     host.start([lan], plugged=False)
     verdict = wait_for_step(host, "carrier")
     assert (verdict["code"], verdict["answer"]) == (11, "no carrier on eth0")
@@ -94,16 +95,16 @@ def test_carrier_and_lease(host: Host, lan: Lan) -> None:
     assert (verdict["code"], verdict["answer"]) == (17, "no agents are configured")
 
 
-def test_nat(running: Host) -> None:
+def test_why_names_nat_that_running_agent_lost(running: Host) -> None:
     wait_for_step(running, None, "ready")
     running.systemctl("stop", "buildos-dnsmasq.path", "buildos-dnsmasq.service")
-    # The agent runs on, but what it builds in would get no address.
+    # The agent still runs, but its machines would get no address.
     verdict = wait_for_step(running, "nat")
     assert verdict["code"] == 15
     assert "systemctl status buildos-dnsmasq" in verdict["advice"]
 
 
-def test_nat_that_an_agent_waits_for(host: Host, lan: Lan, url: str) -> None:
+def test_why_names_nat_that_agent_waits_for(host: Host, lan: Lan, url: str) -> None:
     host.file("/etc/systemd/system/buildos-dnsmasq.service.d/test.conf",
               "[Service]\nExecStart=\nExecStart=/bin/false\n")  # fmt: skip
     host.configure("agentd", bbot(url))
@@ -113,7 +114,7 @@ def test_nat_that_an_agent_waits_for(host: Host, lan: Lan, url: str) -> None:
     assert "systemctl status buildos-dnsmasq" in verdict["advice"]
 
 
-def test_clock(host: Host, lan: Lan, url: str) -> None:
+def test_why_names_clock_that_agent_waits_for(host: Host, lan: Lan, url: str) -> None:
     host.without_time()
     host.configure("agentd", "clock_deadline_s = 3600\n" + bbot(url))
     host.start([lan])
@@ -121,7 +122,7 @@ def test_clock(host: Host, lan: Lan, url: str) -> None:
     assert verdict["code"] == 16
 
 
-def test_needs(host: Host, lan: Lan, url: str) -> None:
+def test_why_names_missing_program(host: Host, lan: Lan, url: str) -> None:
     host.configure("agentd", bbot(url, 'program = "/nonexistent/bbot-agent"'))
     host.start([lan])
     verdict = wait_for_step(host, "needs")
@@ -129,19 +130,19 @@ def test_needs(host: Host, lan: Lan, url: str) -> None:
     assert "program /nonexistent/bbot-agent is not installed" in verdict["answer"]
 
 
-def test_an_agent_that_ends_again_and_again(host: Host, lan: Lan) -> None:
+def test_why_names_agent_that_ends_repeatedly(host: Host, lan: Lan) -> None:
     lan.serve_dhcp()
     host.program(SLEEPER, "#!/bin/sh\nexit 3\n")
     host.configure("agentd", bslave(SLEEPER, 'bridge = "br0"', 'kvm = "waived"'))
     host.start([lan])
     verdict = host.wait_for(
         lambda: next((v for v in [why(host)] if "exit code 3" in v.get("answer", "")), None),
-        "buildosctl why says how it ended",
+        "buildosctl why reports the exit code of the agent",
     )
     assert (verdict["code"], verdict["step"]) == (18, "agent")
 
 
-def test_out_of_service(host: Host, lan: Lan) -> None:
+def test_why_of_drained_or_stopped_agent_is_out_of_service(host: Host, lan: Lan) -> None:
     lan.serve_dhcp()
     slave(host)
     host.start([lan])
@@ -156,7 +157,7 @@ def test_out_of_service(host: Host, lan: Lan) -> None:
     assert verdict["advice"] == [f"systemctl start {BSLAVE}"]
 
 
-def test_controllers(host: Host, lan: Lan) -> None:
+def test_why_names_unreachable_controller(host: Host, lan: Lan) -> None:
     lan.serve_dhcp()
     host.configure("agentd", bbot("http://198.51.100.1:9/"))
     host.start([lan])
@@ -166,7 +167,7 @@ def test_controllers(host: Host, lan: Lan) -> None:
     assert "Connection refused" in verdict["answer"]
 
 
-def test_status_and_lists_agree_with_the_host(running: Host) -> None:
+def test_status_and_lists_match_the_host(running: Host) -> None:
     machine = Machine(running)
     leased = machine.take_lease()
     status = json.loads(ctl(running, "status", "--json").stdout)
@@ -179,13 +180,13 @@ def test_status_and_lists_agree_with_the_host(running: Host) -> None:
     text = ctl(running, "leases").stdout
     assert leased in text and status["network"]["address"] in text
     assert "\x1b" not in ctl(running, "status").stdout
-    # At a terminal there is colour.
+    # On a terminal, the output has colour.
     tty = running.run(["script", "-qec", "TERM=linux buildosctl status", "/dev/null"])
     assert "\x1b[32m" in tty
     assert "uplink" in ctl(running, "links").stdout
 
 
-def test_watch_tells_what_changes(host: Host, lan: Lan) -> None:
+def test_watch_prints_changes(host: Host, lan: Lan) -> None:
     lan.serve_dhcp()
     slave(host)
     host.start([lan])
@@ -211,14 +212,14 @@ def test_watch_tells_what_changes(host: Host, lan: Lan) -> None:
             watch.stdout.close()
 
 
-def test_renew_is_for_those_who_may(online: Host) -> None:
+def test_renew_is_allowed_for_root_only(online: Host) -> None:
     acquired = json.loads(ctl(online, "leases", "--json").stdout)["lease"]["acquired_usec"]
     denied = ctl(online, "renew")
     assert denied.returncode == 1
     assert denied.stderr == "buildosctl: only root and members of buildos-admin may do that\n"
 
     def renewed() -> bool:
-        # Times are whole seconds: the first may end in the same one.
+        # Times are whole seconds, so the first renewal can have the same time.
         online.run(["buildosctl", "renew"])
         leases = json.loads(ctl(online, "leases", "--json").stdout)
         return bool(leases["lease"]["acquired_usec"] > acquired)
@@ -226,7 +227,7 @@ def test_renew_is_for_those_who_may(online: Host) -> None:
     online.wait_for(renewed, "another lease")
 
 
-def test_log_has_all_units_and_no_others(online: Host) -> None:
+def test_log_shows_all_buildos_units_and_no_others(online: Host) -> None:
     entries = [
         json.loads(line)
         for line in online.run(["buildosctl", "log", "--output=json"]).splitlines()
@@ -241,46 +242,61 @@ def test_log_has_all_units_and_no_others(online: Host) -> None:
     assert strangers == []
 
 
-def test_check_says_what_the_daemons_say(online: Host) -> None:
+def test_check_reports_the_problems_that_daemons_report(online: Host) -> None:
     mistake = "carier_grace_s = 3\n"
     online.write("/etc/buildos/netd.conf.d/60-mistake.toml", mistake)
     path = "/etc/buildos/netd.conf.d/60-mistake.toml"
     check = ctl(online, "check", path)
     online.systemctl("reload", "buildos-netd")
-    told = online.bus_property("network1", "ConfigurationProblems")
-    assert (check.returncode, check.stderr.splitlines()) == (1, told)
+    problems = online.bus_property("network1", "ConfigurationProblems")
+    assert (check.returncode, check.stderr.splitlines()) == (1, problems)
     assert ctl(online, "check", "/etc/buildos/netd.conf.d/10-nics.toml").returncode == 0
     assert ctl(online, "check", "--cmdline", "quiet buildos.hostname=b1").returncode == 0
     assert ctl(online, "check", "--cmdline", "buildos.hostname=b_1").returncode == 1
+    assert ctl(online, "check", "--cmdline", "buildos.login=ttyS0").returncode == 0
     assert ctl(online, "check").returncode == 2
 
 
-def test_the_console_shows_the_status(online: Host) -> None:
+def test_help_of_each_command_is_printed(online: Host) -> None:
+    overview = ctl(online, "--help")
+    assert (overview.returncode, overview.stderr) == (0, "")
+    names = re.findall(r"^  (\w+)  ", overview.stdout.split("Options:")[0], re.MULTILINE)
+    assert {"status", "why", "check"} <= set(names)
+    # journalctl answers `log --help`.
+    for name in set(names) - {"log"}:
+        own = ctl(online, name, "--help")
+        assert own.returncode == 0
+        usage = own.stdout.splitlines()[0]
+        assert usage.startswith("Usage: buildosctl ") and name in usage
+    assert ctl(online, "--simulate", "x").returncode == 2
+
+
+def test_console_shows_the_status(online: Host) -> None:
     issue = "/run/issue.d/50-buildos.issue"
     online.wait_for(lambda: online.succeeds(["test", "-e", issue]), "an issue file")
     address = online.wait_online()
     name = online.run(["hostname"]).strip()
     online.wait_for(
         lambda: f"ssh root@{address}" in online.read(issue) and name in online.read(issue),
-        "the console names the host and its address",
+        "the console shows the host name and the address",
     )
-    # agetty was told.
+    # agetty --reload was run.
     assert online.succeeds("test -e /run/agetty.reload")
     online.nics[0].unplug()
-    online.wait_for(lambda: "carrier-lost" in online.read(issue), "the console follows")
+    online.wait_for(lambda: "carrier-lost" in online.read(issue), "the console shows that carrier is lost")
 
 
-def test_metrics_in_a_file(online: Host) -> None:
+def test_metrics_timer_writes_readable_file_and_no_log(online: Host) -> None:
     online.systemctl("start", "buildos-metrics.timer")
     prom = "/run/buildos/metrics/buildos.prom"
-    nobody = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
-    online.wait_for(lambda: online.succeeds([*nobody, "cat", prom]), "a file with metrics")
+    unprivileged = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    online.wait_for(lambda: online.succeeds([*unprivileged, "cat", prom]), "a file with metrics")
     assert 'buildos_network_state{state="online"} 1\n' in online.read(prom)
-    told = online.journal("UNIT=buildos-metrics.service")
-    assert [entry["MESSAGE"] for entry in told] == []
+    logged = online.journal("UNIT=buildos-metrics.service")
+    assert [entry["MESSAGE"] for entry in logged] == []
 
 
-def test_the_examples_of_the_bus_manuals_run(online: Host) -> None:
+def test_examples_of_dbus_man_pages_run(online: Host) -> None:
     manuals = sorted((TOP / "docs/man").glob("org.build2.buildos.*.5"))
     assert len(manuals) == 4
     for manual in manuals:
