@@ -10,7 +10,8 @@
 
 use std::process::ExitCode;
 
-use buildos_service::{log_to_journal, text};
+use buildos_service::log_to_journal;
+use buildos_service::text::{Escaped, chain};
 use lexopt::{Arg, Parser, ValueExt as _};
 
 use remove::clean_up;
@@ -35,7 +36,7 @@ pub fn main() -> ExitCode {
     };
     let errors = clean_up(&unit, &user);
     for error in &errors {
-        tracing::error!("{}", text::escape(&text::chain(error)));
+        tracing::error!("{}", Escaped::received(&chain(error)));
     }
     if errors.is_empty() {
         ExitCode::SUCCESS

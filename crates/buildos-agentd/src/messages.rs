@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use buildos_dbus_api::agent1::InstanceState;
-use buildos_service::text;
+use buildos_service::text::Escaped;
 
 use crate::agent::id::Id;
 use crate::lifecycle::instance::Instance;
@@ -139,12 +139,11 @@ pub(crate) fn changed(id: &Id) {
 }
 
 /// Logs the removal of a process.
-pub(crate) fn leaked_process(pid: u32, name: &str) {
+pub(crate) fn leaked_process(pid: u32, process: &Escaped) {
     tracing::warn!(
         message_id = LEAKED,
         object_pid = pid,
-        "the agent left process {}, which is killed",
-        text::escape(name)
+        "the agent left process {process}, which is killed"
     );
 }
 
@@ -162,7 +161,7 @@ pub(crate) fn leaked_rule(rule: &str) {
     tracing::warn!(
         message_id = LEAKED,
         "the agent left a rule in table nat, which is removed: {}",
-        text::escape(rule)
+        Escaped::new(rule)
     );
 }
 
@@ -171,6 +170,6 @@ pub(crate) fn leaked_namespace(name: &str) {
     tracing::warn!(
         message_id = LEAKED,
         "the agent left network namespace {}, which is removed",
-        text::escape(name)
+        Escaped::new(name)
     );
 }

@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use buildos_service::text::Escaped;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -52,7 +53,7 @@ pub enum CleanupError {
     Run(&'static str, #[source] io::Error),
     /// A tool failed with this error output.
     #[error("{0}: {1}")]
-    Tool(&'static str, String),
+    Tool(&'static str, Escaped),
     /// The output of iproute2 cannot be parsed.
     #[error("cannot parse the links in the output of ip")]
     Links(#[from] serde_json::Error),
@@ -86,7 +87,10 @@ fn processes(unit: &str) -> Result<(), CleanupError> {
             return Ok(());
         }
         if Instant::now() > deadline {
-            let names: Vec<_> = left.into_iter().map(name_of).collect();
+            let names: Vec<_> = left
+                .into_iter()
+                .map(|pid| name_of(pid).to_string())
+                .collect();
             return Err(CleanupError::NotEnded(names.join(", ")));
         }
         // Processes may have started others before they ended.
@@ -134,10 +138,10 @@ fn members(group: &Path) -> Result<BTreeSet<u32>, CleanupError> {
     Ok(pids)
 }
 
-fn name_of(pid: u32) -> String {
+fn name_of(pid: u32) -> Escaped {
     let name = fs::read_to_string(format!("/proc/{pid}/comm"));
     let name = name.unwrap_or_default();
-    format!("{pid} ({})", name.trim_end())
+    Escaped::new(&format!("{pid} ({})", name.trim_end()))
 }
 
 /// Returns the processes of all other agents.
@@ -317,7 +321,7 @@ fn run(tool: &'static str, arguments: &[&str], input: &str) -> Result<String, Cl
     if output.status.success() {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     } else {
-        let stderr = String::from_utf8_lossy(output.stderr.trim_ascii());
-        Err(CleanupError::Tool(tool, stderr.into_owned()))
+        let stderr = Escaped::from_bytes(output.stderr.trim_ascii());
+        Err(CleanupError::Tool(tool, stderr))
     }
 }
