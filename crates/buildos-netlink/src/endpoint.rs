@@ -93,3 +93,46 @@ impl Endpoint {
         Ok((received.bytes, received.address.map(|sender| sender.pid())))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::sys::socket::sendto;
+
+    /// Processes may send each other datagrams of this protocol.
+    const PROTOCOL: SockProtocol = SockProtocol::NetlinkUserSock;
+
+    fn unconnected() -> OwnedFd {
+        let fd = socket(
+            AddressFamily::Netlink,
+            SockType::Raw,
+            SockFlag::SOCK_CLOEXEC,
+            PROTOCOL,
+        )
+        .unwrap();
+        bind(fd.as_raw_fd(), &NetlinkAddr::new(0, 0)).unwrap();
+        fd
+    }
+
+    fn send_from_process(to: &impl AsRawFd) -> nix::Result<usize> {
+        let address = getsockname::<NetlinkAddr>(to.as_raw_fd()).unwrap();
+        let flags = MsgFlags::empty();
+        sendto(unconnected().as_raw_fd(), &[0; 16], &address, flags)
+    }
+
+    #[test]
+    fn datagram_of_another_process_is_dropped() {
+        let endpoint = Endpoint::inherit(unconnected()).unwrap();
+        send_from_process(&endpoint).unwrap();
+        assert_eq!(endpoint.receive().unwrap(), None);
+        let error = endpoint.receive().unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+    }
+
+    #[test]
+    fn own_socket_refuses_datagrams_of_other_processes() {
+        let endpoint = Endpoint::open(PROTOCOL, 0).unwrap();
+        let refused = send_from_process(&endpoint);
+        assert_eq!(refused, Err(nix::Error::ECONNREFUSED));
+    }
+}

@@ -66,19 +66,11 @@ impl Monitor {
     ///
     /// The socket is broken.
     pub async fn next(&self, mut visit: impl FnMut(Notification<'_>)) -> io::Result<()> {
-        let mut datagram = receive(&self.0).await.map(Some);
-        loop {
-            match datagram {
-                Ok(Some(datagram)) => visit_datagram(&datagram, &mut visit),
-                Ok(None) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
-                    visit(Notification::Lost);
-                }
-                Err(error) => return Err(error),
-            }
-            datagram = self.0.get_ref().receive();
+        let mut received = receive(&self.0).await.map(Some);
+        while visit_received(received, &mut visit)? {
+            received = self.0.get_ref().receive();
         }
+        Ok(())
     }
 
     /// Waits for changes that the netlink port `own` did not make; [`None`] excepts no
@@ -99,6 +91,22 @@ impl Monitor {
             }
         }
     }
+}
+
+/// Passes what the socket returned to `visit`. Returns false once the queue is empty.
+fn visit_received(
+    received: io::Result<Option<Vec<u8>>>,
+    visit: &mut impl FnMut(Notification<'_>),
+) -> io::Result<bool> {
+    match received {
+        Ok(Some(datagram)) => visit_datagram(&datagram, visit),
+        // Another process sent it.
+        Ok(None) => {}
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+        Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => visit(Notification::Lost),
+        Err(error) => return Err(error),
+    }
+    Ok(true)
 }
 
 fn visit_datagram(datagram: &[u8], visit: &mut impl FnMut(Notification<'_>)) {
@@ -171,6 +179,23 @@ mod tests {
     fn malformed_message_counts_as_lost() {
         let datagram = [message(16, 0, 7, &[]), vec![1, 2, 3]].concat();
         assert_eq!(ports(&datagram), [7, KERNEL]);
+    }
+
+    #[test]
+    fn dropped_notifications_count_as_lost_and_other_errors_end_the_monitor() {
+        let mut lost = 0;
+        let mut received = |received| {
+            visit_received(received, &mut |notification| {
+                assert!(matches!(notification, Notification::Lost));
+                lost += 1;
+            })
+        };
+        let error = |code| Err(io::Error::from_raw_os_error(code));
+        assert!(received(error(libc::ENOBUFS)).unwrap());
+        assert!(received(Ok(None)).unwrap());
+        assert!(!received(error(libc::EAGAIN)).unwrap());
+        assert!(received(error(libc::EBADF)).is_err());
+        assert_eq!(lost, 1);
     }
 
     proptest! {
