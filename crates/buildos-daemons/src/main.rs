@@ -17,9 +17,10 @@ type Program = fn() -> ExitCode;
 const USAGE: u8 = 2;
 
 /// By name.
-const PROGRAMS: [(&str, Program); 7] = [
+const PROGRAMS: [(&str, Program); 8] = [
     ("buildos-agent-reap", buildos_agentd::cleanup::main),
     ("buildos-agentd", buildos_agentd::main),
+    ("buildos-dnsmasq", buildos_natd::dnsmasq::supervise::main),
     ("buildos-hostnamed", buildos_hostnamed::main),
     ("buildos-natd", buildos_natd::main),
     ("buildos-netd", buildos_netd::main),

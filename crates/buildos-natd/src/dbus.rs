@@ -9,30 +9,30 @@ use buildos_service::text;
 use zbus::{Connection, fdo, interface};
 
 use crate::audit::Finding;
-use crate::dnsmasq::config::{self as dnsmasq, Dnsmasq};
-use crate::dnsmasq::leases;
+use crate::dnsmasq::observe::Dnsmasq;
+use crate::dnsmasq::{leases, paths};
 use crate::firewall::{client, policy};
 use crate::status::{Observed, Status};
 use crate::uplink_network::UplinkNetwork;
 
-/// What the properties are made of.
+/// The values of the properties.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Published {
     /// State and reason.
     pub status: Status,
-    /// Where, once that is known.
+    /// [`None`] until netd has published a usable network.
     pub network: Option<UplinkNetwork>,
-    /// What was found there.
+    /// The observed state, with a network.
     pub observed: Option<Observed>,
-    /// What is wrong in the configuration.
+    /// Errors in the configuration.
     pub problems: Vec<String>,
 }
 
-/// Serves the first state; only then is the name on the bus.
+/// Serves the object, then requests the bus name: clients see a complete state.
 ///
 /// # Errors
 ///
-/// The bus is gone, or does not let us have the name.
+/// The bus is gone, or refuses the name.
 pub async fn serve(connection: &Connection, root: &Path, published: Published) -> zbus::Result<()> {
     let server = connection.object_server();
     server.at(PATH, Manager { published }).await?;
@@ -41,7 +41,7 @@ pub async fn serve(connection: &Connection, root: &Path, published: Published) -
     connection.request_name(NAME).await
 }
 
-/// Publishes another state, signalling what differs.
+/// Updates the properties and emits one signal with those that changed.
 ///
 /// # Errors
 ///
@@ -212,7 +212,7 @@ impl Usage {
     /// (seconds since 1970, 0 for never).
     #[zbus(property(emits_changed_signal = "false"))]
     async fn machines(&self) -> fdo::Result<Vec<(String, String, u64)>> {
-        let path = self.root.join(dnsmasq::LEASES);
+        let path = self.root.join(paths::LEASES);
         let file = match std::fs::read(&path) {
             Ok(file) => file,
             // dnsmasq has not run yet.

@@ -1,44 +1,44 @@
-//! What should be in force, all of it, as one value.
+//! The desired state of everything that natd controls, as one value.
 
 use buildos_probe::Request;
 
 use crate::config::{BridgeNetfilter, Settings};
-use crate::dnsmasq::config as dnsmasq;
+use crate::dnsmasq::config::{configuration, resolv};
 use crate::firewall::bytecode::KernelTable;
 use crate::firewall::policy;
-use crate::probe_scheduler;
+use crate::probe_request;
 use crate::uplink_network::UplinkNetwork;
 
-/// What should be in force for a network.
+/// The desired state for an uplink network under some settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Desired {
-    /// Where.
+    /// The bridges, the private network and the uplink.
     pub network: UplinkNetwork,
-    /// Our table.
+    /// Table `inet buildos`.
     pub table: KernelTable,
-    /// Content of [`dnsmasq::CONFIGURATION`].
+    /// Content of [`crate::dnsmasq::paths::DESIRED`].
     pub dnsmasq: String,
-    /// Content of [`dnsmasq::RESOLV`].
+    /// Content of [`crate::dnsmasq::paths::RESOLV`].
     pub resolv: String,
-    /// Whether frames that are bridged on br1 pass iptables.
+    /// Decides whether frames bridged on br1 pass iptables.
     pub bridge_netfilter: BridgeNetfilter,
-    /// Whether the ports of br1 are isolated from each other.
+    /// The ports of br1 are isolated from each other.
     pub isolate: bool,
-    /// What is to be tried out; the number does not count.
+    /// The probe without its number; [`None`] if probes are off.
     pub probe: Option<Request>,
 }
 
 impl Desired {
-    /// The wish for a network under these settings.
+    /// Derives the desired state.
     #[must_use]
     pub fn new(network: UplinkNetwork, settings: &Settings) -> Self {
         Self {
             table: KernelTable::compile(&policy::table(&network, settings)),
-            dnsmasq: dnsmasq::configuration(&network, settings.lease),
-            resolv: dnsmasq::resolv(&network.dns),
+            dnsmasq: configuration(&network, settings.lease),
+            resolv: resolv(&network.dns),
             bridge_netfilter: settings.bridge_netfilter,
             isolate: settings.isolate,
-            probe: probe_scheduler::wish(&network, settings),
+            probe: probe_request::desired(&network, settings),
             network,
         }
     }

@@ -1,12 +1,20 @@
-//! buildos-natd: what the machines on br1 need of their host.
+//! buildos-natd gives build machines on br1 network, addresses and names.
 //!
-//! One nftables table for NAT and isolation, IPv4 forwarding on the two
-//! bridges, and the configuration of the dnsmasq that serves br1. The wish is
-//! a value ([`desired`]) made of what netd publishes and of the settings; what
-//! stands is read back from the kernel and from dnsmasq's unit ([`status`]);
-//! [`daemon`] applies the difference and tells the bus ([`dbus`]). Whether all of
-//! it is of use to a machine is tried out by a probe ([`probe_scheduler`]), and what other
-//! tables would drop is looked for ([`audit`]).
+//! It owns one nftables table for NAT and isolation, IPv4 forwarding on the two bridges,
+//! and the configuration of the dnsmasq that serves br1.
+//!
+//! ```text
+//! netd ──► uplink_network ─┐
+//!                          ├─► desired ──► reconcile ──► firewall, sysctl, bridge,
+//! settings ──► config ─────┘                  │          dnsmasq, probe_scheduler
+//!                                             ▼
+//!                             status ──► dbus, messages
+//! ```
+//!
+//! The desired state is a value ([`desired`]). [`reconcile`] observes the kernel and
+//! dnsmasq, applies the difference and judges the result ([`status`]). A probe measures
+//! the result as a machine would see it ([`probe_scheduler`]); [`audit`] looks for other
+//! tables that drop packets of machines.
 
 use std::process::ExitCode;
 
@@ -17,14 +25,17 @@ pub mod daemon;
 pub mod dbus;
 pub mod desired;
 pub mod dnsmasq;
+pub mod file_watch;
 pub mod firewall;
+mod messages;
+pub mod probe_request;
 pub mod probe_scheduler;
+pub mod reconcile;
 pub mod status;
-pub mod status_files;
 pub mod sysctl;
 pub mod uplink_network;
 
-/// The daemon.
+/// Runs the daemon.
 #[must_use]
 pub fn main() -> ExitCode {
     buildos_service::main(env!("CARGO_PKG_VERSION"), config::schema(), daemon::run)

@@ -1,35 +1,35 @@
-//! What is in force, and what that means for a machine on br1.
+//! The observed state, and the status that it means for a machine on br1.
 
 use buildos_dbus_api::nat1::{ProbeState, State};
 use buildos_probe::Outcome;
 use buildos_service::text;
 
 use crate::audit::Finding;
-use crate::dnsmasq::config::Dnsmasq;
+use crate::dnsmasq::observe::Dnsmasq;
 use crate::probe_scheduler::Health;
 use crate::uplink_network::UplinkNetwork;
 
-/// What was found after applying the wish.
+/// The observed state after reconciliation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Observed {
-    /// Our table was read back and is the wished one, or why not.
+    /// The table was read back and is the desired one; or why not.
     pub table: Result<(), String>,
-    /// Both bridges forward, or what is missing.
+    /// Forwarding of both bridges.
     pub forwarding: Forwarding,
-    /// br1's ports and frames are as wished: whether bridged frames pass
-    /// iptables. Or why not.
+    /// br1 and its ports are as desired, and whether bridged frames pass iptables; or why
+    /// not.
     pub bridge: Result<bool, String>,
-    /// What dnsmasq does, or why it could not be told what to do.
+    /// What dnsmasq does; or why its configuration cannot be written.
     pub dnsmasq: Result<Dnsmasq, String>,
-    /// What in other tables drops traffic of machines.
+    /// Rules of other tables that drop packets of machines.
     pub foreign: Vec<Finding>,
-    /// What a probe has found out.
+    /// The result of probing.
     pub probe: Health,
 }
 
 impl Observed {
-    /// Whether everything stands that a probe needs, but for a dnsmasq that starts: so
-    /// does the probe, and a DHCP client asks more than once.
+    /// Returns true if every requirement of a probe is met. A starting dnsmasq is enough:
+    /// the probe starts as long, and its DHCP client repeats its messages.
     #[must_use]
     pub fn can_be_probed(&self, network: &UplinkNetwork) -> bool {
         self.table.is_ok()
@@ -39,30 +39,30 @@ impl Observed {
     }
 }
 
-/// Whether the bridges forward.
+/// Forwarding of the two bridges.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Forwarding {
-    /// Both do.
+    /// Both forward.
     On,
-    /// This bridge is not there (yet).
+    /// This bridge does not exist (yet).
     NoBridge(String),
-    /// It was not tried, as the table does not stand.
+    /// Not attempted, because the table is not installed.
     Held,
-    /// It cannot be switched on; why.
+    /// Cannot be switched on, for this reason.
     Failed(String),
 }
 
-/// The state on the bus with its one line for people.
+/// The state on the bus with one line for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Status {
-    /// As nat1 has it.
+    /// The state as published by nat1.
     pub state: State,
-    /// What is in force, or what is missing.
+    /// What is active, or which requirement is missing.
     pub reason: String,
 }
 
 impl Status {
-    /// Nothing can be done yet.
+    /// Creates the status of a natd that waits for a requirement.
     #[must_use]
     pub fn waiting(reason: impl Into<String>) -> Self {
         Self {
@@ -78,8 +78,8 @@ impl Status {
         }
     }
 
-    /// The first thing that is missing, in the order in which things are
-    /// applied: what comes later often is only its consequence.
+    /// Returns the status. The first missing part decides, in the order of
+    /// reconciliation: later faults are often its consequence.
     #[must_use]
     pub fn judge(network: &UplinkNetwork, observed: &Observed) -> Self {
         if let Err(error) = &observed.table {
@@ -107,9 +107,6 @@ impl Status {
         match &observed.dnsmasq {
             Ok(Dnsmasq::Serving) => {}
             Ok(Dnsmasq::Starting) => return Self::waiting("waiting for dnsmasq, which starts"),
-            Ok(Dnsmasq::Unstarted) => {
-                return Self::waiting("waiting for dnsmasq, which does not run yet");
-            }
             Ok(Dnsmasq::Pending(how)) => {
                 return Self::waiting(format!("waiting for dnsmasq, which {how}"));
             }
@@ -148,7 +145,7 @@ impl Status {
     }
 }
 
-/// What a probe has found out, and what may be the cause.
+/// Returns the reason of a failed probe, with a possible cause.
 fn failed(observed: &Observed) -> String {
     let mut reason = match observed.probe.report.as_ref().map(|report| &report.outcome) {
         Some(Outcome::Failed { step, reason }) => {
@@ -210,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn all_is_in_force() {
+    fn complete_state_is_active() {
         check(
             &good(),
             State::Active,
@@ -219,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_missing_part_is_named() {
+    fn first_missing_part_is_the_reason() {
         let table = Err("nf_tables refused table inet buildos".to_owned());
         let observed = Observed {
             table,
@@ -280,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rule_of_others_comes_before_its_consequences() {
+    fn foreign_drop_comes_before_its_consequences() {
         let observed = Observed {
             foreign: vec![finding(true)],
             probe: health(ProbeState::Pending, None),
@@ -292,7 +289,7 @@ mod tests {
             "machines are cut off: chain FORWARD in table ip filter (hook forward, policy drop) \
              drops packets from machines to the outside",
         );
-        // A suspicion alone is none.
+        // An uncertain finding does not change the status.
         let observed = Observed {
             foreign: vec![finding(false)],
             ..good()
@@ -304,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn a_probe_decides() {
+    fn probe_result_decides_last() {
         let pending = Observed {
             probe: health(ProbeState::Pending, None),
             ..good()
@@ -342,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn a_probe_begins_with_dnsmasq_and_not_before() {
+    fn probe_needs_serving_or_starting_dnsmasq() {
         let possible = |dnsmasq| {
             let observed = Observed {
                 dnsmasq: Ok(dnsmasq),
@@ -355,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn without_an_uplink_machines_wait() {
+    fn missing_uplink_is_waited_for() {
         let network = UplinkNetwork {
             uplink: Err("no carrier on\neth0".to_owned()),
             ..UplinkNetwork::example()

@@ -1,7 +1,6 @@
-//! Sysctls of the kernel's network: files below `/proc/sys/net` that hold `0`
-//! or `1`.
+//! Boolean sysctls of the network: files below `/proc/sys/net` that hold `0` or `1`.
 //!
-//! Whoever has CAP_NET_ADMIN may write there without owning the file
+//! A process with CAP_NET_ADMIN may write them without owning the files
 //! (`net_ctl_permissions`, net/sysctl_net.c).
 
 use std::io;
@@ -9,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use buildos_types::InterfaceName;
 
-/// A switch could not be read or turned.
+/// A sysctl could not be read or written.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {verb} {}", path.display())]
 pub struct SysctlError {
@@ -19,28 +18,28 @@ pub struct SysctlError {
     source: io::Error,
 }
 
-/// The switches below a root directory, which is `/` outside of tests.
+/// The network sysctls below a root directory, which is `/` outside of tests.
 #[derive(Debug, Clone)]
 pub struct Sysctls {
-    root: PathBuf,
+    directory: PathBuf,
 }
 
 impl Sysctls {
-    /// The switches of this network namespace, below `root`.
+    /// Returns the sysctls of this network namespace.
     #[must_use]
     pub fn below(root: &Path) -> Self {
         Self {
-            root: root.join("proc/sys/net"),
+            directory: root.join("proc/sys/net"),
         }
     }
 
-    /// Whether the switch is on; [`None`] when there is no such switch.
+    /// Returns the value, or [`None`] if the sysctl does not exist.
     ///
     /// # Errors
     ///
-    /// `/proc` is not mounted, or not readable in our sandbox.
-    pub fn get(&self, switch: &str) -> Result<Option<bool>, SysctlError> {
-        let path = self.root.join(switch);
+    /// `/proc` is not mounted, or the sandbox hides it.
+    pub fn get(&self, name: &str) -> Result<Option<bool>, SysctlError> {
+        let path = self.directory.join(name);
         match std::fs::read_to_string(&path) {
             Ok(text) => Ok(Some(text.trim() == "1")),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -52,21 +51,20 @@ impl Sysctls {
         }
     }
 
-    /// Turns an existing switch, unless it is so already. Returns whether it was
-    /// turned, and [`None`] when there is no such switch.
+    /// Sets the value. Returns true if it was different, and [`None`] if the sysctl does
+    /// not exist.
     ///
     /// # Errors
     ///
-    /// As [`Sysctls::get`], or `/proc/sys` is read-only, or CAP_NET_ADMIN is
-    /// missing.
-    pub fn turn(&self, switch: &str, on: bool) -> Result<Option<bool>, SysctlError> {
-        match self.get(switch)? {
+    /// As [`Sysctls::get`]; `/proc/sys` is read-only; CAP_NET_ADMIN is missing.
+    pub fn set(&self, name: &str, value: bool) -> Result<Option<bool>, SysctlError> {
+        match self.get(name)? {
             None => return Ok(None),
-            Some(is) if is == on => return Ok(Some(false)),
+            Some(current) if current == value => return Ok(Some(false)),
             Some(_) => {}
         }
-        let path = self.root.join(switch);
-        std::fs::write(&path, if on { "1" } else { "0" })
+        let path = self.directory.join(name);
+        std::fs::write(&path, if value { "1" } else { "0" })
             .map(|()| Some(true))
             .map_err(|source| SysctlError {
                 verb: "write",
@@ -76,8 +74,10 @@ impl Sysctls {
     }
 }
 
-/// Name of the sysctl that makes the kernel forward IPv4 packets which come in by
-/// `interface` (`IN_DEV_FORWARD` in net/ipv4/route.c).
+/// Returns the name of `net.ipv4.conf.INTERFACE.forwarding`.
+///
+/// The kernel looks at the interface that receives a packet (`IN_DEV_FORWARD` in
+/// net/ipv4/route.c). With the two bridges set, every other interface stays closed.
 #[must_use]
 pub fn forwarding(interface: &InterfaceName) -> String {
     format!("ipv4/conf/{interface}/forwarding")
@@ -88,33 +88,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_switch_is_read_and_turned() {
+    fn sysctl_is_read_and_set() {
         let root = tempfile::tempdir().unwrap();
         let directory = root.path().join("proc/sys/net/ipv4/conf/br0");
         std::fs::create_dir_all(&directory).unwrap();
         std::fs::write(directory.join("forwarding"), "0\n").unwrap();
-        let switches = Sysctls::below(root.path());
-        let switch = "ipv4/conf/br0/forwarding";
-        assert_eq!(switches.get(switch).unwrap(), Some(false));
-        assert_eq!(switches.turn(switch, true).unwrap(), Some(true));
-        assert_eq!(switches.turn(switch, true).unwrap(), Some(false));
-        assert_eq!(switches.get(switch).unwrap(), Some(true));
+        let sysctls = Sysctls::below(root.path());
+        let name = "ipv4/conf/br0/forwarding";
+        assert_eq!(sysctls.get(name).unwrap(), Some(false));
+        assert_eq!(sysctls.set(name, true).unwrap(), Some(true));
+        assert_eq!(sysctls.set(name, true).unwrap(), Some(false));
+        assert_eq!(sysctls.get(name).unwrap(), Some(true));
     }
 
     #[test]
-    fn a_switch_that_is_not_there_is_no_error() {
+    fn missing_sysctl_is_no_error() {
         let root = tempfile::tempdir().unwrap();
-        let switches = Sysctls::below(root.path());
-        assert_eq!(switches.get("bridge/x").unwrap(), None);
-        assert_eq!(switches.turn("bridge/x", true).unwrap(), None);
+        let sysctls = Sysctls::below(root.path());
+        assert_eq!(sysctls.get("bridge/x").unwrap(), None);
+        assert_eq!(sysctls.set("bridge/x", true).unwrap(), None);
     }
 
     #[test]
-    fn the_error_names_the_switch() {
+    fn error_names_the_sysctl() {
         let root = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(root.path().join("proc/sys/net/bridge/x")).unwrap();
         let error = Sysctls::below(root.path())
-            .turn("bridge/x", true)
+            .set("bridge/x", true)
             .unwrap_err();
         assert!(
             error.to_string().ends_with("proc/sys/net/bridge/x"),

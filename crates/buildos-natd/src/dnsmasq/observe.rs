@@ -1,0 +1,105 @@
+//! natd's side of dnsmasq: writes the desired configuration and observes what dnsmasq
+//! does with it.
+
+use std::path::Path;
+
+use buildos_dbus_api::system::{self, UnitState};
+use buildos_service::file::{self, WriteError};
+use zbus::Connection;
+
+use crate::dnsmasq::paths::{ACTIVE, DESIRED, PID, RESOLV};
+
+/// The unit.
+pub const UNIT: &str = "buildos-dnsmasq.service";
+
+/// What dnsmasq does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Dnsmasq {
+    /// Serves with the desired configuration.
+    Serving,
+    /// Starts, or its supervisor is about to start it.
+    Starting,
+    /// Does not serve yet, for this reason.
+    Pending(&'static str),
+    /// Serves with another configuration than the desired one.
+    Outdated,
+    /// Does not serve and will not without an operator, for this reason.
+    Down(String),
+}
+
+impl Dnsmasq {
+    /// Judges a dnsmasq without a PID file by its unit; [`None`] if systemd did not
+    /// answer.
+    #[must_use]
+    pub fn judge(unit: Option<&UnitState>) -> Self {
+        let Some(unit) = unit else {
+            // During boot systemd may come to the bus after natd.
+            return Self::Pending("is in an unknown state: systemd does not answer");
+        };
+        match unit.active_state.as_str() {
+            "active" | "reloading" | "activating" => Self::Starting,
+            "deactivating" => Self::Pending("stops"),
+            "failed" => Self::Down(format!("failed; see journalctl -u {UNIT}")),
+            // Not started yet, or stopped by an operator.
+            _ if unit.load_state == "loaded" => Self::Pending("does not run"),
+            _ => Self::Down(format!("cannot run: {UNIT} is {}", unit.load_state)),
+        }
+    }
+}
+
+/// Writes the desired configuration and the name servers. Unchanged files are left
+/// alone.
+///
+/// # Errors
+///
+/// A file cannot be written.
+pub fn write(root: &Path, configuration: &str, resolv: &str) -> Result<(), WriteError> {
+    let replace =
+        |path, content: &str| file::replace(&root.join(path), content.as_bytes(), 0o644).map(drop);
+    replace(RESOLV, resolv)?;
+    replace(DESIRED, configuration)
+}
+
+/// Returns what dnsmasq does, compared with the desired configuration. Asks systemd only
+/// if there is no PID file.
+pub async fn observe(root: &Path, connection: &Connection, configuration: &str) -> Dnsmasq {
+    if !root.join(PID).exists() {
+        return Dnsmasq::judge(system::unit_state(connection, UNIT).await.as_ref());
+    }
+    match std::fs::read(root.join(ACTIVE)) {
+        Ok(active) if active == configuration.as_bytes() => Dnsmasq::Serving,
+        Ok(_) | Err(_) => Dnsmasq::Outdated,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unit_state_without_pid_file_decides_what_dnsmasq_does() {
+        for (active, load, expected) in [
+            ("active", "loaded", Dnsmasq::Starting),
+            ("activating", "loaded", Dnsmasq::Starting),
+            ("deactivating", "loaded", Dnsmasq::Pending("stops")),
+            (
+                "failed",
+                "loaded",
+                Dnsmasq::Down("failed; see journalctl -u buildos-dnsmasq.service".to_owned()),
+            ),
+            ("inactive", "loaded", Dnsmasq::Pending("does not run")),
+            (
+                "inactive",
+                "not-found",
+                Dnsmasq::Down("cannot run: buildos-dnsmasq.service is not-found".to_owned()),
+            ),
+        ] {
+            let unit = UnitState {
+                active_state: active.to_owned(),
+                load_state: load.to_owned(),
+            };
+            assert_eq!(Dnsmasq::judge(Some(&unit)), expected, "{active} {load}");
+        }
+        assert!(matches!(Dnsmasq::judge(None), Dnsmasq::Pending(_)));
+    }
+}

@@ -1,0 +1,14 @@
+//! Files by which natd, the supervisor and dnsmasq communicate, below the root.
+
+/// The configuration that natd desires. natd writes it, the supervisor reads it.
+pub const DESIRED: &str = "run/buildos/natd/dnsmasq.conf";
+/// The configuration that dnsmasq runs with: the supervisor's copy of [`DESIRED`].
+pub const ACTIVE: &str = "run/buildos/dnsmasq/dnsmasq.conf";
+/// Exists while dnsmasq serves. dnsmasq writes it once its sockets are bound; dnsmasq or
+/// the supervisor removes it at the end.
+pub const PID: &str = "run/buildos/dnsmasq/dnsmasq.pid";
+/// Name servers that dnsmasq forwards to. dnsmasq rereads the file when natd changes it:
+/// a new lease costs no restart.
+pub const RESOLV: &str = "run/buildos/natd/resolv.conf";
+/// Leases of machines; see [`crate::dnsmasq::leases`].
+pub const LEASES: &str = "run/buildos/dnsmasq/leases";

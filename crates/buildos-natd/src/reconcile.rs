@@ -1,0 +1,342 @@
+//! Observes the host, applies the difference from the desired state and judges the result.
+//!
+//! Order: the table, forwarding, bridge settings, dnsmasq's files, the probe. So packets
+//! are forwarded only once the table is installed, and the probe tests the whole.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use buildos_dbus_api::nat1::State;
+use buildos_dbus_api::network1::Network;
+use buildos_dbus_api::system;
+use buildos_probe::{REPORT, REQUEST};
+use buildos_service::text;
+use buildos_types::InterfaceName;
+use serde::de::DeserializeOwned;
+use tokio::time::Instant;
+use zbus::Connection;
+
+use crate::audit::{self, Finding};
+use crate::bridge::{self, Links};
+use crate::config::Settings;
+use crate::dbus::Published;
+use crate::desired::Desired;
+use crate::dnsmasq::observe::{self, Dnsmasq};
+use crate::firewall::bytecode::{ForeignTable, KernelTable};
+use crate::firewall::client;
+use crate::firewall::error::FirewallError;
+use crate::firewall::monitor::{Commit, Writer};
+use crate::firewall::policy::TABLE;
+use crate::messages;
+use crate::probe_request;
+use crate::probe_scheduler::{self, Health, ProbeScheduler};
+use crate::status::{Forwarding, Observed, Status};
+use crate::sysctl::{self, SysctlError, Sysctls};
+use crate::uplink_network::UplinkNetwork;
+
+/// Time between two checks while NAT is active: a changed sysctl causes no event.
+const ACTIVE_INTERVAL: Duration = Duration::from_secs(60);
+/// The same while a part is missing.
+const RETRY_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Keeps the host in the desired state.
+pub struct Reconciler {
+    root: PathBuf,
+    connection: Connection,
+    sysctls: Sysctls,
+    settings: Settings,
+    /// As published by netd, or why it cannot be used.
+    network: Result<UplinkNetwork, String>,
+    probes: ProbeScheduler,
+    /// The table that natd read back last.
+    installed: Option<KernelTable>,
+    /// The process that changed the ruleset since the last reconciliation.
+    last_writer: Option<Writer>,
+    /// Rules of other tables that affect machines, as last observed.
+    foreign: Vec<Finding>,
+    observed: Option<Observed>,
+    status: Status,
+    next_check: Instant,
+}
+
+impl Reconciler {
+    /// Creates a reconciler for the host below `root`, which resumes a probe's result.
+    #[must_use]
+    pub fn new(root: &Path, connection: &Connection, settings: Settings) -> Self {
+        let now = Instant::now();
+        let (request, report) = (
+            read_json(&root.join(REQUEST)),
+            read_json(&root.join(REPORT)),
+        );
+        Self {
+            sysctls: Sysctls::below(root),
+            settings,
+            network: Err(String::new()),
+            probes: ProbeScheduler::resume(request, report, now),
+            installed: None,
+            last_writer: None,
+            foreign: Vec::new(),
+            observed: None,
+            status: Status::waiting(""),
+            next_check: now,
+            root: root.to_owned(),
+            connection: connection.clone(),
+        }
+    }
+
+    /// Replaces the settings.
+    pub fn set_settings(&mut self, settings: Settings) {
+        self.settings = settings;
+    }
+
+    /// Takes netd's properties, [`None`] while netd is away. Returns true if they differ.
+    /// The last network stays desired while netd is away.
+    pub fn set_network(&mut self, network: Option<Network>) -> bool {
+        let network = match network {
+            Some(network) => UplinkNetwork::try_from(&network).map_err(|error| {
+                format!(
+                    "waiting for buildos-netd: {}",
+                    text::escape(&error.to_string())
+                )
+            }),
+            None if self.network.is_ok() => return false,
+            None => Err("waiting for buildos-netd, which is not running".to_owned()),
+        };
+        let changed = network != self.network;
+        self.network = network;
+        changed
+    }
+
+    /// Takes a notification of the ruleset.
+    pub fn ruleset_changed(&mut self, commit: Commit) {
+        self.last_writer = commit.last_writer;
+        // The change may affect machines.
+        self.probes.expedite(Instant::now());
+    }
+
+    /// Returns the state and its reason.
+    #[must_use]
+    pub fn status(&self) -> &Status {
+        &self.status
+    }
+
+    /// Returns the time of the next reconciliation if no event comes before.
+    #[must_use]
+    pub fn next_check(&self) -> Instant {
+        self.next_check
+    }
+
+    /// Returns the values of the D-Bus properties.
+    #[must_use]
+    pub fn published(&self, problems: Vec<String>) -> Published {
+        Published {
+            status: self.status.clone(),
+            network: self.network.clone().ok(),
+            observed: self.observed.clone(),
+            problems,
+        }
+    }
+
+    /// Brings the host into the desired state, as far as possible, and logs a changed
+    /// status.
+    pub async fn reconcile(&mut self, links: &Links) {
+        let status = match self.network.clone() {
+            Ok(network) => {
+                let desired = Desired::new(network, &self.settings);
+                let observed = self.apply(&desired, links).await;
+                let status = Status::judge(&desired.network, &observed);
+                self.observed = Some(observed);
+                status
+            }
+            Err(reason) => {
+                self.observed = None;
+                self.probes.hold();
+                Status::waiting(reason)
+            }
+        };
+        self.last_writer = None;
+        if status != self.status {
+            messages::status(&status);
+            self.status = status;
+        }
+        let settled = self.status.state == State::Active || self.network.is_err();
+        let interval = if settled {
+            ACTIVE_INTERVAL
+        } else {
+            RETRY_INTERVAL
+        };
+        let next = Instant::now() + interval;
+        self.next_check = self.probes.due().map_or(next, |due| due.min(next));
+    }
+
+    async fn apply(&mut self, desired: &Desired, links: &Links) -> Observed {
+        let table = self.apply_table(&desired.table).await;
+        let forwarding = match &table {
+            Ok(()) => self.apply_forwarding(&desired.network),
+            Err(_) => Forwarding::Held,
+        };
+        let bridge = match client::foreign_tables(TABLE).await {
+            Ok(foreign_tables) => {
+                self.audit(&foreign_tables, &desired.network);
+                self.apply_bridge(desired, &foreign_tables, links).await
+            }
+            Err(error) => {
+                // The last findings stay until the next attempt.
+                tracing::warn!("cannot read other tables: {}", text::chain(&error));
+                Ok(false)
+            }
+        };
+        let mut observed = Observed {
+            table: table.map_err(|error| text::chain(&error)),
+            forwarding,
+            bridge,
+            dnsmasq: self.apply_dnsmasq(desired).await,
+            foreign: self.foreign.clone(),
+            probe: Health::default(),
+        };
+        let possible = observed.can_be_probed(&desired.network);
+        observed.probe = self.probe(desired, possible).await;
+        observed
+    }
+
+    /// Installs the table unless the kernel has it.
+    async fn apply_table(&mut self, desired: &KernelTable) -> Result<(), FirewallError> {
+        let before = client::read(&desired.name).await?;
+        if let Some(difference) = desired.difference(before.as_ref()) {
+            client::install(desired).await?;
+            let after = client::read(&desired.name).await?;
+            if let Some(difference) = desired.difference(after.as_ref()) {
+                // A change between install and read causes a notification, and with it
+                // another attempt.
+                return Err(FirewallError::ReadBack {
+                    table: desired.name.clone(),
+                    difference,
+                });
+            }
+            if self.installed.as_ref() == Some(desired) {
+                messages::table_restored(self.last_writer.as_ref(), &difference);
+            } else {
+                messages::table_installed();
+            }
+        }
+        self.installed = Some(desired.clone());
+        Ok(())
+    }
+
+    fn apply_forwarding(&self, network: &UplinkNetwork) -> Forwarding {
+        for bridge in [&network.private_bridge, &network.public_bridge] {
+            match self.enable_forwarding(bridge) {
+                Ok(true) => {}
+                Ok(false) => return Forwarding::NoBridge(bridge.to_string()),
+                Err(error) => return Forwarding::Failed(text::chain(&error)),
+            }
+        }
+        Forwarding::On
+    }
+
+    /// Returns true if the bridge forwards, and false if it does not exist.
+    fn enable_forwarding(&self, bridge: &InterfaceName) -> Result<bool, SysctlError> {
+        let name = sysctl::forwarding(bridge);
+        match self.sysctls.set(&name, true)? {
+            None => return Ok(false),
+            Some(false) => return Ok(true),
+            Some(true) => {}
+        }
+        messages::forwarding(bridge);
+        Ok(self.sysctls.get(&name)? == Some(true))
+    }
+
+    /// Switches forwarding off. The table stays: without it machines would reach more of
+    /// the host.
+    pub fn stop_forwarding(&self) {
+        let Ok(network) = &self.network else {
+            tracing::warn!("stopped without knowing the bridges: forwarding is unchanged");
+            return;
+        };
+        for bridge in [&network.private_bridge, &network.public_bridge] {
+            if let Err(error) = self.sysctls.set(&sysctl::forwarding(bridge), false) {
+                tracing::error!("{}", text::chain(&error));
+            }
+        }
+        messages::stopped(network);
+    }
+
+    /// Audits the other tables and logs findings that are new and certain.
+    fn audit(&mut self, foreign_tables: &[ForeignTable], network: &UplinkNetwork) {
+        let found = audit::findings(foreign_tables, network);
+        let certain = |findings: &[Finding]| -> Vec<Finding> {
+            findings.iter().filter(|f| f.certain).cloned().collect()
+        };
+        let (before, now) = (certain(&self.foreign), certain(&found));
+        for finding in now.iter().filter(|finding| !before.contains(finding)) {
+            messages::foreign_drop(finding, self.last_writer.as_ref());
+        }
+        if now.is_empty() && !before.is_empty() {
+            messages::foreign_drop_gone();
+        }
+        self.foreign = found;
+    }
+
+    /// Applies the settings of br1 and its ports. Returns whether bridged frames pass
+    /// iptables.
+    async fn apply_bridge(
+        &self,
+        desired: &Desired,
+        foreign_tables: &[ForeignTable],
+        links: &Links,
+    ) -> Result<bool, String> {
+        for name in bridge::SYSCTLS_OF_ALL_BRIDGES {
+            let changed = self.sysctls.set(name, false);
+            if changed.map_err(|error| text::chain(&error))? == Some(true) {
+                messages::bridge_changed(&format!(
+                    "switched off net/{name}, which was on for all bridges"
+                ));
+            }
+        }
+        let passes = bridge::passes_iptables(desired.bridge_netfilter, foreign_tables);
+        let bridge = &desired.network.private_bridge;
+        let changes = links.apply(bridge, passes, desired.isolate).await;
+        for change in changes.map_err(|error| text::chain(&error))? {
+            messages::bridge_changed(&change);
+        }
+        Ok(passes)
+    }
+
+    async fn apply_dnsmasq(&mut self, desired: &Desired) -> Result<Dnsmasq, String> {
+        observe::write(&self.root, &desired.dnsmasq, &desired.resolv)
+            .map_err(|error| text::chain(&error))?;
+        let dnsmasq = observe::observe(&self.root, &self.connection, &desired.dnsmasq).await;
+        let last = self.observed.as_ref().map(|last| &last.dnsmasq);
+        if dnsmasq == Dnsmasq::Starting && last != Some(&Ok(Dnsmasq::Starting)) {
+            // The last result is that of the previous dnsmasq.
+            self.probes.hold();
+        }
+        Ok(dnsmasq)
+    }
+
+    /// Requests a probe when one is due, and returns the last result.
+    async fn probe(&mut self, desired: &Desired, possible: bool) -> Health {
+        match (&desired.probe, self.settings.probe_interval.get()) {
+            (Some(probe), Some(interval)) if possible => {
+                let report = read_json(&self.root.join(REPORT));
+                let now = Instant::now();
+                if self.probes.update(now, probe, interval, report) {
+                    let unit = system::unit_state(&self.connection, probe_scheduler::UNIT).await;
+                    let id = probe_request::new_id();
+                    if let Some(request) = self.probes.request(now, interval, unit.as_ref(), id) {
+                        probe_request::write(&self.root, &request);
+                    }
+                }
+            }
+            (Some(_), Some(_)) => self.probes.hold(),
+            (None, _) | (_, None) => self.probes.switch_off(),
+        }
+        self.probes.health()
+    }
+}
+
+/// Returns the content of a JSON file, or [`None`] if it is missing or invalid.
+fn read_json<T: DeserializeOwned>(path: &Path) -> Option<T> {
+    let bytes = std::fs::read(path).ok()?;
+    serde_json::from_slice(&bytes).ok()
+}
