@@ -37,6 +37,11 @@ def public_address(host: Host) -> str:
     return host.addresses("br0")[0].partition("/")[0]
 
 
+def dnsmasq_pid(host: Host) -> int:
+    """Process id of dnsmasq, by the host's own numbers; 0 while it does not serve."""
+    return int(host.run("cat /run/buildos/dnsmasq/dnsmasq.pid 2>/dev/null || echo 0"))
+
+
 def table_handle(host: Host) -> int:
     """Returns the handle of natd's table, which changes when natd replaces it."""
     listed = json.loads(host.run("nft --json list tables inet"))["nftables"]

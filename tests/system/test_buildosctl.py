@@ -97,7 +97,7 @@ def test_why_names_missing_carrier_then_missing_lease(host: Host, lan: Lan) -> N
 
 def test_why_names_nat_that_running_agent_lost(running: Host) -> None:
     wait_for_step(running, None, "ready")
-    running.systemctl("stop", "buildos-dnsmasq.path", "buildos-dnsmasq.service")
+    running.systemctl("stop", "buildos-dnsmasq.service")
     # The agent still runs, but its machines would get no address.
     verdict = wait_for_step(running, "nat")
     assert verdict["code"] == 15

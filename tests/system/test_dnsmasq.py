@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import pytest
 from host import Host
 from machine import Machine
-from nat import public_address, usage, wait_for_status, wait_until_ready
+from nat import dnsmasq_pid, public_address, usage, wait_for_status, wait_until_ready
 from simlan.lan import Lan
 
 _UNIT = "buildos-dnsmasq.service"
 _OTHER = "203.0.113.53"
 
-_ELSEWHERE = "[Path]\nPathChanged=\nPathChanged=/run/elsewhere\n"
+_SERVES = "dnsmasq serves"
 
-# Somebody else's name server, on an address of its own.
+# Another name server, on an address of its own.
 _TAKEN = """[Service]
 Type=forking
 ExecStart=/usr/sbin/dnsmasq --conf-file=/dev/null --no-resolv --no-hosts --pid-file= \
@@ -42,21 +43,70 @@ def test_dnsmasq_serves_machines_only(online: Host, lan: Lan) -> None:
     listening = online.run("ss -H -lntu '( sport = :53 or sport = :67 )'")
     addresses = {line.split()[4] for line in listening.splitlines()}
     assert addresses == {"172.23.0.1:53", "0.0.0.0%br1:67"}, listening
-    process = online.run(f"ps -o user= -p {online.main_pid(_UNIT)}").strip()
-    assert process in ("buildos-dnsmasq", "buildos+")
+    for pid in (online.main_pid(_UNIT), dnsmasq_pid(online)):
+        process = online.run(f"ps -o user= -p {pid}").strip()
+        assert process in ("buildos-dnsmasq", "buildos+")
 
 
-def test_configuration_overlooked_by_systemd_is_applied(host: Host, lan: Lan) -> None:
-    """It does while it reads its units again."""
+def test_dnsmasq_started_after_natd_takes_configuration(host: Host, lan: Lan) -> None:
     lan.serve_dhcp()
-    host.file("/etc/systemd/system/buildos-dnsmasq.path.d/test.conf", _ELSEWHERE)
+    host.file(
+        "/etc/systemd/system/buildos-dnsmasq.service.d/test.conf",
+        "[Unit]\nConditionPathExists=/go\n",
+    )
     host.start([lan])
-    wait_until_ready(host)
-    # What an operator stops stays down.
-    host.systemctl("stop", _UNIT)
-    host.wait_for(lambda: host.bus_property("nat1", "Ready") is False, "not ready")
     wait_for_status(host, "waiting for dnsmasq, which does not run")
-    assert "yet" not in host.status_text("buildos-natd.service")
+    host.run("touch /go")
+    host.systemctl("start", _UNIT)
+    wait_until_ready(host)
+
+
+def test_dnsmasq_without_configuration_waits(host: Host, lan: Lan) -> None:
+    lan.serve_dhcp()
+    host.file(
+        "/etc/systemd/system/buildos-natd.service.d/test.conf",
+        "[Unit]\nConditionPathExists=/go\n",
+    )
+    host.start([lan])
+    host.wait_for(lambda: host.active(_UNIT), "the supervisor is ready")
+    assert host.status_text(_UNIT) == "waiting for a configuration from buildos-natd"
+    assert dnsmasq_pid(host) == 0
+    host.run("touch /go")
+    host.systemctl("start", "buildos-natd.service")
+    wait_until_ready(host)
+    assert host.status_text(_UNIT) == _SERVES
+
+
+def test_dnsmasq_stopped_by_operator_stays_stopped(online: Host) -> None:
+    pid = dnsmasq_pid(online)
+    online.systemctl("stop", _UNIT)
+    assert not online.succeeds(f"test -e /proc/{pid}")
+    wait_for_status(online, "waiting for dnsmasq, which does not run")
+    online.configure("natd", "dhcp_lease_s = 900")
+    online.systemctl("reload", "buildos-natd.service")
+    wait_for_status(online, "waiting for dnsmasq, which does not run")
+    assert dnsmasq_pid(online) == 0
+    assert online.failed_units() == []
+    online.systemctl("start", _UNIT)
+    wait_until_ready(online)
+
+
+def test_dnsmasq_restarts_for_changed_configuration_within_the_unit(online: Host) -> None:
+    supervisor, dnsmasq = online.main_pid(_UNIT), dnsmasq_pid(online)
+    online.configure("natd", "dhcp_lease_s = 900")
+    online.systemctl("reload", "buildos-natd.service")
+    online.wait_for(lambda: dnsmasq_pid(online) not in (0, dnsmasq), "dnsmasq is restarted")
+    wait_until_ready(online)
+    assert ",900\n" in online.read("/run/buildos/dnsmasq/dnsmasq.conf")
+    assert online.main_pid(_UNIT) == supervisor
+
+
+def test_dnsmasq_survives_hangup(online: Host) -> None:
+    supervisor, dnsmasq = online.main_pid(_UNIT), dnsmasq_pid(online)
+    for whom in ("main", "all"):
+        online.systemctl("kill", "--signal=HUP", f"--kill-whom={whom}", _UNIT)
+    assert Machine(online).take_lease()
+    assert (online.main_pid(_UNIT), dnsmasq_pid(online)) == (supervisor, dnsmasq)
 
 
 def test_dnsmasq_starts_with_port_in_use_on_other_addresses(host: Host, lan: Lan) -> None:
@@ -80,7 +130,7 @@ def test_dnsmasq_follows_name_servers_of_uplink(host: Host, lan: Lan) -> None:
     machine = _machine(host)
     assert machine.succeeds("getent ahostsv4 gateway.lan.example")
     assert not machine.succeeds("getent ahostsv4 second.example")
-    pid = host.main_pid(_UNIT)
+    pid = dnsmasq_pid(host)
     lan.stop_dhcp()
     lan.serve_dhcp("--except-interface=lo", f"--dhcp-option=6,{_OTHER}")
     host.call("network1", "Renew")
@@ -88,16 +138,22 @@ def test_dnsmasq_follows_name_servers_of_uplink(host: Host, lan: Lan) -> None:
     host.wait_for(lambda: machine.succeeds("getent ahostsv4 second.example"), "it is asked")
     wait_until_ready(host)
     # Without a restart.
-    assert host.main_pid(_UNIT) == pid
+    assert dnsmasq_pid(host) == pid
 
 
-def test_dnsmasq_killed_keeps_leases(online: Host) -> None:
+@pytest.mark.parametrize("victim", ["dnsmasq", "supervisor", "both"])
+def test_dnsmasq_killed_keeps_leases(online: Host, victim: str) -> None:
     machine = Machine(online)
     address = machine.take_lease()
-    pid = online.main_pid(_UNIT)
-    online.run(f"kill -KILL {pid}")
-    online.wait_for(lambda: online.main_pid(_UNIT) not in (0, pid), "it is started again")
+    supervisor, dnsmasq = online.main_pid(_UNIT), dnsmasq_pid(online)
+    assert supervisor != dnsmasq
+    pids = {"dnsmasq": [dnsmasq], "supervisor": [supervisor], "both": [supervisor, dnsmasq]}
+    online.run(["kill", "-KILL", *(str(pid) for pid in pids[victim])])
+    online.wait_for(lambda: online.main_pid(_UNIT) not in (0, supervisor), "the unit is restarted")
+    online.wait_for(lambda: dnsmasq_pid(online) not in (0, dnsmasq), "dnsmasq is restarted")
     wait_until_ready(online)
+    # The old dnsmasq ended with its supervisor.
+    assert online.run("pgrep --exact --count dnsmasq").strip() == "1"
     assert [lease[0] for lease in usage(online, "Machines")] == [address]
     machine.run("ip address flush dev eth0")
     assert machine.take_lease() == address

@@ -13,6 +13,7 @@ from nat import (
     AGENT_TFTP,
     INSTALLED,
     RESTORED,
+    dnsmasq_pid,
     messages,
     now,
     packets,
@@ -212,14 +213,14 @@ def test_natd_killed_keeps_connections_and_counters(online: Host, lan: Lan) -> N
 def test_natd_restart_keeps_connections(online: Host, lan: Lan) -> None:
     machine = Machine(online)
     machine.take_lease()
-    handle, dnsmasq = table_handle(online), online.main_pid("buildos-dnsmasq.service")
+    handle, dnsmasq = table_handle(online), dnsmasq_pid(online)
     online.systemctl("restart", "buildos-natd.service")
     wait_until_ready(online)
     ping = " ".join(machine.command(["ping", "-q", "-i", "0.02", "-c", "100", lan.address]))
     pings = online.run(f"{ping} & systemctl restart buildos-natd.service; wait")
     assert " 0% packet loss" in pings
     assert table_handle(online) == handle
-    assert online.main_pid("buildos-dnsmasq.service") == dnsmasq
+    assert dnsmasq_pid(online) == dnsmasq
 
 
 def test_natd_stopped_disables_forwarding(online: Host, lan: Lan) -> None:

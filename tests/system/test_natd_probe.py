@@ -7,7 +7,7 @@ import json
 import pytest
 from host import Host
 from machine import Machine
-from nat import usage, wait_for_status, wait_until_ready
+from nat import dnsmasq_pid, usage, wait_for_status, wait_until_ready
 from simlan.lan import Lan
 
 _UNIT = "buildos-probe.service"
@@ -56,7 +56,7 @@ def test_probe_is_repeated(host: Host, lan: Lan) -> None:
 
 
 def test_probe_without_dhcp_fails_at_lease(online: Host) -> None:
-    pid = online.main_pid("buildos-dnsmasq.service")
+    pid = dnsmasq_pid(online)
     online.run(f"kill -STOP {pid}")
     online.run("nft add table ip awake")
     wait_for_status(online, "step lease of the probe: 172.23.0.1 does not answer DHCP")
