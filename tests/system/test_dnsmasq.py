@@ -38,6 +38,13 @@ def _machine(host: Host) -> Machine:
     return machine
 
 
+def _set_lease_time(host: Host, seconds: int) -> None:
+    """Changes dnsmasq's configuration."""
+    text = f"dhcp_lease_s = {seconds}"
+    host.run(f"mkdir -p /etc/buildos/natd.conf.d; echo '{text}' >/etc/buildos/natd.conf.d/1.toml")
+    host.systemctl("reload", "buildos-natd.service")
+
+
 def test_dnsmasq_serves_machines_only(online: Host, lan: Lan) -> None:
     assert lan.address in _machine(online).run("getent ahostsv4 gateway.lan.example")
     listening = online.run("ss -H -lntu '( sport = :53 or sport = :67 )'")
@@ -82,8 +89,7 @@ def test_dnsmasq_stopped_by_operator_stays_stopped(online: Host) -> None:
     online.systemctl("stop", _UNIT)
     assert not online.succeeds(f"test -e /proc/{pid}")
     wait_for_status(online, "waiting for dnsmasq, which does not run")
-    online.configure("natd", "dhcp_lease_s = 900")
-    online.systemctl("reload", "buildos-natd.service")
+    _set_lease_time(online, 900)
     wait_for_status(online, "waiting for dnsmasq, which does not run")
     assert dnsmasq_pid(online) == 0
     assert online.failed_units() == []
@@ -93,8 +99,7 @@ def test_dnsmasq_stopped_by_operator_stays_stopped(online: Host) -> None:
 
 def test_dnsmasq_restarts_for_changed_configuration_within_the_unit(online: Host) -> None:
     supervisor, dnsmasq = online.main_pid(_UNIT), dnsmasq_pid(online)
-    online.configure("natd", "dhcp_lease_s = 900")
-    online.systemctl("reload", "buildos-natd.service")
+    _set_lease_time(online, 900)
     online.wait_for(lambda: dnsmasq_pid(online) not in (0, dnsmasq), "dnsmasq is restarted")
     wait_until_ready(online)
     assert ",900\n" in online.read("/run/buildos/dnsmasq/dnsmasq.conf")

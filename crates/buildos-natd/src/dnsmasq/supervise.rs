@@ -94,12 +94,12 @@ async fn run(root: &Path, program: &str) -> Result<ExitCode, SuperviseError> {
         supervisor.publish_status();
         tokio::select! {
             biased;
-            signal = signals.next() => match signal {
-                Signal::SIGTERM => {
+            request = signals.next() => match request {
+                Request::Stop => {
                     supervisor.stop().await?;
                     return Ok(ExitCode::SUCCESS);
                 }
-                other => supervisor.signal(other),
+                Request::Pass(signal) => supervisor.signal(signal),
             },
             status = supervisor.ended() => {
                 let status = status?;
@@ -109,6 +109,14 @@ async fn run(root: &Path, program: &str) -> Result<ExitCode, SuperviseError> {
             changed = watch.changed() => changed?,
         }
     }
+}
+
+/// A request of systemd or an operator.
+enum Request {
+    /// SIGTERM or SIGINT.
+    Stop,
+    /// A signal for dnsmasq.
+    Pass(Signal),
 }
 
 /// The signals that the supervisor handles.
@@ -131,14 +139,14 @@ impl Signals {
         })
     }
 
-    /// Waits for a signal; SIGINT is returned as SIGTERM. Cancel-safe.
-    async fn next(&mut self) -> Signal {
+    /// Waits for a signal. Cancel-safe.
+    async fn next(&mut self) -> Request {
         tokio::select! {
-            _ = self.terminate.recv() => Signal::SIGTERM,
-            _ = self.interrupt.recv() => Signal::SIGTERM,
-            _ = self.hangup.recv() => Signal::SIGHUP,
-            _ = self.user1.recv() => Signal::SIGUSR1,
-            _ = self.user2.recv() => Signal::SIGUSR2,
+            _ = self.terminate.recv() => Request::Stop,
+            _ = self.interrupt.recv() => Request::Stop,
+            _ = self.hangup.recv() => Request::Pass(Signal::SIGHUP),
+            _ = self.user1.recv() => Request::Pass(Signal::SIGUSR1),
+            _ = self.user2.recv() => Request::Pass(Signal::SIGUSR2),
         }
     }
 }
@@ -328,11 +336,20 @@ while :; do sleep 0.05; done
             self.supervisor.reconcile().await.unwrap();
         }
 
-        /// Waits until dnsmasq serves; returns the status that systemd gets.
-        async fn serving(&mut self) -> &'static str {
-            while self.read(PID).is_empty() {
+        async fn wait_for(&self, path: &str, part: &str) {
+            let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+            while !self.read(path).contains(part) {
+                assert!(
+                    tokio::time::Instant::now() < deadline,
+                    "no {part:?} in {path}"
+                );
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
+        }
+
+        /// Waits until dnsmasq serves; returns the status that systemd gets.
+        async fn serving(&mut self) -> &'static str {
+            self.wait_for(PID, "\n").await;
             self.supervisor.publish_status();
             self.supervisor.status
         }
@@ -391,9 +408,7 @@ while :; do sleep 0.05; done
         trial.configure("one\n").await;
         trial.serving().await;
         trial.supervisor.signal(Signal::SIGHUP);
-        while !trial.read("starts").contains("HUP") {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        trial.wait_for("starts", "HUP").await;
         assert!(trial.supervisor.dnsmasq.is_some());
     }
 
