@@ -1,4 +1,5 @@
-//! What an operator may set, in `natd.conf.d` and as `buildos.natd.*`.
+//! natd's configuration: files in `natd.conf.d`, `buildos.natd.*` on the kernel command
+//! line.
 
 use std::time::Duration;
 
@@ -9,18 +10,18 @@ use serde::Deserialize;
 
 use crate::firewall::model::Transport;
 
-/// Settings in force.
+/// The active settings.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Settings {
     /// `dhcp_lease_s`.
     pub lease: LeaseTime,
-    /// `open_ports`: what of the host machines may use besides DHCP, DNS, TFTP.
+    /// `open_ports`: ports of the host that machines may use besides DHCP, DNS and TFTP.
     pub open: Vec<Port>,
-    /// `isolate_machines`: machines do not reach each other.
+    /// `isolate_machines`: machines cannot reach each other.
     pub isolate: bool,
-    /// `block_private`: machines do not reach private ranges behind the uplink.
+    /// `block_private`: machines cannot reach private networks behind the uplink.
     pub block_private: bool,
-    /// `allow_private`: exceptions from that.
+    /// `allow_private`: networks excepted from `block_private`.
     pub allow_private: Vec<Ipv4Net>,
     /// `bridge_netfilter`.
     pub bridge_netfilter: BridgeNetfilter,
@@ -28,12 +29,12 @@ pub struct Settings {
     pub probe_interval: ProbeInterval,
     /// `probe_name`: a name that must resolve.
     pub probe_name: Option<Name>,
-    /// `probe_targets`: of these, one must be reached; none: the gateway and the
-    /// name servers of the uplink.
+    /// `probe_targets`: a probe must reach one of them. Empty: the gateway and the name
+    /// servers of the uplink.
     pub probe_targets: Vec<Target>,
 }
 
-/// A port of the host, as `tcp:8080`.
+/// A port of the host, written `tcp:8080`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Port {
@@ -43,7 +44,7 @@ pub struct Port {
     pub number: u16,
 }
 
-/// Not a port.
+/// The text is not a port.
 #[derive(Debug, thiserror::Error)]
 #[error("{0:?} is not tcp:NUMBER or udp:NUMBER with a number from 1 to 65535")]
 pub struct NotAPort(String);
@@ -65,12 +66,12 @@ impl TryFrom<String> for Port {
     }
 }
 
-/// Whether frames that are bridged on br1 pass iptables.
+/// Decides whether frames bridged on br1 pass iptables.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum BridgeNetfilter {
-    /// When there is a rule that matches ports of a bridge (iptables' physdev),
-    /// as the build bot's agent makes them.
+    /// While a rule matches ports of a bridge (iptables' physdev), as rules of the build
+    /// bot's agent do.
     #[default]
     Auto,
     /// Always.
@@ -79,18 +80,18 @@ pub enum BridgeNetfilter {
     Off,
 }
 
-/// How often machines' network is tried out; 0: never.
+/// Seconds between two probes; 0 switches probes off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "u32")]
 pub struct ProbeInterval(u32);
 
-/// Not a time between two probes.
+/// The number is not an interval between two probes.
 #[derive(Debug, thiserror::Error)]
 #[error("{0} is neither 0 (no probes) nor between 10 and 86400 (a day) seconds")]
 pub struct NotAProbeInterval(u32);
 
 impl ProbeInterval {
-    /// The time; [`None`] for no probes.
+    /// Returns the interval, or [`None`] if probes are off.
     #[must_use]
     pub fn get(self) -> Option<Duration> {
         (self.0 > 0).then(|| Duration::from_secs(self.0.into()))
@@ -98,7 +99,7 @@ impl ProbeInterval {
 }
 
 impl Default for ProbeInterval {
-    /// Five minutes: a probe costs some twenty packets.
+    /// Five minutes. A probe costs about twenty packets.
     fn default() -> Self {
         Self(300)
     }
@@ -115,18 +116,18 @@ impl TryFrom<u32> for ProbeInterval {
     }
 }
 
-/// How long a machine on br1 may keep its address without asking again.
+/// The lease time of machines on br1, in seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "u32")]
 pub struct LeaseTime(u32);
 
-/// Not a time that dnsmasq and machines can live with.
+/// The number is outside of the limits of dnsmasq or of reason.
 #[derive(Debug, thiserror::Error)]
 #[error("{0} is not between 120 (two minutes, dnsmasq's least) and 604800 (a week) seconds")]
 pub struct NotALeaseTime(u32);
 
 impl LeaseTime {
-    /// The time.
+    /// Returns the lease time.
     #[must_use]
     pub fn get(self) -> Duration {
         Duration::from_secs(self.0.into())
@@ -134,8 +135,8 @@ impl LeaseTime {
 }
 
 impl Default for LeaseTime {
-    /// An hour: machines are many and short-lived, their addresses should
-    /// come back soon; those that live longer renew.
+    /// One hour. Machines are many and short-lived: their addresses must become free
+    /// soon. Longer-lived machines renew.
     fn default() -> Self {
         Self(3600)
     }
@@ -152,7 +153,7 @@ impl TryFrom<u32> for LeaseTime {
     }
 }
 
-/// Every key, with where its value goes.
+/// Returns the schema of the configuration.
 #[must_use]
 pub fn schema() -> Schema<Settings> {
     Schema::new("natd")
@@ -221,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn the_lease_time_is_taken_within_its_bounds() {
+    fn lease_time_outside_limits_is_refused() {
         let (settings, problems) = load("dhcp_lease_s = 600");
         assert_eq!(settings.lease.get(), Duration::from_secs(600));
         assert_eq!(problems, [""; 0]);
@@ -234,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn ports_are_opened_by_protocol_and_number() {
+    fn port_needs_protocol_and_number() {
         let (settings, problems) = load(r#"open_ports = ["tcp:8080", "udp:123"]"#);
         let ports: Vec<_> = settings.open.iter().map(|port| port.number).collect();
         assert_eq!((ports, problems), (vec![8080, 123], vec![]));
@@ -246,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn probes_are_configured() {
+    fn probe_keys_are_checked() {
         let (settings, problems) = load(
             "probe_interval_s = 60\nprobe_name = \"a.example\"\n\
              probe_targets = [\"tcp:192.0.2.1:443\", \"echo:192.0.2.2\"]\n\

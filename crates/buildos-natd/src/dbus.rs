@@ -84,7 +84,7 @@ impl Manager {
         self.published.status.state.as_str()
     }
 
-    /// One line for people: what is in force, or what is missing.
+    /// One line for people: what is active, or which requirement is missing.
     #[zbus(property)]
     fn reason(&self) -> &str {
         &self.published.status.reason
@@ -96,14 +96,14 @@ impl Manager {
         self.published.status.state == State::Active
     }
 
-    /// Whether table `inet buildos` was installed and read back.
+    /// True if table `inet buildos` was installed and read back.
     #[zbus(property)]
     fn table_installed(&self) -> bool {
         self.observed()
             .is_some_and(|observed| observed.table.is_ok())
     }
 
-    /// Whether dnsmasq serves the private bridge.
+    /// True if dnsmasq serves the private bridge.
     #[zbus(property, name = "DHCPServing")]
     fn dhcp_serving(&self) -> bool {
         self.observed()
@@ -152,15 +152,15 @@ impl Manager {
         }
     }
 
-    /// Whether frames that are bridged on the private bridge pass iptables.
+    /// True if frames bridged on the private bridge pass iptables.
     #[zbus(property)]
     fn bridge_netfilter(&self) -> bool {
         self.observed()
             .is_some_and(|observed| observed.bridge == Ok(true))
     }
 
-    /// What is known of the network that a machine has: `off`, `pending`,
-    /// `passed` or `failed`.
+    /// Result of the last probe of a machine's network: `off`, `pending`, `passed` or
+    /// `failed`.
     #[zbus(property)]
     fn probe(&self) -> &str {
         self.observed()
@@ -168,8 +168,8 @@ impl Manager {
             .as_str()
     }
 
-    /// The step that the last probe failed at: `link`, `lease`, `names`,
-    /// `outside`, or empty.
+    /// The step at which the last probe failed: `link`, `lease`, `names`, `outside`, or
+    /// empty.
     #[zbus(property)]
     fn probe_step(&self) -> &str {
         let report = self.observed().and_then(|o| o.probe.report.as_ref());
@@ -179,28 +179,28 @@ impl Manager {
         }
     }
 
-    /// What came of the last probe, on one line, or empty.
+    /// Report of the last probe on one line, or empty.
     #[zbus(property)]
     fn probe_result(&self) -> String {
         let report = self.observed().and_then(|o| o.probe.report.as_ref());
         report.map(ToString::to_string).unwrap_or_default()
     }
 
-    /// When it ended (microseconds since 1970), or 0.
+    /// End of the last probe in microseconds since 1970, or 0.
     #[zbus(property, name = "ProbeUSec")]
     fn probe_usec(&self) -> u64 {
         let report = self.observed().and_then(|o| o.probe.report.as_ref());
         report.map_or(0, |report| report.finished_us)
     }
 
-    /// Errors in the configuration, one line each; empty when it is sound.
+    /// Errors in the configuration, one line each.
     #[zbus(property)]
     fn configuration_problems(&self) -> Vec<String> {
         self.published.problems.clone()
     }
 }
 
-/// What is read afresh each time.
+/// Properties that are read from the host at each access, without signals.
 #[derive(Debug)]
 pub struct Usage {
     root: PathBuf,
@@ -208,29 +208,32 @@ pub struct Usage {
 
 #[interface(name = "org.build2.buildos.nat1.Usage")]
 impl Usage {
-    /// Machines with a lease: address, hardware address, end of the lease
-    /// (seconds since 1970, 0 for never).
+    /// Machines with a lease: address, MAC address, end of the lease in seconds since
+    /// 1970 (0 for never).
     #[zbus(property(emits_changed_signal = "false"))]
     async fn machines(&self) -> fdo::Result<Vec<(String, String, u64)>> {
         let path = self.root.join(paths::LEASES);
         let file = match std::fs::read(&path) {
             Ok(file) => file,
-            // dnsmasq has not run yet.
+            // dnsmasq never ran.
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
             Err(error) => {
                 let path = path.display();
                 return Err(fdo::Error::Failed(format!("cannot read {path}: {error}")));
             }
         };
-        let probe = buildos_probe::MAC.to_string();
         Ok(leases::parse(&String::from_utf8_lossy(&file))
-            .filter(|lease| lease.mac != probe)
-            .map(|lease| (lease.address.to_string(), lease.mac, lease.expires))
+            // The probe is not a machine.
+            .filter(|lease| lease.mac != buildos_probe::MAC)
+            .map(|lease| {
+                let (address, mac) = (lease.address.to_string(), lease.mac.to_string());
+                (address, mac, lease.expires)
+            })
             .collect())
     }
 
-    /// Packets and bytes by what was done with them, since the table was
-    /// installed. `new connections` has one packet for each connection.
+    /// Packets and bytes for each rule comment, since the table was installed.
+    /// `new connections` counts one packet for each connection.
     #[zbus(property(emits_changed_signal = "false"))]
     async fn counters(&self) -> fdo::Result<HashMap<String, (u64, u64)>> {
         let counts = client::counts(policy::TABLE)
@@ -238,7 +241,7 @@ impl Usage {
             .map_err(|error| fdo::Error::Failed(text::chain(&error)))?;
         let mut counters: HashMap<String, (u64, u64)> = HashMap::new();
         for (comment, count) in counts {
-            // Several rules may do the same.
+            // Several rules may have the same comment.
             let sum = counters.entry(comment).or_default();
             sum.0 = sum.0.saturating_add(count.packets);
             sum.1 = sum.1.saturating_add(count.bytes);
@@ -246,8 +249,7 @@ impl Usage {
         Ok(counters)
     }
 
-    /// Connections that the kernel keeps track of now, the host's own among
-    /// them, and how many it can.
+    /// Number and limit of connections tracked by the kernel, including the host's own.
     #[zbus(property(emits_changed_signal = "false"))]
     async fn tracked_connections(&self) -> fdo::Result<(u32, u32)> {
         let number = |name: &str| {
@@ -266,7 +268,7 @@ mod tests {
     use zbus::object_server::Interface as _;
 
     #[test]
-    fn the_xml_of_record_is_what_is_served() {
+    fn served_interface_equals_xml_of_record() {
         let manager = Manager {
             published: Published {
                 status: Status::waiting(""),

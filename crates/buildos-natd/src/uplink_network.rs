@@ -1,36 +1,36 @@
-//! Where natd works: the two bridges, the private network and the name
-//! servers, as netd published them, checked.
+//! Validates what netd publishes: the two bridges, the private network, name servers and
+//! the uplink.
 
 use std::net::{IpAddr, Ipv4Addr};
 
 use buildos_dbus_api::network1::Network;
 use buildos_types::{InterfaceName, PrivateNetwork};
 
-/// Everything about the host's network that natd acts on.
+/// The part of netd's properties that natd acts on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UplinkNetwork {
     /// The bridge with the uplink.
     pub public_bridge: InterfaceName,
     /// The bridge of the build machines.
     pub private_bridge: InterfaceName,
-    /// The host on the private bridge.
+    /// The private bridge's address and network.
     pub private_network: PrivateNetwork,
-    /// Name servers of the uplink, in its order.
+    /// Name servers of the uplink, in the order of the lease.
     pub dns: Vec<IpAddr>,
-    /// The uplink, or what netd says why there is none.
+    /// The uplink, or netd's reason why there is no uplink.
     pub uplink: Result<Uplink, String>,
 }
 
-/// The way out.
+/// The connection to the LAN.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Uplink {
-    /// The default gateway; a network may have none.
+    /// The default gateway, if the network has one.
     pub gateway: Option<Ipv4Addr>,
 }
 
 #[cfg(test)]
 impl UplinkNetwork {
-    /// Without name servers, and with an uplink that has no gateway.
+    /// Returns a network without name servers and without a gateway.
     pub(crate) fn example() -> Self {
         Self {
             public_bridge: InterfaceName::new("br0").unwrap(),
@@ -42,14 +42,14 @@ impl UplinkNetwork {
     }
 }
 
-/// Why there is no [`UplinkNetwork`] yet.
+/// Why netd's properties are not an [`UplinkNetwork`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UplinkNetworkError {
     /// netd has not given br1 its address yet.
     #[error("the private bridge has no address yet")]
     NoPrivateNetwork,
-    /// netd is newer or older than we are, or mistaken.
-    #[error("buildos-netd published {what} {value:?}, which cannot be")]
+    /// netd has another version than natd, or a bug.
+    #[error("buildos-netd published an invalid {what}: {value:?}")]
     Unusable {
         /// Which property.
         what: &'static str,
@@ -72,11 +72,11 @@ impl TryFrom<&Network> for UplinkNetwork {
         let bridge = |what, name: &str| InterfaceName::new(name).map_err(|_| unusable(what, name));
         let private = &network.private_network;
         Ok(Self {
-            public_bridge: bridge("the public bridge", &network.public_bridge)?,
-            private_bridge: bridge("the private bridge", &network.private_bridge)?,
+            public_bridge: bridge("public bridge", &network.public_bridge)?,
+            private_bridge: bridge("private bridge", &network.private_bridge)?,
             private_network: private
                 .parse()
-                .map_err(|_| unusable("the private network", private))?,
+                .map_err(|_| unusable("private network", private))?,
             dns: network
                 .dns
                 .iter()
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn what_netd_publishes_is_a_site() {
+    fn published_network_is_accepted() {
         let network = UplinkNetwork::try_from(&network()).unwrap();
         assert_eq!(network.public_bridge.as_str(), "br0");
         assert_eq!(network.private_network.to_string(), "172.23.0.1/16");
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn without_an_uplink_there_is_a_site_that_says_why() {
+    fn missing_uplink_has_netds_reason() {
         let network = Network {
             online: false,
             reason: "no carrier on eth0".to_owned(),
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_private_network_there_is_none() {
+    fn missing_private_network_is_an_error() {
         let network = Network {
             private_network: String::new(),
             ..network()
@@ -150,14 +150,14 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_is_named() {
+    fn invalid_property_is_named_in_the_error() {
         let network = Network {
             private_bridge: "br1\nport=53".to_owned(),
             ..network()
         };
         assert_eq!(
             UplinkNetwork::try_from(&network).unwrap_err().to_string(),
-            "buildos-netd published the private bridge \"br1\\nport=53\", which cannot be"
+            "buildos-netd published an invalid private bridge: \"br1\\nport=53\""
         );
     }
 }

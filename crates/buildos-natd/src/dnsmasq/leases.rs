@@ -1,26 +1,34 @@
-//! The machines that have an address: dnsmasq's file of leases.
+//! Parses dnsmasq's lease file: the machines that have an address.
 //!
-//! A line has the end of the lease (seconds since 1970; 0 is never), the
-//! hardware address, the address, the name (`*` for none) and the client
-//! identifier (`*` for none), with spaces between them; dnsmasq(8) writes the
-//! file and rewrites it in place. What a machine chose itself, its name and its
-//! identifier, is not looked at.
+//! The fields of a line, separated by spaces (dnsmasq(8)):
+//!
+//! | field | content |
+//! |---|---|
+//! | 1 | end of the lease in seconds since 1970, 0 for never |
+//! | 2 | MAC address |
+//! | 3 | IPv4 address |
+//! | 4 | host name, `*` if the machine sent none |
+//! | 5 | client identifier, `*` if the machine sent none |
+//!
+//! Fields 4 and 5 are chosen by the machine and ignored. dnsmasq rewrites the file in
+//! place, so the last line may be incomplete.
 
 use std::net::Ipv4Addr;
+
+use buildos_types::MacAddress;
 
 /// A lease of a machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lease {
-    /// The address.
+    /// The leased address.
     pub address: Ipv4Addr,
-    /// Hardware address, as `aa:bb:cc:dd:ee:ff`.
-    pub mac: String,
-    /// When it ends: seconds since 1970, 0 for never.
+    /// The machine's MAC address.
+    pub mac: MacAddress,
+    /// End of the lease in seconds since 1970, 0 for never.
     pub expires: u64,
 }
 
-/// The leases in the text of the file. Lines that are none, as a line that is
-/// just being written, are left out.
+/// Returns the leases in the text of the file. Other and incomplete lines are skipped.
 pub fn parse(text: &str) -> impl Iterator<Item = Lease> {
     text.lines().filter_map(lease)
 }
@@ -28,25 +36,14 @@ pub fn parse(text: &str) -> impl Iterator<Item = Lease> {
 fn lease(line: &str) -> Option<Lease> {
     let mut fields = line.split(' ');
     let (expires, mac, address) = (fields.next()?, fields.next()?, fields.next()?);
-    // A line that ends before them is not finished.
+    // A line without these fields is incomplete.
     let (_name, _identifier) = (fields.next()?, fields.next()?);
     Some(Lease {
         address: address.parse().ok()?,
-        mac: hardware(mac)?,
+        // dnsmasq puts the hardware type before addresses that are not Ethernet's.
+        mac: mac.parse().ok()?,
         expires: expires.parse().ok()?,
     })
-}
-
-/// An Ethernet address, which dnsmasq writes without its type (1).
-fn hardware(text: &str) -> Option<String> {
-    let mut octets = 0;
-    for octet in text.split(':') {
-        if octet.len() != 2 || !octet.chars().all(|c| c.is_ascii_hexdigit()) {
-            return None;
-        }
-        octets += 1;
-    }
-    (octets == 6).then(|| text.to_ascii_lowercase())
 }
 
 #[cfg(test)]
@@ -66,10 +63,10 @@ duid 00:01:00:01
 ";
 
     #[test]
-    fn leases_of_machines() {
+    fn lines_of_machines_are_leases() {
         let lease = |address, mac: &str, expires| Lease {
             address: Ipv4Addr::from(address),
-            mac: mac.to_owned(),
+            mac: mac.parse().unwrap(),
             expires,
         };
         assert_eq!(
@@ -82,7 +79,7 @@ duid 00:01:00:01
     }
 
     #[test]
-    fn what_is_none_is_left_out() {
+    fn malformed_lines_are_skipped() {
         for line in [
             "",
             "x",
@@ -102,9 +99,9 @@ duid 00:01:00:01
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(4096))]
 
-        /// A good file with bytes changed, removed and put in.
+        /// A valid file with bytes changed, removed and inserted.
         #[test]
-        fn no_file_does_harm(
+        fn damaged_file_yields_valid_leases_only(
             edits in proptest::collection::vec((0_usize..220, 0_u8..3, any::<u8>()), 0..12),
         ) {
             let mut bytes = FILE.as_bytes().to_vec();
@@ -123,13 +120,14 @@ duid 00:01:00:01
                 }
             }
             for lease in parse(&String::from_utf8_lossy(&bytes)) {
-                prop_assert_eq!(lease.mac.len(), 17);
-                prop_assert!(lease.mac.chars().all(|c| c == ':' || c.is_ascii_hexdigit()));
+                let mac = lease.mac.to_string();
+                prop_assert_eq!(mac.len(), 17);
+                prop_assert!(mac.chars().all(|c| c == ':' || c.is_ascii_hexdigit()));
             }
         }
 
         #[test]
-        fn nor_does_any_text(text: String) {
+        fn any_text_is_parsed_without_panic(text: String) {
             let _ = leases(&text);
         }
     }
