@@ -29,7 +29,7 @@ pub(crate) enum Invocation {
     Version,
 }
 
-/// Flags and operands as they stand on the command line.
+/// The flags and operands on a command line.
 #[derive(Default)]
 struct Given {
     json: bool,
@@ -92,7 +92,7 @@ impl Given {
             }
             Flag::Daemon => self.daemon = Some(parser.value()?.string()?),
             Flag::Cmdline => self.cmdline = Some(parser.value()?.string()?),
-            // No command has them: they are taken before.
+            // `parse` returns at these.
             Flag::Help | Flag::Version => {}
         }
         Ok(())

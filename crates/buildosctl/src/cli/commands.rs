@@ -32,7 +32,7 @@ pub(crate) struct Command {
     pub(crate) summary: &'static str,
     /// Lines of at most 80 columns for the help of the command, or empty.
     pub(crate) details: &'static str,
-    /// The ways to call it, one a line of the synopsis.
+    /// The ways to call it; each is a line of the synopsis.
     pub(crate) forms: &'static [Form],
 }
 
@@ -52,7 +52,7 @@ pub(crate) enum Operands {
     None,
     /// Any number of agents, as `bbot@default`.
     Agents,
-    /// Anything; journalctl(1) gets it.
+    /// Any arguments, for journalctl(1).
     Journalctl,
     /// One file or more.
     Files,
@@ -85,7 +85,7 @@ pub(crate) enum Value {
     Text,
 }
 
-/// Flags that stand with or without a command.
+/// Flags that are valid with and without a command.
 pub(crate) const GLOBAL: [Flag; 2] = [Flag::Help, Flag::Version];
 
 /// The command that runs if the command line names no command.
@@ -251,7 +251,7 @@ a mistake in FILE or in the configuration that it gives to the daemons.
     },
 ];
 
-/// Finds the command of that name.
+/// Finds a command by its name.
 pub(crate) fn find(name: &str) -> Option<&'static Command> {
     COMMANDS.iter().find(|command| command.name == name)
 }

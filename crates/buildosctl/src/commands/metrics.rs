@@ -28,6 +28,24 @@ pub(crate) fn render(host: &Host) -> String {
     );
     out.sample("buildos_why_code", &[], verdict.exit_code().into());
 
+    daemons(host, &mut out);
+    out.family(
+        "buildos_clock_synchronised",
+        "gauge",
+        "1 if the kernel reports a synchronised clock.",
+    );
+    out.sample(
+        "buildos_clock_synchronised",
+        &[],
+        host.clock_synchronised.into(),
+    );
+    network(host, &mut out);
+    nat(host, &mut out);
+    agents(host, &mut out);
+    out.0
+}
+
+fn daemons(host: &Host, out: &mut Page) {
     out.family("buildos_up", "gauge", "1 if a daemon answers on the bus.");
     for daemon in [
         Daemon::Netd,
@@ -43,23 +61,15 @@ pub(crate) fn render(host: &Host) -> String {
         "gauge",
         "Mistakes in a daemon's configuration.",
     );
+    let netd = host.network.as_ref().map(|n| &n.configuration_problems);
+    let hostnamed = host.name.as_ref().map(|n| &n.configuration_problems);
+    let natd = host.nat.as_ref().map(|n| &n.configuration_problems);
+    let agentd = host.manager.as_ref().map(|m| &m.configuration_problems);
     for (daemon, problems) in [
-        (
-            Daemon::Netd,
-            host.network.as_ref().map(|n| &n.configuration_problems),
-        ),
-        (
-            Daemon::Hostnamed,
-            host.name.as_ref().map(|n| &n.configuration_problems),
-        ),
-        (
-            Daemon::Natd,
-            host.nat.as_ref().map(|n| &n.configuration_problems),
-        ),
-        (
-            Daemon::Agentd,
-            host.manager.as_ref().map(|m| &m.configuration_problems),
-        ),
+        (Daemon::Netd, netd),
+        (Daemon::Hostnamed, hostnamed),
+        (Daemon::Natd, natd),
+        (Daemon::Agentd, agentd),
     ] {
         let Some(problems) = problems else { continue };
         let labels = [("daemon", daemon.unit())];
@@ -69,20 +79,6 @@ pub(crate) fn render(host: &Host) -> String {
             count(problems.len()),
         );
     }
-    out.family(
-        "buildos_clock_synchronised",
-        "gauge",
-        "1 if the kernel reports a synchronised clock.",
-    );
-    out.sample(
-        "buildos_clock_synchronised",
-        &[],
-        host.clock_synchronised.into(),
-    );
-    network(host, &mut out);
-    nat(host, &mut out);
-    agents(host, &mut out);
-    out.0
 }
 
 fn network(host: &Host, out: &mut Page) {

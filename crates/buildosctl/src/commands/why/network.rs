@@ -78,7 +78,7 @@ pub(super) fn lease(host: &Host) -> StepResult {
             return StepResult::Failed(
                 network.reason.clone(),
                 vec![
-                    "Check the DHCP server of this network: does it run, has it free addresses, does it accept this hardware address?"
+                    "Check that the network has a DHCP server with free addresses, and that it accepts this hardware address."
                         .to_owned(),
                     "buildosctl links".to_owned(),
                     "journalctl -b -x -u buildos-netd".to_owned(),
