@@ -64,7 +64,7 @@ string_enum! {
         Starting = "starting",
         /// The agent runs.
         Running = "running",
-        /// It ended; it starts again at `NextStartUSec`.
+        /// The agent ended; agentd starts it again at `NextStartUSec`.
         Delayed = "delayed",
         /// An operator stopped it (`systemctl stop`); it starts on request only.
         Stopped = "stopped",
@@ -77,7 +77,7 @@ string_enum! {
     }
 }
 
-/// All agents of the host.
+/// Agents of the host.
 #[zbus::proxy(
     interface = "org.build2.buildos.agent1.Manager",
     default_service = "org.build2.buildos.agent1",
@@ -85,16 +85,16 @@ string_enum! {
     gen_blocking = false
 )]
 pub trait Manager {
-    /// Starts the instance (`bbot@default`) again now, whatever its state.
+    /// Restarts the instance (`bbot@default`) now, in any state.
     fn restart(&self, instance: &str) -> zbus::Result<()>;
-    /// Lets the tasks of these instances end, then stops them; no instances
-    /// stand for all. `budget_usec` is the time that tasks have, microseconds;
-    /// 0 for the configured one.
+    /// Waits for the tasks of these instances to end, then stops the instances. An empty
+    /// list means all. `budget_usec` limits the wait, microseconds; 0 means the
+    /// configured limit.
     fn drain(&self, instances: &[&str], budget_usec: u64) -> zbus::Result<()>;
-    /// Takes [`Self::drain`] back; no instances stand for all.
+    /// Reverts [`Self::drain`]. An empty list means all.
     fn resume(&self, instances: &[&str]) -> zbus::Result<()>;
 
-    /// One line for people: how many agents run, and what the others wait for.
+    /// One line for people: number of running agents, and what the others wait for.
     #[zbus(property)]
     fn reason(&self) -> zbus::Result<String>;
     /// Objects of the instances, see [`InstanceProxy`].
@@ -105,7 +105,7 @@ pub trait Manager {
     fn configuration_problems(&self) -> zbus::Result<Vec<String>>;
 }
 
-/// One agent.
+/// An agent.
 #[zbus::proxy(
     interface = "org.build2.buildos.agent1.Instance",
     default_service = "org.build2.buildos.agent1",
@@ -128,35 +128,34 @@ pub trait Instance {
     /// An [`InstanceState`].
     #[zbus(property)]
     fn state(&self) -> zbus::Result<String>;
-    /// When it came into this state, CLOCK_REALTIME microseconds.
+    /// Time of the last change of state, CLOCK_REALTIME microseconds.
     #[zbus(property, name = "SinceUSec")]
     fn since_usec(&self) -> zbus::Result<u64>;
-    /// One line for people: why it is in this state.
+    /// One line for people: the reason for this state.
     #[zbus(property)]
     fn reason(&self) -> zbus::Result<String>;
-    /// Needs that are not met: a [`Need`], and a line for people on what is missing.
+    /// Missing requirements: a [`Need`], and a line for people.
     #[zbus(property)]
     fn needs(&self) -> zbus::Result<Vec<(String, String)>>;
-    /// Starts by agentd after the agent had ended by itself.
+    /// Number of automatic restarts.
     #[zbus(property)]
     fn restarts(&self) -> zbus::Result<u32>;
-    /// Ends by itself and failed starts since it was last in order.
+    /// Number of unexpected ends and failed starts since it last ran normally.
     #[zbus(property)]
     fn failures(&self) -> zbus::Result<u32>;
-    /// Whether it ends again and again.
+    /// True if it ends repeatedly.
     #[zbus(property)]
     fn crash_loop(&self) -> zbus::Result<bool>;
-    /// How it last ended (`exit code 1`, `signal SEGV`), or empty.
+    /// Result of its last run (`exit code 1`, `signal SEGV`), or empty.
     #[zbus(property)]
     fn last_exit(&self) -> zbus::Result<String>;
     /// Main process, or 0.
     #[zbus(property, name = "MainPID")]
     fn main_pid(&self) -> zbus::Result<u32>;
-    /// When it will be started again, CLOCK_REALTIME microseconds, or 0.
+    /// Time of the next start, CLOCK_REALTIME microseconds, or 0.
     #[zbus(property, name = "NextStartUSec")]
     fn next_start_usec(&self) -> zbus::Result<u64>;
-    /// Until when its tasks may end while it drains, CLOCK_REALTIME
-    /// microseconds, or 0.
+    /// Deadline for its tasks while it drains, CLOCK_REALTIME microseconds, or 0.
     #[zbus(property, name = "DrainDeadlineUSec")]
     fn drain_deadline_usec(&self) -> zbus::Result<u64>;
 }
@@ -182,7 +181,7 @@ pub struct Agent {
     /// One line for people.
     #[serde(with = "as_value")]
     pub reason: String,
-    /// Needs that are not met.
+    /// Missing requirements.
     #[serde(with = "as_value")]
     pub needs: Vec<(String, String)>,
     /// Main process, or 0.

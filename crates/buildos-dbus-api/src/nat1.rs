@@ -59,19 +59,19 @@ pub trait Manager {
     /// True in state `active`.
     #[zbus(property)]
     fn ready(&self) -> zbus::Result<bool>;
-    /// Whether table `inet buildos` was installed and read back.
+    /// True once natd has installed table `inet buildos` and read it back.
     #[zbus(property)]
     fn table_installed(&self) -> zbus::Result<bool>;
-    /// Whether dnsmasq serves the private bridge.
+    /// True while dnsmasq serves the private bridge.
     #[zbus(property, name = "DHCPServing")]
     fn dhcp_serving(&self) -> zbus::Result<bool>;
     /// Address of the host on the private bridge with its prefix, or empty.
     #[zbus(property)]
     fn private_network(&self) -> zbus::Result<String>;
-    /// First and last address that dnsmasq hands out, or empty.
+    /// First and last address of dnsmasq's pool, or empty.
     #[zbus(property, name = "DHCPRange")]
     fn dhcp_range(&self) -> zbus::Result<Vec<String>>;
-    /// Name servers that dnsmasq forwards to.
+    /// Name servers that dnsmasq forwards queries to.
     #[zbus(property, name = "DNS")]
     fn dns(&self) -> zbus::Result<Vec<String>>;
     /// Chains of other tables that drop packets of machines, one line each.
@@ -81,7 +81,7 @@ pub trait Manager {
     /// conditions that natd does not evaluate. Empty while probes pass.
     #[zbus(property)]
     fn foreign_suspects(&self) -> zbus::Result<Vec<String>>;
-    /// Whether frames that are bridged on br1 pass iptables.
+    /// True if bridged frames of br1 pass iptables.
     #[zbus(property)]
     fn bridge_netfilter(&self) -> zbus::Result<bool>;
     /// A [`ProbeState`].
@@ -91,10 +91,10 @@ pub trait Manager {
     /// `outside`), or empty.
     #[zbus(property)]
     fn probe_step(&self) -> zbus::Result<String>;
-    /// What came of the last probe, on one line, or empty.
+    /// Result of the last probe, on one line, or empty.
     #[zbus(property)]
     fn probe_result(&self) -> zbus::Result<String>;
-    /// When it ended (microseconds, CLOCK_REALTIME), or 0.
+    /// End of the last probe (microseconds, CLOCK_REALTIME), or 0.
     #[zbus(property, name = "ProbeUSec")]
     fn probe_usec(&self) -> zbus::Result<u64>;
     /// Errors in the configuration, one line each; empty when it is sound.

@@ -78,7 +78,7 @@ pub trait Systemd {
     ) -> zbus::Result<()>;
 }
 
-/// One unit.
+/// A unit.
 #[zbus::proxy(
     interface = "org.freedesktop.systemd1.Unit",
     default_service = "org.freedesktop.systemd1",

@@ -1,4 +1,4 @@
-//! One request and its answer, without a socket.
+//! Builds a request and collects its answer, without a socket.
 
 use std::io;
 
@@ -10,7 +10,7 @@ use netlink_packet_core::{
 use crate::frame::{self, malformed, messages};
 use crate::protocol::Protocol;
 
-/// What ends the answer.
+/// The end of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Expect {
     /// An acknowledgement.
