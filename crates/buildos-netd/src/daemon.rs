@@ -10,19 +10,20 @@ use buildos_dhcp::{Instant, State};
 use buildos_service::{Refused, Request, Service, file, text};
 use tokio::sync::{mpsc, watch};
 
-use crate::bus::{self, Command};
 use crate::clock::Alarm;
 use crate::config::Settings;
+use crate::dbus::{self, Command};
+use crate::desired::{self, Wish};
+use crate::history::Ledger;
 use crate::hostname::Hostname;
 use crate::kernel::{Change, Kernel, KernelError};
-use crate::ledger::Ledger;
-use crate::picture::{self, Clocks, Picture};
 use crate::plan::{self, Observed, Op, PRIVATE_BRIDGE, PUBLIC_BRIDGE};
-use crate::race::{Candidate, Effect, Race, Rules, Runner};
-use crate::wire::{Incoming, Listen, Message, Wire};
-use crate::wish::{self, Wish};
-use crate::{candidate, clock, messages, rival, state, views};
-use buildos_types::PrivateNetwork;
+use crate::private::PrivateNetwork;
+use crate::sockets::{Incoming, Listen, Message, Wire};
+use crate::status::{self, Clocks, Picture};
+use crate::uplink::candidate;
+use crate::uplink::election::{Candidate, Effect, Race, Rules, Runner};
+use crate::{clock, exports, messages, other_manager, state_file};
 
 /// Files for others, and for a later netd.
 const RUNTIME_DIRECTORY: &str = "/run/buildos/netd";
@@ -59,7 +60,7 @@ pub enum NetdError {
 pub async fn run(mut service: Service<Settings>) -> Result<(), NetdError> {
     // Whoever has the network keeps it: netd, too, that starts again in the same boot.
     let resumes = state_file().exists();
-    if let Some(rival) = rival::find(Path::new("/")).filter(|_| !resumes) {
+    if let Some(rival) = other_manager::find(Path::new("/")).filter(|_| !resumes) {
         return Err(NetdError::Rival(Refused {
             message_id: messages::RIVAL,
             reason: rival.to_string(),
@@ -70,7 +71,7 @@ pub async fn run(mut service: Service<Settings>) -> Result<(), NetdError> {
     netd.step(&mut service, true).await?;
     let alarm = Alarm::new().map_err(NetdError::Timer)?;
     let (command_sender, mut commands) = mpsc::channel(COMMANDS);
-    let bus = tokio::spawn(bus::serve(netd.pictures.subscribe(), command_sender));
+    let bus = tokio::spawn(dbus::serve(netd.pictures.subscribe(), command_sender));
     service.ready();
     loop {
         let deadline = netd.deadline();
@@ -148,7 +149,7 @@ impl Netd {
         let observed = kernel.observe().await?;
         let race = Race::new(Rules::from(&settings), seed());
         let clocks = clocks();
-        let empty = picture::draw(&observed, &race, &settings, None, Vec::new(), clocks);
+        let empty = status::draw(&observed, &race, &settings, None, Vec::new(), clocks);
         let mut netd = Self {
             settings,
             kernel,
@@ -179,7 +180,7 @@ impl Netd {
         let mut addresses = self.observed.addresses.iter();
         let private = addresses.find(|address| Some(address.link) == bridge);
         self.private = private.and_then(|address| address.net.to_string().parse().ok());
-        let Some(resume) = state::read(&state_file()) else {
+        let Some(resume) = state_file::read(&state_file()) else {
             return;
         };
         let uplink = self
@@ -428,7 +429,7 @@ impl Netd {
     /// What to have now. The private network changes when the uplink brings an
     /// overlap.
     fn wish(&mut self) -> Wish {
-        let private = wish::private(&self.race, &self.settings, self.private);
+        let private = desired::private(&self.race, &self.settings, self.private);
         if let (Some(old), Some(new)) = (self.private, private) {
             if old != new {
                 tracing::warn!(
@@ -443,7 +444,7 @@ impl Netd {
     }
 
     fn publish(&mut self, service: &mut Service<Settings>) {
-        let new = picture::draw(
+        let new = status::draw(
             &self.observed,
             &self.race,
             &self.settings,
@@ -464,11 +465,11 @@ impl Netd {
         if changed || self.files.is_empty() {
             let picture = self.pictures.borrow();
             files.extend([
-                ("state.json", state::encode(&picture)),
-                ("resolv.conf", views::resolv_conf(&picture).into_bytes()),
-                ("interfaces", views::interfaces(&picture).into_bytes()),
+                ("state.json", state_file::encode(&picture)),
+                ("resolv.conf", exports::resolv_conf(&picture).into_bytes()),
+                ("interfaces", exports::interfaces(&picture).into_bytes()),
             ]);
-            let time = views::timesyncd_conf(&picture);
+            let time = exports::timesyncd_conf(&picture);
             files.extend(time.map(|text| ("timesyncd.conf", text.into_bytes())));
         }
         for (name, content) in files {

@@ -5,9 +5,10 @@
 //! event only means "look again", so an overrun of the event socket is no
 //! special case: it is one more event.
 
-mod events;
+pub mod fake;
+mod monitor;
 
-pub use events::Change;
+pub use monitor::Change;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
@@ -31,9 +32,10 @@ use rtnetlink::packet_route::route::{
 use rtnetlink::sys::AsyncSocket as _;
 use rtnetlink::{Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, RouteMessageBuilder};
 
-use self::events::Events;
+use self::monitor::Events;
 use crate::clock;
-use crate::link::{BridgeSettings, Link};
+use crate::mac::MacAddress;
+use crate::observed::{BridgeSettings, Link};
 use crate::plan::{Address, Observed, Op, Route};
 use buildos_types::MacAddress;
 

@@ -1,36 +1,34 @@
 //! buildos-netd: finds the uplink of a build host and makes its two bridges.
 //!
-//! Data flows one way. [`kernel`] observes links; [`candidate`] says which may
-//! become the uplink; [`race`] runs a DHCP client (`buildos-dhcp`) on each and
-//! decides; [`wish`] says what that means to the kernel; [`plan`] is the difference
-//! between wish and kernel; [`kernel`] applies it. [`picture`] is what others
-//! get to see, by [`bus`], [`state`], [`views`] and `STATUS=`.
+//! Data flows one way. [`kernel`] observes links; [`uplink::candidate`] says which may
+//! become the uplink; [`uplink::election`] runs a DHCP client (`buildos-dhcp`) on each and
+//! decides; [`desired`] says what that means to the kernel; [`plan`] is the difference
+//! between wish and kernel; [`kernel`] applies it. [`status`] is what others
+//! get to see, by [`dbus`], [`state_file`], [`exports`] and `STATUS=`.
 
 use std::process::ExitCode;
 
-pub mod bus;
-pub mod candidate;
 pub mod clock;
 pub mod config;
 pub mod daemon;
+pub mod dbus;
+pub mod desired;
+pub mod exports;
+pub mod history;
 pub mod hostname;
 pub mod kernel;
-pub mod ledger;
-pub mod link;
+pub mod mac;
 pub mod messages;
-pub mod model;
+pub mod observed;
+pub mod other_manager;
 pub mod pattern;
-pub mod picture;
 pub mod plan;
 pub mod private;
-pub mod race;
-pub mod rival;
-pub mod socket;
-pub mod state;
-pub mod views;
+pub mod sockets;
+pub mod state_file;
+pub mod status;
+pub mod uplink;
 pub mod wait_online;
-pub mod wire;
-pub mod wish;
 
 /// The daemon.
 #[must_use]

@@ -3,7 +3,7 @@
 
 use buildos_dhcp::{Event, Lease};
 
-use crate::race::Candidate;
+use crate::uplink::election::Candidate;
 
 /// A lease was taken.
 pub const BOUND: &str = "3a4d2f0d9c5e4be19c0a3a34b55f1b6a";

@@ -15,9 +15,9 @@ use std::time::Duration;
 use buildos_dhcp::Instant;
 use ipnet::{Ipv4Net, Ipv6Net};
 
-use crate::link::{BridgeSettings, Link};
-use crate::wish::Wish;
-use buildos_types::MacAddress;
+use crate::desired::Wish;
+use crate::mac::MacAddress;
+use crate::observed::{BridgeSettings, Link};
 
 /// Name of the bridge that contains the uplink.
 pub const PUBLIC_BRIDGE: &str = "br0";

@@ -5,7 +5,7 @@
 
 #![allow(clippy::unwrap_used)] // A test says what it expects by panicking.
 
-#[path = "support/kernel.rs"]
+#[path = "support/fake_kernel.rs"]
 mod kernel;
 #[path = "support/servers.rs"]
 mod servers;
@@ -15,10 +15,10 @@ use std::time::Duration;
 
 use buildos_dhcp::arp::Packet;
 use buildos_dhcp::{Instant, Lease, MessageKind, State};
+use buildos_netd::desired::Wish;
 use buildos_netd::plan::{Observed, Op, PRIVATE_BRIDGE, PUBLIC_BRIDGE, plan};
-use buildos_netd::race::{Candidate, Effect, Race, Rules};
-use buildos_netd::wish::Wish;
-use buildos_types::{MacAddress, PrivateNetwork};
+use buildos_netd::private::PrivateNetwork;
+use buildos_netd::uplink::election::{Candidate, Effect, Race, Rules};
 use kernel::{BR0, apply, link};
 use proptest::prelude::*;
 use servers::{Server, address, answer, mac, reply};
@@ -118,7 +118,7 @@ impl World {
     }
 
     fn plug(&mut self, nic: u32) {
-        let link = buildos_netd::link::Link {
+        let link = buildos_netd::observed::Link {
             mac: Some(mac(nic)),
             ..link(nic, &format!("eth{nic}"))
         };
@@ -164,7 +164,7 @@ impl World {
                 links.for_each(|link| link.controller = None);
             }
             Step::RemoveBridge => {
-                let bridge = |link: &buildos_netd::link::Link| link.bridge.is_some();
+                let bridge = |link: &buildos_netd::observed::Link| link.bridge.is_some();
                 self.observed.links.retain(|_, link| !bridge(link));
                 let links = self.observed.links.values_mut();
                 links.for_each(|link| link.controller = None);

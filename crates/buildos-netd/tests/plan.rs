@@ -3,16 +3,16 @@
 
 #![allow(clippy::unwrap_used)] // A test says what it expects by panicking.
 
-#[path = "support/kernel.rs"]
+#[path = "support/fake_kernel.rs"]
 mod kernel;
 
 use std::time::Duration;
 
 use buildos_dhcp::Instant;
-use buildos_netd::link::{BridgeSettings, Link};
+use buildos_netd::desired::{LeaseWish, Wish};
+use buildos_netd::mac::MacAddress;
+use buildos_netd::observed::{BridgeSettings, Link};
 use buildos_netd::plan::{Address, Observed, Op, Route, plan};
-use buildos_netd::wish::{LeaseWish, Wish};
-use buildos_types::MacAddress;
 use ipnet::Ipv4Net;
 use kernel::{BR0, apply, link};
 use proptest::prelude::*;

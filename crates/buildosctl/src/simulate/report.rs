@@ -2,9 +2,9 @@
 
 use std::fmt::Write as _;
 
-use buildos_netd::link::Link;
+use buildos_netd::exports;
+use buildos_netd::observed::Link;
 use buildos_netd::plan::{PRIVATE_BRIDGE, PUBLIC_BRIDGE, Route};
-use buildos_netd::views;
 use serde::Serialize;
 
 use super::world::World;
@@ -212,8 +212,8 @@ impl Report {
                 reason: choice.reason.clone(),
                 refused: choice.refused.iter().map(ToString::to_string).collect(),
             }),
-            resolv_conf: views::resolv_conf(&picture),
-            interfaces: views::interfaces(&picture),
+            resolv_conf: exports::resolv_conf(&picture),
+            interfaces: exports::interfaces(&picture),
             nat: NatLine {
                 waits_for,
                 table: nat.table,

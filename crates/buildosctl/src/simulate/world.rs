@@ -7,17 +7,16 @@ use std::time::Duration;
 use buildos_dbus_api::network1::{LinkRole, Network, State};
 use buildos_dhcp::{Event, Instant, MessageKind, Transmit, arp};
 use buildos_hostnamed::choice::{self, Choice};
-use buildos_natd::dnsmasq::config as dnsmasq;
-use buildos_natd::firewall::policy;
-use buildos_natd::uplink_network::UplinkNetwork;
-use buildos_netd::candidate;
-use buildos_netd::model;
-use buildos_netd::picture::{self, Clocks, Picture};
+use buildos_natd::site::Site;
+use buildos_natd::{dnsmasq, ruleset};
+use buildos_netd::desired::{self, Wish};
+use buildos_netd::kernel::fake;
+use buildos_netd::mac::MacAddress;
 use buildos_netd::plan::{self, Observed, Op, PRIVATE_BRIDGE, PUBLIC_BRIDGE};
-use buildos_netd::race::{Effect, Race, Rules};
-use buildos_netd::wish::{self, Wish};
-use buildos_types::MacAddress;
-use buildos_types::PrivateNetwork;
+use buildos_netd::private::PrivateNetwork;
+use buildos_netd::status::{self, Clocks, Picture};
+use buildos_netd::uplink::candidate;
+use buildos_netd::uplink::election::{Effect, Race, Rules};
 
 use super::server::Server;
 use super::settings::Settings;
@@ -132,13 +131,13 @@ impl World {
 
     fn wire_up(&mut self) {
         for (index, (name, nic)) in self.nics.clone() {
-            let link = buildos_netd::link::Link {
+            let link = buildos_netd::observed::Link {
                 mac: Some(nic.mac),
                 mtu: nic.mtu,
                 wireless: nic.wireless,
                 device: nic.kind.is_none(),
                 kind: nic.kind,
-                ..model::nic(index, &name)
+                ..fake::nic(index, &name)
             };
             self.observed.links.insert(index, link);
             if nic.carrier {
@@ -264,7 +263,7 @@ impl World {
         };
         let LinkName(name) = name;
         let index = self.unused_index();
-        let link = buildos_netd::link::Link {
+        let link = buildos_netd::observed::Link {
             mac: Some(MacAddress([
                 0x02,
                 0,
@@ -278,7 +277,7 @@ impl World {
             controller: Some(controller),
             kind: Some("tun".to_owned()),
             device: false,
-            ..model::nic(index, name)
+            ..fake::nic(index, name)
         };
         self.observed.links.insert(index, link);
         self.tell(name, format!("somebody puts it into {bridge}"));
@@ -310,7 +309,7 @@ impl World {
         for _ in 0..ROUNDS {
             self.look();
             self.exchange();
-            self.private = wish::private(&self.race, &self.settings.netd, self.private);
+            self.private = desired::private(&self.race, &self.settings.netd, self.private);
             let nics = candidate::nics(&self.observed, &self.settings.netd.include);
             let wish = Wish::new(&self.race, nics, self.private, self.now);
             let ops = plan::plan(&wish, &self.observed);
@@ -324,8 +323,9 @@ impl World {
     }
 
     fn look(&mut self) {
-        let up =
-            |index: &u32, link: &buildos_netd::link::Link| link.up && self.plugged.contains(index);
+        let up = |index: &u32, link: &buildos_netd::observed::Link| {
+            link.up && self.plugged.contains(index)
+        };
         let mut carrying = BTreeSet::new();
         for (index, link) in &mut self.observed.links {
             if self.nics.contains_key(index) {
@@ -352,7 +352,7 @@ impl World {
     fn apply(&mut self, op: &Op) {
         self.tell("kernel", op.describe(&self.observed));
         let created = self.unused_index();
-        model::apply(&mut self.observed, op, created);
+        fake::apply(&mut self.observed, op, created);
     }
 
     fn exchange(&mut self) {
@@ -444,7 +444,7 @@ impl World {
             realtime: self.now,
         };
         let (netd, problems) = (&self.settings.netd, Vec::new());
-        picture::draw(
+        status::draw(
             &self.observed,
             &self.race,
             netd,

@@ -5,8 +5,8 @@
 
 use std::fmt::Write as _;
 
-use crate::picture::Picture;
 use crate::plan::{PRIVATE_BRIDGE, PUBLIC_BRIDGE};
+use crate::status::Picture;
 
 /// glibc looks at no more name servers than that (`MAXNS`).
 const NAME_SERVERS: usize = 3;
@@ -115,7 +115,7 @@ fn line(out: &mut String, text: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::picture::samples::{offline, online};
+    use crate::status::samples::{offline, online};
 
     #[test]
     fn resolv_conf_has_the_servers_and_domains_of_the_lease() {

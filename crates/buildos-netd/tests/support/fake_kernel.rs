@@ -1,7 +1,8 @@
-//! The kernel of [`buildos_netd::model`], with fixed indices and addresses.
+//! The kernel of [`buildos_netd::kernel::fake`], with fixed indices and addresses.
 
-use buildos_netd::link::Link;
-use buildos_netd::model;
+use buildos_netd::kernel::fake;
+use buildos_netd::mac::MacAddress;
+use buildos_netd::observed::Link;
 use buildos_netd::plan::{Observed, Op, PUBLIC_BRIDGE};
 use buildos_types::MacAddress;
 
@@ -14,7 +15,7 @@ pub(crate) const BR1: u32 = 11;
 pub(crate) fn link(index: u32, name: &str) -> Link {
     Link {
         mac: Some(MacAddress([2, 0, 0, 0, 0, u8::try_from(index).unwrap()])),
-        ..model::nic(index, name)
+        ..fake::nic(index, name)
     }
 }
 
@@ -22,5 +23,5 @@ pub(crate) fn link(index: u32, name: &str) -> Link {
 pub(crate) fn apply(observed: &mut Observed, op: &Op) {
     let public = matches!(op, Op::CreateBridge(PUBLIC_BRIDGE, _));
     let created = if public { BR0 } else { BR1 };
-    model::apply(observed, op, created);
+    fake::apply(observed, op, created);
 }

@@ -8,6 +8,8 @@
 //! are read by one task per socket and end in one bounded queue; when it is full,
 //! frames are dropped, as a full socket would do.
 
+pub mod packet;
+
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
@@ -19,8 +21,8 @@ use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use crate::socket::{self, EtherType, PacketReceiver, PacketSender};
-use buildos_types::MacAddress;
+use crate::mac::MacAddress;
+use crate::sockets::packet::{self, EtherType, PacketReceiver, PacketSender};
 
 /// Messages that may wait; a DHCP exchange is two of them.
 const QUEUE: usize = 64;
@@ -188,7 +190,7 @@ impl Open {
                 (None, tokio::spawn(read_packets(inbox, socket, claim)))
             }
             Listen::Udp(_, device) => {
-                let socket = Arc::new(socket::udp(device)?);
+                let socket = Arc::new(packet::udp(device)?);
                 let reader = tokio::spawn(read_udp(inbox, socket.clone()));
                 (Some(socket), reader)
             }
@@ -218,15 +220,15 @@ impl Inbox {
 }
 
 /// Takes a packet apart, or says why it is none.
-type Parse = fn(&socket::Received) -> Result<Message, String>;
+type Parse = fn(&packet::Received) -> Result<Message, String>;
 
-fn reply(received: &socket::Received) -> Result<Message, String> {
-    udp_packet::parse(&received.packet, received.checksum_ready)
+fn reply(received: &packet::Received) -> Result<Message, String> {
+    frame::parse(&received.packet, received.checksum_ready)
         .map(|datagram| Message::Dhcp(datagram.payload.to_vec()))
         .map_err(|error| error.to_string())
 }
 
-fn claim(received: &socket::Received) -> Result<Message, String> {
+fn claim(received: &packet::Received) -> Result<Message, String> {
     arp::Packet::parse(&received.packet)
         .map(Message::Arp)
         .map_err(|error| error.to_string())

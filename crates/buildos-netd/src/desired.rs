@@ -9,10 +9,8 @@ use buildos_dhcp::{Instant, Lease};
 use ipnet::Ipv4Net;
 
 use crate::config::Settings;
-use buildos_types::PrivateNetwork;
-
-use crate::private;
-use crate::race::Race;
+use crate::private::{self, PrivateNetwork};
+use crate::uplink::election::Race;
 
 /// The kernel counts lifetimes in whole seconds. What is left of a lease below that
 /// is not used.

@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, watch};
 use zbus::zvariant::{self, OwnedObjectPath, OwnedValue, Value};
 use zbus::{Connection, MessageStream, fdo, interface};
 
-use crate::picture::{LinkPicture, Picture, text};
+use crate::status::{LinkPicture, Picture, text};
 
 /// Between attempts to join the bus: a tenth of the time that it has been missing,
 /// within these limits. It comes up while the host boots, and others wait for what
@@ -406,7 +406,7 @@ fn lease(picture: &Picture) -> zvariant::Result<HashMap<String, OwnedValue>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::picture::samples;
+    use crate::status::samples;
     use zbus::object_server::Interface as _;
 
     /// The XML of record is what is served. `BUILDOS_BLESS=1` writes it anew.

@@ -8,14 +8,14 @@ use buildos_dhcp::{Instant, Lease};
 use ipnet::Ipv6Net;
 use serde::Serialize;
 
-use crate::candidate;
 use crate::config::Settings;
-use crate::link::Link;
+use crate::exports;
+use crate::mac::MacAddress;
+use crate::observed::Link;
 use crate::plan::{Observed, PRIVATE_BRIDGE, PUBLIC_BRIDGE};
-use crate::race::Race;
-use crate::views;
-use buildos_types::MacAddress;
-use buildos_types::PrivateNetwork;
+use crate::private::PrivateNetwork;
+use crate::uplink::candidate;
+use crate::uplink::election::Race;
 
 /// The network of the host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -145,7 +145,7 @@ impl Picture {
             address: text(lease.map(|l| format!("{}/{}", l.address, l.prefix))),
             gateway: text(lease.and_then(Lease::gateway)),
             dns: lease.map(|l| servers(&l.dns)).unwrap_or_default(),
-            search_domains: views::search_domains(self),
+            search_domains: exports::search_domains(self),
             hostname: text(lease.and_then(|l| l.hostname.as_ref())),
             fqdn: text(lease.and_then(|l| l.fqdn.as_ref())),
         }

@@ -25,7 +25,7 @@ const SERVICES: [&str; 4] = [
 const IFUPDOWN: &str = "usr/sbin/ifup";
 const INTERFACES: &str = "etc/network/interfaces";
 const IFSTATE: &str = "run/network/ifstate";
-/// What [`crate::views`] writes is no configuration of somebody else.
+/// What [`crate::exports`] writes is no configuration of somebody else.
 const OURS: &str = "/run/buildos/netd/interfaces";
 
 /// Somebody who configures this machine's network. Its text tells how to end that.

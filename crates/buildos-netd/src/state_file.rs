@@ -8,8 +8,8 @@ use std::sync::OnceLock;
 use buildos_dhcp::Lease;
 use serde::{Deserialize, Serialize};
 
-use crate::picture::Picture;
-use buildos_types::MacAddress;
+use crate::mac::MacAddress;
+use crate::status::Picture;
 
 /// Identifies the boot; leases count in time since boot (random(4)).
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
@@ -72,7 +72,7 @@ fn boot_id() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::picture::samples::{offline, online};
+    use crate::status::samples::{offline, online};
 
     #[test]
     fn a_later_netd_of_the_same_boot_takes_the_lease_up() {

@@ -11,9 +11,8 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use buildos_dhcp::arp::Packet;
-use buildos_dhcp::{ClientName, Event, Instant, MessageKind, State};
-use buildos_netd::race::{Candidate, Effect, Race, Rules};
-use buildos_types::MacAddress;
+use buildos_dhcp::{Event, Instant, MessageKind, Name, State};
+use buildos_netd::uplink::election::{Candidate, Effect, Race, Rules};
 use servers::{LEASE, Server, address, answer, mac, reply};
 
 const GRACE: Duration = Duration::from_secs(35);

@@ -1,6 +1,6 @@
 //! A kernel that does as it is told, as a value: for simulation and for tests.
 
-use crate::link::{BridgeSettings, Link};
+use crate::observed::{BridgeSettings, Link};
 use crate::plan::{Observed, Op};
 
 /// A NIC that nobody has touched yet.

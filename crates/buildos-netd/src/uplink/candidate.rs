@@ -9,10 +9,10 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use crate::config::Settings;
-use crate::link::Link;
+use crate::observed::Link;
 use crate::pattern::Pattern;
 use crate::plan::{Observed, PUBLIC_BRIDGE};
-use crate::race::Candidate;
+use crate::uplink::election::Candidate;
 
 /// Why a link takes no part.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -121,13 +121,13 @@ pub fn check(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model;
-    use buildos_types::MacAddress;
+    use crate::kernel::fake;
+    use crate::mac::MacAddress;
 
     fn nic() -> Link {
         Link {
             mac: Some(MacAddress([2, 0, 0, 0, 0, 1])),
-            ..model::nic(2, "enp1s0")
+            ..fake::nic(2, "enp1s0")
         }
     }
 
