@@ -162,7 +162,7 @@ def test_nic_in_bridge_of_other_program_is_left_alone(
     host.start([lan, other])
     host.wait_online()
     assert host.link("eth1")["master"] == "theirs"
-    assert re.search(r"port of link \d+, which is not ours", _reason(host, "eth1"))
+    assert re.search(r"port of link \d+, which buildos does not manage", _reason(host, "eth1"))
     assert host.link("theirs")["operstate"] == "DOWN", "nobody sets it up"
 
 

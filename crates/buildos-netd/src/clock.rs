@@ -1,5 +1,6 @@
-//! CLOCK_BOOTTIME: monotonic, and it counts the time that the machine sleeps.
-//! Leases go on while a machine sleeps, so their timers have to.
+//! Reads CLOCK_BOOTTIME and waits for it.
+//!
+//! The clock is monotonic and advances while the machine sleeps, as leases do.
 
 #![allow(unsafe_code)] // clock_gettime(2) and timerfd(2) have no safe wrapper here.
 
@@ -12,27 +13,27 @@ use std::time::Duration;
 use buildos_dhcp::Instant;
 use tokio::io::unix::AsyncFd;
 
-/// Time since the machine booted.
+/// Returns the time since boot.
 #[must_use]
 pub fn now() -> Instant {
     let mut time = libc::timespec {
         tv_sec: 0,
         tv_nsec: 0,
     };
-    // SAFETY: `time` is a valid timespec that the kernel writes to. The call
-    // cannot fail with this clock; if it did, the time would stay zero.
+    // SAFETY: `time` is a valid timespec that the kernel writes to. The call cannot fail
+    // with this clock; otherwise the time would remain zero.
     unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut time) };
     let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
     let nanoseconds = u32::try_from(time.tv_nsec).unwrap_or(0);
     Duration::new(seconds, nanoseconds)
 }
 
-/// A timer that also comes when the machine slept meanwhile; tokio's own counts
-/// CLOCK_MONOTONIC, which stands still then.
+/// A timer that expires on time even if the machine slept. Timers of tokio use
+/// CLOCK_MONOTONIC, which stops while the machine sleeps.
 pub struct Alarm(AsyncFd<OwnedFd>);
 
 impl Alarm {
-    /// Makes a timer.
+    /// Creates a timer.
     ///
     /// # Errors
     ///
@@ -44,7 +45,7 @@ impl Alarm {
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }
-        // SAFETY: the descriptor was just opened and belongs to nobody else.
+        // SAFETY: the descriptor was just opened and has no other owner.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
         // SAFETY: an OwnedFd returns the same open descriptor until it is
         // dropped, and the AsyncFd owns it.
@@ -52,11 +53,11 @@ impl Alarm {
         Ok(Self(fd))
     }
 
-    /// Waits until `deadline`; for ever when there is none. Cancel-safe.
+    /// Waits until `deadline`, or indefinitely without one. Cancel-safe.
     ///
     /// # Errors
     ///
-    /// The kernel refuses the timer, which it has no reason to do.
+    /// The kernel refuses the timer. It has no known reason to.
     pub async fn wait(&self, deadline: Option<Instant>) -> io::Result<()> {
         let Some(deadline) = deadline else {
             return std::future::pending().await;
@@ -64,19 +65,19 @@ impl Alarm {
         if deadline <= now() {
             return Ok(());
         }
-        // SAFETY: an itimerspec of zeroes is valid: a timer that comes once.
+        // SAFETY: an itimerspec of zeroes is valid: a timer that expires once.
         let mut timer: libc::itimerspec = unsafe { zeroed() };
         timer.it_value.tv_sec = deadline.as_secs().try_into().unwrap_or(libc::time_t::MAX);
         timer.it_value.tv_nsec = deadline.subsec_nanos().into();
         let (fd, absolute) = (self.0.as_raw_fd(), libc::TFD_TIMER_ABSTIME);
         // SAFETY: `timer` lives in this function; the kernel writes nothing back.
-        // Setting the timer also forgets that it came before.
+        // Setting the timer clears an earlier expiry.
         let set = unsafe { libc::timerfd_settime(fd, absolute, &raw const timer, null_mut()) };
         if set < 0 {
             return Err(io::Error::last_os_error());
         }
         while now() < deadline {
-            // Readiness of an earlier deadline may still be remembered.
+            // The readiness may be of an earlier deadline.
             self.0.readable().await?.clear_ready();
         }
         Ok(())
@@ -88,7 +89,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(flavor = "current_thread")]
-    async fn an_alarm_comes_at_its_time_again_and_again() {
+    async fn alarm_reused_expires_at_each_deadline() {
         let alarm = Alarm::new().unwrap();
         for _ in 0..3 {
             let deadline = now() + Duration::from_millis(20);
@@ -99,10 +100,10 @@ mod tests {
     }
 
     #[tokio::test(flavor = "current_thread")]
-    async fn a_wait_given_up_leaves_no_trace() {
+    async fn alarm_cancelled_wait_does_not_end_later_wait() {
         let alarm = Alarm::new().unwrap();
         let soon = now() + Duration::from_millis(20);
-        // On a busy machine it may have come already; it must not come again.
+        // On a busy machine it may have expired already; it must not expire again.
         let _ = tokio::time::timeout(Duration::ZERO, alarm.wait(Some(soon))).await;
         let later = now() + Duration::from_millis(60);
         alarm.wait(Some(later)).await.unwrap();

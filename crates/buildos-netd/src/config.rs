@@ -1,59 +1,58 @@
-//! What may be configured (buildos-netd.conf(5)).
+//! Defines the configuration (buildos-netd.conf(5)).
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use buildos_dhcp::ClientName;
 use buildos_service::config::Schema;
+use buildos_types::{MacAddress, PrivateNetwork};
 use ipnet::Ipv4Net;
 use serde::Deserialize;
 
 use crate::pattern::Pattern;
-use buildos_types::MacAddress;
-use buildos_types::PrivateNetwork;
 
 /// Settings of buildos-netd.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// Private networks in the order of preference.
+    /// Private networks in order of preference.
     pub private: Vec<PrivateNetwork>,
-    /// Links that count although they are no physical NICs.
+    /// Links that are candidates although they are not physical NICs.
     pub include: Vec<Pattern>,
-    /// Links that take no part.
+    /// Links that are not candidates.
     pub exclude: Vec<Pattern>,
     /// NIC that the machine booted from.
     pub bootif: Option<MacAddress>,
-    /// How long the offers of other NICs wait for one of `bootif`.
+    /// Duration for which offers on other NICs wait for one on `bootif`.
     pub head_start: Duration,
-    /// How long an uplink without carrier keeps other NICs from taking over.
+    /// Duration for which an uplink without carrier keeps its place.
     pub carrier_grace: Duration,
-    /// Whether addresses that others use are found and declined.
+    /// Addresses in use by other hosts are detected and declined.
     pub detect_conflicts: bool,
-    /// DHCP servers to take leases from; empty for all.
+    /// Accepted DHCP servers (option 54); empty for all.
     pub allow_servers: Vec<Ipv4Addr>,
-    /// Networks in which no lease is taken.
+    /// Networks in which no lease is accepted.
     pub deny_networks: Vec<Ipv4Net>,
-    /// How servers are told the host's name.
+    /// Option that carries the hostname.
     pub send_name: SendName,
 }
 
-/// How a DHCP server is told the host's name.
+/// Option by which DHCP servers learn the hostname.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SendName {
-    /// As host name (option 12).
+    /// Host name (option 12).
     #[default]
     Hostname,
-    /// As fully qualified name (option 81).
+    /// Fully qualified domain name (option 81).
     Fqdn,
-    /// Not at all.
+    /// No option.
     None,
 }
 
 impl SendName {
-    /// What a server is told of a host of that name.
+    /// Returns the option for that hostname.
     #[must_use]
-    pub fn told(self, name: String) -> Option<ClientName> {
+    pub fn option(self, name: String) -> Option<ClientName> {
         match self {
             Self::Hostname => Some(ClientName::Host(name)),
             Self::Fqdn => Some(ClientName::Fqdn(name)),
@@ -72,9 +71,9 @@ impl Default for Settings {
             include: Vec::new(),
             exclude: Vec::new(),
             bootif: None,
-            // A server that probes an address before it offers it takes that long.
+            // A server that probes an address before it offers it takes this long.
             head_start: Duration::from_millis(1000),
-            // A switch port that restarts with spanning tree is back within this.
+            // A switch port with spanning tree forwards again within this time.
             carrier_grace: Duration::from_secs(35),
             detect_conflicts: true,
             allow_servers: Vec::new(),
@@ -84,7 +83,7 @@ impl Default for Settings {
     }
 }
 
-/// The keys.
+/// Returns the keys.
 #[must_use]
 pub fn schema() -> Schema<Settings> {
     Schema::new("netd")
@@ -95,12 +94,12 @@ pub fn schema() -> Schema<Settings> {
         )
         .key(
             "include",
-            "Names of links that may become the uplink although they are no physical NICs (\"eth*\").",
+            "Names of links that may become the uplink although they are not physical NICs (\"eth*\").",
             |s: &mut Settings, patterns| s.include = patterns,
         )
         .key(
             "exclude",
-            "Names of links that take no part (\"enp9*\").",
+            "Names of links that must not become the uplink (\"enp9*\").",
             |s: &mut Settings, patterns| s.exclude = patterns,
         )
         .key(
@@ -121,22 +120,22 @@ pub fn schema() -> Schema<Settings> {
         )
         .key(
             "allow_servers",
-            "DHCP servers (option 54) to take leases from; all when empty.",
+            "DHCP servers (option 54) from which leases are accepted; empty for all.",
             |s: &mut Settings, servers| s.allow_servers = servers,
         )
         .key(
             "deny_networks",
-            "Networks in which no lease is taken (\"192.168.0.0/16\").",
+            "Networks in which no lease is accepted (\"192.168.0.0/16\").",
             |s: &mut Settings, networks| s.deny_networks = networks,
         )
         .key(
             "detect_conflicts",
-            "Whether addresses that another host uses are found by ARP and declined (true).",
+            "Detect addresses in use by other hosts with ARP and decline them (true).",
             |s: &mut Settings, detect| s.detect_conflicts = detect,
         )
         .key(
             "send_name",
-            "How servers are told the host's name: \"hostname\" (option 12), \"fqdn\" (option 81) or \"none\".",
+            "Option by which servers learn the hostname: \"hostname\" (12), \"fqdn\" (81) or \"none\".",
             |s: &mut Settings, how| s.send_name = how,
         )
 }
@@ -159,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn every_default_is_a_private_network() {
+    fn private_network_defaults_are_valid() {
         assert_eq!(
             Settings::default().private.len(),
             PrivateNetwork::DEFAULTS.len()
@@ -167,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kernel_command_line_of_a_booted_host() {
+    fn command_line_of_booted_host_sets_bootif_and_private_network() {
         let (settings, problems) = evaluated(
             "BOOT_IMAGE=/buildos/buildos-image BOOTIF=01-de-ad-be-ef-b8-da buildos.netd.private=10.1.0.1/16",
         );
@@ -178,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_and_words_on_the_kernel_command_line() {
+    fn command_line_lists_and_keywords_are_parsed() {
         let (settings, problems) = evaluated(
             "buildos.netd.allow_servers=192.0.2.1,192.0.2.2 buildos.netd.deny_networks=192.168.0.0/16 \
              buildos.netd.detect_conflicts=false buildos.netd.send_name=fqdn",
@@ -195,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_value_leaves_the_default() {
+    fn value_invalid_is_reported_and_default_kept() {
         let (settings, problems) = evaluated("buildos.netd.private=10.1.0.0/16");
         assert_eq!(settings, Settings::default());
         assert_eq!(

@@ -1,142 +1,141 @@
-//! `org.build2.buildos.network1` on the system bus.
+//! Serves `org.build2.buildos.network1` on the system bus.
 //!
-//! The network comes up before the bus, without it, and while it restarts. So
-//! the bus lives in a task of its own: it takes the latest picture from a
-//! `watch` channel and passes on what clients ask for. Nothing in the daemon
-//! ever waits for it.
+//! The network comes up before the bus and without it. Therefore a task of its own serves
+//! the bus: it takes the latest status from a `watch` channel and passes requests of clients
+//! to the daemon. The daemon never waits for it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
 use buildos_dbus_api::network1::{LINK_PREFIX, NAME, Network, PATH};
 use buildos_dbus_api::{system_bus, update};
+use buildos_types::LinkIndex;
 use futures_util::StreamExt as _;
 use tokio::sync::{mpsc, watch};
 use zbus::zvariant::{self, OwnedObjectPath, OwnedValue, Value};
 use zbus::{Connection, MessageStream, fdo, interface};
 
-use crate::status::{LinkPicture, Picture, text};
+use crate::status::{LinkStatus, Status, text_or_empty};
 
-/// Between attempts to join the bus: a tenth of the time that it has been missing,
-/// within these limits. It comes up while the host boots, and others wait for what
-/// is said on it; when it refuses us, that will not change soon.
+/// Limits of the delay between attempts to connect, which is a tenth of the time since the
+/// connection was lost. At boot other daemons wait for netd on the bus, so that the first
+/// delays are short. A bus that refuses netd will not change soon.
 const SHORTEST_RETRY: Duration = Duration::from_millis(100);
 const LONGEST_RETRY: Duration = Duration::from_secs(5);
-/// What is different for a shorter time is not signalled: a renewal is an exchange
-/// of two packets.
-const SETTLE: Duration = Duration::from_millis(5);
+/// Debounce for PropertiesChanged: a renewal flips the state for the duration of two packets.
+const DEBOUNCE: Duration = Duration::from_millis(5);
 
-/// What a client asks for.
+/// A request of a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Command {
-    /// Extend the lease now.
+    /// Request an extension of the lease now.
     Renew,
-    /// Read the configuration again.
+    /// Reload the configuration.
     Reconfigure,
 }
 
-/// Serves the pictures for ever, whether or not there is a bus.
-pub async fn serve(mut pictures: watch::Receiver<Picture>, commands: mpsc::Sender<Command>) {
-    let mut missing = Instant::now();
+/// Serves the latest status until the daemon ends. Connects again after losing the bus.
+pub async fn serve(mut statuses: watch::Receiver<Status>, commands: mpsc::Sender<Command>) {
+    let mut disconnected = Instant::now();
     loop {
-        match session(&mut pictures, &commands, &mut missing).await {
+        match session(&mut statuses, &commands, &mut disconnected).await {
             Ok(()) => return, // The daemon has ended.
             Err(error) => tracing::debug!("not on the bus: {error}"),
         }
-        let retry = missing.elapsed() / 10;
+        let retry = disconnected.elapsed() / 10;
         tokio::time::sleep(retry.clamp(SHORTEST_RETRY, LONGEST_RETRY)).await;
     }
 }
 
-/// One connection to the bus, from joining it to losing it. `missing` is since when
-/// there is none. Ok when the daemon has ended.
+/// Serves over one connection until the bus closes it. Sets `disconnected` at its end.
+/// Returns Ok if the daemon has ended.
 async fn session(
-    pictures: &mut watch::Receiver<Picture>,
+    statuses: &mut watch::Receiver<Status>,
     commands: &mpsc::Sender<Command>,
-    missing: &mut Instant,
+    disconnected: &mut Instant,
 ) -> zbus::Result<()> {
     let connection = system_bus().await?;
-    let picture = pictures.borrow_and_update().clone();
+    let status = statuses.borrow_and_update().clone();
     let manager = Manager {
-        published: picture.published(),
-        picture: picture.clone(),
+        published: status.published(),
+        status: status.clone(),
         commands: commands.clone(),
     };
     connection.object_server().at(PATH, manager).await?;
     let mut links = BTreeMap::new();
-    publish_links(&connection, &mut links, &picture).await?;
+    publish_links(&connection, &mut links, &status).await?;
     connection.request_name(NAME).await?;
     tracing::debug!("serving {NAME}");
-    let result = follow(&connection, pictures, &mut links, picture).await;
-    *missing = Instant::now();
+    let result = follow(&connection, statuses, &mut links, status).await;
+    *disconnected = Instant::now();
     result
 }
 
-/// Signals what differs from what is `shown`, until the connection or the daemon ends.
+/// Publishes each status that differs from `published`, until the connection or the daemon
+/// ends.
 async fn follow(
     connection: &Connection,
-    pictures: &mut watch::Receiver<Picture>,
-    links: &mut BTreeMap<u32, LinkPicture>,
-    mut shown: Picture,
+    statuses: &mut watch::Receiver<Status>,
+    links: &mut BTreeMap<LinkIndex, LinkStatus>,
+    mut published: Status,
 ) -> zbus::Result<()> {
     let mut messages = MessageStream::from(connection);
     loop {
         tokio::select! {
-            changed = pictures.changed() => {
+            changed = statuses.changed() => {
                 if changed.is_err() {
                     return Ok(());
                 }
             }
             message = messages.next() => match message {
-                // Calls are served elsewhere; here only the end of them matters.
+                // The object server handles calls. Here only the end of the stream matters.
                 Some(Ok(_)) => continue,
                 Some(Err(error)) => return Err(error),
-                None => return Err(zbus::Error::Failure("the bus hung up".to_owned())),
+                None => return Err(zbus::Error::Failure("the bus closed the connection".to_owned())),
             },
         }
-        tokio::time::sleep(SETTLE).await;
-        let picture = pictures.borrow_and_update().clone();
-        publish_links(connection, links, &picture).await?;
-        // Most of what changes is the state of one link.
-        if !same_for_manager(&shown, &picture) {
+        tokio::time::sleep(DEBOUNCE).await;
+        let status = statuses.borrow_and_update().clone();
+        publish_links(connection, links, &status).await?;
+        // Most changes concern the state of one link only.
+        if !is_same_for_manager(&published, &status) {
             update::<Manager>(connection, PATH, |m| {
-                m.published = picture.published();
-                m.picture = picture.clone();
+                m.published = status.published();
+                m.status = status.clone();
             })
             .await?;
-            shown = picture;
+            published = status;
         }
     }
 }
 
-/// Whether two pictures are the same in what [`Manager`] serves: of links only which
-/// ones there are.
-fn same_for_manager(a: &Picture, b: &Picture) -> bool {
-    let indices = |picture: &Picture| picture.links.iter().map(|l| l.index).collect::<Vec<_>>();
-    let bare = |picture: &Picture| Picture {
+/// Returns true if [`Manager`] serves the same for both. It serves only the indices of links.
+fn is_same_for_manager(a: &Status, b: &Status) -> bool {
+    let indices = |status: &Status| status.links.iter().map(|l| l.index).collect::<Vec<_>>();
+    let bare = |status: &Status| Status {
         links: Vec::new(),
-        ..picture.clone()
+        ..status.clone()
     };
     indices(a) == indices(b) && bare(a) == bare(b)
 }
 
-/// Adds, changes and removes the objects of links.
+/// Adds, updates and removes the objects of links.
 async fn publish_links(
     connection: &Connection,
-    served: &mut BTreeMap<u32, LinkPicture>,
-    picture: &Picture,
+    served: &mut BTreeMap<LinkIndex, LinkStatus>,
+    status: &Status,
 ) -> zbus::Result<()> {
     let server = connection.object_server();
-    let gone: Vec<u32> = served
+    let gone: Vec<LinkIndex> = served
         .keys()
         .copied()
-        .filter(|i| picture.links.iter().all(|l| l.index != *i))
+        .filter(|i| status.links.iter().all(|l| l.index != *i))
         .collect();
     for index in gone {
         server.remove::<Link, _>(link_path(index)?).await?;
         served.remove(&index);
     }
-    for link in &picture.links {
+    for link in &status.links {
         let path = link_path(link.index)?;
         match served.insert(link.index, link.clone()) {
             None => {
@@ -151,13 +150,13 @@ async fn publish_links(
     Ok(())
 }
 
-fn link_path(index: u32) -> zbus::Result<OwnedObjectPath> {
+fn link_path(index: LinkIndex) -> zbus::Result<OwnedObjectPath> {
     Ok(OwnedObjectPath::try_from(format!("{LINK_PREFIX}/{index}"))?)
 }
 
 struct Manager {
     published: Network,
-    picture: Picture,
+    status: Status,
     commands: mpsc::Sender<Command>,
 }
 
@@ -165,10 +164,10 @@ struct Manager {
 impl Manager {
     /// Asks the DHCP server to extend the lease now.
     async fn renew(&self) -> fdo::Result<()> {
-        if self.picture.lease.is_none() {
+        if self.status.lease.is_none() {
             return Err(fdo::Error::Failed(format!(
                 "no lease to renew: {}",
-                self.picture.reason
+                self.status.reason
             )));
         }
         self.send(Command::Renew)
@@ -255,11 +254,8 @@ impl Manager {
     /// NTP servers of the lease.
     #[zbus(property, name = "NTP")]
     fn ntp(&self) -> Vec<String> {
-        self.picture
-            .lease
-            .iter()
-            .flat_map(|l| l.ntp.iter().map(ToString::to_string))
-            .collect()
+        let lease = self.status.lease.as_ref();
+        lease.map(|lease| texts(&lease.ntp)).unwrap_or_default()
     }
 
     /// Host name of the lease (option 12) as received but escaped, or empty.
@@ -279,32 +275,32 @@ impl Manager {
     /// (CLOCK_REALTIME; not there without an end), and `Option1` … as received.
     #[zbus(property)]
     fn lease(&self) -> fdo::Result<HashMap<String, OwnedValue>> {
-        lease(&self.picture).map_err(|error| fdo::Error::Failed(error.to_string()))
+        lease(&self.status).map_err(|error| fdo::Error::Failed(error.to_string()))
     }
 
     /// IPv6 addresses of br0 with their prefixes, link-local ones included. The
     /// kernel configures them by router advertisements.
     #[zbus(property, name = "IPv6Addresses")]
     fn ipv6_addresses(&self) -> Vec<String> {
-        self.picture.ipv6.iter().map(ToString::to_string).collect()
+        texts(&self.status.ipv6)
     }
 
     /// Names of the ports of br0: the uplink, and what others put there.
     #[zbus(property)]
-    fn public_ports(&self) -> &[String] {
-        &self.picture.public_ports
+    fn public_ports(&self) -> Vec<String> {
+        texts(&self.status.public_ports)
     }
 
     /// Names of the ports of br1.
     #[zbus(property)]
-    fn private_ports(&self) -> &[String] {
-        &self.picture.private_ports
+    fn private_ports(&self) -> Vec<String> {
+        texts(&self.status.private_ports)
     }
 
     /// Objects of the links, see LinkProxy.
     #[zbus(property)]
     fn links(&self) -> Vec<OwnedObjectPath> {
-        self.picture
+        self.status
             .links
             .iter()
             .filter_map(|link| link_path(link.index).ok())
@@ -314,38 +310,42 @@ impl Manager {
     /// Errors in the configuration, one line each; empty when it is sound.
     #[zbus(property)]
     fn configuration_problems(&self) -> Vec<String> {
-        self.picture.configuration_problems.clone()
+        self.status.configuration_problems.clone()
     }
 }
 
 impl Manager {
     fn send(&self, command: Command) -> fdo::Result<()> {
         self.commands.try_send(command).map_err(|_| {
-            fdo::Error::LimitsExceeded("buildos-netd still works on earlier requests".to_owned())
+            fdo::Error::LimitsExceeded("buildos-netd still processes earlier requests".to_owned())
         })
     }
 }
 
-struct Link(LinkPicture);
+fn texts<T: ToString>(values: &[T]) -> Vec<String> {
+    values.iter().map(ToString::to_string).collect()
+}
+
+struct Link(LinkStatus);
 
 #[interface(name = "org.build2.buildos.network1.Link")]
 impl Link {
     /// Kernel name of the link.
     #[zbus(property)]
     fn name(&self) -> &str {
-        &self.0.name
+        self.0.name.as_str()
     }
 
     /// Kernel index of the link.
     #[zbus(property)]
     fn index(&self) -> u32 {
-        self.0.index
+        self.0.index.get()
     }
 
     /// MAC address.
     #[zbus(property)]
     fn hardware_address(&self) -> String {
-        text(self.0.mac)
+        text_or_empty(self.0.mac)
     }
 
     /// Whether the link has carrier.
@@ -373,21 +373,21 @@ impl Link {
     }
 }
 
-/// The lease as a dictionary: what was agreed on, and the options as received.
-fn lease(picture: &Picture) -> zvariant::Result<HashMap<String, OwnedValue>> {
-    let Some(lease) = &picture.lease else {
+/// Returns the lease as a dictionary: its parameters, and the options as received.
+fn lease(status: &Status) -> zvariant::Result<HashMap<String, OwnedValue>> {
+    let Some(lease) = &status.lease else {
         return Ok(HashMap::new());
     };
     let mut entries: Vec<(String, Value<'_>)> = vec![
         ("Address".into(), lease.address.to_string().into()),
         ("PrefixLength".into(), lease.prefix.into()),
         ("Server".into(), lease.server.to_string().into()),
-        ("AcquiredUSec".into(), picture.acquired_usec.into()),
+        ("AcquiredUSec".into(), status.acquired_usec.into()),
     ];
     if let Some(term) = lease.term {
         let at = |after: Duration| {
             let after = u64::try_from(after.as_micros()).unwrap_or(u64::MAX);
-            picture.acquired_usec.saturating_add(after)
+            status.acquired_usec.saturating_add(after)
         };
         entries.push(("LeaseSeconds".into(), term.lease.as_secs().into()));
         entries.push(("RenewUSec".into(), at(term.renew).into()));
@@ -409,16 +409,16 @@ mod tests {
     use crate::status::samples;
     use zbus::object_server::Interface as _;
 
-    /// The XML of record is what is served. `BUILDOS_BLESS=1` writes it anew.
+    /// Compares the served interfaces with the XML of record. `BUILDOS_BLESS=1` rewrites it.
     #[test]
-    fn the_interfaces_are_those_of_record() {
-        let picture = samples::online();
-        let link = Link(picture.links[0].clone());
+    fn interfaces_equal_xml_of_record() {
+        let status = samples::online();
+        let link = Link(status.links[0].clone());
         let (commands, _) = mpsc::channel(1);
         let mut xml = String::from("<node>\n");
         let manager = Manager {
-            published: picture.published(),
-            picture,
+            published: status.published(),
+            status,
             commands,
         };
         manager.introspect_to_writer(&mut xml, 2);

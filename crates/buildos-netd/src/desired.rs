@@ -1,106 +1,81 @@
-//! What the race's outcome means to the kernel: a value that [`crate::plan`]
-//! compares with what is there.
+//! Defines the desired state of the kernel, which follows from the election and the
+//! configuration. [`crate::plan`] compares it with the observed state.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use buildos_dhcp::{Instant, Lease};
+use buildos_types::{LinkIndex, PrivateNetwork, Route};
 use ipnet::Ipv4Net;
 
-use crate::config::Settings;
-use crate::private::{self, PrivateNetwork};
-use crate::uplink::election::Race;
+use crate::uplink::election::Election;
 
-/// The kernel counts lifetimes in whole seconds. What is left of a lease below that
-/// is not used.
-const LEAST: Duration = Duration::from_secs(1);
+/// The shortest rest of a lease that netd uses: the kernel counts lifetimes in whole
+/// seconds and refuses 0.
+const SHORTEST_LIFETIME: Duration = Duration::from_secs(1);
 
-/// What should be.
+/// The desired state.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Wish {
-    /// NICs, candidates or not: only one of them may be in br0.
-    pub nics: BTreeSet<u32>,
-    /// Links that are up so that they can show carrier.
-    pub up: BTreeSet<u32>,
+pub struct Desired {
+    /// All NICs, candidates or not. At most one of them is a port of br0.
+    pub nics: BTreeSet<LinkIndex>,
+    /// Links to set up, so that they can show carrier.
+    pub up: BTreeSet<LinkIndex>,
     /// Port of br0.
-    pub uplink: Option<u32>,
-    /// What br0 carries besides its port.
-    pub lease: Option<LeaseWish>,
-    /// Address of br1.
+    pub uplink: Option<LinkIndex>,
+    /// IPv4 configuration of br0.
+    pub lease: Option<UplinkSpec>,
+    /// Address and prefix of br1.
     pub private: Option<Ipv4Net>,
 }
 
-/// What a lease means to the kernel.
+/// IPv4 configuration of br0, from a lease.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LeaseWish {
-    /// Address and prefix on br0.
+pub struct UplinkSpec {
+    /// Address and prefix.
     pub net: Ipv4Net,
-    /// When it ends; none for never.
+    /// End of the lease; [`None`] for an unlimited one.
     pub expires: Option<Instant>,
-    /// `(destination, gateway, onlink)` in the order of the lease.
-    pub routes: Vec<(Ipv4Net, Option<Ipv4Addr>, bool)>,
-    /// Largest packet that the network carries.
+    /// Routes, in the order of the lease: the first one to a destination applies.
+    pub routes: Vec<Route>,
+    /// Largest packet in bytes that the network carries (option 26).
     pub mtu: Option<u32>,
 }
 
-impl Wish {
-    /// What to have at `now`, with these NICs and that private network on br1.
+impl Desired {
+    /// Derives the desired state at `now`.
     #[must_use]
     pub fn new(
-        race: &Race,
-        nics: BTreeSet<u32>,
+        election: &Election,
+        nics: BTreeSet<LinkIndex>,
         private: Option<PrivateNetwork>,
         now: Instant,
     ) -> Self {
-        let lease = race
-            .lease()
-            .filter(|lease| lease.remaining(now).is_none_or(|left| left >= LEAST));
+        let is_usable = |lease: &&Lease| {
+            lease
+                .remaining(now)
+                .is_none_or(|left| left >= SHORTEST_LIFETIME)
+        };
         Self {
             nics,
-            up: race
-                .runners()
-                .map(|runner| runner.candidate.index)
+            up: election
+                .contenders()
+                .map(|contender| contender.candidate.index)
                 .collect(),
-            uplink: race.port().map(|port| port.candidate.index),
-            lease: lease.map(LeaseWish::new),
+            uplink: election.port().map(|port| port.candidate.index),
+            lease: election.lease().filter(is_usable).map(UplinkSpec::from),
             private: private.map(PrivateNetwork::interface),
         }
     }
 }
 
-impl LeaseWish {
-    fn new(lease: &Lease) -> Self {
+impl From<&Lease> for UplinkSpec {
+    fn from(lease: &Lease) -> Self {
         Self {
             net: Ipv4Net::new_assert(lease.address, lease.prefix),
             expires: lease.expires_at(),
-            routes: lease
-                .routes
-                .iter()
-                .map(|route| (route.destination, route.gateway, route.onlink))
-                .collect(),
+            routes: lease.routes.clone(),
             mtu: lease.mtu.map(u32::from),
         }
     }
-}
-
-/// The private network: the current one, or another when the uplink brings an overlap.
-#[must_use]
-pub fn private(
-    race: &Race,
-    settings: &Settings,
-    current: Option<PrivateNetwork>,
-) -> Option<PrivateNetwork> {
-    let occupied = race.lease().map(occupied).unwrap_or_default();
-    private::choose(&settings.private, current, &occupied)
-}
-
-/// The networks that a lease brings, which the private network must not overlap.
-#[must_use]
-pub fn occupied(lease: &Lease) -> Vec<Ipv4Net> {
-    let routes = lease.routes.iter().filter(|route| !route.is_default());
-    routes
-        .map(|route| route.destination)
-        .chain([lease.network()])
-        .collect()
 }

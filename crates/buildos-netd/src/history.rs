@@ -1,8 +1,9 @@
-//! The decision ledger: who was asked, what was offered, what was refused and why.
+//! Records the decisions of the election: which servers were asked, what they offered, and
+//! why an offer was refused.
 //!
-//! The journal tells the transitions, the ledger what led to them: every server on
-//! every NIC, with the times. It is bounded: what repeats itself is one entry with a
-//! count, and the oldest entry goes when there are too many.
+//! The journal has the transitions, the history what led to them: every server on every NIC,
+//! with times. Its size is bounded: a repetition increments a counter, and a new entry
+//! replaces the oldest one.
 
 use std::collections::VecDeque;
 use std::net::Ipv4Addr;
@@ -10,28 +11,28 @@ use std::net::Ipv4Addr;
 use buildos_dhcp::{Event, Transmit};
 use serde::Serialize;
 
-/// Entries kept. A boot with four NICs and a rogue server makes about twenty.
-const MOST: usize = 256;
-/// How many of the latest entries may be added to when something repeats itself.
-const RECENT: usize = 32;
+/// Limit of entries. A boot with four NICs and a rogue server makes about twenty.
+const MAX_ENTRIES: usize = 256;
+/// Number of the latest entries among which a repetition is looked for.
+const REPETITION_WINDOW: usize = 32;
 
-/// One thing that happened, once or several times.
+/// A decision, made once or several times.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Entry {
-    /// When first, CLOCK_REALTIME microseconds.
+    /// First occurrence, CLOCK_REALTIME in microseconds.
     pub first_usec: u64,
-    /// When last, CLOCK_REALTIME microseconds.
+    /// Last occurrence, CLOCK_REALTIME in microseconds.
     pub last_usec: u64,
-    /// How often.
+    /// Number of occurrences.
     pub times: u64,
-    /// What.
+    #[allow(missing_docs)]
     #[serde(flatten)]
-    pub what: What,
+    pub decision: Decision,
 }
 
-/// What happened, without the time.
+/// A decision, or an event that led to one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct What {
+pub struct Decision {
     /// Name of the NIC.
     pub interface: String,
     /// `sent DISCOVER`, `offered`, `refused`, `failed`, `bound`, `extended`,
@@ -39,27 +40,27 @@ pub struct What {
     pub decision: String,
     /// The server (option 54).
     pub server: Option<Ipv4Addr>,
-    /// The address that it is about.
+    /// The offered or leased address.
     pub address: Option<Ipv4Addr>,
-    /// Why, in words; text of servers in it is escaped.
+    /// The reason, for operators. Text from servers is escaped.
     pub reason: Option<String>,
 }
 
-/// The ledger.
+/// The latest decisions.
 #[derive(Debug, Default, Serialize)]
-pub struct Ledger {
+pub struct History {
     entries: VecDeque<Entry>,
     #[serde(skip)]
     changed: bool,
 }
 
-impl Ledger {
-    /// A message was sent on a NIC.
+impl History {
+    /// Records a sent message.
     pub fn sent(&mut self, usec: u64, interface: &str, transmit: &Transmit) {
         let server = transmit.destination;
         self.add(
             usec,
-            What {
+            Decision {
                 interface: interface.to_owned(),
                 decision: format!("sent {}", transmit.kind),
                 server: (!server.is_broadcast()).then_some(server),
@@ -69,7 +70,7 @@ impl Ledger {
         );
     }
 
-    /// Something happened to the client of a NIC.
+    /// Records an event of the DHCP client of a NIC.
     pub fn event(&mut self, usec: u64, interface: &str, event: &Event) {
         let (decision, server, address, reason) = match event {
             Event::Offered { server, address } => ("offered", Some(*server), Some(*address), None),
@@ -95,7 +96,7 @@ impl Ledger {
         };
         self.add(
             usec,
-            What {
+            Decision {
                 interface: interface.to_owned(),
                 decision: decision.to_owned(),
                 server,
@@ -105,29 +106,29 @@ impl Ledger {
         );
     }
 
-    /// The entries as JSON, when there is something new since the last call.
+    /// Returns the history as JSON if it changed since the last call.
     pub fn take_changes(&mut self) -> Option<Vec<u8>> {
-        // Only a map with keys that are no strings could fail; there is none.
+        // JSON fails only for maps whose keys are not strings; there are none.
         std::mem::take(&mut self.changed)
             .then(|| serde_json::to_vec_pretty(self).unwrap_or_default())
     }
 
-    fn add(&mut self, usec: u64, what: What) {
+    fn add(&mut self, usec: u64, decision: Decision) {
         self.changed = true;
-        let mut recent = self.entries.iter_mut().rev().take(RECENT);
-        if let Some(entry) = recent.find(|entry| entry.what == what) {
+        let mut recent = self.entries.iter_mut().rev().take(REPETITION_WINDOW);
+        if let Some(entry) = recent.find(|entry| entry.decision == decision) {
             entry.times = entry.times.saturating_add(1);
             entry.last_usec = usec;
             return;
         }
-        if self.entries.len() == MOST {
+        if self.entries.len() == MAX_ENTRIES {
             self.entries.pop_front();
         }
         self.entries.push_back(Entry {
             first_usec: usec,
             last_usec: usec,
             times: 1,
-            what,
+            decision,
         });
     }
 }
@@ -146,38 +147,38 @@ mod tests {
     }
 
     #[test]
-    fn what_repeats_itself_is_one_entry() {
-        let mut ledger = Ledger::default();
+    fn history_repetition_increments_counter() {
+        let mut history = History::default();
         for usec in 1..=5 {
-            ledger.event(usec, "enp1s0", &refused(1));
-            ledger.event(usec, "enp2s0", &refused(1));
+            history.event(usec, "enp1s0", &refused(1));
+            history.event(usec, "enp2s0", &refused(1));
         }
-        let [first, second] = ledger.entries.make_contiguous() else {
-            panic!("{:?}", ledger.entries);
+        let [first, second] = history.entries.make_contiguous() else {
+            panic!("{:?}", history.entries);
         };
         assert_eq!((first.first_usec, first.last_usec, first.times), (1, 5, 5));
-        assert_eq!(second.what.interface, "enp2s0");
+        assert_eq!(second.decision.interface, "enp2s0");
     }
 
     #[test]
-    fn a_flood_leaves_the_latest() {
-        let mut ledger = Ledger::default();
+    fn history_full_drops_oldest_entries() {
+        let mut history = History::default();
         for server in 0..10_000 {
-            ledger.event(server.into(), "enp1s0", &refused(server));
+            history.event(server.into(), "enp1s0", &refused(server));
         }
-        assert_eq!(ledger.entries.len(), MOST);
+        assert_eq!(history.entries.len(), MAX_ENTRIES);
         assert_eq!(
-            ledger.entries.back().unwrap().what.server,
+            history.entries.back().unwrap().decision.server,
             Some(Ipv4Addr::from(9999))
         );
     }
 
     #[test]
-    fn it_is_json_and_written_when_it_changed() {
-        let mut ledger = Ledger::default();
-        assert_eq!(ledger.take_changes(), None);
-        ledger.event(7, "enp1s0", &refused(0xc000_0201));
-        let json = ledger.take_changes().unwrap();
+    fn history_is_json_returned_once_per_change() {
+        let mut history = History::default();
+        assert_eq!(history.take_changes(), None);
+        history.event(7, "enp1s0", &refused(0xc000_0201));
+        let json = history.take_changes().unwrap();
         let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
         assert_eq!(
             json,
@@ -187,6 +188,6 @@ mod tests {
                 "reason": format!("OFFER: {}", Refusal::NoMask),
             }]})
         );
-        assert_eq!(ledger.take_changes(), None);
+        assert_eq!(history.take_changes(), None);
     }
 }

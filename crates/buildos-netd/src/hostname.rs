@@ -1,7 +1,7 @@
-//! The name of the host, as the kernel has it.
+//! Follows the kernel's hostname, which netd sends to DHCP servers.
 //!
-//! netd tells it to DHCP servers. Who chose it does not matter here; that it
-//! changed shows in `/proc/sys/kernel/hostname`, which can be polled.
+//! `/proc/sys/kernel/hostname` supports poll(2) and reports every change, whichever program
+//! made it.
 
 #![allow(unsafe_code)] // AsyncFd has no safe constructor.
 
@@ -13,15 +13,15 @@ use tokio::io::unix::AsyncFd;
 
 const PATH: &str = "/proc/sys/kernel/hostname";
 
-/// Follows the host's name.
-pub struct Hostname(AsyncFd<File>);
+/// Follows the hostname.
+pub struct HostnameMonitor(AsyncFd<File>);
 
-impl Hostname {
-    /// Begins to follow.
+impl HostnameMonitor {
+    /// Opens the file.
     ///
     /// # Errors
     ///
-    /// `/proc` is not there.
+    /// `/proc` is not mounted.
     pub fn open() -> io::Result<Self> {
         let file = File::open(PATH)?;
         // SAFETY: a File returns the same open descriptor until it is dropped, and
@@ -30,7 +30,7 @@ impl Hostname {
         Ok(Self(file.map_err(io::Error::from)?))
     }
 
-    /// The name now; none while the host has none that says anything.
+    /// Returns the hostname, or [`None`] if the host has no meaningful one.
     pub fn read(&mut self) -> Option<String> {
         let mut text = String::new();
         let file = self.0.get_mut();
@@ -43,14 +43,14 @@ impl Hostname {
     pub async fn changed(&mut self) {
         match self.0.ready(Interest::PRIORITY).await {
             Ok(mut ready) => ready.clear_ready(),
-            // Not reached: that is the runtime's end.
+            // Reached only when the runtime ends.
             Err(_) => std::future::pending().await,
         }
     }
 }
 
-/// A name that a DHCP server may enter into the DNS (RFC 1123, section 2.1), in
-/// contrast to those that the kernel, systemd and installers begin with.
+/// Returns the name if a DHCP server may enter it into the DNS (RFC 1123, section 2.1).
+/// Excludes the initial names of the kernel, systemd and installers.
 fn meaningful(text: &str) -> Option<String> {
     let name = text.trim();
     let label = |label: &str| {
@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_that_say_nothing_are_none() {
+    fn hostname_initial_or_invalid_is_ignored() {
         for (text, name) in [
             ("rack-7\n", Some("rack-7")),
             ("rack-7.example.org\n", Some("rack-7.example.org")),
@@ -86,8 +86,8 @@ mod tests {
     }
 
     #[tokio::test(flavor = "current_thread")]
-    async fn the_kernel_has_a_name_to_follow() {
-        let mut hostname = Hostname::open().unwrap();
+    async fn hostname_of_kernel_is_read() {
+        let mut hostname = HostnameMonitor::open().unwrap();
         let kernel = std::fs::read_to_string(PATH).unwrap();
         assert_eq!(hostname.read(), meaningful(&kernel));
     }

@@ -1,10 +1,24 @@
-//! buildos-netd: finds the uplink of a build host and makes its two bridges.
+//! buildos-netd: finds the uplink of a build host and creates its two bridges.
 //!
-//! Data flows one way. [`kernel`] observes links; [`uplink::candidate`] says which may
-//! become the uplink; [`uplink::election`] runs a DHCP client (`buildos-dhcp`) on each and
-//! decides; [`desired`] says what that means to the kernel; [`plan`] is the difference
-//! between wish and kernel; [`kernel`] applies it. [`status`] is what others
-//! get to see, by [`dbus`], [`state_file`], [`exports`] and `STATUS=`.
+//! ```text
+//!   kernel --> observed --> uplink --> desired --> plan --> kernel
+//!                 |           |
+//!                 +-----+-----+
+//!                       v
+//!                    status --> dbus, exports, state_file, STATUS=
+//! ```
+//!
+//! | module | subject |
+//! |---|---|
+//! | [`daemon`] | event loop, published files |
+//! | [`reconcile`] | rounds of observe, plan, apply; refusals and retries |
+//! | [`uplink`] | which NIC becomes the port of br0, by DHCP (`buildos-dhcp`) |
+//! | [`desired`], [`observed`], [`plan`] | the two states and their difference |
+//! | [`kernel`] | rtnetlink, sysctl; a fake kernel |
+//! | [`sockets`] | packet and UDP sockets of the DHCP clients |
+//! | [`status`] | the state that D-Bus ([`dbus`]), files ([`exports`], [`state_file`]) and `STATUS=` show |
+//! | [`history`] | decisions of the election |
+//! | [`other_manager`] | other programs that configure the network |
 
 use std::process::ExitCode;
 
@@ -17,20 +31,20 @@ pub mod exports;
 pub mod history;
 pub mod hostname;
 pub mod kernel;
-pub mod mac;
 pub mod messages;
 pub mod observed;
 pub mod other_manager;
 pub mod pattern;
 pub mod plan;
-pub mod private;
+pub mod private_network;
+pub mod reconcile;
 pub mod sockets;
 pub mod state_file;
 pub mod status;
 pub mod uplink;
 pub mod wait_online;
 
-/// The daemon.
+/// Runs the daemon.
 #[must_use]
 pub fn main() -> ExitCode {
     buildos_service::main(env!("CARGO_PKG_VERSION"), config::schema(), daemon::run)

@@ -1,36 +1,36 @@
-//! Journal messages: the identifiers that `units/systemd/catalog` explains,
-//! and the one place where DHCP events become text.
+//! Logs journal messages: their identifiers, which `units/systemd/catalog` explains, and
+//! their texts as far as several modules log them.
 
 use buildos_dhcp::{Event, Lease};
 
-use crate::uplink::election::Candidate;
+use crate::uplink::candidate::Candidate;
 
-/// A lease was taken.
+/// A lease was granted.
 pub const BOUND: &str = "3a4d2f0d9c5e4be19c0a3a34b55f1b6a";
 /// A lease was extended or confirmed.
 pub const RENEWED: &str = "b7a65f0a3d554dd3a6b7f5c2e8c61f0d";
-/// A lease is gone.
+/// A lease ended.
 pub const LOST: &str = "5e1c9b7f8a0240b6b2c4d09e3f7a1d58";
-/// A resumed lease is used though nobody confirmed it.
+/// No server confirmed a resumed lease, which remains in use.
 pub const UNCONFIRMED: &str = "94f1f0f6d2c64f7e8b1e0b9d7c3a2e15";
-/// A server was refused, or did not keep its offer.
+/// netd refused a server's message, or a server did not grant its offer.
 pub const REFUSED: &str = "e0b3c8d1a7f94c5cb6d2f1e4a9078b63";
-/// The set of candidates or their carrier changed.
+/// The candidates or their carrier changed.
 pub const CANDIDATE: &str = "1f8e7d6c5b4a49389271605f4e3d2c1b";
-/// Another private network was chosen.
+/// The private network changed.
 pub const PRIVATE: &str = "7c2f9d1e6b3a4850a1f4c8e7d0b95263";
 /// The kernel refused an operation.
 pub const KERNEL: &str = "d95b0e3c7a1f4268be90f2d4c6a8173e";
-/// Somebody undid what netd did; it was done again.
+/// netd undid a change by another program.
 pub const REPAIRED: &str = "0f6b7a52e9c84d31b4a05d8e2c71f396";
-/// A file in `/run` could not be written.
+/// A file in `/run` cannot be written.
 pub const FILE: &str = "68a0d4f2c1b94e7f9d3c5e8b7a60f142";
-/// Somebody else configures the network, and nothing is done.
-pub const RIVAL: &str = "4c0d1a7be52f4b6d9f3a86e1c7d05b28";
+/// Another program configures the network; netd does not start.
+pub const OTHER_MANAGER: &str = "4c0d1a7be52f4b6d9f3a86e1c7d05b28";
 
-/// Writes an event of a DHCP client to the journal.
-pub fn log(candidate: &Candidate, event: &Event) {
-    let interface = candidate.name.as_str();
+/// Logs an event of a DHCP client.
+pub fn client_event(nic: &Candidate, event: &Event) {
+    let interface = nic.name.as_str();
     match event {
         Event::Offered { server, address } => {
             tracing::debug!(interface, "{interface}: OFFER of {address} from {server}");
@@ -75,18 +75,42 @@ pub fn log(candidate: &Candidate, event: &Event) {
     }
 }
 
-/// Writes to the journal that something undone by somebody else is done again.
-/// `by` is the netlink port of who did it, normally the number of its process.
+/// Logs which candidates appeared, disappeared, or changed their carrier.
+pub fn candidates_changed(before: &[&Candidate], now: &[Candidate]) {
+    for candidate in now {
+        let former = before.iter().find(|c| c.index == candidate.index);
+        let change = match (former.map(|c| c.carrier), candidate.carrier) {
+            (Some(old), new) if old == new => continue,
+            (_, true) => "carrier",
+            (Some(_), false) => "carrier lost",
+            (None, false) => "no carrier",
+        };
+        candidate_changed(candidate, change);
+    }
+    for candidate in before {
+        if now.iter().all(|c| c.index != candidate.index) {
+            candidate_changed(candidate, "gone");
+        }
+    }
+}
+
+fn candidate_changed(candidate: &Candidate, change: &str) {
+    let interface = candidate.name.as_str();
+    tracing::info!(message_id = CANDIDATE, interface, "{interface}: {change}");
+}
+
+/// Logs that netd undid a change. `by` is the netlink port of its author, normally the
+/// process id.
 pub fn repaired(what: &str, by: Option<u32>) {
     match by {
         Some(by) => tracing::warn!(
             message_id = REPAIRED,
             buildos_changed_by = by,
-            "put right after a change by process {by}: {what}"
+            "repaired after a change by process {by}: {what}"
         ),
         None => tracing::warn!(
             message_id = REPAIRED,
-            "put right after a change by somebody: {what}"
+            "repaired after a change by an unknown process: {what}"
         ),
     }
 }

@@ -1,54 +1,128 @@
-//! Links as the kernel shows them (rtnetlink(7), `/sys/class/net`).
+//! Defines what netd reads from the kernel: links, addresses and routes.
+//!
+//! Plain values: [`crate::kernel`] reads them, [`crate::plan`] compares them with
+//! [`crate::desired`].
 
-use buildos_types::MacAddress;
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 
-/// One network interface of the host.
+use buildos_dhcp::Instant;
+use buildos_types::{InterfaceName, LinkIndex, MacAddress, Route};
+use ipnet::{Ipv4Net, Ipv6Net};
+
+/// Name of the bridge that contains the uplink.
+pub const PUBLIC_BRIDGE: &str = "br0";
+/// Name of the bridge for machines behind NAT.
+pub const PRIVATE_BRIDGE: &str = "br1";
+
+/// The kernel's network configuration, as far as netd reads it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Observed {
+    /// Every link, of netd or not.
+    pub links: BTreeMap<LinkIndex, Link>,
+    /// IPv4 addresses that carry netd's mark (`IFA_PROTO`).
+    pub addresses: Vec<Address>,
+    /// IPv4 routes of the main table that carry netd's mark (`RTA_PROTOCOL`).
+    pub routes: Vec<InstalledRoute>,
+    /// IPv6 addresses in use. The kernel configures them.
+    pub ipv6: Vec<(LinkIndex, Ipv6Net)>,
+}
+
+/// A network interface (rtnetlink(7), `/sys/class/net`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Link {
-    /// Kernel index; stays when the link is renamed.
-    pub index: u32,
-    /// Kernel name.
-    pub name: String,
-    /// Hardware address, if it is an Ethernet one.
+    /// Index; a rename keeps it.
+    pub index: LinkIndex,
+    /// Name at the time of observation.
+    pub name: InterfaceName,
+    /// Hardware address; [`None`] unless it is an Ethernet address.
     pub mac: Option<MacAddress>,
     /// Largest packet in bytes.
     pub mtu: u32,
     /// Administratively up (`IFF_UP`).
     pub up: bool,
-    /// `IFF_LOWER_UP`; only meaningful while [`Link::up`].
+    /// Carrier (`IFF_LOWER_UP`); meaningless unless [`Link::up`].
     pub carrier: bool,
-    /// Index of the bridge (or bond, …) that the link is a port of.
-    pub controller: Option<u32>,
-    /// `ARPHRD_ETHER`.
+    /// The bridge, bond, … of which the link is a port.
+    pub controller: Option<LinkIndex>,
+    /// Of hardware type `ARPHRD_ETHER`.
     pub ethernet: bool,
-    /// `IFLA_INFO_KIND` (`bridge`, `veth`, …); hardware has none.
+    /// `IFLA_INFO_KIND` (`bridge`, `veth`, …); [`None`] for hardware.
     pub kind: Option<String>,
-    /// Whether a device stands behind it (`/sys/class/net/NAME/device`).
+    /// Backed by a device (`/sys/class/net/NAME/device` exists).
     pub device: bool,
-    /// Whether it is a radio.
+    /// A wireless interface.
     pub wireless: bool,
-    /// Whether the kernel configures IPv6 on it (`disable_ipv6` is 0); none where it
-    /// cannot, as below an MTU of 1280.
+    /// The kernel configures IPv6 on it (`disable_ipv6` is 0); [`None`] if it cannot, as
+    /// with an MTU below 1280.
     pub ipv6: Option<bool>,
-    /// Whether it answers ARP for addresses of other links (`arp_ignore` is 0).
+    /// Answers ARP requests for addresses of other links (`arp_ignore` is 0).
     pub answers_arp: bool,
-    /// Bridge settings, if it is a bridge.
+    /// Bridge settings; [`None`] unless it is a bridge.
     pub bridge: Option<BridgeSettings>,
 }
 
-/// What matters of a bridge's settings.
+/// Settings of a bridge that delay traffic of its ports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BridgeSettings {
-    /// Spanning tree protocol. With it a port is silent for half a minute.
+    /// Spanning tree protocol, which keeps a new port silent for twice the forward delay.
     pub stp: bool,
-    /// Time in each of listening and learning, in hundredths of a second.
+    /// Duration of each of the states listening and learning, in hundredths of a second.
     pub forward_delay: u32,
 }
 
 impl BridgeSettings {
-    /// What br0 and br1 have: ports forward at once.
-    pub const OURS: Self = Self {
+    /// Settings of br0 and br1: ports forward at once.
+    pub const FORWARD_AT_ONCE: Self = Self {
         stp: false,
         forward_delay: 0,
     };
+}
+
+/// An IPv4 address on a link.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Address {
+    /// The link that has the address.
+    pub link: LinkIndex,
+    /// Address and prefix.
+    pub net: Ipv4Net,
+    /// End of its lifetime; [`None`] for an unlimited one.
+    pub expires: Option<Instant>,
+}
+
+impl Address {
+    /// Returns true if both differ at most in their lifetimes.
+    #[must_use]
+    pub fn is_same_apart_from_lifetime(&self, other: &Self) -> bool {
+        (self.link, self.net) == (other.link, other.net)
+    }
+}
+
+/// An IPv4 route of the main table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InstalledRoute {
+    /// The link that packets leave by.
+    pub link: LinkIndex,
+    /// Destination and gateway.
+    pub route: Route,
+    /// Preferred source address.
+    pub source: Ipv4Addr,
+}
+
+impl Observed {
+    /// Returns the bridge of that name.
+    #[must_use]
+    pub fn bridge(&self, name: &str) -> Option<&Link> {
+        self.links
+            .values()
+            .find(|link| link.name == name && link.bridge.is_some())
+    }
+
+    /// Returns the ports of the bridge of that name.
+    pub fn ports(&self, bridge: &str) -> impl Iterator<Item = &Link> {
+        let index = self.bridge(bridge).map(|bridge| bridge.index);
+        self.links
+            .values()
+            .filter(move |link| index.is_some() && link.controller == index)
+    }
 }

@@ -1,14 +1,13 @@
-//! Whether somebody else configures the network of this machine.
+//! Detects other programs that configure the network of this machine.
 //!
-//! The image has no such program. On a Debian host that our packages were installed
-//! on there is one, and whoever installed them may be logged in through it: two
-//! that configure the same links undo each other's work, and taking over unasked
-//! cuts people off. So netd keeps its hands off the kernel while there is one.
+//! The image has none. A Debian host on which the packages are installed has one, and the
+//! operator may be logged in through it. Two programs that configure the same links undo
+//! each other's changes. Therefore netd does not start while such a program runs.
 //!
-//! Services count while they run, as their unit's control group shows: netd is
-//! ordered after them. ifupdown is no service: its interfaces also come up by
-//! udev's events, at any time, so what counts is what its files configure, and what it
-//! has configured (`/run/network/ifstate`).
+//! | program | detected by |
+//! |---|---|
+//! | services | the control group of their unit, which exists while they run; netd is ordered after them |
+//! | ifupdown | its configuration and `/run/network/ifstate`: udev may bring up interfaces at any time |
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -25,19 +24,19 @@ const SERVICES: [&str; 4] = [
 const IFUPDOWN: &str = "usr/sbin/ifup";
 const INTERFACES: &str = "etc/network/interfaces";
 const IFSTATE: &str = "run/network/ifstate";
-/// What [`crate::exports`] writes is no configuration of somebody else.
-const OURS: &str = "/run/buildos/netd/interfaces";
+/// netd writes this file ([`crate::exports`]): it is not a configuration of ifupdown.
+const EXPORTED_INTERFACES: &str = "/run/buildos/netd/interfaces";
 
-/// Somebody who configures this machine's network. Its text tells how to end that.
+/// A program that configures the network. Its text says how to disable it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Rival {
-    /// A service that runs.
+pub enum OtherManager {
+    /// A running service.
     Service(&'static str),
     /// Interfaces that ifupdown configures.
     Ifupdown(BTreeSet<String>),
 }
 
-impl fmt::Display for Rival {
+impl fmt::Display for OtherManager {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Service(service) => write!(
@@ -58,29 +57,30 @@ impl fmt::Display for Rival {
     }
 }
 
-/// The first that is found below `root`.
+/// Returns the first one found below `root`.
 #[must_use]
-pub fn find(root: &Path) -> Option<Rival> {
+pub fn find(root: &Path) -> Option<OtherManager> {
     let cgroups = root.join("sys/fs/cgroup/system.slice");
     let service = SERVICES
         .into_iter()
         .find(|service| cgroups.join(service).is_dir());
     if let Some(service) = service {
-        return Some(Rival::Service(service));
+        return Some(OtherManager::Service(service));
     }
     let interfaces = ifupdown(root);
-    (!interfaces.is_empty()).then_some(Rival::Ifupdown(interfaces))
+    (!interfaces.is_empty()).then_some(OtherManager::Ifupdown(interfaces))
 }
 
-/// Interfaces that ifupdown configures, or has configured in this boot.
+/// Returns the interfaces that ifupdown configures, or has configured in this boot.
 fn ifupdown(root: &Path) -> BTreeSet<String> {
     if !root.join(IFUPDOWN).exists() {
         return BTreeSet::new();
     }
     let mut interfaces = BTreeSet::new();
     let main = root.join(INTERFACES);
-    let view = fs::read_link(&main).is_ok_and(|target| target == Path::new(OURS));
-    if !view {
+    let is_exported =
+        fs::read_link(&main).is_ok_and(|target| target == Path::new(EXPORTED_INTERFACES));
+    if !is_exported {
         let text = fs::read_to_string(&main).unwrap_or_default();
         interfaces.append(&mut configured(&text));
         for pattern in sourced(&text) {
@@ -96,7 +96,7 @@ fn ifupdown(root: &Path) -> BTreeSet<String> {
     interfaces
 }
 
-/// The interfaces of `iface` stanzas of interfaces(5), but the loopback device.
+/// Returns the interfaces of `iface` stanzas of interfaces(5), except the loopback interface.
 fn configured(text: &str) -> BTreeSet<String> {
     let stanzas = text.lines().filter_map(|line| {
         let mut words = line.split_whitespace();
@@ -110,15 +110,15 @@ fn configured(text: &str) -> BTreeSet<String> {
         .collect()
 }
 
-/// The arguments of `source` and `source-directory` in interfaces(5).
+/// Returns the arguments of `source` and `source-directory` in interfaces(5).
 fn sourced(text: &str) -> impl Iterator<Item = &str> {
     text.lines()
         .filter(|line| line.trim_start().starts_with("source"))
         .flat_map(|line| line.split_whitespace().skip(1))
 }
 
-/// The files that an argument of `source` stands for. Patterns of directories do
-/// not occur in practice and stand for nothing here.
+/// Returns the files that an argument of `source` matches. Patterns in directory names do
+/// not occur in practice and match nothing.
 fn files(root: &Path, main: &Path, pattern: &str) -> Vec<PathBuf> {
     let path = match pattern.strip_prefix('/') {
         Some(absolute) => root.join(absolute),
@@ -135,7 +135,7 @@ fn files(root: &Path, main: &Path, pattern: &str) -> Vec<PathBuf> {
         .unwrap_or_default()
 }
 
-/// The interfaces that ifupdown has configured: a line `INTERFACE=LOGICAL` each.
+/// Returns the interfaces that ifupdown has configured: one line `INTERFACE=LOGICAL` each.
 fn up(ifstate: &str) -> BTreeSet<String> {
     ifstate
         .lines()
@@ -164,8 +164,8 @@ mod tests {
 
         fn interfaces(&self) -> Option<Vec<String>> {
             match find(self.0.path())? {
-                Rival::Ifupdown(names) => Some(names.into_iter().collect()),
-                Rival::Service(_) => None,
+                OtherManager::Ifupdown(names) => Some(names.into_iter().collect()),
+                OtherManager::Service(_) => None,
             }
         }
     }
@@ -175,19 +175,19 @@ mod tests {
         source /etc/network/interfaces.d/*\n\nauto lo\niface lo inet loopback\n";
 
     #[test]
-    fn nobody_on_a_bare_machine() {
+    fn bare_machine_has_no_other_manager() {
         assert_eq!(find(Machine::new(&[]).0.path()), None);
     }
 
     #[test]
-    fn a_service_counts_while_it_runs() {
+    fn service_is_detected_while_it_runs() {
         for service in SERVICES {
             let procs = format!("sys/fs/cgroup/system.slice/{service}/cgroup.procs");
             let machine = Machine::new(&[(procs.as_str(), "1\n")]);
-            let rival = find(machine.0.path()).unwrap();
-            assert_eq!(rival, Rival::Service(service));
+            let other_manager = find(machine.0.path()).unwrap();
+            assert_eq!(other_manager, OtherManager::Service(service));
             assert!(
-                rival
+                other_manager
                     .to_string()
                     .ends_with(&format!("systemctl disable {service}"))
             );
@@ -197,13 +197,13 @@ mod tests {
     }
 
     #[test]
-    fn ifupdown_with_nothing_but_the_loopback_device_does_nothing() {
+    fn ifupdown_with_loopback_only_is_ignored() {
         let machine = Machine::new(&[IFUP, (INTERFACES, DEBIAN), (IFSTATE, "lo=lo\n")]);
         assert_eq!(find(machine.0.path()), None);
     }
 
     #[test]
-    fn what_the_debian_installer_writes() {
+    fn interfaces_of_debian_installer_are_detected() {
         let text = format!("{DEBIAN}\nallow-hotplug ens3\niface ens3 inet dhcp\n");
         let machine = Machine::new(&[IFUP, (INTERFACES, &text)]);
         assert_eq!(machine.interfaces().unwrap(), ["ens3"]);
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn files_that_are_sourced() {
+    fn interfaces_in_sourced_files_are_detected() {
         let there = (
             "etc/network/interfaces.d/50-cloud-init",
             "iface eth0 inet6 auto\n",
@@ -228,17 +228,17 @@ mod tests {
     }
 
     #[test]
-    fn what_is_up_counts_when_it_is_not_in_the_files_any_more() {
+    fn interface_up_but_no_longer_configured_is_detected() {
         let machine = Machine::new(&[IFUP, (INTERFACES, DEBIAN), (IFSTATE, "lo=lo\neth1=eth1\n")]);
         assert_eq!(machine.interfaces().unwrap(), ["eth1"]);
     }
 
     #[test]
-    fn our_own_view_is_not_somebody_elses_configuration() {
+    fn exported_interfaces_file_is_ignored() {
         let machine = Machine::new(&[IFUP, (IFSTATE, "")]);
         let path = machine.0.path().join(INTERFACES);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::os::unix::fs::symlink(OURS, path).unwrap();
+        std::os::unix::fs::symlink(EXPORTED_INTERFACES, path).unwrap();
         assert_eq!(find(machine.0.path()), None);
     }
 }

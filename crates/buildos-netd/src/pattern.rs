@@ -1,4 +1,4 @@
-//! Patterns over link names, with `*` for any text.
+//! Matches link names against patterns, in which `*` stands for any text.
 
 use serde::Deserialize;
 
@@ -8,7 +8,7 @@ use serde::Deserialize;
 pub struct Pattern(pub String);
 
 impl Pattern {
-    /// Whether the whole name fits.
+    /// Returns true if the whole name matches.
     #[must_use]
     pub fn matches(&self, name: &str) -> bool {
         let mut parts = self.0.split('*');
@@ -16,7 +16,7 @@ impl Pattern {
             return false;
         };
         let Some(last) = parts.next_back() else {
-            return rest.is_empty(); // There was no star.
+            return rest.is_empty(); // The pattern has no star.
         };
         for part in parts {
             match rest.find(part) {
@@ -33,7 +33,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn stars_stand_for_any_text() {
+    fn pattern_star_matches_any_text() {
         for (pattern, name, expected) in [
             ("eth0", "eth0", true),
             ("eth0", "eth01", false),

@@ -1,183 +1,130 @@
-//! The difference between what should be and what is.
+//! Computes the operations that lead from the observed to the desired state.
 //!
-//! [`Wish`] and [`Observed`] are values; [`plan()`] lists the operations that
-//! lead from one to the other, removals first. Operations on a bridge that
-//! does not exist yet come in the next round: the loop is observe, plan, apply,
-//! and again until there is nothing left to do. What is already right is not
-//! touched, and what is not ours is not looked at: our addresses and routes
-//! carry a protocol number (`IFA_PROTO`, `RTA_PROTOCOL`), so that a netd that was
-//! killed finds them again.
+//! [`plan()`] is pure and does not touch what is already right:
+//!
+//! | order | operations | reason |
+//! |---|---|---|
+//! | 1 | NICs: IPv6 and ARP off, up | hardware takes seconds to find its carrier |
+//! | 2 | bridges: create, settings, port, up | a former uplink leaves br0 before the new one joins |
+//! | 3 | routes, then addresses: remove | a route needs its source address |
+//! | 4 | addresses, then routes: add | same |
+//!
+//! Operations on a bridge that does not exist yet follow in the next round
+//! ([`crate::reconcile`]).
+//!
+//! # Limits
+//!
+//! Only addresses and routes that carry netd's mark are removed. A restarted netd
+//! recognises its own by the mark (`IFA_PROTO`, `RTA_PROTOCOL`).
 
-use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use buildos_dhcp::Instant;
-use ipnet::{Ipv4Net, Ipv6Net};
+use buildos_types::{LinkIndex, MacAddress};
 
-use crate::desired::Wish;
-use crate::mac::MacAddress;
-use crate::observed::{BridgeSettings, Link};
+use crate::desired::Desired;
+use crate::observed::{
+    Address, BridgeSettings, InstalledRoute, Link, Observed, PRIVATE_BRIDGE, PUBLIC_BRIDGE,
+};
 
-/// Name of the bridge that contains the uplink.
-pub const PUBLIC_BRIDGE: &str = "br0";
-/// Name of the bridge for machines behind NAT.
-pub const PRIVATE_BRIDGE: &str = "br1";
-
-/// Hardware address of br1, locally administered. Without one of its own a
-/// bridge takes the lowest of its ports' and changes it as machines come and go.
+/// Hardware address of br1, locally administered. A bridge without a fixed address takes
+/// the lowest of its ports' addresses, which changes as machines come and go.
 pub const PRIVATE_MAC: MacAddress = MacAddress([0x02, 0x62, 0x6f, 0x73, 0x00, 0x01]);
-/// Hardware address of br0 until it has a port. udev gives another one to a link
-/// that was made without (systemd.link(5), `MACAddressPolicy=`), at any time.
+/// Hardware address of br0 until it has a port. udev replaces a random address of a new
+/// link at any time (systemd.link(5), `MACAddressPolicy=`), but not a fixed one.
 const PORTLESS_MAC: MacAddress = MacAddress([0x02, 0x62, 0x6f, 0x73, 0x00, 0x00]);
 
-/// The kernel counts lifetimes in whole seconds; that much difference is rounding and
-/// delay.
+/// Difference between two lifetimes that counts as equal. The kernel counts lifetimes in
+/// whole seconds.
 const LIFETIME_TOLERANCE: Duration = Duration::from_secs(2);
 
-/// What the kernel has.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Observed {
-    /// By index.
-    pub links: BTreeMap<u32, Link>,
-    /// IPv4 addresses that carry our mark.
-    pub addresses: Vec<Address>,
-    /// IPv4 routes of the main table that carry our mark.
-    pub routes: Vec<Route>,
-    /// IPv6 addresses in use, by index of their link. The kernel configures them.
-    pub ipv6: Vec<(u32, Ipv6Net)>,
-}
-
-/// An IPv4 address on a link.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Address {
-    /// Index of the link.
-    pub link: u32,
-    /// Address and prefix.
-    pub net: Ipv4Net,
-    /// When its lifetime ends; none for never.
-    pub expires: Option<Instant>,
-}
-
-/// An IPv4 route of the main table.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Route {
-    /// Index of the link it leaves by.
-    pub link: u32,
-    /// Where it leads.
-    pub destination: Ipv4Net,
-    /// Next hop; none for what is on the link itself.
-    pub gateway: Option<Ipv4Addr>,
-    /// The gateway is on the link although no address says so.
-    pub onlink: bool,
-    /// Preferred source address.
-    pub source: Ipv4Addr,
-}
-
-/// One change to the kernel's state.
+/// One change of the kernel's network configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Op {
-    /// Create a bridge with [`BridgeSettings::OURS`] and this hardware address.
+    /// Create a bridge with [`BridgeSettings::FORWARD_AT_ONCE`] and this hardware address.
     CreateBridge(&'static str, MacAddress),
-    /// Keep the kernel from having IPv6 on a NIC, and from answering ARP there for
-    /// addresses of other links.
-    Silence(u32),
-    /// Keep the kernel from having IPv6 on a link.
-    DisableIpv6(u32),
-    /// Have the kernel configure IPv6 on a link by router advertisements.
-    EnableIpv6(u32),
-    /// Give a bridge [`BridgeSettings::OURS`].
-    SetBridge(u32),
+    /// Disable IPv6 on a NIC, and ARP replies for addresses of other links.
+    DisableIpv6AndArp(LinkIndex),
+    /// Disable IPv6 on a link.
+    DisableIpv6(LinkIndex),
+    /// Enable IPv6 and router advertisements on a link.
+    EnableIpv6(LinkIndex),
+    /// Apply [`BridgeSettings::FORWARD_AT_ONCE`] to a bridge.
+    SetBridge(LinkIndex),
     /// Change the hardware address of a link.
-    SetMac(u32, MacAddress),
+    SetMac(LinkIndex, MacAddress),
     /// Change the MTU of a link.
-    SetMtu(u32, u32),
+    SetMtu(LinkIndex, u32),
     /// Set a link up.
-    SetUp(u32),
-    /// Take a port out of its bridge.
-    Detach(u32),
-    /// Put a link into a bridge.
+    SetUp(LinkIndex),
+    /// Remove a port from its bridge.
+    Detach(LinkIndex),
+    /// Add a port to a bridge.
     Attach {
-        /// The link.
-        port: u32,
+        /// The link that becomes a port.
+        port: LinkIndex,
         /// The bridge.
-        bridge: u32,
+        bridge: LinkIndex,
     },
     /// Remove an address.
     RemoveAddress(Address),
-    /// Add an address, or renew its lifetime in place.
+    /// Add an address, or replace its lifetime in place.
     SetAddress(Address),
     /// Remove a route.
-    RemoveRoute(Route),
+    RemoveRoute(InstalledRoute),
     /// Add a route.
-    AddRoute(Route),
+    AddRoute(InstalledRoute),
 }
 
-/// The operations that bring what is closer to what should be; none when it is there.
+/// Returns the operations of the next round; empty if the observed state is the desired one.
 #[must_use]
-pub fn plan(wish: &Wish, observed: &Observed) -> Vec<Op> {
+pub fn plan(desired: &Desired, observed: &Observed) -> Vec<Op> {
     let public = observed.bridge(PUBLIC_BRIDGE);
     let private = observed.bridge(PRIVATE_BRIDGE);
     let mut ops = Vec::new();
-    // First, as real hardware takes seconds to find its carrier.
-    for link in wish.up.iter().filter_map(|index| observed.links.get(index)) {
-        if link.ipv6 == Some(true) || link.answers_arp {
-            // Both are br0's. A default route that a NIC learned by itself would
-            // lead nowhere once it is a port, and a second NIC on br0's network
-            // would draw br0's traffic to itself.
-            ops.push(Op::Silence(link.index));
-        }
-        if !link.up {
-            ops.push(Op::SetUp(link.index));
-        }
-    }
+    prepare_nics(desired, observed, &mut ops);
     match public {
         None => ops.push(Op::CreateBridge(PUBLIC_BRIDGE, PORTLESS_MAC)),
-        Some(bridge) => public_bridge(wish, observed, bridge, &mut ops),
+        Some(bridge) => public_bridge(desired, observed, bridge, &mut ops),
     }
     match private {
         None => ops.push(Op::CreateBridge(PRIVATE_BRIDGE, PRIVATE_MAC)),
         Some(bridge) => private_bridge(bridge, &mut ops),
     }
-    let wanted = addresses(wish, public, private);
-    let routes = routes(wish, public);
-    ops.extend(
-        observed
-            .routes
-            .iter()
-            .filter(|r| !routes.contains(r))
-            .cloned()
-            .map(Op::RemoveRoute),
-    );
-    for address in &observed.addresses {
-        if !wanted
-            .iter()
-            .any(|w| w.link == address.link && w.net == address.net)
-        {
-            ops.push(Op::RemoveAddress(address.clone()));
-        }
-    }
-    for address in wanted {
-        let present = observed.addresses.iter().any(|a| {
-            a.link == address.link
-                && a.net == address.net
-                && same_lifetime(a.expires, address.expires)
+    let addresses = addresses(desired, public, private);
+    let routes = routes(desired, public);
+    remove_others(observed, &addresses, &routes, &mut ops);
+    for address in addresses {
+        let present = observed.addresses.iter().any(|other| {
+            other.is_same_apart_from_lifetime(&address)
+                && is_same_lifetime(other.expires, address.expires)
         });
         if !present {
             ops.push(Op::SetAddress(address));
         }
     }
-    ops.extend(
-        routes
-            .into_iter()
-            .filter(|r| !observed.routes.contains(r))
-            .map(Op::AddRoute),
-    );
+    let missing = routes.into_iter().filter(|r| !observed.routes.contains(r));
+    ops.extend(missing.map(Op::AddRoute));
     ops
 }
 
+/// Sets NICs up, with IPv6 and ARP for other links off. Both belong to br0: a default route
+/// that a NIC learns leads nowhere once the NIC is a port, and a second NIC on br0's
+/// network would attract br0's traffic.
+fn prepare_nics(desired: &Desired, observed: &Observed, ops: &mut Vec<Op>) {
+    let links = desired.up.iter().filter_map(|i| observed.links.get(i));
+    for link in links {
+        if link.ipv6 == Some(true) || link.answers_arp {
+            ops.push(Op::DisableIpv6AndArp(link.index));
+        }
+        if !link.up {
+            ops.push(Op::SetUp(link.index));
+        }
+    }
+}
+
 fn private_bridge(bridge: &Link, ops: &mut Vec<Op>) {
-    if bridge.bridge != Some(BridgeSettings::OURS) {
+    if bridge.bridge != Some(BridgeSettings::FORWARD_AT_ONCE) {
         ops.push(Op::SetBridge(bridge.index));
     }
     if bridge.mac != Some(PRIVATE_MAC) {
@@ -188,28 +135,17 @@ fn private_bridge(bridge: &Link, ops: &mut Vec<Op>) {
     }
 }
 
-/// br0, its port, and what it takes over from it.
-fn public_bridge(wish: &Wish, observed: &Observed, bridge: &Link, ops: &mut Vec<Op>) {
-    if bridge.bridge != Some(BridgeSettings::OURS) {
+/// Configures br0, its port, and the properties that br0 takes over from the port.
+fn public_bridge(desired: &Desired, observed: &Observed, bridge: &Link, ops: &mut Vec<Op>) {
+    if bridge.bridge != Some(BridgeSettings::FORWARD_AT_ONCE) {
         ops.push(Op::SetBridge(bridge.index));
     }
-    // A former uplink goes out before the new one comes in: two NICs on one
-    // network in a bridge without spanning tree are a loop. One that is no
-    // candidate any more goes out at once. Other ports, such as containers of
-    // bslave, belong to somebody else.
-    let former = observed.links.values().filter(|link| {
-        wish.nics.contains(&link.index)
-            && link.controller == Some(bridge.index)
-            && wish.uplink != Some(link.index)
-            && (wish.uplink.is_some() || !wish.up.contains(&link.index))
-    });
-    ops.extend(former.map(|link| Op::Detach(link.index)));
-    let uplink = wish.uplink.and_then(|index| observed.links.get(&index));
+    detach_former_uplinks(desired, observed, bridge, ops);
+    let uplink = desired.uplink.and_then(|index| observed.links.get(&index));
     let mac = uplink.and_then(|link| link.mac);
     let other_mac = mac.is_some() && mac != bridge.mac;
-    // The kernel makes the link-local address of the hardware address that br0 has
-    // when it goes up, and keeps it. So there is no IPv6 on br0 before it has the
-    // hardware address of its port.
+    // The kernel derives the link-local address from the hardware address at the time when
+    // br0 goes up, and keeps it. Therefore IPv6 is off until br0 has its port's address.
     let mut ipv6 = bridge.ipv6;
     if ipv6 == Some(true) && (other_mac || (uplink.is_none() && !bridge.up)) {
         ops.push(Op::DisableIpv6(bridge.index));
@@ -228,12 +164,8 @@ fn public_bridge(wish: &Wish, observed: &Observed, bridge: &Link, ops: &mut Vec<
             bridge: bridge.index,
         });
     }
-    let mtu = wish
-        .lease
-        .as_ref()
-        .and_then(|lease| lease.mtu)
-        .unwrap_or(uplink.mtu)
-        .min(uplink.mtu);
+    let leased_mtu = desired.lease.as_ref().and_then(|lease| lease.mtu);
+    let mtu = leased_mtu.unwrap_or(uplink.mtu).min(uplink.mtu);
     if bridge.mtu != mtu {
         ops.push(Op::SetMtu(bridge.index, mtu));
     }
@@ -242,15 +174,46 @@ fn public_bridge(wish: &Wish, observed: &Observed, bridge: &Link, ops: &mut Vec<
     }
 }
 
-fn addresses(wish: &Wish, public: Option<&Link>, private: Option<&Link>) -> Vec<Address> {
+/// Detaches NICs that are not the uplink. Two NICs on one network in a bridge without
+/// spanning tree are a loop. Without an uplink, a former one stays while it is a candidate.
+/// Ports that are not NICs, such as containers of bslave, are left alone.
+fn detach_former_uplinks(desired: &Desired, observed: &Observed, br0: &Link, ops: &mut Vec<Op>) {
+    let former = observed.links.values().filter(|link| {
+        desired.nics.contains(&link.index)
+            && link.controller == Some(br0.index)
+            && desired.uplink != Some(link.index)
+            && (desired.uplink.is_some() || !desired.up.contains(&link.index))
+    });
+    ops.extend(former.map(|link| Op::Detach(link.index)));
+}
+
+/// Removes routes and addresses that carry netd's mark and are not desired.
+fn remove_others(
+    observed: &Observed,
+    addresses: &[Address],
+    routes: &[InstalledRoute],
+    ops: &mut Vec<Op>,
+) {
+    let other_routes = observed.routes.iter().filter(|r| !routes.contains(r));
+    ops.extend(other_routes.cloned().map(Op::RemoveRoute));
+    let is_desired = |address: &&Address| {
+        addresses
+            .iter()
+            .any(|desired| desired.is_same_apart_from_lifetime(address))
+    };
+    let other_addresses = observed.addresses.iter().filter(|a| !is_desired(a));
+    ops.extend(other_addresses.cloned().map(Op::RemoveAddress));
+}
+
+fn addresses(desired: &Desired, public: Option<&Link>, private: Option<&Link>) -> Vec<Address> {
     let leased = public
-        .zip(wish.lease.as_ref())
+        .zip(desired.lease.as_ref())
         .map(|(bridge, lease)| Address {
             link: bridge.index,
             net: lease.net,
             expires: lease.expires,
         });
-    let own = private.zip(wish.private).map(|(bridge, net)| Address {
+    let own = private.zip(desired.private).map(|(bridge, net)| Address {
         link: bridge.index,
         net,
         expires: None,
@@ -258,32 +221,29 @@ fn addresses(wish: &Wish, public: Option<&Link>, private: Option<&Link>) -> Vec<
     leased.into_iter().chain(own).collect()
 }
 
-fn routes(wish: &Wish, public: Option<&Link>) -> Vec<Route> {
-    let Some((bridge, lease)) = public.zip(wish.lease.as_ref()) else {
+fn routes(desired: &Desired, public: Option<&Link>) -> Vec<InstalledRoute> {
+    let Some((bridge, lease)) = public.zip(desired.lease.as_ref()) else {
         return Vec::new();
     };
-    let mut routes = Vec::new();
-    for &(destination, gateway, onlink) in &lease.routes {
-        let route = Route {
-            link: bridge.index,
-            destination: destination.trunc(),
-            gateway,
-            onlink,
-            source: lease.net.addr(),
-        };
-        // The kernel holds one route of a metric per destination; the lease
-        // names the better ones first.
-        if !routes
-            .iter()
-            .any(|r: &Route| r.destination == route.destination)
-        {
-            routes.push(route);
+    let mut routes: Vec<InstalledRoute> = Vec::new();
+    for route in &lease.routes {
+        let mut route = route.clone();
+        route.destination = route.destination.trunc();
+        let is_duplicate = |other: &InstalledRoute| other.route.destination == route.destination;
+        // The kernel holds one route per destination and metric. A lease lists the preferred
+        // gateway first (RFC 2132, section 3.5).
+        if !routes.iter().any(is_duplicate) {
+            routes.push(InstalledRoute {
+                link: bridge.index,
+                route,
+                source: lease.net.addr(),
+            });
         }
     }
     routes
 }
 
-fn same_lifetime(a: Option<Instant>, b: Option<Instant>) -> bool {
+fn is_same_lifetime(a: Option<Instant>, b: Option<Instant>) -> bool {
     match (a, b) {
         (None, None) => true,
         (Some(a), Some(b)) => a.abs_diff(b) <= LIFETIME_TOLERANCE,
@@ -291,19 +251,9 @@ fn same_lifetime(a: Option<Instant>, b: Option<Instant>) -> bool {
     }
 }
 
-impl Observed {
-    /// The bridge of that name.
-    #[must_use]
-    pub fn bridge(&self, name: &str) -> Option<&Link> {
-        self.links
-            .values()
-            .find(|link| link.name == name && link.bridge.is_some())
-    }
-}
-
 impl Op {
-    /// Whether it moves the end of an address by no more than the rounding of lifetimes
-    /// makes of two renewals in a row: nobody has undone anything then.
+    /// Returns true if the operation changes nothing but a lifetime, by no more than the
+    /// rounding of two renewals in a row. Such an operation repairs nothing.
     #[must_use]
     pub fn only_rounds(&self, observed: &Observed) -> bool {
         let Self::SetAddress(address) = self else {
@@ -312,36 +262,48 @@ impl Op {
         observed
             .addresses
             .iter()
-            .filter(|a| a.link == address.link && a.net == address.net)
-            .filter_map(|a| a.expires.zip(address.expires))
+            .filter(|other| other.is_same_apart_from_lifetime(address))
+            .filter_map(|other| other.expires.zip(address.expires))
             .any(|(a, b)| a.abs_diff(b) <= 2 * LIFETIME_TOLERANCE)
     }
 
-    /// What it does, in words that follow "cannot" or "put back:".
+    /// Returns a description that completes "cannot …".
     #[must_use]
     pub fn describe(&self, observed: &Observed) -> String {
-        let link = |index: &u32| match observed.links.get(index) {
-            Some(link) => link.name.clone(),
+        let link = |index: &LinkIndex| match observed.links.get(index) {
+            Some(link) => link.name.to_string(),
             None => format!("link {index}"),
         };
         match self {
             Self::CreateBridge(name, _) => format!("create bridge {name}"),
-            Self::Silence(i) => format!("keep {} from IPv6 and ARP of its own", link(i)),
-            Self::DisableIpv6(i) => format!("switch IPv6 off on {}", link(i)),
-            Self::EnableIpv6(i) => format!("switch IPv6 on on {}", link(i)),
-            Self::SetBridge(i) => format!("switch spanning tree off on {}", link(i)),
-            Self::SetMac(i, mac) => format!("give {} the hardware address {mac}", link(i)),
+            Self::DisableIpv6AndArp(i) => {
+                format!("disable IPv6 and ARP for other links on {}", link(i))
+            }
+            Self::DisableIpv6(i) => format!("disable IPv6 on {}", link(i)),
+            Self::EnableIpv6(i) => format!("enable IPv6 on {}", link(i)),
+            Self::SetBridge(i) => format!("disable spanning tree on {}", link(i)),
+            Self::SetMac(i, mac) => format!("set the hardware address of {} to {mac}", link(i)),
             Self::SetMtu(i, mtu) => format!("set the MTU of {} to {mtu}", link(i)),
             Self::SetUp(i) => format!("set {} up", link(i)),
-            Self::Detach(i) => format!("take {} out of its bridge", link(i)),
+            Self::Detach(i) => format!("detach {} from its bridge", link(i)),
             Self::Attach { port, bridge } => {
-                format!("put {} into bridge {}", link(port), link(bridge))
+                format!("attach {} to bridge {}", link(port), link(bridge))
             }
             Self::SetAddress(a) => format!("set address {} on {}", a.net, link(&a.link)),
             Self::RemoveAddress(a) => format!("remove address {} from {}", a.net, link(&a.link)),
-            Self::AddRoute(r) => format!("add the route to {} by {}", r.destination, link(&r.link)),
+            Self::AddRoute(r) => {
+                format!(
+                    "add the route to {} on {}",
+                    r.route.destination,
+                    link(&r.link)
+                )
+            }
             Self::RemoveRoute(r) => {
-                format!("remove the route to {} by {}", r.destination, link(&r.link))
+                format!(
+                    "remove the route to {} on {}",
+                    r.route.destination,
+                    link(&r.link)
+                )
             }
         }
     }

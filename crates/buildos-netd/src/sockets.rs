@@ -1,58 +1,50 @@
-//! Between the race's clients and the network: which sockets are open, what
-//! they send, what comes in.
+//! Sends and receives for the DHCP clients: one task per socket reads, one bounded queue
+//! collects.
 //!
-//! Messages from 0.0.0.0 and ARP leave by one packet socket for all links. A client
-//! without an address in use receives by a packet socket on its NIC, or on br0 when
-//! the NIC is br0's port (a bridge takes frames from its ports before packet
-//! sockets see them). A bound client has a UDP socket on br0, for both ways. Frames
-//! are read by one task per socket and end in one bounded queue; when it is full,
-//! frames are dropped, as a full socket would do.
+//! | direction | client without an address | client with an address |
+//! |---|---|---|
+//! | out | one packet socket for all links | UDP socket on br0 |
+//! | in | packet socket on its NIC or on br0 | UDP socket on br0 |
+//!
+//! ARP uses packet sockets both ways. [`crate::uplink::listeners`] decides which sockets are
+//! open.
+//!
+//! # Limits
+//!
+//! While the queue is full, messages are dropped, as by a full socket.
 
 pub mod packet;
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::SocketAddrV4;
 use std::sync::Arc;
 
 use buildos_dhcp::udp_packet::{self, SERVER_PORT};
 use buildos_dhcp::{Transmit, arp, socket_filter};
+use buildos_types::LinkIndex;
 use socket2::SockRef;
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use crate::mac::MacAddress;
-use crate::sockets::packet::{self, EtherType, PacketReceiver, PacketSender};
+use self::packet::{EtherType, PacketReceiver, PacketSender};
+use crate::uplink::listeners::Listen;
 
-/// Messages that may wait; a DHCP exchange is two of them.
+/// Capacity of the queue. A DHCP exchange is two messages.
 const QUEUE: usize = 64;
-/// Largest message that a UDP socket passes on.
+/// Limit of a message from a UDP socket, in bytes.
 const MESSAGE_SIZE: usize = 2048;
 
-/// What a client listens to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Listen {
-    /// DHCP messages to this hardware address on the link of this index, without
-    /// an address.
-    Replies(u32, MacAddress),
-    /// DHCP messages that the bridge of this index and name receives, with an address.
-    /// A bridge that was made anew is another one, whatever its name.
-    Udp(u32, &'static str),
-    /// ARP on the link of this index in which others than this hardware address
-    /// claim the address.
-    Claims(u32, Ipv4Addr, MacAddress),
-}
-
-/// Something for the client of a link.
+/// A received message.
 #[derive(Debug)]
 pub struct Incoming {
-    /// Index of the client's link.
-    pub client: u32,
-    /// What came in.
+    /// Index of the NIC of the client.
+    pub client: LinkIndex,
+    #[allow(missing_docs)]
     pub message: Message,
 }
 
-/// What comes in.
+/// A received message, without its headers.
 #[derive(Debug)]
 pub enum Message {
     /// The UDP payload of a DHCP message.
@@ -62,7 +54,7 @@ pub enum Message {
 }
 
 /// The open sockets.
-pub struct Wire {
+pub struct Sockets {
     packets: PacketSender,
     open: Vec<Open>,
     sender: mpsc::Sender<Incoming>,
@@ -70,16 +62,16 @@ pub struct Wire {
 }
 
 struct Open {
-    client: u32,
+    client: LinkIndex,
     listen: Listen,
-    /// The socket, where it also sends.
+    /// The socket, if it also sends.
     udp: Option<Arc<UdpSocket>>,
     reader: JoinHandle<()>,
 }
 
 impl Open {
-    fn is(&self, client: u32, listen: &Listen) -> bool {
-        // A reader ends when its link goes; the socket is opened anew then.
+    fn is(&self, client: LinkIndex, listen: &Listen) -> bool {
+        // A reader ends when its link is removed. Its socket is reopened then.
         self.client == client && self.listen == *listen && !self.reader.is_finished()
     }
 }
@@ -90,12 +82,12 @@ impl Drop for Open {
     }
 }
 
-impl Wire {
-    /// Nobody listens yet.
+impl Sockets {
+    /// Opens the socket for sending.
     ///
     /// # Errors
     ///
-    /// No permission for packet sockets (CAP_NET_RAW).
+    /// Packet sockets are not permitted (CAP_NET_RAW).
     pub fn open() -> io::Result<Self> {
         let (sender, receiver) = mpsc::channel(QUEUE);
         Ok(Self {
@@ -106,9 +98,8 @@ impl Wire {
         })
     }
 
-    /// Opens the sockets with which the given clients listen in the given ways, in
-    /// addition to those that are open. Returns the clients for which that failed.
-    pub fn listen(&mut self, wanted: &[(u32, Listen)]) -> Vec<(u32, io::Error)> {
+    /// Opens the given sockets in addition to the open ones. Returns the failures.
+    pub fn listen(&mut self, wanted: &[(LinkIndex, Listen)]) -> Vec<(LinkIndex, io::Error)> {
         let mut failed = Vec::new();
         for (client, listen) in wanted {
             if !self.open.iter().any(|open| open.is(*client, listen)) {
@@ -121,8 +112,8 @@ impl Wire {
         failed
     }
 
-    /// Closes the sockets that are not wanted.
-    pub fn close_others(&mut self, wanted: &[(u32, Listen)]) {
+    /// Closes all sockets but the given ones.
+    pub fn close_others(&mut self, wanted: &[(LinkIndex, Listen)]) {
         self.open.retain(|open| {
             wanted
                 .iter()
@@ -130,37 +121,36 @@ impl Wire {
         });
     }
 
-    /// Sends a message of a client by the link of this index.
+    /// Sends a message of a client by its NIC.
     ///
     /// # Errors
     ///
-    /// The client has no socket with an address and needs one, or the network
-    /// refuses. The client sends again in its own time.
-    pub fn send(&self, client: u32, link: u32, transmit: &Transmit) -> io::Result<()> {
+    /// The client has an address but no UDP socket, or the kernel refuses. The client sends
+    /// again when its timer expires.
+    pub fn send(&self, client: LinkIndex, transmit: &Transmit) -> io::Result<()> {
         if transmit.source.is_unspecified() {
             let packet =
                 udp_packet::build(transmit.source, transmit.destination, &transmit.payload);
             let packet = packet.map_err(io::Error::other)?;
-            return self.packets.broadcast(link, EtherType::Ipv4, &packet);
+            return self.packets.broadcast(client, EtherType::Ipv4, &packet);
         }
         let mut sockets = self.open.iter().filter(|open| open.client == client);
         let socket = sockets
             .find_map(|open| open.udp.as_ref())
             .ok_or(io::ErrorKind::NotConnected)?;
-        // Not by tokio, which refuses to send before it has seen the
-        // socket's readiness once.
+        // Not with tokio, which does not send before it has seen the socket ready once.
         let to = SocketAddrV4::new(transmit.destination, SERVER_PORT);
         SockRef::from(socket.as_ref())
             .send_to(&transmit.payload, &to.into())
             .map(|_| ())
     }
 
-    /// Broadcasts an ARP packet on the link of this index.
+    /// Broadcasts an ARP packet on a link.
     ///
     /// # Errors
     ///
-    /// The link is down or gone.
-    pub fn send_arp(&self, link: u32, packet: &arp::Packet) -> io::Result<()> {
+    /// The link is down or removed.
+    pub fn send_arp(&self, link: LinkIndex, packet: &arp::Packet) -> io::Result<()> {
         self.packets
             .broadcast(link, EtherType::Arp, &packet.encode())
     }
@@ -169,14 +159,14 @@ impl Wire {
     pub async fn receive(&mut self) -> Incoming {
         match self.receiver.recv().await {
             Some(incoming) => incoming,
-            // Not reached: `self.sender` keeps the channel open.
+            // Unreachable: `self.sender` keeps the channel open.
             None => std::future::pending().await,
         }
     }
 }
 
 impl Open {
-    fn new(client: u32, listen: &Listen, sender: mpsc::Sender<Incoming>) -> io::Result<Self> {
+    fn new(client: LinkIndex, listen: &Listen, sender: mpsc::Sender<Incoming>) -> io::Result<Self> {
         let inbox = Inbox { client, sender };
         let (udp, reader) = match listen {
             Listen::Replies(link, mac) => {
@@ -204,9 +194,9 @@ impl Open {
     }
 }
 
-/// Where a reader puts what is for its client.
+/// The queue, as the reader of one client uses it.
 struct Inbox {
-    client: u32,
+    client: LinkIndex,
     sender: mpsc::Sender<Incoming>,
 }
 
@@ -214,16 +204,16 @@ impl Inbox {
     fn put(&self, message: Message) {
         let client = self.client;
         if self.sender.try_send(Incoming { client, message }).is_err() {
-            tracing::debug!(client, "too many messages at once, one dropped");
+            tracing::debug!(client = client.get(), "queue full, message dropped");
         }
     }
 }
 
-/// Takes a packet apart, or says why it is none.
+/// Parses a packet, or returns why it is malformed.
 type Parse = fn(&packet::Received) -> Result<Message, String>;
 
 fn reply(received: &packet::Received) -> Result<Message, String> {
-    frame::parse(&received.packet, received.checksum_ready)
+    udp_packet::parse(&received.packet, received.checksum_ready)
         .map(|datagram| Message::Dhcp(datagram.payload.to_vec()))
         .map_err(|error| error.to_string())
 }
@@ -235,12 +225,12 @@ fn claim(received: &packet::Received) -> Result<Message, String> {
 }
 
 async fn read_packets(inbox: Inbox, socket: PacketReceiver, parse: Parse) {
-    let client = inbox.client;
+    let client = inbox.client.get();
     loop {
         match socket.receive().await.map(|received| parse(&received)) {
             Ok(Ok(message)) => inbox.put(message),
             Ok(Err(error)) => tracing::trace!(client, error, "packet dropped"),
-            // Reported once when a link goes down; the socket works on.
+            // The kernel reports a link that goes down once. The socket remains usable.
             Err(error) if error.raw_os_error() == Some(libc::ENETDOWN) => {}
             Err(error) => {
                 tracing::debug!(client, %error, "packet socket closed");
@@ -251,12 +241,12 @@ async fn read_packets(inbox: Inbox, socket: PacketReceiver, parse: Parse) {
 }
 
 async fn read_udp(inbox: Inbox, socket: Arc<UdpSocket>) {
-    let client = inbox.client;
+    let client = inbox.client.get();
     let mut buffer = vec![0; MESSAGE_SIZE];
     loop {
         match socket.recv(&mut buffer).await {
             Ok(length) => inbox.put(Message::Dhcp(buffer[..length].to_vec())),
-            // An ICMP error about an earlier message; the machine's timers deal with silence.
+            // An ICMP error about an earlier message. The client's timers handle lost messages.
             Err(error) => tracing::debug!(client, %error, "UDP socket reports an error"),
         }
     }

@@ -1,33 +1,33 @@
-//! `/run/buildos/netd/state.json`: the picture for whoever wants to read it
-//! without the bus, and what netd needs to go on after its own restart.
+//! Encodes and decodes `/run/buildos/netd/state.json`: the status for programs that do not
+//! use the bus, and what a restarted netd resumes.
 
 use std::fs;
 use std::path::Path;
 use std::sync::OnceLock;
 
 use buildos_dhcp::Lease;
+use buildos_types::MacAddress;
 use serde::{Deserialize, Serialize};
 
-use crate::mac::MacAddress;
-use crate::status::Picture;
+use crate::reconcile::FormerUplink;
+use crate::status::Status;
 
-/// Identifies the boot; leases count in time since boot (random(4)).
+/// Identifies the boot (random(4)). The times of a lease count from boot.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
-/// What a later netd of the same boot takes up.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Resume {
+/// What a restarted netd of the same boot resumes.
+#[derive(Serialize, Deserialize)]
+struct Resume {
     boot_id: String,
     /// Hardware address of the port of br0.
-    pub uplink: MacAddress,
-    /// Its lease.
-    pub lease: Lease,
+    uplink: MacAddress,
+    lease: Lease,
 }
 
 #[derive(Serialize)]
 struct File<'a> {
     #[serde(flatten)]
-    picture: &'a Picture,
+    status: &'a Status,
     resume: Option<Resume>,
 }
 
@@ -36,31 +36,35 @@ struct Saved {
     resume: Option<Resume>,
 }
 
-/// The text of the file.
+/// Returns the content of the file.
 #[must_use]
-pub fn encode(picture: &Picture) -> Vec<u8> {
-    let resume = picture
+pub fn encode(status: &Status) -> Vec<u8> {
+    let resume = status
         .uplink
         .as_ref()
-        .zip(picture.lease.as_ref())
+        .zip(status.lease.as_ref())
         .map(|((_, mac), lease)| Resume {
             boot_id: boot_id(),
             uplink: *mac,
             lease: lease.clone(),
         });
-    // Only a map with keys that are no strings could fail; there is none.
-    serde_json::to_vec_pretty(&File { picture, resume }).unwrap_or_default()
+    // JSON fails only for maps whose keys are not strings; there are none.
+    serde_json::to_vec_pretty(&File { status, resume }).unwrap_or_default()
 }
 
-/// What an earlier netd of this boot left, if it can be read.
+/// Returns the uplink that an earlier netd of this boot saved. Ignores unreadable files.
 #[must_use]
-pub fn read(path: &Path) -> Option<Resume> {
+pub fn read(path: &Path) -> Option<FormerUplink> {
     decode(&fs::read(path).ok()?, &boot_id())
 }
 
-fn decode(bytes: &[u8], boot_id: &str) -> Option<Resume> {
+fn decode(bytes: &[u8], boot_id: &str) -> Option<FormerUplink> {
     let saved: Saved = serde_json::from_slice(bytes).ok()?;
-    saved.resume.filter(|resume| resume.boot_id == boot_id)
+    let resume = saved.resume.filter(|resume| resume.boot_id == boot_id)?;
+    Some(FormerUplink {
+        mac: resume.uplink,
+        lease: resume.lease,
+    })
 }
 
 fn boot_id() -> String {
@@ -75,14 +79,14 @@ mod tests {
     use crate::status::samples::{offline, online};
 
     #[test]
-    fn a_later_netd_of_the_same_boot_takes_the_lease_up() {
-        let resume = decode(&encode(&online()), &boot_id()).unwrap();
-        assert_eq!(Some(resume.lease), online().lease);
-        assert_eq!(resume.uplink, "de:ad:be:ef:b8:da".parse().unwrap());
+    fn state_file_of_same_boot_returns_lease() {
+        let former = decode(&encode(&online()), &boot_id()).unwrap();
+        assert_eq!(Some(former.lease), online().lease);
+        assert_eq!(former.mac, "de:ad:be:ef:b8:da".parse().unwrap());
     }
 
     #[test]
-    fn another_boot_or_no_lease_or_rubbish_is_nothing_to_take_up() {
+    fn state_file_of_other_boot_without_lease_or_damaged_is_ignored() {
         assert_eq!(decode(&encode(&online()), "another boot"), None);
         assert_eq!(decode(&encode(&offline()), &boot_id()), None);
         assert_eq!(decode(b"{\"resume\": {\"boot_id\"", &boot_id()), None);

@@ -1,163 +1,64 @@
-//! What netd tells others: one value, from which the bus, `state.json`,
-//! `STATUS=` and the files in `/run/buildos/netd` are made.
+//! Derives the status, from which D-Bus, `state.json`, `STATUS=` and the files in
+//! `/run/buildos/netd` are made.
 
 use std::net::Ipv4Addr;
 
 use buildos_dbus_api::network1::{LinkRole, Network, State};
 use buildos_dhcp::{Instant, Lease};
-use ipnet::Ipv6Net;
+use buildos_types::{InterfaceName, LinkIndex, MacAddress, PrivateNetwork};
+use ipnet::{Ipv4Net, Ipv6Net};
 use serde::Serialize;
 
 use crate::config::Settings;
-use crate::exports;
-use crate::mac::MacAddress;
-use crate::observed::Link;
-use crate::plan::{Observed, PRIVATE_BRIDGE, PUBLIC_BRIDGE};
-use crate::private::PrivateNetwork;
+use crate::observed::{Link, Observed, PRIVATE_BRIDGE, PUBLIC_BRIDGE};
+use crate::reconcile::Reconciler;
 use crate::uplink::candidate;
-use crate::uplink::election::Race;
+use crate::uplink::contender::Contender;
+use crate::uplink::election::Election;
 
-/// The network of the host.
+/// The status of the network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Picture {
-    /// In one word.
+pub struct Status {
+    #[allow(missing_docs)]
     pub state: State,
-    /// In one line for people.
+    /// Explanation of the state in one line, for operators.
     pub reason: String,
     /// Name and hardware address of the port of br0.
-    pub uplink: Option<(String, MacAddress)>,
-    /// Address of the host on br1, once it is there.
+    pub uplink: Option<(InterfaceName, MacAddress)>,
+    /// Address of the host on br1; [`None`] until br1 has it.
     pub private: Option<PrivateNetwork>,
-    /// The lease in force.
+    /// The lease of br0; [`None`] until br0 has its address.
     pub lease: Option<Lease>,
-    /// When it was acquired, CLOCK_REALTIME microseconds.
+    /// Time of the lease, CLOCK_REALTIME in microseconds; 0 without a lease.
     pub acquired_usec: u64,
     /// IPv6 addresses of br0 in use, which the kernel configures.
     pub ipv6: Vec<Ipv6Net>,
-    /// Names of the ports of br0: the uplink, and what others put there.
-    pub public_ports: Vec<String>,
+    /// Names of the ports of br0: the uplink, and ports added by other programs.
+    pub public_ports: Vec<InterfaceName>,
     /// Names of the ports of br1.
-    pub private_ports: Vec<String>,
-    /// All links but the loopback.
-    pub links: Vec<LinkPicture>,
-    /// Errors in the configuration.
+    pub private_ports: Vec<InterfaceName>,
+    /// All links except the loopback interface.
+    pub links: Vec<LinkStatus>,
+    /// Errors in the configuration, one line each.
     pub configuration_problems: Vec<String>,
 }
 
-/// One link.
+/// The status of a link.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct LinkPicture {
-    /// Kernel index.
-    pub index: u32,
-    /// Kernel name.
-    pub name: String,
-    /// Hardware address.
+#[allow(missing_docs)]
+pub struct LinkStatus {
+    pub index: LinkIndex,
+    pub name: InterfaceName,
     pub mac: Option<MacAddress>,
-    /// Whether it has carrier.
     pub carrier: bool,
-    /// What netd does with it.
     pub role: LinkRole,
-    /// RFC 2131 state of its client.
+    /// RFC 2131 state of its DHCP client; [`None`] unless it is a candidate.
     pub dhcp_state: Option<&'static str>,
-    /// Why, in one line.
+    /// Explanation of role and state in one line, for operators.
     pub reason: String,
 }
 
-/// Draws the picture.
-#[must_use]
-pub fn draw(
-    observed: &Observed,
-    race: &Race,
-    settings: &Settings,
-    private: Option<PrivateNetwork>,
-    problems: Vec<String>,
-    clocks: Clocks,
-) -> Picture {
-    let links = links(observed, race, settings);
-    // A lease counts once its address is on br0.
-    let public = observed.bridge(PUBLIC_BRIDGE).map(|bridge| bridge.index);
-    let applied = |lease: &&Lease| {
-        observed
-            .addresses
-            .iter()
-            .any(|a| Some(a.link) == public && a.net.addr() == lease.address)
-    };
-    let lease = race.lease().filter(applied).cloned();
-    let carrier = race.port().is_some_and(|port| port.candidate.carrier);
-    let state = match &lease {
-        Some(_) if carrier => State::Online,
-        Some(_) => State::CarrierLost,
-        None if race.runners().any(|runner| runner.candidate.carrier) => State::Acquiring,
-        None => State::NoCarrier,
-    };
-    let bridge = observed.bridge(PRIVATE_BRIDGE).map(|bridge| bridge.index);
-    let private = private.filter(|network| {
-        observed
-            .addresses
-            .iter()
-            .any(|a| Some(a.link) == bridge && a.net == network.interface())
-    });
-    let ports = |bridge: Option<u32>| {
-        let links = observed.links.values();
-        links
-            .filter(|link| bridge.is_some() && link.controller == bridge)
-            .map(|link| link.name.clone())
-            .collect()
-    };
-    let ipv6 = observed.ipv6.iter();
-    Picture {
-        reason: reason(state, race, lease.as_ref()),
-        state,
-        uplink: race
-            .port()
-            .map(|port| (port.candidate.name.clone(), port.candidate.mac)),
-        private,
-        acquired_usec: lease
-            .as_ref()
-            .map_or(0, |lease| clocks.seconds_usec(lease.acquired)),
-        lease,
-        ipv6: ipv6
-            .filter(|(link, _)| Some(*link) == public)
-            .map(|(_, net)| *net)
-            .collect(),
-        public_ports: ports(public),
-        private_ports: ports(bridge),
-        links,
-        configuration_problems: problems,
-    }
-}
-
-impl Picture {
-    /// What other daemons act on, as the bus has it.
-    #[must_use]
-    pub fn published(&self) -> Network {
-        let lease = self.lease.as_ref();
-        let servers = |servers: &[Ipv4Addr]| servers.iter().map(ToString::to_string).collect();
-        Network {
-            state: self.state.as_str().to_owned(),
-            reason: self.reason.clone(),
-            online: self.state == State::Online,
-            uplink: text(self.uplink.as_ref().map(|(name, _)| name)),
-            uplink_address: text(self.uplink.as_ref().map(|(_, mac)| mac)),
-            public_bridge: PUBLIC_BRIDGE.to_owned(),
-            private_bridge: PRIVATE_BRIDGE.to_owned(),
-            private_network: text(self.private),
-            address: text(lease.map(|l| format!("{}/{}", l.address, l.prefix))),
-            gateway: text(lease.and_then(Lease::gateway)),
-            dns: lease.map(|l| servers(&l.dns)).unwrap_or_default(),
-            search_domains: exports::search_domains(self),
-            hostname: text(lease.and_then(|l| l.hostname.as_ref())),
-            fqdn: text(lease.and_then(|l| l.fqdn.as_ref())),
-        }
-    }
-}
-
-/// The text of what there is, or nothing.
-pub(crate) fn text(value: Option<impl ToString>) -> String {
-    value.map(|value| value.to_string()).unwrap_or_default()
-}
-
-/// The two clocks at one moment.
+/// Two clocks, read at the same time.
 #[derive(Debug, Clone, Copy)]
 pub struct Clocks {
     /// CLOCK_BOOTTIME.
@@ -167,14 +68,14 @@ pub struct Clocks {
 }
 
 impl Clocks {
-    /// CLOCK_REALTIME in microseconds.
+    /// Returns CLOCK_REALTIME in microseconds.
     #[must_use]
     pub fn realtime_usec(self) -> u64 {
         u64::try_from(self.realtime.as_micros()).unwrap_or(u64::MAX)
     }
 
-    /// A point of CLOCK_BOOTTIME as CLOCK_REALTIME, to the second so that it
-    /// stays the same from one look to the next.
+    /// Converts a time of CLOCK_BOOTTIME to CLOCK_REALTIME in microseconds. Rounds it to
+    /// seconds, so that repeated conversions of a time agree.
     fn seconds_usec(self, at: Instant) -> u64 {
         let ago = self.boottime.saturating_sub(at);
         self.realtime
@@ -184,112 +85,195 @@ impl Clocks {
     }
 }
 
-fn links(observed: &Observed, race: &Race, settings: &Settings) -> Vec<LinkPicture> {
-    let public = observed.bridge(PUBLIC_BRIDGE).map(|bridge| bridge.index);
-    let port = race.port().map(|port| port.candidate.index);
-    let private = observed.bridge(PRIVATE_BRIDGE).map(|bridge| bridge.index);
-    let is_machines = |link: &Link| private.is_some() && link.controller == private;
-    let mut pictures = Vec::new();
-    for link in observed.links.values().filter(|link| link.name != "lo") {
-        let runner = race
-            .runners()
-            .find(|runner| runner.candidate.index == link.index);
-        let (role, reason) = match runner {
-            Some(runner) if !link.carrier => (role(port, link.index), {
-                let lease = runner
-                    .client
-                    .lease()
-                    .map(|_| format!("; {}", runner.client.status()));
-                format!("no carrier{}", lease.unwrap_or_default())
-            }),
-            Some(runner) => (
-                role(port, link.index),
-                format!("carrier; DHCP {}", runner.client.status()),
-            ),
-            None if [PUBLIC_BRIDGE, PRIVATE_BRIDGE].contains(&link.name.as_str()) => {
-                (LinkRole::Bridge, "made by buildos-netd".to_owned())
-            }
-            None if is_machines(link) => (
-                LinkRole::Ignored,
-                format!("port of {PRIVATE_BRIDGE}, put there by others"),
-            ),
-            None => {
-                let verdict = candidate::check(link, public, &settings.include, &settings.exclude);
-                let why = verdict.err().map(|exclusion| exclusion.to_string());
-                (
-                    LinkRole::Ignored,
-                    why.unwrap_or_else(|| "about to be looked at".to_owned()),
-                )
-            }
-        };
-        pictures.push(LinkPicture {
-            index: link.index,
-            name: link.name.clone(),
-            mac: link.mac,
-            carrier: link.up && link.carrier,
-            role,
-            dhcp_state: runner.map(|runner| runner.client.state().as_str()),
-            reason,
+impl Status {
+    /// Derives the status from the last observation and the election.
+    #[must_use]
+    pub fn new(
+        reconciler: &Reconciler,
+        configuration_problems: Vec<String>,
+        clocks: Clocks,
+    ) -> Self {
+        let (observed, election) = (reconciler.observed(), reconciler.election());
+        let lease = election.lease();
+        let lease = lease.filter(|lease| {
+            has_address(observed, PUBLIC_BRIDGE, |net| net.addr() == lease.address)
         });
+        let private = reconciler.private_network().filter(|private| {
+            has_address(observed, PRIVATE_BRIDGE, |net| *net == private.interface())
+        });
+        let state = state(election, lease);
+        let names = |bridge| observed.ports(bridge).map(|link| link.name.clone());
+        let public = observed.bridge(PUBLIC_BRIDGE).map(|bridge| bridge.index);
+        let ipv6 = observed.ipv6.iter();
+        let ipv6 = ipv6.filter(|(link, _)| Some(*link) == public);
+        Self {
+            state,
+            reason: reason(state, election, lease),
+            uplink: election
+                .port()
+                .map(|port| (port.candidate.name.clone(), port.candidate.mac)),
+            private,
+            acquired_usec: lease.map_or(0, |lease| clocks.seconds_usec(lease.acquired)),
+            lease: lease.cloned(),
+            ipv6: ipv6.map(|(_, net)| *net).collect(),
+            public_ports: names(PUBLIC_BRIDGE).collect(),
+            private_ports: names(PRIVATE_BRIDGE).collect(),
+            links: links(observed, election, reconciler.settings()),
+            configuration_problems,
+        }
     }
-    pictures
+
+    /// Returns the part of the status that other daemons use.
+    #[must_use]
+    pub fn published(&self) -> Network {
+        let lease = self.lease.as_ref();
+        let servers = |servers: &[Ipv4Addr]| servers.iter().map(ToString::to_string).collect();
+        Network {
+            state: self.state.as_str().to_owned(),
+            reason: self.reason.clone(),
+            online: self.state == State::Online,
+            uplink: text_or_empty(self.uplink.as_ref().map(|(name, _)| name)),
+            uplink_address: text_or_empty(self.uplink.as_ref().map(|(_, mac)| mac)),
+            public_bridge: PUBLIC_BRIDGE.to_owned(),
+            private_bridge: PRIVATE_BRIDGE.to_owned(),
+            private_network: text_or_empty(self.private),
+            address: text_or_empty(lease.map(|l| format!("{}/{}", l.address, l.prefix))),
+            gateway: text_or_empty(lease.and_then(Lease::gateway)),
+            dns: lease.map(|l| servers(&l.dns)).unwrap_or_default(),
+            search_domains: self.search_domains(),
+            hostname: text_or_empty(lease.and_then(|l| l.hostname.as_ref())),
+            fqdn: text_or_empty(lease.and_then(|l| l.fqdn.as_ref())),
+        }
+    }
+
+    /// Returns the search domains of the lease: option 119, else option 15.
+    #[must_use]
+    pub fn search_domains(&self) -> Vec<String> {
+        match &self.lease {
+            None => Vec::new(),
+            Some(lease) if lease.search.is_empty() => lease.domain.iter().cloned().collect(),
+            Some(lease) => lease.search.clone(),
+        }
+    }
 }
 
-fn role(port: Option<u32>, index: u32) -> LinkRole {
-    if port == Some(index) {
-        LinkRole::Uplink
+/// Returns the text of a value, or an empty text without a value.
+pub(crate) fn text_or_empty(value: Option<impl ToString>) -> String {
+    value.map(|value| value.to_string()).unwrap_or_default()
+}
+
+fn has_address(observed: &Observed, bridge: &str, is: impl Fn(&Ipv4Net) -> bool) -> bool {
+    let bridge = observed.bridge(bridge).map(|bridge| bridge.index);
+    let mut addresses = observed.addresses.iter();
+    addresses.any(|address| Some(address.link) == bridge && is(&address.net))
+}
+
+fn state(election: &Election, lease: Option<&Lease>) -> State {
+    let has_carrier = |contender: &Contender| contender.candidate.carrier;
+    match lease {
+        Some(_) if election.port().is_some_and(has_carrier) => State::Online,
+        Some(_) => State::CarrierLost,
+        None if election.contenders().any(has_carrier) => State::Acquiring,
+        None => State::NoCarrier,
+    }
+}
+
+fn links(observed: &Observed, election: &Election, settings: &Settings) -> Vec<LinkStatus> {
+    let port = election.port().map(|port| port.candidate.index);
+    let links = observed.links.values().filter(|link| link.name != "lo");
+    links
+        .map(|link| {
+            let contender = election.contender(link.index);
+            let (role, reason) = match contender {
+                Some(contender) => (
+                    match port == Some(link.index) {
+                        true => LinkRole::Uplink,
+                        false => LinkRole::Candidate,
+                    },
+                    contender_reason(link, contender),
+                ),
+                None => other_link(link, observed, settings),
+            };
+            LinkStatus {
+                index: link.index,
+                name: link.name.clone(),
+                mac: link.mac,
+                carrier: link.up && link.carrier,
+                role,
+                dhcp_state: contender.map(|contender| contender.client.state().as_str()),
+                reason,
+            }
+        })
+        .collect()
+}
+
+fn contender_reason(link: &Link, contender: &Contender) -> String {
+    let dhcp = contender.client.status();
+    match contender.client.lease() {
+        _ if link.carrier => format!("carrier; DHCP {dhcp}"),
+        Some(_) => format!("no carrier; {dhcp}"),
+        None => "no carrier".to_owned(),
+    }
+}
+
+/// Returns role and reason of a link that is not a contender.
+fn other_link(link: &Link, observed: &Observed, settings: &Settings) -> (LinkRole, String) {
+    if [PUBLIC_BRIDGE, PRIVATE_BRIDGE].contains(&link.name.as_str()) {
+        return (LinkRole::Bridge, "made by buildos-netd".to_owned());
+    }
+    let mut private_ports = observed.ports(PRIVATE_BRIDGE);
+    let reason = if private_ports.any(|port| port.index == link.index) {
+        format!("port of {PRIVATE_BRIDGE}, added by another program")
     } else {
-        LinkRole::Candidate
-    }
+        let public = observed.bridge(PUBLIC_BRIDGE).map(|bridge| bridge.index);
+        let check = candidate::check(link, public, &settings.include, &settings.exclude);
+        check.err().map_or_else(
+            || "not examined yet".to_owned(),
+            |exclusion| exclusion.to_string(),
+        )
+    };
+    (LinkRole::Ignored, reason)
 }
 
-fn reason(state: State, race: &Race, lease: Option<&Lease>) -> String {
-    let port = race.port().map_or("", |port| port.candidate.name.as_str());
-    let with_carrier = || {
-        race.runners()
-            .filter(|runner| runner.candidate.carrier)
-            .map(|r| (&r.candidate, &r.client))
-    };
+fn reason(state: State, election: &Election, lease: Option<&Lease>) -> String {
+    let port = text_or_empty(election.port().map(|port| &port.candidate.name));
     match (state, lease) {
         (State::Online, Some(lease)) => {
-            format!(
-                "br0 has {}/{} by {port} from {}",
-                lease.address, lease.prefix, lease.server
-            )
+            let (address, prefix, server) = (lease.address, lease.prefix, lease.server);
+            format!("br0 has {address}/{prefix} by {port} from {server}")
         }
         (State::CarrierLost, Some(lease)) => {
-            format!(
-                "no carrier on {port}; br0 keeps {}/{}",
-                lease.address, lease.prefix
-            )
+            let (address, prefix) = (lease.address, lease.prefix);
+            format!("no carrier on {port}; br0 keeps {address}/{prefix}")
         }
         (State::NoCarrier, _) => {
-            let names: Vec<_> = race.runners().map(|r| r.candidate.name.as_str()).collect();
-            match names.as_slice() {
+            let names = election.contenders().map(|c| c.candidate.name.as_str());
+            match names.collect::<Vec<_>>().as_slice() {
                 [] => "no Ethernet NIC".to_owned(),
                 names => format!("no carrier on {}", names.join(", ")),
             }
         }
         (State::Acquiring | State::Online | State::CarrierLost, _) => {
-            let each: Vec<_> = with_carrier()
-                .map(|(c, client)| format!("{}: {}", c.name, client.status()))
+            let with_carrier = election.contenders().filter(|c| c.candidate.carrier);
+            let reasons: Vec<_> = with_carrier
+                .map(|c| format!("{}: {}", c.candidate.name, c.client.status()))
                 .collect();
-            format!("no lease yet; {}", each.join("; "))
+            format!("no lease yet; {}", reasons.join("; "))
         }
     }
 }
 
 #[cfg(test)]
 pub(crate) mod samples {
-    //! Pictures for the tests of what is made from them.
+    //! Examples for tests.
 
     use super::*;
     use buildos_dhcp::{Options, Term};
     use buildos_types::Route;
     use std::time::Duration;
 
-    /// A host that is online by `enp1s0`.
-    pub(crate) fn online() -> Picture {
+    /// Returns the status of a host that is online by `enp1s0`.
+    pub(crate) fn online() -> Status {
         let mac = MacAddress([0xde, 0xad, 0xbe, 0xef, 0xb8, 0xda]);
         let gateway = "192.0.2.1".parse().unwrap();
         let lease = Lease {
@@ -317,19 +301,19 @@ pub(crate) mod samples {
             }),
             options: Options::default(),
         };
-        Picture {
+        Status {
             state: State::Online,
             reason: "br0 has 192.0.2.10/24 by enp1s0 from 192.0.2.1".into(),
-            uplink: Some(("enp1s0".into(), mac)),
+            uplink: Some(("enp1s0".parse().unwrap(), mac)),
             private: Some("172.23.0.1/16".parse().unwrap()),
             lease: Some(lease),
             acquired_usec: 1_700_000_000_000_000,
             ipv6: vec!["fe80::dcad:beff:feef:b8da/64".parse().unwrap()],
-            public_ports: vec!["enp1s0".into()],
+            public_ports: vec!["enp1s0".parse().unwrap()],
             private_ports: Vec::new(),
-            links: vec![LinkPicture {
-                index: 2,
-                name: "enp1s0".into(),
+            links: vec![LinkStatus {
+                index: LinkIndex::new(2).unwrap(),
+                name: "enp1s0".parse().unwrap(),
                 mac: Some(mac),
                 carrier: true,
                 role: LinkRole::Uplink,
@@ -340,9 +324,9 @@ pub(crate) mod samples {
         }
     }
 
-    /// The same host before it has a lease.
-    pub(crate) fn offline() -> Picture {
-        Picture {
+    /// Returns the status of that host before it has a lease.
+    pub(crate) fn offline() -> Status {
+        Status {
             state: State::NoCarrier,
             reason: "no carrier on enp1s0".into(),
             uplink: None,

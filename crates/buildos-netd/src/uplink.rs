@@ -1,4 +1,13 @@
-//! Decides which NIC becomes the port of br0.
+//! Chooses the uplink, the NIC that becomes the port of br0.
+//!
+//! | module | subject |
+//! |---|---|
+//! | [`candidate`] | links that may become the uplink |
+//! | [`contender`] | a candidate and its DHCP client |
+//! | [`election`] | the choice among the contenders |
+//! | [`listeners`] | sockets that the contenders need |
 
 pub mod candidate;
+pub mod contender;
 pub mod election;
+pub mod listeners;

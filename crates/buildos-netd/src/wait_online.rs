@@ -1,7 +1,7 @@
-//! buildos-netd-wait-online: returns when br0 has a lease, which is what
-//! `network-online.target` waits for.
+//! Runs buildos-netd-wait-online, which ends when br0 has a lease. `network-online.target`
+//! waits for it.
 //!
-//! Asks buildos-netd over the bus, and follows it over its restarts.
+//! The program follows buildos-netd over the bus, across restarts of netd.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use buildos_service::{notify, text};
 enum WaitError {
     #[error("unknown argument {0:?}; the only one is --timeout=SECONDS")]
     Argument(String),
-    #[error("{0:?} is no number of seconds")]
+    #[error("{0:?} is not a number of seconds")]
     Seconds(String),
     #[error("cannot ask buildos-netd over the system bus")]
     Bus(#[from] zbus::Error),
@@ -23,7 +23,7 @@ enum WaitError {
     Timeout(u64, String),
 }
 
-/// The program.
+/// Runs the program.
 #[must_use]
 pub fn main() -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -93,12 +93,12 @@ mod tests {
     }
 
     #[test]
-    fn arguments() {
+    fn arguments_timeout_is_parsed_and_others_are_refused() {
         assert_eq!(parsed(&[]), Ok(None));
         assert_eq!(parsed(&["--timeout=30"]), Ok(Some(30)));
         assert_eq!(
             parsed(&["--timeout=x"]),
-            Err("\"x\" is no number of seconds".into())
+            Err("\"x\" is not a number of seconds".into())
         );
         assert!(parsed(&["30"]).is_err());
     }

@@ -1,8 +1,10 @@
-//! The race over several NICs, with servers that answer, refuse or are silent,
-//! in stepped time.
+//! Elections among several NICs, with servers that answer, refuse or are silent, in stepped
+//! time.
 
-#![allow(clippy::unwrap_used)] // A test says what it expects by panicking.
+#![allow(clippy::unwrap_used)] // A test fails by panicking.
 
+#[path = "support/nics.rs"]
+mod nics;
 #[path = "support/servers.rs"]
 mod servers;
 
@@ -11,36 +13,39 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use buildos_dhcp::arp::Packet;
-use buildos_dhcp::{Event, Instant, MessageKind, Name, State};
-use buildos_netd::uplink::election::{Candidate, Effect, Race, Rules};
-use servers::{LEASE, Server, address, answer, mac, reply};
+use buildos_dhcp::{ClientName, Event, Instant, MessageKind, State};
+use buildos_netd::uplink::candidate::Candidate;
+use buildos_netd::uplink::election::{Effect, Election, Rules};
+use buildos_types::{LinkIndex, MacAddress};
+use nics::{index, mac};
+use servers::{LEASE, Server, address, answer, reply};
 
 const GRACE: Duration = Duration::from_secs(35);
 const HEAD_START: Duration = Duration::from_secs(1);
 
 /// NICs 1, 2, … with one server each.
 struct World {
-    race: Race,
+    election: Election,
     now: Instant,
-    servers: BTreeMap<u32, Server>,
-    carrier: BTreeMap<u32, bool>,
-    /// What was sent, and what happened, since the beginning.
-    sent: Vec<(u32, MessageKind)>,
-    events: Vec<(u32, Event)>,
-    arp: Vec<(u32, Packet)>,
+    servers: BTreeMap<LinkIndex, Server>,
+    carrier: BTreeMap<LinkIndex, bool>,
+    /// Sent messages and events since the start.
+    sent: Vec<(LinkIndex, MessageKind)>,
+    events: Vec<(LinkIndex, Event)>,
+    arp: Vec<(LinkIndex, Packet)>,
 }
 
 impl World {
     fn new(servers: &[Server], bootif: Option<u32>) -> Self {
         let rules = Rules {
-            bootif: bootif.map(mac),
+            bootif: bootif.map(index).map(mac),
             head_start: HEAD_START,
             carrier_grace: GRACE,
             ..rules()
         };
-        let indices = 1..=u32::try_from(servers.len()).unwrap();
+        let indices = (1..=u32::try_from(servers.len()).unwrap()).map(index);
         let mut world = Self {
-            race: Race::new(rules, 7),
+            election: Election::new(rules, 7),
             now: Duration::from_secs(100),
             servers: indices.clone().zip(servers.iter().copied()).collect(),
             carrier: indices.map(|index| (index, true)).collect(),
@@ -52,35 +57,38 @@ impl World {
         world
     }
 
-    /// Tells the race of the links as they are now.
+    /// Updates the candidates.
     fn links(&mut self) {
         let candidates = self.carrier.iter().map(|(index, carrier)| Candidate {
             index: *index,
-            name: format!("eth{index}"),
+            name: format!("eth{index}").parse().unwrap(),
             mac: mac(*index),
             carrier: *carrier,
         });
-        self.race
-            .set_own(self.carrier.keys().map(|index| mac(*index)).collect());
-        self.race.set_candidates(self.now, candidates.collect());
+        self.election
+            .set_own_macs(self.carrier.keys().map(|index| mac(*index)).collect());
+        self.election.set_candidates(self.now, candidates.collect());
         self.exchange();
     }
 
-    fn set_carrier(&mut self, index: u32, carrier: bool) {
+    fn set_carrier(&mut self, index: LinkIndex, carrier: bool) {
         self.carrier.insert(index, carrier);
         self.links();
     }
 
-    /// Carries messages to the servers and back until nobody has anything to say.
+    /// Delivers messages to the servers and back until no message is left.
     fn exchange(&mut self) {
-        while let Some(effect) = self.race.poll() {
+        while let Some(effect) = self.election.poll() {
             match effect {
                 Effect::Transmit(index, transmit) => {
                     self.sent.push((index, transmit.kind));
                     let answer = answer(self.servers[&index], transmit.kind);
                     if let Some(kind) = answer.filter(|_| self.carrier[&index]) {
-                        self.race
-                            .packet(self.now, index, &reply(index, &transmit, kind, LEASE));
+                        self.election.packet(
+                            self.now,
+                            index,
+                            &reply(index, &transmit, kind, LEASE),
+                        );
                     }
                 }
                 Effect::Arp(index, packet) => self.arp.push((index, packet)),
@@ -89,26 +97,26 @@ impl World {
         }
     }
 
-    /// Lets time pass, deadline by deadline.
+    /// Advances the time, deadline by deadline.
     fn pass(&mut self, duration: Duration) {
         let end = self.now + duration;
-        while let Some(deadline) = self.race.deadline().filter(|deadline| *deadline <= end) {
+        while let Some(deadline) = self.election.deadline().filter(|deadline| *deadline <= end) {
             self.now = self.now.max(deadline);
-            self.race.timeout(self.now);
+            self.election.timeout(self.now);
             self.exchange();
         }
         self.now = end;
     }
 
-    fn port(&self) -> Option<u32> {
-        self.race.port().map(|port| port.candidate.index)
+    fn port(&self) -> Option<LinkIndex> {
+        self.election.port().map(|port| port.candidate.index)
     }
 
     fn leased(&self) -> Option<Ipv4Addr> {
-        self.race.lease().map(|lease| lease.address)
+        self.election.lease().map(|lease| lease.address)
     }
 
-    fn requests(&self) -> Vec<u32> {
+    fn requests(&self) -> Vec<LinkIndex> {
         let requests = self
             .sent
             .iter()
@@ -118,7 +126,7 @@ impl World {
 }
 
 #[test]
-fn all_nics_ask_and_one_requests() {
+fn election_all_nics_discover_and_one_requests() {
     let world = World::new(&[Server::Good, Server::Good, Server::Good], None);
     let discovers = world
         .sent
@@ -128,90 +136,94 @@ fn all_nics_ask_and_one_requests() {
     assert_eq!(discovers, 3);
     assert_eq!(world.requests().len(), 1, "{:?}", world.sent);
     assert_eq!(world.leased(), world.port().map(address));
-    for runner in world.race.runners() {
-        let expected = if Some(runner.candidate.index) == world.port() {
+    for contender in world.election.contenders() {
+        let expected = if Some(contender.candidate.index) == world.port() {
             State::Bound
         } else {
             State::Init
         };
-        assert_eq!(runner.client.state(), expected);
+        assert_eq!(contender.client.state(), expected);
     }
 }
 
 #[test]
-fn dead_nics_cost_nothing() {
+fn election_nics_without_server_cause_no_delay() {
     let world = World::new(
         &[Server::Silent, Server::Silent, Server::Silent, Server::Good],
         None,
     );
-    assert_eq!(world.port(), Some(4));
+    assert_eq!(world.port(), Some(index(4)));
     assert_eq!(world.now, Duration::from_secs(100), "no time has passed");
 }
 
 #[test]
-fn the_nic_booted_from_wins_within_its_head_start() {
+fn election_bootif_wins_within_head_start() {
     let mut world = World::new(&[Server::Good, Server::Silent], Some(2));
     assert_eq!(world.port(), None, "the offer on eth1 waits");
     world.pass(HEAD_START / 20);
-    assert_eq!(world.requests(), [0; 0]);
+    assert_eq!(world.requests(), []);
     // Its server answers the next DISCOVER.
-    world.servers.insert(2, Server::Good);
+    world.servers.insert(index(2), Server::Good);
     world.pass(HEAD_START / 2);
-    assert_eq!(world.requests(), [2]);
-    assert_eq!(world.port(), Some(2));
+    assert_eq!(world.requests(), [index(2)]);
+    assert_eq!(world.port(), Some(index(2)));
 }
 
 #[test]
-fn after_the_head_start_any_offer_is_taken() {
+fn election_any_offer_is_requested_after_head_start() {
     let mut world = World::new(&[Server::Good, Server::Silent], Some(2));
     world.pass(HEAD_START);
-    assert_eq!(world.port(), Some(1));
+    assert_eq!(world.port(), Some(index(1)));
 }
 
 #[test]
-fn a_head_start_without_carrier_is_none() {
+fn election_bootif_without_carrier_has_no_head_start() {
     let mut world = World::new(&[Server::Silent, Server::Silent], Some(2));
-    world.set_carrier(2, false);
-    world.servers.insert(1, Server::Good);
+    world.set_carrier(index(2), false);
+    world.servers.insert(index(1), Server::Good);
     world.pass(Duration::from_secs(5));
-    assert_eq!(world.port(), Some(1));
+    assert_eq!(world.port(), Some(index(1)));
 }
 
 #[test]
-fn a_server_that_does_not_keep_its_offer_costs_five_seconds_at_most() {
+fn election_server_that_grants_nothing_costs_at_most_five_seconds() {
     let mut world = World::new(&[Server::OffersOnly, Server::Silent], None);
-    world.servers.insert(2, Server::Good);
+    world.servers.insert(index(2), Server::Good);
     world.pass(Duration::from_secs(5));
-    assert_eq!(world.port(), Some(2));
+    assert_eq!(world.port(), Some(index(2)));
     assert!(
         world
             .events
             .iter()
-            .any(|e| matches!(e, (1, Event::RequestFailed { .. })))
+            .any(|(nic, e)| *nic == index(1) && matches!(e, Event::RequestFailed { .. }))
     );
     assert_eq!(
-        world.requests().iter().filter(|index| **index == 2).count(),
+        world
+            .requests()
+            .iter()
+            .filter(|nic| **nic == index(2))
+            .count(),
         1
     );
 }
 
 #[test]
-fn carrier_that_comes_late_is_welcome() {
+fn election_late_carrier_wins() {
     let mut world = World::new(&[Server::Silent, Server::Good], None);
-    world.set_carrier(2, false);
+    world.set_carrier(index(2), false);
     let mut world = World {
-        race: Race::new(rules(), 3),
+        election: Election::new(rules(), 3),
         ..world
     };
     world.links();
     world.pass(Duration::from_secs(600));
     assert_eq!(world.port(), None);
-    world.set_carrier(2, true);
-    assert_eq!(world.port(), Some(2));
+    world.set_carrier(index(2), true);
+    assert_eq!(world.port(), Some(index(2)));
 }
 
 #[test]
-fn a_short_loss_of_carrier_keeps_the_lease_and_confirms_it() {
+fn lease_after_short_loss_of_carrier_is_kept_and_confirmed() {
     let mut world = World::new(&[Server::Good, Server::Good], None);
     let port = world.port().unwrap();
     world.set_carrier(port, false);
@@ -226,14 +238,14 @@ fn a_short_loss_of_carrier_keeps_the_lease_and_confirms_it() {
             .any(|e| matches!(e, (_, Event::Renewed(_)))),
         "confirmed"
     );
-    assert_eq!(world.race.port().unwrap().client.state(), State::Bound);
+    assert_eq!(world.election.port().unwrap().client.state(), State::Bound);
 }
 
 #[test]
-fn another_nic_takes_over_after_the_grace_time() {
+fn port_without_carrier_is_replaced_after_grace_time() {
     let mut world = World::new(&[Server::Good, Server::Good], None);
     let port = world.port().unwrap();
-    let other = 3 - port;
+    let other = other(port);
     world.set_carrier(port, false);
     world.pass(GRACE - Duration::from_secs(1));
     assert_eq!(world.port(), Some(port));
@@ -243,57 +255,57 @@ fn another_nic_takes_over_after_the_grace_time() {
 }
 
 #[test]
-fn with_no_other_nic_the_lease_is_kept_until_it_ends() {
+fn lease_without_other_nic_is_kept_until_its_end() {
     let mut world = World::new(&[Server::Good], None);
-    world.set_carrier(1, false);
+    world.set_carrier(index(1), false);
     world.pass(Duration::from_secs(u64::from(LEASE) - 2));
-    assert_eq!(world.leased(), Some(address(1)));
+    assert_eq!(world.leased(), Some(address(index(1))));
     world.pass(Duration::from_secs(2));
     assert_eq!(world.leased(), None);
     assert_eq!(
         world.port(),
-        Some(1),
+        Some(index(1)),
         "the port stays until another NIC wins"
     );
 }
 
 #[test]
-fn an_expired_lease_starts_the_race_again() {
+fn lease_expired_reopens_election() {
     let mut world = World::new(&[Server::Good, Server::Silent], None);
-    world.servers.insert(1, Server::Silent);
+    world.servers.insert(index(1), Server::Silent);
     world.pass(Duration::from_secs(u64::from(LEASE)));
     assert_eq!(world.leased(), None);
-    world.servers.insert(2, Server::Good);
+    world.servers.insert(index(2), Server::Good);
     world.pass(Duration::from_secs(70));
-    assert_eq!(world.port(), Some(2));
+    assert_eq!(world.port(), Some(index(2)));
 }
 
 #[test]
-fn a_nic_that_is_pulled_out_loses_its_place() {
+fn port_removed_is_replaced() {
     let mut world = World::new(&[Server::Good, Server::Good], None);
     let port = world.port().unwrap();
     world.carrier.remove(&port);
     world.links();
-    assert_eq!(world.port(), Some(3 - port));
+    assert_eq!(world.port(), Some(other(port)));
 }
 
 #[test]
-fn a_resumed_lease_is_confirmed_and_never_given_up_meanwhile() {
+fn lease_resumed_is_confirmed_and_kept_meanwhile() {
     let old = World::new(&[Server::Good, Server::Good], None);
     let port = old.port().unwrap();
-    let lease = old.race.lease().unwrap().clone();
+    let lease = old.election.lease().unwrap().clone();
     let mut world = World {
-        race: Race::new(rules(), 9),
+        election: Election::new(rules(), 9),
         sent: Vec::new(),
         ..old
     };
     let uplink = Candidate {
         index: port,
-        name: "uplink".into(),
+        name: "uplink".parse().unwrap(),
         mac: mac(port),
         carrier: true,
     };
-    world.race.resume(world.now, uplink, lease);
+    world.election.resume(world.now, uplink, lease);
     assert_eq!(world.leased(), Some(address(port)));
     world.links();
     assert_eq!(world.leased(), Some(address(port)));
@@ -306,7 +318,12 @@ fn a_resumed_lease_is_confirmed_and_never_given_up_meanwhile() {
         "{:?}",
         world.sent
     );
-    assert_eq!(world.race.port().unwrap().client.state(), State::Bound);
+    assert_eq!(world.election.port().unwrap().client.state(), State::Bound);
+}
+
+/// Returns the other one of NICs 1 and 2.
+fn other(nic: LinkIndex) -> LinkIndex {
+    index(3 - nic.get())
 }
 
 fn rules() -> Rules {
@@ -321,7 +338,7 @@ fn rules() -> Rules {
 }
 
 #[test]
-fn a_lease_lost_and_won_again_and_again() {
+fn lease_lost_repeatedly_is_regained() {
     let mut world = World::new(&[Server::Good, Server::Good], None);
     for _ in 0..5 {
         world
@@ -339,102 +356,116 @@ fn a_lease_lost_and_won_again_and_again() {
     }
 }
 
-/// The claims of a host elsewhere on the network of a NIC.
-fn claim(index: u32) -> Packet {
+/// Returns a claim by another host on the network of a NIC.
+fn claim(index: LinkIndex) -> Packet {
     Packet::announcement(MacAddress([2, 0, 0, 0, 1, 1]), address(index))
 }
 
 #[test]
-fn the_address_requested_is_probed_for_on_its_nic() {
+fn address_requested_is_probed_on_its_nic() {
     let mut world = World::new(&[Server::Good, Server::Silent], None);
     world.pass(Duration::from_secs(5));
-    let probe = Packet::probe(mac(1), address(1));
-    let announcement = Packet::announcement(mac(1), address(1));
+    let probe = Packet::probe(mac(index(1)), address(index(1)));
+    let announcement = Packet::announcement(mac(index(1)), address(index(1)));
     assert_eq!(
         world.arp,
         [
-            (1, probe),
-            (1, probe),
-            (1, probe),
-            (1, announcement),
-            (1, announcement)
+            (index(1), probe),
+            (index(1), probe),
+            (index(1), probe),
+            (index(1), announcement),
+            (index(1), announcement)
         ]
     );
 }
 
 #[test]
-fn an_address_in_use_is_declined_and_the_other_nic_gets_its_chance() {
+fn address_in_use_is_declined_and_other_nic_wins() {
     let mut world = World::new(&[Server::Good, Server::Good], None);
     let port = world.port().unwrap();
-    world.race.arp(world.now, port, &claim(port));
+    world.election.arp(world.now, port, &claim(port));
     world.exchange();
     assert!(world.sent.contains(&(port, MessageKind::Decline)));
-    let lost = |event: &(u32, Event)| matches!(event, (_, Event::Lost { .. }));
+    let lost = |event: &(LinkIndex, Event)| matches!(event, (_, Event::Lost { .. }));
     assert!(world.events.iter().any(lost));
-    assert_eq!(world.leased(), Some(address(3 - port)));
+    assert_eq!(world.leased(), Some(address(other(port))));
 }
 
 #[test]
-fn another_nic_on_the_same_network_is_no_other_host() {
+fn claim_by_own_nic_is_not_conflict() {
     let mut world = World::new(&[Server::Good, Server::Good], None);
     let port = world.port().unwrap();
-    let own = Packet::announcement(mac(3 - port), address(port));
-    world.race.arp(world.now, port, &own);
+    let own = Packet::announcement(mac(other(port)), address(port));
+    world.election.arp(world.now, port, &own);
     world.exchange();
     assert_eq!(world.leased(), Some(address(port)));
 }
 
 #[test]
-fn an_address_kept_over_a_loss_of_carrier_is_probed_for_again() {
+fn address_kept_without_carrier_is_probed_again() {
     let mut world = World::new(&[Server::Good], None);
     world.pass(Duration::from_secs(5));
     world.arp.clear();
-    world.set_carrier(1, false);
-    world.race.arp(world.now, 1, &claim(1));
-    assert_eq!(world.leased(), Some(address(1)), "nothing can come in");
+    world.set_carrier(index(1), false);
+    world.election.arp(world.now, index(1), &claim(index(1)));
+    assert_eq!(
+        world.leased(),
+        Some(address(index(1))),
+        "no packet arrives without carrier"
+    );
     world.pass(Duration::from_secs(5));
     assert_eq!(world.arp, []);
-    world.set_carrier(1, true);
-    assert_eq!(world.arp, [(1, Packet::probe(mac(1), address(1)))]);
+    world.set_carrier(index(1), true);
+    assert_eq!(
+        world.arp,
+        [(index(1), Packet::probe(mac(index(1)), address(index(1))))]
+    );
 }
 
 #[test]
-fn detection_can_be_switched_off() {
+fn claim_without_conflict_detection_is_ignored() {
     let mut world = World::new(&[Server::Good], None);
     let rules = Rules {
         detect_conflicts: false,
         ..rules()
     };
-    world.race.set_rules(world.now, rules);
-    world.race.arp(world.now, 1, &claim(1));
+    world.election.set_rules(world.now, rules);
+    world.election.arp(world.now, index(1), &claim(index(1)));
     world.exchange();
-    assert_eq!(world.leased(), Some(address(1)));
+    assert_eq!(world.leased(), Some(address(index(1))));
 }
 
 #[test]
-fn a_name_that_stands_is_told_to_the_server_of_the_lease() {
+fn hostname_unchanged_for_five_seconds_is_sent_to_server() {
     let mut world = World::new(&[Server::Good], None);
     world.sent.clear();
     for name in ["rack-6", "rack-7", "rack-7"] {
         let name = ClientName::Host(name.into());
-        world.race.set_name(world.now, Some(name));
+        world.election.set_hostname(world.now, Some(name));
         world.pass(Duration::from_secs(2));
     }
-    assert!(world.requests().is_empty(), "the first did not stand");
+    assert!(
+        world.requests().is_empty(),
+        "the first name was replaced too soon"
+    );
     world.pass(Duration::from_secs(1));
-    assert_eq!(world.requests(), [1]);
-    world.race.set_name(world.now, None);
+    assert_eq!(world.requests(), [index(1)]);
+    world.election.set_hostname(world.now, None);
     world.pass(Duration::from_secs(10));
-    assert_eq!(world.requests(), [1], "no name is nothing to tell");
+    assert_eq!(
+        world.requests(),
+        [index(1)],
+        "without a name no renewal is sent"
+    );
 }
 
 #[test]
-fn a_name_that_comes_while_a_lease_is_requested_is_told() {
+fn hostname_changed_during_request_is_sent_to_server() {
     let mut world = World::new(&[Server::OffersOnly], None);
-    assert_eq!(world.requests(), [1]);
+    assert_eq!(world.requests(), [index(1)]);
     let name = ClientName::Host("rack-7".into());
-    world.race.set_name(world.now, Some(name));
-    world.servers.insert(1, Server::Good);
+    world.election.set_hostname(world.now, Some(name));
+    world.servers.insert(index(1), Server::Good);
     for _ in 0..100 {
         if world.leased().is_some() {
             break;
@@ -444,21 +475,21 @@ fn a_name_that_comes_while_a_lease_is_requested_is_told() {
     assert!(world.leased().is_some());
     world.sent.clear();
     world.pass(Duration::from_secs(5));
-    assert_eq!(world.requests(), [1]);
+    assert_eq!(world.requests(), [index(1)]);
 }
 
 #[test]
-fn a_former_port_gives_its_lease_up_and_may_win_again() {
+fn port_former_gives_up_lease_and_may_win_again() {
     let mut world = World::new(&[Server::Good, Server::Good], None);
     let first = world.port().unwrap();
-    let second = 3 - first;
+    let second = other(first);
     world.set_carrier(first, false);
     world.pass(GRACE);
     assert_eq!(world.port(), Some(second));
     let lease = |world: &World, index| {
-        let mut runners = world.race.runners();
-        let runner = runners.find(|r| r.candidate.index == index).unwrap();
-        runner.client.lease().is_some()
+        let mut contenders = world.election.contenders();
+        let contender = contenders.find(|r| r.candidate.index == index).unwrap();
+        contender.client.lease().is_some()
     };
     assert!(!lease(&world, first));
     world.set_carrier(first, true);
@@ -470,26 +501,26 @@ fn a_former_port_gives_its_lease_up_and_may_win_again() {
 }
 
 #[test]
-fn a_resumed_address_is_defended_instead_of_doubted() {
+fn address_resumed_is_defended_not_probed() {
     let old = World::new(&[Server::Good], None);
-    let lease = old.race.lease().unwrap().clone();
+    let lease = old.election.lease().unwrap().clone();
     let mut world = World {
-        race: Race::new(rules(), 9),
+        election: Election::new(rules(), 9),
         arp: Vec::new(),
         ..old
     };
     let uplink = Candidate {
-        index: 1,
-        name: "uplink".into(),
-        mac: mac(1),
+        index: index(1),
+        name: "uplink".parse().unwrap(),
+        mac: mac(index(1)),
         carrier: true,
     };
-    world.race.resume(world.now, uplink, lease);
+    world.election.resume(world.now, uplink, lease);
     world.exchange();
     assert_eq!(world.arp, []);
-    world.race.arp(world.now, 1, &claim(1));
+    world.election.arp(world.now, index(1), &claim(index(1)));
     world.exchange();
-    let announcement = Packet::announcement(mac(1), address(1));
-    assert_eq!(world.arp, [(1, announcement)]);
-    assert_eq!(world.leased(), Some(address(1)));
+    let announcement = Packet::announcement(mac(index(1)), address(index(1)));
+    assert_eq!(world.arp, [(index(1), announcement)]);
+    assert_eq!(world.leased(), Some(address(index(1))));
 }

@@ -1,94 +1,117 @@
-//! The difference between wish and kernel, applied to a kernel that does what it is
-//! told.
+//! Plans applied to a fake kernel.
 
-#![allow(clippy::unwrap_used)] // A test says what it expects by panicking.
+#![allow(clippy::unwrap_used)] // A test fails by panicking.
 
-#[path = "support/fake_kernel.rs"]
-mod kernel;
+#[path = "support/nics.rs"]
+mod nics;
 
 use std::time::Duration;
 
 use buildos_dhcp::Instant;
-use buildos_netd::desired::{LeaseWish, Wish};
-use buildos_netd::mac::MacAddress;
-use buildos_netd::observed::{BridgeSettings, Link};
-use buildos_netd::plan::{Address, Observed, Op, Route, plan};
+use buildos_netd::desired::{Desired, UplinkSpec};
+use buildos_netd::kernel::fake::{self, FakeKernel};
+use buildos_netd::observed::{
+    Address, BridgeSettings, InstalledRoute, Link, Observed, PRIVATE_BRIDGE, PUBLIC_BRIDGE,
+};
+use buildos_netd::plan::{Op, plan};
+use buildos_netd::reconcile::Kernel as _;
+use buildos_types::{LinkIndex, Route};
 use ipnet::Ipv4Net;
-use kernel::{BR0, apply, link};
+use nics::{index, mac, nic};
 use proptest::prelude::*;
 
 const NOW: Instant = Duration::from_secs(1000);
 
-fn two_nics() -> Observed {
-    let links = [link(2, "enp1s0"), link(3, "enp2s0")];
-    Observed {
-        links: links.into_iter().map(|l| (l.index, l)).collect(),
-        ..Observed::default()
-    }
+fn two_nics() -> FakeKernel {
+    let mut kernel = FakeKernel::new(NOW);
+    kernel.add_link(nic(index(2), "enp1s0"));
+    kernel.add_link(nic(index(3), "enp2s0"));
+    kernel
+}
+
+fn br0(kernel: &FakeKernel) -> LinkIndex {
+    kernel.observed.bridge(PUBLIC_BRIDGE).unwrap().index
 }
 
 fn net(text: &str) -> Ipv4Net {
     text.parse().unwrap()
 }
 
-fn wish(uplink: Option<u32>) -> Wish {
-    Wish {
-        nics: [2, 3].into(),
-        up: [2, 3].into(),
-        uplink,
-        lease: uplink.map(|_| LeaseWish {
+fn default_route() -> Route {
+    Route {
+        destination: net("0.0.0.0/0"),
+        gateway: Some("192.0.2.1".parse().unwrap()),
+        onlink: false,
+    }
+}
+
+fn desired(uplink: Option<u32>) -> Desired {
+    Desired {
+        nics: [index(2), index(3)].into(),
+        up: [index(2), index(3)].into(),
+        uplink: uplink.map(index),
+        lease: uplink.map(|_| UplinkSpec {
             net: net("192.0.2.10/24"),
             expires: Some(NOW + Duration::from_secs(3600)),
-            routes: vec![(net("0.0.0.0/0"), Some("192.0.2.1".parse().unwrap()), false)],
+            routes: vec![default_route()],
             mtu: None,
         }),
         private: Some(net("172.23.0.1/16")),
     }
 }
 
-/// Rounds until there is nothing left to do.
-fn settle(observed: &mut Observed, wish: &Wish) -> Vec<Op> {
+fn leased(kernel: &FakeKernel) -> Address {
+    Address {
+        link: br0(kernel),
+        net: net("192.0.2.10/24"),
+        expires: Some(NOW + Duration::from_secs(3600)),
+    }
+}
+
+/// Applies plans until one is empty. Returns all operations.
+fn settle(kernel: &mut FakeKernel, desired: &Desired) -> Vec<Op> {
     let mut all = Vec::new();
     for _ in 0..4 {
-        let ops = plan(wish, observed);
+        let ops = plan(desired, &kernel.observed);
         if ops.is_empty() {
             return all;
         }
-        ops.iter().for_each(|op| apply(observed, op));
+        for op in &ops {
+            let observed = Observed::default();
+            fake::run(kernel.apply(op, &observed)).unwrap().unwrap();
+        }
         all.extend(ops);
     }
-    panic!("still to do after four rounds: {:?}", plan(wish, observed));
+    let ops = plan(desired, &kernel.observed);
+    panic!("not settled after four rounds: {ops:?}");
 }
 
 #[test]
-fn from_nothing_to_a_configured_host() {
-    let mut observed = two_nics();
-    settle(&mut observed, &wish(None));
+fn plan_from_empty_kernel_configures_host() {
+    let mut kernel = two_nics();
+    settle(&mut kernel, &desired(None));
+    let br1 = kernel.observed.bridge(PRIVATE_BRIDGE).unwrap().index;
+    let addresses = kernel.observed.addresses.iter().map(|a| a.link);
     assert_eq!(
-        observed.addresses.len(),
-        1,
+        addresses.collect::<Vec<_>>(),
+        [br1],
         "br1 has its address before there is an uplink"
     );
-    let ops = settle(&mut observed, &wish(Some(3)));
+    let ops = settle(&mut kernel, &desired(Some(3)));
+    let br0 = br0(&kernel);
     assert_eq!(
         ops,
         [
-            Op::SetMac(BR0, MacAddress([2, 0, 0, 0, 0, 3])),
+            Op::SetMac(br0, mac(index(3))),
             Op::Attach {
-                port: 3,
-                bridge: BR0
+                port: index(3),
+                bridge: br0
             },
-            Op::EnableIpv6(BR0),
-            Op::SetAddress(Address {
-                link: BR0,
-                net: net("192.0.2.10/24"),
-                expires: Some(NOW + Duration::from_secs(3600))
-            }),
-            Op::AddRoute(Route {
-                link: BR0,
-                destination: net("0.0.0.0/0"),
-                gateway: Some("192.0.2.1".parse().unwrap()),
-                onlink: false,
+            Op::EnableIpv6(br0),
+            Op::SetAddress(leased(&kernel)),
+            Op::AddRoute(InstalledRoute {
+                link: br0,
+                route: default_route(),
                 source: "192.0.2.10".parse().unwrap(),
             }),
         ]
@@ -96,163 +119,153 @@ fn from_nothing_to_a_configured_host() {
 }
 
 #[test]
-fn another_uplink_takes_the_place_of_the_first() {
-    let mut observed = two_nics();
-    settle(&mut observed, &wish(Some(2)));
-    let ops = settle(&mut observed, &wish(Some(3)));
+fn plan_for_other_uplink_detaches_former_first() {
+    let mut kernel = two_nics();
+    settle(&mut kernel, &desired(Some(2)));
+    let ops = settle(&mut kernel, &desired(Some(3)));
+    let br0 = br0(&kernel);
     assert_eq!(
         ops,
         [
-            Op::Detach(2),
-            Op::DisableIpv6(BR0),
-            Op::SetMac(BR0, MacAddress([2, 0, 0, 0, 0, 3])),
+            Op::Detach(index(2)),
+            Op::DisableIpv6(br0),
+            Op::SetMac(br0, mac(index(3))),
             Op::Attach {
-                port: 3,
-                bridge: BR0
+                port: index(3),
+                bridge: br0
             },
-            Op::EnableIpv6(BR0),
+            Op::EnableIpv6(br0),
         ]
     );
 }
 
 #[test]
-fn a_lost_lease_takes_its_address_and_routes_along_and_leaves_the_port() {
-    let mut observed = two_nics();
-    settle(&mut observed, &wish(Some(2)));
-    let ops = settle(
-        &mut observed,
-        &Wish {
-            lease: None,
-            ..wish(Some(2))
-        },
-    );
+fn plan_without_lease_removes_address_and_routes_and_keeps_port() {
+    let mut kernel = two_nics();
+    settle(&mut kernel, &desired(Some(2)));
+    let without_lease = Desired {
+        lease: None,
+        ..desired(Some(2))
+    };
+    let ops = settle(&mut kernel, &without_lease);
     assert!(
         matches!(ops[..], [Op::RemoveRoute(_), Op::RemoveAddress(_)]),
         "{ops:?}"
     );
-    assert_eq!(observed.links[&2].controller, Some(BR0));
+    let port = &kernel.observed.links[&index(2)];
+    assert_eq!(port.controller, Some(br0(&kernel)));
 }
 
 #[test]
-fn a_renewal_replaces_the_lifetime_in_place_and_rounding_does_not() {
-    for (remaining, replaced, undone) in [
+fn plan_after_renewal_replaces_lifetime_beyond_rounding() {
+    for (remaining, replaced, is_repair) in [
         (1800, true, true),
         (3590, true, true),
-        // A renewal a second after the first: nobody has undone anything.
+        // A renewal a second after the first is not a repair.
         (3597, true, false),
         (3599, false, false),
         (3601, false, false),
     ] {
-        let mut observed = two_nics();
-        settle(&mut observed, &wish(Some(2)));
-        let leased = observed.addresses.iter_mut().filter(|a| a.link == BR0);
-        leased.for_each(|address| address.expires = Some(NOW + Duration::from_secs(remaining)));
-        let ops = plan(&wish(Some(2)), &observed);
-        let expected = Address {
-            link: BR0,
-            net: net("192.0.2.10/24"),
-            expires: Some(NOW + Duration::from_secs(3600)),
-        };
-        assert_eq!(
-            ops,
-            Vec::from_iter(replaced.then_some(Op::SetAddress(expected)))
-        );
-        let counted = ops.iter().filter(|op| !op.only_rounds(&observed));
-        assert_eq!(counted.count(), usize::from(undone), "{remaining}");
+        let mut kernel = two_nics();
+        settle(&mut kernel, &desired(Some(2)));
+        let br0 = br0(&kernel);
+        let expected = Vec::from_iter(replaced.then(|| Op::SetAddress(leased(&kernel))));
+        let addresses = kernel.observed.addresses.iter_mut();
+        addresses
+            .filter(|address| address.link == br0)
+            .for_each(|address| address.expires = Some(NOW + Duration::from_secs(remaining)));
+        let ops = plan(&desired(Some(2)), &kernel.observed);
+        assert_eq!(ops, expected);
+        let repairs = ops.iter().filter(|op| !op.only_rounds(&kernel.observed));
+        assert_eq!(repairs.count(), usize::from(is_repair), "{remaining}");
     }
 }
 
 #[test]
-fn a_bridge_with_spanning_tree_is_mended() {
-    let mut observed = two_nics();
-    settle(&mut observed, &wish(None));
-    observed.links.get_mut(&BR0).unwrap().bridge = Some(BridgeSettings {
+fn plan_for_bridge_with_spanning_tree_disables_it() {
+    let mut kernel = two_nics();
+    settle(&mut kernel, &desired(None));
+    let br0 = br0(&kernel);
+    kernel.observed.links.get_mut(&br0).unwrap().bridge = Some(BridgeSettings {
         stp: true,
         forward_delay: 1500,
     });
-    assert_eq!(plan(&wish(None), &observed), [Op::SetBridge(BR0)]);
+    assert_eq!(plan(&desired(None), &kernel.observed), [Op::SetBridge(br0)]);
 }
 
 #[test]
-fn ports_of_somebody_else_stay() {
-    let mut observed = two_nics();
-    settle(&mut observed, &wish(Some(2)));
-    observed.links.insert(
-        20,
-        Link {
-            controller: Some(BR0),
-            ..link(20, "ve-slave")
-        },
-    );
-    assert_eq!(plan(&wish(Some(2)), &observed), []);
+fn plan_leaves_ports_of_other_programs_alone() {
+    let mut kernel = two_nics();
+    settle(&mut kernel, &desired(Some(2)));
+    kernel.add_link(Link {
+        controller: Some(br0(&kernel)),
+        ..nic(index(20), "ve-slave")
+    });
+    assert_eq!(plan(&desired(Some(2)), &kernel.observed), []);
 }
 
 #[test]
-fn the_mtu_of_the_lease_counts_if_it_is_the_smaller() {
+fn plan_sets_mtu_of_lease_if_smaller_than_of_uplink() {
     for (lease, expected) in [(Some(1400), Some(1400)), (Some(9000), None), (None, None)] {
-        let mut observed = two_nics();
-        settle(&mut observed, &wish(Some(2)));
-        let mut wish = wish(Some(2));
-        wish.lease.as_mut().unwrap().mtu = lease;
-        let ops: Vec<_> = expected
-            .map(|mtu| Op::SetMtu(BR0, mtu))
-            .into_iter()
-            .collect();
-        assert_eq!(plan(&wish, &observed), ops);
+        let mut kernel = two_nics();
+        settle(&mut kernel, &desired(Some(2)));
+        let mut desired = desired(Some(2));
+        desired.lease.as_mut().unwrap().mtu = lease;
+        let ops = expected.map(|mtu| Op::SetMtu(br0(&kernel), mtu));
+        assert_eq!(plan(&desired, &kernel.observed), Vec::from_iter(ops));
     }
 }
 
 proptest! {
-    /// Whatever the order of wishes: it settles, br0 has at most one port of
-    /// ours and its address, and an address only with a lease.
+    /// Any sequence of desired states settles. br0 then has at most one NIC as its port and
+    /// that NIC's hardware address, and has an address only with a lease.
     #[test]
-    fn any_sequence_settles(steps in prop::collection::vec((0usize..3, any::<bool>(), 1u64..100_000), 1..20)) {
-        let mut observed = two_nics();
+    fn plan_for_any_sequence_of_desired_states_settles(
+        steps in prop::collection::vec((0usize..3, any::<bool>(), 1u64..100_000), 1..20)
+    ) {
+        let mut kernel = two_nics();
         for (uplink, leased, remaining) in steps {
-            let mut wish = wish([None, Some(2), Some(3)][uplink]);
-            if let (Some(lease), true) = (wish.lease.as_mut(), leased) {
+            let mut desired = desired([None, Some(2), Some(3)][uplink]);
+            if let (Some(lease), true) = (desired.lease.as_mut(), leased) {
                 lease.expires = Some(NOW + Duration::from_secs(remaining));
             } else {
-                wish.lease = None;
+                desired.lease = None;
             }
-            settle(&mut observed, &wish);
-            let ports: Vec<_> = observed.links.values().filter(|l| l.controller == Some(BR0)).collect();
+            settle(&mut kernel, &desired);
+            let observed = &kernel.observed;
+            let br0 = observed.bridge(PUBLIC_BRIDGE).unwrap();
+            let ports: Vec<_> = observed.ports(PUBLIC_BRIDGE).collect();
             prop_assert!(ports.len() <= 1);
-            if let Some(uplink) = wish.uplink {
+            if let Some(uplink) = desired.uplink {
                 prop_assert_eq!(ports[0].index, uplink);
-                prop_assert_eq!(ports[0].mac, observed.links[&BR0].mac);
+                prop_assert_eq!(ports[0].mac, br0.mac);
             }
-            let leased = observed.addresses.iter().filter(|a| a.link == BR0).count();
-            prop_assert_eq!(leased, usize::from(wish.lease.is_some()));
+            let leased = observed.addresses.iter().filter(|a| a.link == br0.index);
+            prop_assert_eq!(leased.count(), usize::from(desired.lease.is_some()));
         }
     }
 }
 
 #[test]
-fn an_uplink_that_is_no_candidate_any_more_goes_out() {
+fn plan_detaches_uplink_that_is_no_longer_candidate() {
     for uplink in [None, Some(3)] {
-        let mut observed = two_nics();
-        settle(&mut observed, &wish(Some(2)));
-        let wish = Wish {
-            up: [3].into(),
-            ..wish(uplink)
+        let mut kernel = two_nics();
+        settle(&mut kernel, &desired(Some(2)));
+        let desired = Desired {
+            up: [index(3)].into(),
+            ..desired(uplink)
         };
-        settle(&mut observed, &wish);
-        let ports = observed
-            .links
-            .values()
-            .filter(|l| l.controller == Some(BR0));
-        assert_eq!(
-            ports.map(|l| l.index).collect::<Vec<_>>(),
-            Vec::from_iter(uplink)
-        );
+        settle(&mut kernel, &desired);
+        let ports = kernel.observed.ports(PUBLIC_BRIDGE).map(|link| link.index);
+        assert_eq!(ports.collect::<Vec<_>>(), Vec::from_iter(uplink.map(index)));
     }
 }
 
 #[test]
-fn a_bridge_that_can_have_no_ipv6_is_none_to_mend() {
-    let mut observed = two_nics();
-    settle(&mut observed, &wish(Some(2)));
-    observed.links.get_mut(&BR0).unwrap().ipv6 = None;
-    assert_eq!(plan(&wish(Some(2)), &observed), []);
+fn plan_for_bridge_that_cannot_have_ipv6_is_empty() {
+    let mut kernel = two_nics();
+    settle(&mut kernel, &desired(Some(2)));
+    let br0 = br0(&kernel);
+    kernel.observed.links.get_mut(&br0).unwrap().ipv6 = None;
+    assert_eq!(plan(&desired(Some(2)), &kernel.observed), []);
 }

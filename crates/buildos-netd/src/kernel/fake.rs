@@ -1,14 +1,47 @@
-//! A kernel that does as it is told, as a value: for simulation and for tests.
+//! A kernel as a value, with a clock and cables, for simulation and tests. It can refuse
+//! operations.
 
-use crate::observed::{BridgeSettings, Link};
-use crate::plan::{Observed, Op};
+use std::collections::{BTreeMap, BTreeSet};
 
-/// A NIC that nobody has touched yet.
+use buildos_dhcp::Instant;
+use buildos_types::{InterfaceName, LinkIndex};
+use futures_util::FutureExt as _;
+
+use crate::observed::{Address, BridgeSettings, Link, Observed};
+use crate::plan::Op;
+use crate::reconcile::Kernel;
+
+/// Index of the loopback interface.
+const LOOPBACK: u32 = 1;
+
+/// Decides whether the kernel refuses an operation.
+type Refuses = Box<dyn Fn(&Op) -> bool>;
+
+/// A kernel that applies operations to a value.
+#[derive(Default)]
+pub struct FakeKernel {
+    /// Its network configuration. Other programs change it directly.
+    pub observed: Observed,
+    whole_seconds: bool,
+    now: Instant,
+    /// Highest index of a link so far. Linux does not reuse indices of removed links.
+    last_index: Option<LinkIndex>,
+    /// NICs with a cable, plugged in or not. Other links keep their carrier.
+    cables: BTreeMap<LinkIndex, bool>,
+    refuses: Option<Refuses>,
+}
+
+/// The fake kernel refused an operation.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {0}: refused")]
+pub struct Refused(String);
+
+/// Returns a NIC as the kernel creates it: down, with IPv6 and ARP for all links.
 #[must_use]
-pub fn nic(index: u32, name: &str) -> Link {
+pub fn nic(index: LinkIndex, name: InterfaceName) -> Link {
     Link {
         index,
-        name: name.to_owned(),
+        name,
         mac: None,
         mtu: 1500,
         up: false,
@@ -24,45 +57,173 @@ pub fn nic(index: u32, name: &str) -> Link {
     }
 }
 
-/// What there is after an operation. A bridge that it creates gets the index `created`;
-/// an operation on a link that is not there changes nothing.
-pub fn apply(observed: &mut Observed, op: &Op, created: u32) {
-    let mut change = |index: &u32, change: &dyn Fn(&mut Link)| {
-        if let Some(link) = observed.links.get_mut(index) {
-            change(link);
+/// Runs a future that waits for fake kernels only. Returns [`None`] if it waits for anything
+/// else.
+pub fn run<T>(future: impl Future<Output = T>) -> Option<T> {
+    future.now_or_never()
+}
+
+impl FakeKernel {
+    /// Returns a kernel without links at that time since boot.
+    #[must_use]
+    pub fn new(now: Instant) -> Self {
+        Self {
+            now,
+            ..Self::default()
         }
-    };
-    match op {
-        Op::CreateBridge(name, mac) => {
-            let bridge = Link {
-                mac: Some(*mac),
-                kind: Some("bridge".to_owned()),
-                device: false,
-                bridge: Some(BridgeSettings::OURS),
-                ..nic(created, name)
-            };
-            observed.links.insert(created, bridge);
+    }
+
+    /// Rounds lifetimes of addresses down to whole seconds, as Linux does.
+    #[must_use]
+    pub fn with_whole_seconds(mut self) -> Self {
+        self.whole_seconds = true;
+        self
+    }
+
+    /// Adds a link.
+    pub fn add_link(&mut self, link: Link) {
+        self.last_index = self.last_index.max(Some(link.index));
+        self.observed.links.insert(link.index, link);
+    }
+
+    /// Connects or disconnects the cable of a NIC. Returns false if it already was.
+    pub fn plug(&mut self, nic: LinkIndex, plugged: bool) -> bool {
+        self.cables.insert(nic, plugged) != Some(plugged)
+    }
+
+    /// Returns true if the cable of a NIC is connected.
+    #[must_use]
+    pub fn is_plugged(&self, nic: LinkIndex) -> bool {
+        self.cables.get(&nic) == Some(&true)
+    }
+
+    /// Refuses the operations for which `refuses` returns true, until the next call.
+    pub fn refuse(&mut self, refuses: impl Fn(&Op) -> bool + 'static) {
+        self.refuses = Some(Box::new(refuses));
+    }
+
+    /// Returns the next end of a lifetime of an address.
+    #[must_use]
+    pub fn next_expiry(&self) -> Option<Instant> {
+        let addresses = self.observed.addresses.iter();
+        addresses.filter_map(|address| address.expires).min()
+    }
+
+    /// Advances the clock. Removes and returns the addresses whose lifetimes end, with the
+    /// routes that have them as their source.
+    pub fn advance(&mut self, now: Instant) -> Vec<Address> {
+        self.now = self.now.max(now);
+        let is_over = |address: &Address| address.expires.is_some_and(|end| end <= now);
+        let (over, kept): (Vec<_>, _) = std::mem::take(&mut self.observed.addresses)
+            .into_iter()
+            .partition(is_over);
+        self.observed.addresses = kept;
+        for address in &over {
+            let routes = &mut self.observed.routes;
+            routes.retain(|route| route.source != address.net.addr());
         }
-        Op::Silence(index) => change(index, &|link| {
-            (link.ipv6, link.answers_arp) = (Some(false), false);
-        }),
-        Op::DisableIpv6(index) => change(index, &|link| link.ipv6 = Some(false)),
-        Op::EnableIpv6(index) => change(index, &|link| link.ipv6 = Some(true)),
-        Op::SetBridge(index) => change(index, &|link| link.bridge = Some(BridgeSettings::OURS)),
-        Op::SetMac(index, mac) => change(index, &|link| link.mac = Some(*mac)),
-        Op::SetMtu(index, mtu) => change(index, &|link| link.mtu = *mtu),
-        Op::SetUp(index) => change(index, &|link| link.up = true),
-        Op::Detach(index) => change(index, &|link| link.controller = None),
-        Op::Attach { port, bridge } => change(port, &|link| link.controller = Some(*bridge)),
-        Op::RemoveAddress(address) => observed.addresses.retain(|other| other != address),
-        Op::SetAddress(address) => {
-            let same = |other: &crate::plan::Address| {
-                (other.link, other.net) == (address.link, address.net)
-            };
-            observed.addresses.retain(|other| !same(other));
-            observed.addresses.push(address.clone());
+        over
+    }
+
+    /// Returns an index that no link has had.
+    #[must_use]
+    pub fn unused_index(&self) -> Option<LinkIndex> {
+        let last = self.last_index.map_or(LOOPBACK, LinkIndex::get);
+        LinkIndex::new(last.checked_add(1)?)
+    }
+
+    fn update_carrier(&mut self) {
+        let mut bridges_with_carrier = BTreeSet::new();
+        for (index, link) in &mut self.observed.links {
+            if let Some(plugged) = self.cables.get(index) {
+                link.carrier = link.up && *plugged;
+            }
+            if link.carrier {
+                bridges_with_carrier.extend(link.controller);
+            }
         }
-        Op::RemoveRoute(route) => observed.routes.retain(|other| other != route),
-        Op::AddRoute(route) => observed.routes.push(route.clone()),
+        let links = self.observed.links.values_mut();
+        for bridge in links.filter(|link| link.bridge.is_some()) {
+            bridge.carrier = bridge.up && bridges_with_carrier.contains(&bridge.index);
+        }
+    }
+
+    fn create_bridge(&mut self, name: &str, mac: buildos_types::MacAddress) {
+        let Some((index, name)) = self.unused_index().zip(InterfaceName::new(name).ok()) else {
+            return;
+        };
+        self.add_link(Link {
+            mac: Some(mac),
+            kind: Some("bridge".to_owned()),
+            device: false,
+            bridge: Some(BridgeSettings::FORWARD_AT_ONCE),
+            ..nic(index, name)
+        });
+    }
+
+    /// Adds an address, or replaces its lifetime.
+    fn set_address(&mut self, address: &Address) {
+        let mut address = address.clone();
+        if self.whole_seconds {
+            let end = address.expires.map(|end| {
+                let left = end.saturating_sub(self.now).as_secs();
+                self.now + Instant::from_secs(left)
+            });
+            address.expires = end;
+        }
+        let addresses = &mut self.observed.addresses;
+        addresses.retain(|other| !other.is_same_apart_from_lifetime(&address));
+        addresses.push(address);
+    }
+
+    /// Applies an operation. An operation on a missing link changes nothing.
+    fn execute(&mut self, op: &Op) {
+        let observed = &mut self.observed;
+        let mut change = |index: &LinkIndex, change: &dyn Fn(&mut Link)| {
+            if let Some(link) = observed.links.get_mut(index) {
+                change(link);
+            }
+        };
+        match op {
+            Op::CreateBridge(name, mac) => self.create_bridge(name, *mac),
+            Op::DisableIpv6AndArp(index) => change(index, &|link| {
+                (link.ipv6, link.answers_arp) = (Some(false), false);
+            }),
+            Op::DisableIpv6(index) => change(index, &|link| link.ipv6 = Some(false)),
+            Op::EnableIpv6(index) => change(index, &|link| link.ipv6 = Some(true)),
+            Op::SetBridge(index) => change(index, &|link| {
+                link.bridge = Some(BridgeSettings::FORWARD_AT_ONCE);
+            }),
+            Op::SetMac(index, mac) => change(index, &|link| link.mac = Some(*mac)),
+            Op::SetMtu(index, mtu) => change(index, &|link| link.mtu = *mtu),
+            Op::SetUp(index) => change(index, &|link| link.up = true),
+            Op::Detach(index) => change(index, &|link| link.controller = None),
+            Op::Attach { port, bridge } => change(port, &|link| link.controller = Some(*bridge)),
+            Op::RemoveAddress(address) => observed.addresses.retain(|other| other != address),
+            Op::SetAddress(address) => self.set_address(address),
+            Op::RemoveRoute(route) => observed.routes.retain(|other| other != route),
+            Op::AddRoute(route) => observed.routes.push(route.clone()),
+        }
+    }
+}
+
+impl Kernel for FakeKernel {
+    type Error = Refused;
+
+    fn now(&self) -> Instant {
+        self.now
+    }
+
+    async fn observe(&mut self) -> Result<Observed, Refused> {
+        self.update_carrier();
+        Ok(self.observed.clone())
+    }
+
+    async fn apply(&mut self, op: &Op, observed: &Observed) -> Result<(), Refused> {
+        if self.refuses.as_ref().is_some_and(|refuses| refuses(op)) {
+            return Err(Refused(op.describe(observed)));
+        }
+        self.execute(op);
+        Ok(())
     }
 }

@@ -1,14 +1,17 @@
-//! The sockets of a DHCP client, and all `unsafe` code of netd besides the clock.
+//! Opens the sockets of a DHCP client.
 //!
-//! [`PacketReceiver`] and [`PacketSender`] work on links without an address
-//! (packet(7)). Both are made with protocol 0: the one receives nothing before its
-//! filter is attached and it is bound, the other never does. [`udp`] makes the
-//! ordinary socket that is used once there is an address; unlike a packet socket
-//! it resolves the server's hardware address, and its mere presence keeps the
-//! kernel from answering the server with "port unreachable".
+//! [`PacketReceiver`] and [`PacketSender`] need no address on the link (packet(7)). Both are
+//! created with protocol 0: the receiver gets nothing until its filter is attached and it is
+//! bound, the sender never gets anything.
 //!
-//! Invariant for every `unsafe` block here: pointers and lengths passed to the
-//! kernel describe live local values for the duration of the call.
+//! [`udp`] returns an ordinary socket for a client with an address. The kernel resolves the
+//! server's hardware address for it, and does not answer the server with ICMP "port
+//! unreachable" while it exists.
+//!
+//! # Limits
+//!
+//! Invariant of every `unsafe` block: pointers and lengths passed to the kernel describe live
+//! local values for the duration of the call.
 
 #![allow(unsafe_code)] // socket options, sockaddr_ll and recvmsg have no safe wrapper.
 
@@ -19,28 +22,28 @@ use std::os::fd::{AsRawFd, FromRawFd as _, OwnedFd, RawFd};
 
 use buildos_dhcp::socket_filter::Instruction;
 use buildos_dhcp::udp_packet::CLIENT_PORT;
+use buildos_types::LinkIndex;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::io::unix::AsyncFd;
 use tokio::net::UdpSocket;
 
-/// Larger than any frame without jumbo frames; DHCP messages over 1500 bytes
-/// would be fragments, which the filter drops.
+/// Limit of a packet in bytes, above that of any frame but jumbo frames. DHCP messages over
+/// 1500 bytes are fragments, which the filter drops.
 const RECEIVE_SIZE: usize = 2048;
-/// A flood fills the socket's buffer, not our memory.
+/// Size of the socket's buffer in bytes, which bounds the memory for a flood.
 const RECEIVE_BUFFER: usize = 64 * 1024;
 
-/// What a packet socket sends or receives behind the Ethernet header.
+/// Protocol behind the Ethernet header.
+#[allow(missing_docs)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EtherType {
-    /// IPv4 packets.
     Ipv4,
-    /// ARP packets.
     Arp,
 }
 
 impl EtherType {
-    /// In network byte order, as sockaddr_ll has it.
-    fn wire(self) -> u16 {
+    /// Returns the number in network byte order, as sockaddr_ll has it.
+    fn network_order(self) -> u16 {
         let number = match self {
             Self::Ipv4 => libc::ETH_P_IP,
             Self::Arp => libc::ETH_P_ARP,
@@ -49,15 +52,15 @@ impl EtherType {
     }
 }
 
-/// A packet socket that receives on one link what its filter passes.
+/// A packet socket that receives the packets of one link that pass its filter.
 pub struct PacketReceiver(AsyncFd<OwnedFd>);
 
-/// A packet that the filter let through.
+/// A received packet.
 pub struct Received {
-    /// From behind the Ethernet header on.
+    /// The packet, without its Ethernet header.
     pub packet: Vec<u8>,
-    /// Whether the UDP checksum was filled in. A sender on the same machine
-    /// leaves that to hardware that is never reached (`TP_STATUS_CSUMNOTREADY`).
+    /// The UDP checksum is filled in. A sender on the same machine leaves that to hardware
+    /// that the packet never reaches (`TP_STATUS_CSUMNOTREADY`).
     pub checksum_ready: bool,
 }
 
@@ -69,17 +72,17 @@ impl PacketSender {
     ///
     /// # Errors
     ///
-    /// No permission (CAP_NET_RAW).
+    /// Packet sockets are not permitted (CAP_NET_RAW).
     pub fn open() -> io::Result<Self> {
         packet_socket().map(Self)
     }
 
-    /// Broadcasts a packet on the link of that index.
+    /// Broadcasts a packet on a link.
     ///
     /// # Errors
     ///
-    /// The link is down or gone, or its queue is full.
-    pub fn broadcast(&self, link: u32, kind: EtherType, packet: &[u8]) -> io::Result<()> {
+    /// The link is down or removed, or its queue is full.
+    pub fn broadcast(&self, link: LinkIndex, kind: EtherType, packet: &[u8]) -> io::Result<()> {
         let address = link_address(link, kind, [0xff; 6])?;
         // SAFETY: see the module.
         let sent = unsafe {
@@ -101,13 +104,12 @@ impl PacketSender {
 }
 
 impl PacketReceiver {
-    /// Opens a socket on the link of that index with a filter
-    /// ([`buildos_dhcp::socket_filter`]).
+    /// Opens a socket on a link with a filter ([`buildos_dhcp::socket_filter`]).
     ///
     /// # Errors
     ///
-    /// No permission (CAP_NET_RAW), or the link is gone.
-    pub fn open(link: u32, kind: EtherType, program: &[Instruction]) -> io::Result<Self> {
+    /// Packet sockets are not permitted (CAP_NET_RAW), or the link is removed.
+    pub fn open(link: LinkIndex, kind: EtherType, program: &[Instruction]) -> io::Result<Self> {
         let fd = packet_socket()?;
         attach_filter(fd.as_raw_fd(), program)?;
         set(fd.as_raw_fd(), libc::SOL_PACKET, libc::PACKET_AUXDATA, 1)?;
@@ -136,7 +138,7 @@ impl PacketReceiver {
     ///
     /// # Errors
     ///
-    /// The link went down or is gone.
+    /// The link went down or is removed.
     pub async fn receive(&self) -> io::Result<Received> {
         loop {
             let mut ready = self.0.readable().await?;
@@ -147,12 +149,12 @@ impl PacketReceiver {
     }
 }
 
-/// A UDP socket on the client port that sends and receives by one device,
-/// broadcasts included.
+/// Opens a UDP socket on the client port that sends and receives by one device, broadcasts
+/// included.
 ///
 /// # Errors
 ///
-/// No permission (CAP_NET_RAW, CAP_NET_BIND_SERVICE), or no such device.
+/// The socket is not permitted (CAP_NET_RAW, CAP_NET_BIND_SERVICE), or the device is missing.
 pub fn udp(device: &str) -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::IPV4, Type::DGRAM.nonblocking(), Some(Protocol::UDP))?;
     socket.set_reuse_address(true)?;
@@ -167,7 +169,7 @@ pub fn udp(device: &str) -> io::Result<UdpSocket> {
 
 fn receive(fd: RawFd) -> io::Result<Received> {
     let mut packet = vec![0u8; RECEIVE_SIZE];
-    // Room for one struct tpacket_auxdata with its header, aligned as cmsghdr.
+    // Space for one struct tpacket_auxdata with its header, aligned as cmsghdr.
     let mut control = [0u64; 8];
     let mut part = libc::iovec {
         iov_base: packet.as_mut_ptr().cast(),
@@ -189,7 +191,7 @@ fn receive(fd: RawFd) -> io::Result<Received> {
     })
 }
 
-/// True unless the kernel says that the checksum is still to be filled in.
+/// Returns true unless the kernel reports that the checksum is not filled in.
 fn checksum_ready(message: &libc::msghdr) -> bool {
     // SAFETY: the kernel filled in `message` and the CMSG macros walk the
     // control buffer by the lengths in it; the data is only read when its
@@ -213,12 +215,12 @@ fn checksum_ready(message: &libc::msghdr) -> bool {
     true
 }
 
-/// A packet socket without a protocol: nothing is received until it is bound.
+/// Opens a packet socket without a protocol, which receives nothing until it is bound.
 fn packet_socket() -> io::Result<OwnedFd> {
     let kind = libc::SOCK_DGRAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
     // SAFETY: no pointers.
     let fd = check(unsafe { libc::socket(libc::AF_PACKET, kind, 0) })?;
-    // SAFETY: the descriptor was just opened and belongs to nobody else.
+    // SAFETY: the descriptor was just opened and has no other owner.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
@@ -253,19 +255,19 @@ fn set<T>(fd: RawFd, level: i32, option: i32, value: T) -> io::Result<()> {
     Ok(())
 }
 
-fn link_address(link: u32, kind: EtherType, mac: [u8; 6]) -> io::Result<libc::sockaddr_ll> {
+fn link_address(link: LinkIndex, kind: EtherType, mac: [u8; 6]) -> io::Result<libc::sockaddr_ll> {
     // SAFETY: a sockaddr_ll of zeroes is valid.
     let mut address: libc::sockaddr_ll = unsafe { zeroed() };
     address.sll_family = libc::AF_PACKET as u16;
-    address.sll_protocol = kind.wire();
-    address.sll_ifindex = i32::try_from(link).map_err(io::Error::other)?;
+    address.sll_protocol = kind.network_order();
+    address.sll_ifindex = i32::try_from(link.get()).map_err(io::Error::other)?;
     address.sll_halen = 6;
     address.sll_addr[..6].copy_from_slice(&mac);
     Ok(address)
 }
 
 fn length_of<T>(value: &T) -> libc::socklen_t {
-    // No socket structure is anywhere near 4 GiB.
+    // Socket structures are far smaller than 4 GiB.
     size_of_val(value) as libc::socklen_t
 }
 

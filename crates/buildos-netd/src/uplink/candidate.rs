@@ -1,34 +1,43 @@
-//! Which links may become the uplink.
+//! Decides which links may become the uplink.
 //!
-//! A physical Ethernet NIC: `ARPHRD_ETHER`, no link kind, a device behind it in
-//! sysfs, no radio, and in nobody else's bridge. The configuration can make
-//! other links count (`include`, for virtual NICs in tests) and take links out
-//! (`exclude`).
+//! A candidate is a physical, wired Ethernet NIC: `ARPHRD_ETHER`, without a link kind, backed
+//! by a device in sysfs, and a port of no bridge but br0. The configuration adds links
+//! (`include`, for virtual NICs) and removes links (`exclude`).
 
 use std::collections::BTreeSet;
 use std::fmt;
 
-use crate::config::Settings;
-use crate::observed::Link;
-use crate::pattern::Pattern;
-use crate::plan::{Observed, PUBLIC_BRIDGE};
-use crate::uplink::election::Candidate;
+use buildos_types::{InterfaceName, LinkIndex, MacAddress};
 
-/// Why a link takes no part.
+use crate::config::Settings;
+use crate::observed::{Link, Observed, PUBLIC_BRIDGE};
+use crate::pattern::Pattern;
+
+/// A link that may become the uplink.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Candidate {
+    pub index: LinkIndex,
+    pub name: InterfaceName,
+    pub mac: MacAddress,
+    pub carrier: bool,
+}
+
+/// Why a link is not a candidate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Exclusion {
     /// Not Ethernet, or without an Ethernet address.
     NotEthernet,
     /// A virtual link of this kind.
     Virtual(String),
-    /// No device stands behind it.
+    /// Not backed by a device.
     NoDevice,
-    /// A radio.
+    /// A wireless interface.
     Wireless,
-    /// Taken out by this pattern of the configuration.
+    /// Excluded by this pattern of the configuration.
     Configured(String),
-    /// Port of a bridge or bond (its index) that is not ours.
-    Foreign(u32),
+    /// Port of a bridge or bond (its index) other than br0.
+    OtherController(LinkIndex),
 }
 
 impl fmt::Display for Exclusion {
@@ -36,27 +45,20 @@ impl fmt::Display for Exclusion {
         match self {
             Self::NotEthernet => f.write_str("not an Ethernet link"),
             Self::Virtual(kind) => write!(f, "virtual link of kind {kind}"),
-            Self::NoDevice => f.write_str("no device behind it"),
+            Self::NoDevice => f.write_str("not backed by a device"),
             Self::Wireless => f.write_str("wireless"),
             Self::Configured(pattern) => write!(f, "excluded by {pattern:?} in the configuration"),
-            Self::Foreign(controller) => {
+            Self::OtherController(controller) => {
                 write!(
                     f,
-                    "port of link {controller}, which is not ours; left alone"
+                    "port of link {controller}, which buildos does not manage; left alone"
                 )
             }
         }
     }
 }
 
-/// Whether a link is a NIC, that may have been the uplink before the configuration
-/// took it out.
-#[must_use]
-pub fn is_nic(link: &Link, include: &[Pattern]) -> bool {
-    check(link, link.controller, include, &[]).is_ok()
-}
-
-/// The candidates, as the kernel shows them.
+/// Returns the candidates in the order of their indices.
 #[must_use]
 pub fn list(observed: &Observed, settings: &Settings) -> Vec<Candidate> {
     let public = observed.bridge(PUBLIC_BRIDGE).map(|bridge| bridge.index);
@@ -74,40 +76,47 @@ pub fn list(observed: &Observed, settings: &Settings) -> Vec<Candidate> {
         .collect()
 }
 
-/// The indices of all NICs, candidates or not.
+/// Returns all NICs, including those that `exclude` or another bridge keeps from being
+/// candidates. One of them may have been the uplink before the configuration changed.
 #[must_use]
-pub fn nics(observed: &Observed, include: &[Pattern]) -> BTreeSet<u32> {
+pub fn nics(observed: &Observed, include: &[Pattern]) -> BTreeSet<LinkIndex> {
     let links = observed.links.values();
     links
-        .filter(|link| is_nic(link, include))
+        .filter(|link| check(link, link.controller, include, &[]).is_ok())
         .map(|link| link.index)
         .collect()
 }
 
-/// Decides about one link.
+/// Returns Ok if the link is a candidate.
 ///
 /// # Errors
 ///
-/// The link takes no part, for the reason given.
+/// Returns the first reason why it is not.
 pub fn check(
     link: &Link,
-    public_bridge: Option<u32>,
+    public_bridge: Option<LinkIndex>,
     include: &[Pattern],
     exclude: &[Pattern],
 ) -> Result<(), Exclusion> {
     if !link.ethernet || link.mac.is_none() || link.bridge.is_some() {
         return Err(Exclusion::NotEthernet);
     }
-    if let Some(pattern) = exclude.iter().find(|pattern| pattern.matches(&link.name)) {
+    if let Some(pattern) = exclude
+        .iter()
+        .find(|pattern| pattern.matches(link.name.as_str()))
+    {
         return Err(Exclusion::Configured(pattern.0.clone()));
     }
     match link.controller {
         Some(controller) if Some(controller) != public_bridge => {
-            return Err(Exclusion::Foreign(controller));
+            return Err(Exclusion::OtherController(controller));
         }
         _ => {}
     }
-    if include.iter().any(|pattern| pattern.matches(&link.name)) {
+    if include
+        .iter()
+        .any(|pattern| pattern.matches(link.name.as_str()))
+    {
         return Ok(());
     }
     match &link.kind {
@@ -122,30 +131,33 @@ pub fn check(
 mod tests {
     use super::*;
     use crate::kernel::fake;
-    use crate::mac::MacAddress;
+
+    fn index(index: u32) -> LinkIndex {
+        LinkIndex::new(index).unwrap()
+    }
 
     fn nic() -> Link {
         Link {
             mac: Some(MacAddress([2, 0, 0, 0, 0, 1])),
-            ..fake::nic(2, "enp1s0")
+            ..fake::nic(index(2), "enp1s0".parse().unwrap())
         }
     }
 
     fn checked(link: &Link) -> Result<(), Exclusion> {
         check(
             link,
-            Some(7),
+            Some(index(7)),
             &[Pattern("lane*".into())],
             &[Pattern("enp9*".into())],
         )
     }
 
     #[test]
-    fn hardware_counts_whether_free_or_in_our_bridge() {
+    fn physical_nic_free_or_in_br0_is_candidate() {
         assert_eq!(checked(&nic()), Ok(()));
         assert_eq!(
             checked(&Link {
-                controller: Some(7),
+                controller: Some(index(7)),
                 ..nic()
             }),
             Ok(())
@@ -153,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_else_is_left_out_with_its_reason() {
+    fn other_link_is_excluded_with_reason() {
         let virtual_link = Link {
             kind: Some("veth".into()),
             device: false,
@@ -185,25 +197,25 @@ mod tests {
             ),
             (
                 Link {
-                    name: "enp9s0".into(),
+                    name: "enp9s0".parse().unwrap(),
                     ..nic()
                 },
                 Exclusion::Configured("enp9*".into()),
             ),
             (
                 Link {
-                    controller: Some(8),
+                    controller: Some(index(8)),
                     ..nic()
                 },
-                Exclusion::Foreign(8),
+                Exclusion::OtherController(index(8)),
             ),
         ] {
             assert_eq!(checked(&link), Err(expected), "{link:?}");
         }
-        // Unless the configuration says so.
+        // `include` overrides the kind and the device.
         assert_eq!(
             checked(&Link {
-                name: "lane0".into(),
+                name: "lane0".parse().unwrap(),
                 ..virtual_link
             }),
             Ok(())

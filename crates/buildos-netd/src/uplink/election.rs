@@ -1,16 +1,22 @@
-//! The uplink race: which NIC becomes the port of br0.
+//! Elects the uplink, the NIC that becomes the port of br0.
 //!
-//! One DHCP client runs on every candidate with carrier, all at once, so that a
-//! NIC without a server costs nothing. Only one of them at a time may send a
-//! REQUEST; the first that is bound wins, and the others withdraw without
-//! having taken a lease. Offers on the NIC that the machine booted from are
-//! preferred while its head start lasts. The address that a client requests or has
-//! is watched over by a [`Detector`]; when somebody else has it, it is declined.
+//! One DHCP client runs on every candidate with carrier, all at once, so that a NIC without
+//! a server delays nothing:
 //!
-//! The winner keeps its place as the port of br0 until another NIC wins. The
-//! race is on again when its lease is gone, or when it has been without carrier
-//! for longer than the grace time. Pure: links, packets and time come in,
-//! packets and events go out.
+//! ```text
+//!   eth0  DISCOVER ... (no server)
+//!   eth1  DISCOVER  OFFER  REQUEST  ACK   -> port of br0
+//!   eth2  DISCOVER  OFFER  (waits)        -> withdraws, without having taken a lease
+//! ```
+//!
+//! - At most one client at a time sends a REQUEST. The first one that is bound wins.
+//! - Offers on the NIC that the machine booted from are preferred during its head start.
+//! - A [`Detector`] watches the address that a client requests or has. If another host uses
+//!   it, the client declines it.
+//! - The winner remains the port of br0 until another NIC wins. The election is open again
+//!   when the lease is lost, or when carrier has been missing for longer than the grace time.
+//!
+//! The module is pure: links, packets and time come in, packets and events go out.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::Ipv4Addr;
@@ -18,26 +24,30 @@ use std::time::Duration;
 
 use buildos_dhcp::address_conflict::Detector;
 use buildos_dhcp::arp;
-use buildos_dhcp::{
-    Client, ClientName, Config, Event, Input, Instant, Lease, Output, State, Transmit,
-};
+use buildos_dhcp::{ClientName, Config, Event, Input, Instant, Lease, Output, State, Transmit};
+use buildos_types::{LinkIndex, MacAddress};
 use ipnet::Ipv4Net;
 
+use super::candidate::Candidate;
+use super::contender::Contender;
 use crate::config::Settings;
-use buildos_types::MacAddress;
 
-/// What decides a race besides packets.
+/// Delay before a changed hostname is sent to the DHCP server. At boot the name is set when
+/// agents start, which need the CPU more urgently, and it may change once more.
+const HOSTNAME_DELAY: Duration = Duration::from_secs(5);
+
+/// The rules of an election, from the configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rules {
     /// NIC that the machine booted from.
     pub bootif: Option<MacAddress>,
-    /// How long the offers of others wait for one on `bootif`.
+    /// Duration for which offers on other NICs wait for one on `bootif`.
     pub head_start: Duration,
-    /// How long the port of br0 may be without carrier before others may win.
+    /// Duration for which the port of br0 may be without carrier before others may win.
     pub carrier_grace: Duration,
-    /// Whether addresses are watched over (RFC 5227).
+    /// Address conflicts are detected (RFC 5227).
     pub detect_conflicts: bool,
-    /// Server identifiers to accept; empty for all.
+    /// Accepted server identifiers (option 54); empty for all.
     pub allowed_servers: Vec<Ipv4Addr>,
     /// Networks in which no address is accepted.
     pub denied_networks: Vec<Ipv4Net>,
@@ -56,346 +66,271 @@ impl From<&Settings> for Rules {
     }
 }
 
-/// How long a new name stands before the server of the lease is told. At boot it is
-/// chosen when agents start, which are more urgent; and it may change once more.
-const NAME_STANDS: Duration = Duration::from_secs(5);
-
-/// A candidate as it is now.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Candidate {
-    /// Index of the link.
-    pub index: u32,
-    /// Its name, for messages.
-    pub name: String,
-    /// Its hardware address.
-    pub mac: MacAddress,
-    /// Whether it has carrier.
-    pub carrier: bool,
-}
-
-/// What the race wants done or known, about the link of that index.
+/// An action or an event of the contender with that index.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
-    /// Send a message.
-    Transmit(u32, Transmit),
+    /// Send a DHCP message.
+    Transmit(LinkIndex, Transmit),
     /// Broadcast an ARP packet.
-    Arp(u32, arp::Packet),
-    /// Something happened to a client.
-    Event(u32, Event),
+    Arp(LinkIndex, arp::Packet),
+    /// Log and record an event of the DHCP client.
+    Event(LinkIndex, Event),
 }
 
-/// One NIC in the race.
+/// The state of the election.
 #[derive(Debug)]
-pub struct Runner {
-    /// The NIC.
-    pub candidate: Candidate,
-    /// Its DHCP client.
-    pub client: Client,
-    /// Watches over the address that the client requests or has.
-    detector: Option<Detector>,
-    /// Whether the client has been started and not stopped since.
-    running: bool,
-    /// When the first offer of this search came; only of meaning while one is held.
-    offered: Option<Instant>,
-    /// Since when there is no carrier.
-    dark: Option<Instant>,
-}
-
-impl Runner {
-    fn new(candidate: Candidate, config: Config, seed: u64) -> Self {
-        Self {
-            client: Client::new(config, seed),
-            candidate,
-            detector: None,
-            running: false,
-            offered: None,
-            dark: None,
-        }
-    }
-
-    /// The address that must not be anybody else's.
-    fn claimed(&self) -> Option<Ipv4Addr> {
-        let lease = match self.client.state() {
-            State::Init | State::Selecting | State::InitReboot => None,
-            State::Requesting => self.client.offer(),
-            State::Bound | State::Renewing | State::Rebinding | State::Rebooting => {
-                self.client.lease()
-            }
-        };
-        lease.map(|lease| lease.address)
-    }
-
-    /// The address that is watched over.
-    #[must_use]
-    pub fn watched(&self) -> Option<Ipv4Addr> {
-        self.detector.as_ref().map(Detector::address)
-    }
-
-    fn holds_offer(&self) -> bool {
-        self.client.state() == State::Selecting && self.client.offer().is_some()
-    }
-}
-
-/// The state of the race. See the module's description.
-#[derive(Debug)]
-pub struct Race {
+pub struct Election {
     rules: Rules,
-    name: Option<ClientName>,
-    /// When the server of the lease is to be told the name, out of turn.
-    tell_name: Option<Instant>,
-    runners: BTreeMap<u32, Runner>,
-    port: Option<u32>,
+    hostname: Option<ClientName>,
+    /// When to send a changed hostname to the server of the lease, before T1.
+    send_hostname_at: Option<Instant>,
+    contenders: BTreeMap<LinkIndex, Contender>,
+    port: Option<LinkIndex>,
     /// Hardware addresses of all links of the host.
-    own: BTreeSet<MacAddress>,
-    racing_since: Option<Instant>,
+    own_macs: BTreeSet<MacAddress>,
+    /// Start of the open election; [`None`] while it is decided.
+    open_since: Option<Instant>,
     effects: VecDeque<Effect>,
     seed: u64,
 }
 
-impl Race {
-    /// A race without candidates. `seed` is the source of all randomness.
+impl Election {
+    /// Returns an election without contenders. All randomness derives from `seed`.
     #[must_use]
     pub fn new(rules: Rules, seed: u64) -> Self {
         Self {
             rules,
-            name: None,
-            tell_name: None,
-            runners: BTreeMap::new(),
+            hostname: None,
+            send_hostname_at: None,
+            contenders: BTreeMap::new(),
             port: None,
-            own: BTreeSet::new(),
-            racing_since: None,
+            own_macs: BTreeSet::new(),
+            open_since: None,
             effects: VecDeque::new(),
             seed,
         }
     }
 
-    /// Other rules, from now on.
+    /// Replaces the rules.
     pub fn set_rules(&mut self, now: Instant, rules: Rules) {
         self.rules = rules;
-        self.configure();
-        self.settle(now);
+        self.configure_clients();
+        self.advance(now);
     }
 
-    /// The name to tell servers from now on. The server of a lease is told in a few
-    /// seconds, so that it can enter the name into the DNS, unless it gave that name
-    /// itself.
-    pub fn set_name(&mut self, now: Instant, name: Option<ClientName>) {
-        if name == self.name {
+    /// Replaces the hostname that messages carry. If the server of the lease does not know
+    /// the name, a renewal sends it in a few seconds, so that the server can enter it into
+    /// the DNS.
+    pub fn set_hostname(&mut self, now: Instant, hostname: Option<ClientName>) {
+        if hostname == self.hostname {
             return;
         }
-        self.name = name;
-        self.configure();
-        // The REQUEST that is on its way still has the old one.
-        let asked = self.lease().is_some() || self.is_requesting();
-        self.tell_name = asked.then(|| now.saturating_add(NAME_STANDS));
+        self.hostname = hostname;
+        self.configure_clients();
+        // A REQUEST in flight carries the old name.
+        let requested = self.lease().is_some() || self.is_requesting();
+        self.send_hostname_at = requested.then(|| now.saturating_add(HOSTNAME_DELAY));
     }
 
-    /// Whether there is a name, and another one than the server gave.
-    fn is_news_to(&self, lease: &Lease) -> bool {
-        let Some(ClientName::Host(name) | ClientName::Fqdn(name)) = &self.name else {
+    /// Returns true if the hostname is set and differs from the names in the lease.
+    fn is_hostname_unknown_to_server(&self, lease: &Lease) -> bool {
+        let Some(ClientName::Host(name) | ClientName::Fqdn(name)) = &self.hostname else {
             return false;
         };
-        let is_whole_or_first =
+        let is_name_or_starts_with_it =
             |fqdn: &String| fqdn == name || fqdn.split('.').next() == Some(name);
-        let given = lease.hostname.as_ref() == Some(name);
-        !given && !lease.fqdn.as_ref().is_some_and(is_whole_or_first)
+        lease.hostname.as_ref() != Some(name)
+            && !lease.fqdn.as_ref().is_some_and(is_name_or_starts_with_it)
     }
 
-    fn configure(&mut self) {
-        for runner in self.runners.values_mut() {
-            let config = config(&self.rules, &self.name, runner.candidate.mac);
-            runner.client.configure(config);
+    fn configure_clients(&mut self) {
+        for contender in self.contenders.values_mut() {
+            let config = config(&self.rules, &self.hostname, contender.candidate.mac);
+            contender.client.configure(config);
         }
     }
 
-    /// The hardware addresses of all links of the host: what answers from there is
-    /// nobody else, be it another NIC on the same network.
-    pub fn set_own(&mut self, own: BTreeSet<MacAddress>) {
-        self.own = own;
+    /// Replaces the hardware addresses of the host. An ARP packet from one of them is not a
+    /// conflict: a second NIC on the same network sends such packets.
+    pub fn set_own_macs(&mut self, own: BTreeSet<MacAddress>) {
+        self.own_macs = own;
     }
 
-    /// The candidates as they are now.
+    /// Replaces the candidates. A contender keeps its client while its index and hardware
+    /// address stay the same.
     pub fn set_candidates(&mut self, now: Instant, candidates: Vec<Candidate>) {
-        self.runners.retain(|index, runner| {
+        self.contenders.retain(|index, contender| {
             candidates
                 .iter()
-                .any(|c| c.index == *index && c.mac == runner.candidate.mac)
+                .any(|c| c.index == *index && c.mac == contender.candidate.mac)
         });
-        if self
-            .port
-            .is_some_and(|port| !self.runners.contains_key(&port))
-        {
-            self.port = None;
-        }
+        self.port = self.port.filter(|i| self.contenders.contains_key(i));
         for candidate in candidates {
             let seed = self.next_seed();
-            let runner = self.runners.entry(candidate.index).or_insert_with(|| {
-                let config = config(&self.rules, &self.name, candidate.mac);
-                Runner::new(candidate.clone(), config, seed)
+            let contender = self.contenders.entry(candidate.index).or_insert_with(|| {
+                let config = config(&self.rules, &self.hostname, candidate.mac);
+                Contender::new(candidate.clone(), config, seed)
             });
-            runner.dark = match candidate.carrier {
+            contender.no_carrier_since = match candidate.carrier {
                 true => None,
-                false => runner.dark.or(Some(now)),
+                false => contender.no_carrier_since.or(Some(now)),
             };
-            runner.candidate = candidate;
+            contender.candidate = candidate;
         }
-        self.settle(now);
+        self.advance(now);
     }
 
-    /// Puts a candidate into its place as the port of br0 with the lease that it
-    /// had in an earlier life of this process. Before the first
-    /// [`Race::set_candidates`], so that nobody starts from the beginning.
+    /// Makes a candidate the port of br0 with the lease that an earlier netd of this boot
+    /// had. Call it before the first [`Election::set_candidates`], so that no client starts
+    /// from INIT.
     pub fn resume(&mut self, now: Instant, candidate: Candidate, lease: Lease) {
         let index = candidate.index;
-        let config = config(&self.rules, &self.name, candidate.mac);
-        let mut runner = Runner::new(candidate, config, self.next_seed());
-        runner.client.handle(now, Input::Resume(Box::new(lease)));
-        runner.running = true;
-        runner.dark = (!runner.candidate.carrier).then_some(now);
-        // The address has been in use all the time.
-        let mac = runner.candidate.mac;
-        runner.detector = runner
-            .claimed()
+        let config = config(&self.rules, &self.hostname, candidate.mac);
+        let mut contender = Contender::new(candidate, config, self.next_seed());
+        contender.client.handle(now, Input::Resume(Box::new(lease)));
+        contender.running = true;
+        contender.no_carrier_since = (!contender.candidate.carrier).then_some(now);
+        // The address is in use: it is defended, not probed for.
+        let mac = contender.candidate.mac;
+        contender.detector = contender
+            .claimed_address()
             .filter(|_| self.rules.detect_conflicts)
             .map(|address| Detector::in_use(mac, address));
-        self.runners.insert(index, runner);
+        self.contenders.insert(index, contender);
         self.port = Some(index);
-        self.settle(now);
+        self.advance(now);
     }
 
-    /// A DHCP message that came in for the client of that link.
-    pub fn packet(&mut self, now: Instant, index: u32, payload: &[u8]) {
+    /// Processes a DHCP message for the client of that link.
+    pub fn packet(&mut self, now: Instant, index: LinkIndex, payload: &[u8]) {
         self.input(now, index, Input::Packet(payload));
     }
 
-    /// An ARP packet that came in where the client of that link has its address.
-    pub fn arp(&mut self, now: Instant, index: u32, packet: &arp::Packet) {
-        if self.own.contains(&packet.sender_mac) {
+    /// Processes an ARP packet from the network of that link.
+    pub fn arp(&mut self, now: Instant, index: LinkIndex, packet: &arp::Packet) {
+        if self.own_macs.contains(&packet.sender_mac) {
             return;
         }
-        let detector = self
-            .runners
-            .get_mut(&index)
-            .and_then(|r| r.detector.as_mut());
-        let Some(detector) = detector else { return };
+        let contender = self.contenders.get_mut(&index);
+        let Some(detector) = contender.and_then(|c| c.detector.as_mut()) else {
+            return;
+        };
         let address = detector.address();
-        if let Some(mac) = detector.received(now, packet) {
-            self.input(now, index, Input::Conflict { address, mac });
-        } else {
-            self.settle(now);
+        match detector.received(now, packet) {
+            Some(mac) => self.input(now, index, Input::Conflict { address, mac }),
+            None => self.advance(now),
         }
     }
 
-    /// Asks the server of the lease to extend it now.
+    /// Requests an extension of the lease now.
     pub fn renew(&mut self, now: Instant) {
         if let Some(port) = self.port {
             self.input(now, port, Input::Renew);
         }
     }
 
-    /// [`Race::deadline`] has come.
+    /// Processes the timers that are due. Call it at [`Election::deadline`].
     pub fn timeout(&mut self, now: Instant) {
-        if self.tell_name.take_if(|at| *at <= now).is_some()
-            && self.lease().is_some_and(|lease| self.is_news_to(lease))
-        {
+        let send_hostname = self.send_hostname_at.take_if(|at| *at <= now).is_some();
+        let lease = self.lease().filter(|_| send_hostname);
+        if lease.is_some_and(|lease| self.is_hostname_unknown_to_server(lease)) {
             self.renew(now);
         }
-        for runner in self.runners.values_mut() {
-            if runner
-                .client
-                .deadline()
-                .is_some_and(|deadline| deadline <= now)
-            {
-                runner.client.handle(now, Input::Timeout);
+        for contender in self.contenders.values_mut() {
+            if contender.client.deadline().is_some_and(|at| at <= now) {
+                contender.client.handle(now, Input::Timeout);
             }
-            if let Some(detector) = &mut runner.detector {
+            if let Some(detector) = &mut contender.detector {
                 detector.timeout(now);
             }
         }
-        self.settle(now);
+        self.advance(now);
     }
 
-    /// When [`Race::timeout`] is to be called at the latest.
+    /// Returns the latest time for the next call of [`Election::timeout`].
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
-        let clients = self
-            .runners
-            .values()
-            .flat_map(|runner| {
-                let detector = runner.detector.as_ref();
-                [
-                    runner.client.deadline(),
-                    detector.and_then(Detector::deadline),
-                ]
-            })
-            .flatten();
+        let timers = self.contenders.values().flat_map(|contender| {
+            let detector = contender.detector.as_ref();
+            let detector = detector.and_then(Detector::deadline);
+            [contender.client.deadline(), detector]
+        });
         let head_start = self
-            .racing_since
+            .open_since
+            .filter(|_| self.contenders.values().any(Contender::holds_offer))
+            .filter(|_| !self.is_requesting())
             .map(|since| since.saturating_add(self.rules.head_start));
-        let head_start = head_start
-            .filter(|_| !self.is_requesting() && self.runners.values().any(Runner::holds_offer));
-        let grace = self.port().and_then(|port| port.dark);
-        let grace = grace.map(|dark| dark.saturating_add(self.rules.carrier_grace));
-        let grace = grace.filter(|_| self.racing_since.is_none());
-        let others = [head_start, grace, self.tell_name];
-        clients.chain(others.into_iter().flatten()).min()
+        let grace = self
+            .port()
+            .filter(|_| self.open_since.is_none())
+            .and_then(|port| port.no_carrier_since)
+            .map(|since| since.saturating_add(self.rules.carrier_grace));
+        let others = [head_start, grace, self.send_hostname_at];
+        timers.chain(others).flatten().min()
     }
 
-    /// The next thing to do.
+    /// Removes and returns the oldest effect.
     pub fn poll(&mut self) -> Option<Effect> {
         self.effects.pop_front()
     }
 
-    /// All candidates.
-    pub fn runners(&self) -> impl Iterator<Item = &Runner> {
-        self.runners.values()
+    /// Returns all contenders in the order of their indices.
+    pub fn contenders(&self) -> impl Iterator<Item = &Contender> {
+        self.contenders.values()
     }
 
-    /// The port of br0.
+    /// Returns the contender with that index.
     #[must_use]
-    pub fn port(&self) -> Option<&Runner> {
-        self.runners.get(&self.port?)
+    pub fn contender(&self, index: LinkIndex) -> Option<&Contender> {
+        self.contenders.get(&index)
     }
 
-    /// The lease in force.
+    /// Returns the port of br0.
+    #[must_use]
+    pub fn port(&self) -> Option<&Contender> {
+        self.contenders.get(&self.port?)
+    }
+
+    /// Returns the lease of the port of br0.
     #[must_use]
     pub fn lease(&self) -> Option<&Lease> {
         self.port()?.client.lease()
     }
 
-    fn input(&mut self, now: Instant, index: u32, input: Input<'_>) {
-        if let Some(runner) = self.runners.get_mut(&index) {
-            runner.client.handle(now, input);
-            self.settle(now);
+    fn input(&mut self, now: Instant, index: LinkIndex, input: Input<'_>) {
+        if let Some(contender) = self.contenders.get_mut(&index) {
+            contender.client.handle(now, input);
+            self.advance(now);
         }
     }
 
-    /// Draws the consequences until there are none left.
-    fn settle(&mut self, now: Instant) {
-        self.drain(now);
-        self.start_and_stop(now);
-        self.drain(now);
+    /// Processes the consequences of an input.
+    fn advance(&mut self, now: Instant) {
+        self.collect_outputs(now);
+        self.start_and_stop_clients(now);
+        self.collect_outputs(now);
         if let Some(index) = self.next_to_request(now) {
-            if let Some(runner) = self.runners.get_mut(&index) {
-                runner.client.handle(now, Input::Select);
+            if let Some(contender) = self.contenders.get_mut(&index) {
+                contender.client.handle(now, Input::Select);
             }
-            self.drain(now);
+            self.collect_outputs(now);
         }
-        self.detect(now);
+        self.update_detectors(now);
     }
 
-    /// Has exactly the addresses watched over that have to be.
-    fn detect(&mut self, now: Instant) {
-        for (index, runner) in &mut self.runners {
-            let address = runner.claimed().filter(|_| self.rules.detect_conflicts);
-            if runner.detector.as_ref().map(Detector::address) != address {
-                let mac = runner.candidate.mac;
-                runner.detector = address.map(|address| Detector::new(now, mac, address));
+    /// Starts and ends conflict detection, and collects its packets.
+    fn update_detectors(&mut self, now: Instant) {
+        for (index, contender) in &mut self.contenders {
+            let claimed = contender.claimed_address();
+            let address = claimed.filter(|_| self.rules.detect_conflicts);
+            if contender.watched_address() != address {
+                let mac = contender.candidate.mac;
+                contender.detector = address.map(|address| Detector::new(now, mac, address));
             }
-            let Some(detector) = &mut runner.detector else {
+            let Some(detector) = &mut contender.detector else {
                 continue;
             };
-            if runner.client.lease().is_some() {
+            if contender.client.lease().is_some() {
                 detector.grant(now);
             }
             while let Some(packet) = detector.poll() {
@@ -404,99 +339,100 @@ impl Race {
         }
     }
 
-    fn drain(&mut self, now: Instant) {
-        for (index, runner) in &mut self.runners {
-            while let Some(output) = runner.client.poll_output() {
-                match output {
+    fn collect_outputs(&mut self, now: Instant) {
+        for (index, contender) in &mut self.contenders {
+            while let Some(output) = contender.client.poll_output() {
+                let event = match output {
                     Output::Transmit(transmit) => {
                         self.effects.push_back(Effect::Transmit(*index, transmit));
+                        continue;
                     }
-                    Output::Event(event) => {
-                        match &event {
-                            Event::Offered { .. } => runner.offered = runner.offered.or(Some(now)),
-                            Event::Bound(_) => {
-                                self.port = Some(*index);
-                                runner.offered = None;
-                            }
-                            Event::RequestFailed { .. }
-                            | Event::Lost { .. }
-                            | Event::Refused { .. }
-                            | Event::Renewed(_)
-                            | Event::Unconfirmed(_) => {}
-                        }
-                        self.effects.push_back(Effect::Event(*index, event));
+                    Output::Event(event) => event,
+                };
+                match &event {
+                    Event::Offered { .. } => {
+                        contender.offered_at = contender.offered_at.or(Some(now));
                     }
+                    Event::Bound(_) => {
+                        self.port = Some(*index);
+                        contender.offered_at = None;
+                    }
+                    Event::RequestFailed { .. }
+                    | Event::Lost { .. }
+                    | Event::Refused { .. }
+                    | Event::Renewed(_)
+                    | Event::Unconfirmed(_) => {}
                 }
+                self.effects.push_back(Effect::Event(*index, event));
             }
         }
     }
 
-    fn start_and_stop(&mut self, now: Instant) {
-        let racing = self.is_open(now);
-        self.racing_since = racing.then(|| self.racing_since.unwrap_or(now));
-        for (index, runner) in &mut self.runners {
+    fn start_and_stop_clients(&mut self, now: Instant) {
+        let open = self.is_open(now);
+        self.open_since = open.then(|| self.open_since.unwrap_or(now));
+        for (index, contender) in &mut self.contenders {
             let is_port = self.port == Some(*index);
-            let runs = runner.candidate.carrier && (racing || is_port);
-            let holds_lease = runner.client.lease().is_some();
-            let input = match (runs, runner.running) {
+            let run = contender.candidate.carrier && (open || is_port);
+            let holds_lease = contender.client.lease().is_some();
+            let input = match (run, contender.running) {
                 (true, false) => Input::Start,
                 (false, true) if is_port && holds_lease => Input::Suspend,
                 (false, true) => Input::Stop,
-                // It was suspended as the port; another NIC has won since.
+                // A suspended former port, after another NIC has won.
                 (false, false) if !is_port && holds_lease => Input::Stop,
                 (true, true) | (false, false) => continue,
             };
-            runner.client.handle(now, input);
-            runner.running = runs;
-            runner.offered = None;
+            contender.client.handle(now, input);
+            contender.running = run;
+            contender.offered_at = None;
         }
     }
 
-    /// Whether a NIC other than the port may win.
+    /// Returns true if a NIC other than the port may win.
     fn is_open(&self, now: Instant) -> bool {
         let Some(port) = self.port() else { return true };
-        let dark = port.dark.map(|since| now.saturating_sub(since));
-        port.client.lease().is_none() || dark.is_some_and(|dark| dark >= self.rules.carrier_grace)
+        let outage = port.no_carrier_since.map(|since| now.saturating_sub(since));
+        port.client.lease().is_none() || outage.is_some_and(|o| o >= self.rules.carrier_grace)
     }
 
-    /// Whose turn it is to send a REQUEST.
-    fn next_to_request(&self, now: Instant) -> Option<u32> {
-        let since = self.racing_since?;
+    /// Returns the contender that may send a REQUEST now: one on `bootif` first, then the
+    /// one with the oldest offer.
+    fn next_to_request(&self, now: Instant) -> Option<LinkIndex> {
+        let since = self.open_since?;
         if self.is_requesting() {
             return None;
         }
-        let booted_from = |runner: &Runner| self.rules.bootif == Some(runner.candidate.mac);
+        let booted_from = |c: &Contender| self.rules.bootif == Some(c.candidate.mac);
         let head_start = now < since.saturating_add(self.rules.head_start);
-        let waited_for = self
-            .runners
-            .values()
-            .any(|r| booted_from(r) && r.running && !r.holds_offer());
-        self.runners
+        let bootif_has_no_offer = self
+            .contenders()
+            .any(|c| booted_from(c) && c.running && !c.holds_offer());
+        self.contenders
             .iter()
-            .filter(|(_, runner)| !(head_start && waited_for) || booted_from(runner))
-            .filter(|(_, runner)| runner.holds_offer())
-            .map(|(index, runner)| (!booted_from(runner), runner.offered, *index))
+            .filter(|(_, c)| !(head_start && bootif_has_no_offer) || booted_from(c))
+            .filter(|(_, c)| c.holds_offer())
+            .map(|(index, c)| (!booted_from(c), c.offered_at, *index))
             .min()
             .map(|(.., index)| index)
     }
 
     fn is_requesting(&self) -> bool {
-        self.runners
-            .values()
-            .any(|runner| runner.client.state() == State::Requesting)
+        self.contenders()
+            .any(|contender| contender.client.state() == State::Requesting)
     }
 
-    /// A different seed for every client (Weyl sequence; the clients mix it).
+    /// Returns a different seed for each client: a Weyl sequence, which the clients mix.
     fn next_seed(&mut self) -> u64 {
         self.seed = self.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
         self.seed
     }
 }
 
-fn config(rules: &Rules, name: &Option<ClientName>, mac: MacAddress) -> Config {
+fn config(rules: &Rules, hostname: &Option<ClientName>, mac: MacAddress) -> Config {
     Config {
         mac,
-        name: name.clone(),
+        name: hostname.clone(),
         allowed_servers: rules.allowed_servers.clone(),
         denied_networks: rules.denied_networks.clone(),
     }

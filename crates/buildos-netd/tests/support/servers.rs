@@ -5,33 +5,30 @@
 use std::net::Ipv4Addr;
 
 use buildos_dhcp::{MessageKind, Transmit};
-use buildos_types::MacAddress;
+use buildos_types::LinkIndex;
 
-/// Seconds of a lease where it does not matter.
+use crate::nics::mac;
+
+/// Lease time in seconds.
 pub(crate) const LEASE: u32 = 3600;
 
-/// What a server does with one kind of message.
+/// Behaviour of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Server {
     Good,
-    /// Offers and does not answer the REQUEST.
+    /// Offers, but does not answer the REQUEST.
     OffersOnly,
     Silent,
-    /// Offers and answers the REQUEST with NAK.
+    /// Offers, and answers the REQUEST with NAK.
     Refuses,
 }
 
-/// Hardware address of a NIC.
-pub(crate) fn mac(index: u32) -> MacAddress {
-    MacAddress([2, 0, 0, 0, 0, u8::try_from(index).unwrap()])
+/// Returns the address that the server on the network of a NIC grants.
+pub(crate) fn address(index: LinkIndex) -> Ipv4Addr {
+    Ipv4Addr::new(192, 0, 2, u8::try_from(index.get()).unwrap() + 100)
 }
 
-/// The address that the server on a NIC gives.
-pub(crate) fn address(index: u32) -> Ipv4Addr {
-    Ipv4Addr::new(192, 0, 2, u8::try_from(index).unwrap() + 100)
-}
-
-/// The message type (option 53) with which a server answers, if it does.
+/// Returns the message type (option 53) of the answer to a message.
 pub(crate) fn answer(server: Server, kind: MessageKind) -> Option<u8> {
     const OFFER: u8 = 2;
     const ACK: u8 = 5;
@@ -44,8 +41,8 @@ pub(crate) fn answer(server: Server, kind: MessageKind) -> Option<u8> {
     }
 }
 
-/// A reply of the server on the network of that NIC (RFC 2131, table 3).
-pub(crate) fn reply(index: u32, to: &Transmit, kind: u8, lease: u32) -> Vec<u8> {
+/// Returns a reply of the server on the network of that NIC (RFC 2131, table 3).
+pub(crate) fn reply(index: LinkIndex, to: &Transmit, kind: u8, lease: u32) -> Vec<u8> {
     let mut message = vec![0; 240];
     message[..3].copy_from_slice(&[2, 1, 6]);
     message[4..8].copy_from_slice(&to.payload[4..8]);

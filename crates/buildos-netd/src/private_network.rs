@@ -1,7 +1,18 @@
 //! Chooses the private network of br1.
 
+use buildos_dhcp::Lease;
 use buildos_types::PrivateNetwork;
 use ipnet::Ipv4Net;
+
+/// Returns the networks of a lease, with which the private network must not overlap.
+#[must_use]
+pub fn occupied(lease: &Lease) -> Vec<Ipv4Net> {
+    let routes = lease.routes.iter().filter(|route| !route.is_default());
+    routes
+        .map(|route| route.destination)
+        .chain([lease.network()])
+        .collect()
+}
 
 /// Returns the first of `preferred` that does not overlap with `occupied`.
 ///

@@ -1,0 +1,390 @@
+//! Brings the kernel into the desired state.
+//!
+//! ```text
+//!  carrier, packets, time                     configuration
+//!            |                                      |
+//!            v                                      v
+//!   observed --> candidates --> election --> desired state
+//!      ^                                            |
+//!      |                                            v
+//!      +------------- apply <---------------- plan (difference)
+//! ```
+//!
+//! One event takes as many rounds as the plan needs: three from an empty kernel to two
+//! configured bridges. The last observation is reused in the first round unless the kernel
+//! reported changes.
+//!
+//! | event | reaction |
+//! |---|---|
+//! | the kernel refuses an operation | log once, apply the others, retry in 2 s |
+//! | an operation is needed although the desired state did not change | log a repair |
+//! | the plan is not empty after five rounds | retry in 2 s: another program undoes the changes |
+//!
+//! The daemon, `buildosctl simulate` and the model test drive the same [`Reconciler`], with
+//! different implementations of [`Kernel`] and [`Network`].
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use buildos_dhcp::{Event, Instant, Lease, Transmit, arp};
+use buildos_service::text;
+use buildos_types::{LinkIndex, MacAddress, PrivateNetwork};
+
+use crate::config::Settings;
+use crate::desired::Desired;
+use crate::messages;
+use crate::observed::{Observed, PRIVATE_BRIDGE};
+use crate::plan::{self, Op};
+use crate::private_network;
+use crate::uplink::candidate::{self, Candidate};
+use crate::uplink::election::{Effect, Election, Rules};
+use crate::uplink::listeners::{Listen, listeners, receiving_link};
+
+/// Limit of rounds for one event.
+const ROUNDS: usize = 5;
+/// Delay before a refused operation is applied again.
+pub const RETRY: Duration = Duration::from_secs(2);
+
+/// The kernel's clock and network configuration.
+pub trait Kernel {
+    /// Why an observation failed, or an operation was refused.
+    type Error: std::error::Error + 'static;
+
+    /// Returns the time since boot (CLOCK_BOOTTIME).
+    fn now(&self) -> Instant;
+
+    /// Reads the network configuration.
+    fn observe(&mut self) -> impl Future<Output = Result<Observed, Self::Error>>;
+
+    /// Applies one operation. `observed` supplies the names of links.
+    fn apply(
+        &mut self,
+        op: &Op,
+        observed: &Observed,
+    ) -> impl Future<Output = Result<(), Self::Error>>;
+}
+
+/// The sockets of the DHCP clients, and the observer of their events.
+pub trait Network {
+    /// Opens the given sockets in addition to the open ones.
+    fn listen(&mut self, listeners: &[(LinkIndex, Listen)]);
+
+    /// Sends a DHCP message of a client by its NIC.
+    fn transmit(&mut self, nic: &Candidate, transmit: &Transmit);
+
+    /// Broadcasts an ARP packet of a client by a link: its NIC, or br0 if the NIC is a port
+    /// of it, so that the packet reaches br0's other ports.
+    fn send_arp(&mut self, nic: &Candidate, link: LinkIndex, packet: &arp::Packet);
+
+    /// Records an event of a client.
+    fn record(&mut self, nic: &Candidate, event: &Event);
+}
+
+/// The uplink of an earlier netd of this boot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct FormerUplink {
+    pub mac: MacAddress,
+    pub lease: Lease,
+}
+
+/// The reconcile loop and its state.
+#[derive(Debug)]
+pub struct Reconciler {
+    settings: Settings,
+    election: Election,
+    observed: Observed,
+    /// The desired state that the kernel had, apart from refused operations, at the end of
+    /// the last reconciliation.
+    settled: Option<Desired>,
+    private: Option<PrivateNetwork>,
+    /// The next step reads the kernel before it plans.
+    observe_due: bool,
+    /// Author of the last change by others, as a netlink port.
+    changed_by: Option<u32>,
+    /// Operations that the kernel refused in the last reconciliation.
+    refused: Vec<Op>,
+    retry_at: Option<Instant>,
+}
+
+impl Reconciler {
+    /// Returns a reconciler that has observed nothing. All randomness derives from `seed`.
+    #[must_use]
+    pub fn new(settings: Settings, seed: u64) -> Self {
+        Self {
+            election: Election::new(Rules::from(&settings), seed),
+            settings,
+            observed: Observed::default(),
+            settled: None,
+            private: None,
+            observe_due: false,
+            changed_by: None,
+            refused: Vec::new(),
+            retry_at: None,
+        }
+    }
+
+    /// Observes the kernel, resumes what an earlier netd of this boot had, and reconciles.
+    /// The former lease remains in use while its server confirms it. br1 keeps its network.
+    ///
+    /// # Errors
+    ///
+    /// An observation failed.
+    pub async fn start<H: Kernel + Network>(
+        &mut self,
+        host: &mut H,
+        former: Option<FormerUplink>,
+    ) -> Result<(), H::Error> {
+        self.observed = host.observe().await?;
+        self.private = self.private_network_of_br1();
+        let candidates = candidate::list(&self.observed, &self.settings);
+        let former = former.and_then(|former| {
+            let nic = candidates.iter().find(|nic| nic.mac == former.mac)?;
+            Some((nic.clone(), former.lease))
+        });
+        if let Some((nic, lease)) = former {
+            self.election.resume(host.now(), nic, lease);
+        }
+        self.update_candidates(host);
+        self.reconcile(host, false).await
+    }
+
+    /// Reconciles if a change, a retry or an outcome of the election requires it. Call it
+    /// after every input.
+    ///
+    /// # Errors
+    ///
+    /// An observation failed.
+    pub async fn step<H: Kernel + Network>(&mut self, host: &mut H) -> Result<(), H::Error> {
+        self.exchange(host);
+        let observe = std::mem::take(&mut self.observe_due);
+        let desired = self.desired(host.now());
+        if observe || self.settled != Some(desired) {
+            self.reconcile(host, observe).await?;
+        }
+        Ok(())
+    }
+
+    /// Has the next step read the kernel. `by` is the netlink port of the author of the
+    /// change, if there is one author and it is a process.
+    pub fn kernel_changed(&mut self, by: Option<u32>) {
+        self.observe_due = true;
+        self.changed_by = by;
+    }
+
+    /// Replaces the settings. Chooses the private network anew if its preferences changed.
+    pub fn configure(&mut self, now: Instant, settings: Settings) {
+        if settings.private != self.settings.private {
+            self.private = None;
+        }
+        self.settings = settings;
+        self.election.set_rules(now, Rules::from(&self.settings));
+        self.observe_due = true;
+    }
+
+    /// Replaces the hostname that DHCP servers learn.
+    pub fn set_hostname(&mut self, now: Instant, hostname: Option<String>) {
+        let hostname = hostname.and_then(|name| self.settings.send_name.option(name));
+        self.election.set_hostname(now, hostname);
+    }
+
+    /// Processes a DHCP message for the client of a NIC.
+    pub fn packet(&mut self, now: Instant, nic: LinkIndex, payload: &[u8]) {
+        self.election.packet(now, nic, payload);
+    }
+
+    /// Processes an ARP packet from the network of a NIC.
+    pub fn arp(&mut self, now: Instant, nic: LinkIndex, packet: &arp::Packet) {
+        self.election.arp(now, nic, packet);
+    }
+
+    /// Requests an extension of the lease now.
+    pub fn renew(&mut self, now: Instant) {
+        self.election.renew(now);
+    }
+
+    /// Processes the timers that are due. Call it at [`Reconciler::deadline`].
+    pub fn timeout(&mut self, now: Instant) {
+        self.observe_due |= self.retry_at.is_some_and(|retry| retry <= now);
+        self.election.timeout(now);
+    }
+
+    /// Returns the latest time for the next call of [`Reconciler::timeout`].
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        let deadline = self.election.deadline();
+        deadline.into_iter().chain(self.retry_at).min()
+    }
+
+    #[allow(missing_docs)]
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    #[allow(missing_docs)]
+    #[must_use]
+    pub fn election(&self) -> &Election {
+        &self.election
+    }
+
+    /// Returns the state of the kernel at the last observation.
+    #[must_use]
+    pub fn observed(&self) -> &Observed {
+        &self.observed
+    }
+
+    /// Returns the desired network of br1.
+    #[must_use]
+    pub fn private_network(&self) -> Option<PrivateNetwork> {
+        self.private
+    }
+
+    /// Returns true if the kernel had the desired state at the end of the last reconciliation.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.settled.is_some() && self.retry_at.is_none()
+    }
+
+    /// Returns the operations that the kernel refused in the last reconciliation.
+    #[must_use]
+    pub fn refused(&self) -> &[Op] {
+        &self.refused
+    }
+
+    /// Returns the sockets that the clients need now.
+    #[must_use]
+    pub fn listeners(&self) -> Vec<(LinkIndex, Listen)> {
+        listeners(&self.election, &self.observed)
+    }
+
+    async fn reconcile<H: Kernel + Network>(
+        &mut self,
+        host: &mut H,
+        observe: bool,
+    ) -> Result<(), H::Error> {
+        let mut refused: Vec<Op> = Vec::new();
+        for round in 0..ROUNDS {
+            if observe || round > 0 {
+                self.observed = host.observe().await?;
+                self.update_candidates(host);
+            }
+            let desired = self.desired(host.now());
+            let mut ops = plan::plan(&desired, &self.observed);
+            let done = ops.is_empty();
+            ops.retain(|op| !refused.contains(op));
+            if ops.is_empty() {
+                let retry_at = host.now().saturating_add(RETRY);
+                self.retry_at = (!done).then_some(retry_at);
+                self.settled = Some(desired);
+                self.refused = refused;
+                return Ok(());
+            }
+            if self.settled.take() == Some(desired) {
+                self.report_repairs(&ops);
+            }
+            refused.extend(self.apply(host, &ops).await);
+        }
+        self.refused = refused;
+        self.retry_at = Some(host.now().saturating_add(RETRY));
+        Ok(())
+    }
+
+    /// Applies the operations and returns those that the kernel refused. One refusal does
+    /// not stop the others: a NIC that cannot be set up must not cost the host its network.
+    async fn apply<H: Kernel>(&self, host: &mut H, ops: &[Op]) -> Vec<Op> {
+        let mut refused = Vec::new();
+        for op in ops {
+            let what = op.describe(&self.observed);
+            tracing::debug!("{what}");
+            if let Err(error) = host.apply(op, &self.observed).await {
+                if !self.refused.contains(op) {
+                    let error = text::chain(&error);
+                    tracing::error!(message_id = messages::KERNEL, "{error}");
+                }
+                refused.push(op.clone());
+            }
+        }
+        refused
+    }
+
+    /// Logs the operations that undo a change by others. Retries of refused operations are
+    /// not repairs.
+    fn report_repairs(&self, ops: &[Op]) {
+        let undoes_change =
+            |op: &&Op| !self.refused.contains(op) && !op.only_rounds(&self.observed);
+        for op in ops.iter().filter(undoes_change) {
+            messages::repaired(&op.describe(&self.observed), self.changed_by);
+        }
+    }
+
+    /// Derives the candidates from the observed links.
+    fn update_candidates<H: Kernel + Network>(&mut self, host: &mut H) {
+        let candidates = candidate::list(&self.observed, &self.settings);
+        let before = self.election.contenders().map(|c| &c.candidate);
+        messages::candidates_changed(&before.collect::<Vec<_>>(), &candidates);
+        let own = self.observed.links.values().filter_map(|link| link.mac);
+        self.election.set_own_macs(own.collect::<BTreeSet<_>>());
+        self.election.set_candidates(host.now(), candidates);
+        self.exchange(host);
+    }
+
+    /// Opens sockets for the clients and performs their actions, which may start clients
+    /// that need further sockets.
+    fn exchange<H: Network>(&mut self, host: &mut H) {
+        loop {
+            host.listen(&self.listeners());
+            let mut idle = true;
+            while let Some(effect) = self.election.poll() {
+                idle = false;
+                self.perform(host, &effect);
+            }
+            if idle {
+                return;
+            }
+        }
+    }
+
+    fn perform<H: Network>(&self, host: &mut H, effect: &Effect) {
+        let (Effect::Transmit(index, _) | Effect::Arp(index, _) | Effect::Event(index, _)) = effect;
+        let Some(contender) = self.election.contender(*index) else {
+            return;
+        };
+        let nic = &contender.candidate;
+        match effect {
+            // By the NIC: br0 may not have noticed yet that its port has carrier.
+            Effect::Transmit(_, transmit) => host.transmit(nic, transmit),
+            Effect::Arp(_, packet) => {
+                let link = receiving_link(contender, &self.observed);
+                host.send_arp(nic, link, packet);
+            }
+            Effect::Event(_, event) => host.record(nic, event),
+        }
+    }
+
+    /// Derives the desired state. Changes the private network if the uplink overlaps with it.
+    fn desired(&mut self, now: Instant) -> Desired {
+        let occupied = self.election.lease().map(private_network::occupied);
+        let private = private_network::choose(
+            &self.settings.private,
+            self.private,
+            &occupied.unwrap_or_default(),
+        );
+        if let Some((old, new)) = self.private.zip(private).filter(|(old, new)| old != new) {
+            tracing::warn!(
+                message_id = messages::PRIVATE,
+                "br1 changes from {old} to {new}: the uplink's networks overlap with the former"
+            );
+        }
+        self.private = private;
+        let nics = candidate::nics(&self.observed, &self.settings.include);
+        Desired::new(&self.election, nics, private, now)
+    }
+
+    fn private_network_of_br1(&self) -> Option<PrivateNetwork> {
+        let br1 = self.observed.bridge(PRIVATE_BRIDGE)?.index;
+        let mut addresses = self.observed.addresses.iter();
+        let address = addresses.find(|address| address.link == br1)?;
+        address.net.to_string().parse().ok()
+    }
+}

@@ -1,0 +1,68 @@
+//! Derives the sockets that the contenders listen with.
+//!
+//! | state of the client | DHCP messages come by |
+//! |---|---|
+//! | INIT, INIT-REBOOT | nothing |
+//! | SELECTING, REQUESTING, REBOOTING | a packet socket, which needs no address |
+//! | BOUND, RENEWING, REBINDING | a UDP socket on br0 |
+//!
+//! A bridge takes frames from its ports before packet sockets see them. The packet socket of
+//! br0's port is therefore bound to br0.
+
+use std::net::Ipv4Addr;
+
+use buildos_dhcp::State;
+use buildos_types::{LinkIndex, MacAddress};
+
+use super::contender::Contender;
+use super::election::Election;
+use crate::observed::{Observed, PUBLIC_BRIDGE};
+
+/// A socket that receives for a client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Listen {
+    /// Packet socket on this link for DHCP messages to this hardware address.
+    Replies(LinkIndex, MacAddress),
+    /// UDP socket on the bridge of this index and name. A recreated bridge has another index.
+    Udp(LinkIndex, &'static str),
+    /// Packet socket on this link for ARP in which another hardware address than this claims
+    /// the IPv4 address.
+    Claims(LinkIndex, Ipv4Addr, MacAddress),
+}
+
+/// Returns the sockets of all contenders, with the index of the contender.
+#[must_use]
+pub fn listeners(election: &Election, observed: &Observed) -> Vec<(LinkIndex, Listen)> {
+    let mut listeners = Vec::new();
+    for contender in election.contenders() {
+        let (index, mac) = (contender.candidate.index, contender.candidate.mac);
+        let link = receiving_link(contender, observed);
+        let messages = match contender.client.state() {
+            State::Init | State::InitReboot => None,
+            State::Bound | State::Renewing | State::Rebinding => observed
+                .bridge(PUBLIC_BRIDGE)
+                .map(|bridge| Listen::Udp(bridge.index, PUBLIC_BRIDGE)),
+            State::Selecting | State::Requesting | State::Rebooting => {
+                Some(Listen::Replies(link, mac))
+            }
+        };
+        let claims = contender
+            .watched_address()
+            .map(|address| Listen::Claims(link, address, mac));
+        let wanted = messages.into_iter().chain(claims);
+        listeners.extend(wanted.map(|listen| (index, listen)));
+    }
+    listeners
+}
+
+/// Returns the link on which packet sockets receive the frames of a NIC: br0 if the NIC is
+/// its port, otherwise the NIC.
+#[must_use]
+pub fn receiving_link(contender: &Contender, observed: &Observed) -> LinkIndex {
+    let nic = contender.candidate.index;
+    let is_port = observed.ports(PUBLIC_BRIDGE).any(|port| port.index == nic);
+    match observed.bridge(PUBLIC_BRIDGE).filter(|_| is_port) {
+        Some(bridge) => bridge.index,
+        None => nic,
+    }
+}

@@ -1,0 +1,119 @@
+//! Refusals of the kernel and retries.
+
+#![allow(clippy::unwrap_used)] // A test fails by panicking.
+
+#[path = "support/lan.rs"]
+mod lan;
+#[path = "support/nics.rs"]
+mod nics;
+#[path = "support/servers.rs"]
+mod servers;
+
+use std::time::Duration;
+
+use buildos_dhcp::Instant;
+use buildos_netd::config::Settings;
+use buildos_netd::kernel::fake;
+use buildos_netd::observed::PRIVATE_BRIDGE;
+use buildos_netd::plan::Op;
+use buildos_netd::reconcile::{Kernel as _, RETRY, Reconciler};
+use lan::Lan;
+use nics::{index, nic};
+use servers::{LEASE, Server};
+
+const START: Instant = Duration::from_secs(100);
+
+/// Two NICs with a server each.
+fn host() -> (Reconciler, Lan) {
+    let mut lan = Lan::new(START);
+    for number in [1, 2] {
+        let index = index(number);
+        lan.servers.insert(index, (Server::Good, LEASE));
+        lan.kernel.plug(index, true);
+        lan.kernel.add_link(nic(index, &format!("eth{number}")));
+    }
+    (Reconciler::new(Settings::default(), 1), lan)
+}
+
+fn start(reconciler: &mut Reconciler, lan: &mut Lan) {
+    let start = reconciler.start(lan, None);
+    fake::run(start).unwrap().unwrap();
+    settle(reconciler, lan);
+}
+
+/// Delivers messages until no message is left.
+fn settle(reconciler: &mut Reconciler, lan: &mut Lan) {
+    loop {
+        let step = reconciler.step(lan);
+        fake::run(step).unwrap().unwrap();
+        let Some((nic, message)) = lan.replies.pop_front() else {
+            return;
+        };
+        reconciler.packet(lan.now(), nic, &message);
+    }
+}
+
+fn pass(reconciler: &mut Reconciler, lan: &mut Lan, duration: Duration) {
+    let end = lan.now() + duration;
+    while let Some(next) = reconciler.deadline().filter(|next| *next <= end) {
+        lan.kernel.advance(next);
+        reconciler.timeout(lan.now());
+        settle(reconciler, lan);
+    }
+    lan.kernel.advance(end);
+}
+
+#[test]
+fn refused_operation_does_not_stop_others() {
+    let (mut reconciler, mut lan) = host();
+    let refused = |op: &Op| *op == Op::SetUp(index(1));
+    lan.kernel.refuse(refused);
+    start(&mut reconciler, &mut lan);
+    assert_eq!(reconciler.refused(), [Op::SetUp(index(1))]);
+    assert!(!reconciler.is_settled());
+    let port = reconciler.election().port().unwrap();
+    assert_eq!(port.candidate.index, index(2));
+    assert!(lan.kernel.observed.bridge(PRIVATE_BRIDGE).is_some());
+}
+
+#[test]
+fn refused_operation_is_retried_every_two_seconds() {
+    let (mut reconciler, mut lan) = host();
+    let refused = |op: &Op| matches!(op, Op::SetAddress(_));
+    lan.kernel.refuse(refused);
+    start(&mut reconciler, &mut lan);
+    assert_eq!(lan.kernel.observed.addresses, []);
+    lan.refused.clear();
+    pass(&mut reconciler, &mut lan, 3 * RETRY);
+    // The addresses of br0 and br1.
+    assert_eq!(lan.refused.len(), 3 * 2, "{:?}", lan.refused);
+    lan.kernel.refuse(|_| false);
+    pass(&mut reconciler, &mut lan, RETRY);
+    assert!(reconciler.is_settled());
+    assert_eq!(reconciler.refused(), []);
+    assert_eq!(lan.kernel.observed.addresses.len(), 2);
+}
+
+#[test]
+fn changes_that_others_undo_are_applied_again() {
+    let (mut reconciler, mut lan) = host();
+    start(&mut reconciler, &mut lan);
+    let configured = lan.kernel.observed.clone();
+    lan.kernel.observed.addresses.pop();
+    let links = lan.kernel.observed.links.values_mut();
+    links.for_each(|link| link.controller = None);
+    reconciler.kernel_changed(Some(7));
+    settle(&mut reconciler, &mut lan);
+    assert!(reconciler.is_settled());
+    assert_eq!(lan.kernel.observed, configured);
+}
+
+#[test]
+fn kernel_is_observed_only_after_changes() {
+    let (mut reconciler, mut lan) = host();
+    start(&mut reconciler, &mut lan);
+    let observed = reconciler.observed().clone();
+    lan.kernel.observed.routes.clear();
+    settle(&mut reconciler, &mut lan);
+    assert_eq!(*reconciler.observed(), observed);
+}

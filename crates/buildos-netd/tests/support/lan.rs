@@ -1,0 +1,84 @@
+//! A host with a fake kernel, and one DHCP server on the network of each NIC.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use buildos_dhcp::{Event, Instant, MessageKind, Transmit, arp};
+use buildos_netd::kernel::fake::{FakeKernel, Refused};
+use buildos_netd::observed::{Observed, PUBLIC_BRIDGE};
+use buildos_netd::plan::Op;
+use buildos_netd::reconcile::{Kernel, Network};
+use buildos_netd::uplink::candidate::Candidate;
+use buildos_netd::uplink::listeners::Listen;
+use buildos_types::LinkIndex;
+
+use crate::servers::{Server, answer, reply};
+
+pub(crate) struct Lan {
+    pub(crate) kernel: FakeKernel,
+    /// Behaviour and lease time in seconds of the server on the network of each NIC.
+    pub(crate) servers: BTreeMap<LinkIndex, (Server, u32)>,
+    /// End of the last lease that the server of a NIC granted.
+    pub(crate) granted: BTreeMap<LinkIndex, Instant>,
+    /// Messages from servers that the host has not received yet.
+    pub(crate) replies: VecDeque<(LinkIndex, Vec<u8>)>,
+    /// Operations that the kernel refused, with their times.
+    pub(crate) refused: Vec<(Instant, Op)>,
+}
+
+impl Lan {
+    pub(crate) fn new(now: Instant) -> Self {
+        Self {
+            kernel: FakeKernel::new(now).with_whole_seconds(),
+            servers: BTreeMap::new(),
+            granted: BTreeMap::new(),
+            replies: VecDeque::new(),
+            refused: Vec::new(),
+        }
+    }
+}
+
+impl Kernel for Lan {
+    type Error = Refused;
+
+    fn now(&self) -> Instant {
+        self.kernel.now()
+    }
+
+    async fn observe(&mut self) -> Result<Observed, Refused> {
+        self.kernel.observe().await
+    }
+
+    async fn apply(&mut self, op: &Op, observed: &Observed) -> Result<(), Refused> {
+        let result = self.kernel.apply(op, observed).await;
+        if result.is_err() {
+            self.refused.push((self.now(), op.clone()));
+        }
+        let ports = self.kernel.observed.ports(PUBLIC_BRIDGE);
+        assert!(ports.count() <= 1, "two NICs in br0 after {op:?}");
+        result
+    }
+}
+
+impl Network for Lan {
+    fn listen(&mut self, _: &[(LinkIndex, Listen)]) {}
+
+    fn transmit(&mut self, nic: &Candidate, transmit: &Transmit) {
+        let (server, lease) = self.servers[&nic.index];
+        let reached = self.kernel.is_plugged(nic.index)
+            && self.kernel.observed.links.contains_key(&nic.index);
+        let Some(kind) = answer(server, transmit.kind).filter(|_| reached) else {
+            return;
+        };
+        if transmit.kind == MessageKind::Request && server == Server::Good {
+            let until = self.now() + Duration::from_secs(lease.into());
+            self.granted.insert(nic.index, until);
+        }
+        let message = reply(nic.index, transmit, kind, lease);
+        self.replies.push_back((nic.index, message));
+    }
+
+    fn send_arp(&mut self, _: &Candidate, _: LinkIndex, _: &arp::Packet) {}
+
+    fn record(&mut self, _: &Candidate, _: &Event) {}
+}
