@@ -1,37 +1,45 @@
-//! What the daemons would do with a described network, without a build host, root or
-//! time: `buildosctl simulate`.
+//! Runs `buildosctl simulate`: shows what the daemons would do with a described network,
+//! without a build host, root or waiting.
 //!
-//! [`topology`] is the description, [`settings`] what it tells the daemons. [`world`]
-//! steps through time from deadline to deadline; every decision in it is made by the
-//! daemons' own pure code. [`report`] shows it.
+//! | module | subject |
+//! |---|---|
+//! | [`topology`] | the description: NICs, servers, neighbours |
+//! | [`settings`] | configuration of the daemons |
+//! | [`world`] | the daemons in stepped time |
+//! | [`lan`], [`server`] | the simulated kernel, cables and servers |
+//! | [`nat`] | natd's configuration |
+//! | [`timeline`], [`report`] | the output |
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use buildos_service::config::{Fragment, Origin};
 
+mod lan;
+mod nat;
 mod report;
 mod server;
 mod settings;
+mod timeline;
 mod topology;
 mod world;
 
 pub(crate) use report::Report;
 
-/// What is to be simulated, and how it is shown.
+/// Arguments of the command.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Request {
-    /// The description.
+    /// File of the description.
     pub(crate) path: PathBuf,
-    /// As JSON.
+    /// Output is JSON.
     pub(crate) json: bool,
 }
 
-/// Simulates what a file describes.
+/// Simulates the network that a file describes.
 ///
 /// # Errors
 ///
-/// The file, or one that it names, cannot be read, or makes no sense: one line each.
+/// Returns one line for each error in the file, or for a file that cannot be read.
 pub(crate) fn simulate(path: &Path) -> Result<Report, Vec<String>> {
     let topology = topology::parse(path, &read(path)?)?;
     let directory = path.parent().unwrap_or(Path::new(""));
@@ -44,8 +52,8 @@ pub(crate) fn simulate(path: &Path) -> Result<Report, Vec<String>> {
         });
     }
     let (settings, problems) = settings::settings(path, &topology, &files);
-    let mut world = world::World::new(topology, settings);
-    world.run().map_err(|error| vec![error])?;
+    let mut world = world::World::new(&topology, settings);
+    world.run().map_err(|error| vec![error.to_string()])?;
     Ok(Report::new(&world, problems))
 }
 

@@ -1,9 +1,9 @@
-//! `buildosctl simulate`, run as a user runs it: what it says of networks that are
-//! described here, in the examples of the manual, and wrongly.
+//! Runs `buildosctl simulate` with descriptions from here and from the examples of the manual,
+//! and with wrong ones.
 //!
-//! What it prints is kept beside each description; `BUILDOS_BLESS=1` writes it anew.
+//! The expected output is beside each description; `BUILDOS_BLESS=1` rewrites it.
 
-#![allow(clippy::unwrap_used)] // A test says what it expects by panicking.
+#![allow(clippy::unwrap_used)] // A test fails by panicking.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -46,7 +46,7 @@ fn descriptions() -> Vec<PathBuf> {
     found
 }
 
-/// What the host comes to in each, so that nobody blesses nonsense unseen.
+/// Final state and hostname of each description, which `BUILDOS_BLESS` does not change.
 const ENDS: [(&str, &str, Option<&str>); 9] = [
     ("three-nics", "online", Some("build-adbeefb8da")),
     ("no-server", "acquiring", None),
@@ -60,7 +60,7 @@ const ENDS: [(&str, &str, Option<&str>); 9] = [
 ];
 
 #[test]
-fn what_is_said_of_each_network() {
+fn simulation_text_equals_expected_output() {
     for path in descriptions() {
         let path = path.to_str().unwrap();
         let (text, problems, code) = printed(&run(&["simulate", path]));
@@ -78,7 +78,7 @@ fn what_is_said_of_each_network() {
 }
 
 #[test]
-fn each_ends_as_it_should_and_is_json_as_documented() {
+fn simulation_json_has_expected_state_and_hostname() {
     let mut ends = ENDS.to_vec();
     for path in descriptions() {
         let stem = path.file_stem().unwrap().to_str().unwrap().to_owned();
@@ -94,7 +94,7 @@ fn each_ends_as_it_should_and_is_json_as_documented() {
 }
 
 #[test]
-fn mistakes_are_named_with_line_key_and_what_was_meant() {
+fn description_with_errors_is_refused_with_line_and_key() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("net.toml");
     let name = path.to_str().unwrap();
@@ -108,12 +108,12 @@ fn mistakes_are_named_with_line_key_and_what_was_meant() {
         (
             "duration_s = -1\n[nic.enp1s0]\nmac = \"x\"\n[nic.\"a b\"]\n[server.s]\nbehaviour = \"god\"\nwithout = [300]\noptions = { 43 = \"0\" }\n",
             &[
-                ":1: duration_s: -1 is no number of seconds from 0 to a year",
+                ":1: duration_s: -1 is not a number of seconds from 0 to a year",
                 ":3: nic.enp1s0.mac: \"x\" is not a hardware address",
                 ":4: nic.a b: \"a b\" is not an interface name",
                 ":6: server.s.behaviour: unknown variant `god`",
                 ":7: server.s.without: invalid value: integer `300`",
-                ":8: server.s.options: \"0\" is no option",
+                ":8: server.s.options: \"0\" is not an option",
             ],
         ),
         (
@@ -143,9 +143,9 @@ fn mistakes_are_named_with_line_key_and_what_was_meant() {
     assert!(errors.starts_with("cannot read nowhere.toml: "), "{errors}");
 }
 
-/// The daemons go on with what they would otherwise have, and so does the simulation.
+/// As the daemons do, the simulation uses the default for a key with an error.
 #[test]
-fn mistakes_in_what_the_daemons_are_told_are_told_and_passed_over() {
+fn configuration_with_errors_is_reported_and_ignored() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("net.toml");
     let text = "cmdline = \"buildos.netd.privat=10.0.0.1/16\"\n\
@@ -154,15 +154,13 @@ fn mistakes_in_what_the_daemons_are_told_are_told_and_passed_over() {
     fs::write(&path, text).unwrap();
     let (text, errors, code) = printed(&run(&["simulate", path.to_str().unwrap()]));
     assert_eq!((errors.as_str(), code), ("", Some(1)));
-    let (_, mistakes) = text
-        .split_once("\nMistakes in the configuration\n")
-        .unwrap();
+    let (_, errors) = text.split_once("\nErrors in the configuration\n").unwrap();
     for expected in [
-        "config.netdd: is none of netd, hostnamed, natd, agentd",
+        "config.netdd: is not one of netd, hostnamed, natd, agentd",
         "the nearest valid key is \"buildos.netd.private\"",
         "config.natd:1: dhcp_lease_s: 1 is not between 120",
     ] {
-        assert!(mistakes.contains(expected), "{mistakes}");
+        assert!(errors.contains(expected), "{errors}");
     }
     assert!(text.contains("address 172.23.0.1/16"), "{text}");
 }

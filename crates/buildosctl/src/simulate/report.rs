@@ -1,10 +1,9 @@
-//! What is printed of a simulation: the timeline and what the host has in the end.
+//! Renders the result of a simulation: the timeline and the final state of the host.
 
 use std::fmt::Write as _;
 
-use buildos_netd::exports;
-use buildos_netd::observed::Link;
-use buildos_netd::plan::{PRIVATE_BRIDGE, PUBLIC_BRIDGE, Route};
+use buildos_netd::exports::{interfaces, resolv_conf};
+use buildos_netd::observed::{InstalledRoute, Link, PRIVATE_BRIDGE, PUBLIC_BRIDGE};
 use serde::Serialize;
 
 use super::world::World;
@@ -158,21 +157,21 @@ struct NatLine {
 }
 
 impl Report {
-    /// Of a world at its end.
+    /// Returns the result of a finished simulation.
     pub(crate) fn new(world: &World, configuration_problems: Vec<String>) -> Self {
-        let picture = world.picture();
+        let status = world.status();
         let millis =
             |span: std::time::Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
-        let entries = world.timeline().iter();
+        let entries = world.timeline().entries().iter();
         let timeline = entries.map(|entry| Line {
             at_ms: millis(entry.at),
             who: entry.who.clone(),
             what: entry.what.clone(),
         });
         let bridges = [PUBLIC_BRIDGE, PRIVATE_BRIDGE];
-        let links = picture.links.iter();
+        let links = status.links.iter();
         let links = links.filter(|link| !bridges.contains(&link.name.as_str()));
-        let (nat, waits_for) = match world.natd() {
+        let (nat, waits_for) = match world.nat() {
             Ok(nat) => (nat.clone(), None),
             Err(why) => (Default::default(), Some(why.to_owned())),
         };
@@ -181,11 +180,11 @@ impl Report {
             duration_ms: millis(world.duration()),
             configuration_problems,
             timeline: timeline.collect(),
-            state: picture.state.as_str(),
-            reason: picture.reason.clone(),
+            state: status.state.as_str(),
+            reason: status.reason.clone(),
             links: links
                 .map(|link| LinkLine {
-                    name: link.name.clone(),
+                    name: link.name.to_string(),
                     mac: link.mac.map(|mac| mac.to_string()).unwrap_or_default(),
                     carrier: link.carrier,
                     role: link.role.as_str(),
@@ -212,8 +211,8 @@ impl Report {
                 reason: choice.reason.clone(),
                 refused: choice.refused.iter().map(ToString::to_string).collect(),
             }),
-            resolv_conf: exports::resolv_conf(&picture),
-            interfaces: exports::interfaces(&picture),
+            resolv_conf: resolv_conf::render(&status),
+            interfaces: interfaces::render(&status),
             nat: NatLine {
                 waits_for,
                 table: nat.table,
@@ -228,7 +227,7 @@ impl Report {
         &self.configuration_problems
     }
 
-    /// For people.
+    /// Returns the result for operators.
     pub(crate) fn text(&self, style: Style) -> String {
         let mut out = String::new();
         let heading = |out: &mut String, text: &str| {
@@ -237,7 +236,7 @@ impl Report {
             }
             put(out, &style.paint(Tone::Strong, text));
         };
-        heading(&mut out, "What happens, in seconds");
+        heading(&mut out, "Timeline, in seconds");
         let lines = self.timeline.iter();
         let rows: Vec<_> = lines
             .map(|line| {
@@ -266,7 +265,7 @@ impl Report {
         if self.routes.is_empty() {
             put(&mut out, "  none");
         }
-        heading(&mut out, "Name");
+        heading(&mut out, "Hostname");
         match &self.hostname {
             Some(name) => put(&mut out, &format!("  {}: {}", name.name, name.reason)),
             None => put(&mut out, "  none yet"),
@@ -296,7 +295,7 @@ impl Report {
             }
         }
         if !self.configuration_problems.is_empty() {
-            heading(&mut out, "Mistakes in the configuration");
+            heading(&mut out, "Errors in the configuration");
             for problem in &self.configuration_problems {
                 put(&mut out, &style.paint(Tone::Bad, &format!("  {problem}")));
             }
@@ -312,7 +311,11 @@ fn bridge(world: &World, name: &'static str, link: &Link) -> BridgeLine {
         name,
         mac: link.mac.map(|mac| mac.to_string()).unwrap_or_default(),
         mtu: link.mtu,
-        ports: world.ports(name),
+        ports: world
+            .observed()
+            .ports(name)
+            .map(|port| port.name.to_string())
+            .collect(),
         addresses: addresses
             .map(|address| AddressLine {
                 address: address.net.to_string(),
@@ -322,16 +325,17 @@ fn bridge(world: &World, name: &'static str, link: &Link) -> BridgeLine {
     }
 }
 
-fn route(world: &World, route: &Route) -> RouteLine {
-    let device = world.observed().links.get(&route.link);
+fn route(world: &World, installed: &InstalledRoute) -> RouteLine {
+    let device = world.observed().links.get(&installed.link);
+    let route = &installed.route;
     RouteLine {
         destination: match route.destination.prefix_len() {
             0 => "default".to_owned(),
             _ => route.destination.to_string(),
         },
         gateway: route.gateway.map(|gateway| gateway.to_string()),
-        device: device.map_or_else(String::new, |link| link.name.clone()),
-        source: route.source.to_string(),
+        device: device.map_or_else(String::new, |link| link.name.to_string()),
+        source: installed.source.to_string(),
     }
 }
 

@@ -1,4 +1,4 @@
-//! A DHCP server of the simulation (RFC 2131, section 4.3), as good or bad as described.
+//! Simulates a DHCP server (RFC 2131, section 4.3) with the described behaviour.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -26,18 +26,18 @@ const MESSAGE_TYPE: u8 = 53;
 const SERVER: u8 = 54;
 const END: u8 = 255;
 
-/// A server at work.
+/// A running server.
 pub(crate) struct Server {
     spec: topology::Server,
     given: BTreeMap<MacAddress, Ipv4Net>,
     declined: BTreeSet<Ipv4Addr>,
 }
 
-/// An answer.
+/// The answer to a message.
 pub(crate) struct Reply {
     /// OFFER, ACK or NAK.
     pub(crate) kind: MessageKind,
-    /// What it is about; none in a NAK.
+    /// The offered or granted address; [`None`] in a NAK.
     pub(crate) address: Option<Ipv4Net>,
     /// UDP payload.
     pub(crate) payload: Vec<u8>,
@@ -56,16 +56,16 @@ impl Server {
         &self.spec
     }
 
-    /// Whether it hears what is sent so long after the start, to that address.
-    pub(crate) fn hears(&self, at: Instant, destination: Ipv4Addr) -> bool {
+    /// Returns true if it receives messages to that address at that time since the start.
+    pub(crate) fn receives(&self, at: Instant, destination: Ipv4Addr) -> bool {
         let alive = at >= self.spec.from.0 && self.spec.until.is_none_or(|until| at < until.0);
         alive && (destination.is_broadcast() || destination == self.spec.address)
     }
 
-    /// What it answers a message, if it does.
+    /// Returns the answer to a message, if the server answers it.
     pub(crate) fn answer(&mut self, kind: MessageKind, message: &[u8]) -> Option<Reply> {
         let request = Request::parse(message)?;
-        let meant = request
+        let is_addressed = request
             .server
             .is_none_or(|server| server == self.spec.address);
         let behaviour = self.spec.behaviour;
@@ -79,7 +79,7 @@ impl Server {
                 let granted = known.filter(|net| request.address == Some(net.addr()));
                 match (behaviour, granted) {
                     (Behaviour::Silent | Behaviour::OffersOnly, _) => None,
-                    _ if !meant => None,
+                    _ if !is_addressed => None,
                     (Behaviour::Good, Some(_)) => {
                         Some(self.reply(MessageKind::Ack, &request, granted))
                     }
@@ -88,12 +88,12 @@ impl Server {
                     }
                 }
             }
-            MessageKind::Decline if meant => {
+            MessageKind::Decline if is_addressed => {
                 self.declined.extend(request.address);
                 self.given.remove(&request.mac);
                 None
             }
-            MessageKind::Release if meant => {
+            MessageKind::Release if is_addressed => {
                 self.given.remove(&request.mac);
                 None
             }
@@ -143,7 +143,7 @@ impl Server {
         options.retain(|code, _| !self.spec.without.contains(code));
         payload.extend([MESSAGE_TYPE, 1, type_of]);
         for (code, data) in &options {
-            // Longer ones come in parts (RFC 3396).
+            // Long options are split (RFC 3396).
             let parts: Vec<&[u8]> = match data.is_empty() {
                 true => vec![&[]],
                 false => data.chunks(255).collect(),
@@ -161,21 +161,21 @@ impl Server {
         }
     }
 
-    /// Until an answer of that kind arrives.
+    /// Returns the delay of an answer of that kind.
     pub(crate) fn delay(&self, kind: MessageKind) -> Duration {
         let offers = kind == MessageKind::Offer;
         let extra = self.spec.offer_delay.filter(|_| offers);
         extra.unwrap_or(self.spec.delay)
     }
 
-    /// Seconds of its leases, as far as it says any.
+    /// Returns its lease time in seconds, if its messages contain one.
     pub(crate) fn lease_seconds(&self) -> Option<u32> {
         let bytes = self.spec.options.get(&LEASE_TIME)?;
         Some(u32::from_be_bytes(bytes.as_slice().try_into().ok()?))
     }
 }
 
-/// What of a client's message matters.
+/// The relevant fields of a client's message.
 struct Request {
     xid: [u8; 4],
     mac: MacAddress,

@@ -1,4 +1,4 @@
-//! The daemons' settings, from what the topology gives them.
+//! Evaluates the daemons' settings, from the topology and its files.
 
 use std::path::Path;
 
@@ -17,14 +17,14 @@ pub(crate) struct Settings {
 
 const DAEMONS: [&str; 4] = ["netd", "hostnamed", "natd", "agentd"];
 
-/// Evaluates `files`, the text of the topology's, and what stands in it. What has no
-/// effect comes back beside it, as the daemons would go on without.
+/// Returns the settings from `files`, which the topology names, and from the topology itself,
+/// with the errors in them. The daemons ignore keys with errors, too.
 pub(crate) fn settings(
     path: &Path,
     topology: &Topology,
     files: &[Fragment],
 ) -> (Settings, Vec<String>) {
-    let mut problems = strangers(path, topology, files);
+    let mut problems = unknown_sources(path, topology, files);
     let mut of = Sources {
         path,
         topology,
@@ -39,8 +39,8 @@ pub(crate) fn settings(
     (settings, problems)
 }
 
-/// What no daemon takes.
-fn strangers(path: &Path, topology: &Topology, files: &[Fragment]) -> Vec<String> {
+/// Returns errors for files and sections that no daemon reads.
+fn unknown_sources(path: &Path, topology: &Topology, files: &[Fragment]) -> Vec<String> {
     let known = DAEMONS.join(", ");
     let files = files.iter().filter_map(|file| match &file.origin {
         Origin::File(file) if owner(file).is_none_or(|daemon| !DAEMONS.contains(&daemon)) => Some(
@@ -51,7 +51,7 @@ fn strangers(path: &Path, topology: &Topology, files: &[Fragment]) -> Vec<String
     let named = topology.config.keys();
     let named = named.filter(|Word(daemon)| !DAEMONS.contains(&daemon.as_str()));
     let named = named
-        .map(|Word(daemon)| format!("{}: config.{daemon}: is none of {known}", path.display()));
+        .map(|Word(daemon)| format!("{}: config.{daemon}: is not one of {known}", path.display()));
     files.chain(named).collect()
 }
 

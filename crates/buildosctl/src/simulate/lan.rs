@@ -1,0 +1,294 @@
+//! Simulates the kernel of the host, its cables, and the servers and neighbours behind them.
+//!
+//! [`Lan`] is the [`Kernel`] and the [`Network`] of netd's reconciler. Messages and other
+//! future events wait in a queue until their time.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use buildos_dhcp::{Event, Instant, MessageKind, Transmit, arp};
+use buildos_netd::kernel::fake::{self, FakeKernel, Refused};
+use buildos_netd::observed::{Link, Observed};
+use buildos_netd::plan::Op;
+use buildos_netd::reconcile::{Kernel, Network, Reconciler};
+use buildos_netd::uplink::candidate::Candidate;
+use buildos_netd::uplink::listeners::Listen;
+use buildos_types::{InterfaceName, LinkIndex, MacAddress};
+
+use super::server::Server;
+use super::timeline::{self, EPOCH, Timeline, since_start};
+use super::topology::{Neighbour, Nic, Port, Segment, Topology, Word};
+
+/// Delay of a neighbour's ARP packet.
+const ARP_DELAY: Duration = Duration::from_millis(1);
+/// Delay before a port is added again to a bridge that did not exist.
+const PORT_RETRY: Duration = Duration::from_millis(1);
+
+/// A future event.
+enum Due {
+    Cable {
+        nic: LinkIndex,
+        plugged: bool,
+    },
+    Message {
+        nic: LinkIndex,
+        text: String,
+        payload: Vec<u8>,
+    },
+    Arp {
+        nic: LinkIndex,
+        text: String,
+        packet: arp::Packet,
+    },
+    Port(InterfaceName, Port),
+}
+
+/// The simulated surroundings of netd.
+pub(crate) struct Lan {
+    kernel: FakeKernel,
+    nics: BTreeMap<LinkIndex, (InterfaceName, Segment)>,
+    servers: BTreeMap<Word, Server>,
+    neighbours: BTreeMap<Word, Neighbour>,
+    /// Future events, by their time and number.
+    due: BTreeMap<(Instant, usize), Due>,
+    /// Number of the last event in `due`.
+    number: usize,
+    timeline: Timeline,
+}
+
+impl Lan {
+    pub(crate) fn new(topology: &Topology) -> Self {
+        let servers = topology.servers.iter();
+        let mut lan = Self {
+            kernel: FakeKernel::new(EPOCH),
+            nics: BTreeMap::new(),
+            servers: servers
+                .map(|(name, spec)| (name.clone(), Server::new(spec.clone())))
+                .collect(),
+            neighbours: topology.neighbours.clone(),
+            due: BTreeMap::new(),
+            number: 0,
+            timeline: Timeline::default(),
+        };
+        for (name, nic) in &topology.nics {
+            lan.add_nic(name, nic);
+        }
+        for (name, port) in &topology.ports {
+            let at = EPOCH.saturating_add(port.at.0);
+            lan.post(at, Due::Port(name.clone(), port.clone()));
+        }
+        lan
+    }
+
+    fn add_nic(&mut self, name: &InterfaceName, nic: &Nic) {
+        let Some(index) = self.kernel.unused_index() else {
+            return;
+        };
+        self.kernel.add_link(Link {
+            mac: Some(nic.mac),
+            mtu: nic.mtu,
+            wireless: nic.wireless,
+            device: nic.kind.is_none(),
+            kind: nic.kind.clone(),
+            ..fake::nic(index, name.clone())
+        });
+        self.kernel.plug(index, nic.carrier);
+        self.nics.insert(index, (name.clone(), nic.segment.clone()));
+        for (times, plugged) in [(&nic.plug, true), (&nic.unplug, false)] {
+            for at in times {
+                let cable = Due::Cable {
+                    nic: index,
+                    plugged,
+                };
+                self.post(EPOCH.saturating_add(at.0), cable);
+            }
+        }
+    }
+
+    /// Returns the time of the next event or end of a lifetime.
+    pub(crate) fn next(&self) -> Option<Instant> {
+        let due = self.due.keys().next().map(|(at, _)| *at);
+        due.into_iter().chain(self.kernel.next_expiry()).min()
+    }
+
+    /// Advances the clock to `now`, and delivers the events that are due.
+    pub(crate) fn advance(&mut self, now: Instant, reconciler: &mut Reconciler) {
+        for address in self.kernel.advance(now) {
+            let what = format!("the lifetime of {} is over", address.net);
+            self.record_for("kernel", what);
+            reconciler.kernel_changed(None);
+        }
+        while let Some(due) = self.due.first_entry().filter(|due| due.key().0 <= now) {
+            let due = due.remove();
+            self.deliver(due, reconciler);
+        }
+    }
+
+    fn deliver(&mut self, due: Due, reconciler: &mut Reconciler) {
+        let now = self.now();
+        match due {
+            Due::Cable { nic, plugged } => {
+                if self.kernel.plug(nic, plugged) {
+                    let what = if plugged { "plugged in" } else { "unplugged" };
+                    self.record_for_nic(nic, what);
+                    reconciler.kernel_changed(None);
+                }
+            }
+            Due::Message { nic, text, payload } if self.kernel.is_plugged(nic) => {
+                self.record_for_nic(nic, text);
+                reconciler.packet(now, nic, &payload);
+            }
+            Due::Arp { nic, text, packet } if self.kernel.is_plugged(nic) => {
+                self.record_for_nic(nic, text);
+                reconciler.arp(now, nic, &packet);
+            }
+            Due::Message { .. } | Due::Arp { .. } => {}
+            Due::Port(name, port) => {
+                self.add_port(name, port);
+                reconciler.kernel_changed(None);
+            }
+        }
+    }
+
+    /// Adds the link of a machine to a bridge, or tries again later if there is no bridge.
+    fn add_port(&mut self, name: InterfaceName, port: Port) {
+        let bridge = port.bridge.as_str();
+        let controller = self.kernel.observed.bridge(bridge).map(|link| link.index);
+        let (Some(controller), Some(index)) = (controller, self.kernel.unused_index()) else {
+            let later = self.now().saturating_add(PORT_RETRY);
+            return self.post(later, Due::Port(name, port));
+        };
+        let last_octet = u8::try_from(index.get()).unwrap_or(u8::MAX);
+        self.record_for(&name, format!("is added to {bridge} by another program"));
+        self.kernel.add_link(Link {
+            mac: Some(MacAddress([0x02, 0, 0, 0, 0xfe, last_octet])),
+            up: true,
+            carrier: true,
+            controller: Some(controller),
+            kind: Some("tun".to_owned()),
+            device: false,
+            ..fake::nic(index, name)
+        });
+    }
+
+    /// Returns the segment that frames of a NIC reach now.
+    fn segment(&self, nic: LinkIndex) -> Option<Segment> {
+        let (_, segment) = self.nics.get(&nic)?;
+        self.kernel.is_plugged(nic).then(|| segment.clone())
+    }
+
+    fn post(&mut self, at: Instant, due: Due) {
+        self.number = self.number.saturating_add(1);
+        self.due.insert((at, self.number), due);
+    }
+
+    /// Returns true for the name of a described NIC.
+    pub(crate) fn is_nic(&self, name: &InterfaceName) -> bool {
+        self.nics.values().any(|(nic, _)| nic == name)
+    }
+
+    /// Adds a line to the timeline.
+    pub(crate) fn record_for(&mut self, who: impl ToString, what: impl Into<String>) {
+        self.timeline.add(self.kernel.now(), who, what);
+    }
+
+    fn record_for_nic(&mut self, nic: LinkIndex, what: impl Into<String>) {
+        if let Some((name, _)) = self.nics.get(&nic) {
+            self.timeline.add(self.kernel.now(), name, what);
+        }
+    }
+
+    pub(crate) fn timeline(&self) -> &Timeline {
+        &self.timeline
+    }
+}
+
+impl Kernel for Lan {
+    type Error = Refused;
+
+    fn now(&self) -> Instant {
+        self.kernel.now()
+    }
+
+    async fn observe(&mut self) -> Result<Observed, Refused> {
+        self.kernel.observe().await
+    }
+
+    async fn apply(&mut self, op: &Op, observed: &Observed) -> Result<(), Refused> {
+        // With the names of links that exist now, which `observed` may lack.
+        let what = op.describe(&self.kernel.observed);
+        self.record_for("kernel", what);
+        self.kernel.apply(op, observed).await
+    }
+}
+
+impl Network for Lan {
+    fn listen(&mut self, _: &[(LinkIndex, Listen)]) {}
+
+    fn transmit(&mut self, nic: &Candidate, transmit: &Transmit) {
+        self.record_for(&nic.name, timeline::sent(transmit));
+        let Some(segment) = self.segment(nic.index) else {
+            return;
+        };
+        let now = self.now();
+        let mut replies = Vec::new();
+        for (Word(name), server) in &mut self.servers {
+            let receives = server.spec().segment == segment
+                && server.receives(since_start(now), transmit.destination);
+            if !receives {
+                continue;
+            }
+            if let Some(reply) = server.answer(transmit.kind, &transmit.payload) {
+                let of = reply.address.map(|net| format!(" of {net}"));
+                let lease = server
+                    .lease_seconds()
+                    .filter(|_| reply.kind == MessageKind::Ack)
+                    .map(|seconds| format!(" for {seconds} s"));
+                let (of, lease) = (of.unwrap_or_default(), lease.unwrap_or_default());
+                let text = format!("{}{of}{lease} comes from {name}", reply.kind);
+                replies.push((server.delay(reply.kind), text, reply.payload));
+            }
+        }
+        for (delay, text, payload) in replies {
+            let nic = nic.index;
+            self.post(
+                now.saturating_add(delay),
+                Due::Message { nic, text, payload },
+            );
+        }
+    }
+
+    fn send_arp(&mut self, nic: &Candidate, _: LinkIndex, packet: &arp::Packet) {
+        let target = packet.target;
+        self.record_for(
+            &nic.name,
+            match packet.sender.is_unspecified() {
+                true => format!("probes for {target} by ARP"),
+                false => format!("announces {target} by ARP"),
+            },
+        );
+        let Some(segment) = self.segment(nic.index) else {
+            return;
+        };
+        let neighbours = self.neighbours.iter();
+        let owners = neighbours.filter(|(_, n)| n.segment == segment && n.address == target);
+        let answers: Vec<_> = owners
+            .map(|(Word(name), neighbour)| Due::Arp {
+                nic: nic.index,
+                text: format!("{name} claims {target} by ARP"),
+                packet: arp::Packet {
+                    sender_mac: neighbour.mac,
+                    sender: neighbour.address,
+                    target: packet.sender,
+                },
+            })
+            .collect();
+        for answer in answers {
+            self.post(self.now().saturating_add(ARP_DELAY), answer);
+        }
+    }
+
+    fn record(&mut self, nic: &Candidate, event: &Event) {
+        self.record_for(&nic.name, timeline::event(event));
+    }
+}

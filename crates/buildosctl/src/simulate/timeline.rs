@@ -1,0 +1,72 @@
+//! Records what happens, in sentences without their subject.
+
+use std::time::Duration;
+
+use buildos_dhcp::{Event, Instant, Transmit};
+
+/// Reading of the boot clock at the start of a simulation. A real clock never shows 0.
+pub(crate) const EPOCH: Duration = Duration::from_secs(10);
+
+/// One line of the timeline.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Entry {
+    /// Time since the start.
+    pub(crate) at: Duration,
+    /// The subject: a NIC, a daemon, or the kernel.
+    pub(crate) who: String,
+    /// The rest of the sentence.
+    pub(crate) what: String,
+}
+
+/// The timeline, in chronological order.
+#[derive(Debug, Default)]
+pub(crate) struct Timeline(Vec<Entry>);
+
+impl Timeline {
+    pub(crate) fn add(&mut self, now: Instant, who: impl ToString, what: impl Into<String>) {
+        self.0.push(Entry {
+            at: since_start(now),
+            who: who.to_string(),
+            what: what.into(),
+        });
+    }
+
+    pub(crate) fn entries(&self) -> &[Entry] {
+        &self.0
+    }
+}
+
+/// Returns the time since the start.
+pub(crate) fn since_start(now: Instant) -> Duration {
+    now.saturating_sub(EPOCH)
+}
+
+/// Returns a sentence for a sent message.
+pub(crate) fn sent(transmit: &Transmit) -> String {
+    match transmit.destination {
+        to if to.is_broadcast() => format!("sends {}", transmit.kind),
+        to => format!("sends {} to {to}", transmit.kind),
+    }
+}
+
+/// Returns a sentence for an event of a DHCP client.
+pub(crate) fn event(event: &Event) -> String {
+    match event {
+        Event::Offered { server, address } => format!("is offered {address} by {server}"),
+        Event::Refused {
+            kind,
+            server,
+            reason,
+        } => {
+            let of = server.map(|server| format!(" of {server}"));
+            format!("refuses the {kind}{}: {reason}", of.unwrap_or_default())
+        }
+        Event::RequestFailed { server, reason } => format!("gives up on {server}: {reason}"),
+        Event::Bound(lease) => format!("is bound to {} by {}", lease.address, lease.server),
+        Event::Renewed(lease) => format!("has {} extended by {}", lease.address, lease.server),
+        Event::Unconfirmed(lease) => {
+            format!("keeps {}, which no server confirms", lease.address)
+        }
+        Event::Lost { lease, reason } => format!("loses {}: {reason}", lease.address),
+    }
+}
