@@ -252,6 +252,12 @@ fn is_same_lifetime(a: Option<Instant>, b: Option<Instant>) -> bool {
 }
 
 impl Op {
+    /// Returns true for [`Op::Detach`].
+    #[must_use]
+    pub fn is_detach(&self) -> bool {
+        matches!(self, Self::Detach(_))
+    }
+
     /// Returns true if the operation changes nothing but a lifetime, by no more than the
     /// rounding of two renewals in a row. Such an operation repairs nothing.
     #[must_use]

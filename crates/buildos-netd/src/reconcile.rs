@@ -17,6 +17,7 @@
 //! | event | reaction |
 //! |---|---|
 //! | the kernel refuses an operation | log once, apply the others, retry in 2 s |
+//! | the kernel refuses to detach the former uplink | do not attach the new one |
 //! | an operation is needed although the desired state did not change | log a repair |
 //! | the plan is not empty after five rounds | retry in 2 s: another program undoes the changes |
 //!
@@ -292,9 +293,16 @@ impl Reconciler {
 
     /// Applies the operations and returns those that the kernel refused. One refusal does
     /// not stop the others: a NIC that cannot be set up must not cost the host its network.
+    /// The exception is a port that remains in br0: a second one would close a loop.
     async fn apply<H: Kernel>(&self, host: &mut H, ops: &[Op]) -> Vec<Op> {
         let mut refused = Vec::new();
         for op in ops {
+            let after_refused_detach =
+                matches!(op, Op::Attach { .. }) && refused.iter().any(Op::is_detach);
+            if after_refused_detach {
+                refused.push(op.clone());
+                continue;
+            }
             let what = op.describe(&self.observed);
             tracing::debug!("{what}");
             if let Err(error) = host.apply(op, &self.observed).await {

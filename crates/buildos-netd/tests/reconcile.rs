@@ -14,7 +14,7 @@ use std::time::Duration;
 use buildos_dhcp::Instant;
 use buildos_netd::config::Settings;
 use buildos_netd::kernel::fake;
-use buildos_netd::observed::PRIVATE_BRIDGE;
+use buildos_netd::observed::{PRIVATE_BRIDGE, PUBLIC_BRIDGE};
 use buildos_netd::plan::Op;
 use buildos_netd::reconcile::{Kernel as _, RETRY, Reconciler};
 use lan::Lan;
@@ -92,6 +92,27 @@ fn refused_operation_is_retried_every_two_seconds() {
     assert!(reconciler.is_settled());
     assert_eq!(reconciler.refused(), []);
     assert_eq!(lan.kernel.observed.addresses.len(), 2);
+}
+
+#[test]
+fn refused_detach_keeps_other_nic_out_of_br0() {
+    let (mut reconciler, mut lan) = host();
+    start(&mut reconciler, &mut lan);
+    let first = reconciler.election().port().unwrap().candidate.index;
+    lan.kernel.refuse(Op::is_detach);
+    lan.kernel.plug(first, false);
+    reconciler.kernel_changed(None);
+    settle(&mut reconciler, &mut lan);
+    let grace = Settings::default().carrier_grace;
+    pass(&mut reconciler, &mut lan, grace);
+    let second = reconciler.election().port().unwrap().candidate.index;
+    assert_ne!(second, first);
+    let ports = lan.kernel.observed.ports(PUBLIC_BRIDGE);
+    assert_eq!(ports.map(|port| port.index).collect::<Vec<_>>(), [first]);
+    lan.kernel.refuse(|_| false);
+    pass(&mut reconciler, &mut lan, RETRY);
+    let ports = lan.kernel.observed.ports(PUBLIC_BRIDGE);
+    assert_eq!(ports.map(|port| port.index).collect::<Vec<_>>(), [second]);
 }
 
 #[test]
