@@ -20,11 +20,11 @@ pub fn desired(network: &UplinkNetwork, settings: &Settings) -> Option<Request> 
     settings.probe_interval.get()?;
     Some(Request {
         id: 0,
-        bridge: network.private_bridge.to_string(),
+        bridge: network.private_bridge.clone(),
         host: network.private_network.address(),
         question: match &settings.probe_name {
             Some(name) => Some(Question::Address(name.clone())),
-            None => (!network.dns.is_empty()).then_some(Question::Anything),
+            None => (!network.dns.is_empty()).then_some(Question::RootServers),
         },
         targets: match settings.probe_targets.is_empty() {
             false => settings.probe_targets.clone(),
@@ -130,7 +130,7 @@ mod tests {
         let question = |network: &UplinkNetwork, settings: &Settings| {
             desired(network, settings).unwrap().question
         };
-        assert_eq!(question(&network, &settings), Some(Question::Anything));
+        assert_eq!(question(&network, &settings), Some(Question::RootServers));
         network.dns.clear();
         assert_eq!(question(&network, &settings), None);
         settings.probe_name = Some("a.example".to_owned().try_into().unwrap());

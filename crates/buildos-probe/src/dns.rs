@@ -56,7 +56,7 @@ fn evaluate(server: Ipv4Addr, question: &Question, answer: Answer) -> Result<(),
             answer.code == NO_ERROR
         }
         // Servers may refuse or not know the root; an answer of any of them is enough.
-        Question::Anything => [NO_ERROR, NO_SUCH_NAME, REFUSED].contains(&answer.code),
+        Question::RootServers => [NO_ERROR, NO_SUCH_NAME, REFUSED].contains(&answer.code),
     };
     match usable {
         true => Ok(()),
@@ -64,7 +64,7 @@ fn evaluate(server: Ipv4Addr, question: &Question, answer: Answer) -> Result<(),
             server,
             question: match question {
                 Question::Address(name) => format!("the question for {name}"),
-                Question::Anything => "the question for the root's name servers".to_owned(),
+                Question::RootServers => "the question for the root's name servers".to_owned(),
             },
             code: answer.code,
         }),
@@ -132,10 +132,10 @@ mod tests {
     #[test]
     fn root_question_accepts_any_answer_but_server_failure() {
         for code in [0, 3, 5] {
-            assert_eq!(error_text(&Question::Anything, code, 0), None);
+            assert_eq!(error_text(&Question::RootServers, code, 0), None);
         }
         assert_eq!(
-            error_text(&Question::Anything, 2, 0).as_deref(),
+            error_text(&Question::RootServers, 2, 0).as_deref(),
             Some(
                 "172.23.0.1 answers the question for the root's name servers with: server failure"
             )

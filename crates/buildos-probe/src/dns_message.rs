@@ -41,7 +41,7 @@ pub(crate) fn query(id: u16, question: &Question) -> Vec<u8> {
             }
             TYPE_A
         }
-        Question::Anything => TYPE_NS,
+        Question::RootServers => TYPE_NS,
     };
     bytes.push(0);
     for word in [kind, CLASS_IN] {
@@ -85,7 +85,7 @@ mod tests {
             query(0x1234, &Question::Address(name)),
             b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x02ab\x07example\x00\x00\x01\x00\x01"
         );
-        assert_eq!(query(1, &Question::Anything)[HEADER..], [0, 0, 2, 0, 1]);
+        assert_eq!(query(1, &Question::RootServers)[HEADER..], [0, 0, 2, 0, 1]);
     }
 
     #[test]

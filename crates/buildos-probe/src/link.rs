@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use buildos_dhcp::Lease;
 use buildos_netlink::{BlockingSocket, RouteNetlinkMessage};
+use buildos_types::InterfaceName;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{
@@ -34,9 +35,9 @@ pub(crate) enum LinkError {
     #[error("cannot open the probe's network namespace")]
     Namespace(#[source] io::Error),
     #[error("there is no bridge {0}")]
-    NoBridge(String, #[source] io::Error),
+    NoBridge(InterfaceName, #[source] io::Error),
     #[error("cannot make {INTERFACE} a port of {0}")]
-    Port(String, #[source] io::Error),
+    Port(InterfaceName, #[source] io::Error),
     #[error("{0} is gone")]
     Lost(String, #[source] io::Error),
     #[error("cannot configure {PROBE_END}")]
@@ -44,11 +45,11 @@ pub(crate) enum LinkError {
 }
 
 /// Connects the namespace of the process to the bridge, and waits for carrier.
-pub(crate) fn connect(bridge: &str) -> Result<(), LinkError> {
+pub(crate) fn connect(bridge: &InterfaceName) -> Result<(), LinkError> {
     let mut host = inherited().map_err(LinkError::Host)?;
     let namespace = File::open("/proc/self/ns/net").map_err(LinkError::Namespace)?;
-    let index =
-        index_of(&mut host, bridge).map_err(|error| LinkError::NoBridge(bridge.into(), error))?;
+    let index = index_of(&mut host, bridge.as_str())
+        .map_err(|error| LinkError::NoBridge(bridge.clone(), error))?;
     let end = Instant::now() + LIMIT;
     loop {
         match host.create(veth(index, namespace.as_raw_fd())) {
@@ -58,7 +59,7 @@ pub(crate) fn connect(bridge: &str) -> Result<(), LinkError> {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists && Instant::now() < end => {
                 std::thread::sleep(POLL_INTERVAL);
             }
-            Err(error) => return Err(LinkError::Port(bridge.into(), error)),
+            Err(error) => return Err(LinkError::Port(bridge.clone(), error)),
         }
     }
     let mut probe = Netlink::open().map_err(LinkError::Namespace)?;
@@ -68,7 +69,7 @@ pub(crate) fn connect(bridge: &str) -> Result<(), LinkError> {
     };
     running(&mut probe, PROBE_END)?;
     running(&mut host, INTERFACE)?;
-    running(&mut host, bridge)
+    running(&mut host, bridge.as_str())
 }
 
 /// Returns the host's netlink socket, which is standard input.

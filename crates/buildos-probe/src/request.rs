@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::str::FromStr;
 
+use buildos_types::InterfaceName;
 use serde::{Deserialize, Serialize};
 
 /// Path of the [`Request`] below the root.
@@ -15,7 +16,7 @@ pub struct Request {
     /// Copied to the report.
     pub id: u64,
     /// Bridge of the machines.
-    pub bridge: String,
+    pub bridge: InterfaceName,
     /// Address of the host on the bridge: DHCP server, name server and gateway.
     pub host: Ipv4Addr,
     /// Question for the name server; [`None`] skips the step.
@@ -31,7 +32,7 @@ pub enum Question {
     Address(Name),
     /// Requires any answer to a question for the name servers of the root. Every server
     /// knows or refuses it, and dnsmasq does not cache it.
-    Anything,
+    RootServers,
 }
 
 /// A domain name (RFC 1035, section 2.3.1) of letters, digits, hyphens and underscores.
@@ -188,7 +189,7 @@ mod tests {
     fn request_deserializes_as_it_was_serialized() {
         let request = Request {
             id: 7,
-            bridge: "br1".to_owned(),
+            bridge: InterfaceName::new("br1").unwrap(),
             host: Ipv4Addr::new(172, 23, 0, 1),
             question: Some(Question::Address(
                 "a.example".to_owned().try_into().unwrap(),

@@ -49,7 +49,7 @@ fn check(target: Target) -> Result<(), String> {
         },
         Target::Tcp(address) => connect(address),
         Target::Dns(address) => {
-            dns::resolve(address, &Question::Anything).map_err(|error| text::chain(&error))
+            dns::resolve(address, &Question::RootServers).map_err(|error| text::chain(&error))
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::*;
 use buildos_probe::{Question, Target};
+use buildos_types::InterfaceName;
 use std::net::Ipv4Addr;
 
 const INTERVAL: Duration = Duration::from_secs(300);
@@ -9,9 +10,9 @@ const INTERVAL: Duration = Duration::from_secs(300);
 fn desired() -> Request {
     Request {
         id: 0,
-        bridge: "br1".to_owned(),
+        bridge: InterfaceName::new("br1").unwrap(),
         host: Ipv4Addr::new(172, 23, 0, 1),
-        question: Some(Question::Anything),
+        question: Some(Question::RootServers),
         targets: vec![Target::Echo(Ipv4Addr::new(192, 0, 2, 1))],
     }
 }
