@@ -341,7 +341,7 @@ class Host(Closing):
         state: dict[str, Any] = json.loads(self.read("/run/buildos/netd/state.json"))
         return state
 
-    def ledger(self) -> list[dict[str, Any]]:
+    def history(self) -> list[dict[str, Any]]:
         """Returns the entries of netd's history file."""
         entries: list[dict[str, Any]] = json.loads(self.read("/run/buildos/netd/ledger.json"))[
             "entries"

@@ -58,7 +58,7 @@ def lan(new_lan: NewLan) -> Lan:
 
 @pytest.fixture
 def new_host(root: Root, new_lan: NewLan) -> Iterator[NewHost]:
-    """Makes hosts, see `Host`. They end before their LANs."""
+    """Makes hosts, see `Host`. The hosts end before their LANs."""
     hosts: list[Host] = []
 
     def make(name: str = "host") -> Host:

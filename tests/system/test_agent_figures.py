@@ -44,8 +44,8 @@ def population(host: Host) -> dict[str, int]:
 
 
 def nothing_new(host: Host, before: dict[str, int]) -> bool:
-    """Returns true if no count is higher than before. Counts may be lower: the host may
-    have ended a probe of its network."""
+    """Returns true if no count is higher than before. Counts can be lower: natd might have
+    ended a probe."""
     return all(count <= before[name] for name, count in population(host).items())
 
 
@@ -55,7 +55,7 @@ def time_of(host: Host, identifier: str, grep: str) -> float:
     return float(entries[-1]["__REALTIME_TIMESTAMP"]) / 1e6 if entries else 0.0
 
 
-def test_agent_polls_soon_after_network_is_ready(
+def test_agent_starts_and_then_polls_after_network_is_ready(
     host: Host, lan: Lan, url: str, figure: Callable[[str], None]
 ) -> None:
     """Measures from the lease of br0 and the NAT of br1 to the first poll."""
@@ -107,15 +107,15 @@ def test_fifty_agents_leave_nothing(host: Host, lan: Lan, figure: Callable[[str]
         host.run(["sh", "-ec", f'printf %s "$1" | ({write})', "sh", toml])
         host.wait_for(
             lambda: f"{AGENTS} of {AGENTS} agents run" in host.status_text("buildos-agentd"),
-            "all run",
+            "all agents run",
             120,
         )
         full = residents(host)
         host.run(["sh", "-ec", f": | ({write})"])
         host.wait_for(
-            lambda: host.status_text("buildos-agentd") == "no agents configured", "none runs", 120
+            lambda: host.status_text("buildos-agentd") == "no agents configured", "no agent runs", 120
         )
-        host.wait_for(lambda: population(host)["processes"] == 0, "all have ended", 120)
+        host.wait_for(lambda: population(host)["processes"] == 0, "all agents have ended", 120)
     started = host.journal(f"MESSAGE_ID={RUNNING}")
     assert len(started) == 3 * AGENTS
     # agentd returns freed memory some seconds after the last event.
@@ -158,14 +158,14 @@ def test_thousand_crashes_leave_nothing(
         wait_for_crash(crashes, host, known)
     figure(f"RSS of agentd over {crashes()} crashes: {sizes[0]} to {max(sizes)} kB")
     host.run("echo >/etc/buildos/agentd.conf.d/50-test.toml; systemctl reload buildos-agentd")
-    host.wait_for(lambda: population(host)["processes"] == 0, "all have ended", 120)
+    host.wait_for(lambda: population(host)["processes"] == 0, "all agents have ended", 120)
 
-    def none_left() -> bool:
+    def nothing_left() -> bool:
         left, names = population(host), ("units", "jobs", "rules", "namespaces")
         assert {name: left[name] for name in names} == dict.fromkeys(names, 0)
         return True
 
-    host.wait_for(none_left, "the agents have left nothing")
+    host.wait_for(nothing_left, "the agents have left nothing")
     # lo, eth0, br0, br1, and temporarily the link of a probe.
     host.wait_for(lambda: population(host)["links"] == 4, "no tap is left")
     assert population(host)["control groups"] == 0

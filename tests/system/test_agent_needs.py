@@ -110,7 +110,8 @@ def test_clock_of_kernel_decides_without_timesyncd(host: Host, lan: Lan) -> None
 
 
 def kernel_keeps_time() -> bool:
-    """Returns the state of the clock by the system call that systemd-timedated uses."""
+    """Returns true if the kernel's clock is synchronised, by the system call that
+    systemd-timedated uses."""
     # The third long after `modes` in struct timex is the maximum error.
     timex = (ctypes.c_long * 64)()
     assert ctypes.CDLL(None, use_errno=True).adjtimex(timex) >= 0
@@ -141,20 +142,20 @@ def test_agent_starts_when_last_of_six_requirements_is_met(host: Host, lan: Lan)
             set(needs(host, AGENT))
             == {"program", "credentials", "network", "hostname", "private-network", "clock"}
         ),
-        "all six are unmet",
+        "all six requirements are unmet",
     )
     assert host.run(["buildosctl", "agents"]).count("waits: ") == 6
     host.run("cp /usr/bin/bslave /opt/agent; mkdir -p /etc/credstore; : >/etc/credstore/token")
-    host.wait_for(lambda: not {"program", "credentials"} & set(needs(host, AGENT)), "two are met")
+    host.wait_for(lambda: not {"program", "credentials"} & set(needs(host, AGENT)), "two requirements are met")
     host.nics[0].plug()
-    host.wait_for(lambda: set(needs(host, AGENT)) == {"clock"}, "the clock is left")
+    host.wait_for(lambda: set(needs(host, AGENT)) == {"clock"}, "only the clock is missing")
     assert state(host, AGENT) == "waiting"
     host.run("mkdir -p /run/systemd/timesync; touch /run/systemd/timesync/synchronized")
     wait_until_runs(host, AGENT)
     assert instance(host, "Needs", AGENT) == []
 
 
-def test_print_and_check_show_units_without_starting(host: Host, lan: Lan, url: str) -> None:
+def test_print_shows_unit_files_and_check_finds_errors(host: Host, lan: Lan, url: str) -> None:
     host.configure("agentd", bbot(url, 'user = "root"') + bslave(SLAVE, "cpu = 2", "ram_mib = 64"))
     host.start([lan])
     wait_until_runs(host)

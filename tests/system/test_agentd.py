@@ -29,9 +29,7 @@ from simlan.errors import CommandFailed
 from simlan.lan import Lan
 
 
-def test_agent_polls_controller_when_network_is_ready(
-    host: Host, lan: Lan, url: str
-) -> None:
+def test_agent_polls_controller_when_network_is_ready(host: Host, lan: Lan, url: str) -> None:
     prefix = "buildos.agentd.bbot.default"
     host.command_line(f"quiet {prefix}.controllers=0100={url} {prefix}.kvm=waived")
     host.start([lan], plugged=False)
@@ -91,7 +89,7 @@ def test_ready_is_delayed_ten_seconds_without_network(host: Host, lan: Lan, url:
 def test_ready_delay_is_short_when_agent_is_ordered_after_agentd(
     host: Host, lan: Lan, url: str
 ) -> None:
-    """As with an agent whose file systems are on a disk that waits for udev."""
+    """An agent has the same order when its file systems are on a disk that udev finds late."""
     agentd = "buildos-agentd.service"
     late = "[Unit]\nAfter=buildos-agentd.service\n[Service]\nType=oneshot\nExecStart=true\n"
     host.file("/etc/systemd/system/late.service", late)
@@ -123,7 +121,7 @@ def test_status_names_unmet_requirements(host: Host, lan: Lan, url: str) -> None
     host.configure("agentd", toml + f'controllers = ["{url}"]\n')
     host.start([lan])
     wait_until_runs(host)
-    status = host.wait_for(lambda: host.status_text("buildos-agentd"), "status")
+    status = host.wait_for(lambda: host.status_text("buildos-agentd"), "a status")
     kvm = 'KVM is missing (switch on virtualization in the firmware, or set kvm = "waived")'
     program = "program /opt/bslave is not installed"
     assert status == f"1 of 3 agents run; bbot@vm waits: {kvm}; bslave@x waits: {program}"
@@ -156,7 +154,7 @@ def test_crash_loop_is_reported_and_retried(host: Host, lan: Lan, url: str) -> N
     assert "crash loop: exit code 1, 3 times in a row; starts again after" in third
     assert len(messages(host, ENDED)) == 2
     host.wait_for(
-        lambda: "in a crash loop" in host.status_text("buildos-agentd"), "the status shows it"
+        lambda: "in a crash loop" in host.status_text("buildos-agentd"), "the status shows the crash loop"
     )
     assert instance(host, "CrashLoop") is True
     assert instance(host, "Failures") >= 3
@@ -358,7 +356,7 @@ def test_all_users_read_and_administrators_call_methods(running: Host) -> None:
         running.run(["busctl", "call", *agent1(), "Restart", "s", "bbot@other"])
 
 
-def test_status_without_agents(host: Host, lan: Lan) -> None:
+def test_status_without_agents_is_no_agents_configured(host: Host, lan: Lan) -> None:
     host.start([lan])
     host.wait_for_boot()
     assert host.active("buildos-agentd")
@@ -411,7 +409,7 @@ def test_sandbox_permits_operations_of_bbot_agent(host: Host, lan: Lan, url: str
     host.configure("agentd", bbot(url, 'program = "/opt/agent"'))
     host.start([lan])
     program = "program /opt/agent is not executable"
-    host.wait_for(lambda: needs(host) == {"program": program}, "nothing else is missing")
+    host.wait_for(lambda: needs(host) == {"program": program}, "only the program is missing")
     host.run("chmod +x /opt/agent")
     host.wait_for(
         lambda: host.run(f"ps -o comm= -p {host.main_pid(BBOT)}", check=False) == "sleep\n",
@@ -420,6 +418,6 @@ def test_sandbox_permits_operations_of_bbot_agent(host: Host, lan: Lan, url: str
     assert host.link("tap7")["master"] == "br1"
     assert "redir ports 23400" in host.run("iptables -t nat -L PREROUTING -n")
     assert not host.succeeds("test -e /tmp/private")
-    # systemd removes its /tmp with it.
+    # systemd removes the unit's private /tmp with the unit.
     host.systemctl("stop", BBOT)
     assert host.run("find /tmp -name private") == ""

@@ -1,5 +1,4 @@
-"""A build host on an ordinary LAN: the whole of buildos, seen from inside and
-from the LAN."""
+"""Tests a build host on an ordinary LAN, from inside the host and from the LAN."""
 
 from __future__ import annotations
 
@@ -27,7 +26,7 @@ class Site:
 
 @pytest.fixture(scope="module")
 def site(root: Root) -> Iterator[Site]:
-    """A host with one NIC and both agents, when its agent has asked for work."""
+    """A host with one NIC and both agents, after the first poll."""
     with Lan() as lan, Host(root) as host:
         controller = lan.start_controller()
         page = lan.serve_web("from the LAN\n")
@@ -86,7 +85,7 @@ def test_interfaces_file_shows_active_configuration(site: Site) -> None:
     assert "bridge_ports eth0" in text
 
 
-def test_hostname_is_that_of_lease(site: Site) -> None:
+def test_hostname_comes_from_lease(site: Site) -> None:
     assert site.host.run(["hostname"]).strip() == NAME
     assert site.host.bus_property("hostname1", "Hostname") == NAME
 
@@ -123,7 +122,7 @@ def test_agents_are_in_agents_slice(site: Site) -> None:
         assert site.host.unit(unit, "Slice") == {"Slice": "buildos-agents.slice"}
 
 
-def test_daemon_status_is_informative(site: Site) -> None:
+def test_daemons_run_and_have_status(site: Site) -> None:
     for daemon in ("netd", "hostnamed", "natd", "agentd"):
         unit = f"buildos-{daemon}.service"
         assert site.host.active(unit)
@@ -133,11 +132,12 @@ def test_daemon_status_is_informative(site: Site) -> None:
 
 
 def test_bus_is_readable_by_all_and_writable_by_root(site: Site) -> None:
-    nobody = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", "busctl"]
-    read = [*nobody, "--json=short", "get-property", *manager("network1"), "Online"]
+    # words: allow-next, the name of Debian's unprivileged user
+    unprivileged = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", "busctl"]
+    read = [*unprivileged, "--json=short", "get-property", *manager("network1"), "Online"]
     assert '"data":true' in site.host.run(read)
     with pytest.raises(CommandFailed, match="(?i)denied"):
-        site.host.run([*nobody, "call", *manager("network1"), "Renew"])
+        site.host.run([*unprivileged, "call", *manager("network1"), "Renew"])
     site.host.call("network1", "Renew")
 
 

@@ -1,5 +1,5 @@
-"""Runs buildosctl as an operator does, and breaks each step of `why` that can be broken
-on a host in a namespace."""
+"""Runs buildosctl as an operator does. Breaks each step of `why` that can break on a host
+in a namespace."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_why_of_host_with_tasks_is_building(host: Host, lan: Lan) -> None:
     assert (verdict["code"], verdict["answer"]) == (0, "bslave@x with 1 process of tasks")
 
 
-def test_why_names_stopped_daemon_and_does_not_start_it(online: Host) -> None:
+def test_why_names_stopped_daemon_without_activation(online: Host) -> None:
     online.systemctl("stop", "buildos-hostnamed")
     verdict = wait_for_step(online, "daemons")
     assert verdict["code"] == 10
@@ -224,7 +224,7 @@ def test_renew_is_allowed_for_root_only(online: Host) -> None:
         leases = json.loads(ctl(online, "leases", "--json").stdout)
         return bool(leases["lease"]["acquired_usec"] > acquired)
 
-    online.wait_for(renewed, "another lease")
+    online.wait_for(renewed, "the lease is renewed")
 
 
 def test_log_shows_all_buildos_units_and_no_others(online: Host) -> None:
@@ -283,7 +283,9 @@ def test_console_shows_the_status(online: Host) -> None:
     # agetty --reload was run.
     assert online.succeeds("test -e /run/agetty.reload")
     online.nics[0].unplug()
-    online.wait_for(lambda: "carrier-lost" in online.read(issue), "the console shows that carrier is lost")
+    online.wait_for(
+        lambda: "carrier-lost" in online.read(issue), "the console shows the loss of carrier"
+    )
 
 
 def test_metrics_timer_writes_readable_file_and_no_log(online: Host) -> None:

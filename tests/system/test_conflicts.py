@@ -1,4 +1,4 @@
-"""Addresses that somebody else on the LAN uses (RFC 5227)."""
+"""Tests address conflicts: another host on the LAN uses br0's address (RFC 5227)."""
 
 from __future__ import annotations
 
@@ -6,44 +6,44 @@ import pytest
 from host import Host
 from simlan.lan import BRIDGE, Lan
 
-_TAKEN = "198.51.100.150"
+_IN_USE = "198.51.100.150"
 _LOST = "5e1c9b7f8a0240b6b2c4d09e3f7a1d58"
 _REFUSED = "e0b3c8d1a7f94c5cb6d2f1e4a9078b63"
 _MAC = "02:bd:00:00:00:55"
 
 
-def _serve_taken_address(lan: Lan) -> None:
-    """Somebody on the LAN has the address that the server gives the host."""
-    lan.run(["ip", "address", "add", f"{_TAKEN}/24", "dev", BRIDGE])
-    lan.serve_dhcp(f"--dhcp-host={_MAC},{_TAKEN}")
+def _serve_address_in_use(lan: Lan) -> None:
+    """Starts a DHCP server that offers an address which the LAN's bridge already has."""
+    lan.run(["ip", "address", "add", f"{_IN_USE}/24", "dev", BRIDGE])
+    lan.serve_dhcp(f"--dhcp-host={_MAC},{_IN_USE}")
 
 
 def test_address_in_use_is_declined_and_replaced(host: Host, lan: Lan) -> None:
-    _serve_taken_address(lan)
+    _serve_address_in_use(lan)
     host.start([lan], macs=[_MAC])
-    host.wait_for(lambda: f"DHCPDECLINE({BRIDGE}) {_TAKEN}" in lan.log("dnsmasq.log"), "DECLINE")
-    address = host.wait_for(lambda: host.addresses("br0"), "another address")[0]
-    assert address != f"{_TAKEN}/24"
-    told = host.journal(f"MESSAGE_ID={_LOST}") + host.journal(f"MESSAGE_ID={_REFUSED}")
-    assert any("is in use by" in str(entry["MESSAGE"]) for entry in told)
-    assert any("in use" in (e["reason"] or "") for e in host.ledger())
+    host.wait_for(lambda: f"DHCPDECLINE({BRIDGE}) {_IN_USE}" in lan.log("dnsmasq.log"), "DECLINE")
+    address = host.wait_for(lambda: host.addresses("br0"), "a different address")[0]
+    assert address != f"{_IN_USE}/24"
+    logged = host.journal(f"MESSAGE_ID={_LOST}") + host.journal(f"MESSAGE_ID={_REFUSED}")
+    assert any("is in use by" in str(entry["MESSAGE"]) for entry in logged)
+    assert any("in use" in (e["reason"] or "") for e in host.history())
 
 
 def test_conflict_detection_disabled_keeps_address(host: Host, lan: Lan) -> None:
-    _serve_taken_address(lan)
+    _serve_address_in_use(lan)
     host.configure("netd", "detect_conflicts = false\n")
     host.start([lan], macs=[_MAC])
-    assert host.wait_online() == _TAKEN
+    assert host.wait_online() == _IN_USE
     assert "DHCPDECLINE" not in lan.log("dnsmasq.log")
 
 
-def test_later_claim_of_address_is_answered_first(host: Host, lan: Lan) -> None:
+def test_claimed_address_is_defended_once_and_then_given_up(host: Host, lan: Lan) -> None:
     lan.serve_dhcp()
     lan.watch_arp()
     host.start([lan])
     address = host.wait_online()
-    # The first claim comes after the address was announced for the second time.
-    host.wait_for(lambda: lan.announcements(address) >= 2, "announcements")
+    # netd has finished its announcements before the first claim.
+    host.wait_for(lambda: lan.announcements(address) >= 2, "two announcements")
     claim = ["arping", "-A", "-c", "1", "-s", address, "-I", BRIDGE, address]
     lan.run(["ip", "address", "add", f"{address}/32", "dev", BRIDGE])
     lan.run(["sysctl", "-q", "-w", f"net.ipv4.conf.{BRIDGE}.arp_ignore=8"])
@@ -57,7 +57,7 @@ def test_later_claim_of_address_is_answered_first(host: Host, lan: Lan) -> None:
 
 
 @pytest.mark.parametrize("nics", [2, 4])
-def test_two_nics_on_one_lan_make_no_loop_and_one_answers_arp(
+def test_several_nics_on_one_lan_make_no_loop_and_one_answers_arp(
     host: Host, lan: Lan, nics: int
 ) -> None:
     lan.serve_dhcp()
@@ -65,7 +65,7 @@ def test_two_nics_on_one_lan_make_no_loop_and_one_answers_arp(
     host.start([lan] * nics)
     address = host.wait_online()
     host.wait_for(lambda: lan.announcements(address) >= 2, "the address is announced")
-    assert host.addresses("br0") == [f"{address}/24"], "its own NICs are nobody else"
+    assert host.addresses("br0") == [f"{address}/24"], "the host's own NICs cause no conflict"
     assert lan.answers_for(address) == [host.link("br0")["address"]]
     ports = [link["ifname"] for link in host.links() if link.get("master") == "br0"]
     assert len(ports) == 1
@@ -76,13 +76,13 @@ def test_arp_of_excluded_nic_is_no_conflict(host: Host, lan: Lan) -> None:
     host.configure("netd", 'exclude = ["eth1"]\n')
     host.start([lan, lan])
     address = host.wait_online()
-    # It is up on br0's network and answers for br0's address, as Linux does.
+    # By default Linux answers ARP for br0's address on eth1, too.
     host.run("ip link set eth1 up")
-    host.wait_for(lambda: len(lan.answers_for(address)) == 2, "both answer")
-    # So it does when the address is probed for.
+    host.wait_for(lambda: len(lan.answers_for(address)) == 2, "both NICs answer")
+    # When carrier returns, netd probes the address, and eth1 answers.
     lan.watch_arp()
     host.nics[0].unplug()
-    host.wait_for(lambda: host.bus_property("network1", "State") == "carrier-lost", "no carrier")
+    host.wait_for(lambda: host.bus_property("network1", "State") == "carrier-lost", "netd notices the loss of carrier")
     host.nics[0].plug()
     host.wait_for(lambda: lan.announcements(address) >= 2, "the address is announced")
     assert host.addresses("br0") == [f"{address}/24"]

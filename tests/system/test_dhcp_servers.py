@@ -1,5 +1,7 @@
-"""netd and the DHCP servers that there are: dnsmasq, Kea, and those that are wrong,
-late, mute, or say no. What netd puts on the wire is in test_dhcp_wire.py."""
+"""Tests netd with DHCP servers: dnsmasq, Kea, and stand-ins that are wrong, late or mute,
+or send NAK.
+
+The contents of netd's own messages are tested in test_dhcp_wire.py."""
 
 from __future__ import annotations
 
@@ -17,19 +19,19 @@ from dhcp_site import GOOD, NETD, ROGUE, Site
 from roots import kea_root
 
 GAP = 0.03
-"""Seconds by which the good OFFER comes after the bad one."""
+"""Delay of the good server's OFFER after the bad server's, in seconds."""
 
 
 @pytest.fixture(scope="module")
 def site(root: Root) -> Iterator[Site]:
-    """One host for all: what a test changes is gone with `Site.begin`."""
+    """One host for all tests; `Site.begin` resets it."""
     with closing(Site(root)) as site:
         yield site
 
 
 @pytest.fixture(autouse=True)
 def _no_crash(site: Site) -> Iterator[None]:
-    """Whatever a server says, netd goes on."""
+    """Fails a test during which systemd restarted netd."""
     yield
     assert site.host.unit(NETD, "NRestarts")["NRestarts"] == "0"
 
@@ -39,8 +41,7 @@ def _no_crash(site: Site) -> Iterator[None]:
 
 @pytest.fixture(params=["dnsmasq", "Kea"])
 def real_server(site: Site, request: pytest.FixtureRequest) -> Iterator[Callable[[], None]]:
-    """Starts a real server whose leases are renewed after 3 s and rebound after 6 s;
-    the double only listens."""
+    """Starts a real server with T1 of 3 s and T2 of 6 s. The double only listens."""
     site.begin()
 
     def serve() -> None:
@@ -62,7 +63,7 @@ def test_real_server_renews_lease(site: Site, real_server: Callable[[], None]) -
     site.watch_addresses()
     asked = site.double.wait_received("renewing", count=2)
     assert asked["ciaddr"] == leased
-    site.host.wait_for(lambda: site.lifetime() >= 119, "the lease is young again")
+    site.host.wait_for(lambda: site.lifetime() >= 119, "the lease is extended")
     assert site.wait_online() == leased
     assert not site.addresses_removed()
 
@@ -70,19 +71,19 @@ def test_real_server_renews_lease(site: Site, real_server: Callable[[], None]) -
 def test_real_server_rebinds_lease(site: Site, real_server: Callable[[], None]) -> None:
     leased = site.wait_online()
     site.watch_addresses()
-    # Away at T1, back at T2.
+    # The server is down at T1 and up at T2.
     site.lan.stop_dhcp()
     site.double.serve()
     site.double.wait_received("renewing")
     real_server()
     asked = site.double.wait_received("rebinding")
     assert (asked["ciaddr"], asked["destination"]) == (leased, "255.255.255.255")
-    site.host.wait_for(lambda: site.lifetime() >= 119, "the lease is young again")
+    site.host.wait_for(lambda: site.lifetime() >= 119, "the lease is extended")
     assert site.wait_online() == leased
     assert not site.addresses_removed()
 
 
-# Servers that are wrong
+# Wrong servers
 
 
 @pytest.mark.parametrize("kind", OFFER_DEFECTS)
@@ -113,7 +114,7 @@ def test_server_without_acks_delays_lease_at_most_five_seconds(site: Site) -> No
     ack = site.double.wait_sent("ACK", server=GOOD, deadline=20)
     assert ack["time"] - site.double.received("DISCOVER")[0]["time"] <= 5
     assert site.wait_online() == "198.51.100.100"
-    # It is remembered: the next search does not fall for it again.
+    # netd remembers the server and requests from the other server first.
     site.double.serve(rogue, Behaviour(GOOD, delay={"discover": GAP}, nak=frozenset({"renewing"})))
     site.host.call("network1", "Renew")
     ack = site.double.wait_sent("ACK", server=GOOD, deadline=20)
@@ -129,7 +130,7 @@ def test_slow_server_grants_lease(site: Site, seconds: float) -> None:
     assert site.wait_online(deadline=30) == "198.51.100.100"
 
 
-# Servers that say no
+# Servers that send NAK
 
 
 @pytest.mark.parametrize("by", ["broadcast", "unicast"])
@@ -142,7 +143,7 @@ def test_nak_while_renewing_ends_lease_at_once(site: Site, by: str) -> None:
     discover = site.double.wait_received("DISCOVER")
     assert discover["time"] - nak["time"] < 1
     assert discover["ciaddr"] == "0.0.0.0"
-    # And it begins anew.
+    # netd acquires the lease again.
     site.double.serve(Behaviour(GOOD))
     assert site.wait_online() == leased
 
@@ -171,7 +172,7 @@ def test_nak_after_restart_ends_resumed_lease(site: Site) -> None:
     assert bytes.fromhex(asked["options"]["50"]) == bytes([198, 51, 100, 100])
     nak = site.double.wait_sent("NAK")
     assert site.double.wait_received("DISCOVER")["time"] - nak["time"] < 1
-    site.host.wait_for(lambda: site.host.addresses("br0") == ["198.51.100.150/24"], "the new lease")
+    site.host.wait_for(lambda: site.host.addresses("br0") == ["198.51.100.150/24"], "a new lease")
 
 
 def test_nak_of_offered_address_leads_to_other_server(site: Site) -> None:
@@ -194,12 +195,12 @@ def test_address_is_removed_when_lease_expires(site: Site, running: bool) -> Non
         site.host.systemctl("kill", "--signal=KILL", NETD)
         site.host.systemctl("stop", NETD)
     site.double.serve()
-    site.host.wait_for(lambda: not site.host.addresses("br0"), "the address is gone", 40)
+    site.host.wait_for(lambda: not site.host.addresses("br0"), "the address is removed", 40)
     assert 15 <= time.monotonic() - granted <= 18
     assert site.default_gateways() == []
 
 
-# What servers may tell
+# Options of leases
 
 
 def test_lease_options_of_every_encoding_are_applied(site: Site) -> None:
@@ -218,7 +219,7 @@ def test_lease_options_of_every_encoding_are_applied(site: Site) -> None:
     }
     site.begin(Behaviour(GOOD, options=options, file=(6, 119), sname=(15,)))
     site.wait_online()
-    # 121 replaces 3 (RFC 3442), and is longer than one option (RFC 3396).
+    # Option 121 replaces option 3 (RFC 3442) and is longer than 255 bytes (RFC 3396).
     assert site.default_gateways() == [GOOD]
     shown = site.routes()
     assert {route["dst"] for route in shown} >= {destination for destination, _ in many}

@@ -1,5 +1,9 @@
-"""What netd puts on the wire in each state, as the DHCP double saw it (RFC 2131,
-section 4.4 and table 5)."""
+"""Tests the DHCP and ARP messages that netd sends in each state, as the double received
+them.
+
+# Sources
+
+RFC 2131, section 4.4 and table 5; RFC 5227, section 2."""
 
 from __future__ import annotations
 
@@ -14,13 +18,13 @@ from dhcp_packets import address
 from dhcp_server import Behaviour
 from dhcp_site import GOOD, NETD, ROGUE, Site
 
-_ANYWHERE, _EVERYBODY = "0.0.0.0", "255.255.255.255"
-_ETHERNET_BROADCAST = "ff:ff:ff:ff:ff:ff"
+_UNSPECIFIED, _BROADCAST = "0.0.0.0", "255.255.255.255"
+_BROADCAST_MAC = "ff:ff:ff:ff:ff:ff"
 
 
 @pytest.fixture(scope="module")
 def site(root: Root) -> Iterator[Site]:
-    """One host for all."""
+    """One host for all tests."""
     with closing(Site(root)) as site:
         yield site
 
@@ -31,32 +35,32 @@ def option(entry: Entry, code: int) -> bytes | None:
 
 
 def check_common(site: Site, entry: Entry) -> None:
-    """What is so in every message."""
+    """Checks the fields that are the same in every message."""
     mac = site.host.nics[0].mac
     assert entry["op"] == 1
     assert entry["chaddr"] == entry["ethernet_source"] == mac
-    assert entry["giaddr"] == _ANYWHERE
-    # RFC 1542, section 2.1: relays drop what is shorter.
+    assert entry["giaddr"] == _UNSPECIFIED
+    # Relays drop shorter messages (RFC 1542, section 2.1).
     assert entry["size"] >= 300
     assert entry["udp_checksum"] in ("ok", "offloaded")
-    # As the PXE ROM says it, so that the address is the one from the boot.
+    # The PXE ROM sends the same client identifier, so the server assigns the same address.
     assert option(entry, 61) == b"\x01" + bytes.fromhex(mac.replace(":", ""))
 
 
-def check_wishes(entry: Entry) -> None:
-    """What is in DISCOVER and REQUEST."""
+def check_requested_options(entry: Entry) -> None:
+    """Checks maximum size and parameter request list of DISCOVER and REQUEST."""
     size = option(entry, 57)
     assert size is not None and 576 <= int.from_bytes(size, "big") <= 1500
     wanted = option(entry, 55)
     assert wanted is not None
     assert {1, 3, 6, 12, 15, 26, 42, 119, 121} <= set(wanted)
-    # RFC 3442: classless routes before the routes that they replace.
+    # Classless routes come before the routes that they replace (RFC 3442).
     assert wanted.index(121) < wanted.index(3)
 
 
 def check_broadcast(entry: Entry) -> None:
-    assert (entry["source"], entry["destination"]) == (_ANYWHERE, _EVERYBODY)
-    assert entry["ethernet_destination"] == _ETHERNET_BROADCAST
+    assert (entry["source"], entry["destination"]) == (_UNSPECIFIED, _BROADCAST)
+    assert entry["ethernet_destination"] == _BROADCAST_MAC
     assert entry["udp_checksum"] == "ok"
 
 
@@ -66,21 +70,21 @@ def test_discover_and_request_have_required_fields(site: Site) -> None:
     discover, request = site.double.received("discover", "selecting")[:2]
     for entry in (discover, request):
         check_common(site, entry)
-        check_wishes(entry)
+        check_requested_options(entry)
         check_broadcast(entry)
-        assert entry["ciaddr"] == _ANYWHERE
+        assert entry["ciaddr"] == _UNSPECIFIED
     assert option(discover, 54) is None and option(discover, 50) is None
     assert discover["flags"] == 0
     assert discover["secs"] <= 1
     assert option(request, 54) == address(GOOD)
     assert option(request, 50) == address(leased)
-    # Section 4.4.1: the same secs as the DISCOVER, and the xid of the OFFER.
+    # The REQUEST has the secs of the DISCOVER and the xid of the OFFER (section 4.4.1).
     assert request["secs"] == discover["secs"]
     assert request["xid"] == discover["xid"] == site.double.sent("OFFER")[0]["xid"]
 
 
 def test_renewing_is_unicast_and_rebinding_is_broadcast(site: Site) -> None:
-    # A new name would be told by a renewal, at any time.
+    # A changed host name would cause an additional renewal.
     site.host.systemctl("stop", "buildos-hostnamed")
     times: dict[str, Any] = {"lease": 60, "t1": 2, "t2": 5}
     site.begin(Behaviour(GOOD, **times, silent=frozenset({"renewing"})))
@@ -89,14 +93,14 @@ def test_renewing_is_unicast_and_rebinding_is_broadcast(site: Site) -> None:
     assert (renewing["source"], renewing["destination"]) == (leased, GOOD)
     assert not renewing["broadcast"]
     rebinding = site.double.wait_received("rebinding")
-    assert (rebinding["source"], rebinding["destination"]) == (leased, _EVERYBODY)
+    assert (rebinding["source"], rebinding["destination"]) == (leased, _BROADCAST)
     assert rebinding["broadcast"]
     for entry in (renewing, rebinding):
         check_common(site, entry)
-        check_wishes(entry)
+        check_requested_options(entry)
         assert entry["ciaddr"] == leased
         assert option(entry, 50) is None and option(entry, 54) is None
-    # T1 and T2 of the server, from when the REQUEST was sent.
+    # T1 and T2 count from the transmission of the REQUEST.
     assert 2.5 <= rebinding["time"] - renewing["time"] <= 4
     site.double.wait_sent("ACK")
     assert site.wait_online() == leased
@@ -110,9 +114,9 @@ def test_init_reboot_requests_address_without_server_identifier(site: Site) -> N
     rebooting = site.double.wait_received()
     assert rebooting["state"] == "init-reboot"
     check_common(site, rebooting)
-    check_wishes(rebooting)
-    assert rebooting["destination"] == _EVERYBODY and rebooting["broadcast"]
-    assert rebooting["ciaddr"] == _ANYWHERE
+    check_requested_options(rebooting)
+    assert rebooting["destination"] == _BROADCAST and rebooting["broadcast"]
+    assert rebooting["ciaddr"] == _UNSPECIFIED
     assert option(rebooting, 50) == address(leased) and option(rebooting, 54) is None
     site.double.wait_sent("ACK")
     assert not site.double.received("DISCOVER")
@@ -122,17 +126,17 @@ def test_decline_has_address_and_server_identifier(site: Site) -> None:
     site.begin(Behaviour(GOOD, addresses_in_use=frozenset({"198.51.100.100"})))
     decline = site.double.wait_received("DECLINE")
     check_common(site, decline)
-    assert decline["destination"] == _EVERYBODY and decline["broadcast"]
-    assert decline["ciaddr"] == _ANYWHERE
+    assert decline["destination"] == _BROADCAST and decline["broadcast"]
+    assert decline["ciaddr"] == _UNSPECIFIED
     assert option(decline, 50) == address("198.51.100.100")
     assert option(decline, 54) == address(GOOD)
-    # Table 5: neither size nor wishes.
+    # DECLINE has neither maximum size nor parameter request list (table 5).
     assert option(decline, 55) is None and option(decline, 57) is None
-    # Section 3.1, step 5: ten seconds before the next try.
+    # The client waits ten seconds before the next DISCOVER (section 3.1, step 5).
     again = site.double.wait_received("DISCOVER", count=2)
     assert again["time"] - decline["time"] >= 9.9
     site.host.wait_for(
-        lambda: site.host.addresses("br0") == ["198.51.100.101/24"], "another address"
+        lambda: site.host.addresses("br0") == ["198.51.100.101/24"], "the next address"
     )
 
 
@@ -148,7 +152,7 @@ def test_address_is_probed_and_announced(site: Site) -> None:
             if e["sender_mac"] == mac and e["sender"] == sender and e["target"] == leased
         ]
 
-    site.host.wait_for(lambda: seen(_ANYWHERE), "a probe (RFC 5227, section 2.1.1)")
+    site.host.wait_for(lambda: seen(_UNSPECIFIED), "a probe (RFC 5227, section 2.1.1)")
     site.host.wait_for(lambda: len(seen(leased)) >= 2, "two announcements (section 2.3)")
 
 

@@ -1,5 +1,6 @@
-"""What the manual and the man pages tell an operator to type works as it stands
-there: each command is run on a host, or is listed here with the reason why not."""
+"""Runs each command of the manual and the man pages on a host.
+
+`NOT_RUN` lists the commands that are not run, with the reason."""
 
 from __future__ import annotations
 
@@ -16,20 +17,20 @@ from simlan.lan import Lan
 
 MANUALS = [TOP / "docs" / "manual.md", *sorted((TOP / "docs" / "man").glob("*.[1-8]"))]
 
-# What a command begins with.
 PROGRAMS = (
     *("buildosctl", "buildos-agentd", "buildos-netd", "buildos-natd", "buildos-hostnamed"),
     *("systemctl", "journalctl", "busctl", "nft", "jq"),
     *("mkdir", "cp", "qemu-system-x86_64"),
 )
+"""First words of commands."""
 
 NOT_RUN = {
     r"^buildosctl drain --wait && systemctl (reboot|poweroff)$": "ends the host",
     r"^(mkdir|cp) .*/var/lib/tftpboot/buildos": "for the boot server; tests/boot serves the files",
     r"^qemu-system-x86_64 ": "tests/boot boots like this",
-    r"\bFILE\b|\bNAME\b|^buildos-\w+ --print --root /srv/desk$": "has a place for a name in it",
-    r"^systemctl edit ": "asks an editor on a terminal",
-    r"^buildosctl check$": "the name of a command in a sentence",
+    r"\bFILE\b|\bNAME\b|^buildos-\w+ --print --root /srv/desk$": "contains a placeholder",
+    r"^systemctl edit ": "starts an editor on a terminal",
+    r"^buildosctl check$": "is the name of a command in a sentence",
     r"systemd-journal-upload$|^journalctl -D /var/log/journal/remote": "needs a farm's log server",
     r"\bjq\b|^systemctl disable (NetworkManager|connman|dhcpcd)$": (
         "the program is not on the hosts of the tests"
@@ -37,13 +38,13 @@ NOT_RUN = {
 }
 
 ENDLESS = {"buildosctl log -f"}
-"""They follow something until they are interrupted."""
+"""Commands that run until they are interrupted."""
 
 BOOT_FILE = "/var/lib/tftpboot/pxelinux.cfg/default"
 
 
 def of_markdown(text: str) -> Iterator[str]:
-    """Lines of indented blocks without their comments, and code within sentences."""
+    """Yields the lines of indented blocks without comments, and code within sentences."""
     joined = text.replace("\\\n", " ")
     for line in joined.splitlines():
         if line.startswith("    "):
@@ -53,7 +54,7 @@ def of_markdown(text: str) -> Iterator[str]:
 
 
 def of_man_page(text: str) -> Iterator[str]:
-    """Literal displays (mdoc(7), Bd and Dl)."""
+    """Yields the lines of literal displays (mdoc(7), Bd and Dl)."""
     joined = text.replace("\\e\n", " ")
     for block in re.findall(r"^\.Bd -literal.*?\n(.*?)^\.Ed", joined, re.MULTILINE | re.DOTALL):
         yield from block.splitlines()
@@ -61,13 +62,13 @@ def of_man_page(text: str) -> Iterator[str]:
 
 
 def documented() -> list[str]:
-    """Each command once, where it is read first."""
+    """Returns each command once, in the order of the manuals."""
     found = {}
     for path in MANUALS:
         of = of_markdown if path.suffix == ".md" else of_man_page
         for line in of(path.read_text()):
             command = " ".join(line.split())
-            # A program alone is its name in a sentence, but ours are commands.
+            # A program without arguments is a name in a sentence, except for buildosctl.
             if command.split(" ")[0] in PROGRAMS and (" " in command or command == "buildosctl"):
                 found[command] = None
     return list(found)
@@ -82,7 +83,7 @@ def reason_not_to(command: str) -> str | None:
 
 @pytest.fixture(scope="module")
 def site(root: Root) -> Iterator[Host]:
-    """A host that builds, with the boot loader's file of the manual on it."""
+    """A host with a running agent and the manual's configuration of the boot loader."""
     with Lan() as lan, Host(root) as host:
         manual = (TOP / "docs" / "manual.md").read_text()
         block = re.search(r"^    default buildos\n(?:    .*\n|\n(?=    ))*", manual, re.MULTILINE)

@@ -71,7 +71,7 @@ def drain(host: Host, *arguments: str) -> None:
     host.run(["buildosctl", "drain", *arguments])
 
 
-def test_task_ends_before_its_agent_is_stopped(busy: Host) -> None:
+def test_task_ends_before_agent_is_stopped(busy: Host) -> None:
     pid = busy.main_pid(BSLAVE)
     drain(busy)
     wait_for_state(busy, "draining", AGENT)
@@ -173,7 +173,7 @@ def test_drain_by_signal_waits_for_end_of_agent(host: Host, lan: Lan) -> None:
     wait_for_state(host, "drained", AGENT)
     # The agent ended by itself, and its unit does not wait in auto-restart.
     host.wait_for(
-        lambda: host.unit(BSLAVE, "ActiveState")["ActiveState"] == "inactive", "the unit is down"
+        lambda: host.unit(BSLAVE, "ActiveState")["ActiveState"] == "inactive", "the unit is inactive"
     )
     host.run(["buildosctl", "resume"])
     wait_until_runs(host, AGENT)

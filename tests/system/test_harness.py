@@ -1,4 +1,4 @@
-"""The harness itself: what it promises to the scenarios."""
+"""Tests the harness of the system lane: hosts, LANs and waiting."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_host_has_requested_nics(host: Host, lan: Lan) -> None:
     nic = host.nics[0]
     host.run("ip link set eth0 up; ip link set eth1 up")
     assert host.link("eth0")["address"] == nic.mac != host.nics[1].mac
-    host.wait_for(lambda: "NO-CARRIER" in host.link("eth0")["flags"], "eth0 is up, alone")
+    host.wait_for(lambda: "NO-CARRIER" in host.link("eth0")["flags"], "eth0 is up without carrier")
     nic.plug()
     host.wait_for(lambda: host.link("eth0")["operstate"] == "UP", "carrier on eth0")
     assert host.link("eth1")["operstate"] != "UP"
@@ -52,7 +52,7 @@ def test_lan_serves_dhcp_and_http(host: Host, lan: Lan) -> None:
     lan.serve_dhcp()
     url = lan.serve_web("from the LAN\n")
     host.start([lan])
-    # netd, if it is installed, must not be in the way.
+    # The test configures eth0 itself, in place of netd.
     host.run("systemctl stop 'buildos-*'")
     host.run("ip link set eth0 nomaster; ip link set eth0 up")
     host.run(["udhcpc", "-i", "eth0", "-n", "-q", "-t", "20", "-T", "1"])

@@ -236,5 +236,5 @@ def test_lease_on_bus_has_times(host: Host, lan: Lan) -> None:
     assert lease["Option42"] == [192, 0, 2, 123]
     assert host.bus_property("network1", "NTP") == ["192.0.2.123"]
     assert host.bus_property("network1", "PublicPorts") == ["eth0"]
-    decisions = [entry["decision"] for entry in host.ledger()]
+    decisions = [entry["decision"] for entry in host.history()]
     assert decisions[:2] == ["sent DISCOVER", "offered"] and "bound" in decisions

@@ -115,7 +115,7 @@ def test_task_is_built_in_virtual_machine(
     url = lan.start_controller()
     lan.script_controller(all={"tasks": 1, "source": f"{web}where.c"})
     start_site(host, lan, virtual(url))
-    # With arguments: a process shows none in the moment of its execution.
+    # A process has no arguments for a moment during execve(2), so the test waits for them.
     running = "pgrep -a qemu | grep ifname= || true"
     machine = host.wait_for(lambda: host.run(running), "a machine runs")
     tap = machine.split("ifname=")[1].split(",")[0]
@@ -124,7 +124,7 @@ def test_task_is_built_in_virtual_machine(
     assert machine.split()[0] in host.run(f"systemctl status {BBOT} --no-pager")
     (result,) = wait_for_results(host, lan, 1)
     assert result["status"] == "success", result
-    # The configured kernel, not that of the host.
+    # The machine runs the configured kernel, not the host's.
     assert host.run(["readlink", KERNEL]).strip().endswith(f"/vmlinuz-{result['test-log']}")
     handed = next(entry["time"] for entry in lan.task_requests() if entry["session"])
     figure(f"a task in QEMU, controller to controller: {lan.results()[0]['time'] - handed:.1f} s")
@@ -138,7 +138,7 @@ def test_task_is_built_in_virtual_machine(
     assert host.failed_units() == []
 
 
-def test_virtual_machine_ends_with_its_agent(host: Host, lan: Lan) -> None:
+def test_virtual_machine_ends_with_agent(host: Host, lan: Lan) -> None:
     """The agent is stopped, then killed, during a long task."""
     web = serve_sources(lan, hello=HELLO)
     url = lan.start_controller()
@@ -235,7 +235,7 @@ def test_urgent_task_interrupts_other_task(host: Host, lan: Lan) -> None:
     host.wait_for(lambda: not leftovers(host), "the tasks have left nothing")
 
 
-def test_drained_agent_ends_its_task_first(host: Host, lan: Lan) -> None:
+def test_drained_agent_ends_task_first(host: Host, lan: Lan) -> None:
     web = serve_sources(lan, hello=HELLO)
     url = lan.start_controller()
     lan.script_controller(all={"tasks": 9, "source": f"{web}hello.c"})
@@ -269,8 +269,8 @@ def test_misbehaving_agents_are_contained(host: Host, lan: Lan) -> None:
     url = lan.start_controller()
 
     def misbehaving(name: str, mischief: str) -> str:
-        words = f'"BBOT_DOUBLE_INTERVAL_MS=100", "BBOT_DOUBLE_MISCHIEF={mischief}"'
-        return bbot(f"{url}{name}", f"environment = [{words}]", name=name)
+        variables = f'"BBOT_DOUBLE_INTERVAL_MS=100", "BBOT_DOUBLE_MISCHIEF={mischief}"'
+        return bbot(f"{url}{name}", f"environment = [{variables}]", name=name)
 
     impatient = "/etc/systemd/system/buildos-bbot@stubborn.service.d/test.conf"
     host.file(impatient, "[Service]\nTimeoutStopSec=1s\n")

@@ -178,7 +178,7 @@ def test_servers_and_networks_can_be_restricted(host: Host, lan: Lan, new_lan: N
     host.start([rogue, wrong, lan])
 
     def refused() -> set[str]:
-        return {e["server"] for e in host.ledger() if e["decision"] == "refused"}
+        return {e["server"] for e in host.history() if e["decision"] == "refused"}
 
     host.wait_for(
         lambda: refused() == {rogue.address, wrong.address}, "the ledger says who was refused"
