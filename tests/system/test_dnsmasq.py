@@ -1,4 +1,4 @@
-"""DHCP and DNS for machines."""
+"""Tests DHCP and DNS for machines: dnsmasq and its supervisor."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from nat import dnsmasq_pid, public_address, usage, wait_for_status, wait_until_
 from simlan.lan import Lan
 
 _UNIT = "buildos-dnsmasq.service"
-_OTHER = "203.0.113.53"
+_SECOND_SERVER = "203.0.113.53"
 
 _SERVES = "dnsmasq serves"
 
-# Another name server, on an address of its own.
-_TAKEN = """[Service]
+# A name server of another program, on the loopback address.
+_LOCAL_SERVER = """[Service]
 Type=forking
 ExecStart=/usr/sbin/dnsmasq --conf-file=/dev/null --no-resolv --no-hosts --pid-file= \
-    --listen-address=127.0.0.1 --bind-interfaces --address=/taken.example/127.9.9.9 --user=root
+    --listen-address=127.0.0.1 --bind-interfaces --address=/local.example/127.9.9.9 --user=root
 """
 
 
-def _server(lan: Lan, address: str, name: str) -> None:
-    """Another name server, behind the gateway, that knows one name."""
+def _serve_dns(lan: Lan, address: str, name: str) -> None:
+    """Starts a name server behind the gateway that resolves one name."""
     lan.run(["ip", "address", "add", f"{address}/32", "dev", "lo"])
     lan.start(
         ["dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--no-hosts", "--no-resolv"]
@@ -33,13 +33,14 @@ def _server(lan: Lan, address: str, name: str) -> None:
 
 
 def _machine(host: Host) -> Machine:
+    """Creates a machine with a lease."""
     machine = Machine(host)
     machine.take_lease()
     return machine
 
 
 def _set_lease_time(host: Host, seconds: int) -> None:
-    """Changes dnsmasq's configuration."""
+    """Changes dnsmasq's configuration by a setting of natd."""
     text = f"dhcp_lease_s = {seconds}"
     host.run(f"mkdir -p /etc/buildos/natd.conf.d; echo '{text}' >/etc/buildos/natd.conf.d/1.toml")
     host.systemctl("reload", "buildos-natd.service")
@@ -97,7 +98,7 @@ def test_dnsmasq_stopped_by_operator_stays_stopped(online: Host) -> None:
     wait_until_ready(online)
 
 
-def test_dnsmasq_restarts_for_changed_configuration_within_the_unit(online: Host) -> None:
+def test_changed_configuration_restarts_dnsmasq_but_not_unit(online: Host) -> None:
     supervisor, dnsmasq = online.main_pid(_UNIT), dnsmasq_pid(online)
     _set_lease_time(online, 900)
     online.wait_for(lambda: dnsmasq_pid(online) not in (0, dnsmasq), "dnsmasq is restarted")
@@ -116,19 +117,19 @@ def test_dnsmasq_survives_hangup(online: Host) -> None:
 
 def test_dnsmasq_starts_with_port_in_use_on_other_addresses(host: Host, lan: Lan) -> None:
     lan.serve_dhcp()
-    host.file("/etc/systemd/system/taken.service", _TAKEN)
+    host.file("/etc/systemd/system/other-dns.service", _LOCAL_SERVER)
     host.file(
         "/etc/systemd/system/buildos-dnsmasq.service.d/test.conf",
-        "[Unit]\nWants=taken.service\nAfter=taken.service\n",
+        "[Unit]\nWants=other-dns.service\nAfter=other-dns.service\n",
     )
     host.start([lan])
     wait_until_ready(host)
-    assert host.active("taken.service")
+    assert host.active("other-dns.service")
     assert lan.address in _machine(host).run("getent ahostsv4 gateway.lan.example")
 
 
 def test_dnsmasq_follows_name_servers_of_uplink(host: Host, lan: Lan) -> None:
-    _server(lan, _OTHER, "second.example")
+    _serve_dns(lan, _SECOND_SERVER, "second.example")
     lan.serve_dhcp("--except-interface=lo")
     host.start([lan])
     wait_until_ready(host)
@@ -137,12 +138,16 @@ def test_dnsmasq_follows_name_servers_of_uplink(host: Host, lan: Lan) -> None:
     assert not machine.succeeds("getent ahostsv4 second.example")
     pid = dnsmasq_pid(host)
     lan.stop_dhcp()
-    lan.serve_dhcp("--except-interface=lo", f"--dhcp-option=6,{_OTHER}")
+    lan.serve_dhcp("--except-interface=lo", f"--dhcp-option=6,{_SECOND_SERVER}")
     host.call("network1", "Renew")
-    host.wait_for(lambda: host.bus_property("nat1", "DNS") == [_OTHER], "the other one")
-    host.wait_for(lambda: machine.succeeds("getent ahostsv4 second.example"), "it is asked")
+    host.wait_for(
+        lambda: host.bus_property("nat1", "DNS") == [_SECOND_SERVER], "natd has the second server"
+    )
+    host.wait_for(
+        lambda: machine.succeeds("getent ahostsv4 second.example"), "the second server answers"
+    )
     wait_until_ready(host)
-    # Without a restart.
+    # dnsmasq was not restarted.
     assert dnsmasq_pid(host) == pid
 
 
@@ -168,9 +173,9 @@ def test_released_lease_is_removed_from_list(online: Host) -> None:
     machine = Machine(online)
     address = machine.take_lease()
     assert [lease[:2] for lease in usage(online, "Machines")] == [[address, machine.mac]]
-    # -R: gives the lease back at the end; -b would go on in the background.
+    # -R releases the lease at the end; -b would continue in the background.
     machine.run(["timeout", "3", "udhcpc", "-i", "eth0", "-f", "-R", "-s", "/bin/true"], check=False)
-    online.wait_for(lambda: usage(online, "Machines") == [], "nobody has a lease")
+    online.wait_for(lambda: usage(online, "Machines") == [], "no machine has a lease")
 
 
 def test_host_names_sent_by_machines_do_not_resolve(online: Host) -> None:
@@ -183,12 +188,12 @@ def test_host_names_sent_by_machines_do_not_resolve(online: Host) -> None:
     assert "gateway" not in online.read("/run/buildos/dnsmasq/leases")
 
 
-def test_configuration_refused_by_dnsmasq_is_reported(online: Host) -> None:
-    # As a dnsmasq of another version might.
+def test_dnsmasq_failing_to_start_makes_natd_not_ready(online: Host) -> None:
+    # dnsmasq of another version might refuse the configuration.
     online.run("mount --bind /bin/false /usr/sbin/dnsmasq")
     pid = online.main_pid(_UNIT)
     online.run(f"kill -KILL {pid}")
-    online.wait_for(lambda: online.bus_property("nat1", "Ready") is False, "not ready")
+    online.wait_for(lambda: online.bus_property("nat1", "Ready") is False, "natd is not ready")
     online.run("umount /usr/sbin/dnsmasq")
     wait_until_ready(online)
     assert public_address(online)

@@ -1,4 +1,4 @@
-"""What the machines on br1 have of their host, and what they have not."""
+"""Tests the network of machines on br1: access, NAT, and repair of the table."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ def test_machine_gets_address_dns_and_internet(online: Host, lan: Lan) -> None:
     assert ipaddress.ip_address(first) <= address <= ipaddress.ip_address(last)
     assert lan.address in machine.run("getent ahostsv4 gateway.lan.example")
     assert machine.run(["curl", "--silent", "--max-time", "20", url]) == "from the LAN\n"
-    # The LAN sees nobody but the host.
+    # The LAN sees the host's address only.
     assert lan.web_clients() == [public_address(online)]
     assert str(address) in online.read("/run/buildos/dnsmasq/leases")
     ((leased, mac, expires),) = usage(online, "Machines")
     assert (leased, mac) == (str(address), machine.mac)
     assert 3500 < expires - float(now(online)) <= 3600
     counters = usage(online, "Counters")
-    # One connection for the page; the name was asked of the host.
+    # The page was a connection through NAT. The host answered the DNS query.
     assert counters["new connections"][0] >= 1
     assert counters["machines to the outside"][0] > 3
     assert counters["the outside to machines"][1] > len("from the LAN\n")
@@ -72,7 +72,7 @@ def test_machine_reaches_only_open_ports_of_host(online: Host) -> None:
     online.run("systemd-run --unit=secret busybox httpd -f -p 8000 -h /usr/lib")
     host, public = "172.23.0.1", public_address(online)
     online.wait_for(
-        lambda: online.succeeds(f"curl --silent http://{host}:8000/os-release"), "secret served"
+        lambda: online.succeeds(f"curl --silent http://{host}:8000/os-release"), "the host serves a page"
     )
     assert machine.succeeds(f"ping -c 1 -W 5 {host}")
     before = packets(online, "not for machines")
@@ -109,29 +109,29 @@ def test_machine_is_unreachable_from_outside(online: Host, lan: Lan) -> None:
 def test_tftp_of_agent_stays_on_host(online: Host) -> None:
     machine = Machine(online)
     machine.take_lease()
-    ask = ["bash", "-c", f"echo hello >/dev/udp/{AGENT_TFTP}/69"]
-    lost = "for an agent on this host; its redirection is missing"
-    machine.run(ask)
-    online.wait_for(lambda: packets(online, lost) == 1, "the question is counted")
-    # As bbot-agent does it, in a table of iptables' own.
+    send = ["bash", "-c", f"echo hello >/dev/udp/{AGENT_TFTP}/69"]
+    dropped = "for an agent on this host; its redirection is missing"
+    machine.run(send)
+    online.wait_for(lambda: packets(online, dropped) == 1, "the rule counts the packet")
+    # bbot-agent adds such a rule, to a table of iptables.
     online.run(
         f"iptables -t nat -A PREROUTING -i br1 -p udp -d {AGENT_TFTP} --dport 69"
         " -j DNAT --to-destination 172.23.0.1:6969"
     )
-    hear = (
+    receive = (
         "$socket = IO::Socket::INET->new(Proto => 'udp', LocalPort => 6969); print scalar <$socket>"
     )
     online.run(
         ["systemd-run", "--expand-environment=no", "--unit=agent"]
         + ["--property=StandardOutput=truncate:/run/agent"]
-        + ["perl", "-MIO::Socket::INET", "-e", f"$| = 1; {hear}"]
+        + ["perl", "-MIO::Socket::INET", "-e", f"$| = 1; {receive}"]
     )
     online.wait_for(
-        lambda: ":6969" in online.run("ss --udp --listening --numeric"), "agent listens"
+        lambda: ":6969" in online.run("ss --udp --listening --numeric"), "the agent listens"
     )
-    machine.run(ask)
-    online.wait_for(lambda: online.read("/run/agent") == "hello\n", "the agent was asked")
-    assert packets(online, lost) == 1
+    machine.run(send)
+    online.wait_for(lambda: online.read("/run/agent") == "hello\n", "the agent receives the packet")
+    assert packets(online, dropped) == 1
 
 
 @pytest.mark.parametrize(
@@ -152,14 +152,14 @@ def test_table_damaged_is_reinstalled_and_logged(online: Host, damage: str) -> N
         lambda: online.run("nft --stateless list table inet buildos", check=False) == _TABLE,
         f"the table after {damage!r}",
     )
-    restored = online.wait_for(lambda: messages(online, RESTORED, since), "the message")
+    restored = online.wait_for(lambda: messages(online, RESTORED, since), "natd logs the repair")
     assert restored[-1]["BUILDOS_COMMAND"] == "nft"
     assert int(restored[-1]["BUILDOS_PID"]) > 0
     assert restored[-1]["PRIORITY"] == "4"
 
 
 def test_table_removed_is_back_within_100_ms(online: Host) -> None:
-    # Two starts of nft and two of date are part of it.
+    # The times include two starts of nft and of date.
     flush = """
     for i in 1 2 3 4 5 6 7 8 9 10 11; do
         start=$(date +%s%N)
@@ -186,10 +186,10 @@ def test_tables_of_other_programs_are_unchanged(online: Host) -> None:
     online.run(f"nft -f - <<'END'\n{others}\nEND")
     before = online.run("nft list ruleset | grep -v '^#'")
     online.run("nft delete table inet buildos")
-    online.wait_for(lambda: online.succeeds("nft list table inet buildos"), "the table")
+    online.wait_for(lambda: online.succeeds("nft list table inet buildos"), "the table is back")
     online.run("nft delete table inet buildos; nft add table inet buildos")
     online.wait_for(
-        lambda: online.run("nft --stateless list table inet buildos") == _TABLE, "the table"
+        lambda: online.run("nft --stateless list table inet buildos") == _TABLE, "the table is complete"
     )
     after = online.run("nft list ruleset | grep -v '^#'")
     for table in ("table ip filter", "table inet others", "table bridge others"):
@@ -237,21 +237,21 @@ def test_natd_stopped_disables_forwarding(online: Host, lan: Lan) -> None:
 
 
 def test_configuration_change_reaches_dnsmasq(online: Host) -> None:
-    in_force = "/run/buildos/dnsmasq/dnsmasq.conf"
-    # Twice in a row: the second while the first is being acted on.
+    active = "/run/buildos/dnsmasq/dnsmasq.conf"
+    # The second change comes while the first is being applied.
     for seconds in (600, 700):
         text = f"dhcp_lease_s = {seconds}"
         online.run(
             f"mkdir -p /etc/buildos/natd.conf.d; echo '{text}' >/etc/buildos/natd.conf.d/1.toml"
         )
         online.systemctl("reload", "buildos-natd.service")
-    online.wait_for(lambda: ",700\n" in online.read(in_force), "dnsmasq has the last one")
+    online.wait_for(lambda: ",700\n" in online.read(active), "dnsmasq has the second change")
     wait_until_ready(online)
 
 
 def test_machines_get_addresses_without_uplink(host: Host, lan: Lan) -> None:
     host.start([lan], plugged=False)
-    host.wait_for(lambda: host.bus_property("nat1", "TableInstalled"), "the table")
+    host.wait_for(lambda: host.bus_property("nat1", "TableInstalled"), "the table is installed")
     machine = Machine(host)
     host.wait_for(lambda: host.active("buildos-dnsmasq.service"), "dnsmasq runs")
     assert machine.take_lease().startswith("172.23.")
@@ -270,7 +270,7 @@ def test_natd_waits_for_netd(host: Host, lan: Lan) -> None:
     host.run("touch /go")
     host.systemctl("start", "buildos-netd.service")
     wait_until_ready(host)
-    # Whatever netd said stays in force while it is away again.
+    # natd keeps table and readiness after netd has stopped.
     handle = table_handle(host)
     host.systemctl("stop", "buildos-netd.service")
     assert host.bus_property("nat1", "Ready") is True

@@ -1,4 +1,4 @@
-"""Connections of machines outlive whatever happens to what serves them."""
+"""Tests connections of machines during restarts and changes of the uplink's address."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def test_ten_thousand_connections_survive_restarts_and_kills(online: Host, lan: 
         online.systemctl("restart", "buildos-natd.service")
         assert connections.alive() == _COUNT
         assert table_handle(online) == handle
-        # Nor are they lost when the table is, for a moment.
+        # Connections survive a removal of the table, which natd repairs.
         online.run("nft flush ruleset")
         assert connections.alive() == _COUNT
 
 
-# Sends a number from one port, again and again, and says so once it is answered.
-_TALK = """
+# Sends numbered datagrams from one port and prints the answers.
+_CLIENT = """
 import socket, sys, time
 client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 client.bind(("", 5005))
@@ -54,8 +54,8 @@ for number in range(1, 100000):
         pass
     time.sleep(0.02)
 """
-# Answers with the address that it was asked from.
-_LISTEN = """
+# Answers each datagram with the sender's address.
+_SERVER = """
 import socket, sys
 server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 server.bind((sys.argv[1], 5005))
@@ -66,7 +66,7 @@ while True:
 """
 
 
-def test_changed_uplink_address_is_used_at_once(host: Host, lan: Lan) -> None:
+def test_changed_uplink_address_is_used_by_existing_flow(host: Host, lan: Lan) -> None:
     mac = "02:bd:00:00:*:*"
     lan.serve_dhcp(f"--dhcp-host={mac},{lan.prefix}.150")
     host.start([lan])
@@ -75,22 +75,24 @@ def test_changed_uplink_address_is_used_at_once(host: Host, lan: Lan) -> None:
     machine = Machine(host)
     machine.take_lease()
     handle = table_handle(host)
-    lan.start([sys.executable, "-c", _LISTEN, lan.address], "udp.log")
+    lan.start([sys.executable, "-c", _SERVER, lan.address], "udp.log")
     wait_for(lambda: "listening" in lan.log("udp.log"), "the server listens")
-    talk = lan.directory / "talk.log"
-    with talk.open("w") as log:
-        talker = start(machine.outside([sys.executable, "-c", _TALK, lan.address]), stdout=log)
+    answers = lan.directory / "client.log"
+    with answers.open("w") as log:
+        client = start(machine.outside([sys.executable, "-c", _CLIENT, lan.address]), stdout=log)
     try:
-        wait_for(lambda: f"{lan.prefix}.150" in talk.read_text(), "it is the first address")
+        wait_for(lambda: f"{lan.prefix}.150" in answers.read_text(), "an answer with the first address")
         lan.stop_dhcp()
         lan.serve_dhcp(f"--dhcp-host={mac},{lan.prefix}.151")
         host.call("network1", "Renew")
         host.wait_for(
-            lambda: host.addresses("br0") == [f"{lan.prefix}.151/24"], "the other address"
+            lambda: host.addresses("br0") == [f"{lan.prefix}.151/24"], "the second address"
         )
-        # The same talk, from the same port, is not stuck to the address that is gone.
-        wait_for(lambda: f"{lan.prefix}.151" in talk.read_text(), "it is the other address")
+        # The tracked connection of the same port does not keep the removed address.
+        wait_for(
+            lambda: f"{lan.prefix}.151" in answers.read_text(), "an answer with the second address"
+        )
     finally:
-        end(talker)
+        end(client)
     wait_until_ready(host)
     assert table_handle(host) == handle

@@ -1,4 +1,4 @@
-"""natd names foreign nftables chains that drop packets of machines."""
+"""Tests that natd names nftables chains of other programs that drop packets of machines."""
 
 from __future__ import annotations
 
@@ -46,7 +46,6 @@ table inet firewalld {
 }
 """
 
-
 _POLICY_DROPS = "chain FORWARD in table ip filter (hook forward, policy drop) drops"
 
 
@@ -59,7 +58,7 @@ def _probed_since(host: Host, since: str) -> bool:
     return finished > float(since) * 1_000_000
 
 
-def test_docker_forward_policy_is_named_and_docker_user_helps(online: Host, lan: Lan) -> None:
+def test_docker_forward_policy_is_named_and_docker_user_fixes_forwarding(online: Host, lan: Lan) -> None:
     machine = Machine(online)
     machine.take_lease()
     since = now(online)
@@ -71,7 +70,7 @@ def test_docker_forward_policy_is_named_and_docker_user_helps(online: Host, lan:
     assert online.bus_property("nat1", "Ready") is False
     (drop,) = online.bus_property("nat1", "ForeignDrops")
     assert drop in status
-    message = online.wait_for(lambda: messages(online, FOREIGN, since), "the message")[0]
+    message = online.wait_for(lambda: messages(online, FOREIGN, since), "natd logs the finding")[0]
     assert message["BUILDOS_TABLE"] == "ip filter"
     assert message["BUILDOS_CHAIN"] == "FORWARD"
     assert message["BUILDOS_COMMAND"] == "iptables"
@@ -95,7 +94,7 @@ iptables -A FORWARD -i eth1 -o eth0 -j ACCEPT
 """
 
 
-def test_usual_firewall_drops_new_connections_only(online: Host) -> None:
+def test_usual_firewall_is_named_for_new_connections_only(online: Host) -> None:
     online.run(_USUAL)
     status = wait_for_status(online, "machines are cut off")
     # The firewall accepts the answers.
@@ -134,7 +133,7 @@ def test_firewalld_is_named_when_the_probe_fails(online: Host) -> None:
         ("prerouting", 'iifname "eth0" accept', "packets from machines to the outside"),
     ],
 )
-def test_host_firewall_without_machines_is_named(
+def test_host_firewall_without_rule_for_machines_is_named(
     online: Host, chain: str, rules: str, expected: str
 ) -> None:
     hook = f"type filter hook {chain} priority 0; policy drop;"
@@ -147,7 +146,7 @@ def test_host_firewall_without_machines_is_named(
 def test_conditional_drop_is_named_when_the_probe_fails(online: Host) -> None:
     online.run("iptables -A FORWARD -m mark ! --mark 0x1 -j DROP")
     (suspect, *_) = online.wait_for(
-        lambda: online.bus_property("nat1", "ForeignSuspects"), "a suspect"
+        lambda: online.bus_property("nat1", "ForeignSuspects"), "natd suspects a chain"
     )
     chain = "chain FORWARD in table ip filter (hook forward, policy accept)"
     assert suspect.startswith(f"{chain} can drop")

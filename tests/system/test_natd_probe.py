@@ -1,4 +1,4 @@
-"""The probe: what a machine would have for a network is tried."""
+"""Tests the probe, which measures the network of a machine on br1."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from nat import dnsmasq_pid, usage, wait_for_status, wait_until_ready
 from simlan.lan import Lan
 
 _UNIT = "buildos-probe.service"
-# Nobody there answers, and nobody says so.
-_NOWHERE = "203.0.113.9"
+# Packets to this address get neither an answer nor an ICMP error.
+_SILENT = "203.0.113.9"
 
 
 def _probe(host: Host) -> dict[str, str]:
@@ -21,11 +21,12 @@ def _probe(host: Host) -> dict[str, str]:
 
 
 def _ports(host: Host) -> list[str]:
-    """The ports of br1."""
+    """Returns the ports of br1."""
     return host.run("ls /sys/class/net/br1/brif").split()
 
 
-def _nothing_is_left(host: Host) -> None:
+def _wait_until_nothing_is_left(host: Host) -> None:
+    """Waits until the link, namespace and process of the probe are gone."""
     host.wait_for(lambda: not _ports(host), "br1 has no ports")
     assert not host.succeeds("ip link show buildos-probe")
     assert host.run("ip netns") == ""
@@ -38,8 +39,8 @@ def test_ready_requires_passed_probe(online: Host) -> None:
     assert "passed in " in probe["ProbeResult"]
     assert "reaching dns:198.51.100.1" in probe["ProbeResult"]
     assert online.bus_property("nat1", "ProbeUSec") > 0
-    _nothing_is_left(online)
-    # The lease was given back, and the probe is no machine.
+    _wait_until_nothing_is_left(online)
+    # The probe has released its lease and does not count as a machine.
     assert online.read("/run/buildos/dnsmasq/leases") == ""
     assert usage(online, "Machines") == []
 
@@ -52,7 +53,7 @@ def test_probe_is_repeated(host: Host, lan: Lan) -> None:
     first = host.bus_property("nat1", "ProbeUSec")
     host.wait_for(lambda: host.bus_property("nat1", "ProbeUSec") > first, "the next probe")
     assert host.bus_property("nat1", "Ready") is True
-    _nothing_is_left(host)
+    _wait_until_nothing_is_left(host)
 
 
 def test_probe_without_dhcp_fails_at_lease(online: Host) -> None:
@@ -77,13 +78,15 @@ def test_probe_without_name_servers_fails_at_names(online: Host, lan: Lan) -> No
 @pytest.mark.parametrize(
     ("setting", "part"),
     [
-        ('probe_name = "nobody.lan.example"', "step names of the probe: 172.23.0.1 answers"),
-        (f'probe_targets = ["echo:{_NOWHERE}"]', f"{_NOWHERE} does not answer echo requests"),
-        (f'probe_targets = ["tcp:{_NOWHERE}:80"]', f"{_NOWHERE}:80 takes no connection"),
+        ('probe_name = "missing.lan.example"', "step names of the probe: 172.23.0.1 answers"),
+        (f'probe_targets = ["echo:{_SILENT}"]', f"{_SILENT} does not answer echo requests"),
+        (f'probe_targets = ["tcp:{_SILENT}:80"]', f"{_SILENT}:80 takes no connection"),
         ('probe_targets = ["tcp:198.51.100.1:9"]', "198.51.100.1:9 takes no connection"),
     ],
 )
-def test_probe_requires_configured_name_and_targets(host: Host, lan: Lan, setting: str, part: str) -> None:
+def test_probe_requires_configured_name_and_targets(
+    host: Host, lan: Lan, setting: str, part: str
+) -> None:
     host.configure("natd", setting)
     lan.serve_dhcp()
     host.start([lan])
@@ -126,19 +129,19 @@ def test_probe_waits_for_uplink(host: Host, lan: Lan) -> None:
 
 def test_probe_killed_leaves_nothing_behind(host: Host, lan: Lan) -> None:
     lan.serve_dhcp()
-    host.configure("natd", f'probe_targets = ["tcp:{_NOWHERE}:80"]')
+    host.configure("natd", f'probe_targets = ["tcp:{_SILENT}:80"]')
     host.start([lan])
-    # It has its lease and waits for somebody who does not answer.
+    # The probe has its lease and waits for its target.
     for _ in range(3):
         host.wait_for(
             lambda: host.main_pid(_UNIT) and "buildos-probe" in _ports(host), "a probe runs"
         )
         host.systemctl("kill", "--signal=KILL", _UNIT)
-        _nothing_is_left(host)
+        _wait_until_nothing_is_left(host)
     host.run("rm /etc/buildos/natd.conf.d/50-test.toml")
     host.systemctl("reload", "buildos-natd.service")
     wait_until_ready(host)
-    # However often it came, it had one lease.
+    # All probes had the same lease.
     assert host.journal("--unit=buildos-dnsmasq.service")
     assert len(host.read("/run/buildos/dnsmasq/leases").splitlines()) <= 1
     assert host.failed_units() == []
@@ -161,18 +164,18 @@ def test_dnsmasq_restart_triggers_probe(online: Host) -> None:
 
     before = request()
     online.systemctl("kill", "--signal=KILL", "buildos-dnsmasq")
-    online.wait_for(lambda: request() != before, "natd asks for a probe")
+    online.wait_for(lambda: request() != before, "natd requests a probe")
     wait_until_ready(online)
 
 
 def test_probe_ignores_dhcp_server_of_machine(online: Host) -> None:
-    liar = Machine(online)
-    liar.run("ip address add 172.23.0.99/16 dev eth0")
+    rogue = Machine(online)
+    rogue.run("ip address add 172.23.0.99/16 dev eth0")
     server = "dnsmasq --keep-in-foreground --conf-file=/dev/null --port=0 --user=root --pid-file="
     server += " --no-ping --leasefile-ro --interface=eth0 --dhcp-authoritative"
     server += " --dhcp-range=172.23.9.1,172.23.9.9 --dhcp-option=3,172.23.0.99"
-    online.run(["systemd-run", "--unit=liar", *liar.command(server.split())])
-    online.wait_for(lambda: liar.succeeds("ss -lun | grep -q :67"), "the liar listens")
+    online.run(["systemd-run", "--unit=rogue", *rogue.command(server.split())])
+    online.wait_for(lambda: rogue.succeeds("ss -lun | grep -q :67"), "the rogue server listens")
     before = online.bus_property("nat1", "ProbeUSec")
     online.systemctl("restart", "buildos-dnsmasq.service")
     online.wait_for(lambda: online.bus_property("nat1", "ProbeUSec") > before, "the next probe")

@@ -1,4 +1,4 @@
-"""What an operator opens and closes for machines, and frames between them."""
+"""Tests settings that open and close access for machines, and bridged frames."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _start(host: Host, lan: Lan, settings: str) -> None:
 
 
 def _machines(host: Host, count: int) -> list[tuple[Machine, str]]:
-    """Machines with their addresses."""
+    """Creates machines; returns each with its address."""
     machines = [Machine(host) for _ in range(count)]
     return [(machine, machine.take_lease()) for machine in machines]
 
@@ -28,7 +28,7 @@ def _frames_pass_iptables(host: Host, bridge: str) -> bool:
     return bool(data["nf_call_iptables"])
 
 
-def _bridge_switch(host: Host) -> str:
+def _bridge_sysctl(host: Host) -> str:
     return host.run("sysctl -n net.bridge.bridge-nf-call-iptables").strip()
 
 
@@ -43,18 +43,18 @@ def test_open_port_is_reachable(host: Host, lan: Lan) -> None:
     assert not machine.succeeds(fetch.format(8001))
 
 
-def test_machines_reach_each_other_unless_isolated(host: Host, lan: Lan) -> None:
+def test_isolate_machines_separates_machines(host: Host, lan: Lan) -> None:
     _start(host, lan, "isolate_machines = false")
     (one, _), (_, two) = _machines(host, 2)
     ping = f"ping -c 1 -W 2 {two}"
     assert one.succeeds(ping)
     host.run("echo 'isolate_machines = true' >/etc/buildos/natd.conf.d/60-test.toml")
     host.systemctl("reload", "buildos-natd.service")
-    host.wait_for(lambda: not one.succeeds(ping), "they are kept apart")
-    # Nor by way of the host.
+    host.wait_for(lambda: not one.succeeds(ping), "the machines are separated")
+    # A route by way of the host does not help.
     one.run(f"ip route add {two}/32 via 172.23.0.1")
     assert not one.succeeds(ping)
-    # The host is still there for both, and for one that comes later.
+    # Old and new machines still reach the LAN through the host.
     assert one.succeeds(f"ping -c 1 -W 2 {lan.address}")
     (three, address) = _machines(host, 1)[0]
     assert three.succeeds(f"ping -c 1 -W 2 {lan.address}")
@@ -63,10 +63,12 @@ def test_machines_reach_each_other_unless_isolated(host: Host, lan: Lan) -> None
     host.run("rm /etc/buildos/natd.conf.d/60-test.toml")
     host.systemctl("reload", "buildos-natd.service")
     one.run(f"ip route del {two}/32")
-    host.wait_for(lambda: one.succeeds(ping), "they reach each other again")
+    host.wait_for(lambda: one.succeeds(ping), "the machines reach each other again")
 
 
-def test_block_private_closes_private_networks_of_uplink(new_lan: NewLan, new_host: NewHost) -> None:
+def test_block_private_closes_private_networks_of_uplink(
+    new_lan: NewLan, new_host: NewHost
+) -> None:
     lan, host = new_lan("10.77.0"), new_host()
     for address in ("10.77.0.2", "203.0.113.9"):
         lan.run(["ip", "address", "add", f"{address}/32", "dev", "lan0"])
@@ -77,65 +79,63 @@ def test_block_private_closes_private_networks_of_uplink(new_lan: NewLan, new_ho
     assert packets(host, "a private network of the uplink") > before
     for reached in ("10.77.0.2", "203.0.113.9"):
         assert machine.succeeds(f"ping -c 1 -W 5 {reached}"), reached
-    # The name server is there; it is the host who asks it.
+    # Names resolve, because the host queries the name server.
     assert machine.succeeds("getent ahostsv4 gateway.lan.example")
 
 
-@pytest.mark.parametrize("reason", ["nothing asks for it", "it is switched off"])
-def test_bridged_frames_bypass_iptables(host: Host, lan: Lan, reason: str) -> None:
-    setting = "off" if "off" in reason else "auto"
+@pytest.mark.parametrize("setting", ["auto", "off"], ids=["no rule on ports", "off"])
+def test_bridged_frames_bypass_iptables(host: Host, lan: Lan, setting: str) -> None:
     _start(host, lan, f'bridge_netfilter = "{setting}"')
     (one, _), (_, two) = _machines(host, 2)
     if setting == "off":
-        host.run("iptables -t nat -A PREROUTING -m physdev --physdev-in nobody -j ACCEPT")
-    # A firewall that is meant for the host, in a namespace in which the module
-    # has just been loaded, or somebody has set its switch.
+        host.run("iptables -t nat -A PREROUTING -m physdev --physdev-in tap9 -j ACCEPT")
+    # A firewall that is meant for the host. The sysctl is 1 after the module is loaded.
     host.run("sysctl -w net.bridge.bridge-nf-call-iptables=1")
     host.run("iptables -A FORWARD -i br1 -o br1 -j DROP")
-    host.wait_for(lambda: _bridge_switch(host) == "0", "the switch for all bridges is off")
+    host.wait_for(lambda: _bridge_sysctl(host) == "0", "the sysctl for all bridges is off")
     assert one.succeeds(f"ping -c 1 -W 2 {two}")
     assert not _frames_pass_iptables(host, "br0")
     assert not _frames_pass_iptables(host, "br1")
 
 
-def test_agents_redirection_by_bridge_port_works(host: Host, lan: Lan) -> None:
+def test_redirection_by_bridge_port_reaches_agent(host: Host, lan: Lan) -> None:
     _start(host, lan, "")
     machine = Machine(host)
     machine.take_lease()
     other = Machine(host)
     other.take_lease()
-    # As bbot-agent does it for the machine's tap.
+    # bbot-agent adds such a rule for the tap of a machine.
     host.run(
         f"iptables -t nat -A PREROUTING -m physdev --physdev-in {machine.name} -p udp"
         f" -d {AGENT_TFTP} --dport 69 -j REDIRECT --to-ports 6969"
     )
     host.wait_for(lambda: _frames_pass_iptables(host, "br1"), "br1's frames pass iptables")
     assert not _frames_pass_iptables(host, "br0")
-    assert _bridge_switch(host) == "0"
+    assert _bridge_sysctl(host) == "0"
     assert host.bus_property("nat1", "BridgeNetfilter") is True
-    hear = (
+    receive = (
         "$s = IO::Socket::INET->new(Proto => 'udp', LocalPort => 6969);"
-        " while ($s->recv($asked, 9)) { print $asked; $s->send('heard') }"
+        " while ($s->recv($request, 9)) { print $request; $s->send('received') }"
     )
     host.run(
         ["systemd-run", "--expand-environment=no", "--unit=agent"]
         + ["--property=StandardOutput=truncate:/run/agent"]
-        + ["perl", "-MIO::Socket::INET", "-e", f"$| = 1; {hear}"]
+        + ["perl", "-MIO::Socket::INET", "-e", f"$| = 1; {receive}"]
     )
-    host.wait_for(lambda: ":6969" in host.run("ss --udp --listening --numeric"), "agent listens")
+    host.wait_for(lambda: ":6969" in host.run("ss --udp --listening --numeric"), "the agent listens")
     ask = (
         f"$s = IO::Socket::INET->new(Proto => 'udp', PeerAddr => '{AGENT_TFTP}', PeerPort => 69);"
         " $s->send(qq(hello\\n)); alarm 5; $s->recv($answer, 9); print $answer"
     )
-    assert machine.run(["perl", "-MIO::Socket::INET", "-e", ask]) == "heard"
+    assert machine.run(["perl", "-MIO::Socket::INET", "-e", ask]) == "received"
     assert host.read("/run/agent") == "hello\n"
-    # The rule is of one machine only; what others send stays on the host.
-    lost = "for an agent on this host; its redirection is missing"
-    before = packets(host, lost)
+    # The rule matches one machine. The host drops packets of others.
+    dropped = "for an agent on this host; its redirection is missing"
+    before = packets(host, dropped)
     assert not other.succeeds(["perl", "-MIO::Socket::INET", "-e", ask])
-    assert packets(host, lost) > before
-    # What machines have otherwise goes on.
+    assert packets(host, dropped) > before
+    # Other traffic of the machine is unaffected.
     assert machine.succeeds(f"ping -c 1 -W 5 {lan.address}")
     wait_until_ready(host)
     host.run("iptables -t nat -F PREROUTING")
-    host.wait_for(lambda: not _frames_pass_iptables(host, "br1"), "they no longer do")
+    host.wait_for(lambda: not _frames_pass_iptables(host, "br1"), "br1's frames bypass iptables")
