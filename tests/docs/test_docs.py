@@ -1,4 +1,4 @@
-"""What the documentation says of itself and of the rest of the tree."""
+"""Tests the documentation: links, manual pages, and generated files."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ DOCS = TOP / "docs"
 PAGES = sorted([*DOCS.glob("*.md"), TOP / "README.md", TOP / "image" / "README.md"])
 MANUALS = sorted((DOCS / "man").iterdir())
 
-# Pages of others that ours name are in sections that Debian has; ours are here.
-OURS = re.compile(r"\b((?:org\.build2\.)?buildos[a-z-]*(?:\.\w+)?)\((\d)\)")
+# Matches references to buildos's manual pages.
+REFERENCE = re.compile(r"\b((?:org\.build2\.)?buildos[a-z-]*(?:\.\w+)?)\((\d)\)")
 
 
 def anchor(heading: str) -> str:
-    """As GitHub makes it of a heading."""
+    """Returns the anchor that GitHub makes for a heading."""
     kept = re.sub(r"[^\w\- ]", "", heading.strip().lower())
     return kept.replace(" ", "-")
 
@@ -33,7 +33,7 @@ def links(page: Path) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(TOP)))
-def test_no_link_is_dead(page: Path) -> None:
+def test_page_has_no_dead_link(page: Path) -> None:
     dead = []
     for link in links(page):
         if "://" in link:
@@ -52,7 +52,7 @@ def test_no_link_is_dead(page: Path) -> None:
 
 
 class Anchors(HTMLParser):
-    """What a page of HTML calls its parts, and where it leads."""
+    """Collects the ids and the links of an HTML page."""
 
     def __init__(self, text: str):
         super().__init__()
@@ -68,7 +68,7 @@ class Anchors(HTMLParser):
                 self.links.add(value or "")
 
 
-def test_the_page_of_all_documentation_leads_nowhere_else(tmp_path: Path) -> None:
+def test_html_page_has_no_dead_link_and_no_duplicate_id(tmp_path: Path) -> None:
     page = tmp_path / "build" / "docs" / "index.html"
     subprocess.run([DOCS / "generate-html", page], check=True)
     anchors = Anchors(page.read_text())
@@ -77,7 +77,7 @@ def test_the_page_of_all_documentation_leads_nowhere_else(tmp_path: Path) -> Non
         if link.startswith("#"):
             assert link.removeprefix("#") in anchors.ids, link
         elif "://" in link:
-            # Manual pages of other packages cannot be checked here.
+            # The test has no network: only the form of the link is checked.
             assert urlsplit(link).scheme in ("http", "https") and urlsplit(link).netloc, link
         elif not link.startswith("data:image/"):
             assert (TOP / "build" / "docs" / link).resolve().exists(), link
@@ -86,9 +86,9 @@ def test_the_page_of_all_documentation_leads_nowhere_else(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("page", [*PAGES, *MANUALS], ids=lambda page: str(page.relative_to(TOP)))
-def test_manual_pages_that_are_named_exist(page: Path) -> None:
+def test_named_manual_pages_exist(page: Path) -> None:
     text = re.sub(r"\.Xr (\S+) (\d)", r"\1(\2)", page.read_text())
-    named = {f"{name}.{section}" for name, section in OURS.findall(text)}
+    named = {f"{name}.{section}" for name, section in REFERENCE.findall(text)}
     assert named - {manual.name for manual in MANUALS} == set()
 
 
@@ -102,5 +102,5 @@ def test_every_manual_page_is_packaged() -> None:
 
 
 @pytest.mark.parametrize("generator", ["generate-journal-messages", "generate-dbus-manuals"])
-def test_what_is_made_of_other_files_is_up_to_date(generator: str) -> None:
+def test_generated_files_are_up_to_date(generator: str) -> None:
     assert subprocess.run([DOCS / generator, "--check"]).returncode == 0

@@ -113,7 +113,9 @@ def test_fifty_agents_leave_nothing(host: Host, lan: Lan, figure: Callable[[str]
         full = residents(host)
         host.run(["sh", "-ec", f": | ({write})"])
         host.wait_for(
-            lambda: host.status_text("buildos-agentd") == "no agents configured", "no agent runs", 120
+            lambda: host.status_text("buildos-agentd") == "no agents configured",
+            "no agent runs",
+            120,
         )
         host.wait_for(lambda: population(host)["processes"] == 0, "all agents have ended", 120)
     started = host.journal(f"MESSAGE_ID={RUNNING}")

@@ -146,7 +146,9 @@ def test_agent_starts_when_last_of_six_requirements_is_met(host: Host, lan: Lan)
     )
     assert host.run(["buildosctl", "agents"]).count("waits: ") == 6
     host.run("cp /usr/bin/bslave /opt/agent; mkdir -p /etc/credstore; : >/etc/credstore/token")
-    host.wait_for(lambda: not {"program", "credentials"} & set(needs(host, AGENT)), "two requirements are met")
+    host.wait_for(
+        lambda: not {"program", "credentials"} & set(needs(host, AGENT)), "two requirements are met"
+    )
     host.nics[0].plug()
     host.wait_for(lambda: set(needs(host, AGENT)) == {"clock"}, "only the clock is missing")
     assert state(host, AGENT) == "waiting"

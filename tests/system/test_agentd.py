@@ -154,7 +154,8 @@ def test_crash_loop_is_reported_and_retried(host: Host, lan: Lan, url: str) -> N
     assert "crash loop: exit code 1, 3 times in a row; starts again after" in third
     assert len(messages(host, ENDED)) == 2
     host.wait_for(
-        lambda: "in a crash loop" in host.status_text("buildos-agentd"), "the status shows the crash loop"
+        lambda: "in a crash loop" in host.status_text("buildos-agentd"),
+        "the status shows the crash loop",
     )
     assert instance(host, "CrashLoop") is True
     assert instance(host, "Failures") >= 3

@@ -65,7 +65,7 @@ def test_several_nics_on_one_lan_make_no_loop_and_one_answers_arp(
     host.start([lan] * nics)
     address = host.wait_online()
     host.wait_for(lambda: lan.announcements(address) >= 2, "the address is announced")
-    assert host.addresses("br0") == [f"{address}/24"], "the host's own NICs cause no conflict"
+    assert host.addresses("br0") == [f"{address}/24"], "netd took its own NIC for a conflict"
     assert lan.answers_for(address) == [host.link("br0")["address"]]
     ports = [link["ifname"] for link in host.links() if link.get("master") == "br0"]
     assert len(ports) == 1
@@ -82,7 +82,10 @@ def test_arp_of_excluded_nic_is_no_conflict(host: Host, lan: Lan) -> None:
     # When carrier returns, netd probes the address, and eth1 answers.
     lan.watch_arp()
     host.nics[0].unplug()
-    host.wait_for(lambda: host.bus_property("network1", "State") == "carrier-lost", "netd notices the loss of carrier")
+    host.wait_for(
+        lambda: host.bus_property("network1", "State") == "carrier-lost",
+        "netd notices the loss of carrier",
+    )
     host.nics[0].plug()
     host.wait_for(lambda: lan.announcements(address) >= 2, "the address is announced")
     assert host.addresses("br0") == [f"{address}/24"]

@@ -174,7 +174,8 @@ def test_released_lease_is_removed_from_list(online: Host) -> None:
     address = machine.take_lease()
     assert [lease[:2] for lease in usage(online, "Machines")] == [[address, machine.mac]]
     # -R releases the lease at the end; -b would continue in the background.
-    machine.run(["timeout", "3", "udhcpc", "-i", "eth0", "-f", "-R", "-s", "/bin/true"], check=False)
+    release = ["timeout", "3", "udhcpc", "-i", "eth0", "-f", "-R", "-s", "/bin/true"]
+    machine.run(release, check=False)
     online.wait_for(lambda: usage(online, "Machines") == [], "no machine has a lease")
 
 

@@ -173,7 +173,8 @@ def test_drain_by_signal_waits_for_end_of_agent(host: Host, lan: Lan) -> None:
     wait_for_state(host, "drained", AGENT)
     # The agent ended by itself, and its unit does not wait in auto-restart.
     host.wait_for(
-        lambda: host.unit(BSLAVE, "ActiveState")["ActiveState"] == "inactive", "the unit is inactive"
+        lambda: host.unit(BSLAVE, "ActiveState")["ActiveState"] == "inactive",
+        "the unit is inactive",
     )
     host.run(["buildosctl", "resume"])
     wait_until_runs(host, AGENT)

@@ -1,4 +1,4 @@
-"""The name of a host: from DHCP, from its MAC address, or as it was told."""
+"""Tests the host name: from configuration, DHCP, the MAC address or the administrator."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from conftest import NewHost
 from host import Host
 from simlan.lan import Lan
 
-# All NICs of the harness, whatever host they are in.
+# Matches the NICs of all hosts.
 _ANY_NIC = "02:bd:00:00:*:*"
 
 
@@ -48,7 +48,7 @@ def test_hostname_on_kernel_command_line_overrides_lease(host: Host, lan: Lan) -
 
 
 def _option(name: bytes) -> str:
-    """A host name for dnsmasq's DHCP option 12, as it is; without a NUL."""
+    """Returns dnsmasq's argument that sends `name` unchanged as DHCP option 12."""
     return f"--dhcp-option-force=12,{name.decode('utf-8', 'surrogateescape')}"
 
 
@@ -75,14 +75,14 @@ def _option(name: bytes) -> str:
     ],
     ids=lambda name: repr(name[:24]),
 )
-def test_hostname_invalid_is_refused_everywhere(host: Host, lan: Lan, name: bytes) -> None:
+def test_hostname_invalid_is_refused_and_shown_escaped(host: Host, lan: Lan, name: bytes) -> None:
     lan.serve_dhcp(_option(name))
     host.start([lan])
     digits = host.nics[0].mac.replace(":", "")[-10:]
     _wait_for_name(host, f"build-{digits}", "mac")
     (refused,) = host.bus_property("hostname1", "Refused")
     assert " from DHCP option 12: " in refused
-    # Nobody gets it as it came.
+    # Bus, STATUS= and journal have printable ASCII only.
     shown = [refused, host.status_text("buildos-hostnamed.service")]
     shown += [m["MESSAGE"] for m in host.journal("--unit=buildos-hostnamed.service")]
     for text in shown:
@@ -99,9 +99,7 @@ def test_hostname_invalid_is_refused_everywhere(host: Host, lan: Lan, name: byte
     ],
     ids=["a dot at the end", "a digit", "too long for Linux", "the longest"],
 )
-def test_hostname_too_long_is_shortened(
-    host: Host, lan: Lan, given: bytes, name: str
-) -> None:
+def test_hostname_of_lease_is_normalized(host: Host, lan: Lan, given: bytes, name: str) -> None:
     lan.serve_dhcp(_option(given))
     host.start([lan])
     _wait_for_name(host, name, "dhcp-hostname")
@@ -117,12 +115,12 @@ def test_hostname_follows_lease_and_stays_without_lease(host: Host, lan: Lan) ->
     host.call("network1", "Renew")
     _wait_for_name(host, "rack8", "dhcp-hostname")
     host.nics[0].unplug()
-    host.wait_for(lambda: not host.bus_property("network1", "Online"), "without an uplink")
+    host.wait_for(lambda: not host.bus_property("network1", "Online"), "the host is offline")
     _wait_for_name(host, "rack8", "dhcp-hostname")
     host.nics[0].plug()
-    host.wait_for(lambda: host.bus_property("network1", "Online"), "online again")
+    host.wait_for(lambda: host.bus_property("network1", "Online"), "the host is online again")
     _wait_for_name(host, "rack8", "dhcp-hostname")
-    # Nothing of it is on disk.
+    # The name is not on disk.
     assert not host.succeeds("test -e /etc/hostname")
     assert not host.succeeds("grep -r rack8 /etc /var/lib/systemd")
 
@@ -147,9 +145,9 @@ def test_own_hostname_resolves_without_network(host: Host, lan: Lan) -> None:
     assert address in host.run("getent ahostsv4 rack7", deadline=4)
     assert host.run("hostname -f", deadline=4).strip() == "rack7"
     assert host.run("sudo -n true", deadline=4) == ""
-    # A tool that asks for it in vain takes ten seconds.
+    # sudo resolves the host name. Without an answer it waits ten seconds.
     assert "unable to resolve host" not in host.run("sudo -n true 2>&1", deadline=4)
-    # Also right after the name has changed.
+    # A changed name resolves at once.
     host.run("hostnamectl --transient hostname other")
     assert address in host.run("getent ahostsv4 other", deadline=4)
 
@@ -159,15 +157,15 @@ def test_administrators_hostname_has_precedence(host: Host, lan: Lan) -> None:
     host.file("/etc/hostname", "mine\n")
     host.start([lan])
     _wait_for_name(host, "mine", "static")
-    # Without it the host has the name that was chosen.
+    # Without a static name the host has the name that hostnamed chose.
     host.run(["hostnamectl", "hostname", ""])
     digits = host.nics[0].mac.replace(":", "")[-10:]
     _wait_for_name(host, f"build-{digits}", "mac")
-    # One that comes later stands as well.
+    # A static name that is set later has precedence, too.
     host.run(["hostnamectl", "hostname", "again"])
     _wait_for_name(host, "again", "static")
     host.run(["hostnamectl", "hostname", ""])
     _wait_for_name(host, f"build-{digits}", "mac")
-    # Nor when it is not written to disk.
+    # A transient name of the administrator has precedence, too.
     host.run(["hostnamectl", "--transient", "hostname", "for-now"])
     _wait_for_name(host, "for-now", "static")

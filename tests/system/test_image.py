@@ -1,4 +1,4 @@
-"""What of the image needs no machine: its scripts and units, beside our packages."""
+"""Tests scripts and units of the image on a host in namespaces."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ UNITS = [
     "systemd-timesyncd.service.d/50-buildos-image.conf",
 ]
 
-# Shows what it was started with.
+# Records the servers that timesyncd was started with.
 TIMESYNCD = """\
 [Service]
 ExecStart=/bin/sh -ec 'cp /run/buildos/netd/timesyncd.conf /run/started/with; exec sleep infinity'
@@ -26,13 +26,14 @@ RuntimeDirectory=started
 RuntimeDirectoryPreserve=yes
 """
 
-# In place of a quarter of an hour.
+# Shortens the interval of the timer, a quarter of an hour, to a second.
 DROPINS = "/run/systemd/system/buildos-image-time-servers.timer.d"
 SOON = r"[Timer]\nOnBootSec=\nOnUnitInactiveSec=\nOnActiveSec=1s\nOnUnitInactiveSec=1s\n"
 
 
 def ntp(*servers: str) -> str:
-    """dnsmasq's option for these NTP servers, or none at all."""
+    """Returns dnsmasq's argument for these NTP servers; without servers dnsmasq sends no
+    option."""
     return f"--dhcp-option=option:ntp-server{''.join(f',{server}' for server in servers)}"
 
 
@@ -43,13 +44,13 @@ def test_timesyncd_uses_time_servers_of_lease(host: Host, lan: Lan) -> None:
     host.file("/etc/systemd/system/systemd-timesyncd.service", TIMESYNCD)
     host.start([lan])
     host.systemctl("start", *(unit for unit in UNITS if unit.endswith((".path", ".timer"))))
-    # Without a lease there is nobody to be asked.
+    # Without a lease timesyncd has no server and is not started.
     assert host.run("systemctl is-active systemd-timesyncd", check=False).strip() == "inactive"
 
     def started_with(*servers: str) -> bool:
         text = host.run("cat /run/started/with", check=False)
         named = [line.removeprefix("NTP=") for line in text.splitlines() if "NTP=" in line]
-        # The first assignment is the empty one.
+        # The file first resets the list with an empty assignment.
         return bool(text) and named == (["", " ".join(servers)] if servers else [])
 
     lan.serve_dhcp(ntp("192.0.2.77"))
@@ -60,7 +61,7 @@ def test_timesyncd_uses_time_servers_of_lease(host: Host, lan: Lan) -> None:
         host.run("buildosctl renew")
         wait_for(lambda: started_with(*servers), f"timesyncd with {servers}")
 
-    # What the path unit does not see, as systemd reads its units again, the timer does.
+    # systemd misses events of path units during daemon-reload; the timer finds the change.
     host.systemctl("stop", "buildos-image-time-servers.path")
     host.run(f"mkdir -p {DROPINS}; printf '{SOON}' >{DROPINS}/soon.conf")
     host.run("systemctl daemon-reload; systemctl restart buildos-image-time-servers.timer")

@@ -72,7 +72,8 @@ def test_machine_reaches_only_open_ports_of_host(online: Host) -> None:
     online.run("systemd-run --unit=secret busybox httpd -f -p 8000 -h /usr/lib")
     host, public = "172.23.0.1", public_address(online)
     online.wait_for(
-        lambda: online.succeeds(f"curl --silent http://{host}:8000/os-release"), "the host serves a page"
+        lambda: online.succeeds(f"curl --silent http://{host}:8000/os-release"),
+        "the host serves a page",
     )
     assert machine.succeeds(f"ping -c 1 -W 5 {host}")
     before = packets(online, "not for machines")
@@ -189,7 +190,8 @@ def test_tables_of_other_programs_are_unchanged(online: Host) -> None:
     online.wait_for(lambda: online.succeeds("nft list table inet buildos"), "the table is back")
     online.run("nft delete table inet buildos; nft add table inet buildos")
     online.wait_for(
-        lambda: online.run("nft --stateless list table inet buildos") == _TABLE, "the table is complete"
+        lambda: online.run("nft --stateless list table inet buildos") == _TABLE,
+        "the table is complete",
     )
     after = online.run("nft list ruleset | grep -v '^#'")
     for table in ("table ip filter", "table inet others", "table bridge others"):

@@ -81,7 +81,9 @@ def test_changed_uplink_address_is_used_by_existing_flow(host: Host, lan: Lan) -
     with answers.open("w") as log:
         client = start(machine.outside([sys.executable, "-c", _CLIENT, lan.address]), stdout=log)
     try:
-        wait_for(lambda: f"{lan.prefix}.150" in answers.read_text(), "an answer with the first address")
+        wait_for(
+            lambda: f"{lan.prefix}.150" in answers.read_text(), "an answer with the first address"
+        )
         lan.stop_dhcp()
         lan.serve_dhcp(f"--dhcp-host={mac},{lan.prefix}.151")
         host.call("network1", "Renew")

@@ -58,7 +58,7 @@ def _probed_since(host: Host, since: str) -> bool:
     return finished > float(since) * 1_000_000
 
 
-def test_docker_forward_policy_is_named_and_docker_user_fixes_forwarding(online: Host, lan: Lan) -> None:
+def test_docker_forward_policy_is_named_until_docker_user_accepts(online: Host, lan: Lan) -> None:
     machine = Machine(online)
     machine.take_lease()
     since = now(online)

@@ -122,7 +122,9 @@ def test_redirection_by_bridge_port_reaches_agent(host: Host, lan: Lan) -> None:
         + ["--property=StandardOutput=truncate:/run/agent"]
         + ["perl", "-MIO::Socket::INET", "-e", f"$| = 1; {receive}"]
     )
-    host.wait_for(lambda: ":6969" in host.run("ss --udp --listening --numeric"), "the agent listens")
+    host.wait_for(
+        lambda: ":6969" in host.run("ss --udp --listening --numeric"), "the agent listens"
+    )
     ask = (
         f"$s = IO::Socket::INET->new(Proto => 'udp', PeerAddr => '{AGENT_TFTP}', PeerPort => 69);"
         " $s->send(qq(hello\\n)); alarm 5; $s->recv($answer, 9); print $answer"

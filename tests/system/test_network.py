@@ -1,4 +1,4 @@
-"""What netd makes of cables, servers and its own death."""
+"""Tests netd with cables, DHCP servers and the bus, and its restarts."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _PRIVATE = "7c2f9d1e6b3a4850a1f4c8e7d0b95263"
 def test_netd_without_carrier_waits_and_reports(host: Host, lan: Lan) -> None:
     lan.serve_dhcp()
     host.start([lan, lan], plugged=False)
-    # Boot is over without a network.
+    # The boot ends without a network.
     assert host.wait_for_boot() == "running"
-    host.wait_for(lambda: "no carrier on eth0, eth1" in host.status_text(NETD), "the status")
+    host.wait_for(lambda: "no carrier on eth0, eth1" in host.status_text(NETD), "netd's status")
     assert host.bus_property("network1", "State") == "no-carrier"
     assert host.addresses("br1") == ["172.23.0.1/16"]
 
@@ -32,12 +32,12 @@ def test_netd_without_carrier_waits_and_reports(host: Host, lan: Lan) -> None:
 def test_netd_without_server_waits_and_reports(host: Host, lan: Lan) -> None:
     host.start([lan])
     assert host.wait_for_boot() == "running"
-    host.wait_for(lambda: "no lease yet" in host.status_text(NETD), "the status")
+    host.wait_for(lambda: "no lease yet" in host.status_text(NETD), "netd's status")
     assert host.bus_property("network1", "State") == "acquiring"
 
     lan.serve_dhcp()
     host.wait_online()
-    host.wait_for(lambda: host.bus_property("network1", "State") == "online", "it is online")
+    host.wait_for(lambda: host.bus_property("network1", "State") == "online", "the host is online")
 
 
 def test_nic_with_lease_becomes_uplink(host: Host, lan: Lan, new_lan: NewLan) -> None:
@@ -61,13 +61,13 @@ def test_network_online_target_is_reached_with_lease(host: Host, lan: Lan) -> No
         "[Unit]\nWants=client.service\n",
     )
     host.start([lan])
-    host.wait_for(lambda: "no lease yet" in host.status_text(NETD), "netd waits")
+    host.wait_for(lambda: "no lease yet" in host.status_text(NETD), "netd waits for a lease")
     assert not host.journal("--unit=client.service", "_COMM=ip")
     lan.serve_dhcp()
     address = host.wait_online()
     host.wait_for(
         lambda: any(address in str(e["MESSAGE"]) for e in host.journal("--unit=client.service")),
-        "the client started with the address",
+        "the client starts with the address",
     )
 
 
@@ -82,10 +82,10 @@ def test_netd_killed_restarts_with_address_kept(host: Host, lan: Lan) -> None:
     host.wait_for(
         lambda: host.active(NETD) and host.main_pid(NETD) not in (0, before), "netd is back"
     )
-    host.wait_for(lambda: host.bus_property("network1", "Online"), "it is online")
+    host.wait_for(lambda: host.bus_property("network1", "Online"), "the host is online")
     assert host.wait_online() == address
     assert "Deleted" not in host.read("/run/monitor")
-    assert lan.log("dnsmasq.log").count("DHCPDISCOVER") == discovers, "it asked for another lease"
+    assert lan.log("dnsmasq.log").count("DHCPDISCOVER") == discovers, "netd sent a DISCOVER"
 
 
 def test_netd_restart_cuts_no_traffic(host: Host, lan: Lan) -> None:
@@ -109,10 +109,10 @@ def test_lease_is_renewed(host: Host, lan: Lan) -> None:
         return seconds
 
     assert lifetime() <= 120
-    # netd does not write the seconds that pass by themselves.
-    host.wait_for(lambda: lifetime() < 117, "the lease ages")
+    # The kernel counts the lifetime down.
+    host.wait_for(lambda: lifetime() < 117, "the lifetime decreases")
     host.call("network1", "Renew")
-    host.wait_for(lambda: lifetime() >= 118, "the lease is young again")
+    host.wait_for(lambda: lifetime() >= 118, "the lease is extended")
     assert host.wait_online() == address
 
 
@@ -120,9 +120,11 @@ def test_kernel_command_line_configures_netd(host: Host, lan: Lan) -> None:
     lan.serve_dhcp()
     host.command_line("quiet buildos.netd.private=10.99.0.1/24 buildos.hostname=chosen")
     host.start([lan])
-    host.wait_for(lambda: host.addresses("br1") == ["10.99.0.1/24"], "the private network")
-    host.wait_for(lambda: host.run(["hostname"]).strip() == "chosen", "the name")
-    host.wait_for(lambda: host.bus_property("nat1", "Ready"), "ready for machines")
+    host.wait_for(
+        lambda: host.addresses("br1") == ["10.99.0.1/24"], "br1 has the configured address"
+    )
+    host.wait_for(lambda: host.run(["hostname"]).strip() == "chosen", "the host has the name")
+    host.wait_for(lambda: host.bus_property("nat1", "Ready"), "natd is ready for machines")
     assert Machine(host).take_lease().startswith("10.99.0.")
 
 
@@ -135,7 +137,7 @@ def test_network_comes_up_without_bus(host: Host, lan: Lan) -> None:
     assert address in host.status_text(NETD)
     assert host.addresses("br1") == ["172.23.0.1/16"]
     assert host.state()["state"] == "online"
-    # Whoever connected has started it in vain, which systemd puts up with so many times.
+    # Connections to the bus have failed to start it, up to the start limit of systemd.
     host.run("touch /go; systemctl reset-failed dbus.socket; systemctl start dbus.service")
     host.wait_for(lambda: host.bus_property("network1", "Online"), "netd joins the bus")
 
@@ -158,7 +160,7 @@ def test_br0_has_ipv6_of_router_advertisements(host: Host, lan: Lan) -> None:
     lan.serve_dhcp("--enable-ra", "--dhcp-range=2001:db8:7::,ra-only")
     host.start([lan, lan])
     host.wait_online()
-    # Made of the NIC's hardware address, not of one that br0 had before.
+    # The addresses derive from the NIC's MAC address, not from an earlier one of br0.
     mac = [int(part, 16) for part in host.link("br0")["address"].split(":")]
     eui = f"{mac[0] ^ 2:02x}{mac[1]:02x}:{mac[2]:02x}ff:fe{mac[3]:02x}:{mac[4]:02x}{mac[5]:02x}"
     expected = {
@@ -166,58 +168,65 @@ def test_br0_has_ipv6_of_router_advertisements(host: Host, lan: Lan) -> None:
         str(ipaddress.ip_interface(f"2001:db8:7::{eui}/64")),
     }
     host.wait_for(
-        lambda: set(host.bus_property("network1", "IPv6Addresses")) == expected, "the addresses"
+        lambda: set(host.bus_property("network1", "IPv6Addresses")) == expected,
+        "br0 has both addresses",
     )
     assert "default via fe80::" in host.run("ip -6 route show dev br0")
     for nic in ("eth0", "eth1"):
         assert host.run(f"ip -6 address show dev {nic}") == ""
-    # Also on a host that has come to forward.
+    # With 2 the kernel accepts router advertisements even when IPv6 is forwarded.
     assert host.read("/proc/sys/net/ipv6/conf/br0/accept_ra") == "2\n"
 
 
-def test_private_network_overlapping_uplink_is_replaced(
-    host: Host, new_lan: NewLan
-) -> None:
+def test_private_network_overlapping_uplink_is_replaced(host: Host, new_lan: NewLan) -> None:
     lan = new_lan("172.23.5", "overlapping")
     url = lan.serve_web("page\n")
     lan.serve_dhcp()
     host.start([lan])
     assert host.wait_online().startswith("172.23.5.")
-    host.wait_for(lambda: host.addresses("br1") == ["172.29.0.1/16"], "another private network")
-    host.wait_for(lambda: host.bus_property("nat1", "Ready"), "ready for machines")
+    host.wait_for(
+        lambda: host.addresses("br1") == ["172.29.0.1/16"], "br1 has a different private network"
+    )
+    host.wait_for(lambda: host.bus_property("nat1", "Ready"), "natd is ready for machines")
     machine = Machine(host)
     assert machine.take_lease().startswith("172.29.")
     assert machine.run(f"curl --silent --max-time 20 {url}") == "page\n"
 
 
-def test_private_network_overlapping_later_lease_is_replaced(host: Host, lan: Lan, new_lan: NewLan) -> None:
+def test_private_network_overlapping_later_lease_is_replaced(
+    host: Host, lan: Lan, new_lan: NewLan
+) -> None:
     lan.serve_dhcp()
     host.configure("netd", "carrier_grace_s = 0\n")
     other = new_lan("172.23.5", "overlapping")
     host.start([lan, other])
     host.wait_online()
-    host.wait_for(lambda: host.addresses("br1") == ["172.23.0.1/16"], "the default")
+    host.wait_for(lambda: host.addresses("br1") == ["172.23.0.1/16"], "br1 has the default address")
     other.serve_dhcp()
     host.nics[0].unplug()
-    host.wait_for(lambda: host.addresses("br1") == ["172.29.0.1/16"], "another private network")
+    host.wait_for(
+        lambda: host.addresses("br1") == ["172.29.0.1/16"], "br1 has a different private network"
+    )
     assert host.journal(f"MESSAGE_ID={_PRIVATE}")
 
 
 @pytest.mark.parametrize(("how", "option"), [("hostname", "client provides name"), ("none", None)])
-def test_server_receives_host_name(
+def test_server_receives_host_name_unless_disabled(
     host: Host, lan: Lan, how: str, option: str | None
 ) -> None:
     lan.serve_dhcp("--dhcp-fqdn", "--domain=lan.example")
     host.command_line(f"buildos.hostname=chosen buildos.netd.send_name={how}")
     host.start([lan])
     host.wait_online()
-    host.wait_for(lambda: host.run(["hostname"]).strip() == "chosen", "the name")
+    host.wait_for(lambda: host.run(["hostname"]).strip() == "chosen", "the host has the name")
     if option is None:
         host.call("network1", "Renew")
-        host.wait_for(lambda: lan.log("dnsmasq.log").count("DHCPACK") > 1, "it is renewed")
+        host.wait_for(lambda: lan.log("dnsmasq.log").count("DHCPACK") > 1, "the lease is renewed")
         assert "chosen" not in lan.log("dnsmasq.log")
     else:
-        host.wait_for(lambda: f"{option}: chosen" in lan.log("dnsmasq.log"), "the server is told")
+        host.wait_for(
+            lambda: f"{option}: chosen" in lan.log("dnsmasq.log"), "the server receives the name"
+        )
         host.wait_for(
             lambda: host.run("getent ahostsv4 chosen.lan.example || true"), "the DNS has the name"
         )
@@ -227,7 +236,7 @@ def test_lease_on_bus_has_times(host: Host, lan: Lan) -> None:
     lan.serve_dhcp("--dhcp-option=option:ntp-server,192.0.2.123")
     host.start([lan])
     address = host.wait_online()
-    host.wait_for(lambda: host.bus_property("network1", "Online"), "online")
+    host.wait_for(lambda: host.bus_property("network1", "Online"), "the host is online")
     lease = {k: v["data"] for k, v in host.bus_property("network1", "Lease").items()}
     assert (lease["Address"], lease["PrefixLength"], lease["LeaseSeconds"]) == (address, 24, 3600)
     seconds = 1_000_000

@@ -1,9 +1,9 @@
-"""Our packages on a Debian host that somebody else configures the network of: they
-leave it alone, and take it over when they are told to."""
+"""Tests the packages on a Debian host whose network another program configures. netd leaves
+that network alone until the operator disables the program."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,7 @@ from roots import ordinary_root
 from simlan.lan import Lan
 
 NETD = "buildos-netd.service"
-RIVAL = "4c0d1a7be52f4b6d9f3a86e1c7d05b28"
+OTHER_MANAGER = "4c0d1a7be52f4b6d9f3a86e1c7d05b28"
 INTERFACES = """# Of the administrator
 source /etc/network/interfaces.d/*
 
@@ -29,8 +29,7 @@ RESOLV_CONF = "nameserver 192.0.2.53\n"
 
 @pytest.fixture(scope="session")
 def ordinary(debs: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Root:
-    """An ordinary Debian with our packages just installed: where nothing has booted
-    since, as apt leaves it."""
+    """A usual Debian with the packages installed, before the next boot."""
     changes = tmp_path_factory.mktemp("ordinary")
     root = ordinary_root()
     names = " ".join(f"/work/debs/{deb.name}" for deb in debs)
@@ -44,18 +43,17 @@ def ordinary(debs: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Root
 
 @pytest.fixture
 def debian(ordinary: Root, lan: Lan) -> Iterator[Host]:
-    """A host whose network nobody configures yet."""
+    """A host before its boot, without a network manager. Each test enables one."""
     lan.serve_dhcp()
     with Host(ordinary, "debian") as host:
         host.file("/etc/resolv.conf", RESOLV_CONF)
-        # Each test says who does.
         host.file("/etc/network/interfaces", "auto lo\niface lo inet loopback\n")
         mask(host, "NetworkManager.service")
         yield host
 
 
 def mask(host: Host, unit: str) -> None:
-    host.file(f"/etc/systemd/system/{unit}.d/nobody.conf", "[Unit]\nConditionPathExists=/nowhere\n")
+    host.file(f"/etc/systemd/system/{unit}.d/test.conf", "[Unit]\nConditionPathExists=/nowhere\n")
 
 
 def by_ifupdown(host: Host, lan: Lan) -> str:
@@ -76,27 +74,28 @@ def by_networkd(host: Host, lan: Lan) -> str:
 
 
 def by_network_manager(host: Host, lan: Lan) -> str:
-    host.file("/etc/systemd/system/NetworkManager.service.d/nobody.conf", "")
-    # It asks for a lease by itself. A veth pair is no NIC for it, either, unless it is
-    # told so.
+    host.file("/etc/systemd/system/NetworkManager.service.d/test.conf", "")
+    # NetworkManager takes a lease by default, but manages veth pairs only with this setting.
     host.file("/etc/NetworkManager/conf.d/veth.conf", "[device]\nmatch-device=*\nmanaged=1\n")
     return "NetworkManager.service"
 
 
 @pytest.mark.parametrize("configure", [by_ifupdown, by_networkd, by_network_manager])
-def test_other_network_manager_is_left_alone(debian: Host, lan: Lan, configure) -> None:  # type: ignore[no-untyped-def]
-    rival = configure(debian, lan)
+def test_other_network_manager_is_left_alone(
+    debian: Host, lan: Lan, configure: Callable[[Host, Lan], str]
+) -> None:
+    manager = configure(debian, lan)
     debian.start([lan])
     debian.wait_for_boot()
-    # What is refused is told where people look, and not tried again.
+    # STATUS= and journal name the other manager. systemd does not restart netd.
     unit = debian.unit(NETD, "ActiveState", "ExecMainStatus", "NRestarts", "StatusText")
     assert (unit["ActiveState"], unit["ExecMainStatus"], unit["NRestarts"]) == ("failed", "78", "0")
-    assert unit["StatusText"].startswith("nothing is done: ") and rival in unit["StatusText"]
-    (message,) = debian.journal(f"MESSAGE_ID={RIVAL}")
-    assert rival in message["MESSAGE"]
+    assert unit["StatusText"].startswith("nothing is done: ") and manager in unit["StatusText"]
+    (message,) = debian.journal(f"MESSAGE_ID={OTHER_MANAGER}")
+    assert manager in message["MESSAGE"]
     assert not debian.succeeds("systemctl is-active network-online.target buildos-netd-wait-online")
-    # The network is as its owner made it.
-    debian.wait_for(lambda: debian.addresses("eth0"), "it has an address of its owner's")
+    # The network is the other manager's.
+    debian.wait_for(lambda: debian.addresses("eth0"), "eth0 has its address")
     names = {link["ifname"] for link in debian.links()}
     assert not {"br0", "br1"} & names
     assert debian.run("readlink /etc/resolv.conf /etc/network/interfaces || true") == ""
@@ -108,7 +107,7 @@ def test_netd_takes_over_after_other_manager_is_disabled(debian: Host, lan: Lan)
     by_networkd(debian, lan)
     debian.start([lan])
     debian.wait_for_boot()
-    # The manual's way to do it without a boot.
+    # The manual has these commands for a change without a boot.
     debian.run(
         "systemctl disable --quiet --now systemd-networkd.socket systemd-networkd.service &&"
         " ip address flush dev eth0 && systemctl restart buildos.target buildos-netd.service"
@@ -121,9 +120,10 @@ def test_administrators_files_are_kept_and_restored(debian: Host, lan: Lan) -> N
     interfaces = "auto lo\niface lo inet loopback\n"
     debian.start([lan])
     debian.wait_online()
-    debian.wait_for(lambda: debian.active("buildos.target"), "it is a build host")
+    debian.wait_for(lambda: debian.active("buildos.target"), "buildos.target is active")
     debian.wait_for(
-        lambda: "netd" in debian.run("readlink /etc/network/interfaces || true"), "the view"
+        lambda: "netd" in debian.run("readlink /etc/network/interfaces || true"),
+        "the link to netd's file",
     )
     assert f"nameserver {lan.address}" in debian.read("/etc/resolv.conf")
     assert debian.read("/etc/resolv.conf.before-buildos") == RESOLV_CONF

@@ -1,4 +1,4 @@
-"""What installing, upgrading and removing the packages does to a running system."""
+"""Tests installation, upgrade and removal of the packages on a running system."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NETD = "buildos-netd.service"
 SLAVE = "buildos-bslave@default.service"
 DAEMONS = [f"buildos-{name}.service" for name in ("netd", "hostnamed", "natd", "agentd")]
 DEBS = "/var/debs"
-OURS = "$(dpkg-query --show --showformat='${Package} ' 'buildos*')"
+INSTALLED = "$(dpkg-query --show --showformat='${Package} ' 'buildos*')"
 
 
 def install(host: Host, debs: list[Path]) -> None:
@@ -30,9 +30,7 @@ def install(host: Host, debs: list[Path]) -> None:
     host.run(f"dpkg --install {DEBS}/*.deb")
 
 
-def test_installed_packages_wait_for_next_boot(
-    debs: list[Path], lan: Lan
-) -> None:
+def test_installed_packages_wait_for_next_boot(debs: list[Path], lan: Lan) -> None:
     with Host(base_root(), "debian") as host:
         host.start([lan])
         assert host.wait_for_boot() == "running"
@@ -44,7 +42,7 @@ def test_installed_packages_wait_for_next_boot(
             assert host.systemctl("is-enabled", unit) == "enabled\n"
 
 
-# Accounts stay, as Debian's policy has it: their numbers may be on files.
+# A purge keeps accounts, because files might have their numbers.
 ACCOUNTS = ["build", "buildos-netd", "buildos-natd", "buildos-dnsmasq", "buildos-probe"]
 SHARED = ["passwd", "group", "shadow", "gshadow"]
 
@@ -58,27 +56,30 @@ def test_packages_purged_leave_nothing(
         host.start([lan])
         assert host.wait_for_boot() == "running"
         if runs:
-            host.write("/etc/buildos/agentd.conf.d/50-test.toml", '[bslave.default]\nkvm = "waived"\n')
+            toml = '[bslave.default]\nkvm = "waived"\n'
+            host.write("/etc/buildos/agentd.conf.d/50-test.toml", toml)
         before = footprint(host)
         install(host, as_version(debs, "0.0.1-1", tmp_path))
         if runs:
             host.systemctl("start", "buildos.target")
             host.wait_online()
-            host.wait_for(lambda: all(map(host.active, [*DAEMONS, SLAVE])), "all of it runs")
+            host.wait_for(
+                lambda: all(map(host.active, [*DAEMONS, SLAVE])), "all daemons and the agent run"
+            )
         install(host, debs)
         if runs:
-            host.wait_for(lambda: all(map(host.active, DAEMONS)), "all of it runs again")
-        host.run(f"dpkg --remove {OURS}")
-        # Configuration files are what is left until they are purged.
+            host.wait_for(lambda: all(map(host.active, DAEMONS)), "all daemons run again")
+        host.run(f"dpkg --remove {INSTALLED}")
+        # Configuration files stay until a purge.
         left = [line for line in difference(before, footprint(host)) if " + /etc/" in line]
         assert any("/etc/sudoers.d/buildos-agentd " in line for line in left), left
-        host.run(f"dpkg --purge {OURS}")
+        host.run(f"dpkg --purge {INSTALLED}")
         left = difference(before, footprint(host))
         known = [
             line
             for line in left
             if line.startswith("content:") and line.split("/etc/")[-1].strip("-") in SHARED
-            # What is kept of each before a change.
+            # The backup of each file, such as /etc/passwd-.
             or line.startswith("files: ")
             and line.split()[2].removeprefix("/etc/").strip("-") in SHARED
         ]
@@ -101,7 +102,7 @@ def test_upgrade_cuts_neither_traffic_nor_builds(
     host: Host, lan: Lan, address: str, debs: list[Path], tmp_path: Path
 ) -> None:
     wait_until_ready(host)
-    # The administrator's own settings are kept.
+    # The upgrade keeps the administrator's settings.
     sudoers = f"{host.read('/etc/sudoers.d/buildos-agentd')}# Of the administrator\n"
     host.write("/etc/sudoers.d/buildos-agentd", sudoers)
     configuration = host.read("/etc/buildos/agentd.conf.d/50-test.toml")
@@ -116,9 +117,9 @@ def test_upgrade_cuts_neither_traffic_nor_builds(
                 lambda unit=unit, pid=pid: (  # type: ignore[misc]
                     host.active(unit) and host.main_pid(unit) not in (0, pid)
                 ),
-                f"another {unit}",
+                f"{unit} is restarted",
             )
-        host.wait_for(lambda: host.bus_property("network1", "Online"), "it is online")
+        host.wait_for(lambda: host.bus_property("network1", "Online"), "the host is online")
         wait_until_ready(host)
         assert held.alive() == 100
     assert echoes.lost() == []

@@ -1,4 +1,4 @@
-"""How much a host that has nothing to do writes to its journal."""
+"""Measures the journal lines of an idle host."""
 
 from __future__ import annotations
 
@@ -9,42 +9,43 @@ from nat import wait_until_ready
 from simlan.lan import Lan
 
 DAY = 86_400
-MOST = 200
-"""Lines of ours in a day."""
+MAX_LINES = 200
+"""Maximum of buildos's lines in a day."""
 
 PROBES = DAY // 300
-"""At probe_interval_s as it is when nobody sets it."""
+"""Probes in a day, at the default of probe_interval_s."""
 
 RENEWALS = DAY // 1800
-"""Of leases of an hour, which is short."""
+"""Renewals in a day, with leases of an hour."""
 
 
-def _ours(entry: Mapping[str, str]) -> bool:
-    """Written by a unit of ours, or by systemd about one. The agent's own lines are
-    its own."""
+def _is_of_buildos(entry: Mapping[str, str]) -> bool:
+    """Returns true for lines of a buildos unit, or of systemd about one, except agents."""
     unit = str(entry.get("UNIT") or entry.get("_SYSTEMD_UNIT") or "")
     return unit.startswith("buildos-") and not unit.startswith(("buildos-bbot@", "buildos-bslave@"))
 
 
 def _lines(host: Host, cursor: str) -> list[str]:
     entries = host.journal(f"--after-cursor={cursor}")
-    return [str(entry["MESSAGE"]) for entry in entries if _ours(entry)]
+    return [str(entry["MESSAGE"]) for entry in entries if _is_of_buildos(entry)]
 
 
 def _cursor(host: Host) -> str:
     return str(host.journal("--lines=1")[-1]["__CURSOR"])
 
 
-def test_idle_day_causes_little_work(host: Host, lan: Lan, figure: Callable[[str], None]) -> None:
-    """A probe and a renewal are the only things that come again by themselves: so
-    many lines each, so often a day."""
+def test_idle_day_writes_few_journal_lines(
+    host: Host, lan: Lan, figure: Callable[[str], None]
+) -> None:
+    """Only probes and renewals recur on an idle host: counts the lines of each, times their
+    number in a day."""
     host.configure("natd", "probe_interval_s = 10")
     lan.serve_dhcp()
     host.start([lan])
     wait_until_ready(host)
-    host.wait_for(lambda: host.active("buildos-console.service"), "the console is kept")
-    told = "journalctl --unit=buildos-netd.service --grep=extended"
-    host.wait_for(lambda: host.succeeds(told), "the server is told the host's name")
+    host.wait_for(lambda: host.active("buildos-console.service"), "buildos-console runs")
+    renewed = "journalctl --unit=buildos-netd.service --grep=extended"
+    host.wait_for(lambda: host.succeeds(renewed), "netd sends the host name to the server")
 
     def probed() -> int:
         return int(host.bus_property("nat1", "ProbeUSec"))
@@ -65,8 +66,8 @@ def test_idle_day_causes_little_work(host: Host, lan: Lan, figure: Callable[[str
     assert len(of_renewal) == 1, of_renewal
 
     day = len(of_probes) * PROBES + len(of_renewal) * RENEWALS
-    assert day < MOST
-    figure(f"lines of ours in a day of idling, lease 3600 s: {day} (at most {MOST})")
+    assert day < MAX_LINES
+    figure(f"lines of buildos in a day of idling, lease 3600 s: {day} (at most {MAX_LINES})")
 
 
 def _acquired(host: Host) -> int:

@@ -1,4 +1,4 @@
-"""Units as systemd and an operator see them."""
+"""Tests the units: sandbox, status, and membership in buildos.target."""
 
 from __future__ import annotations
 
@@ -17,27 +17,29 @@ UNITS = TOP / "units" / "systemd" / "system"
 IMAGE = TOP / "image" / "root" / "usr" / "lib" / "systemd" / "system"
 
 EXPOSED = {
-    # Builds of strangers with sudo, virtual machines and containers: each unit says
-    # what it cannot do without.
+    # Agents need sudo, virtual machines and containers; the units name the reasons.
     "buildos-bbot@.service",
     "buildos-bslave@.service",
 }
-MOST = {"buildos-agentd.service": 2.5}
-"""Of the others OTHERS. systemd-analyze does not count ReadOnlyPaths=/proc /sys, which stands
-for ProtectKernelTunables= and, in services of uid 0, for ProtectControlGroups=."""
-OTHERS = 2.1
+MAX_EXPOSURES = {"buildos-agentd.service": 2.5}
+"""Maximum exposures that differ from `MAX_EXPOSURE`.
+
+systemd-analyze does not count ReadOnlyPaths=/proc /sys, the replacement of
+ProtectKernelTunables= and, in services of uid 0, of ProtectControlGroups=."""
+MAX_EXPOSURE = 2.1
+"""Maximum exposure of the other services."""
 
 WRITABLE = {
     "buildos-agentd.service": set(),
-    # agetty's files.
+    # buildos-console writes files for agetty.
     "buildos-console.service": {"/run"},
     "buildos-hostnamed.service": set(),
-    # Of /sys everything is root's, and these are not.
+    # Files of /sys belong to root, and these services have users of their own.
     "buildos-dnsmasq.service": {"/sys"},
     "buildos-natd.service": {"/proc", "/sys"},
     "buildos-netd.service": {"/sys"},
 }
-"""Which of /, /proc, /run, /sys and /sys/fs/cgroup are not read-only for them."""
+"""The writable ones of /, /proc, /run, /sys and /sys/fs/cgroup, by service."""
 
 STATUS = {
     "buildos-agentd.service": "no agent",
@@ -55,7 +57,7 @@ def alone(root: Root) -> Iterator[Host]:
     """A host without a NIC."""
     with Host(root) as host:
         host.start([])
-        # Nothing else here wants to be online.
+        # No other unit starts it on this host.
         host.systemctl("start", "--no-block", "buildos-netd-wait-online.service")
         host.wait_for(lambda: host.active("buildos-natd.service"), "natd runs")
         yield host
@@ -69,14 +71,14 @@ def services() -> list[Path]:
 
 @pytest.mark.parametrize("unit", [path.name for path in services()])
 def test_service_exposure_is_low(alone: Host, unit: str) -> None:
-    """systemd-analyze(1), security: 0 is nothing, 10 everything."""
+    """An exposure is between 0 and 10, see security in systemd-analyze(1)."""
     instance = unit.replace("@.", "@x.")
     report = alone.run(["systemd-analyze", "security", "--no-pager", instance])
     exposure = float(report.splitlines()[-1].split(":")[1].split()[0])
     if unit in EXPOSED:
-        assert exposure > OTHERS, "it is no exception any more"
+        assert exposure > MAX_EXPOSURE, "the exception is no longer needed"
     else:
-        assert exposure <= MOST.get(unit, OTHERS), report
+        assert exposure <= MAX_EXPOSURES.get(unit, MAX_EXPOSURE), report
 
 
 @pytest.mark.parametrize(
@@ -106,7 +108,7 @@ def test_daemon_writable_mounts_are_few(host: Host, lan: Lan) -> None:
 
 
 def writable(host: Host, pid: int) -> set[str]:
-    """Which of the protected parts of the tree a process could write as uid 0."""
+    """Returns the protected directories that a process could write as uid 0."""
     findmnt = ["findmnt", "--noheadings", "--raw", "--output=TARGET,VFS-OPTIONS"]
     mounts = host.run(["nsenter", f"--target={pid}", "--mount", *findmnt])
     options = dict(line.split() for line in mounts.splitlines())
@@ -121,12 +123,12 @@ def test_systemd_analyze_verify_finds_no_mistake(alone: Host) -> None:
 
 @pytest.mark.parametrize("unit", STATUS)
 def test_unit_status_shows_state_or_reason_to_wait(alone: Host, unit: str) -> None:
-    def said() -> bool:
+    def shown() -> bool:
         status = alone.run(["systemctl", "show", "-P", "StatusText", unit])
         assert STATUS[unit] in status, status
         return True
 
-    alone.wait_for(said, f"{unit} says {STATUS[unit]!r}")
+    alone.wait_for(shown, f"{unit} shows {STATUS[unit]!r}")
 
 
 def test_target_lists_units_of_build_host(alone: Host) -> None:

@@ -1,4 +1,4 @@
-"""Which NIC is the uplink, and what happens when cables and NICs come and go."""
+"""Tests the election of the uplink, and changes of cables, NICs and configuration."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _GRACE = "carrier_grace_s = 1\n"
 
 
 def _port(host: Host) -> str | None:
-    """The NIC in br0."""
+    """Returns the NIC that is a port of br0."""
     ports = [link["ifname"] for link in host.links() if link.get("master") == "br0"]
     assert len(ports) <= 1, ports
     return ports[0] if ports else None
 
 
 def _reason(host: Host, nic: str) -> str:
-    """What netd says of a NIC on the bus."""
+    """Returns netd's reason for the state of a NIC."""
     (link,) = [entry for entry in host.state()["links"] if entry["name"] == nic]
     reason: str = link["reason"]
     return reason
@@ -42,7 +42,7 @@ def test_boot_nic_is_preferred(host: Host, lan: Lan, new_lan: NewLan) -> None:
     assert other.leases() == {}
 
 
-def test_boot_nic_without_server_costs_only_head_start(
+def test_boot_nic_without_server_does_not_become_uplink(
     host: Host, lan: Lan, new_lan: NewLan
 ) -> None:
     silent = new_lan("203.0.113", "silent")
@@ -61,10 +61,12 @@ def test_lease_survives_short_carrier_loss(host: Host, lan: Lan) -> None:
     host.run("ip -4 -o monitor address dev br0 </dev/null >/run/monitor 2>&1 &")
     requests = lan.log("dnsmasq.log").count("DHCPREQUEST")
     host.nics[0].unplug()
-    host.wait_for(lambda: host.bus_property("network1", "State") == "carrier-lost", "it is noticed")
-    host.wait_for(lambda: f"br0 keeps {address}/24" in host.status_text(NETD), "the status")
+    host.wait_for(
+        lambda: host.bus_property("network1", "State") == "carrier-lost", "netd notices the loss"
+    )
+    host.wait_for(lambda: f"br0 keeps {address}/24" in host.status_text(NETD), "netd's status")
     host.nics[0].plug()
-    host.wait_for(lambda: host.bus_property("network1", "State") == "online", "online")
+    host.wait_for(lambda: host.bus_property("network1", "State") == "online", "the host is online")
     host.wait_for(
         lambda: lan.log("dnsmasq.log").count("DHCPREQUEST") > requests, "the lease is confirmed"
     )
@@ -72,7 +74,7 @@ def test_lease_survives_short_carrier_loss(host: Host, lan: Lan) -> None:
     assert "Deleted" not in host.read("/run/monitor")
 
 
-def test_second_nic_takes_over_without_loss_for_machines(
+def test_second_nic_takes_over_and_machine_keeps_address(
     host: Host, lan: Lan, new_lan: NewLan
 ) -> None:
     second = new_lan("203.0.113", "second")
@@ -81,7 +83,7 @@ def test_second_nic_takes_over_without_loss_for_machines(
     host.configure("netd", _GRACE)
     host.start([lan, second])
     host.wait_online()
-    host.wait_for(lambda: host.bus_property("nat1", "Ready"), "ready for machines")
+    host.wait_for(lambda: host.bus_property("nat1", "Ready"), "natd is ready for machines")
     machine = Machine(host)
     address = machine.take_lease()
     bridge = host.link("br0")["ifindex"]
@@ -91,28 +93,31 @@ def test_second_nic_takes_over_without_loss_for_machines(
     host.wait_for(lambda: _port(host) == "eth1", "the second NIC is the uplink")
     host.wait_for(
         lambda: [a.startswith("203.0.113.") for a in host.addresses("br0")] == [True],
-        "its lease, alone",
+        "br0 has the lease of the second LAN only",
     )
     br0 = host.link("br0")
-    assert br0["ifindex"] == bridge, "the bridge is the same"
+    assert br0["ifindex"] == bridge, "br0 was made again"
     assert br0["address"] == host.nics[1].mac
-    # The machine has noticed nothing, and its packets leave by the new uplink.
+    # Packets of the machine leave by the new uplink.
     host.wait_for(
-        lambda: machine.succeeds(f"curl --silent --fail --max-time 2 {url}"), "the machine's way out"
+        lambda: machine.succeeds(f"curl --silent --fail --max-time 2 {url}"),
+        "the machine reaches the LAN",
     )
     assert machine.run("ip -4 -brief address show dev eth0").split()[2].startswith(f"{address}/")
     assert second.web_clients()[-1] == host.addresses("br0")[0].split("/")[0]
 
-    # It stays when the first one is back.
+    # The second NIC stays the uplink when the first has carrier again.
     host.nics[0].plug()
-    host.wait_for(lambda: "carrier" in _reason(host, "eth0"), "the first NIC is seen")
+    host.wait_for(
+        lambda: "carrier" in _reason(host, "eth0"), "netd notices carrier on the first NIC"
+    )
     assert _port(host) == "eth1"
 
 
 def test_nic_plugged_in_later_becomes_uplink(host: Host, lan: Lan) -> None:
     lan.serve_dhcp()
     host.start([])
-    host.wait_for(lambda: "no Ethernet NIC" in host.status_text(NETD), "the status")
+    host.wait_for(lambda: "no Ethernet NIC" in host.status_text(NETD), "netd's status")
     host.plug_in(lan, "eth7", "02:bd:00:00:00:77")
     host.wait_online()
     assert _port(host) == "eth7"
@@ -129,7 +134,8 @@ def test_nic_unplugged_is_replaced(host: Host, lan: Lan) -> None:
     host.wait_for(lambda: _port(host) == other, "the other NIC is the uplink")
     mac = host.link(other)["address"]
     host.wait_for(
-        lambda: host.addresses("br0") == [f"{lan.leases().get(mac)}/24"], "the lease of the other"
+        lambda: host.addresses("br0") == [f"{lan.leases().get(mac)}/24"],
+        "br0 has the lease of the other NIC",
     )
 
 
@@ -139,10 +145,12 @@ def test_nic_renamed_stays_uplink(host: Host, lan: Lan) -> None:
     address = host.wait_online()
     host.wait_for(lambda: host.active(NETD), "netd is up")
     host.run("ip link set eth0 name eth9")
-    host.wait_for(lambda: host.bus_property("network1", "Uplink") == "eth9", "the new name")
+    host.wait_for(
+        lambda: host.bus_property("network1", "Uplink") == "eth9", "netd has the new name"
+    )
     assert host.addresses("br0") == [f"{address}/24"]
     host.call("network1", "Renew")
-    host.wait_for(lambda: f"{address}/24 by eth9" in host.status_text(NETD), "the status")
+    host.wait_for(lambda: f"{address}/24 by eth9" in host.status_text(NETD), "netd's status")
 
 
 def test_nic_in_bridge_of_other_program_is_left_alone(
@@ -151,19 +159,20 @@ def test_nic_in_bridge_of_other_program_is_left_alone(
     lan.serve_dhcp()
     other = new_lan("203.0.113", "other")
     host.file(
-        "/etc/systemd/system/theirs.service",
+        "/etc/systemd/system/other-bridge.service",
         "[Unit]\nDefaultDependencies=no\nBefore=buildos-netd.service\n"
-        "[Service]\nType=oneshot\nExecStart=sh -c 'ip link add theirs type bridge && "
-        "ip link set eth1 master theirs'\n[Install]\nWantedBy=buildos-netd.service\n",
+        "[Service]\nType=oneshot\nExecStart=sh -c 'ip link add other-bridge type bridge && "
+        "ip link set eth1 master other-bridge'\n[Install]\nWantedBy=buildos-netd.service\n",
     )
     host.file(
-        "/etc/systemd/system/buildos-netd.service.d/theirs.conf", "[Unit]\nWants=theirs.service\n"
+        "/etc/systemd/system/buildos-netd.service.d/other-bridge.conf",
+        "[Unit]\nWants=other-bridge.service\n",
     )
     host.start([lan, other])
     host.wait_online()
-    assert host.link("eth1")["master"] == "theirs"
+    assert host.link("eth1")["master"] == "other-bridge"
     assert re.search(r"port of link \d+, which buildos does not manage", _reason(host, "eth1"))
-    assert host.link("theirs")["operstate"] == "DOWN", "nobody sets it up"
+    assert host.link("other-bridge")["operstate"] == "DOWN", "netd set it up"
 
 
 def test_servers_and_networks_can_be_restricted(host: Host, lan: Lan, new_lan: NewLan) -> None:
@@ -181,7 +190,7 @@ def test_servers_and_networks_can_be_restricted(host: Host, lan: Lan, new_lan: N
         return {e["server"] for e in host.history() if e["decision"] == "refused"}
 
     host.wait_for(
-        lambda: refused() == {rogue.address, wrong.address}, "the ledger says who was refused"
+        lambda: refused() == {rogue.address, wrong.address}, "the history has both refusals"
     )
     lan.serve_dhcp()
     host.wait_online()
@@ -189,7 +198,7 @@ def test_servers_and_networks_can_be_restricted(host: Host, lan: Lan, new_lan: N
     assert rogue.leases() == {} == wrong.leases()
 
 
-def test_reload_excluding_nic_loses_nothing(host: Host, lan: Lan) -> None:
+def test_reload_excluding_spare_nic_loses_no_packet(host: Host, lan: Lan) -> None:
     lan.serve_dhcp()
     host.start([lan, lan])
     address = host.wait_online()
@@ -202,13 +211,13 @@ def test_reload_excluding_nic_loses_nothing(host: Host, lan: Lan) -> None:
     assert echoes.lost() == []
     assert host.addresses("br0") == [f"{address}/24"]
     assert "excluded by" in _reason(host, other)
-    # The mistake is told with its place and what was meant.
+    # STATUS= names the misspelt key and the nearest valid key.
     status = host.status_text(NETD)
     assert "degraded" in status and "exlude" in status and "exclude" in status, status
     assert not host.succeeds("buildos-netd --check")
     host.write("/etc/buildos/netd.conf.d/60-reload.toml", "")
     host.call("network1", "Reconfigure")
-    host.wait_for(lambda: "degraded" not in host.status_text(NETD), "the mistake is gone")
+    host.wait_for(lambda: "degraded" not in host.status_text(NETD), "the configuration is valid")
     assert host.succeeds("buildos-netd --check")
 
 
@@ -220,7 +229,7 @@ def test_reload_can_exclude_uplink(host: Host, lan: Lan, new_lan: NewLan) -> Non
     host.wait_for(lambda: host.active(NETD), "netd is up")
     host.write("/etc/buildos/netd.conf.d/60-reload.toml", 'exclude = ["eth0"]\n')
     host.systemctl("reload", NETD)
-    host.wait_for(lambda: _port(host) is None, "it is out of br0 at once")
+    host.wait_for(lambda: _port(host) is None, "br0 has no port")
     assert host.addresses("br0") == []
     other.serve_dhcp()
     host.wait_online()
@@ -243,29 +252,31 @@ def test_first_nic_takes_over_again_after_second_fails(
     host.wait_for(lambda: _port(host) == "eth0", "the first NIC is the uplink")
     host.wait_for(
         lambda: [a.startswith("198.51.100.") for a in host.addresses("br0")] == [True],
-        "its lease, alone",
+        "br0 has the lease of the first LAN only",
     )
 
 
 def test_reload_changes_private_network(host: Host, lan: Lan) -> None:
     lan.serve_dhcp()
     host.start([lan])
-    host.wait_for(lambda: host.addresses("br1") == ["172.23.0.1/16"], "the default")
+    host.wait_for(lambda: host.addresses("br1") == ["172.23.0.1/16"], "br1 has the default address")
     host.wait_for(lambda: host.active(NETD), "netd is up")
     host.write("/etc/buildos/netd.conf.d/60-reload.toml", 'private = "10.5.0.1/16"\n')
     host.systemctl("reload", NETD)
-    host.wait_for(lambda: host.addresses("br1") == ["10.5.0.1/16"], "the configured one")
+    host.wait_for(
+        lambda: host.addresses("br1") == ["10.5.0.1/16"], "br1 has the configured address"
+    )
 
 
 def test_mtu_too_small_for_ipv6_causes_no_loop(host: Host, lan: Lan) -> None:
     lan.serve_dhcp("--dhcp-option=option:mtu,1000")
     host.start([lan])
     host.wait_online()
-    host.wait_for(lambda: host.link("br0")["mtu"] == 1000, "the MTU of the lease")
-    host.wait_for(lambda: host.bus_property("network1", "Online"), "online")
-    # netd has settled: what somebody undoes from here on is put right and told.
+    host.wait_for(lambda: host.link("br0")["mtu"] == 1000, "br0 has the MTU of the lease")
+    host.wait_for(lambda: host.bus_property("network1", "Online"), "the host is online")
+    # netd is idle now. It repairs and logs the next change.
     host.run("ip route del default")
-    host.wait_for(lambda: host.journal(f"MESSAGE_ID={_REPAIRED}"), "it is told")
+    host.wait_for(lambda: host.journal(f"MESSAGE_ID={_REPAIRED}"), "netd logs the repair")
     assert "default via" in host.run("ip -4 route")
 
 
@@ -280,6 +291,6 @@ def test_flapping_carrier_keeps_lease(host: Host, lan: Lan) -> None:
     address = host.wait_online()
     for _ in range(20):
         _burst(host.nics[0])
-    host.wait_for(lambda: host.bus_property("network1", "State") == "online", "online")
+    host.wait_for(lambda: host.bus_property("network1", "State") == "online", "the host is online")
     assert host.addresses("br0") == [f"{address}/24"]
     assert subprocess.run(lan.command(["ping", "-c", "1", "-W", "10", address])).returncode == 0
