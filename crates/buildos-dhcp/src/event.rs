@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use crate::lease::Lease;
 use crate::message::MessageKind;
 use crate::refusal::Refusal;
-use buildos_types::MacAddress;
+use buildos_types::{Escaped, MacAddress};
 
 /// An input of the state machine.
 #[derive(Debug)]
@@ -119,8 +119,8 @@ pub enum RequestFailure {
     /// The server answered with a NAK.
     #[error("NAK{}", colon_and(.message))]
     Nak {
-        /// Message (option 56), escaped.
-        message: Option<String>,
+        /// Message of the server (option 56).
+        message: Option<Escaped>,
     },
     /// The server's ACK is unusable.
     #[error("unusable ACK: {0}")]
@@ -144,8 +144,8 @@ pub enum LeaseLoss {
     Nak {
         /// Server identifier (option 54), if the NAK has one.
         server: Option<Ipv4Addr>,
-        /// Message (option 56), escaped.
-        message: Option<String>,
+        /// Message of the server (option 56).
+        message: Option<Escaped>,
     },
     /// Another host has the address, which the client declined.
     #[error("address is in use by {mac}")]
@@ -170,7 +170,7 @@ fn from(server: &Option<Ipv4Addr>) -> String {
         .unwrap_or_default()
 }
 
-fn colon_and(message: &Option<String>) -> String {
+fn colon_and(message: &Option<Escaped>) -> String {
     message
         .as_ref()
         .map(|message| format!(": {message}"))

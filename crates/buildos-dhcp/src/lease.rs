@@ -3,7 +3,7 @@
 use core::time::Duration;
 use std::net::Ipv4Addr;
 
-use buildos_types::Route;
+use buildos_types::{Escaped, Route};
 use dhcproto::v4::DhcpOption;
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
@@ -52,10 +52,10 @@ pub struct Lease {
     pub mtu: Option<u16>,
     /// Broadcast address (option 28), if it is in the subnet.
     pub broadcast: Option<Ipv4Addr>,
-    /// Host name (option 12), escaped but not validated.
-    pub hostname: Option<String>,
-    /// Fully qualified name (option 81), escaped but not validated.
-    pub fqdn: Option<String>,
+    /// Host name (option 12), not validated.
+    pub hostname: Option<Escaped>,
+    /// Fully qualified name (option 81), not validated.
+    pub fqdn: Option<Escaped>,
     /// Time of the first transmission of the answered REQUEST, from which the times of
     /// the lease count (RFC 2131, section 4.4.1).
     pub acquired: Instant,
@@ -223,7 +223,7 @@ fn search(options: &Options) -> Vec<String> {
         .collect()
 }
 
-fn fqdn(options: &Options) -> Option<String> {
+fn fqdn(options: &Options) -> Option<Escaped> {
     let [flags, _, _, ascii @ ..] = options.get(81)? else {
         return None;
     };
@@ -236,5 +236,6 @@ fn fqdn(options: &Options) -> Option<String> {
         };
         text::escape(&fqdn.domain().iter().collect::<Vec<_>>().join(&b'.'))
     }?;
-    Some(name.strip_suffix('.').unwrap_or(&name).to_owned()).filter(|name| !name.is_empty())
+    let name = name.strip_suffix('.').unwrap_or(&name);
+    (!name.is_empty()).then(|| Escaped::received(name))
 }

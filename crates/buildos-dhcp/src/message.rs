@@ -3,7 +3,7 @@
 
 use std::net::Ipv4Addr;
 
-use buildos_types::MacAddress;
+use buildos_types::{Escaped, MacAddress};
 use dhcproto::encoder::{Encodable, Encoder};
 use dhcproto::error::EncodeError;
 use dhcproto::v4::{DhcpOption, MessageType, OptionCode, UnknownOption};
@@ -132,8 +132,8 @@ pub struct ServerMessage {
 }
 
 impl ServerMessage {
-    /// Returns the message text (option 56), escaped.
-    pub fn text(&self) -> Option<String> {
+    /// Returns the text of the message (option 56).
+    pub fn text(&self) -> Option<Escaped> {
         self.options.get(56).and_then(text::escape)
     }
 }

@@ -4,14 +4,17 @@
 
 use std::fmt::Write;
 
+use buildos_types::Escaped;
+
 /// Longest domain name, without the root's dot (RFC 1035, section 2.3.4).
 const MAXIMUM_DOMAIN: usize = 253;
 const MAXIMUM_LABEL: usize = 63;
 
 /// Returns the text before the first NUL, or `None` if it is empty.
 ///
-/// Printable ASCII stays as it is; the backslash and all other bytes become `\xHH`.
-pub(crate) fn escape(bytes: &[u8]) -> Option<String> {
+/// DHCP text is NVT ASCII (RFC 2132, section 2). Printable ASCII stays as it is; the
+/// backslash and all other bytes become `\xHH`.
+pub(crate) fn escape(bytes: &[u8]) -> Option<Escaped> {
     let end = bytes
         .iter()
         .position(|byte| *byte == 0)
@@ -26,7 +29,7 @@ pub(crate) fn escape(bytes: &[u8]) -> Option<String> {
             }
         }
     }
-    (!text.is_empty()).then_some(text)
+    (!text.is_empty()).then(|| Escaped::received(&text))
 }
 
 /// Returns a domain name for resolv.conf, in lower case and without the trailing dot.

@@ -291,7 +291,7 @@ pub(crate) mod samples {
             ntp: Vec::new(),
             mtu: None,
             broadcast: None,
-            hostname: Some("host7".into()),
+            hostname: Some("host7".to_owned().into()),
             fqdn: None,
             acquired: Duration::from_secs(5),
             term: Some(Term {

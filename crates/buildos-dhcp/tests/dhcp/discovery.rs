@@ -302,7 +302,7 @@ fn consecutive_naks_delay_the_next_search() {
         host.handle(Input::Select);
         host.reply(Reply::nak_of(server).with(56, *b"go\naway"));
         let reason = RequestFailure::Nak {
-            message: Some("go\\x0aaway".to_owned()),
+            message: Some("go\\x0aaway".to_owned().into()),
         };
         assert!(
             host.events()

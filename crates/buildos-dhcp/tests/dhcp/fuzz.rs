@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use buildos_dhcp::address_conflict::Detector;
 use buildos_dhcp::{Input, Lease, Options, State, arp, decode, udp_packet};
-use buildos_types::MacAddress;
+use buildos_types::{Escaped, MacAddress};
 
 use crate::host::{EPOCH, Host, MAC};
 use crate::server_reply::{Reply, SECOND};
@@ -169,8 +169,12 @@ fn check_lease(lease: &Lease) {
     if let Some(term) = lease.term {
         assert!(!term.renew.is_zero() && term.renew < term.rebind && term.rebind < term.lease);
     }
-    let names = lease.search.iter().chain(&lease.domain);
-    let texts = lease.hostname.iter().chain(&lease.fqdn);
+    let names = lease.search.iter().chain(&lease.domain).map(String::as_str);
+    let texts = lease
+        .hostname
+        .iter()
+        .chain(&lease.fqdn)
+        .map(Escaped::as_str);
     for name in names.clone() {
         assert!(name.len() <= 253 && !name.contains(' '), "{name:?}");
     }

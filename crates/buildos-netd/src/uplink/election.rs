@@ -138,9 +138,9 @@ impl Election {
             return false;
         };
         let is_name_or_starts_with_it =
-            |fqdn: &String| fqdn == name || fqdn.split('.').next() == Some(name);
-        lease.hostname.as_ref() != Some(name)
-            && !lease.fqdn.as_ref().is_some_and(is_name_or_starts_with_it)
+            |fqdn: &str| fqdn == name || fqdn.split('.').next() == Some(name);
+        lease.hostname.as_deref() != Some(name)
+            && !lease.fqdn.as_deref().is_some_and(is_name_or_starts_with_it)
     }
 
     fn configure_clients(&mut self) {
