@@ -1,22 +1,21 @@
-//! The daemons of a build host and their helpers in one file: it is the program by
-//! whose name it is called.
+//! Contains the daemons of a build host and their helpers in one file. The name by which
+//! the file is called selects the program.
 //!
-//! Each is a process of its own, under a user and with rights of its own. But most of
-//! their code is the same (D-Bus, the runtime, configuration, journal), and what one
-//! of them has read from the disk, or out of a compressed image, is there for all:
-//! RAM and the time of a boot are spent once, not four times.
+//! Each program is a separate process with its own user and privileges. Most of their code
+//! is shared (D-Bus, the runtime, configuration, journal): in one file, RAM and the time to
+//! read it from the disk or a compressed image are spent once.
 
 use std::ffi::OsStr;
 use std::path::Path;
 use std::process::ExitCode;
 
-/// A program's `main`.
+/// The `main` function of a program.
 type Program = fn() -> ExitCode;
 
-/// Called by a name that no program has.
+/// Exit status for a name that no program has.
 const USAGE: u8 = 2;
 
-/// By name.
+/// The programs, sorted by name.
 const PROGRAMS: [(&str, Program); 8] = [
     ("buildos-agent-reap", buildos_agentd::cleanup::main),
     ("buildos-agentd", buildos_agentd::main),
@@ -38,7 +37,7 @@ fn main() -> ExitCode {
     ExitCode::from(USAGE)
 }
 
-/// Which one a path stands for.
+/// Returns the program with the file name of `path`.
 fn program(path: &OsStr) -> Option<Program> {
     let called = Path::new(path).file_name()?;
     let found = PROGRAMS.iter().find(|(name, _)| called == *name);
@@ -49,9 +48,8 @@ fn program(path: &OsStr) -> Option<Program> {
 mod tests {
     use super::*;
 
-    /// Programs in the packages are links to this one.
     #[test]
-    fn every_program_is_linked_in_a_package() {
+    fn packages_link_every_program() {
         let debian = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../debian");
         let mut linked: Vec<String> = Vec::new();
         for entry in std::fs::read_dir(debian).unwrap() {
@@ -70,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn the_name_decides() {
+    fn file_name_selects_program() {
         for (name, _) in PROGRAMS {
             assert!(program(OsStr::new(name)).is_some(), "{name}");
             let path = format!("/usr/sbin/{name}");
