@@ -26,7 +26,7 @@ from contextlib import suppress
 from pathlib import Path
 
 _TOP = Path(__file__).resolve().parents[2]
-sys.path.append(str(_TOP))
+sys.path.append(str(_TOP / "image"))
 
 from nat_rules import Rules, rule_sets  # noqa: E402
 from simlan.namespace import Namespace  # noqa: E402

@@ -197,7 +197,7 @@ def test_damaged_task_request_is_rejected_or_parsed() -> None:
 
 
 def test_program_serves_until_sigterm() -> None:
-    program = Path(__file__).resolve().parents[2] / "simlan/controller.py"
+    program = Path(__file__).resolve().parents[2] / "image/simlan/controller.py"
     command = [sys.executable, str(program), "--listen", "127.0.0.1:0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
