@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use buildos_dhcp::{Event, Instant, Transmit, arp};
-use buildos_service::{Refused, Request, Service, file, text};
+use buildos_service::{Refused, Request, Service, file, random, text};
 use buildos_types::LinkIndex;
 use tokio::sync::{mpsc, watch};
 
@@ -142,7 +142,7 @@ struct Netd {
 
 impl Netd {
     fn new(settings: Settings) -> Result<Self, NetdError> {
-        let reconciler = Reconciler::new(settings, seed());
+        let reconciler = Reconciler::new(settings, random::seed());
         Ok(Self {
             host: Host {
                 kernel: Rtnetlink::open()?,
@@ -276,12 +276,4 @@ fn clocks() -> Clocks {
         boottime: clock::now(),
         realtime,
     }
-}
-
-/// Returns a seed for transaction ids, which differ between hosts and starts but are not
-/// secret.
-fn seed() -> u64 {
-    use std::hash::{BuildHasher as _, RandomState};
-    // Keyed by getrandom(2).
-    RandomState::new().hash_one(clock::now())
 }
