@@ -7,7 +7,7 @@ use buildos_dbus_api::network1::Network;
 
 use buildos_types::{Escaped, Hostname, InvalidHostname, MacAddress};
 
-use crate::config::Settings;
+use crate::settings::Settings;
 
 /// Result of [`choose`].
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -11,8 +11,8 @@ use tokio::time::{Instant, sleep_until};
 use zbus::Connection;
 
 use crate::choice::{Choice, choose};
-use crate::config::Settings;
 use crate::dbus::{self, Published};
+use crate::settings::Settings;
 use crate::systemd_hostnamed::{self, SystemError};
 use buildos_types::Hostname;
 

@@ -10,13 +10,13 @@
 use std::process::ExitCode;
 
 pub mod choice;
-pub mod config;
 pub mod daemon;
 pub mod dbus;
+pub mod settings;
 pub mod systemd_hostnamed;
 
 /// Runs the daemon.
 #[must_use]
 pub fn main() -> ExitCode {
-    buildos_service::main(env!("CARGO_PKG_VERSION"), config::schema(), daemon::run)
+    buildos_service::main(env!("CARGO_PKG_VERSION"), settings::schema(), daemon::run)
 }

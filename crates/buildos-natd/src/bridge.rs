@@ -18,8 +18,8 @@ use buildos_netlink::bridge::{self, InfoBridge, InfoBridgePort};
 use buildos_netlink::{Monitor, RouteNetlinkMessage, Socket};
 use buildos_types::{InterfaceName, LinkIndex};
 
-use crate::config::BridgeNetfilter;
 use crate::firewall::bytecode::{Expression, ForeignTable};
+use crate::settings::BridgeNetfilter;
 
 /// Sysctls for all bridges, below `/proc/sys/net`.
 pub const SYSCTLS_OF_ALL_BRIDGES: [&str; 3] = [

@@ -21,13 +21,13 @@ use buildos_service::{Request, Service};
 use tokio::time::sleep_until;
 
 use crate::bridge::{BridgeError, Links};
-use crate::config::Settings;
 use crate::dbus;
 use crate::dnsmasq::paths::{ACTIVE, PID};
 use crate::file_watch::{FileWatch, FileWatchError};
 use crate::firewall::error::FirewallError;
 use crate::firewall::monitor::RulesetMonitor;
 use crate::reconcile::Reconciler;
+use crate::settings::Settings;
 
 /// natd's own unit.
 const UNIT: &str = "buildos-natd.service";

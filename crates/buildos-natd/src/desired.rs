@@ -2,11 +2,11 @@
 
 use buildos_probe::Request;
 
-use crate::config::{BridgeNetfilter, Settings};
 use crate::dnsmasq::config::{configuration, resolv};
 use crate::firewall::bytecode::KernelTable;
 use crate::firewall::policy;
 use crate::probe_request;
+use crate::settings::{BridgeNetfilter, Settings};
 use crate::uplink_network::UplinkNetwork;
 
 /// The desired state for an uplink network under some settings.

@@ -20,7 +20,6 @@ use std::process::ExitCode;
 
 pub mod audit;
 pub mod bridge;
-pub mod config;
 pub mod daemon;
 pub mod dbus;
 pub mod desired;
@@ -31,6 +30,7 @@ mod messages;
 pub mod probe_request;
 pub mod probe_scheduler;
 pub mod reconcile;
+pub mod settings;
 pub mod status;
 pub mod sysctl;
 pub mod uplink_network;
@@ -38,5 +38,5 @@ pub mod uplink_network;
 /// Runs the daemon.
 #[must_use]
 pub fn main() -> ExitCode {
-    buildos_service::main(env!("CARGO_PKG_VERSION"), config::schema(), daemon::run)
+    buildos_service::main(env!("CARGO_PKG_VERSION"), settings::schema(), daemon::run)
 }

@@ -7,8 +7,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use buildos_probe::{Question, REQUEST, Request, Target};
 use buildos_service::{file, text};
 
-use crate::config::Settings;
 use crate::firewall::policy::PRIVATE_RANGES;
+use crate::settings::Settings;
 use crate::uplink_network::UplinkNetwork;
 
 /// Limit of name servers among the targets.

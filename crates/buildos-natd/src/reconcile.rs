@@ -18,7 +18,6 @@ use zbus::Connection;
 
 use crate::audit::{self, Finding};
 use crate::bridge::{self, Links};
-use crate::config::Settings;
 use crate::dbus::Published;
 use crate::desired::Desired;
 use crate::dnsmasq::observe::{self, Dnsmasq};
@@ -30,6 +29,7 @@ use crate::firewall::policy::TABLE;
 use crate::messages;
 use crate::probe_request;
 use crate::probe_scheduler::{self, Health, ProbeScheduler};
+use crate::settings::Settings;
 use crate::status::{Forwarding, Observed, Status};
 use crate::sysctl::{self, SysctlError, Sysctls};
 use crate::uplink_network::UplinkNetwork;

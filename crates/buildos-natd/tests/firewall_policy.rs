@@ -7,13 +7,13 @@
 
 use std::net::Ipv4Addr;
 
-use buildos_natd::config::{LeaseTime, Port, Settings};
 use buildos_natd::dnsmasq::config as dnsmasq;
 use buildos_natd::firewall::bytecode::{Expression, KernelTable};
 use buildos_natd::firewall::model::{
     CompareOp, ConnectionState, Hook, Match, Rule, Table, Transport, Verdict,
 };
 use buildos_natd::firewall::policy;
+use buildos_natd::settings::{LeaseTime, Port, Settings};
 use buildos_natd::uplink_network::UplinkNetwork;
 use buildos_types::{InterfaceName, PrivateNetwork};
 use ipnet::Ipv4Net;

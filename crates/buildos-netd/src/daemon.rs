@@ -22,7 +22,6 @@ use buildos_types::LinkIndex;
 use tokio::sync::{mpsc, watch};
 
 use crate::clock::Alarm;
-use crate::config::Settings;
 use crate::dbus::{self, Command};
 use crate::exports::{interfaces, resolv_conf, timesyncd};
 use crate::history::History;
@@ -31,6 +30,7 @@ use crate::kernel::{KernelError, Rtnetlink};
 use crate::observed::Observed;
 use crate::plan::Op;
 use crate::reconcile::{Kernel, Network, Reconciler};
+use crate::settings::Settings;
 use crate::sockets::{Incoming, Message, Sockets};
 use crate::status::{Clocks, Status};
 use crate::uplink::candidate::Candidate;

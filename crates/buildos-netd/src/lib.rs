@@ -23,7 +23,6 @@
 use std::process::ExitCode;
 
 pub mod clock;
-pub mod config;
 pub mod daemon;
 pub mod dbus;
 pub mod desired;
@@ -38,6 +37,7 @@ pub mod pattern;
 pub mod plan;
 pub mod private_network;
 pub mod reconcile;
+pub mod settings;
 pub mod sockets;
 pub mod state_file;
 pub mod status;
@@ -47,5 +47,5 @@ pub mod wait_online;
 /// Runs the daemon.
 #[must_use]
 pub fn main() -> ExitCode {
-    buildos_service::main(env!("CARGO_PKG_VERSION"), config::schema(), daemon::run)
+    buildos_service::main(env!("CARGO_PKG_VERSION"), settings::schema(), daemon::run)
 }

@@ -31,12 +31,12 @@ use buildos_dhcp::{Event, Instant, Lease, Transmit, arp};
 use buildos_service::text;
 use buildos_types::{LinkIndex, MacAddress, PrivateNetwork};
 
-use crate::config::Settings;
 use crate::desired::Desired;
 use crate::messages;
 use crate::observed::{Observed, PRIVATE_BRIDGE};
 use crate::plan::{self, Op};
 use crate::private_network;
+use crate::settings::Settings;
 use crate::uplink::candidate::{self, Candidate};
 use crate::uplink::election::{Effect, Election, Rules};
 use crate::uplink::listeners::{Listen, listeners, receiving_link};

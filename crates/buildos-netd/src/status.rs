@@ -9,9 +9,9 @@ use buildos_types::{InterfaceName, LinkIndex, MacAddress, PrivateNetwork};
 use ipnet::{Ipv4Net, Ipv6Net};
 use serde::Serialize;
 
-use crate::config::Settings;
 use crate::observed::{Link, Observed, PRIVATE_BRIDGE, PUBLIC_BRIDGE};
 use crate::reconcile::Reconciler;
+use crate::settings::Settings;
 use crate::uplink::candidate;
 use crate::uplink::contender::Contender;
 use crate::uplink::election::Election;

@@ -17,12 +17,12 @@ use std::time::Duration;
 
 use buildos_dhcp::arp::Packet;
 use buildos_dhcp::{Instant, State};
-use buildos_netd::config::Settings;
 use buildos_netd::kernel::fake;
 use buildos_netd::observed::{PRIVATE_BRIDGE, PUBLIC_BRIDGE};
 use buildos_netd::pattern::Pattern;
 use buildos_netd::plan::Op;
 use buildos_netd::reconcile::{FormerUplink, Kernel as _, RETRY, Reconciler};
+use buildos_netd::settings::Settings;
 use buildos_types::{LinkIndex, MacAddress};
 use lan::Lan;
 use nics::{index, mac, nic};

@@ -12,11 +12,11 @@ mod servers;
 use std::time::Duration;
 
 use buildos_dhcp::Instant;
-use buildos_netd::config::Settings;
 use buildos_netd::kernel::fake;
 use buildos_netd::observed::{PRIVATE_BRIDGE, PUBLIC_BRIDGE};
 use buildos_netd::plan::Op;
 use buildos_netd::reconcile::{Kernel as _, RETRY, Reconciler};
+use buildos_netd::settings::Settings;
 use lan::Lan;
 use nics::{index, nic};
 use servers::{LEASE, Server};

@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
-use crate::config::LeaseTime;
 use crate::dnsmasq::paths::{LEASES, RESOLV};
+use crate::settings::LeaseTime;
 use crate::uplink_network::UplinkNetwork;
 
 /// Upper limit of `dhcp-lease-max`: machines that come and go under new MAC addresses

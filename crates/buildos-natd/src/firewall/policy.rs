@@ -18,10 +18,10 @@ use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 
-use crate::config::Settings;
 use crate::firewall::model::{
     Chain, CompareOp, ConnectionState, Hook, Kind, Match, Priority, Rule, Table, Transport, Verdict,
 };
+use crate::settings::Settings;
 use crate::uplink_network::UplinkNetwork;
 
 /// Name of the table.

@@ -9,9 +9,9 @@ use std::fmt;
 
 use buildos_types::{InterfaceName, LinkIndex, MacAddress};
 
-use crate::config::Settings;
 use crate::observed::{Link, Observed, PUBLIC_BRIDGE};
 use crate::pattern::Pattern;
+use crate::settings::Settings;
 
 /// A link that may become the uplink.
 #[derive(Debug, Clone, PartialEq, Eq)]

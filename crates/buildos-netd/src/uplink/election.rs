@@ -30,7 +30,7 @@ use ipnet::Ipv4Net;
 
 use super::candidate::Candidate;
 use super::contender::Contender;
-use crate::config::Settings;
+use crate::settings::Settings;
 
 /// Delay before a changed hostname is sent to the DHCP server. At boot the name is set when
 /// agents start, which need the CPU more urgently, and it may change once more.

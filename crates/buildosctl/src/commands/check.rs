@@ -176,9 +176,9 @@ struct Daemon {
 impl Daemon {
     fn all() -> [Self; 4] {
         [
-            Self::of(buildos_netd::config::schema()),
-            Self::of(buildos_hostnamed::config::schema()),
-            Self::of(buildos_natd::config::schema()),
+            Self::of(buildos_netd::settings::schema()),
+            Self::of(buildos_hostnamed::settings::schema()),
+            Self::of(buildos_natd::settings::schema()),
             Self::of(buildos_agentd::settings::schema()),
         ]
     }

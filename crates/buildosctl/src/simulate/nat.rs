@@ -1,9 +1,9 @@
 //! Derives what natd would configure, with natd's own code.
 
 use buildos_dbus_api::network1::Network;
-use buildos_natd::config::Settings;
 use buildos_natd::dnsmasq::config as dnsmasq;
 use buildos_natd::firewall::policy;
+use buildos_natd::settings::Settings;
 use buildos_natd::uplink_network::UplinkNetwork;
 
 /// Configuration by natd.

@@ -10,9 +10,9 @@ use crate::commands::check::owner;
 /// Settings of the daemons that are simulated.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
-    pub(crate) netd: buildos_netd::config::Settings,
-    pub(crate) hostnamed: buildos_hostnamed::config::Settings,
-    pub(crate) natd: buildos_natd::config::Settings,
+    pub(crate) netd: buildos_netd::settings::Settings,
+    pub(crate) hostnamed: buildos_hostnamed::settings::Settings,
+    pub(crate) natd: buildos_natd::settings::Settings,
 }
 
 const DAEMONS: [&str; 4] = ["netd", "hostnamed", "natd", "agentd"];
@@ -32,9 +32,9 @@ pub(crate) fn settings(
         problems: &mut problems,
     };
     let settings = Settings {
-        netd: of.evaluate(&buildos_netd::config::schema()),
-        hostnamed: of.evaluate(&buildos_hostnamed::config::schema()),
-        natd: of.evaluate(&buildos_natd::config::schema()),
+        netd: of.evaluate(&buildos_netd::settings::schema()),
+        hostnamed: of.evaluate(&buildos_hostnamed::settings::schema()),
+        natd: of.evaluate(&buildos_natd::settings::schema()),
     };
     (settings, problems)
 }
