@@ -1,7 +1,7 @@
 """Tests netd with DHCP servers: dnsmasq, Kea, and stand-ins that are wrong, late or mute,
 or send NAK.
 
-The contents of netd's own messages are tested in test_dhcp_wire.py."""
+The contents of netd's own messages are tested in test_dhcp_messages.py."""
 
 from __future__ import annotations
 
