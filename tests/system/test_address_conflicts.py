@@ -57,7 +57,7 @@ def test_claimed_address_is_defended_once_and_then_given_up(host: Host, lan: Lan
 
 
 @pytest.mark.parametrize("nics", [2, 4])
-def test_several_nics_on_one_lan_make_no_loop_and_one_answers_arp(
+def test_several_nics_on_one_lan_make_no_loop_and_br0_answers_arp(
     host: Host, lan: Lan, nics: int
 ) -> None:
     lan.serve_dhcp()

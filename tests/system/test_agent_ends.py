@@ -163,7 +163,7 @@ def test_exit_status_survives_restart_of_agentd(host: Host, lan: Lan) -> None:
     assert instance(host, "Failures", AGENT) == 0
 
 
-def test_log_lines_of_agent_keep_their_level(host: Host, lan: Lan) -> None:
+def test_log_lines_of_agent_keep_level(host: Host, lan: Lan) -> None:
     lan.serve_dhcp()
     lines = "\n".join(f"echo '<{level}>level {level}' >&2" for level in range(8))
     host.program("/opt/agent", f"#!/bin/bash\n{lines}\necho none >&2\nexec sleep infinity\n")

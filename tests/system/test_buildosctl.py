@@ -48,7 +48,7 @@ def wait_for_step(host: Host, step: str | None, outcome: str = "broken") -> dict
 
 
 def slave(host: Host) -> None:
-    """Configures a slave that runs and does nothing."""
+    """Configures a bslave without tasks."""
     host.program(SLEEPER, "#!/bin/sh\nexec sleep infinity\n")
     host.configure("agentd", bslave(SLEEPER, 'bridge = "br0"', 'kvm = "waived"'))
 
@@ -219,7 +219,7 @@ def test_renew_is_allowed_for_root_only(online: Host) -> None:
     assert denied.stderr == "buildosctl: only root and members of buildos-admin may do that\n"
 
     def renewed() -> bool:
-        # Times are whole seconds, so the first renewal can have the same time.
+        # Times are in whole seconds: the first renewal might have the time of the lease.
         online.run(["buildosctl", "renew"])
         leases = json.loads(ctl(online, "leases", "--json").stdout)
         return bool(leases["lease"]["acquired_usec"] > acquired)
@@ -227,22 +227,22 @@ def test_renew_is_allowed_for_root_only(online: Host) -> None:
     online.wait_for(renewed, "the lease is renewed")
 
 
-def test_log_shows_all_buildos_units_and_no_others(online: Host) -> None:
+def test_log_shows_all_buildos_units_and_no_other_unit(online: Host) -> None:
     entries = [
         json.loads(line)
         for line in online.run(["buildosctl", "log", "--output=json"]).splitlines()
     ]
     units = {e.get("_SYSTEMD_UNIT") for e in entries} | {e.get("UNIT") for e in entries}
     assert {f"buildos-{d}.service" for d in ("netd", "hostnamed", "natd", "agentd")} <= units
-    strangers = [
+    others = [
         e["MESSAGE"]
         for e in entries
         if not any(str(e.get(k, "")).startswith("buildos") for k in ("_SYSTEMD_UNIT", "UNIT"))
     ]
-    assert strangers == []
+    assert others == []
 
 
-def test_check_reports_the_problems_that_daemons_report(online: Host) -> None:
+def test_check_and_daemon_report_equal_problems(online: Host) -> None:
     mistake = "carier_grace_s = 3\n"
     online.write("/etc/buildos/netd.conf.d/60-mistake.toml", mistake)
     path = "/etc/buildos/netd.conf.d/60-mistake.toml"

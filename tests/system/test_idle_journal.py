@@ -37,8 +37,8 @@ def _cursor(host: Host) -> str:
 def test_idle_day_writes_few_journal_lines(
     host: Host, lan: Lan, figure: Callable[[str], None]
 ) -> None:
-    """Only probes and renewals recur on an idle host: counts the lines of each, times their
-    number in a day."""
+    """Only probes and renewals recur on an idle host. The test counts the lines of each and
+    multiplies them by their number in a day."""
     host.configure("natd", "probe_interval_s = 10")
     lan.serve_dhcp()
     host.start([lan])

@@ -43,7 +43,7 @@ def ordinary(debs: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Root
 
 @pytest.fixture
 def debian(ordinary: Root, lan: Lan) -> Iterator[Host]:
-    """A host before its boot, without a network manager. Each test enables one."""
+    """A host before its boot, without a network manager. Each test enables a manager."""
     lan.serve_dhcp()
     with Host(ordinary, "debian") as host:
         host.file("/etc/resolv.conf", RESOLV_CONF)

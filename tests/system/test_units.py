@@ -34,7 +34,7 @@ WRITABLE = {
     # buildos-console writes files for agetty.
     "buildos-console.service": {"/run"},
     "buildos-hostnamed.service": set(),
-    # Files of /sys belong to root, and these services have users of their own.
+    # Files of /sys belong to root; these services run as other users.
     "buildos-dnsmasq.service": {"/sys"},
     "buildos-natd.service": {"/proc", "/sys"},
     "buildos-netd.service": {"/sys"},
