@@ -98,7 +98,7 @@ def _drops(host: Host) -> int:
 def test_lost_kernel_notifications_are_recovered(online: Host) -> None:
     pid = online.main_pid(NETD)
     online.run(["kill", "-STOP", str(pid)])
-    # The notifications exceed the buffer of netd's socket. The last notification is the removed route.
+    # The notifications exceed the buffer of netd's socket. The last one is the removed route.
     online.run(
         "for i in $(seq 2000); do echo address add 192.0.2.9/32 dev lo;"
         "echo address del 192.0.2.9/32 dev lo; done | ip -batch -; ip route del default"
