@@ -183,7 +183,8 @@ impl Daemon {
         Ok(())
     }
 
-    /// Adds, changes and removes agents. Errors in the configuration remove none.
+    /// Adds, changes and removes agents. If the configuration has errors, no agent is
+    /// removed.
     fn configure_agents(&mut self, configured: Configured) {
         let mut remembered = self.state_file.load().unwrap_or_else(|error| {
             tracing::warn!("{}", text::chain(&error));

@@ -78,7 +78,7 @@ impl Manager {
 
     async fn call(&self, call: MethodCall) -> fdo::Result<()> {
         let sent = self.calls.send(call).await;
-        sent.map_err(|_| fdo::Error::Failed("buildos-agentd is ending".to_owned()))
+        sent.map_err(|_| fdo::Error::Failed("buildos-agentd is stopping".to_owned()))
     }
 }
 
@@ -165,7 +165,7 @@ impl Agent {
 
     /// `waiting`, `starting`, `running`, `delayed` (it ended and starts again at
     /// NextStartUSec), `stopped` (by an operator), `draining` (its tasks have until
-    /// DrainDeadlineUSec to end), `drained`, or `invalid` (its settings make no command).
+    /// DrainDeadlineUSec to end), `drained`, or `invalid` (its settings yield no command).
     #[zbus(property)]
     fn state(&self) -> &str {
         self.instance.state().as_str()

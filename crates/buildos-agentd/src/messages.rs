@@ -31,7 +31,7 @@ const CRASH_LOOP: &str = "3f895cd92a28480eacf6520d9a71439f";
 const CLOCK: &str = "dff2e49b009c4d95a8660a36e3eee045";
 /// A leftover of an agent is removed.
 const LEAKED: &str = "755d46fb7eea44a8ab52bd32aaaf47b7";
-/// The settings of an agent make no command.
+/// The settings of an agent yield no command line.
 const INVALID: &str = "be308baf30dc47e6a2669ebdb21cf211";
 /// An agent is no longer configured.
 const REMOVED: &str = "afad5dfeeb2147b3b3e3b18e64ecfe21";
@@ -143,7 +143,7 @@ pub(crate) fn leaked_process(pid: u32, process: &Escaped) {
     tracing::warn!(
         message_id = LEAKED,
         object_pid = pid,
-        "the agent left process {process}, which is killed"
+        "killing process {process}, which the agent left behind"
     );
 }
 
@@ -152,7 +152,7 @@ pub(crate) fn leaked_link(name: &str) {
     tracing::warn!(
         message_id = LEAKED,
         interface = name,
-        "the agent left tap {name}, which is removed"
+        "removing tap {name}, which the agent left behind"
     );
 }
 
@@ -160,7 +160,7 @@ pub(crate) fn leaked_link(name: &str) {
 pub(crate) fn leaked_rule(rule: &str) {
     tracing::warn!(
         message_id = LEAKED,
-        "the agent left a rule in table nat, which is removed: {}",
+        "removing a rule of table nat, which the agent left behind: {}",
         Escaped::new(rule)
     );
 }
@@ -169,7 +169,7 @@ pub(crate) fn leaked_rule(rule: &str) {
 pub(crate) fn leaked_namespace(name: &str) {
     tracing::warn!(
         message_id = LEAKED,
-        "the agent left network namespace {}, which is removed",
+        "removing network namespace {}, which the agent left behind",
         Escaped::new(name)
     );
 }

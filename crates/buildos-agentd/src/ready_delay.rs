@@ -1,8 +1,9 @@
 //! Delays READY=1 on the first start after boot.
 //!
-//! Units ordered after agentd, in the image most of the boot, take no CPU from the agents
-//! before these have started. The delay ends early if the agents wait for the rest of the
-//! boot (KVM, a disk), and has a limit for everything else (a network).
+//! Units ordered after agentd therefore take no CPU from the agents while these start. In
+//! the image, most units are ordered after agentd. The delay ends early if the agents wait
+//! for the rest of the boot (KVM, a disk). It has a limit for other requirements (a
+//! network).
 
 use std::time::{Duration, Instant};
 

@@ -63,7 +63,7 @@ pub fn resources(id: &Id, settings: &Settings, hardware: Hardware) -> Resources 
     let ram_mib = match (agent.ram_mib, id.kind) {
         (Some(ram), _) => ram.get().into(),
         (None, Kind::Bbot) => share(settings, hardware).max(LEAST_RAM),
-        // Its RAM is not known: it does not wait for any.
+        // agentd does not know the RAM that a slave needs: RAM is not a requirement.
         (None, Kind::Bslave) => 0,
     };
     let threads = NonZeroU32::new(hardware.threads.get() / tasks).unwrap_or(NonZeroU32::MIN);

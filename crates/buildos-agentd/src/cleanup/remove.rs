@@ -45,7 +45,7 @@ pub enum CleanupError {
         /// The error of the operating system.
         source: io::Error,
     },
-    /// The process does not run in the unit that it shall clean up.
+    /// This process does not run in the unit that it is to clean up.
     #[error("this process is not in {0}")]
     OtherUnit(String),
     /// A tool could not be run.
@@ -62,17 +62,17 @@ pub enum CleanupError {
     NotEnded(String),
 }
 
-/// Removes what the agent in `unit` left, which ran as `user`. The caller runs in the unit
-/// after its main process has ended. An error in one part does not stop the others.
+/// Removes the leftovers of an agent that ran in `unit` as `user`. The caller runs in the
+/// unit after its main process has ended. An error in one part does not stop the others.
 #[must_use]
 pub fn clean_up(unit: &str, user: &str) -> Vec<CleanupError> {
-    let parts = [processes(unit), network(unit, user)];
+    let parts = [kill_processes(unit), clean_network(unit, user)];
     parts.into_iter().filter_map(Result::err).collect()
 }
 
 /// Kills the processes left in the control group of the unit, so that they hold nothing
 /// open. systemd would kill them later.
-fn processes(unit: &str) -> Result<(), CleanupError> {
+fn kill_processes(unit: &str) -> Result<(), CleanupError> {
     let group = own_group(unit)?;
     let others = || -> Result<BTreeSet<u32>, CleanupError> {
         let mut pids = members(&group)?;
@@ -196,7 +196,7 @@ impl Leftovers {
         self.taps.is_empty() && self.rules.is_empty() && self.namespaces.is_empty()
     }
 
-    /// Returns the leftovers in both.
+    /// Returns the leftovers that are in `self` and in `later`.
     fn intersection(&self, later: &Self) -> Self {
         Self {
             taps: self.taps.intersection(&later.taps).cloned().collect(),
@@ -233,7 +233,7 @@ impl Leftovers {
 }
 
 /// Removes leftovers in the network of the host.
-fn network(unit: &str, user: &str) -> Result<(), CleanupError> {
+fn clean_network(unit: &str, user: &str) -> Result<(), CleanupError> {
     let mut left = Leftovers::find(user)?;
     if !left.is_empty() && !other_agents(unit).is_empty() {
         let deadline = Instant::now() + SETTLE_TIME;

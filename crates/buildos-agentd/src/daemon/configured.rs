@@ -26,7 +26,7 @@ pub(super) struct Configured {
 pub(super) struct ConfiguredAgent {
     pub(super) requirements: Requirements,
     pub(super) drain_method: DrainMethod,
-    /// Text of the drop-in; [`None`] if the settings make no command.
+    /// Text of the drop-in; [`None`] if the settings yield no command.
     dropin: Option<String>,
 }
 

@@ -13,7 +13,7 @@ use crate::requirements::host::{self, Host};
 
 /// Interval of polls while an agent waits for a file, a device or the clock.
 const INTERVAL: Duration = Duration::from_secs(2);
-/// Interval while an agent waits for nothing but the clock: the poll delays its start.
+/// Interval while an agent waits only for the clock: a longer one would delay its start.
 const CLOCK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Observes the host.

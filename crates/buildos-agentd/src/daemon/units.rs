@@ -34,7 +34,7 @@ impl Units {
         }
     }
 
-    /// Makes the drop-ins as configured, and has systemd read them.
+    /// Applies the configured drop-ins, and reloads systemd if it has not read them.
     pub(super) async fn apply(&mut self, configured: &Configured) -> Result<(), Error> {
         let desired = configured.dropins();
         let observed = self.directory.read()?;

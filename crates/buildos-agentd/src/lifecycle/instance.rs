@@ -15,13 +15,13 @@ use crate::unit::phase::{Phase, Unit};
 pub enum Event {
     /// systemd reported the unit.
     Seen(Unit),
-    /// systemd refused or failed the last command, for this reason.
+    /// systemd refused the last command, or its job failed, for this reason.
     Failed(String),
     /// A stop that agentd did not request has ended, and the unit is down.
     StoppedByHand,
     /// A start that agentd did not request has ended, and the unit is up.
     StartedByHand,
-    /// The requirements were checked; these are not met.
+    /// Result of a check of the requirements: those that are not met.
     Requirements(Vec<Unmet>),
     /// The deadline may have passed.
     Due,
@@ -103,7 +103,7 @@ impl Instance {
     /// Handles an event and returns the command for systemd. `jitter` is a random number.
     pub fn handle(&mut self, event: Event, now: Now, jitter: u32) -> Option<Command> {
         let command = match event {
-            Event::Seen(unit) => self.see(unit, now, jitter),
+            Event::Seen(unit) => self.record_unit(unit, now, jitter),
             Event::Failed(cause) => self.step(Trigger::Failed, None, cause, now, jitter),
             Event::StoppedByHand => {
                 self.remembered.launched = true;
@@ -133,12 +133,12 @@ impl Instance {
     }
 
     /// Records a report of the unit. An unchanged unit triggers nothing.
-    fn see(&mut self, unit: Unit, now: Now, jitter: u32) -> Option<Command> {
+    fn record_unit(&mut self, unit: Unit, now: Now, jitter: u32) -> Option<Command> {
         if let Some(exit) = &unit.exit {
             self.remembered.last_exit = exit.to_string();
         }
-        // A unit on its way down may be stopped by agentd itself: its agent was removed
-        // from the configuration and added again.
+        // agentd itself may be stopping this unit: its agent was removed from the
+        // configuration and added again.
         self.remembered.launched |= !matches!(unit.phase, Phase::Down | Phase::Stopping);
         let cause = unit
             .exit

@@ -125,7 +125,7 @@ impl State {
 pub enum Trigger {
     /// The unit is observed in this phase, after a change or for the first time.
     Seen(Phase),
-    /// systemd refused or failed the last command.
+    /// systemd refused the last command, or its job failed.
     Failed,
     /// A stop that agentd did not request has ended, and the unit is down.
     StoppedByHand,
@@ -244,7 +244,7 @@ fn starting(trigger: Trigger, facts: &Facts) -> (State, Action) {
         // systemd refused a restart: the agent still runs.
         Trigger::Failed if facts.phase == Some(Phase::Running) => (facts.run(), Action::None),
         Trigger::Failed => (facts.delay(), Action::CountFailure),
-        // No task can have come far.
+        // A task has at most just begun.
         Trigger::Drain(deadline) => stop_after_drain(deadline, false),
         Trigger::Seen(Phase::Starting | Phase::Stopping)
         | Trigger::StartedByHand
@@ -279,7 +279,7 @@ fn delayed(state: State, trigger: Trigger, facts: &Facts) -> (State, Action) {
         Trigger::Seen(Phase::Down) | Trigger::StoppedByHand => (State::Stopped, Action::None),
         Trigger::Seen(Phase::Starting) => (State::Starting, Action::None),
         Trigger::Seen(Phase::Running) => (facts.run(), Action::None),
-        // The failed start was reported before; the unit knows the exit status.
+        // The failed start was counted before; the unit has the exit status.
         Trigger::Seen(Phase::Ended) if facts.previous.is_some_and(|p| p != Phase::Ended) => {
             (state, Action::UpdateFailure)
         }
@@ -325,11 +325,11 @@ fn draining(deadline: DrainDeadline, trigger: Trigger, facts: &Facts) -> (State,
         // The stop cancels the pending automatic restart.
         Trigger::Seen(Phase::Ended) | Trigger::Idle => stop_after_drain(deadline, false),
         Trigger::DeadlinePassed => stop_after_drain(deadline, true),
-        Trigger::StartedByHand => (facts.follow(), UNWATCH),
+        Trigger::StartedByHand => (facts.active_state(), UNWATCH),
         Trigger::Restart => (State::Starting, RESTART),
         Trigger::Drain(deadline) => (State::Draining(deadline), Action::None),
         Trigger::Resume if facts.phase.is_none() => (State::Waiting, Action::None),
-        Trigger::Resume => (facts.follow(), UNWATCH),
+        Trigger::Resume => (facts.active_state(), UNWATCH),
         Trigger::Seen(Phase::Starting | Phase::Running | Phase::Stopping)
         | Trigger::Failed
         | Trigger::RequirementsMet => (State::Draining(deadline), Action::None),
@@ -345,7 +345,7 @@ fn stopping_after_drain(state: State, trigger: Trigger, facts: &Facts) -> (State
             let deadline = DrainDeadline::new(STOP_RETRY, facts.now);
             (State::Draining(deadline), Action::None)
         }
-        Trigger::StartedByHand => (facts.follow(), UNWATCH),
+        Trigger::StartedByHand => (facts.active_state(), UNWATCH),
         // The stop is under way: only a restart brings the agent back.
         Trigger::Restart | Trigger::Resume => (State::Starting, RESTART),
         Trigger::Seen(Phase::Starting | Phase::Running | Phase::Stopping)
@@ -361,9 +361,9 @@ fn drained(trigger: Trigger, facts: &Facts) -> (State, Action) {
         Trigger::Seen(Phase::Ended) => (State::Drained, STOP),
         // An operator started the unit while agentd did not run.
         Trigger::Seen(Phase::Starting | Phase::Running) if facts.previous.is_none() => {
-            (facts.follow(), Action::None)
+            (facts.active_state(), Action::None)
         }
-        Trigger::StartedByHand => (facts.follow(), UNWATCH),
+        Trigger::StartedByHand => (facts.active_state(), UNWATCH),
         Trigger::Restart | Trigger::Resume => (State::Waiting, Action::StartOver),
         Trigger::Seen(Phase::Down | Phase::Starting | Phase::Running | Phase::Stopping)
         | Trigger::Failed
@@ -406,8 +406,8 @@ impl Facts {
         }
     }
 
-    /// Returns the state of a unit that is up although a drain was requested.
-    fn follow(&self) -> State {
+    /// Returns the state of an agent whose unit is up.
+    fn active_state(&self) -> State {
         match self.phase {
             Some(Phase::Running) => self.run(),
             Some(Phase::Down | Phase::Starting | Phase::Stopping | Phase::Ended) | None => {

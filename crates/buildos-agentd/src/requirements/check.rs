@@ -19,7 +19,7 @@ use crate::unit::command::{Command, CommandError};
 /// Requirements of one agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Requirements {
-    /// Reason why its settings make no command, if they make none.
+    /// Reason why its settings yield no command; [`None`] if they yield one.
     pub configuration: Option<CommandError>,
     /// Program that must be executable.
     pub program: Program,
@@ -34,7 +34,7 @@ pub struct Requirements {
 }
 
 impl Requirements {
-    /// Derives the requirements from the settings and the command made of them.
+    /// Derives the requirements from the settings and the resulting command.
     #[must_use]
     pub fn new(
         settings: &AgentSettings,

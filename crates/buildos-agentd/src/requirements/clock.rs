@@ -2,7 +2,7 @@
 //!
 //! With a clock that is far off, agents refuse the certificates of controllers. A host
 //! whose time servers do not answer can still build if its hardware clock is right. The
-//! wait therefore has a deadline, which begins when the host is online first.
+//! wait therefore has a deadline, which begins when the host first comes online.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ pub enum Clock {
     Awaited,
     /// The kernel reports the clock as synchronised.
     Synchronised,
-    /// Not synchronised at the deadline; agents start without.
+    /// Not synchronised at the deadline; agents start anyway.
     GivenUp,
 }
 
@@ -22,8 +22,8 @@ pub enum Clock {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Wait {
     clock: Clock,
-    /// Time at which the host was online first.
-    online: Option<Instant>,
+    /// Time at which the host first came online.
+    first_online: Option<Instant>,
 }
 
 impl Wait {
@@ -36,13 +36,13 @@ impl Wait {
         now: Instant,
     ) -> Clock {
         if online {
-            self.online.get_or_insert(now);
+            self.first_online.get_or_insert(now);
         }
         let waited = self
-            .online
+            .first_online
             .map(|since| now.saturating_duration_since(since));
         self.clock = match self.clock {
-            // Without servers the clock stays right for hours.
+            // Without time servers the clock stays accurate for hours.
             Clock::Synchronised => Clock::Synchronised,
             Clock::Awaited | Clock::GivenUp if synchronised => Clock::Synchronised,
             Clock::Awaited if waited.is_some_and(|waited| waited >= deadline) => Clock::GivenUp,
@@ -51,10 +51,10 @@ impl Wait {
         self.clock
     }
 
-    /// Returns true between the first time online and the deadline.
+    /// Returns true from the time when the host first came online until the deadline.
     #[must_use]
     pub fn is_running(&self) -> bool {
-        self.clock == Clock::Awaited && self.online.is_some()
+        self.clock == Clock::Awaited && self.first_online.is_some()
     }
 }
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::num::NonZeroU32;
 use std::path::Path;
 
-/// Lower limit of the operating system's reserve, MiB, on machines with twice as much.
+/// Lower limit of the operating system's reserve, MiB, on machines with at least 1 GiB.
 /// After boot it uses 291 MB of 2 GiB (docs/figures.md), a third of that for the image.
 /// The rest is for page cache, logs and logins.
 const LEAST_RESERVE: u64 = 512;
@@ -29,7 +29,7 @@ impl Hardware {
         let meminfo = fs::read_to_string(root.join("proc/meminfo")).unwrap_or_default();
         Self {
             threads: threads.unwrap_or(NonZeroU32::MIN),
-            memory: total(&meminfo).unwrap_or(0),
+            memory: mem_total(&meminfo).unwrap_or(0),
         }
     }
 
@@ -45,7 +45,7 @@ impl Hardware {
 }
 
 /// Parses `MemTotal` of `/proc/meminfo` (proc_meminfo(5)); MiB.
-fn total(meminfo: &str) -> Option<u64> {
+fn mem_total(meminfo: &str) -> Option<u64> {
     let line = meminfo
         .lines()
         .find_map(|line| line.strip_prefix("MemTotal:"))?;
@@ -60,9 +60,9 @@ mod tests {
     #[test]
     fn meminfo_total_is_parsed() {
         let text = "MemTotal:       24574052 kB\nMemFree:        20133944 kB\n";
-        assert_eq!(total(text), Some(23_998));
+        assert_eq!(mem_total(text), Some(23_998));
         for bad in ["", "MemFree: 1 kB\n", "MemTotal: x kB\n", "MemTotal: 5\n"] {
-            assert_eq!(total(bad), None, "{bad}");
+            assert_eq!(mem_total(bad), None, "{bad}");
         }
     }
 

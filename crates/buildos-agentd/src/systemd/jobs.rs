@@ -29,7 +29,7 @@ pub struct Jobs {
 pub struct Marks {
     /// Change of `ActiveState` or `SubState`.
     pub changed_usec: u64,
-    /// Check of its conditions, with which each start of an inactive unit begins.
+    /// Last check of its conditions. Each start of an inactive unit begins with that check.
     pub conditions_usec: u64,
 }
 

@@ -21,12 +21,12 @@ use crate::lifecycle::table::Command;
 use crate::unit::exit::Exit;
 use crate::unit::phase::{Phase, Unit};
 
-/// Delay before a supervisor that failed begins again.
+/// Delay before a failed supervisor restarts.
 const RETRY: Duration = Duration::from_secs(5);
 /// Interval between checks for tasks while an agent drains.
 const IDLE_INTERVAL: Duration = Duration::from_secs(1);
-/// Number of checks in a row without tasks that make an agent idle. Between two programs
-/// of one task there is a moment without any process.
+/// Number of consecutive checks without tasks after which an agent is idle. Between two
+/// programs of one task, the unit has no process for a moment.
 const IDLE_CHECKS: u32 = 2;
 /// Queue of property changes while systemd or the daemon is busy: enough for several
 /// restarts.
@@ -48,8 +48,8 @@ pub struct SupervisorHandle {
 }
 
 impl SupervisorHandle {
-    /// Starts a supervisor. `stop_job`: job of [`Systemd::stop`] from before the agent was
-    /// configured again, which is not to be mistaken for a stop by an operator.
+    /// Starts a supervisor. `stop_job`: job that [`Systemd::stop`] queued before the agent
+    /// was configured again. It is not a stop by an operator.
     #[must_use]
     pub fn spawn(
         systemd: &Systemd,
@@ -144,7 +144,7 @@ impl Supervisor {
         let mut snapshots = Watch::new(&self.connection, SYSTEMD_NAME, &path).await?;
         loop {
             // Reports come before commands: a report may make a command obsolete.
-            // The first two streams end with the connection, as the third does.
+            // All three streams end with the connection; the third reports it.
             let event = tokio::select! {
                 biased;
                 Some(job) = removed_jobs.next() => self.own_job_ended(&job)?,
@@ -190,8 +190,8 @@ impl Supervisor {
         let Some(phase) = Phase::new(&properties.active_state, &properties.sub_state) else {
             return Ok(None);
         };
-        // In the middle of a restart, for example. The end of the job changes the
-        // properties again.
+        // A restart, for example, passes through this state. The end of its job changes
+        // the properties again.
         if phase == Phase::Down && properties.job.0 != 0 {
             return Ok(None);
         }
@@ -201,7 +201,7 @@ impl Supervisor {
         }
         let service: ServiceProxy<'_> = uncached(&self.connection, &self.id.unit()).await?;
         let main_pid = service.main_pid().await?;
-        // The process has ended meanwhile. The signal of that brings the next snapshot.
+        // The process has just ended. The signal of that change triggers the next snapshot.
         if phase == Phase::Running && main_pid == 0 {
             return Ok(None);
         }

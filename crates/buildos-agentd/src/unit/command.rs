@@ -1,4 +1,4 @@
-//! Makes the command of an agent from its settings: program, arguments, environment.
+//! Derives the command of an agent from its settings: program, arguments, environment.
 
 use std::fmt;
 use std::num::NonZeroU32;
@@ -48,7 +48,7 @@ pub struct Limits {
     pub memory: Option<NonZeroU32>,
 }
 
-/// Reason why the settings of an agent make no command.
+/// Reason why the settings of an agent yield no command.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CommandError {
     /// Without a controller bbot-agent ends at once.
@@ -57,7 +57,7 @@ pub enum CommandError {
 }
 
 impl Command {
-    /// Makes the command of an agent.
+    /// Derives the command of an agent.
     ///
     /// # Errors
     ///

@@ -102,7 +102,7 @@ pub enum Op {
 
 /// Returns the changes from the observed to the desired drop-ins.
 ///
-/// `configured` may contain agents that are not in `desired`: their settings make no
+/// `configured` may contain agents that are not in `desired`: their settings yield no
 /// command, and their drop-ins are kept. An agent that is no longer configured is removed
 /// only if the configuration is `valid`: a typing error that hides a table must not end a
 /// build.
@@ -304,7 +304,7 @@ mod tests {
             ("bbot@d", "1"),
         ]);
         let desired = texts(&[("bbot@a", "1"), ("bbot@b", "2"), ("bbot@e", "1")]);
-        // bbot@c is configured, but its settings make no command.
+        // bbot@c is configured, but its settings yield no command.
         let configured: BTreeSet<_> = ["bbot@a", "bbot@b", "bbot@c", "bbot@e"]
             .map(id)
             .into_iter()

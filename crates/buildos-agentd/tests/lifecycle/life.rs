@@ -60,7 +60,7 @@ impl Life {
         self.instance.handle(event, self.now, u32::MAX)
     }
 
-    /// Reports the unit in a changed phase.
+    /// Reports the unit in a new phase.
     pub(crate) fn see(&mut self, phase: Phase) -> Option<Command> {
         self.stamp += 1;
         self.see_unchanged(phase)
