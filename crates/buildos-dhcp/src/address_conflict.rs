@@ -1,8 +1,8 @@
 //! Detects address conflicts (RFC 5227) in parallel with the DHCP exchange.
 //!
-//! By the RFC a host probes for seconds before it uses an address, at every boot.
-//! Conflicts are rare, so the detector sends its probes together with the REQUEST. The
-//! host uses the address once it is granted, and declines it after a conflict.
+//! Under the RFC, a host probes for several seconds before it uses an address, at every
+//! boot. Conflicts are rare, so the detector sends its probes together with the REQUEST.
+//! The host uses the address once it is granted, and declines it after a conflict.
 //!
 //! | time | packets and claims |
 //! |---|---|

@@ -23,7 +23,7 @@ pub enum ArpError {
     OtherProtocol,
 }
 
-/// The addresses of an ARP packet that RFC 5227 evaluates, which ignores the operation.
+/// Addresses of an ARP packet. RFC 5227 evaluates them in requests and replies alike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Packet {
     /// Sender hardware address (`ar$sha`).

@@ -41,8 +41,8 @@
 //! - No Rapid Commit (RFC 4039): it takes a lease without `Select`.
 //! - No IPv6-only preferred (option 108, RFC 8925): the machines of a build host
 //!   need IPv4 behind its NAT.
-//! - No DHCPINFORM, FORCERENEW or authentication (RFC 3118): servers of such
-//!   networks neither send nor expect them.
+//! - No DHCPINFORM, FORCERENEW or authentication (RFC 3118): servers on the networks
+//!   of build hosts neither send nor expect them.
 
 pub mod address_conflict;
 pub mod arp;

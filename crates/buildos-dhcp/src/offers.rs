@@ -40,8 +40,8 @@ impl Offers {
         self.0.is_empty()
     }
 
-    /// Holds an OFFER and returns true if it is the first of its server. A later OFFER
-    /// replaces the earlier one of the same server in its place.
+    /// Adds an OFFER and returns true if it is the first from its server. A later OFFER
+    /// from the same server takes the place of the earlier one.
     pub(crate) fn hold(&mut self, lease: Lease, now: Instant) -> Result<bool, Refusal> {
         let offer = Offer {
             lease: Box::new(lease),

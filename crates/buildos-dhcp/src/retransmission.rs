@@ -26,8 +26,8 @@ const RENEWAL_FRACTION: u32 = 32;
 /// that began `elapsed` ago.
 ///
 /// The first two are short because the first message is often lost. A port of a switch
-/// or a bridge begins to forward some milliseconds after carrier. With 3 s a returning
-/// server would wait 1.5 s for the next DISCOVER in the median.
+/// or a bridge begins to forward some milliseconds after carrier. Later delays are at most
+/// 3 s for two minutes: a server that comes back gets a DISCOVER after 1.5 s in the median.
 pub(crate) fn discovery_delay(sent: u32, elapsed: Duration) -> Duration {
     if elapsed < EAGER {
         match sent {

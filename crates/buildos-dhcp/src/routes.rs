@@ -4,7 +4,7 @@
 //! |---|---|
 //! | 121 | its classless routes alone (RFC 3442) |
 //! | 33 | a route to each of its hosts: the format has no masks (RFC 2132, section 5.8) |
-//! | 3 | a default route by the first usable router |
+//! | 3 | a default route through the first usable router |
 
 use std::net::Ipv4Addr;
 

@@ -1,4 +1,4 @@
-//! Defines the time that the state machines are driven with.
+//! Defines the type of the time that a driver passes to the state machines.
 
 /// Time since an arbitrary epoch, on a clock that never jumps and that includes
 /// suspend (CLOCK_BOOTTIME).

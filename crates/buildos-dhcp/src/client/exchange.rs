@@ -3,8 +3,8 @@
 use crate::message::{ClientMessage, MessageKind};
 use crate::time::Instant;
 
-/// Broadcasts sent without the broadcast flag before every other one carries it: some
-/// relays cannot deliver a unicast answer.
+/// Number of broadcasts sent without the broadcast flag. Every second broadcast after them
+/// has it, because some relays cannot deliver a unicast answer.
 const UNICAST_ATTEMPTS: u32 = 4;
 
 /// Messages counted since the current search, renewal or confirmation began.
@@ -18,7 +18,7 @@ pub struct Counters {
     pub offers: u32,
     /// OFFERs and ACKs refused for their content.
     pub refused: u32,
-    /// Payloads that are no message to this client, or unexpected in its state.
+    /// Payloads that are not a message to this client, or not expected in its state.
     pub ignored: u32,
 }
 
@@ -27,15 +27,15 @@ pub struct Counters {
 pub(super) struct Exchange {
     /// Transaction id. Answers with any other id are ignored.
     pub(super) xid: u32,
-    /// Begin of the search, renewal or confirmation, from which `secs` counts.
+    /// Start of the search, renewal or confirmation; `secs` counts from it.
     pub(super) began: Instant,
-    /// Field of the last DISCOVER, which its REQUEST repeats (RFC 2131, section 4.4.1).
+    /// `secs` of the last DISCOVER; the REQUEST repeats it (RFC 2131, section 4.4.1).
     pub(super) secs: u16,
     /// Broadcast flag: servers answer by broadcast.
     pub(super) broadcast: bool,
-    /// Times the current message was sent.
+    /// Number of transmissions of the current message.
     pub(super) sent: u32,
-    /// Time of the first transmission of the REQUEST: a lease counts from there.
+    /// Time of the first transmission of the REQUEST; the times of a lease count from it.
     pub(super) requested_at: Instant,
 }
 

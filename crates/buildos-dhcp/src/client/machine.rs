@@ -29,10 +29,10 @@ pub struct Client {
     pub(super) failed_servers: FailedServers,
     /// NAKs since the last lease.
     pub(super) naks: u32,
-    /// Conflicts in a row.
+    /// Consecutive conflicts.
     pub(super) conflicts: u32,
     pub(super) last_conflict: Instant,
-    /// Earliest begin of the next search, even on [`Input::Start`](crate::Input::Start).
+    /// Earliest time of the next search, even on [`Input::Start`](crate::Input::Start).
     pub(super) not_before: Instant,
     /// Address of an expired lease, which the next DISCOVER requests again.
     pub(super) expired_address: Option<Ipv4Addr>,

@@ -12,7 +12,7 @@ use crate::time::Instant;
 #[derive(Debug)]
 pub(super) enum Phase {
     Init {
-        /// Begin of the next search; `None` when stopped.
+        /// Time of the next search; `None` when stopped.
         search_at: Option<Instant>,
     },
     Selecting {

@@ -13,8 +13,8 @@ use crate::refusal::Refusal;
 use crate::retransmission::nak_delay;
 use crate::time::Instant;
 
-/// Maximum number of refusals reported per exchange. More servers on one network are
-/// an attack, and each would get a line in the journal.
+/// Maximum number of refusals reported per exchange. Each one is a line in the journal;
+/// more servers on one network are an attack.
 const MAXIMUM_REFUSAL_EVENTS: u32 = 64;
 
 impl Client {

@@ -110,7 +110,7 @@ impl Host {
         self.packet(&payload);
     }
 
-    /// Moves the clock to so many seconds after [`EPOCH`], with a timeout at each deadline.
+    /// Advances the clock to `seconds` after [`EPOCH`], with a timeout at each deadline.
     pub(crate) fn run_until(&mut self, seconds: f64) {
         let end = EPOCH + Duration::from_secs_f64(seconds);
         while let Some(deadline) = self.client.deadline().filter(|deadline| *deadline <= end) {
@@ -120,7 +120,7 @@ impl Host {
         self.now = self.now.max(end);
     }
 
-    /// Moves the clock without a timeout.
+    /// Advances the clock without a timeout.
     pub(crate) fn sleep_until(&mut self, seconds: f64) {
         self.now = EPOCH + Duration::from_secs_f64(seconds);
     }

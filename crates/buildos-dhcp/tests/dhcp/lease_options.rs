@@ -109,7 +109,7 @@ fn static_routes_are_added_to_the_router() {
     let other = Ipv4Addr::new(192, 0, 2, 9);
     let lease = lease(Reply::ack().with(
         33,
-        // To a host, to the default (illegal), by an unreachable gateway.
+        // To a host, to the default (illegal), through an unreachable gateway.
         [
             10, 0, 0, 1, 192, 0, 2, 9, 0, 0, 0, 0, 192, 0, 2, 9, 10, 0, 0, 2, 203, 0, 113, 1,
         ],
@@ -137,7 +137,7 @@ fn classless_routes_replace_static_routes_and_routers() {
     let lease = lease(
         Reply::ack()
             .with(33, [10, 0, 0, 1, 192, 0, 2, 9])
-            // A subnet, a route by an unreachable gateway, the default.
+            // A subnet, a route through an unreachable gateway, the default.
             .with(
                 121,
                 [
@@ -162,7 +162,7 @@ fn classless_routes_lose_their_host_bits() {
 
 #[test]
 fn gateway_equal_to_the_leased_address_is_refused() {
-    // The subnet as a direct route, then the default by the leased address.
+    // The subnet as a direct route, then the default through the leased address.
     let routes = [24, 192, 0, 2, 0, 0, 0, 0, 0, 192, 0, 2, 77];
     let error = Lease::from_message(&message(Reply::ack().with(121, routes)), EPOCH);
     assert_eq!(error, Err(Refusal::GatewayOffLink(ADDRESS)));
