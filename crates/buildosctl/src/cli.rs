@@ -1,4 +1,4 @@
-//! The command line: a table of commands and flags, and what is made from it.
+//! Defines the command line as a table of commands and flags, and derives from it:
 //!
 //! ```text
 //! commands ─┬─> args      parses the arguments

@@ -1,9 +1,9 @@
-//! The commands, one file each.
+//! Implements the commands, in one file each.
 //!
 //! | file | subject |
 //! |---|---|
 //! | `run` | runs the command that the arguments name |
-//! | `show` | prints the host, once or again at every change |
+//! | `show` | prints the host, once or after every change |
 //! | `call` | errors of method calls to the daemons |
 
 pub(crate) mod agents;

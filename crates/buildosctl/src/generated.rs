@@ -1,5 +1,4 @@
-//! Files of the tree that are made from the code: compared by tests, and written by
-//! `docs/generate-buildosctl`.
+//! Compares generated files with the code, or writes them for `docs/generate-buildosctl`.
 
 use std::fs;
 use std::path::Path;

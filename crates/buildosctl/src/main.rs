@@ -1,4 +1,4 @@
-//! The operator's command line of a build host; see buildosctl(1).
+//! Shows and controls a build host from the command line; see buildosctl(1).
 
 use std::process::ExitCode;
 

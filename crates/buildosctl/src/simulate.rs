@@ -1,5 +1,5 @@
-//! Runs `buildosctl simulate`: shows what the daemons would do with a described network,
-//! without a build host, root or waiting.
+//! Runs `buildosctl simulate`: shows what the daemons would do on a described network. It
+//! needs no build host and no root, and runs in simulated time.
 //!
 //! | module | subject |
 //! |---|---|

@@ -1,8 +1,8 @@
-//! The state of a build host at one moment.
+//! Captures the state of a build host at one moment.
 //!
 //! | file | subject |
 //! |---|---|
-//! | `model` | the state as one value, which all output is made from |
+//! | `model` | the state as one value, from which all output derives |
 //! | `collect` | reads it from the daemons and systemd |
 //! | `controllers` | finds the controllers of agents, and tries to reach them |
 //! | `watch` | waits for changes on the bus |

@@ -1,4 +1,4 @@
-//! Output to a terminal or a pipe: colour, time spans and columns.
+//! Formats output for a terminal or a pipe: colour, time spans and columns.
 
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
@@ -104,7 +104,7 @@ pub(crate) fn columns(rows: &[Vec<String>]) -> String {
     out
 }
 
-/// Writes to standard output and returns the exit status for that.
+/// Writes to standard output and returns the exit status.
 pub(crate) fn print(text: &str) -> ExitCode {
     match std::io::stdout().write_all(text.as_bytes()) {
         Ok(()) => ExitCode::SUCCESS,
@@ -112,7 +112,7 @@ pub(crate) fn print(text: &str) -> ExitCode {
     }
 }
 
-/// Writes an error to standard error and returns the exit status for failures.
+/// Writes an error to standard error and returns the exit status of a failure.
 pub(crate) fn fail(error: &str) -> ExitCode {
     eprintln!("buildosctl: {}", text::Escaped::received(error));
     ExitCode::FAILURE

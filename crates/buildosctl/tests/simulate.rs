@@ -1,5 +1,5 @@
-//! Runs `buildosctl simulate` with descriptions from here and from the examples of the manual,
-//! and with wrong ones.
+//! Runs `buildosctl simulate` with the descriptions in `tests/simulate` and `docs/examples`,
+//! and with invalid descriptions.
 //!
 //! The expected output is beside each description; `BUILDOS_BLESS=1` rewrites it.
 
@@ -122,7 +122,7 @@ fn description_with_errors_is_refused_with_line_and_key() {
                 ": nic.a: mac is missing",
                 ": server.s: address is missing",
                 ": server.s: offers is missing",
-                ": server.s: no NIC is on segment \"b\"; those of the NICs are lan",
+                ": server.s: no NIC is on segment \"b\"; the NICs are on lan",
                 ": neighbour.n: address is missing",
             ],
         ),
@@ -143,7 +143,7 @@ fn description_with_errors_is_refused_with_line_and_key() {
     assert!(errors.starts_with("cannot read nowhere.toml: "), "{errors}");
 }
 
-/// As the daemons do, the simulation uses the default for a key with an error.
+/// Like the daemons, the simulation uses the default for a key with an error.
 #[test]
 fn configuration_with_errors_is_reported_and_ignored() {
     let directory = tempfile::tempdir().unwrap();

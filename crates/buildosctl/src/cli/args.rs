@@ -1,4 +1,4 @@
-//! The parser of the command line.
+//! Parses the command line.
 
 use std::ffi::OsString;
 use std::time::Duration;
@@ -92,7 +92,7 @@ impl Given {
             }
             Flag::Daemon => self.daemon = Some(parser.value()?.string()?),
             Flag::Cmdline => self.cmdline = Some(parser.value()?.string()?),
-            // `parse` returns at these.
+            // `parse` handles these before.
             Flag::Help | Flag::Version => {}
         }
         Ok(())
@@ -100,8 +100,8 @@ impl Given {
 }
 
 fn invocation(command: &Command, given: Given) -> Result<Invocation, lexopt::Error> {
-    let excess = command.operands().most();
-    if let Some(unexpected) = excess.and_then(|most| given.operands.get(most)) {
+    let limit = command.operands().limit();
+    if let Some(unexpected) = limit.and_then(|limit| given.operands.get(limit)) {
         return Err(Arg::Value(unexpected.into()).unexpected());
     }
     let show = |view, agents| {

@@ -1,7 +1,7 @@
-//! The table of commands and flags.
+//! Defines commands and flags in one table.
 //!
 //! The parser, `--help`, the synopsis of buildosctl(1) and the completions of bash and
-//! zsh are made from it. After a change run `docs/generate-buildosctl`.
+//! zsh derive from it. After a change run `docs/generate-buildosctl`.
 
 /// Identifies a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -285,8 +285,8 @@ impl Command {
 }
 
 impl Operands {
-    /// Returns the largest number of operands, if there is one.
-    pub(crate) const fn most(self) -> Option<usize> {
+    /// Returns the maximum number of operands, if there is one.
+    pub(crate) const fn limit(self) -> Option<usize> {
         match self {
             Self::None => Some(0),
             Self::File => Some(1),

@@ -1,9 +1,9 @@
-//! The completions of bash and zsh.
+//! Generates the completions of bash and zsh.
 
 use super::commands::{COMMANDS, Command, DEFAULT, Flag, GLOBAL, Operands, Value};
 use crate::commands::check;
 
-/// Returns commands that complete in the same way together, in their order.
+/// Groups the commands that complete in the same way, in the order of the table.
 fn groups() -> Vec<Vec<&'static Command>> {
     let mut groups: Vec<Vec<&Command>> = Vec::new();
     for command in &COMMANDS {

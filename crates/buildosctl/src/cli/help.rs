@@ -1,4 +1,4 @@
-//! What `--help` prints, of all commands or of one.
+//! Renders `--help`, for all commands or for one.
 
 use super::commands::{COMMANDS, Command, Flag, GLOBAL};
 use super::synopsis;

@@ -1,4 +1,4 @@
-//! The synopsis of the commands: as text for `--help`, and as mdoc(7) for the man page.
+//! Renders the synopsis of the commands as text (`--help`) and as mdoc(7) (man page).
 
 use super::commands::{COMMANDS, Command, DEFAULT, Flag, Form, Operands};
 
@@ -27,12 +27,12 @@ fn lines() -> Vec<Line> {
     lines
 }
 
-/// Returns the synopsis of all commands as text, a line each.
+/// Returns the synopsis of all commands as lines of text.
 pub(crate) fn text() -> Vec<String> {
     lines().iter().map(Line::text).collect()
 }
 
-/// Returns the synopsis of a command as text, a line for each form.
+/// Returns the synopsis of a command as text, with a line for each form.
 pub(crate) fn text_of(command: &'static Command) -> Vec<String> {
     let of = |form| Line {
         commands: vec![command],

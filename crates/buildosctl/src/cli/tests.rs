@@ -1,4 +1,4 @@
-//! Compares the files that are made from the table of commands with the table.
+//! Compares the generated files with the table of commands.
 
 use super::commands::{COMMANDS, GLOBAL, Id};
 use super::{complete, help, synopsis};

@@ -1,4 +1,4 @@
-//! `buildosctl agents`: one line for each agent, with what it waits for below.
+//! `buildosctl agents`: lists the agents, each with its missing requirements below.
 
 use serde::Serialize;
 
@@ -28,7 +28,7 @@ pub(crate) fn render(agents: &[Agent]) -> String {
 #[derive(Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema), schemars(rename = "agents"))]
 pub(crate) struct Json<'a> {
-    /// Version of this form, as in status
+    /// Version of this format, as in status
     schema: u32,
     /// All agents, by kind and name
     agents: &'a [Agent],

@@ -1,4 +1,4 @@
-//! Method calls to the daemons, and the messages for their errors.
+//! Prepares method calls to the daemons, and describes their errors.
 
 use buildos_dbus_api::agent1::ManagerProxy;
 use buildos_service::text;

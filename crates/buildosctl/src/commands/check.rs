@@ -1,6 +1,6 @@
 //! `buildosctl check`: finds mistakes in configuration before a host uses it.
 //!
-//! It links the schemas of the daemons, so keys, limits and messages are theirs.
+//! It uses the schemas of the daemons: keys, limits and messages are the same.
 //!
 //! # Limits
 //!

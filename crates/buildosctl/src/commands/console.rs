@@ -20,13 +20,14 @@ const ISSUE: &str = "/run/issue.d/50-buildos.issue";
 /// Pause after a change. Changes come in groups, and a console of 9600 baud takes a
 /// second for a screen.
 const SETTLE: Duration = Duration::from_secs(1);
-/// The longest time between two reads: not every change is signalled.
+/// Maximum time between two reads. The daemons do not signal every change.
 const READ_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Keeps the issue file up to date until the connection to the bus is lost.
 pub(crate) async fn keep(bus: &Connection) -> Result<(), String> {
     let changes = Changes::new(bus).await;
-    let mut changes = changes.map_err(|error| format!("cannot listen: {}", text::chain(&error)))?;
+    let mut changes =
+        changes.map_err(|error| format!("cannot subscribe to changes: {}", text::chain(&error)))?;
     let path = PathBuf::from(ISSUE);
     if let Some(directory) = path.parent() {
         fs::create_dir_all(directory)

@@ -18,7 +18,7 @@ const ABSENCE_LIMIT: Duration = Duration::from_secs(10);
 pub(crate) struct Request {
     /// Names such as `bbot@default`; empty for all agents.
     pub(crate) agents: Vec<String>,
-    /// Limit for the tasks; `None` for the configured one.
+    /// Time that the tasks have to end; `None` for the configured time.
     pub(crate) budget: Option<Duration>,
     /// Waits until no task runs.
     pub(crate) wait: bool,
@@ -49,13 +49,14 @@ pub(crate) async fn resume(bus: &Connection, agents: &[String]) -> Result<(), St
     resumed.map_err(agentd_error)
 }
 
-/// Waits until the agent runs no task, if it is among `names` or `names` is empty.
+/// Waits until the agent runs no task. Returns at once for an agent that is not in `names`,
+/// unless `names` is empty.
 async fn until_drained(watch: &mut Watch<Agent>, names: &[String]) -> Result<(), String> {
     let mut absent = false;
     loop {
         let look = if absent {
             let back = timeout(ABSENCE_LIMIT, watch.next()).await;
-            back.map_err(|_elapsed| "buildos-agentd is gone".to_owned())?
+            back.map_err(|_elapsed| "buildos-agentd did not come back".to_owned())?
         } else {
             watch.next().await
         };

@@ -1,4 +1,4 @@
-//! `buildosctl leases`: the lease of the host, and those of the machines on br1.
+//! `buildosctl leases`: lists the lease of the host and those of the machines on br1.
 
 use serde::Serialize;
 
@@ -34,7 +34,7 @@ pub(crate) fn render(host: &Host) -> String {
 #[derive(Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema), schemars(rename = "leases"))]
 pub(crate) struct Json<'a> {
-    /// Version of this form, as in status
+    /// Version of this format, as in status
     schema: u32,
     /// Lease of the host; null if buildos-netd does not answer
     lease: Option<&'a Lease>,

@@ -1,4 +1,4 @@
-//! `buildosctl links`: one line for each network interface.
+//! `buildosctl links`: lists the network interfaces, one a line.
 
 use serde::Serialize;
 
@@ -25,7 +25,7 @@ pub(crate) fn render(host: &Host) -> String {
 #[derive(Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema), schemars(rename = "links"))]
 pub(crate) struct Json<'a> {
-    /// Version of this form, as in status
+    /// Version of this format, as in status
     schema: u32,
     /// All links, in the order of their indexes
     links: &'a [Link],

@@ -1,4 +1,4 @@
-//! `buildosctl metrics`: the host in the text format of Prometheus
+//! `buildosctl metrics`: prints the host in the text format of Prometheus
 //! (prometheus.io/docs/instrumenting/exposition_formats).
 
 use std::fmt::Write as _;

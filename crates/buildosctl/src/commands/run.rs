@@ -63,7 +63,7 @@ fn with_bus(command: impl AsyncFnOnce(Connection) -> Result<ExitCode, String>) -
     result.unwrap_or_else(|error| fail(&error))
 }
 
-/// Becomes journalctl; returns only if that fails.
+/// Replaces this process by journalctl. Returns only on failure.
 fn log(arguments: Vec<OsString>) -> ExitCode {
     let error = Command::new("journalctl")
         .args(["--boot", "--unit=buildos*"])

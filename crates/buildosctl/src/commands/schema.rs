@@ -1,4 +1,4 @@
-//! Makes `docs/buildosctl.schema.json` from the types of the JSON output, and compares
+//! Generates `docs/buildosctl.schema.json` from the types of the JSON output, and compares
 //! real output with it.
 
 use schemars::generate::SchemaSettings;
@@ -36,7 +36,7 @@ fn schema() -> Value {
     schema
 }
 
-/// Removes the default values, which describe reading, and the formats of numbers.
+/// Removes default values, which concern deserialization, and the formats of numbers.
 fn strip(value: &mut Value) {
     match value {
         Value::Object(object) => {
@@ -51,7 +51,7 @@ fn strip(value: &mut Value) {
     }
 }
 
-/// Asserts that a value is as the schema of a command says, with exactly its keys.
+/// Asserts that a value conforms to the schema of a command, with exactly its keys.
 pub(crate) fn assert_documented(command: &str, value: &Value) {
     let schema: Value =
         serde_json::from_str(include_str!("../../../../docs/buildosctl.schema.json")).unwrap();
@@ -148,7 +148,7 @@ fn keys(
     }
 }
 
-/// Returns the name that a schema has for the type of a value.
+/// Returns the name of a value's type in JSON Schema.
 fn type_of(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",

@@ -1,4 +1,4 @@
-//! Prints the host as a command shows it, once or again at every change.
+//! Prints a view of the host, once or after every change.
 
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
@@ -14,8 +14,8 @@ use crate::snapshot::watch::Changes;
 use crate::snapshot::{collect, controllers};
 use crate::term::{Style, print};
 
-/// The longest time between two screens of `--watch`: the times on the screen change
-/// without a signal on the bus.
+/// Maximum time between two screens of `--watch`. The times on a screen change without a
+/// signal on the bus.
 const TICK: Duration = Duration::from_secs(1);
 
 /// A command that shows the host.
@@ -36,9 +36,9 @@ pub(crate) struct Request {
     pub(crate) view: View,
     /// Prints JSON instead of text.
     pub(crate) json: bool,
-    /// Prints again at every change.
+    /// Prints again after every change.
     pub(crate) watch: bool,
-    /// The agents that count; empty for all.
+    /// Agents to consider; empty for all.
     pub(crate) agents: Vec<String>,
 }
 
@@ -50,10 +50,10 @@ pub(crate) struct Output {
     pub(crate) code: u8,
 }
 
-/// Prints the host, once or at every change.
+/// Prints the host, once or after every change.
 pub(crate) async fn show(bus: &Connection, request: &Request) -> Result<ExitCode, String> {
     if !request.watch {
-        let output = look(bus, request).await?;
+        let output = render(bus, request).await?;
         return Ok(match print(&output.text) {
             printed if printed == ExitCode::SUCCESS => ExitCode::from(output.code),
             failed => failed,
@@ -61,11 +61,11 @@ pub(crate) async fn show(bus: &Connection, request: &Request) -> Result<ExitCode
     }
     let mut changes = Changes::new(bus)
         .await
-        .map_err(|error| format!("cannot listen: {}", text::chain(&error)))?;
+        .map_err(|error| format!("cannot subscribe to changes: {}", text::chain(&error)))?;
     let screen = std::io::stdout().is_terminal() && !request.json;
     let mut before = String::new();
     loop {
-        let output = look(bus, request).await?;
+        let output = render(bus, request).await?;
         if screen {
             // Cursor home, erase the screen (ECMA-48).
             if print(&format!("\x1b[H\x1b[2J{}", output.text)) != ExitCode::SUCCESS {
@@ -81,7 +81,8 @@ pub(crate) async fn show(bus: &Connection, request: &Request) -> Result<ExitCode
     }
 }
 
-async fn look(bus: &Connection, request: &Request) -> Result<Output, String> {
+/// Reads the host and renders it.
+async fn render(bus: &Connection, request: &Request) -> Result<Output, String> {
     let mut host = collect::host(bus).await;
     if request.view == View::Why {
         for name in &request.agents {
@@ -150,7 +151,7 @@ impl View {
             Self::Links => host.network.is_some(),
             Self::Leases => host.network.is_some() && host.nat.is_some(),
             Self::Agents => host.manager.is_some(),
-            // `why` has exit codes of its own; a metric says which daemons answer.
+            // `why` has its own exit codes; buildos_up shows which daemons answer.
             Self::Why | Self::Metrics => true,
         };
         u8::from(!known)

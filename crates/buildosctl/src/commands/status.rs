@@ -1,4 +1,4 @@
-//! `buildosctl status`: the host on one screen.
+//! `buildosctl status`: shows the host on one screen.
 
 use buildos_dbus_api::agent1::InstanceState;
 use buildos_dbus_api::nat1::{ProbeState, State as NatState};

@@ -1,8 +1,8 @@
 //! `buildosctl why`: finds the reason why this host does not build.
 //!
-//! A build needs the steps of a chain, in order. The first failed step is the answer, as
-//! the later ones depend on it. A failed step is only a remark if an agent runs without
-//! it, for example a slave on br0 without NAT.
+//! A build needs the steps of a chain, in order. The first failed step is the answer,
+//! because the later steps depend on it. A failed step is only a remark if an agent runs
+//! without it: a slave on br0, for example, needs no NAT.
 //!
 //! | file | subject |
 //! |---|---|
@@ -10,7 +10,7 @@
 //! | `network` | steps from the daemons to NAT |
 //! | `agents` | steps from the clock to the controllers |
 //! | `step` | the steps, and the result of checking one |
-//! | `agent_state` | states and missing requirements of agents |
+//! | `agent_state` | evaluates states and missing requirements of agents |
 //! | `verdict` | the answer as text and JSON |
 
 mod agent_state;

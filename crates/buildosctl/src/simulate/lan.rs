@@ -75,7 +75,7 @@ impl Lan {
         }
         for (name, port) in &topology.ports {
             let at = EPOCH.saturating_add(port.at.0);
-            lan.post(at, Due::Port(name.clone(), port.clone()));
+            lan.schedule(at, Due::Port(name.clone(), port.clone()));
         }
         lan
     }
@@ -100,7 +100,7 @@ impl Lan {
                     nic: index,
                     plugged,
                 };
-                self.post(EPOCH.saturating_add(at.0), cable);
+                self.schedule(EPOCH.saturating_add(at.0), cable);
             }
         }
     }
@@ -156,7 +156,7 @@ impl Lan {
         let controller = self.kernel.observed.bridge(bridge).map(|link| link.index);
         let (Some(controller), Some(index)) = (controller, self.kernel.unused_index()) else {
             let later = self.now().saturating_add(PORT_RETRY);
-            return self.post(later, Due::Port(name, port));
+            return self.schedule(later, Due::Port(name, port));
         };
         let last_octet = u8::try_from(index.get()).unwrap_or(u8::MAX);
         self.record_for(&name, format!("is added to {bridge} by another program"));
@@ -177,7 +177,7 @@ impl Lan {
         self.kernel.is_plugged(nic).then(|| segment.clone())
     }
 
-    fn post(&mut self, at: Instant, due: Due) {
+    fn schedule(&mut self, at: Instant, due: Due) {
         self.number = self.number.saturating_add(1);
         self.due.insert((at, self.number), due);
     }
@@ -251,7 +251,7 @@ impl Network for Lan {
         }
         for (delay, text, payload) in replies {
             let nic = nic.index;
-            self.post(
+            self.schedule(
                 now.saturating_add(delay),
                 Due::Message { nic, text, payload },
             );
@@ -284,7 +284,7 @@ impl Network for Lan {
             })
             .collect();
         for answer in answers {
-            self.post(self.now().saturating_add(ARP_DELAY), answer);
+            self.schedule(self.now().saturating_add(ARP_DELAY), answer);
         }
     }
 

@@ -14,7 +14,7 @@ use crate::term::{Style, Tone, columns};
 #[derive(Debug, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema), schemars(rename = "simulate"))]
 pub(crate) struct Report {
-    /// Version of this form, as in status
+    /// Version of this format, as in status
     schema: u32,
     /// Simulated time
     duration_ms: u64,

@@ -17,8 +17,8 @@ pub(crate) struct Settings {
 
 const DAEMONS: [&str; 4] = ["netd", "hostnamed", "natd", "agentd"];
 
-/// Returns the settings from `files`, which the topology names, and from the topology itself,
-/// with the errors in them. The daemons ignore keys with errors, too.
+/// Returns the settings from the topology and from `files`, which the topology names, and the
+/// errors in them. As in the daemons, a key with an error has no effect.
 pub(crate) fn settings(
     path: &Path,
     topology: &Topology,
@@ -43,9 +43,12 @@ pub(crate) fn settings(
 fn unknown_sources(path: &Path, topology: &Topology, files: &[Fragment]) -> Vec<String> {
     let known = DAEMONS.join(", ");
     let files = files.iter().filter_map(|file| match &file.origin {
-        Origin::File(file) if owner(file).is_none_or(|daemon| !DAEMONS.contains(&daemon)) => Some(
-            format!("{}: in no directory NAME.conf.d of {known}", file.display()),
-        ),
+        Origin::File(file) if owner(file).is_none_or(|daemon| !DAEMONS.contains(&daemon)) => {
+            Some(format!(
+                "{}: is not in NAME.conf.d, NAME being one of {known}",
+                file.display()
+            ))
+        }
         Origin::File(_) | Origin::KernelCommandLine => None,
     });
     let named = topology.config.keys();

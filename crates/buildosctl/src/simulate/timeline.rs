@@ -1,4 +1,5 @@
-//! Records what happens, in sentences without their subject.
+//! Records the events of a simulation. Each event is a sentence, split into its subject and
+//! the rest.
 
 use std::time::Duration;
 

@@ -8,7 +8,7 @@
 //! | `model` | what a description contains |
 //! | `keys` | keys of the file |
 //! | `dhcp_options` | encoding of DHCP options |
-//! | `contradictions` | errors that no single key has |
+//! | `contradictions` | errors between several keys |
 
 mod contradictions;
 mod dhcp_options;

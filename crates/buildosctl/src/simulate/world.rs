@@ -6,7 +6,7 @@
 //!                                        +------->  natd
 //! ```
 //!
-//! All decisions are made by the daemons' own pure code.
+//! The daemons' own pure code makes all decisions.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ use super::topology::Topology;
 
 /// Duration of a simulation without `duration_s`.
 const DURATION: Duration = Duration::from_secs(60);
-/// Limit of rounds for one event: the name that hostnamed sets takes a second one.
+/// Limit of rounds for one event. A name set by hostnamed causes a second round.
 const ROUNDS: usize = 5;
 /// Seed of all randomness: the same description has the same result.
 const SEED: u64 = 1;
@@ -39,7 +39,7 @@ pub(crate) enum SimulationError {
     /// The timeline is too long to be read.
     #[error("more than {LONGEST} events within {0} s; reduce duration_s")]
     TooLong(u64),
-    /// The fake kernel refused an observation, or netd waited for something else.
+    /// The fake kernel refused an observation, or netd waited for something outside of it.
     #[error("the simulated kernel failed")]
     Kernel,
 }

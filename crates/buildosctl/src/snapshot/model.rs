@@ -1,4 +1,4 @@
-//! The state of a host as one value. All output is made from it.
+//! Defines the state of a host as one value, from which all output derives.
 //!
 //! The doc comments of the types here are the descriptions in
 //! `docs/buildosctl.schema.json`. Times are CLOCK_REALTIME microseconds since 1970; 0
@@ -10,14 +10,14 @@ use buildos_dbus_api::watch::Snapshot;
 use serde::{Deserialize, Serialize};
 use zbus::zvariant::{Type, as_value};
 
-/// Version of the JSON form: raised if a key changes its meaning or is removed.
+/// Version of the JSON format: raised if a key changes its meaning or is removed.
 pub(crate) const SCHEMA: u32 = 1;
 
 /// buildosctl status --json
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema), schemars(rename = "status"))]
 pub(crate) struct Host {
-    /// Version of this form: 1. It is raised if a key changes its meaning or is removed;
+    /// Version of this format: 1. It is raised if a key changes its meaning or is removed;
     /// new keys do not raise it.
     pub(crate) schema: u32,
     /// Time of the reading, in microseconds since 1970

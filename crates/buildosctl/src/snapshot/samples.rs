@@ -1,4 +1,4 @@
-//! Hosts for the tests.
+//! Provides hosts for the tests.
 
 use std::collections::BTreeMap;
 

@@ -8,7 +8,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use zbus::{Connection, MatchRule, MessageStream, message};
 
-/// Signals of the buildos daemons. A signal only says that something changed.
+/// Signals of the buildos daemons. A signal only triggers another read.
 pub(crate) struct Changes {
     events: mpsc::Receiver<()>,
     /// Empties the signal queues at once: zbus stops reading the connection, replies

@@ -1,12 +1,13 @@
-//! Parameters of the kernel command line that scripts of the image read; see buildos(7).
+//! Checks the parameters of the kernel command line that scripts of the image read; see
+//! buildos(7).
 
 /// The names of the parameters.
 pub(super) const PARAMETERS: [&str; 2] = ["buildos.login", "buildos.ssh_key"];
 
 /// Returns the mistake in the value of a parameter, if there is one.
 ///
-/// The rules are those of `buildos-image-generator` and of ssh-keygen(1), which the image
-/// calls. Both log the mistake only when the host boots.
+/// The rules are those of `buildos-image-generator` and ssh-keygen(1). The image runs both,
+/// but they report a mistake only when the host boots.
 pub(super) fn problem(key: &str, value: &str) -> Option<String> {
     match key {
         "buildos.login" if value.is_empty() || value.contains('/') || value.starts_with('.') => {
@@ -14,7 +15,7 @@ pub(super) fn problem(key: &str, value: &str) -> Option<String> {
                 "{key}: {value:?} is not the name of a terminal, such as ttyS0"
             ))
         }
-        // A key has a type and data, and a comma stands for the space between them.
+        // A key has a type and data, separated by a comma instead of a space.
         "buildos.ssh_key" if value.split([' ', ',']).count() < 2 => Some(format!(
             "{key}: {value:?} is not a public key; replace its spaces by commas"
         )),

@@ -1,4 +1,4 @@
-//! States and missing requirements of agents.
+//! Evaluates states and missing requirements of agents.
 
 use buildos_dbus_api::agent1::{InstanceState, Need};
 
@@ -9,8 +9,8 @@ pub(super) fn state(agent: &Agent) -> Option<InstanceState> {
     agent.instance.state.parse().ok()
 }
 
-/// Returns true if a wanted agent lacks the requirement, waiting or running, or if there
-/// are no agents.
+/// Returns true if a wanted agent lacks the requirement, whether it waits or runs, or if
+/// there are no agents.
 pub(super) fn is_needed(host: &Host, need: Need) -> bool {
     let misses = |agent: &Agent| agent.instance.wanted && lacks(agent, need);
     host.agents.is_empty() || host.agents.iter().any(misses)

@@ -1,4 +1,4 @@
-//! The steps from the clock to the controllers.
+//! Checks the steps from the clock to the controllers.
 
 use buildos_dbus_api::agent1::{InstanceState, Need};
 
@@ -161,7 +161,7 @@ pub(super) fn agent(host: &Host) -> StepResult {
             running.join(", "),
             others.join("; ")
         )),
-        // The others wait, which is a remark of the step before.
+        // The others wait, which the step before reports as a remark.
         (true, true) => {
             StepResult::Failed("no agent runs".to_owned(), vec!["buildosctl agents".into()])
         }

@@ -1,4 +1,4 @@
-//! The steps from the daemons to NAT.
+//! Checks the steps from the daemons to NAT.
 
 use buildos_dbus_api::agent1::Need;
 use buildos_dbus_api::network1::{LinkRole, State as NetworkState};
@@ -168,7 +168,7 @@ fn nat_advice(nat: &Nat) -> Vec<String> {
         &["journalctl -b -x -u buildos-natd", "lsmod | grep nf_tables"]
     } else if !nat.foreign_drops.is_empty() {
         &[
-            "Let machines pass in the other table; natd changes only its own:",
+            "Change the other table to accept packets of machines; natd changes only its own:",
             "nft list ruleset",
             "journalctl -b -x -u buildos-natd",
         ]

@@ -1,10 +1,11 @@
-//! The steps of the chain, and the result of checking one.
+//! Defines the steps of the chain, and the result of a check.
 
 use serde::Serialize;
 
 use crate::snapshot::model::{Daemon, Host};
 
-/// Step of the chain. The numbers are exit statuses of `buildosctl why`; they stay.
+/// Step of the chain. The numbers are exit statuses of `buildosctl why`: they must not
+/// change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
@@ -48,7 +49,7 @@ impl Step {
     }
 }
 
-/// The result of checking a step, with one line of text.
+/// Result of a check, with one line of text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum StepResult {
     Passed(String),

@@ -1,4 +1,4 @@
-//! Breaks a ready host in one way after the other.
+//! Breaks a ready host in different ways, and checks the verdict on each.
 
 use super::chain::{CHAIN, judge};
 use super::step::Step;

@@ -1,4 +1,4 @@
-//! The answer of `buildosctl why`, as text and JSON.
+//! Renders the answer of `buildosctl why` as text and JSON.
 
 use serde::Serialize;
 
@@ -50,7 +50,7 @@ pub(super) struct Finding {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema), schemars(rename = "why"))]
 pub(crate) struct Verdict {
-    /// Version of this form, as in status
+    /// Version of this format, as in status
     pub(super) schema: u32,
     pub(super) outcome: Outcome,
     /// The failed step; null if all passed

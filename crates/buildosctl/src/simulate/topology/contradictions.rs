@@ -1,4 +1,4 @@
-//! Finds errors in a description that no single key has.
+//! Finds errors between several keys of a description.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -76,6 +76,6 @@ fn unreached(topology: &Topology, segment: &Segment) -> Option<String> {
     let known: Vec<_> = segments.iter().map(|Word(name)| name.as_str()).collect();
     let (known, Word(segment)) = (known.join(", "), segment);
     Some(format!(
-        "no NIC is on segment {segment:?}; those of the NICs are {known}"
+        "no NIC is on segment {segment:?}; the NICs are on {known}"
     ))
 }

@@ -87,7 +87,7 @@ impl TryFrom<String> for Hex {
     }
 }
 
-/// Number of an option. It is text, as keys of TOML are.
+/// Number of an option, parsed from text because TOML keys are text.
 #[derive(PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(try_from = "String")]
 pub(super) struct Code(pub(super) u8);
