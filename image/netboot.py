@@ -43,12 +43,12 @@ NEEDED = ("buildos-image", "buildos-initrd")
 ABOUT = ("buildos.manifest", "buildos.spdx.json", "SHA256SUMS")
 
 PANIC = "panic=60"
-"""Reboots a minute after a kernel panic. The initrd sets the same, but only after the
-kernel has unpacked it."""
+"""Makes a panicking kernel reboot after a minute. The initrd sets the same, but only
+after the kernel has unpacked it."""
 
 BOOT_IPXE = """\
 #!ipxe
-# The configuration of the NIC that iPXE booted from, else the one for all hosts.
+# The configuration for the NIC that iPXE booted from, else the configuration for all hosts.
 chain --autofree ipxe.cfg/01-${netX/mac:hexhyp} || chain --autofree ipxe.cfg/default || goto failed
 :failed
 echo buildos: the files could not be fetched; trying again in a minute
@@ -58,7 +58,7 @@ reboot
 
 
 class NetbootError(Exception):
-    """A directory, or an argument, that cannot be published."""
+    """A directory cannot be published, or an argument is invalid."""
 
 
 def configuration(append: str, timeout: int) -> str:
@@ -107,7 +107,7 @@ def configuration_name(mac: str) -> str:
 def mac_address(text: str) -> str:
     """Parses a MAC address; raises NetbootError."""
     if not re.fullmatch(r"[0-9A-Fa-f]{2}([:-][0-9A-Fa-f]{2}){5}", text):
-        raise NetbootError(f"{text!r} is no MAC address; an example is de:ad:be:ef:b8:da")
+        raise NetbootError(f"{text!r} is not a MAC address; an example is de:ad:be:ef:b8:da")
     return text.replace("-", ":").lower()
 
 
@@ -125,7 +125,7 @@ def check_sums(image: Path) -> None:
         with (image / name).open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
         if sums.get(name) != found:
-            raise NetbootError(f"{image / name} is not the file of SHA256SUMS: copy it again")
+            raise NetbootError(f"{image / name} does not match SHA256SUMS: copy it again")
 
 
 def extra_parameters(image: Path) -> str:
@@ -174,7 +174,7 @@ def _write(target: Path, text: str) -> None:
 
 def dhcp_boot(way: str, url: str) -> list[str]:
     """Returns dnsmasq's lines for machines that boot this way (see WAYS); `url` is the
-    one of boot.ipxe."""
+    URL of boot.ipxe."""
     if way == "pxelinux":
         return ["dhcp-boot=pxelinux.0"]
     if way == "ipxe":

@@ -1,6 +1,6 @@
 #!/usr/bin/python3
-"""The double of a build2 controller: takes task requests and results, and hands out
-tasks by its script.
+"""Stands in for a build2 controller: accepts task requests and results, and hands out
+tasks as its script says.
 
     controller.py --listen ADDRESS:PORT [--log FILE.jsonl] [--script FILE.json]
 
@@ -27,7 +27,7 @@ paths, to:
     challenge  true: the result must answer a challenge
     expire     seconds until a result is too late
     delay      seconds before each answer
-    answer     "away": no answer; "garbage": no manifest; a number: that HTTP error
+    answer     "away": no answer; "garbage": not a manifest; a number: that HTTP error
 
 In a test: `with Controller("192.0.2.1", 0) as controller: controller.requests`.
 """
@@ -107,7 +107,7 @@ class Behaviour:
 
 @dataclass
 class Session:
-    """A handed out task."""
+    """A task that was handed out."""
 
     started: float
     expire: float
@@ -276,7 +276,7 @@ class Controller:
         return session, write_manifests([header, task])
 
     def finish(self, header: Manifest) -> str | None:
-        """Takes a result. Returns the reason of a refusal, which the agent does not get."""
+        """Accepts a result. Returns the reason of a refusal, which is not sent to the agent."""
         with self._arrived:
             session = self.sessions.get(header["session"])
             if session is None:

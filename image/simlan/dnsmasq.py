@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 STARTED = "DHCP, IP range"
-"""dnsmasq logs it when it serves."""
+"""Text that dnsmasq logs once it serves."""
 
 
 def command(

@@ -20,11 +20,11 @@ from .wait import wait_for
 T = TypeVar("T")
 
 TRIPS = 5
-"""Readings of a guest's clock, of which the fastest counts."""
+"""Number of readings of a guest's clock; the fastest reading counts."""
 
 
 INTERVAL = 0.5
-"""Seconds between two evaluations of a condition, which costs the guest time."""
+"""Seconds between two evaluations of a condition; each evaluation costs the guest time."""
 
 
 class GuestError(SimlanError):
@@ -35,8 +35,8 @@ class Guest(Closing):
     """A running machine."""
 
     def __init__(self, lan: BootLan, machine: qemu.Machine, kernel: Path, directory: Path) -> None:
-        """Starts `machine`. `kernel` is the one it will run, for the choice of the
-        accelerator; `directory` gets console.log and qemu.log."""
+        """Starts `machine`. `kernel`, which the machine boots, decides the accelerator.
+        `directory` gets console.log and qemu.log."""
         self._lan = lan
         self._console = directory / "console.log"
         self._errors = directory / "qemu.log"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 STARTED = "DHCP4_STARTED"
-"""Kea logs it when it serves."""
+"""Text that Kea logs once it serves."""
 
 # Runs in a mount namespace: enters the root $1 with the directory $2 mounted where Kea
 # reads and writes.

@@ -135,8 +135,8 @@ class Lan(Closing):
         and its cable into the LAN."""
         self._cables += 1
         nic = Nic(self, name, mac, BRIDGE if self._direct else f"cable{self._cables}")
-        # With equal indexes of both ends the kernel announces carrier up to a second
-        # late, which it does not do for the first carrier of a real NIC.
+        # If both ends have equal indexes, the kernel announces carrier up to a second
+        # late. It announces the first carrier of a real NIC at once.
         peer = f"peer name {name} index {next(_INDEXES)} address {mac} netns {pid}"
         self._ip(f"link add {nic.cable} type veth {peer}")
         if self._direct:
@@ -175,7 +175,7 @@ class Lan(Closing):
 
     def announcements(self, address: str) -> int:
         """Returns the number of ARP announcements of `address` by hosts since the first
-        call of this or of `watch_arp`."""
+        call of this method or of `watch_arp`."""
         self.watch_arp()
         request = rf"Request who-has {re.escape(address)} .* {re.escape(address)},"
         return len(re.findall(request, self.log("arp.log")))
@@ -276,7 +276,7 @@ class Lan(Closing):
         return self.json_log("web.jsonl")
 
     def web_clients(self) -> list[str]:
-        """Returns the addresses that fetched something, in order."""
+        """Returns the client addresses of the requests, in order."""
         return [visit["client"] for visit in self.visits()]
 
     def start_controller(self) -> str:

@@ -1,4 +1,4 @@
-"""A ping(8) that runs, and which of its requests were answered."""
+"""Follows a running ping(8): its answered and unanswered requests."""
 
 from __future__ import annotations
 

@@ -25,8 +25,8 @@ FIRST_MAC = "de:ad:be:ef:b8:da"
 """MAC address of a machine's first NIC, as in the manual; the next NICs count up."""
 
 KVM_DEADLINE = 10.0
-"""Seconds in which a kernel must print its version under KVM. Where KVM works, it takes
-less than one."""
+"""Seconds in which a kernel must print its version under KVM. With a working KVM, this
+takes less than one second."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Nic:
 
 
 class NicError(SimlanError):
-    """A text that describes no NIC."""
+    """A text that does not describe a NIC."""
 
 
 def parse_nic(text: str, index: int) -> Nic:
@@ -47,7 +47,7 @@ def parse_nic(text: str, index: int) -> Nic:
     model, _, segment = text.partition("@")
     segment = segment or LAN
     if not model or segment not in SEGMENTS:
-        raise NicError(f"{text!r} is no NIC: MODEL[@{'|'.join(SEGMENTS)}], for example e1000@{LAN}")
+        raise NicError(f"{text!r} is not a NIC: MODEL[@{'|'.join(SEGMENTS)}], such as e1000@{LAN}")
     return Nic(model, segment, nth_mac(index))
 
 
@@ -129,8 +129,8 @@ def accelerator(kernel: Path) -> tuple[str, ...]:
 def kvm_runs(kernel: Path) -> bool:
     """Returns true if `kernel` starts under KVM.
 
-    /dev/kvm alone does not prove it: in some virtual machines it exists, but a guest
-    dies at its first unusual instruction.
+    /dev/kvm is not enough: in some virtual machines it exists, but a guest dies at its
+    first unusual instruction.
     """
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
         return False

@@ -1,7 +1,7 @@
 """Runs scripts as root in a guest, over a virtio-serial port.
 
-The image holds no part of it: systemd credentials, which QEMU passes by SMBIOS, add
-a unit and its script to any image with systemd 256 or later.
+The image contains no part of the shell. QEMU passes systemd credentials by SMBIOS; they
+add a unit and its script to any image with systemd 256 or later.
 """
 
 from __future__ import annotations
@@ -134,10 +134,10 @@ class Shell:
         line, self._received = self._received.split(b"\n", 1)
         return line.decode()
 
-    def begin_again(self) -> None:
+    def reset(self) -> None:
         """Prepares for the shell of the next boot."""
         self._ready = False
-        # Discards what the last boot still sent.
+        # Discards output of the last boot.
         self._socket.settimeout(0.05)
         with contextlib.suppress(TimeoutError):
             while self._socket.recv(65536):

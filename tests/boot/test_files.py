@@ -98,8 +98,8 @@ def test_record_with_other_packages_is_refused(root: Path) -> None:
     record = describe.manifest(packages)
     describe.check(packages, record)
     for old, new, problem in (
-        ("1:1.3+b1", "1:1.2", "zlib1g is 1:1.3\\+b1 amd64, in the record 1:1.2 amd64"),
-        ("b" * 64, "c" * 64, "buildos 0.1.0-1 is another .deb than"),
+        ("1:1.3+b1", "1:1.2", "zlib1g is 1:1.3\\+b1 amd64, but 1:1.2 amd64 in the record"),
+        ("b" * 64, "c" * 64, "buildos 0.1.0-1 is not the .deb of the record"),
         ("zlib1g", "zlib2g", "zlib1g .* is not in the record\n.*zlib2g .* is not installed"),
     ):
         with pytest.raises(describe.DescribeError, match=problem):

@@ -32,7 +32,7 @@ def test_leases_skip_ipv6() -> None:
     assert dnsmasq.leases("") == {}
 
 
-def test_dnsmasq_accepts_its_command_line(tmp_path: Path) -> None:
+def test_dnsmasq_accepts_command_line_of_lan(tmp_path: Path) -> None:
     dhcp_boot = netboot.dhcp_boot("pxelinux", BOOT_URL)
     options = boot_lan.dhcp_options({"de:ad:be:ef:b8:da": "rack-7"}, tmp_path, dhcp_boot)
     leases = tmp_path / "leases"
@@ -108,13 +108,13 @@ def test_serve_fills_and_updates_a_directory(tmp_path: Path) -> None:
     assert "quiet panic=5\n" in (root / "pxelinux.cfg/default").read_text()
 
 
-def test_serve_with_other_files_than_the_checksums_fails(tmp_path: Path) -> None:
+def test_serve_refuses_files_that_do_not_match_checksums(tmp_path: Path) -> None:
     image, root = make_image(tmp_path / "image"), tmp_path / "netboot"
-    assert "is no MAC address" in serve(root, "--image", image, "--host", "rack-7=x").stderr
+    assert "is not a MAC address" in serve(root, "--image", image, "--host", "rack-7=x").stderr
     (image / "buildos-initrd").write_text("initr")
     done = serve(root, "--image", image)
     assert done.returncode == 1
-    assert "buildos-initrd is not the file of SHA256SUMS" in done.stderr
+    assert "buildos-initrd does not match SHA256SUMS" in done.stderr
     assert not root.exists()
     (image / "buildos-image").unlink()
     assert "buildos-image is missing" in serve(root, "--image", image).stderr
@@ -173,7 +173,7 @@ def test_shell_script_answers_with_status_and_output() -> None:
     assert answers == f"ready\n1 3 {out}\n2 0 \n"
 
 
-def test_namespace_close_ends_its_processes() -> None:
+def test_namespace_close_ends_processes() -> None:
     with Namespace() as namespace:
         inside = namespace.start(["sleep", "infinity"])
     assert inside.wait(timeout=10) != 0
@@ -184,7 +184,7 @@ def test_namespace_failed_command_is_in_the_error() -> None:
         namespace.run(["ip", "link", "show", "no-such-link"])
 
 
-def test_lan_servers_answer_and_their_end_is_an_error(tmp_path: Path) -> None:
+def test_lan_servers_answer_and_ended_server_is_an_error(tmp_path: Path) -> None:
     fetch = "import sys, urllib.request as u; print(u.urlopen(sys.argv[1], timeout=30).read())"
     with BootLan(tmp_path) as lan:
         page = lan.run(["/usr/bin/python3", "-c", fetch, f"http://{ADDRESS.ip}/some/page"])

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.long
 TOP = Path(__file__).resolve().parents[2]
 CONSOLE = "console=ttyS0"
 SMALL = 256
-"""MiB with which the kernel cannot unpack the root."""
+"""RAM in MiB that is too small to unpack the root."""
 
 
 def test_uefi_boots_by_ipxe_over_http(boot_once: Boot) -> None:
@@ -31,7 +31,7 @@ def test_uefi_boots_by_ipxe_over_http(boot_once: Boot) -> None:
     assert "/netboot/buildos/buildos-initrd" in paths
 
 
-def test_three_nics_the_one_with_a_server_is_the_uplink(boot_once: Boot) -> None:
+def test_nic_with_dhcp_server_of_three_becomes_uplink(boot_once: Boot) -> None:
     """One NIC has no carrier, one no DHCP server."""
     host = boot_once("e1000@lan", "virtio-net-pci@quiet", "e1000@lan")
     host.guest.set_cable(0, plugged=False)
@@ -102,7 +102,7 @@ def test_crash_reboots_and_is_in_the_next_journal(boot_once: Boot, tmp_path: Pat
     host.guest.wait_for(
         lambda: host.guest.console().count("Linux version") > 1, "another boot", BOOT_SECONDS
     )
-    host.shell.begin_again()
+    host.shell.reset()
     assert host.wait_for_systemd() == "running"
     assert host.shell.output("cat /proc/sys/kernel/random/boot_id") != first
     crash = host.shell.output(
@@ -136,7 +136,7 @@ def leftovers_of_daemon() -> list[str]:
 
 
 def test_rebuilt_image_has_the_same_bytes(tmp_path: Path, home: Path) -> None:
-    """The second build has the record, another directory, another time and another user.
+    """The second build has the record, and a different directory, time and user.
     Options add and remove files."""
     for file in ("image", "debian/changelog", "build/debs", "build/cache"):
         (home / file).parent.mkdir(parents=True, exist_ok=True)
@@ -191,7 +191,7 @@ def test_rebuilt_image_has_the_same_bytes(tmp_path: Path, home: Path) -> None:
     record.write_text(record.read_text().replace("\nbtrfs-progs ", "\nbtrfs-progs 0+"))
     status, errors = build(home, "--record", record)
     assert status == 1
-    assert "btrfs-progs is" in errors and "in the record 0+" in errors
+    assert "btrfs-progs is" in errors and "but 0+" in errors
 
     status, errors = build(home, "--cache", TOP / "build/cache")
     assert status == 1
