@@ -30,19 +30,19 @@ class Client:
     interface: str | None
     """The interface with its address; `None`: the NIC with the lease."""
     command: Callable[[Sequence[str]], list[str]]
-    """Returns its command line for NICs."""
+    """Returns the client's command line for these NICs."""
     files: Callable[[Sequence[str]], Mapping[str, str]] = field(default=lambda nics: {})
-    """Returns its configuration files for NICs."""
+    """Returns the client's configuration files for these NICs."""
     prepare: tuple[str, ...] = ()
-    """Shell commands before its start, outside of all figures."""
+    """Shell commands to run before the client starts; no figure includes them."""
     needs_bus: bool = False
     uses_bus: bool = False
-    """Uses D-Bus if it runs; memory and CPU time are measured with D-Bus."""
+    """The client uses D-Bus if it runs. Memory and CPU time are measured with D-Bus."""
     one_shot: bool = False
     """The client ends with its first lease."""
 
     def preparation(self, bus: bool) -> list[str]:
-        """Returns the shell commands that prepare a station for it."""
+        """Returns the shell commands that prepare a station for the client."""
         wanted = self.needs_bus or (bus and self.uses_bus)
         return [*(_BUS if wanted else ()), *self.prepare]
 
@@ -191,7 +191,7 @@ CLIENTS = [
         "ipconfig",
         None,
         lambda nics: ["/usr/lib/klibc/bin/ipconfig", "-t", "60", "-c", "dhcp", *nics],
-        # On a NIC that it sets up itself it loses its first DISCOVER, and a second of time.
+        # ipconfig loses its first DISCOVER, and a second, on a NIC that it sets up itself.
         prepare=("for nic in /sys/class/net/eth*; do ip link set ${nic##*/} up; done",),
         one_shot=True,
     ),

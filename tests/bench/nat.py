@@ -39,7 +39,7 @@ _CONNECT, _BULK = 7001, 7002
 
 
 def _nft() -> list[str]:
-    """Returns the beginning of a command line of nft or iptables; empty without nft."""
+    """Returns the prefix of command lines of nft and iptables; empty without nft."""
     if (_ROOT / "usr/sbin/nft").exists():
         return ["chroot", str(_ROOT)]
     return ["env"] if shutil.which("nft") else []

@@ -124,8 +124,8 @@ COMMIT
 
 
 def _flowtable(table: str) -> str:
-    """Our table with a flowtable, which takes packets of connections that are
-    established past the routing and the rules (nft(8), "flowtables")."""
+    """Adds a flowtable to natd's table: packets of established connections then bypass
+    routing and rules (nft(8), "flowtables")."""
     first = "\tchain prerouting {"
     fast = "\tflowtable fast { hook ingress priority filter; devices = { br0, br1 }; }\n"
     rule = '\t\tiifname "br1" oifname "br0" ip daddr !='
@@ -142,11 +142,11 @@ class Rules:
     command: tuple[str, ...]
     text: str
     full: bool
-    """Whether it filters, too, and is not only NAT."""
+    """True if the rules also filter; false for NAT alone."""
 
 
 def rule_sets(flowtable: bool) -> list[Rules]:
-    """All of them; `bare` is what the others are compared with."""
+    """Returns all rule sets. The others are compared with `bare`."""
     nft, iptables = ("nft", "-f", "-"), ("iptables-restore", "--noflush")
     fast = [Rules("flowtable", nft, _flowtable(_GOLDEN.read_text()), True)] if flowtable else []
     return [

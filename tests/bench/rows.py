@@ -57,13 +57,13 @@ class Row:
     measure: Callable[[Sequence[Path], Client, int], Figures]
     """Takes the clients' root, the client and the number of the run."""
     parallel: int = 1
-    """How many can run at a time without an effect on the figures."""
+    """Number of runs that do not affect each other's figures if they run at a time."""
     runs: int | None = None
-    """How often it is repeated, if that is not for the caller to say."""
+    """Number of repetitions; `None`: the caller decides."""
     one_shot: bool = False
     """Also measured for clients that end with their first lease."""
     variants: tuple[str, ...] = ()
-    """The name of each run's case, for rows that count."""
+    """Name of the case of each run, for rows that count cases."""
 
 
 def _milliseconds(later: Event | None, earlier: float) -> float | None:
@@ -143,7 +143,7 @@ def _silence(root: Sequence[Path], client: Client, run: int) -> Figures:
     with closing(Trial(root, client)) as trial:
         double = DhcpDouble(trial.lan)
         trial.start()
-        # Random: clients with regular gaps must not meet the same moment in each run.
+        # Random, so that the moment differs between runs for clients with regular delays.
         until = trial.started + 20 + 4 * random.Random(run).random()
         time.sleep(max(0.0, until - time.monotonic()))
         double.serve(Behaviour(SERVER))

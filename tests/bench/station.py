@@ -65,7 +65,7 @@ class Station:
         assert pid is not None
         self._pid = pid
         self.root = Path(f"/proc/{pid}/root{self._top}/root")
-        # networkd derives its DHCP client identifier from it.
+        # networkd derives its DHCP client identifier from the machine id.
         machine_id = {"/etc/machine-id": f"{number + (1 << 64):032x}\n"}
         for path, content in {**machine_id, **files}.items():
             target = self.root / path.lstrip("/")

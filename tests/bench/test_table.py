@@ -1,4 +1,4 @@
-"""The tables show all values, with "never" for missing ones."""
+"""Tests the tables of the report."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ class Trial:
         connects the live one to the server without a bridge, see `Lan`."""
         self.client = client
         self.lan = Lan(PREFIX, direct=direct)
-        # A LAN for each: clients that bridge all NICs would make a loop.
+        # One LAN per NIC: clients that bridge all NICs would make a loop.
         self.dead = [Lan("203.0.113", "dead") for _ in range(dead)]
         self.pid = 0
         self.started = 0.0

@@ -96,7 +96,7 @@ def booting(image: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[B
         ) -> BootedHost:
             """Boots a machine.
 
-            nics         MODEL@SEGMENT of each
+            nics         MODEL@SEGMENT of each NIC
             way          one of netboot.WAYS
             append       kernel parameters
             names        host names from DHCP, by MAC address

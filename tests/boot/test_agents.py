@@ -2,7 +2,7 @@
 container on br0.
 
 The machine is a container, too: QEMU inside of QEMU takes minutes without hardware
-virtualization. tests/system/test_tasks.py has a machine in QEMU."""
+virtualization. tests/system/test_tasks.py builds in a machine in QEMU."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from simlan.boot_lan import agent_parameters
 MEBIBYTE = 1 << 20
 
 
-def test_boot_without_parameters_needs_nothing_but_a_lease(
+def test_boot_without_parameters_needs_only_a_lease(
     boot: Boot, tmp_path: Path, figure: Callable[[str], None]
 ) -> None:
     """The console is the screen, no agent is configured, everything else works."""
@@ -64,7 +64,7 @@ def test_direct_boot_reaches_the_first_poll(
 
 @pytest.mark.long
 def test_real_machine_loads_kvm_before_udev_coldplugs(boot_once: Boot) -> None:
-    """A CPU without the flag `hypervisor` stands for a real one. If QEMU uses KVM, the
+    """A CPU without the flag `hypervisor` passes for a physical one. If QEMU uses KVM, the
     test needs nested KVM."""
     parameters = agent_parameters().replace(" buildos.agentd.bbot.default.kvm=waived", "")
     assert "kvm" not in parameters

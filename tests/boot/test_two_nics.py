@@ -67,14 +67,14 @@ def test_lease_is_on_br0(host: BootedHost) -> None:
     assert address(host, "br0").network == ADDRESS.network
 
 
-def test_br0_has_the_mac_of_its_port(host: BootedHost) -> None:
+def test_br0_has_mac_address_of_uplink(host: BootedHost) -> None:
     uplink = link(host, nic_name(host, 0))
     assert link(host, "br0")["address"] == host.nics[0].mac
     assert uplink["master"] == "br0"
     assert not [a for a in uplink["addr_info"] if a["family"] == "inet"]
 
 
-def test_nic_without_a_server_is_no_port_of_br0(host: BootedHost) -> None:
+def test_nic_without_dhcp_server_is_not_port_of_br0(host: BootedHost) -> None:
     assert "master" not in link(host, nic_name(host, 1))
 
 
@@ -83,23 +83,23 @@ def test_default_route_is_through_br0(host: BootedHost) -> None:
     assert (route["gateway"], route["dev"]) == (str(ADDRESS.ip), "br0")
 
 
-def test_br1_has_its_private_address(host: BootedHost) -> None:
+def test_br1_is_up_with_private_address(host: BootedHost) -> None:
     assert "UP" in link(host, "br1")["flags"]
     assert address(host, "br1") == PRIVATE
 
 
-def test_hostname_is_the_one_of_the_lease(host: BootedHost) -> None:
+def test_hostname_comes_from_lease(host: BootedHost) -> None:
     assert host.shell.output("hostname") == NAME
 
 
-def test_resolv_conf_has_servers_and_domain_of_the_lease(host: BootedHost) -> None:
+def test_resolv_conf_has_servers_and_domain_of_lease(host: BootedHost) -> None:
     lines = host.shell.output("cat /etc/resolv.conf").splitlines()
     assert f"nameserver {ADDRESS.ip}" in lines
     assert f"search {DOMAIN}" in lines
     assert host.shell.output("getent ahostsv4 web").split()[0] == str(ADDRESS.ip)
 
 
-def test_clock_is_set_by_the_servers_of_the_lease(host: BootedHost) -> None:
+def test_clock_is_set_by_servers_of_lease(host: BootedHost) -> None:
     host.guest.wait_for(
         lambda: host.shell.run("systemctl is-active time-sync.target").output.strip() == "active",
         "the clock",
@@ -160,14 +160,14 @@ def test_systemd_parses_units_of_buildos_without_warnings(host: BootedHost) -> N
     warnings = [
         entry["MESSAGE"]
         for entry in journal(host, "warning")
-        # Early messages come through the kernel's buffer, without fields.
+        # Early messages come through the kernel's ring buffer, without fields.
         if entry.get("SYSLOG_IDENTIFIER") == "systemd" and "/buildos" in entry["MESSAGE"]
     ]
     assert warnings == []
 
 
 def test_serial_console_without_shell_shows_the_status(host: BootedHost) -> None:
-    """The status appears again when it changes."""
+    """A changed status is written again."""
 
     def last() -> str:
         return host.guest.console().rpartition("Build host ")[2]

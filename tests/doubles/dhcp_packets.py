@@ -1,4 +1,5 @@
-"""Parses clients' DHCPv4 messages in Ethernet frames and encodes servers', with defects.
+"""Parses DHCPv4 messages of clients in Ethernet frames; encodes those of servers, with
+defects.
 
 The module has no sockets and no clock.
 
@@ -241,7 +242,7 @@ def _pseudo(packet: bytes, length: int) -> bytes:
 
 @dataclass(frozen=True)
 class Reply:
-    """A server's message with its headers. Each field can be set to a wrong value alone."""
+    """A server's message with its headers. Each field can have a wrong value by itself."""
 
     ethernet_source: bytes
     ethernet_destination: bytes

@@ -17,7 +17,7 @@ def make_cgroup(name: str) -> Path:
     mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
     tops = [Path(fields[1]) for fields in mounts if fields[2] == "cgroup2"]
     assert tops, "no cgroup2 file system is mounted"
-    # In another PID namespace the same numbers belong to other processes.
+    # The numbers of a different PID namespace belong to different processes.
     namespace = Path("/proc/self/ns/pid").stat().st_ino
     for path in tops[0].glob(f"buildos-test-*-{namespace}-*"):
         # Tests that were killed left this group.

@@ -24,7 +24,7 @@ class Connections:
         self._process = process
 
     def alive(self) -> int:
-        """Sends a message over each connection; returns how many answered."""
+        """Sends a message over each connection; returns the number of answers."""
         assert self._process.stdin is not None and self._process.stdout is not None
         self._process.stdin.write("\n")
         self._process.stdin.flush()

@@ -77,8 +77,8 @@ exec env -i container=other PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/b
     sh /usr/lib/systemd/systemd --system "$@"
 """
 
-# By default udev makes the kernel announce every device of the machine again, to all
-# listeners on it. Only the network interfaces belong to the host.
+# By default udev makes the kernel announce every device again, to all listeners on the
+# machine. Only the network interfaces belong to the host.
 _UDEV_TRIGGER = (
     "/etc/systemd/system/systemd-udev-trigger.service.d/test.conf",
     "[Service]\nExecStart=\n"
@@ -249,8 +249,8 @@ class Host(Closing):
         ]  # fmt: skip
 
     def network(self, namespace: str) -> list[str]:
-        """Returns the beginning of a command line for the outside that runs a program of
-        the outside in a network namespace; `namespace` is its file in the host."""
+        """Returns the prefix of a command line for the outside that runs a program of the
+        outside in a network namespace; `namespace` is its file in the host."""
         return ["nsenter", f"--net=/proc/{self._pid}/root{namespace}", "--"]
 
     def run(self, command: str | Sequence[str], *, check: bool = True, deadline: float = 60) -> str:

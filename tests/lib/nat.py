@@ -38,7 +38,7 @@ def public_address(host: Host) -> str:
 
 
 def dnsmasq_pid(host: Host) -> int:
-    """Process id of dnsmasq, by the host's own numbers; 0 while it does not serve."""
+    """Returns dnsmasq's process id in the host's PID namespace; 0 if it does not serve."""
     return int(host.run("cat /run/buildos/dnsmasq/dnsmasq.pid 2>/dev/null || echo 0"))
 
 
@@ -50,7 +50,7 @@ def table_handle(host: Host) -> int:
 
 
 def packets(host: Host, comment: str) -> int:
-    """Returns the packets counted by the rule with that comment."""
+    """Returns the packet counter of the rule with that comment."""
     return int(usage(host, "Counters")[comment][0])
 
 
@@ -68,5 +68,5 @@ def messages(host: Host, message: str, since: str = "") -> list[dict[str, str]]:
 
 
 def now(host: Host) -> str:
-    """Returns the time in the journal's form."""
+    """Returns the time in the format of journalctl(1)."""
     return host.run(["date", "+%s.%N"]).strip()

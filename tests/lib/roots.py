@@ -43,8 +43,8 @@ systemctl --quiet disable apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup
 
 
 # The kernel of virtual build machines. Its package is larger than all others together:
-# the root gets the kernel and the drivers of QEMU's NIC only. It is outside of /boot:
-# nothing but the tests uses it.
+# the root gets the kernel and the drivers of QEMU's NIC only. The kernel is outside of
+# /boot, as only the tests use it.
 KERNEL = "/opt/machine/vmlinuz"
 _KERNEL = f"""
 chroot "$1" sh -euc '

@@ -40,7 +40,7 @@ pub struct Agent {
     /// Body of the task request.
     request: String,
     machines: Vec<Manifest>,
-    /// Last result of each controller; a repeated one is not logged.
+    /// Last result of each controller; a repeated result is not logged.
     last_results: HashMap<Uri, String>,
     rounds: u32,
     tasks: RunningTasks,
@@ -241,7 +241,7 @@ fn build(
     Ok(manifests.into_iter().next())
 }
 
-/// Creates a tap and a redirection and leaves them behind.
+/// Creates a tap and a redirection, and leaves them behind.
 fn leak(bridge: &str) -> Result<(), ToolError> {
     let tap = Tap::new(&container::unique_name(), bridge)?;
     std::mem::forget(TftpRedirect::new(tap.name(), 1)?);

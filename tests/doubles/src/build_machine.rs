@@ -1,4 +1,4 @@
-//! Starts the build machine of a task, virtual or a container.
+//! Starts the build machine of a task: a virtual machine or a container.
 
 use crate::container::{Container, ContainerError};
 use crate::log::{Log, chain};
@@ -73,10 +73,10 @@ pub enum BuildMachine {
 /// A build machine could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildMachineError {
-    /// In QEMU.
+    /// The virtual machine could not be started.
     #[error(transparent)]
     Virtual(#[from] VirtualMachineError),
-    /// In a container.
+    /// The container could not be started.
     #[error(transparent)]
     Container(#[from] ContainerError),
 }

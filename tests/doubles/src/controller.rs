@@ -7,7 +7,7 @@ use ureq::http::Uri;
 /// A controller and the priority of its tasks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Controller {
-    /// Priority of its tasks; controllers with a higher one are polled first.
+    /// Priority of its tasks; controllers with a higher priority are polled first.
     pub priority: Priority,
     /// Destination of task requests.
     pub url: Uri,

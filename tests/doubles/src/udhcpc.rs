@@ -7,8 +7,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Child, Command};
 
-/// The script that udhcpc calls on each event. The bind mount replaces resolv.conf for
-/// this container only, which has its own mount namespace.
+/// Script that udhcpc calls on each event. The bind mount replaces resolv.conf for this
+/// container only, because the container has its own mount namespace.
 const SCRIPT: &str = r#"#!/bin/sh
 case $1 in bound|renew)
     ip address replace "$ip/$mask" dev "$interface"
