@@ -26,7 +26,7 @@ pub struct Settings {
     pub head_start: Duration,
     /// Duration for which an uplink without carrier keeps its place.
     pub carrier_grace: Duration,
-    /// Addresses in use by other hosts are detected and declined.
+    /// If true, netd detects addresses in use by other hosts and declines them.
     pub detect_conflicts: bool,
     /// Accepted DHCP servers (option 54); empty for all.
     pub allow_servers: Vec<Ipv4Addr>,
@@ -89,7 +89,7 @@ pub fn schema() -> Schema<Settings> {
     Schema::new("netd")
         .key(
             "private",
-            "Address of the host on br1 with its prefix; others are taken only when it overlaps with the uplink's networks.",
+            "Address of the host on br1 with its prefix. netd takes a different network only if it overlaps with the uplink's networks.",
             |s: &mut Settings, network: PrivateNetwork| s.private.insert(0, network),
         )
         .key(
@@ -200,7 +200,7 @@ mod tests {
         assert_eq!(
             problems,
             [
-                "kernel command line: buildos.netd.private: 10.1.0.0/16: this is the network's own or its broadcast address; try 10.1.0.1/16"
+                "kernel command line: buildos.netd.private: 10.1.0.0/16 is the network or broadcast address; try 10.1.0.1/16"
             ]
         );
     }

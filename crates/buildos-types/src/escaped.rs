@@ -9,12 +9,12 @@ use std::ops::Deref;
 
 use serde::{Deserialize, Serialize};
 
-/// Text on one line, without control characters, line or paragraph separators and
-/// bidirectional overrides; these are `\u{…}` escapes.
+/// Text on one line. `\u{…}` escapes replace control characters, line and paragraph
+/// separators, and bidirectional overrides.
 ///
 /// [`Escaped::new`] and [`Escaped::from_bytes`] also double backslashes, so that the
-/// original is unambiguous. Text must pass them only once, where it enters the program;
-/// later on, [`Escaped::received`] keeps the escapes.
+/// original can be recovered. Call them only once, where text enters the program;
+/// [`Escaped::received`] keeps existing escapes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(from = "String", into = "String")]
 pub struct Escaped(String);
@@ -42,8 +42,8 @@ impl Escaped {
         Self(escaped)
     }
 
-    /// Accepts text with parts that are escaped already, such as a property of another
-    /// daemon. Keeps backslashes, and escapes what the origin may have left unsafe.
+    /// Accepts text with parts that are already escaped, such as a property of another
+    /// daemon. Keeps backslashes, and escapes the unsafe characters that remain.
     #[must_use]
     pub fn received(text: &str) -> Self {
         let mut escaped = String::with_capacity(text.len());

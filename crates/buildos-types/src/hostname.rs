@@ -19,7 +19,7 @@ const LABEL_LIMIT: usize = 63;
 #[serde(try_from = "String")]
 pub struct Hostname(String);
 
-/// Why a text is not a host name. Positions count characters from 1.
+/// Reason why a text is not a host name. Positions count characters from 1.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidHostname {
     /// The text is empty, or only a dot.
@@ -30,7 +30,7 @@ pub enum InvalidHostname {
     TooLong {
         /// Length of the text in bytes.
         length: usize,
-        /// Largest possible length in bytes.
+        /// Largest allowed length in bytes.
         limit: usize,
     },
     /// A character is not a letter, digit, hyphen or dot.
@@ -89,8 +89,8 @@ impl Hostname {
         }
     }
 
-    /// Returns the name of a host that has no other: `build-` and the last ten hexadecimal
-    /// digits of its MAC address.
+    /// Returns the fallback name of a host: `build-` and the last ten hexadecimal digits
+    /// of its MAC address.
     #[must_use]
     pub fn from_mac(mac: MacAddress) -> Self {
         let [_, a, b, c, d, e] = mac.0;
@@ -126,7 +126,7 @@ impl TryFrom<String> for Hostname {
     }
 }
 
-/// Returns the name without its trailing dot if it breaks no rule but Linux's length limit.
+/// Checks all rules except Linux's length limit. Returns the name without a trailing dot.
 fn checked(text: &str) -> Result<&str, InvalidHostname> {
     if let Some((index, character)) = text.chars().enumerate().find(|(_, c)| !is_allowed(*c)) {
         return Err(InvalidHostname::Character {
@@ -336,9 +336,9 @@ mod tests {
             edits in proptest::collection::vec((0_usize..260, 0_u8..4, any::<u8>()), 0..6),
         ) {
             let mut bytes = seed.to_vec();
-            for (at, what, byte) in edits {
+            for (at, kind, byte) in edits {
                 let at = at % (bytes.len() + 1);
-                match what {
+                match kind {
                     0 => bytes.insert(at, byte),
                     1 => bytes.truncate(at),
                     2 => bytes.extend_from_slice(&bytes.clone()),

@@ -1,6 +1,7 @@
-//! Defines each validated value once: a value of these types that exists is valid.
+//! Defines validated types that several crates share: every value of these types is
+//! valid.
 //!
-//! | type | value | source of the rule |
+//! | type | value | source of the rules |
 //! |---|---|---|
 //! | [`LinkIndex`], [`InterfaceName`] | index and name of a network interface | rtnetlink(7), `dev_valid_name` of the kernel |
 //! | [`MacAddress`] | 48-bit hardware address | IEEE 802 |

@@ -1,4 +1,4 @@
-//! Defines how network interfaces are identified: by index and by name.
+//! Defines the index and the name of a network interface.
 
 use std::fmt;
 use std::num::NonZeroU32;

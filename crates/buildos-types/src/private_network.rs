@@ -1,4 +1,4 @@
-//! Defines the private network, which build machines on br1 share with the host.
+//! Defines the private network, which the host shares with the build machines on br1.
 
 use std::net::Ipv4Addr;
 
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 #[serde(into = "String", try_from = "String")]
 pub struct PrivateNetwork(Ipv4Net);
 
-/// Why a text is not a private network.
+/// Reason why a text is not a private network.
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidPrivateNetwork {
     /// The text is not `ADDRESS/PREFIX`.
@@ -21,8 +21,9 @@ pub enum InvalidPrivateNetwork {
     /// The prefix is outside /8 to /28.
     #[error("{0}: the prefix must be between /8 and /28, so that machines have room")]
     Prefix(Ipv4Net),
-    /// The address is the network's or its broadcast address; the second value is usable.
-    #[error("{0}: this is the network's own or its broadcast address; try {1}")]
+    /// The address is the network or broadcast address. The second value is a usable
+    /// address.
+    #[error("{0} is the network or broadcast address; try {1}")]
     NotAHost(Ipv4Net, Ipv4Net),
     /// The address is loopback, link-local, multicast or reserved (RFC 6890).
     #[error("{0}: loopback, link-local, multicast and reserved addresses cannot be used")]
@@ -30,9 +31,9 @@ pub enum InvalidPrivateNetwork {
 }
 
 impl PrivateNetwork {
-    /// The default, and its replacements in order of preference for an uplink that
-    /// overlaps with it. All three ranges of RFC 1918 occur, so that one uplink network
-    /// cannot cover them all.
+    /// The default, then the replacements for a default that overlaps with the uplink, in
+    /// order of preference. They use all three ranges of RFC 1918, so that one uplink
+    /// network cannot cover them all.
     pub const DEFAULTS: [&str; 4] = [
         "172.23.0.1/16",
         "172.29.0.1/16",
@@ -46,7 +47,7 @@ impl PrivateNetwork {
         self.0.addr()
     }
 
-    /// Returns address and prefix as br1 carries them.
+    /// Returns the address with its prefix, as assigned to br1.
     #[must_use]
     pub fn interface(self) -> Ipv4Net {
         self.0
