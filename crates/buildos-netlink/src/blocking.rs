@@ -1,4 +1,4 @@
-//! Requests in a program without a runtime.
+//! Sends requests from a program without an async runtime.
 
 use std::io;
 use std::marker::PhantomData;
@@ -11,8 +11,8 @@ use crate::endpoint::Endpoint;
 use crate::exchange::{Exchange, Expect};
 use crate::protocol::{Protocol, TIMEOUT};
 
-/// As [`crate::Socket`], for threads: each call returns within [`TIMEOUT`] after the
-/// last datagram. Errors are those of [`crate::Socket`].
+/// Blocking counterpart of [`crate::Socket`], with the same errors. A call waits at most
+/// [`TIMEOUT`] for each datagram.
 #[allow(clippy::missing_errors_doc)]
 pub struct BlockingSocket<M> {
     endpoint: Endpoint,
@@ -31,7 +31,7 @@ impl<M: Protocol> BlockingSocket<M> {
     ///
     /// # Errors
     ///
-    /// EPROTOTYPE if it is no netlink socket.
+    /// EPROTOTYPE if the descriptor is not a netlink socket.
     pub fn inherit(fd: OwnedFd) -> io::Result<Self> {
         Ok(Self::over(Endpoint::inherit(fd)?))
     }

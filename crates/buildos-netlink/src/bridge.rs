@@ -1,4 +1,5 @@
-//! Settings of bridges and their ports (ip-link(8), bridge(8)).
+//! Builds requests that change settings of bridges and their ports (ip-link(8),
+//! bridge(8)).
 
 use buildos_types::LinkIndex;
 use netlink_packet_route::RouteNetlinkMessage;
@@ -24,7 +25,8 @@ pub fn set_port(index: LinkIndex, settings: Vec<InfoBridgePort>) -> RouteNetlink
     link(index, vec![kind, data])
 }
 
-/// RTM_NEWLINK, as the kernel ignores a kind's settings in RTM_SETLINK.
+/// Builds an RTM_NEWLINK request. In RTM_SETLINK the kernel ignores settings of the link
+/// kind.
 fn link(index: LinkIndex, info: Vec<LinkInfo>) -> RouteNetlinkMessage {
     let mut message = LinkMessage::default();
     message.header.index = index.get();
@@ -37,7 +39,8 @@ mod tests {
     use super::*;
     use netlink_packet_core::NetlinkSerializable as _;
 
-    /// `struct ifinfomsg` with an index, and IFLA_LINKINFO with a setting of a kind.
+    /// Returns `struct ifinfomsg` with an index, and IFLA_LINKINFO with a setting of a
+    /// kind.
     fn encoded(kind: u16, data: u16, setting: &[u8]) -> Vec<u8> {
         let header = [0, 0, 0, 0, 2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
         let attribute = |kind: u16, value: &[u8]| {

@@ -1,4 +1,4 @@
-//! The file descriptor of a netlink socket.
+//! Owns the file descriptor of a netlink socket.
 
 #![allow(unsafe_code)] // AsyncFd has no safe constructor.
 
@@ -12,11 +12,11 @@ use nix::sys::socket::{
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// The kernel's port.
+/// Netlink port of the kernel.
 pub(crate) const KERNEL: u32 = 0;
 
-/// A socket that is never waited for: a call that would block fails with
-/// [`io::ErrorKind::WouldBlock`], whatever the descriptor's flags are.
+/// A netlink socket whose calls never block. A call that would block fails with
+/// [`io::ErrorKind::WouldBlock`], even without O_NONBLOCK.
 pub(crate) struct Endpoint(OwnedFd);
 
 impl AsRawFd for Endpoint {
@@ -47,8 +47,8 @@ impl Endpoint {
         Ok(Self(fd))
     }
 
-    /// Takes over a socket that another process opened, and discards what is in its
-    /// queue: answers to that process.
+    /// Takes over a socket that another process opened. Discards the queued datagrams,
+    /// which are answers to that process.
     pub(crate) fn inherit(fd: OwnedFd) -> io::Result<Self> {
         getsockname::<NetlinkAddr>(fd.as_raw_fd())
             .map_err(|_| io::Error::from_raw_os_error(libc::EPROTOTYPE))?;
@@ -76,7 +76,7 @@ impl Endpoint {
         Ok(())
     }
 
-    /// Returns the next datagram, whole, or [`None`] if its sender is not the kernel.
+    /// Returns the next datagram in full, or [`None`] if the kernel did not send it.
     pub(crate) fn receive(&self) -> io::Result<Option<Vec<u8>>> {
         let (length, _) = self.receive_into(&mut [], MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC)?;
         let mut datagram = vec![0; length];
@@ -85,7 +85,7 @@ impl Endpoint {
         Ok((sender == Some(KERNEL)).then_some(datagram))
     }
 
-    /// Returns the length of the datagram and the port that it came from.
+    /// Returns the length of the datagram and the port of its sender.
     fn receive_into(&self, buffer: &mut [u8], flags: MsgFlags) -> io::Result<(usize, Option<u32>)> {
         let mut buffers = [IoSliceMut::new(buffer)];
         let flags = flags | MsgFlags::MSG_DONTWAIT;
@@ -99,7 +99,7 @@ mod tests {
     use super::*;
     use nix::sys::socket::sendto;
 
-    /// Processes may send each other datagrams of this protocol.
+    /// A protocol over which processes can send each other datagrams.
     const PROTOCOL: SockProtocol = SockProtocol::NetlinkUserSock;
 
     fn unconnected() -> OwnedFd {

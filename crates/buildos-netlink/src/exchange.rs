@@ -10,7 +10,7 @@ use netlink_packet_core::{
 use crate::frame::{self, malformed, messages};
 use crate::protocol::Protocol;
 
-/// The end of an answer.
+/// The kind of answer that a request expects, which determines the end of the answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Expect {
     /// An acknowledgement.
@@ -21,7 +21,7 @@ pub(crate) enum Expect {
     Dump,
 }
 
-/// Collects the answer to a request out of datagrams.
+/// Collects the answer to a request from datagrams.
 #[derive(Debug)]
 pub(crate) struct Exchange<M> {
     sequence: u32,
@@ -55,13 +55,13 @@ impl<M: Protocol> Exchange<M> {
         (exchange, request)
     }
 
-    /// Takes a datagram, and returns true once the answer is complete.
+    /// Processes a datagram. Returns true once the answer is complete.
     ///
     /// # Errors
     ///
     /// The kernel's refusal; [`io::ErrorKind::InvalidData`] for a malformed answer;
-    /// [`io::ErrorKind::Interrupted`], as libmnl has it, for a dump of what changed
-    /// meanwhile.
+    /// [`io::ErrorKind::Interrupted`], as in libmnl, if the objects changed during a
+    /// dump.
     pub(crate) fn accept(&mut self, datagram: &[u8]) -> io::Result<bool> {
         for message in messages(datagram) {
             let message = message.map_err(malformed)?;
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn request_has_flags_of_what_it_expects() {
+    fn request_flags_match_expected_answer() {
         let flags = |expect| {
             let (_, request) = Exchange::new(7, expect, object(1), 0);
             let message = messages(&request).next().unwrap().unwrap();
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn acknowledgement_ends_a_change_and_is_no_object() {
+    fn acknowledgement_ends_exchange_without_object() {
         let acknowledgement = message(NLMSG_ERROR, 7, 0, &error_payload(0));
         assert!(
             started(Expect::Acknowledgement)
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn refusal_is_the_kernel_s_error() {
+    fn refusal_returns_error_of_kernel() {
         let refusal = message(NLMSG_ERROR, 7, 0, &error_payload(-libc::EEXIST));
         let error = started(Expect::Acknowledgement)
             .accept(&refusal)

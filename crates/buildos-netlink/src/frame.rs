@@ -1,4 +1,4 @@
-//! Reads the frame of netlink messages: their headers, and errors.
+//! Parses the framing of netlink messages: headers and errors.
 
 use std::io;
 
@@ -9,8 +9,8 @@ use netlink_packet_core::{
 /// A message, borrowed from the datagram that brought it.
 pub type Message<'a> = NetlinkBuffer<&'a [u8]>;
 
-/// Returns the messages of a datagram, in order. After a malformed message the iterator
-/// ends, as the next one's start is unknown.
+/// Returns the messages of a datagram, in order. The iterator ends after a malformed
+/// message, because the start of the next message is unknown.
 pub(crate) fn messages(datagram: &[u8]) -> impl Iterator<Item = Result<Message<'_>, DecodeError>> {
     let mut rest = datagram;
     std::iter::from_fn(move || {
@@ -29,15 +29,15 @@ pub(crate) fn messages(datagram: &[u8]) -> impl Iterator<Item = Result<Message<'
     })
 }
 
-/// Returns the error that a message reports. An `NLMSG_ERROR` with code 0 is an
-/// acknowledgement, and a dump that fails ends with an `NLMSG_DONE` with a code.
+/// Returns the error that a message reports. `NLMSG_ERROR` with code 0 is an
+/// acknowledgement. A failed dump ends with `NLMSG_DONE` and a negative code.
 ///
 /// # Errors
 ///
 /// The message is too short for its type.
 pub(crate) fn error(message: &Message<'_>) -> Result<Option<io::Error>, DecodeError> {
     let kind = message.message_type();
-    // The kernel may leave the code out of NLMSG_DONE.
+    // The kernel can omit the code of NLMSG_DONE.
     let has_code =
         kind == NLMSG_ERROR || (kind == NLMSG_DONE && message.payload().len() >= size_of::<i32>());
     if !has_code {

@@ -1,19 +1,18 @@
-//! Talks to the kernel over netlink (netlink(7)): requests, and notifications of
-//! changes.
+//! Sends requests to the kernel over netlink(7), and receives notifications of changes.
 //!
-//! | type | speaks | used by |
+//! | type | protocol | used by |
 //! |---|---|---|
 //! | [`Socket`] | rtnetlink or nfnetlink, asynchronously | natd |
-//! | [`BlockingSocket`] | the same, in a program without a runtime | the probe |
+//! | [`BlockingSocket`] | the same, blocking | the probe |
 //! | [`Monitor`] | multicast groups of either | netd, natd |
 //!
-//! A socket carries one type of message: [`RouteNetlinkMessage`] for links, addresses
-//! and routes, [`NetfilterMessage`] for nf_tables. Datagrams that the kernel did not
-//! send are dropped, as every process may send to a netlink socket.
+//! A socket carries one type of message: [`RouteNetlinkMessage`] for links, addresses and
+//! routes, [`NetfilterMessage`] for nf_tables. Datagrams from other senders than the
+//! kernel are dropped, because any process can send to a netlink socket.
 //!
 //! # Limits
 //!
-//! A socket has one request under way at a time.
+//! A socket handles one request at a time.
 
 mod blocking;
 pub mod bridge;

@@ -1,7 +1,7 @@
 //! Follows the kernel's notifications of changes.
 //!
-//! A notification only triggers another look: the caller reads the state afterwards,
-//! once for all notifications in the queue. Lost notifications (ENOBUFS) do the same.
+//! A notification only triggers a re-read: the caller reads the state once for all queued
+//! notifications. Lost notifications (ENOBUFS) have the same effect.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -24,7 +24,7 @@ pub struct Change {
 /// A message of a multicast group.
 #[derive(Debug)]
 pub enum Notification<'a> {
-    /// A readable one.
+    /// A well-formed message.
     Message(Message<'a>),
     /// The kernel dropped notifications, or one is malformed.
     Lost,
@@ -59,7 +59,7 @@ impl Monitor {
         Ok(Self(Endpoint::open(protocol, groups)?.register()?))
     }
 
-    /// Waits for a notification, then passes every one in the queue to `visit`.
+    /// Waits for a notification, then passes all queued notifications to `visit`.
     /// Cancel-safe.
     ///
     /// # Errors
@@ -73,8 +73,8 @@ impl Monitor {
         Ok(())
     }
 
-    /// Waits for changes that the netlink port `own` did not make; [`None`] excepts no
-    /// port. Changes in the queue count as one. Cancel-safe.
+    /// Waits for a change by a netlink port other than `own`; with [`None`], by any port.
+    /// Merges all queued changes into one. Cancel-safe.
     ///
     /// # Errors
     ///
@@ -115,8 +115,8 @@ fn visit_datagram(datagram: &[u8], visit: &mut impl FnMut(Notification<'_>)) {
     }
 }
 
-/// Returns the port that caused a notification. The cause of lost ones is unknown, as
-/// for the kernel's own changes.
+/// Returns the port that caused a notification. For a lost notification it is unknown, as
+/// for a change by the kernel itself.
 fn port(notification: &Notification<'_>) -> u32 {
     match notification {
         Notification::Message(message) => message.port_number(),
@@ -124,7 +124,8 @@ fn port(notification: &Notification<'_>) -> u32 {
     }
 }
 
-/// Returns the change that notifications with these ports stand for.
+/// Merges notifications from these ports into one change. Returns [`None`] if all are
+/// from `own`.
 fn change(ports: &BTreeSet<u32>, own: Option<u32>) -> Option<Change> {
     let others = || ports.iter().copied().filter(|port| Some(*port) != own);
     others().next()?;

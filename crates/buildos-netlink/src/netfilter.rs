@@ -1,4 +1,4 @@
-//! Messages of nfnetlink (linux/netfilter/nfnetlink.h).
+//! Encodes and decodes messages of nfnetlink (linux/netfilter/nfnetlink.h).
 
 use netlink_packet_core::{
     DecodeError, NetlinkDeserializable, NetlinkHeader, NetlinkPayload, NetlinkSerializable,
@@ -7,7 +7,7 @@ use netlink_packet_core::{
 use crate::frame::Message;
 
 /// Length of `struct nfgenmsg`.
-const GENERAL: usize = 4;
+const NFGENMSG_LENGTH: usize = 4;
 
 /// A message of a netfilter subsystem, with its attributes still encoded.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,13 +41,13 @@ impl NetlinkSerializable for NetfilterMessage {
     }
 
     fn buffer_len(&self) -> usize {
-        GENERAL + self.attributes.len()
+        NFGENMSG_LENGTH + self.attributes.len()
     }
 
     fn serialize(&self, buffer: &mut [u8]) {
-        let (general, attributes) = buffer.split_at_mut(GENERAL);
+        let (header, attributes) = buffer.split_at_mut(NFGENMSG_LENGTH);
         // Version NFNETLINK_V0, resource 0.
-        general.copy_from_slice(&[self.family, 0, 0, 0]);
+        header.copy_from_slice(&[self.family, 0, 0, 0]);
         attributes.copy_from_slice(&self.attributes);
     }
 }
@@ -57,7 +57,8 @@ impl NetlinkDeserializable for NetfilterMessage {
 
     fn deserialize(header: &NetlinkHeader, payload: &[u8]) -> Result<Self, DecodeError> {
         let [subsystem, kind] = header.message_type.to_be_bytes();
-        let (Some(family), Some(attributes)) = (payload.first(), payload.get(GENERAL..)) else {
+        let (Some(family), Some(attributes)) = (payload.first(), payload.get(NFGENMSG_LENGTH..))
+        else {
             return Err("a message without struct nfgenmsg".into());
         };
         Ok(Self {
@@ -98,7 +99,7 @@ mod tests {
             let mut header = NetlinkHeader::default();
             header.message_type = kind;
             let message = NetfilterMessage::deserialize(&header, &payload);
-            prop_assert_eq!(message.is_ok(), payload.len() >= GENERAL);
+            prop_assert_eq!(message.is_ok(), payload.len() >= NFGENMSG_LENGTH);
         }
     }
 }

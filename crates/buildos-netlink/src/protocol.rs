@@ -1,4 +1,4 @@
-//! The protocols that sockets of this crate speak.
+//! Maps types of messages to netlink protocols.
 
 use std::time::Duration;
 

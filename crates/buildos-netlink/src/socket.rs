@@ -1,4 +1,4 @@
-//! Requests in a program with tokio.
+//! Sends requests from a program with tokio.
 
 use std::io;
 use std::marker::PhantomData;
@@ -15,7 +15,7 @@ use crate::frame::{self, malformed, messages};
 use crate::netfilter::NetfilterMessage;
 use crate::protocol::{Protocol, TIMEOUT};
 
-/// A socket for requests, one at a time.
+/// A socket that sends one request at a time.
 ///
 /// Errors of its methods are the kernel's, or
 /// - [`io::ErrorKind::TimedOut`]: no answer within [`TIMEOUT`],

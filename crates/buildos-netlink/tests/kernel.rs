@@ -1,4 +1,4 @@
-//! Requests to the kernel that need no privilege.
+//! Sends requests to the kernel that need no privilege.
 
 use std::net::UdpSocket;
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -54,7 +54,7 @@ fn inherited_socket_discards_answers_to_its_previous_owner() {
     .unwrap();
     let mut message = NetlinkMessage::from(RouteNetlinkMessage::GetLink(LinkMessage::default()));
     message.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
-    // The number that the new owner begins with.
+    // The first sequence number of the new owner.
     message.header.sequence_number = 1;
     message.finalize();
     let mut bytes = vec![0; message.buffer_len()];
@@ -75,7 +75,7 @@ fn inherited_socket_of_another_family_is_refused() {
 }
 
 #[tokio::test]
-async fn monitor_of_nothing_waits() {
+async fn monitor_without_groups_waits() {
     let monitor = Monitor::rtnetlink(0).unwrap();
     let changed = tokio::time::timeout(Duration::from_millis(50), monitor.changed(None));
     assert!(changed.await.is_err());
