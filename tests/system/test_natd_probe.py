@@ -80,8 +80,8 @@ def test_probe_without_name_servers_fails_at_names(online: Host, lan: Lan) -> No
     [
         ('probe_name = "missing.lan.example"', "step names of the probe: 172.23.0.1 answers"),
         (f'probe_targets = ["echo:{_SILENT}"]', f"{_SILENT} does not answer echo requests"),
-        (f'probe_targets = ["tcp:{_SILENT}:80"]', f"{_SILENT}:80 takes no connection"),
-        ('probe_targets = ["tcp:198.51.100.1:9"]', "198.51.100.1:9 takes no connection"),
+        (f'probe_targets = ["tcp:{_SILENT}:80"]', f"{_SILENT}:80 accepts no connection"),
+        ('probe_targets = ["tcp:198.51.100.1:9"]', "198.51.100.1:9 accepts no connection"),
     ],
 )
 def test_probe_requires_configured_name_and_targets(

@@ -262,6 +262,6 @@ mod tests {
         assert_eq!((settings.probe_interval.get(), problems), (None, vec![]));
         let (_, problems) = load("probe_interval_s = 1\nprobe_targets = [\"192.0.2.1\"]");
         assert!(problems[0].contains("1 is neither 0"), "{problems:?}");
-        assert!(problems[1].contains("is no target"), "{problems:?}");
+        assert!(problems[1].contains("is not a target"), "{problems:?}");
     }
 }

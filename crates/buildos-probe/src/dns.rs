@@ -1,4 +1,4 @@
-//! Step `names`: asks a name server, and evaluates its answer.
+//! Runs step `names`: asks a name server, and evaluates its answer.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
@@ -8,9 +8,9 @@ use crate::dns_message::{self, Answer};
 use crate::request::Question;
 use crate::socket_error::is_timeout;
 
-/// RFC 1035, section 4.2.1.
+/// UDP port of name servers (RFC 1035, section 4.2.1).
 const PORT: u16 = 53;
-/// dnsmasq forwards a repeated question to the next of its servers.
+/// Each repetition makes dnsmasq forward the question to another of its servers.
 const TRIES: u32 = 4;
 /// Time limit of each try.
 const LIMIT: Duration = Duration::from_millis(1500);
@@ -24,7 +24,7 @@ const REFUSED: u8 = 5;
 pub(crate) enum DnsError {
     #[error("cannot ask {0}")]
     Socket(Ipv4Addr, #[source] io::Error),
-    #[error("{server} does not answer a question for a name within {} s", (LIMIT * TRIES).as_secs())]
+    #[error("{server} does not answer DNS queries within {} s", (LIMIT * TRIES).as_secs())]
     NoAnswer { server: Ipv4Addr },
     #[error("{server} answers {question} with: {}", dns_message::describe(*code))]
     Code {
@@ -55,7 +55,7 @@ fn evaluate(server: Ipv4Addr, question: &Question, answer: Answer) -> Result<(),
             }
             answer.code == NO_ERROR
         }
-        // Servers may refuse or not know the root; an answer of any of them is enough.
+        // A server that refuses the question or does not know the root still works.
         Question::RootServers => [NO_ERROR, NO_SUCH_NAME, REFUSED].contains(&answer.code),
     };
     match usable {
@@ -71,7 +71,7 @@ fn evaluate(server: Ipv4Addr, question: &Question, answer: Answer) -> Result<(),
     }
 }
 
-/// Returns the first answer, or [`None`] if no try has one.
+/// Returns the first answer, or [`None`] if every try times out.
 fn exchange(server: Ipv4Addr, question: &Question) -> io::Result<Option<Answer>> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
     socket.connect(SocketAddrV4::new(server, PORT))?;

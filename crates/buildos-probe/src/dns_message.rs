@@ -64,7 +64,7 @@ pub(crate) fn answer(id: u16, bytes: &[u8]) -> Option<Answer> {
 pub(crate) fn describe(code: u8) -> String {
     match code {
         0 => "no error".to_owned(),
-        1 => "it does not understand the question".to_owned(),
+        1 => "format error".to_owned(),
         2 => "server failure".to_owned(),
         3 => "no such name".to_owned(),
         4 => "not implemented".to_owned(),
@@ -79,7 +79,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn question_encodes_as_rfc_1035_has_it() {
+    fn question_encodes_as_in_rfc_1035() {
         let name = "ab.example".to_owned().try_into().unwrap();
         assert_eq!(
             query(0x1234, &Question::Address(name)),

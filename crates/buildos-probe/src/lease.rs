@@ -1,4 +1,4 @@
-//! Step `lease`: takes a lease, and releases it at the end.
+//! Runs step `lease`: takes a lease, and releases it at the end.
 //!
 //! A UDP socket suffices, although the probe has no address yet. With the broadcast flag
 //! set, the server broadcasts its answers (RFC 2131, section 4.1).
@@ -21,19 +21,19 @@ const LIMIT: Duration = Duration::from_secs(8);
 /// figures 1 and 2).
 const FLAGS: usize = 10;
 const BROADCAST: u8 = 0x80;
-/// Larger than any frame.
+/// Size of the receive buffer in bytes: larger than any DHCP message of dnsmasq.
 const BUFFER: usize = 2048;
 
 /// There is no lease, or a machine could not use it.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LeaseError {
-    #[error("cannot ask for an address")]
+    #[error("cannot send DHCP messages")]
     Socket(#[source] io::Error),
     #[error("{server} does not answer DHCP within {} s", LIMIT.as_secs())]
     NoAnswer { server: Ipv4Addr },
-    #[error("{server} gives no address: {why}")]
+    #[error("{server} assigns no address: {why}")]
     Refused { server: Ipv4Addr, why: String },
-    #[error("{server} names no gateway")]
+    #[error("the lease of {server} has no gateway")]
     NoGateway { server: Ipv4Addr },
     #[error(
         "the lease names {gateway} as gateway and not {server}; is there another DHCP server on the bridge?"

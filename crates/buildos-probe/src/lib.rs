@@ -1,7 +1,7 @@
 //! buildos-probe: measures the network that machines on br1 have.
 //!
-//! The program acts as a machine for a moment. It runs in a network namespace of its
-//! own, with a netlink socket of the host as standard input.
+//! The program acts as a machine for a moment. It runs in a network namespace of its own,
+//! with a netlink socket of the host as standard input.
 //!
 //! | step | file | does |
 //! |---|---|---|
@@ -37,7 +37,7 @@ pub use report::{Outcome, REPORT, Report, Step};
 pub use request::{Name, NotAName, NotATarget, Question, REQUEST, Request, Target};
 pub use steps::{ProbeError, run};
 
-/// Runs the program. Failed steps are in the report and no failure of the program.
+/// Runs the program. A failed step is part of the report, not a failure of the program.
 #[must_use]
 pub fn main() -> ExitCode {
     match run(Path::new("/")) {

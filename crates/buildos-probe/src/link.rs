@@ -1,4 +1,4 @@
-//! Step `link`: connects the probe to the bridge with a veth pair.
+//! Runs step `link`: connects the probe to the bridge with a veth pair.
 
 use std::fs::File;
 use std::io;
@@ -27,7 +27,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 type Netlink = BlockingSocket<RouteNetlinkMessage>;
 
-/// The veth pair does not exist, or has no carrier or address.
+/// The veth pair could not be made or configured.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LinkError {
     #[error("standard input is not the host's netlink socket")]
@@ -95,7 +95,7 @@ fn wait_until_running(netlink: &mut Netlink, name: &str) -> io::Result<()> {
         .contains(LinkFlags::Running)
     {
         if Instant::now() > end {
-            // The next step fails with a reason.
+            // The next step then fails, and reports the reason.
             break;
         }
         std::thread::sleep(POLL_INTERVAL);

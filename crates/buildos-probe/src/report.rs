@@ -1,4 +1,4 @@
-//! The report: result of the steps.
+//! Defines the report: the result of the steps.
 
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -13,7 +13,7 @@ pub const REPORT: &str = "run/buildos/probe/report.json";
 pub struct Report {
     /// Copied from the request.
     pub id: u64,
-    /// End: microseconds since 1970 (CLOCK_REALTIME).
+    /// Time of the end, microseconds since 1970 (CLOCK_REALTIME).
     pub finished_us: u64,
     /// Duration, milliseconds.
     pub took_ms: u64,

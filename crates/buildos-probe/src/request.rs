@@ -1,4 +1,4 @@
-//! The request: which steps to run.
+//! Defines the request: the steps to run and their targets.
 
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -21,7 +21,7 @@ pub struct Request {
     pub host: Ipv4Addr,
     /// Question for the name server; [`None`] skips the step.
     pub question: Option<Question>,
-    /// Targets of which one must answer; empty skips the step.
+    /// Targets, at least one of which must answer; empty skips the step.
     pub targets: Vec<Target>,
 }
 
@@ -31,7 +31,7 @@ pub enum Question {
     /// Requires an IPv4 address of this name.
     Address(Name),
     /// Requires any answer to a question for the name servers of the root. Every server
-    /// knows or refuses it, and dnsmasq does not cache it.
+    /// answers or refuses it, and dnsmasq does not cache the answer.
     RootServers,
 }
 
@@ -40,11 +40,11 @@ pub enum Question {
 #[serde(try_from = "String", into = "String")]
 pub struct Name(String);
 
-/// The text is no domain name.
+/// The text is not a domain name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0:?} is no name in the DNS: parts of 1 to 63 letters, digits, hyphens or underscores, \
-     with dots between them, at most 253 characters"
+    "{0:?} is not a domain name: labels of 1 to 63 letters, digits, hyphens or underscores, \
+     separated by dots, at most 253 characters"
 )]
 pub struct NotAName(String);
 
@@ -96,9 +96,11 @@ pub enum Target {
     Dns(Ipv4Addr),
 }
 
-/// The text is no target.
+/// The text is not a target.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no target: echo:ADDRESS, dns:ADDRESS or tcp:ADDRESS:PORT, by IPv4")]
+#[error(
+    "{0:?} is not a target: echo:ADDRESS, dns:ADDRESS or tcp:ADDRESS:PORT with an IPv4 address"
+)]
 pub struct NotATarget(String);
 
 impl Target {

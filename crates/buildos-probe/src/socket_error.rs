@@ -1,4 +1,4 @@
-//! Classes of errors of sockets.
+//! Classifies errors of sockets.
 
 use std::io::{self, ErrorKind};
 

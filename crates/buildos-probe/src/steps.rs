@@ -11,7 +11,7 @@ use crate::report::{Outcome, REPORT, Report, Step};
 use crate::request::{REQUEST, Request};
 use crate::{dns, lease, link, targets};
 
-/// There is no report. A failed step is no error.
+/// The probe could not write a report. A failed step is not an error.
 #[derive(Debug, thiserror::Error)]
 pub enum ProbeError {
     /// natd has not written a request, or the sandbox hides it.
@@ -23,8 +23,8 @@ pub enum ProbeError {
         #[source]
         source: io::Error,
     },
-    /// Another version of natd wrote the request.
-    #[error("cannot understand {}", path.display())]
+    /// A different version of natd wrote the request.
+    #[error("cannot parse {}", path.display())]
     Request {
         /// The request.
         path: PathBuf,

@@ -1,4 +1,4 @@
-//! Step `outside`: reaches a target beyond the host's NAT.
+//! Runs step `outside`: reaches a target beyond the host's NAT.
 
 use std::io::{self, Read as _};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream};
@@ -20,7 +20,7 @@ const ECHO_REPLY: u8 = 0;
 const ECHO_REQUEST: u8 = 8;
 const ICMP_HEADER: usize = 8;
 
-/// No target answers; one reason for each.
+/// No target answered. Contains the reason for each target.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", .0.join("; "))]
 pub(crate) struct TargetsError(Vec<String>);
@@ -57,7 +57,7 @@ fn check(target: Target) -> Result<(), String> {
 fn connect(address: SocketAddrV4) -> Result<(), String> {
     TcpStream::connect_timeout(&SocketAddr::V4(address), LIMIT * u32::from(TRIES))
         .map(drop)
-        .map_err(|error| format!("{address} takes no connection: {error}"))
+        .map_err(|error| format!("{address} accepts no connection: {error}"))
 }
 
 fn echo(address: Ipv4Addr) -> io::Result<bool> {
@@ -67,7 +67,7 @@ fn echo(address: Ipv4Addr) -> io::Result<bool> {
     for sequence in 0..TRIES {
         match socket.send(&echo_request(id, sequence)) {
             Ok(_) => {}
-            // A router rejected the request before.
+            // A router rejected the previous request.
             Err(error) if is_unreachable(&error) => {}
             Err(error) => return Err(error),
         }
