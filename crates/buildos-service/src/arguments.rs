@@ -18,14 +18,14 @@ pub(crate) enum ArgumentError {
     Unknown(OsString),
     #[error("--root needs a directory")]
     RootWithoutDirectory,
-    #[error("--root goes with {}", inspecting(*.0))]
-    RootAlone(bool),
+    #[error("--root requires {}", dry_run_options(*.0))]
+    RootWithoutDryRun(bool),
     #[error("--check and --print exclude each other")]
     CheckAndPrint,
 }
 
-/// Returns the options that `--root` goes with.
-const fn inspecting(prints: bool) -> &'static str {
+/// Returns the options of which `--root` requires one.
+const fn dry_run_options(prints: bool) -> &'static str {
     if prints {
         "--check or --print"
     } else {
@@ -64,7 +64,7 @@ pub(crate) fn parse(
         (false, true, root) => Ok(Command::Print { root: below(root) }),
         (true, true, _) => Err(ArgumentError::CheckAndPrint),
         (false, false, None) => Ok(Command::Run),
-        (false, false, Some(_)) => Err(ArgumentError::RootAlone(prints)),
+        (false, false, Some(_)) => Err(ArgumentError::RootWithoutDryRun(prints)),
     }
 }
 
@@ -115,7 +115,7 @@ mod tests {
         );
         assert_eq!(
             printing(&["--root", "/mnt"]),
-            Err("--root goes with --check or --print".into())
+            Err("--root requires --check or --print".into())
         );
     }
 
@@ -128,7 +128,7 @@ mod tests {
         assert_eq!(parsed(&["--root"]), Err("--root needs a directory".into()));
         assert_eq!(
             parsed(&["--root", "/mnt"]),
-            Err("--root goes with --check".into())
+            Err("--root requires --check".into())
         );
     }
 }

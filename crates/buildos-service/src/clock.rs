@@ -4,8 +4,8 @@
 //! error of the clock to the kernel (adjtimex(2), `maxerror`). The kernel increases it
 //! from then on. At 16 s it considers the clock unsynchronised (`NTP_PHASE_LIMIT`,
 //! include/linux/timex.h), and so does `NTPSynchronized` of org.freedesktop.timedate1(5).
-//! `STA_UNSYNC` is no criterion: chrony leaves it set so that the kernel does not write
-//! the RTC.
+//! `STA_UNSYNC` is not a criterion: chrony leaves it set, so that the kernel does not
+//! write the RTC.
 //!
 //! systemd-timesyncd also creates a file when it has set the clock. The file exists even
 //! if the kernel refuses the call, or the server has been away for hours.
@@ -19,11 +19,11 @@ use std::path::Path;
 /// File that systemd-timesyncd creates when it has set the clock
 /// (systemd-timesyncd.service(8)).
 const TIMESYNCD: &str = "run/systemd/timesync/synchronized";
-/// Maximum error from which on the clock is unsynchronised, microseconds.
+/// Maximum error at which the clock counts as unsynchronised, microseconds.
 const LIMIT: i64 = 16_000_000;
 
 /// Returns true if a time daemon keeps the clock synchronised, or timesyncd has set it in
-/// this boot. The file is below `root`.
+/// this boot. Looks for timesyncd's file below `root`.
 #[must_use]
 pub fn is_synchronised(root: &Path) -> bool {
     root.join(TIMESYNCD).exists() || maximum_error().is_ok_and(is_synchronised_within)
@@ -35,7 +35,7 @@ fn is_synchronised_within(maximum_error: i64) -> bool {
 
 /// Returns the kernel's maximum error of the clock, microseconds.
 fn maximum_error() -> io::Result<i64> {
-    // SAFETY: a timex is numbers, for which zero is a value.
+    // SAFETY: a timex consists of numbers, and zero is a valid value of each.
     let mut clock: libc::timex = unsafe { zeroed() };
     // SAFETY: `clock` is a valid timex that the kernel writes to; without `modes`
     // nothing is set.
@@ -53,13 +53,13 @@ mod tests {
     #[test]
     fn clock_is_synchronised_below_kernel_limit() {
         // Just set by timesyncd; a bad server; nine hours without a server; no daemon.
-        for (error, right) in [
+        for (error, expected) in [
             (0, true),
             (1_500_000, true),
             (15_999_999, true),
             (16_000_000, false),
         ] {
-            assert_eq!(is_synchronised_within(error), right, "{error}");
+            assert_eq!(is_synchronised_within(error), expected, "{error}");
         }
     }
 

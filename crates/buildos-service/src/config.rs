@@ -1,4 +1,4 @@
-//! Reads settings by one schema from four sources.
+//! Reads settings from four sources according to one schema.
 //!
 //! | precedence | source |
 //! |---|---|

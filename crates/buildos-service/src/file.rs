@@ -5,7 +5,7 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-/// The file keeps its content.
+/// A file could not be replaced, and keeps its content.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot write {}", path.display())]
 pub struct WriteError {
@@ -15,10 +15,11 @@ pub struct WriteError {
     source: io::Error,
 }
 
-/// Replaces the content of a file: writes a new file beside it and renames that.
+/// Replaces the content of a file: writes a new file beside it, then renames the new
+/// file.
 ///
-/// Returns true if the content changed. An equal file is not written, so that its
-/// watchers do not wake. There is no fsync, as `/run` is memory.
+/// Returns true if the content changed. If the content is equal, the file is not written,
+/// so that its watchers do not wake. There is no fsync, as `/run` is memory.
 ///
 /// # Errors
 ///
@@ -40,7 +41,7 @@ pub fn replace(path: &Path, content: &[u8], mode: u32) -> Result<bool, WriteErro
 }
 
 fn write(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
-    // The rest of a crash may have another mode.
+    // A file left by a crash might have a different mode.
     match fs::remove_file(path) {
         Ok(()) => {}
         Err(e) if e.kind() == io::ErrorKind::NotFound => {}

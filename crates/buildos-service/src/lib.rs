@@ -1,4 +1,4 @@
-//! Provides what every buildos daemon shares.
+//! Provides the code that the buildos daemons share.
 //!
 //! | module | does |
 //! |---|---|

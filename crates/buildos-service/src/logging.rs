@@ -1,5 +1,5 @@
-//! Sends log events with their fields to the journal, or to standard error if that is not
-//! the journal.
+//! Sends log events with their fields to the journal, or to standard error if it is not
+//! connected to the journal.
 //!
 //! Fields have no prefix: `interface` becomes `INTERFACE=`, `message_id` becomes
 //! `MESSAGE_ID=`. A daemon's own fields begin with `buildos_`. `BUILDOS_LOG=debug` in the
@@ -28,7 +28,7 @@ pub fn init(identifier: &str) {
         .ok()
         .and_then(|level| level.parse::<LevelFilter>().ok())
         .unwrap_or(LevelFilter::INFO);
-    // zbus makes a span for each message: too much at info.
+    // zbus creates a span for each message, which is too much at level info.
     let zbus = match level {
         LevelFilter::DEBUG | LevelFilter::TRACE => level,
         other => other.min(LevelFilter::WARN),

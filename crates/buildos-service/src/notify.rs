@@ -1,5 +1,5 @@
-//! Sends notifications to systemd (sd_notify(3)). Without a manager they have no effect,
-//! and errors do not stop the daemon.
+//! Sends notifications to systemd (sd_notify(3)). Without systemd they have no effect.
+//! Errors do not stop the daemon.
 
 use sd_notify::NotifyState;
 

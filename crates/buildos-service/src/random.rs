@@ -1,9 +1,8 @@
-//! Randomness for jitter and transaction numbers.
+//! Provides randomness for jitter and transaction numbers.
 
 use std::hash::{BuildHasher as _, RandomState};
 
-/// Returns a number that other hosts and processes do not guess by accident. It is no
-/// secret: not fit for cryptography.
+/// Returns a random number, a new one at each call. It is not fit for cryptography.
 ///
 /// The keys of the standard library's hashers come from getrandom(2).
 #[must_use]

@@ -21,14 +21,14 @@ const MESSAGE_FAILED: &str = "c2a4de3b1d4e4d0c8a57e6f0a9c3b5e2";
 /// A signal of systemd or the operator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Request {
-    /// SIGTERM or SIGINT: end, and leave state that must survive a restart.
+    /// SIGTERM or SIGINT: end, and keep the state that must survive a restart.
     Stop,
     /// SIGHUP: call [`Service::reload`].
     Reload,
 }
 
-/// An error that another start does not fix. The daemon ends with exit status
-/// [`EX_CONFIG`], and its unit does not restart it (`RestartPreventExitStatus=`).
+/// An error that a restart does not fix. The daemon ends with exit status [`EX_CONFIG`],
+/// and its unit does not restart it (`RestartPreventExitStatus=`).
 #[derive(Debug, thiserror::Error)]
 #[error("{reason}")]
 pub struct Refused {
@@ -93,8 +93,9 @@ impl<T: Default> Service<T> {
             .collect()
     }
 
-    /// Waits for the next request, and notifies the watchdog meanwhile. A loop that does
-    /// not await it hangs, and systemd ends the daemon. Cancel-safe.
+    /// Waits for the next request, and notifies the watchdog meanwhile. If the loop of
+    /// the daemon hangs, the notifications stop and systemd kills the daemon.
+    /// Cancel-safe.
     pub async fn request(&mut self) -> Request {
         loop {
             tokio::select! {
@@ -172,7 +173,7 @@ where
 /// Result of a dry run.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Inspection {
-    /// Description of what the daemon would do: the output of `--print`.
+    /// Description of the daemon's actions: the output of `--print`.
     pub text: String,
     /// Problems of settings that are valid one by one, one line each. `--check` and
     /// `--print` show them and exit 1.
@@ -267,8 +268,8 @@ fn report(problems: &[Problem]) {
     }
 }
 
-/// Reads the configuration, prints its problems, and with `prints` what the daemon would
-/// do.
+/// Reads the configuration and prints its problems. If `prints`, also prints the result
+/// of the dry run.
 fn check<T: Default>(
     schema: &Schema<T>,
     inspect: Option<Inspect<T>>,
@@ -299,7 +300,7 @@ fn help<T>(schema: &Schema<T>, prints: bool) -> String {
     let (inspect, print, with) = if prints {
         (
             "--check | --print",
-            "  --print    the same, and print what it would do\n",
+            "  --print    the same, and print what the daemon would do\n",
             "--check and --print",
         )
     } else {
@@ -308,7 +309,7 @@ fn help<T>(schema: &Schema<T>, prints: bool) -> String {
     let mut out = format!(
         "Usage: buildos-{name} [{inspect}] [--root DIRECTORY] [--help] [--version]\n\n\
          Without arguments: runs the daemon; systemd does that, see buildos-{name}.service.\n  \
-         --check    read the configuration, print what is wrong with it, exit 1 if anything is\n\
+         --check    read the configuration, print its problems, exit 1 if there are any\n\
          {print}  \
          --root     with {with}: look below this directory instead of /\n\n\
          Keys in /etc/buildos/{name}.conf.d/*.toml, or buildos.{name}.KEY= on the kernel command line:\n"

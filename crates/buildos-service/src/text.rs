@@ -1,4 +1,4 @@
-//! Makes text fit to be shown: escapes, chains of errors, truncation.
+//! Prepares text for display: escapes, chains of errors, truncation.
 
 pub use buildos_types::Escaped;
 

@@ -1,13 +1,13 @@
 //! Compares message identifiers in the code with the entries of the journal catalogue.
 
-#![allow(clippy::unwrap_used)] // A test says what it expects by panicking.
+#![allow(clippy::unwrap_used)] // A test fails by panicking.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 #[test]
-fn catalogue_has_an_entry_for_each_message_of_the_code_only() {
+fn catalogue_entries_match_message_ids_in_code() {
     let top = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let mut sources = Vec::new();
     for entry in fs::read_dir(top.join("crates")).unwrap() {
@@ -21,7 +21,7 @@ fn catalogue_has_an_entry_for_each_message_of_the_code_only() {
     for entry in fs::read_dir(top.join("units/systemd/catalog")).unwrap() {
         let text = fs::read_to_string(entry.unwrap().path()).unwrap();
         for id in text.lines().filter_map(|line| line.strip_prefix("-- ")) {
-            assert!(is_id(id), "{id} is no message identifier");
+            assert!(is_id(id), "{id} is not a message identifier");
             assert!(
                 in_catalogue.insert(id.to_owned()),
                 "{id} is explained twice"

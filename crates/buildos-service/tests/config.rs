@@ -1,6 +1,6 @@
-//! Evaluation of files below a root and of a kernel command line.
+//! Evaluates files below a root, and a kernel command line.
 
-#![allow(clippy::unwrap_used)] // A test says what it expects by panicking.
+#![allow(clippy::unwrap_used)] // A test fails by panicking.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -46,7 +46,7 @@ fn schema() -> Schema<Settings> {
         )
 }
 
-/// A root with a kernel command line and the given files.
+/// Creates a root with a kernel command line and these files.
 fn root(cmdline: &str, files: &[(&str, &str)]) -> TempDir {
     let root = tempfile::tempdir().unwrap();
     write(root.path(), "proc/cmdline", cmdline);
@@ -62,7 +62,7 @@ fn write(root: &Path, path: &str, text: &str) {
     fs::write(path, text).unwrap();
 }
 
-/// Settings, and the problems as shown, with the root cut off.
+/// Returns the settings, and the problems as shown without the root.
 fn load(root: &TempDir) -> (Settings, Vec<String>) {
     let (fragments, mut problems) = sources::read(root.path(), "testd");
     let Loaded {
@@ -235,13 +235,13 @@ fn value_on_kernel_command_line_needs_no_quotes() {
         ("buildos.testd.include='[\"eth0\"]'", vec!["'[\"eth0\"]'"]),
         ("buildos.include=eth9", vec!["eth9"]),
     ] {
-        // Single quotes are not the kernel's: double quotes inside are dropped.
+        // The kernel does not know single quotes: it removes the double quotes inside.
         let expected: Vec<String> = expected.iter().map(|e| e.replace('"', "")).collect();
         let (settings, problems) = load(&root(cmdline, &[]));
         assert_eq!(problems, [""; 0], "{cmdline}");
         assert_eq!(settings.include, expected, "{cmdline}");
     }
-    // A number is a fine string, where a string is wanted.
+    // A number is a valid string.
     assert_eq!(
         load(&root("buildos.testd.private=12345", &[])).0.private,
         "12345"

@@ -1,3 +1,5 @@
+//! Applies the fragments of the configuration to the default settings.
+
 use toml::de::{DeTable, DeValue};
 
 use super::origin::Origin;

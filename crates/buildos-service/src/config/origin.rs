@@ -1,3 +1,5 @@
+//! Names the source of a setting or a problem.
+
 use std::fmt;
 use std::path::PathBuf;
 

@@ -1,3 +1,5 @@
+//! Describes a part of the configuration that has no effect.
+
 use std::fmt;
 
 use super::origin::Origin;

@@ -1,3 +1,5 @@
+//! Defines the keys of a daemon, and converts and sets their values.
+
 use std::fmt::Display;
 use std::str::FromStr;
 
@@ -9,9 +11,9 @@ use crate::text::Escaped;
 
 /// Keys of a daemon: their paths, descriptions and setters.
 ///
-/// A key is a dotted path. `*` is a name that the configuration chooses
-/// (`bbot.*.controllers`), which the setter gets. The types of the setter's name and
-/// value define validity, by `FromStr` and `Deserialize`.
+/// A key is a dotted path. In a path such as `bbot.*.controllers`, `*` matches a name
+/// that the configuration chooses, and the setter receives that name. A name is valid if
+/// it parses (`FromStr`), a value if it deserializes (`Deserialize`).
 pub struct Schema<T> {
     name: &'static str,
     keys: Vec<Key<T>>,
@@ -70,7 +72,7 @@ impl<T> Schema<T> {
         })
     }
 
-    /// Adds a key whose path has one `*`. The setter gets the chosen name.
+    /// Adds a key whose path has one `*`. The setter receives the chosen name.
     #[must_use]
     pub fn named<N: FromStr<Err: Display>, V: DeserializeOwned>(
         mut self,
@@ -92,7 +94,7 @@ impl<T> Schema<T> {
     }
 
     /// Adds a table `[bbot.NAME]` (path `bbot.*`) that has a meaning even without keys.
-    /// `declare` gets the name before any key below it is set.
+    /// `declare` receives the name before any key below it is set.
     #[must_use]
     pub fn table<N: FromStr<Err: Display>>(
         mut self,
@@ -247,7 +249,7 @@ fn bare<V: DeserializeOwned>(text: &str) -> Result<V, String> {
             Err(error) => errors.push(first_line(&error)),
         }
     }
-    // A failed value of the right type is the better message.
+    // An error about the value helps more than an error about its type.
     let has_right_type = |error: &String| !error.starts_with("invalid type");
     let best = errors.iter().position(has_right_type).unwrap_or(0);
     Err(errors.swap_remove(best))
@@ -257,7 +259,7 @@ fn spanned(value: DeValue<'_>) -> Spanned<DeValue<'_>> {
     Spanned::new(0..0, value)
 }
 
-/// Returns the message without the excerpt; a problem names the line.
+/// Returns the message without the excerpt of the file. [`super::Problem`] has the line.
 fn first_line(error: &toml::de::Error) -> String {
     Escaped::received(error.message().lines().next().unwrap_or("bad value")).into()
 }
