@@ -48,7 +48,7 @@ STATUS = {
     "buildos-hostnamed.service": "waiting for a lease",
     "buildos-natd.service": "waiting for an uplink: no Ethernet NIC",
     "buildos-netd.service": "no Ethernet NIC",
-    "buildos-netd-wait-online.service": "waits: no Ethernet NIC",
+    "buildos-netd-wait-online.service": "waiting: no Ethernet NIC",
 }
 
 

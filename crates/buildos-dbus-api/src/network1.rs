@@ -21,7 +21,8 @@ string_enum! {
     State("network1 state") {
         /// No candidate NIC has carrier.
         NoCarrier = "no-carrier",
-        /// At least one NIC has carrier; no lease yet, or none any more.
+        /// At least one NIC has carrier, but there is no lease yet, or the lease was
+        /// lost.
         Acquiring = "acquiring",
         /// br0 has a port and a valid lease.
         Online = "online",
@@ -103,9 +104,9 @@ pub trait Manager {
     /// Fully qualified name of the lease (option 81) as received but escaped, or empty.
     #[zbus(property, name = "FQDN")]
     fn fqdn(&self) -> zbus::Result<String>;
-    /// The lease: `Address`, `PrefixLength`, `Server`, its length as `LeaseSeconds`,
-    /// the times `AcquiredUSec`, `RenewUSec` (T1), `RebindUSec` (T2) and `ExpiresUSec`
-    /// (CLOCK_REALTIME; not there without an end), and `Option1` … as received.
+    /// The lease: `Address`, `PrefixLength`, `Server`, its length as `LeaseSeconds`, the
+    /// times `AcquiredUSec`, `RenewUSec` (T1), `RebindUSec` (T2) and `ExpiresUSec`
+    /// (CLOCK_REALTIME; absent for an unlimited lease), and `Option1` … as received.
     #[zbus(property)]
     fn lease(&self) -> zbus::Result<HashMap<String, OwnedValue>>;
     /// IPv6 addresses of br0 with their prefixes, link-local ones included. The

@@ -57,7 +57,7 @@ impl Alarm {
     ///
     /// # Errors
     ///
-    /// The kernel refuses the timer. It has no known reason to.
+    /// The kernel refuses the timer, which is not known to happen.
     pub async fn wait(&self, deadline: Option<Instant>) -> io::Result<()> {
         let Some(deadline) = deadline else {
             return std::future::pending().await;
@@ -77,7 +77,7 @@ impl Alarm {
             return Err(io::Error::last_os_error());
         }
         while now() < deadline {
-            // The readiness may be of an earlier deadline.
+            // The readiness might belong to an earlier deadline.
             self.0.readable().await?.clear_ready();
         }
         Ok(())

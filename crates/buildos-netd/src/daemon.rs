@@ -1,4 +1,5 @@
-//! Runs the event loop: events come in, the [`Reconciler`] decides, the status goes out.
+//! Runs the event loop: passes each event to the [`Reconciler`], then publishes the
+//! status.
 //!
 //! | event | source |
 //! |---|---|
@@ -9,7 +10,7 @@
 //! | changed hostname | `/proc` |
 //! | timer | timerfd |
 //!
-//! The loop waits for nothing but events and the kernel.
+//! The loop waits only for events and for the kernel.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -39,10 +40,10 @@ use crate::{clock, messages, other_manager, state_file};
 
 /// Directory of published files, and of the state for a restarted netd.
 const RUNTIME_DIRECTORY: &str = "/run/buildos/netd";
-/// Limit of D-Bus requests that wait.
+/// Maximum number of queued D-Bus requests.
 const COMMANDS: usize = 4;
 
-/// Why netd ends.
+/// Reason for netd to end.
 #[derive(Debug, thiserror::Error)]
 pub enum NetdError {
     /// The kernel's network configuration is not accessible.
@@ -55,12 +56,12 @@ pub enum NetdError {
     #[error("cannot set a timer")]
     Timer(#[source] io::Error),
     /// Another program configures the network.
-    #[error("nothing is done")]
+    #[error("netd does not start")]
     OtherManager(#[source] Refused),
 }
 
-/// Runs until systemd requests the end. Leaves the kernel's configuration as it is, so that
-/// a restart does not cut connections.
+/// Runs until systemd stops the daemon. Leaves the kernel's configuration as it is, so
+/// that a restart does not cut connections.
 ///
 /// # Errors
 ///
@@ -193,7 +194,7 @@ impl Netd {
             old.clone_from(&status);
             changed
         });
-        // The files were not written before the first status, whether it changed or not.
+        // At the first call the files do not exist, even if the status has not changed.
         if changed || !self.files.contains_key("state.json") {
             self.write("state.json", state_file::encode(&status));
             self.write("resolv.conf", resolv_conf::render(&status).into_bytes());

@@ -17,9 +17,9 @@ use zbus::{Connection, MessageStream, fdo, interface};
 
 use crate::status::{LinkStatus, Status, text_or_empty};
 
-/// Limits of the delay between attempts to connect, which is a tenth of the time since the
-/// connection was lost. At boot other daemons wait for netd on the bus, so that the first
-/// delays are short. A bus that refuses netd will not change soon.
+/// Limits of the delay between attempts to connect, which is a tenth of the time since
+/// the connection was lost. The first delays are short, because at boot other daemons
+/// wait for netd on the bus. A bus that has been missing for long rarely returns soon.
 const SHORTEST_RETRY: Duration = Duration::from_millis(100);
 const LONGEST_RETRY: Duration = Duration::from_secs(5);
 /// Debounce for PropertiesChanged: a renewal flips the state for the duration of two packets.
@@ -184,7 +184,7 @@ impl Manager {
         &self.published.state
     }
 
-    /// One line for people: why the link is in this role and state.
+    /// One line for people: what is configured, or what netd waits for.
     #[zbus(property)]
     fn reason(&self) -> &str {
         &self.published.reason
@@ -270,9 +270,9 @@ impl Manager {
         &self.published.fqdn
     }
 
-    /// The lease: `Address`, `PrefixLength`, `Server`, its length as `LeaseSeconds`,
-    /// the times `AcquiredUSec`, `RenewUSec` (T1), `RebindUSec` (T2) and `ExpiresUSec`
-    /// (CLOCK_REALTIME; not there without an end), and `Option1` … as received.
+    /// The lease: `Address`, `PrefixLength`, `Server`, its length as `LeaseSeconds`, the
+    /// times `AcquiredUSec`, `RenewUSec` (T1), `RebindUSec` (T2) and `ExpiresUSec`
+    /// (CLOCK_REALTIME; absent for an unlimited lease), and `Option1` … as received.
     #[zbus(property)]
     fn lease(&self) -> fdo::Result<HashMap<String, OwnedValue>> {
         lease(&self.status).map_err(|error| fdo::Error::Failed(error.to_string()))
@@ -285,7 +285,7 @@ impl Manager {
         texts(&self.status.ipv6)
     }
 
-    /// Names of the ports of br0: the uplink, and what others put there.
+    /// Names of the ports of br0: the uplink, and ports of other programs.
     #[zbus(property)]
     fn public_ports(&self) -> Vec<String> {
         texts(&self.status.public_ports)
@@ -348,7 +348,7 @@ impl Link {
         text_or_empty(self.0.mac)
     }
 
-    /// Whether the link has carrier.
+    /// True if the link has carrier.
     #[zbus(property)]
     fn carrier(&self) -> bool {
         self.0.carrier

@@ -10,8 +10,8 @@ use ipnet::Ipv4Net;
 
 use crate::uplink::election::Election;
 
-/// The shortest rest of a lease that netd uses: the kernel counts lifetimes in whole
-/// seconds and refuses 0.
+/// Shortest remaining lifetime with which netd applies a lease: the kernel counts
+/// lifetimes in whole seconds and refuses 0.
 const SHORTEST_LIFETIME: Duration = Duration::from_secs(1);
 
 /// The desired state.

@@ -1,9 +1,9 @@
 //! Records the decisions of the election: which servers were asked, what they offered, and
 //! why an offer was refused.
 //!
-//! The journal has the transitions, the history what led to them: every server on every NIC,
-//! with times. Its size is bounded: a repetition increments a counter, and a new entry
-//! replaces the oldest one.
+//! The journal has the transitions. The history has the events that led to them: every
+//! server on every NIC, with times. Its size is bounded: a repetition increments a
+//! counter, and a new entry replaces the oldest one.
 
 use std::collections::VecDeque;
 use std::net::Ipv4Addr;
@@ -13,7 +13,7 @@ use serde::Serialize;
 
 /// Limit of entries. A boot with four NICs and a rogue server makes about twenty.
 const MAX_ENTRIES: usize = 256;
-/// Number of the latest entries among which a repetition is looked for.
+/// Number of the latest entries that are searched for a repetition.
 const REPETITION_WINDOW: usize = 32;
 
 /// A decision, made once or several times.

@@ -3,7 +3,7 @@
 //! | module | subject |
 //! |---|---|
 //! | [`Rtnetlink`] | requests (observe, apply) and notifications |
-//! | `parse`, `build` | netlink messages from and to values |
+//! | `parse`, `build` | conversion of netlink messages to values, and of values to messages |
 //! | `sysctl` | settings below `/proc/sys/net` |
 //! | [`fake`] | a kernel as a value, for simulation and tests |
 //!
@@ -57,8 +57,9 @@ impl Rtnetlink {
     /// The kernel refuses a netlink socket.
     pub fn open() -> Result<Self, KernelError> {
         let (mut requests, handle, _) = rtnetlink::new_connection().map_err(KernelError::Socket)?;
-        // The kernel assigns the process id as the port of the first socket that a process
-        // binds (netlink(7), nl_pid). Monitors of others show it as the author of changes.
+        // The kernel assigns the process id as the port of the first socket that a
+        // process binds (netlink(7), nl_pid). Other programs that monitor changes see it
+        // as their author.
         let own = requests.socket_mut().socket_mut().bind_auto();
         let port = own.map_err(KernelError::Socket)?.port_number();
         let monitor = Monitor::rtnetlink(GROUPS as u32).map_err(KernelError::Socket)?;
@@ -87,7 +88,8 @@ impl Rtnetlink {
         request(what, self.handle.link().set(message).execute()).await
     }
 
-    /// Sets the settings of a bridge by RTM_NEWLINK: RTM_SETLINK ignores those of a kind.
+    /// Applies the bridge settings with RTM_NEWLINK: RTM_SETLINK ignores settings of the
+    /// link kind.
     async fn set_bridge(&self, what: &str, index: LinkIndex) -> Result<(), KernelError> {
         for message in build::bridge_settings(index) {
             request(what, self.handle.link().change(message).execute()).await?;

@@ -12,7 +12,7 @@
 //! |---|---|
 //! | [`daemon`] | event loop, published files |
 //! | [`reconcile`] | rounds of observe, plan, apply; refusals and retries |
-//! | [`uplink`] | which NIC becomes the port of br0, by DHCP (`buildos-dhcp`) |
+//! | [`uplink`] | election of the NIC that becomes the port of br0, by DHCP (`buildos-dhcp`) |
 //! | [`desired`], [`observed`], [`plan`] | the two states and their difference |
 //! | [`kernel`] | rtnetlink, sysctl; a fake kernel |
 //! | [`sockets`] | packet and UDP sockets of the DHCP clients |

@@ -1,5 +1,5 @@
-//! Logs journal messages: their identifiers, which `units/systemd/catalog` explains, and
-//! their texts as far as several modules log them.
+//! Defines the identifiers of journal messages, which `units/systemd/catalog` explains.
+//! Logs the messages that concern several modules.
 
 use buildos_dhcp::{Event, Lease};
 
@@ -69,7 +69,7 @@ pub fn client_event(nic: &Candidate, event: &Event) {
             message_id = LOST,
             interface,
             buildos_address = %lease.address,
-            "{interface}: {} is gone: {reason}",
+            "{interface}: lost the lease of {}: {reason}",
             lease.address
         ),
     }

@@ -1,4 +1,5 @@
-//! Defines what netd reads from the kernel: links, addresses and routes.
+//! Defines the observed state, which netd reads from the kernel: links, addresses and
+//! routes.
 //!
 //! Plain values: [`crate::kernel`] reads them, [`crate::plan`] compares them with
 //! [`crate::desired`].
@@ -18,7 +19,7 @@ pub const PRIVATE_BRIDGE: &str = "br1";
 /// The kernel's network configuration, as far as netd reads it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Observed {
-    /// Every link, of netd or not.
+    /// All links, including those that netd does not configure.
     pub links: BTreeMap<LinkIndex, Link>,
     /// IPv4 addresses that carry netd's mark (`IFA_PROTO`).
     pub addresses: Vec<Address>,
@@ -101,7 +102,7 @@ impl Address {
 /// An IPv4 route of the main table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InstalledRoute {
-    /// The link that packets leave by.
+    /// Output link.
     pub link: LinkIndex,
     /// Destination and gateway.
     pub route: Route,

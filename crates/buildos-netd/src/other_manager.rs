@@ -1,8 +1,9 @@
 //! Detects other programs that configure the network of this machine.
 //!
-//! The image has none. A Debian host on which the packages are installed has one, and the
-//! operator may be logged in through it. Two programs that configure the same links undo
-//! each other's changes. Therefore netd does not start while such a program runs.
+//! The image contains no such program. A Debian host on which the packages are installed
+//! has one, and the operator might be logged in through it. Two programs that configure
+//! the same links undo each other's changes. Therefore netd does not start while such a
+//! program runs.
 //!
 //! | program | detected by |
 //! |---|---|
@@ -27,7 +28,7 @@ const IFSTATE: &str = "run/network/ifstate";
 /// netd writes this file ([`crate::exports`]): it is not a configuration of ifupdown.
 const EXPORTED_INTERFACES: &str = "/run/buildos/netd/interfaces";
 
-/// A program that configures the network. Its text says how to disable it.
+/// A program that configures the network. Its `Display` text explains how to disable it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum OtherManager {
     /// A running service.
@@ -49,7 +50,7 @@ impl fmt::Display for OtherManager {
                 write!(
                     f,
                     "ifupdown configures {}; to have buildos do it from the next boot on, \
-                     take that out of /etc/network/interfaces",
+                     remove that from /etc/network/interfaces",
                     interfaces.join(", ")
                 )
             }
@@ -57,7 +58,7 @@ impl fmt::Display for OtherManager {
     }
 }
 
-/// Returns the first one found below `root`.
+/// Returns the first other manager found below `root`.
 #[must_use]
 pub fn find(root: &Path) -> Option<OtherManager> {
     let cgroups = root.join("sys/fs/cgroup/system.slice");

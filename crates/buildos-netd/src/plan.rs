@@ -1,6 +1,6 @@
 //! Computes the operations that lead from the observed to the desired state.
 //!
-//! [`plan()`] is pure and does not touch what is already right:
+//! [`plan()`] is pure. It returns operations for different parts only, in this order:
 //!
 //! | order | operations | reason |
 //! |---|---|---|
@@ -34,8 +34,8 @@ pub const PRIVATE_MAC: MacAddress = MacAddress([0x02, 0x62, 0x6f, 0x73, 0x00, 0x
 /// link at any time (systemd.link(5), `MACAddressPolicy=`), but not a fixed one.
 const PORTLESS_MAC: MacAddress = MacAddress([0x02, 0x62, 0x6f, 0x73, 0x00, 0x00]);
 
-/// Difference between two lifetimes that counts as equal. The kernel counts lifetimes in
-/// whole seconds.
+/// Largest difference between two lifetimes that count as equal. The kernel counts
+/// lifetimes in whole seconds.
 const LIFETIME_TOLERANCE: Duration = Duration::from_secs(2);
 
 /// One change of the kernel's network configuration.
@@ -175,8 +175,8 @@ fn public_bridge(desired: &Desired, observed: &Observed, bridge: &Link, ops: &mu
 }
 
 /// Detaches NICs that are not the uplink. Two NICs on one network in a bridge without
-/// spanning tree are a loop. Without an uplink, a former one stays while it is a candidate.
-/// Ports that are not NICs, such as containers of bslave, are left alone.
+/// spanning tree form a loop. Without an uplink, a former uplink stays in br0 while it is
+/// a candidate. Ports that are not NICs, such as containers of bslave, are left alone.
 fn detach_former_uplinks(desired: &Desired, observed: &Observed, br0: &Link, ops: &mut Vec<Op>) {
     let former = observed.links.values().filter(|link| {
         desired.nics.contains(&link.index)
@@ -258,8 +258,8 @@ impl Op {
         matches!(self, Self::Detach(_))
     }
 
-    /// Returns true if the operation changes nothing but a lifetime, by no more than the
-    /// rounding of two renewals in a row. Such an operation repairs nothing.
+    /// Returns true if the operation only changes a lifetime, by at most the rounding of
+    /// two renewals in a row. Such an operation is not a repair.
     #[must_use]
     pub fn only_rounds(&self, observed: &Observed) -> bool {
         let Self::SetAddress(address) = self else {

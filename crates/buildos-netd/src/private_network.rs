@@ -4,7 +4,7 @@ use buildos_dhcp::Lease;
 use buildos_types::PrivateNetwork;
 use ipnet::Ipv4Net;
 
-/// Returns the networks of a lease, with which the private network must not overlap.
+/// Returns the networks of a lease. The private network must not overlap with them.
 #[must_use]
 pub fn occupied(lease: &Lease) -> Vec<Ipv4Net> {
     let routes = lease.routes.iter().filter(|route| !route.is_default());
@@ -17,8 +17,8 @@ pub fn occupied(lease: &Lease) -> Vec<Ipv4Net> {
 /// Returns the first of `preferred` that does not overlap with `occupied`.
 ///
 /// `current` is kept while it is free, so that machines on br1 keep their network when a
-/// later lease would allow a preferred one. If all overlap, returns the first, which is the
-/// configured one.
+/// later lease would allow a preferred network. If all overlap, returns the first, which
+/// is the configured network.
 #[must_use]
 pub fn choose(
     preferred: &[PrivateNetwork],

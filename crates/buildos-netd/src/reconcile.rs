@@ -48,7 +48,7 @@ pub const RETRY: Duration = Duration::from_secs(2);
 
 /// The kernel's clock and network configuration.
 pub trait Kernel {
-    /// Why an observation failed, or an operation was refused.
+    /// Reason why an observation failed, or an operation was refused.
     type Error: std::error::Error + 'static;
 
     /// Returns the time since boot (CLOCK_BOOTTIME).
@@ -125,8 +125,9 @@ impl Reconciler {
         }
     }
 
-    /// Observes the kernel, resumes what an earlier netd of this boot had, and reconciles.
-    /// The former lease remains in use while its server confirms it. br1 keeps its network.
+    /// Observes the kernel, resumes the uplink of an earlier netd of this boot, and
+    /// reconciles. The former lease remains in use while its server confirms it. br1
+    /// keeps its network.
     ///
     /// # Errors
     ///
@@ -166,8 +167,8 @@ impl Reconciler {
         Ok(())
     }
 
-    /// Has the next step read the kernel. `by` is the netlink port of the author of the
-    /// change, if there is one author and it is a process.
+    /// Makes the next step read the kernel. `by` is the netlink port of the process that
+    /// made the change, if it is a single process.
     pub fn kernel_changed(&mut self, by: Option<u32>) {
         self.observe_due = true;
         self.changed_by = by;
@@ -381,7 +382,7 @@ impl Reconciler {
         if let Some((old, new)) = self.private.zip(private).filter(|(old, new)| old != new) {
             tracing::warn!(
                 message_id = messages::PRIVATE,
-                "br1 changes from {old} to {new}: the uplink's networks overlap with the former"
+                "br1 changes from {old} to {new}: the uplink's networks overlap with {old}"
             );
         }
         self.private = private;

@@ -1,5 +1,5 @@
-//! Sends and receives for the DHCP clients: one task per socket reads, one bounded queue
-//! collects.
+//! Sends and receives for the DHCP clients. One task per socket reads messages into one
+//! bounded queue.
 //!
 //! | direction | client without an address | client with an address |
 //! |---|---|---|
@@ -64,7 +64,7 @@ pub struct Sockets {
 struct Open {
     client: LinkIndex,
     listen: Listen,
-    /// The socket, if it also sends.
+    /// The socket, if the client also sends with it.
     udp: Option<Arc<UdpSocket>>,
     reader: JoinHandle<()>,
 }
@@ -194,7 +194,7 @@ impl Open {
     }
 }
 
-/// The queue, as the reader of one client uses it.
+/// The queue, for the reader of one client.
 struct Inbox {
     client: LinkIndex,
     sender: mpsc::Sender<Incoming>,
@@ -209,7 +209,7 @@ impl Inbox {
     }
 }
 
-/// Parses a packet, or returns why it is malformed.
+/// Parses a packet. An error is the reason why the packet is malformed.
 type Parse = fn(&packet::Received) -> Result<Message, String>;
 
 fn reply(received: &packet::Received) -> Result<Message, String> {

@@ -1,5 +1,5 @@
-//! Encodes and decodes `/run/buildos/netd/state.json`: the status for programs that do not
-//! use the bus, and what a restarted netd resumes.
+//! Encodes and decodes `/run/buildos/netd/state.json`: the status for programs that do
+//! not use the bus, and the uplink that a restarted netd resumes.
 
 use std::fs;
 use std::path::Path;
@@ -15,7 +15,7 @@ use crate::status::Status;
 /// Identifies the boot (random(4)). The times of a lease count from boot.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
-/// What a restarted netd of the same boot resumes.
+/// The uplink that a restarted netd of the same boot resumes.
 #[derive(Serialize, Deserialize)]
 struct Resume {
     boot_id: String,

@@ -1,5 +1,5 @@
-//! Derives the status, from which D-Bus, `state.json`, `STATUS=` and the files in
-//! `/run/buildos/netd` are made.
+//! Derives the status, which D-Bus, `state.json`, `STATUS=` and the files in
+//! `/run/buildos/netd` show.
 
 use std::net::Ipv4Addr;
 

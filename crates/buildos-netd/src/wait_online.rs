@@ -1,5 +1,5 @@
-//! Runs buildos-netd-wait-online, which ends when br0 has a lease. `network-online.target`
-//! waits for it.
+//! Runs buildos-netd-wait-online, which ends once br0 has a lease.
+//! `network-online.target` waits for it.
 //!
 //! The program follows buildos-netd over the bus, across restarts of netd.
 
@@ -11,7 +11,7 @@ use buildos_service::{notify, text};
 
 #[derive(Debug, thiserror::Error)]
 enum WaitError {
-    #[error("unknown argument {0:?}; the only one is --timeout=SECONDS")]
+    #[error("unknown argument {0:?}; only --timeout=SECONDS is known")]
     Argument(String),
     #[error("{0:?} is not a number of seconds")]
     Seconds(String),
@@ -65,7 +65,7 @@ async fn online(reason: &mut String) -> Result<(), WaitError> {
             }
             *reason = network.reason;
         }
-        notify::status(&format!("waits: {reason}"));
+        notify::status(&format!("waiting: {reason}"));
     }
 }
 

@@ -1,5 +1,5 @@
-//! Elections among several NICs, with servers that answer, refuse or are silent, in stepped
-//! time.
+//! Runs elections among several NICs in stepped time, with servers that answer, refuse or
+//! are silent.
 
 #![allow(clippy::unwrap_used)] // A test fails by panicking.
 
@@ -23,7 +23,7 @@ use servers::{LEASE, Server, address, answer, reply};
 const GRACE: Duration = Duration::from_secs(35);
 const HEAD_START: Duration = Duration::from_secs(1);
 
-/// NICs 1, 2, … with one server each.
+/// An election among NICs 1, 2, … with one server each.
 struct World {
     election: Election,
     now: Instant,

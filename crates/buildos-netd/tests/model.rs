@@ -1,7 +1,7 @@
-//! Random events in any order: the reconciler over a fake kernel with a clock, servers that
-//! behave and misbehave, and operators and programs that pull cables and undo changes.
+//! Runs the reconciler with random events: over a fake kernel with a clock, with servers
+//! that behave or misbehave, operators that pull cables, and programs that undo changes.
 //!
-//! [`World::check`] holds the invariants of each step.
+//! [`World::check`] checks the invariants after each step.
 
 #![allow(clippy::unwrap_used)] // A test fails by panicking.
 
@@ -371,7 +371,7 @@ fn settings(excluded: &BTreeSet<LinkIndex>) -> Settings {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(100))]
 
-    /// 100 runs of 100 steps.
+    /// Runs 100 steps 100 times.
     #[test]
     fn invariants_hold_after_every_step(steps in steps()) {
         let mut world = World::new();

@@ -1,4 +1,4 @@
-//! Plans applied to a fake kernel.
+//! Applies plans to a fake kernel.
 
 #![allow(clippy::unwrap_used)] // A test fails by panicking.
 

@@ -1,4 +1,4 @@
-//! Refusals of the kernel and retries.
+//! Tests refusals of the kernel, and retries.
 
 #![allow(clippy::unwrap_used)] // A test fails by panicking.
 

@@ -1,5 +1,5 @@
-//! Renders `interfaces` (interfaces(5)): the network configuration in the form in which
-//! ifupdown would be given it.
+//! Renders `interfaces`: the network configuration as a configuration of ifupdown
+//! (interfaces(5)).
 
 use std::fmt::Write as _;
 

@@ -15,7 +15,7 @@ use rtnetlink::{LinkBridge, LinkMessageBuilder, LinkUnspec, RouteMessageBuilder}
 use crate::observed::{Address, BridgeSettings, InstalledRoute};
 
 /// Mark of netd's addresses (`IFA_PROTO`): the number of `RTPROT_DHCP`, which marks its
-/// routes. Both are of one registry (`/etc/iproute2/rt_protos`).
+/// routes. Both numbers are from the same registry (`/etc/iproute2/rt_protos`).
 pub(super) const PROTOCOL: u8 = 16;
 /// Unlimited lifetime of an address (`INFINITY_LIFE_TIME` of the kernel).
 pub(super) const UNLIMITED: u32 = u32::MAX;
@@ -91,7 +91,7 @@ pub(super) fn removal(address: &Address) -> AddressMessage {
     message
 }
 
-/// Returns a message for a route, to add or to remove it.
+/// Returns a message that adds or removes a route.
 pub(super) fn route(installed: &InstalledRoute) -> RouteMessage {
     let route = &installed.route;
     let mut builder = RouteMessageBuilder::<Ipv4Addr>::new()

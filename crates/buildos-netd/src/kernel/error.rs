@@ -1,4 +1,4 @@
-//! Defines why a request to the kernel failed.
+//! Defines the errors of requests to the kernel.
 
 use std::io;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use std::time::Duration;
 /// `WatchdogSec=` of the unit.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Why a request to the kernel failed.
+/// Reason why a request to the kernel failed.
 #[derive(Debug, thiserror::Error)]
 pub enum KernelError {
     /// The kernel refused a netlink socket.

@@ -1,5 +1,5 @@
-//! A kernel as a value, with a clock and cables, for simulation and tests. It can refuse
-//! operations.
+//! Simulates a kernel as a value, with a clock and cables, for `buildosctl simulate` and
+//! tests. It can refuse operations.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -86,7 +86,7 @@ impl FakeKernel {
         self.observed.links.insert(link.index, link);
     }
 
-    /// Connects or disconnects the cable of a NIC. Returns false if it already was.
+    /// Connects or disconnects the cable of a NIC. Returns false if that changes nothing.
     pub fn plug(&mut self, nic: LinkIndex, plugged: bool) -> bool {
         self.cables.insert(nic, plugged) != Some(plugged)
     }

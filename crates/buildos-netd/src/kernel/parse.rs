@@ -60,7 +60,7 @@ pub(super) fn link(message: &LinkMessage) -> Option<Link> {
             _ => {}
         }
     }
-    // Only links without a kind can be hardware. Of the others there may be hundreds.
+    // Only links without a kind can be hardware. There can be hundreds of others.
     if link.kind.is_none() {
         let sysfs = Path::new("/sys/class/net").join(link.name.as_str());
         link.device = sysfs.join("device").exists();

@@ -1,4 +1,5 @@
-//! Writes settings of links below `/proc/sys/net` (kernel's `ip-sysctl`).
+//! Writes settings of links below `/proc/sys/net`
+//! (Documentation/networking/ip-sysctl.rst).
 
 use std::io;
 

@@ -1,14 +1,14 @@
 //! Opens the sockets of a DHCP client.
 //!
-//! [`PacketReceiver`] and [`PacketSender`] need no address on the link (packet(7)). Both are
-//! created with protocol 0: the receiver gets nothing until its filter is attached and it is
-//! bound, the sender never gets anything.
+//! [`PacketReceiver`] and [`PacketSender`] need no address on the link (packet(7)). Both
+//! are created with protocol 0: the receiver receives nothing until its filter is
+//! attached and it is bound, and the sender never receives anything.
 //!
 //! [`udp`] returns an ordinary socket for a client with an address. The kernel resolves the
 //! server's hardware address for it, and does not answer the server with ICMP "port
 //! unreachable" while it exists.
 //!
-//! # Limits
+//! # Safety
 //!
 //! Invariant of every `unsafe` block: pointers and lengths passed to the kernel describe live
 //! local values for the duration of the call.
@@ -27,10 +27,10 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::io::unix::AsyncFd;
 use tokio::net::UdpSocket;
 
-/// Limit of a packet in bytes, above that of any frame but jumbo frames. DHCP messages over
-/// 1500 bytes are fragments, which the filter drops.
+/// Largest packet in bytes; only jumbo frames are larger. DHCP messages over 1500 bytes
+/// are fragments, which the filter drops.
 const RECEIVE_SIZE: usize = 2048;
-/// Size of the socket's buffer in bytes, which bounds the memory for a flood.
+/// Size of the socket's buffer in bytes. It bounds the memory that a flood can use.
 const RECEIVE_BUFFER: usize = 64 * 1024;
 
 /// Protocol behind the Ethernet header.
@@ -42,7 +42,7 @@ pub enum EtherType {
 }
 
 impl EtherType {
-    /// Returns the number in network byte order, as sockaddr_ll has it.
+    /// Returns the number in network byte order, as in sockaddr_ll.
     fn network_order(self) -> u16 {
         let number = match self {
             Self::Ipv4 => libc::ETH_P_IP,
@@ -59,8 +59,8 @@ pub struct PacketReceiver(AsyncFd<OwnedFd>);
 pub struct Received {
     /// The packet, without its Ethernet header.
     pub packet: Vec<u8>,
-    /// The UDP checksum is filled in. A sender on the same machine leaves that to hardware
-    /// that the packet never reaches (`TP_STATUS_CSUMNOTREADY`).
+    /// True if the UDP checksum is filled in. A sender on the same machine leaves that to
+    /// hardware, which the packet never reaches (`TP_STATUS_CSUMNOTREADY`).
     pub checksum_ready: bool,
 }
 

@@ -1,8 +1,8 @@
 //! Decides which links may become the uplink.
 //!
-//! A candidate is a physical, wired Ethernet NIC: `ARPHRD_ETHER`, without a link kind, backed
-//! by a device in sysfs, and a port of no bridge but br0. The configuration adds links
-//! (`include`, for virtual NICs) and removes links (`exclude`).
+//! A candidate is a physical, wired Ethernet NIC: `ARPHRD_ETHER`, without a link kind,
+//! backed by a device in sysfs, and not a port of a bridge other than br0. The
+//! configuration adds links (`include`, for virtual NICs) and removes links (`exclude`).
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -23,7 +23,7 @@ pub struct Candidate {
     pub carrier: bool,
 }
 
-/// Why a link is not a candidate.
+/// Reason why a link is not a candidate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Exclusion {
     /// Not Ethernet, or without an Ethernet address.

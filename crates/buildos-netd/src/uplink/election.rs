@@ -16,7 +16,8 @@
 //! - The winner remains the port of br0 until another NIC wins. The election is open again
 //!   when the lease is lost, or when carrier has been missing for longer than the grace time.
 //!
-//! The module is pure: links, packets and time come in, packets and events go out.
+//! The module is pure: its inputs are links, packets and the time, its outputs are
+//! packets and events.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::Ipv4Addr;
@@ -32,8 +33,8 @@ use super::candidate::Candidate;
 use super::contender::Contender;
 use crate::settings::Settings;
 
-/// Delay before a changed hostname is sent to the DHCP server. At boot the name is set when
-/// agents start, which need the CPU more urgently, and it may change once more.
+/// Delay before a changed hostname is sent to the DHCP server. At boot the name is set
+/// when agents start. They need the CPU more urgently, and the name might change again.
 const HOSTNAME_DELAY: Duration = Duration::from_secs(5);
 
 /// The rules of an election, from the configuration.
@@ -66,7 +67,7 @@ impl From<&Settings> for Rules {
     }
 }
 
-/// An action or an event of the contender with that index.
+/// An action or an event of the contender with this index.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
     /// Send a DHCP message.
@@ -82,7 +83,8 @@ pub enum Effect {
 pub struct Election {
     rules: Rules,
     hostname: Option<ClientName>,
-    /// When to send a changed hostname to the server of the lease, before T1.
+    /// Time at which a changed hostname is sent to the server of the lease, without
+    /// waiting for T1.
     send_hostname_at: Option<Instant>,
     contenders: BTreeMap<LinkIndex, Contender>,
     port: Option<LinkIndex>,
@@ -180,8 +182,8 @@ impl Election {
         self.advance(now);
     }
 
-    /// Makes a candidate the port of br0 with the lease that an earlier netd of this boot
-    /// had. Call it before the first [`Election::set_candidates`], so that no client starts
+    /// Makes a candidate the port of br0, with the lease of an earlier netd of this boot.
+    /// Call it before the first [`Election::set_candidates`], so that no client starts
     /// from INIT.
     pub fn resume(&mut self, now: Instant, candidate: Candidate, lease: Lease) {
         let index = candidate.index;

@@ -23,10 +23,11 @@ use crate::observed::{Observed, PUBLIC_BRIDGE};
 pub enum Listen {
     /// Packet socket on this link for DHCP messages to this hardware address.
     Replies(LinkIndex, MacAddress),
-    /// UDP socket on the bridge of this index and name. A recreated bridge has another index.
+    /// UDP socket on the bridge of this index and name. A recreated bridge has a
+    /// different index.
     Udp(LinkIndex, &'static str),
-    /// Packet socket on this link for ARP in which another hardware address than this claims
-    /// the IPv4 address.
+    /// Packet socket on this link for ARP packets that claim the IPv4 address for a
+    /// hardware address other than this.
     Claims(LinkIndex, Ipv4Addr, MacAddress),
 }
 
