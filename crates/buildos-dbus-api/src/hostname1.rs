@@ -38,7 +38,8 @@ string_enum! {
     gen_blocking = false
 )]
 pub trait Manager {
-    /// The active name, read back from systemd-hostnamed; empty before the first.
+    /// The active name, read back from systemd-hostnamed; empty until hostnamed has
+    /// chosen one.
     #[zbus(property)]
     fn hostname(&self) -> zbus::Result<String>;
     /// A [`Source`].

@@ -18,7 +18,7 @@ pub struct Choice {
     pub source: Source,
     /// Reason for this name, on one line.
     pub reason: String,
-    /// Invalid names of preferred sources.
+    /// Invalid names from sources with precedence over this one.
     pub refused: Vec<Refused>,
 }
 
@@ -48,11 +48,12 @@ impl fmt::Display for Refused {
 /// Chooses a name, in this order: configuration, DHCP option 81, DHCP option 12, the
 /// uplink's MAC address.
 ///
-/// Returns [`None`] without a lease and a configured name; the host then keeps its name.
+/// Returns [`None`] if there is neither a configured name nor a lease; the host then
+/// keeps its name.
 ///
-/// netd sends the host's name to DHCP servers, and many servers return it. Names that the
-/// host `sent` do not count as assigned by a server, nor does the name made from the MAC
-/// address.
+/// netd sends the host's name to DHCP servers, and many servers return it. Therefore
+/// names in `sent`, and the name made from the MAC address, do not count as assigned by
+/// the server.
 #[must_use]
 pub fn choose(settings: &Settings, network: Option<&Network>, sent: &[String]) -> Option<Choice> {
     if let Some(name) = &settings.hostname {

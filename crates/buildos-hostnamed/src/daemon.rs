@@ -18,14 +18,14 @@ use buildos_types::Hostname;
 
 /// The host name changed.
 const MESSAGE_NAMED: &str = "ad85dc35298b44d29bcb30ee01b1a76b";
-/// A name of the DHCP server is no valid host name.
+/// A name from the DHCP server is not a valid host name.
 const MESSAGE_REFUSED: &str = "c46b54b5c78a43828bf343629749d28d";
 /// An administrator's name takes precedence.
 const MESSAGE_STATIC: &str = "f725ad37339247078d984ea5cc49bd78";
 /// systemd-hostnamed did not set the name.
 const MESSAGE_NOT_SET: &str = "5197220027e140d79a2e0fd2295c0fbf";
 
-/// Limit of [`Hostnamed::sent`].
+/// Maximum number of names in [`Hostnamed::sent`].
 const SENT_LIMIT: usize = 16;
 /// Delay between attempts to reach systemd-hostnamed.
 const RETRY: Duration = Duration::from_secs(5);
@@ -94,8 +94,8 @@ struct Hostnamed {
     /// Active names that no DHCP server assigned, since the start of the daemon. netd
     /// sends them to servers, which may return them.
     sent: Vec<String>,
-    /// The choice that was last active. If another name replaces it, an administrator
-    /// did that.
+    /// The last choice that was active. If a different name replaces it, an administrator
+    /// set that name.
     last_active: Option<Hostname>,
     source: Source,
     reason: String,
@@ -119,7 +119,7 @@ impl Hostnamed {
         }
     }
 
-    /// Accepts names of systemd-hostnamed; [`None`], after it exits, changes nothing.
+    /// Accepts names of systemd-hostnamed. [`None`], as after its exit, changes nothing.
     fn accept_names(&mut self, names: Option<HostnameState>) {
         self.names = names.or(self.names.take());
     }
@@ -160,7 +160,7 @@ impl Hostnamed {
         self.choice = Some(choice);
     }
 
-    /// Sets the name unless it is active, or an administrator set another.
+    /// Sets the name unless it is active, or an administrator set a different name.
     async fn apply(&mut self, chosen: &Hostname) -> Result<Outcome, SystemError> {
         let names = match self.names.take() {
             Some(names) => names,
@@ -189,7 +189,7 @@ impl Hostnamed {
         Ok(outcome)
     }
 
-    /// Logs the outcome if it differs from the last one.
+    /// Records the outcome, and logs it if it changed.
     fn report(&mut self, choice: &Choice, outcome: Outcome) {
         let actual = text::escape(self.names.as_ref().map_or("", |names| &names.hostname));
         let (source, reason, message) = match outcome {
@@ -197,7 +197,7 @@ impl Hostnamed {
             Outcome::Overruled | Outcome::Different => (
                 Source::Static,
                 format!(
-                    "an administrator's; without it {}, {}",
+                    "set by an administrator; otherwise it would be {}, {}",
                     choice.name, choice.reason
                 ),
                 MESSAGE_STATIC,
@@ -255,7 +255,7 @@ enum Outcome {
     Active,
     /// An administrator's name takes precedence.
     Overruled,
-    /// The host has another name, of unknown origin.
+    /// The host has a different name, of unknown origin.
     Different,
 }
 
@@ -281,7 +281,7 @@ fn waiting(network: Option<&Network>) -> String {
     }
 }
 
-/// Returns a time that the daemon does not reach: in a year.
+/// Returns a time one year ahead: no retry is due.
 fn far_future() -> Instant {
     Instant::now() + Duration::from_secs(365 * 24 * 3600)
 }

@@ -18,7 +18,8 @@ pub struct Published {
     pub problems: Vec<String>,
 }
 
-/// Serves the first state, then requests the bus name: clients never see less.
+/// Serves the first state, then requests the bus name, so that clients never see an empty
+/// state.
 ///
 /// # Errors
 ///
@@ -51,7 +52,8 @@ pub struct Manager {
 
 #[interface(name = "org.build2.buildos.hostname1.Manager")]
 impl Manager {
-    /// The active name, read back from systemd-hostnamed; empty before the first.
+    /// The active name, read back from systemd-hostnamed; empty until hostnamed has
+    /// chosen one.
     #[zbus(property)]
     fn hostname(&self) -> &str {
         &self.published.hostname

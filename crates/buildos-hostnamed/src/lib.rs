@@ -1,4 +1,4 @@
-//! buildos-hostnamed: names each build host.
+//! buildos-hostnamed: chooses and sets the host name.
 //!
 //! | file | does |
 //! |---|---|

@@ -1,4 +1,5 @@
-//! Settings: `hostnamed.conf.d`, `buildos.hostnamed.*` and `buildos.hostname=`.
+//! Defines the settings: `hostnamed.conf.d`, `buildos.hostnamed.*` and
+//! `buildos.hostname=`.
 
 use buildos_service::config::Schema;
 
@@ -17,7 +18,7 @@ pub fn schema() -> Schema<Settings> {
     Schema::new("hostnamed")
         .key(
             "hostname",
-            "The host's name, whatever DHCP says.",
+            "Name of the host; overrides DHCP.",
             |settings: &mut Settings, name| settings.hostname = Some(name),
         )
         .alias("buildos.hostname")

@@ -1,8 +1,8 @@
 //! Reads and sets the host name through systemd-hostnamed
 //! (org.freedesktop.hostname1(5)).
 //!
-//! systemd-hostnamed starts with a call and exits when idle. The daemon calls it only to
-//! change the name, and follows its signals otherwise.
+//! A D-Bus call starts systemd-hostnamed, which exits when idle. Therefore the daemon
+//! calls it only to change the name, and otherwise follows its signals.
 
 use buildos_dbus_api::system::{HostnameProxy, HostnameState};
 use zbus::Connection;
@@ -14,10 +14,10 @@ use buildos_types::Hostname;
 #[derive(Debug, thiserror::Error)]
 pub enum SystemError {
     /// It did not answer, or refused.
-    #[error("systemd-hostnamed does not {what}")]
+    #[error("systemd-hostnamed does not {request}")]
     Call {
-        /// The request, after "does not".
-        what: &'static str,
+        /// The request; completes "does not …".
+        request: &'static str,
         #[allow(missing_docs)]
         #[source]
         source: zbus::Error,
@@ -34,7 +34,7 @@ pub enum SystemError {
 /// systemd-hostnamed is not installed, or does not answer.
 pub async fn read(connection: &Connection) -> Result<HostnameState, SystemError> {
     let failed = |source| SystemError::Call {
-        what: "return the name",
+        request: "return the name",
         source,
     };
     let proxy = proxy(connection).await.map_err(failed)?;
@@ -52,7 +52,7 @@ pub async fn read(connection: &Connection) -> Result<HostnameState, SystemError>
 /// As [`read`], or the daemon is not uid 0 and there is no polkit.
 pub async fn set(connection: &Connection, name: &Hostname) -> Result<(), SystemError> {
     let failed = |source| SystemError::Call {
-        what: "accept the name",
+        request: "accept the name",
         source,
     };
     let proxy = proxy(connection).await.map_err(failed)?;
