@@ -15,7 +15,7 @@ pub const PATH: &str = "/org/build2/buildos/agent1";
 pub const INSTANCE_PREFIX: &str = "/org/build2/buildos/agent1/instance";
 
 /// Returns the path of an instance. The last element is the unit name without `.service`
-/// (`buildos-bbot@default`), encoded as by systemd.
+/// (`buildos-bbot@default`), encoded as systemd does.
 #[must_use]
 pub fn instance_path(unit: &str) -> String {
     format!("{INSTANCE_PREFIX}/{}", path::element(unit))
@@ -34,7 +34,7 @@ string_enum! {
 string_enum! {
     /// A requirement for the start of an instance.
     Need("agent1 need") {
-        /// A configuration that yields a command.
+        /// A configuration that is sufficient for a command line.
         Configuration = "configuration",
         /// The program, installed and executable.
         Program = "program",
@@ -121,8 +121,8 @@ pub trait Instance {
     /// Unit that runs it, for example `buildos-bbot@default.service`.
     #[zbus(property)]
     fn unit(&self) -> zbus::Result<String>;
-    /// True if it starts as soon as no requirement is missing: neither an operator
-    /// stopped it nor is it drained.
+    /// True if it starts as soon as its requirements are met: it is neither stopped by an
+    /// operator nor drained.
     #[zbus(property)]
     fn wanted(&self) -> zbus::Result<bool>;
     /// An [`InstanceState`].

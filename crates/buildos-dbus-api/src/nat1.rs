@@ -17,8 +17,8 @@ pub const PATH: &str = "/org/build2/buildos/nat1";
 string_enum! {
     /// State of the network for machines on br1.
     State("nat1 state") {
-        /// br1 has no network yet, its dnsmasq does not run yet, there is no
-        /// uplink, or no probe has been made yet.
+        /// A requirement is missing: the network of br1, its dnsmasq, an uplink, or the
+        /// first probe.
         Waiting = "waiting",
         /// The table is installed, forwarding is on, dnsmasq serves br1, and a
         /// probe has passed.
@@ -33,7 +33,7 @@ string_enum! {
     ProbeState("nat1 probe state") {
         /// The configuration switches probes off.
         Off = "off",
-        /// There was no probe since the last change.
+        /// No probe has ended since the last change.
         Pending = "pending",
         /// The last probe passed.
         Passed = "passed",
@@ -114,12 +114,11 @@ pub trait Usage {
     /// (seconds since 1970, 0 for never).
     #[zbus(property(emits_changed_signal = "false"))]
     fn machines(&self) -> zbus::Result<Vec<(String, String, u64)>>;
-    /// Packets and bytes by what was done with them, since the table was
-    /// installed. `new connections` has one packet for each connection.
+    /// Packets and bytes for each kind of rule, since the table was installed. `new
+    /// connections` counts one packet for each connection.
     #[zbus(property(emits_changed_signal = "false"))]
     fn counters(&self) -> zbus::Result<HashMap<String, (u64, u64)>>;
-    /// Connections that the kernel keeps track of now, the host's own among
-    /// them, and how many it can.
+    /// Number and limit of connections tracked by the kernel, including the host's own.
     #[zbus(property(emits_changed_signal = "false"))]
     fn tracked_connections(&self) -> zbus::Result<(u32, u32)>;
 }

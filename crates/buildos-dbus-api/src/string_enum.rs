@@ -1,8 +1,8 @@
-//! Enums that are strings on D-Bus.
+//! Defines enums that are strings on D-Bus.
 
-/// The enum has no such string: the peer has another version.
+/// The text is not a value of the enum. The peer might have a different version.
 #[derive(Debug, thiserror::Error)]
-#[error("{text:?} is no {set}")]
+#[error("{text:?} is not a valid {set}")]
 pub struct UnknownString {
     /// Name of the enum, for example `network1 state`.
     pub set: &'static str,

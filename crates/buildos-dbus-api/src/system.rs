@@ -1,5 +1,5 @@
-//! Declares what buildos calls of systemd's interfaces (org.freedesktop.systemd1(5),
-//! org.freedesktop.hostname1(5)).
+//! Declares the parts of systemd's interfaces that buildos uses
+//! (org.freedesktop.systemd1(5), org.freedesktop.hostname1(5)).
 
 #![allow(missing_docs)] // zbus generates public items for signals that cannot be documented here.
 
@@ -47,7 +47,7 @@ pub trait Systemd {
     /// Reads all unit files again (`systemctl daemon-reload`).
     fn reload(&self) -> zbus::Result<()>;
     /// `(name, description, load, active, sub, following, object, job id, job type, job)`
-    /// of each of these units, which are loaded for it.
+    /// of each of these units. systemd loads units that are not loaded.
     #[allow(clippy::type_complexity)] // The shape is systemd's.
     #[zbus(no_autostart)] // Early in the boot systemd is not yet on the bus.
     fn list_units_by_names(
@@ -131,7 +131,7 @@ pub trait Service {
     fn exec_start(
         &self,
     ) -> zbus::Result<Vec<(String, Vec<String>, bool, u64, u64, u64, u64, u32, i32, i32)>>;
-    /// Number of automatic restarts since the last start by a job of another kind.
+    /// Number of automatic restarts since the last start by other means.
     #[zbus(property, name = "NRestarts")]
     fn n_restarts(&self) -> zbus::Result<u32>;
 }
@@ -195,7 +195,7 @@ async fn list(connection: &zbus::Connection, name: &str) -> zbus::Result<Option<
 
 /// Returns the type of the job that is queued for a unit: `stop`, `restart` …
 ///
-/// With it, a service that receives SIGTERM distinguishes a stop from a restart.
+/// A service that receives SIGTERM calls it to distinguish a stop from a restart.
 ///
 /// # Errors
 ///

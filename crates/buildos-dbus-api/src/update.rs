@@ -11,7 +11,7 @@ use zbus::{Connection, fdo};
 ///
 /// # Errors
 ///
-/// Nothing of that type is served at `path`, or the bus is gone.
+/// No interface of this type is served at `path`, or the bus is gone.
 pub async fn update<I: Interface>(
     connection: &Connection,
     path: &str,

@@ -24,7 +24,7 @@ const NO_OWNER: [&str; 2] = [
     "org.freedesktop.DBus.Error.NameHasNoOwner",
     "org.freedesktop.DBus.Error.ServiceUnknown",
 ];
-/// Length of signal queues, which [`drain`] empties at once. zbus allocates 72 bytes for
+/// Length of signal queues. [`drain`] empties them at once. zbus allocates 72 bytes for
 /// each place in advance; its default is 64 places.
 const QUEUE: usize = 4;
 
@@ -60,9 +60,9 @@ pub struct Watch<S> {
 /// Validity of the last reading.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Reading {
-    /// There is no reading, or there were signals since.
+    /// There is no reading, or a signal arrived after it.
     Stale,
-    /// There were no signals since.
+    /// No signal arrived after the reading.
     Fresh,
     /// The peer did not answer: read again after the next signal, or after
     /// [`PEER_TIMEOUT`].
@@ -74,9 +74,10 @@ impl<S: Snapshot> Watch<S> {
     ///
     /// # Errors
     ///
-    /// The bus refuses the match rules, or name or path are not valid.
+    /// The bus refuses the match rules, or the name or the path is invalid.
     pub async fn new(connection: &Connection, peer: &str, path: &str) -> zbus::Result<Self> {
-        // The builder's rule has room for 64 arguments, 2 KB; a copy has what it needs.
+        // The builder reserves 2 KB for 64 arguments. A copy of the rule is no larger
+        // than necessary.
         let owner = MatchRule::builder()
             .msg_type(message::Type::Signal)
             .sender("org.freedesktop.DBus")?
@@ -99,8 +100,8 @@ impl<S: Snapshot> Watch<S> {
         })
     }
 
-    /// Returns the current snapshot when called first, then waits for the next one that
-    /// differs. [`None`] means that the peer is not on the bus, or does not answer.
+    /// The first call returns the current snapshot. Each later call waits for a different
+    /// snapshot. [`None`] means that the peer is not on the bus, or does not answer.
     /// Cancel-safe.
     ///
     /// # Errors
@@ -151,7 +152,7 @@ impl<S: Snapshot> Watch<S> {
 ///
 /// # Errors
 ///
-/// The bus refuses the match rule, or name or path are not valid.
+/// The bus refuses the match rule, or the name or the path is invalid.
 pub async fn property_changes<S: Snapshot>(
     connection: &Connection,
     peer: &str,
@@ -170,13 +171,13 @@ pub async fn property_changes<S: Snapshot>(
     MessageStream::for_match_rule(rule, connection, Some(queue)).await
 }
 
-/// Reads the properties of one object. Returns [`None`] if the name `peer` has no owner;
-/// never starts one.
+/// Reads the properties of one object. Returns [`None`] if the name `peer` has no owner.
+/// Never starts the peer.
 ///
 /// # Errors
 ///
-/// The owner left the bus meanwhile, hangs or has another version; or name or path are
-/// not valid.
+/// The peer left the bus meanwhile, hangs or has a different version; or the name or the
+/// path is invalid.
 pub async fn read<S: Snapshot>(
     connection: &Connection,
     peer: &str,

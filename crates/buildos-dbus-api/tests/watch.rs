@@ -1,6 +1,6 @@
 //! Follows a peer on a private message bus.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)] // A test says what it expects by panicking.
+#![allow(clippy::unwrap_used, clippy::expect_used)] // A test fails by panicking.
 
 use std::time::Duration;
 
@@ -61,7 +61,7 @@ async fn change(netd: &Connection, uplink: &str) {
 async fn next(watch: &mut Watch<Network>) -> Result<Option<Network>, BusLost> {
     tokio::time::timeout(Duration::from_secs(20), watch.next())
         .await
-        .expect("nothing was seen")
+        .expect("no snapshot arrived")
 }
 
 fn uplink(name: &str) -> Option<Network> {
@@ -112,7 +112,7 @@ async fn connection_answers_after_more_signals_than_the_queue_holds() {
 }
 
 #[tokio::test]
-async fn interrupted_watch_returns_the_change() {
+async fn watch_cancelled_repeatedly_returns_the_change() {
     let bus = Bus::new();
     let connection = bus.connect().await;
     let netd = start_netd(&bus, "eth0").await;
@@ -127,8 +127,8 @@ async fn interrupted_watch_returns_the_change() {
             polled = watch.next() => Some(polled.unwrap()),
             () = tokio::task::yield_now() => None,
         };
-        if let Some(seen) = polled {
-            assert_eq!(seen, uplink("eth1"));
+        if let Some(snapshot) = polled {
+            assert_eq!(snapshot, uplink("eth1"));
             return;
         }
     }
