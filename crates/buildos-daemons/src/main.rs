@@ -1,9 +1,9 @@
 //! Contains the daemons of a build host and their helpers in one file. The name by which
 //! the file is called selects the program.
 //!
-//! Each program is a separate process with its own user and privileges. Most of their code
-//! is shared (D-Bus, the runtime, configuration, journal): in one file, RAM and the time to
-//! read it from the disk or a compressed image are spent once.
+//! Each program is a separate process with its own user and privileges. Most of their
+//! code is shared (D-Bus, the runtime, configuration, journal): in one file it is read
+//! once from the disk or a compressed image, and is in RAM once.
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -12,7 +12,7 @@ use std::process::ExitCode;
 /// The `main` function of a program.
 type Program = fn() -> ExitCode;
 
-/// Exit status for a name that no program has.
+/// Exit status for an unknown program name.
 const USAGE: u8 = 2;
 
 /// The programs, sorted by name.
@@ -33,7 +33,7 @@ fn main() -> ExitCode {
         return program();
     }
     let names = PROGRAMS.map(|(name, _)| name).join(", ");
-    eprintln!("buildos-daemons: call this program by the name of one of those in it: {names}");
+    eprintln!("buildos-daemons: call this program by one of these names: {names}");
     ExitCode::from(USAGE)
 }
 
