@@ -169,6 +169,17 @@ def test_dnsmasq_killed_keeps_leases(online: Host, victim: str) -> None:
     assert machine.take_lease() == address
 
 
+def test_killed_unit_leaves_no_pid_file(online: Host) -> None:
+    settings = "[Service]\nRestartSec=1h\nRestartSteps=0\nRestartMaxDelaySec=infinity\n"
+    online.write(f"/run/systemd/system/{_UNIT}.d/test.conf", settings)
+    online.systemctl("daemon-reload")
+    online.systemctl("kill", "--signal=KILL", _UNIT)
+    online.wait_for(lambda: dnsmasq_pid(online) == 0, "the PID file is removed")
+    online.wait_for(lambda: online.bus_property("nat1", "Ready") is False, "natd is not ready")
+    online.systemctl("restart", _UNIT)
+    wait_until_ready(online)
+
+
 def test_released_lease_is_removed_from_list(online: Host) -> None:
     machine = Machine(online)
     address = machine.take_lease()

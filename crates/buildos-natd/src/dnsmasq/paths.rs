@@ -4,8 +4,8 @@
 pub const DESIRED: &str = "run/buildos/natd/dnsmasq.conf";
 /// The configuration that dnsmasq runs with: the supervisor's copy of [`DESIRED`].
 pub const ACTIVE: &str = "run/buildos/dnsmasq/dnsmasq.conf";
-/// Exists while dnsmasq serves. dnsmasq writes it once its sockets are bound; dnsmasq or
-/// the supervisor removes it at the end.
+/// Exists while dnsmasq serves. dnsmasq writes it once its sockets are bound. At the end
+/// dnsmasq or the supervisor removes it, or systemd if both were killed (`PIDFile=`).
 pub const PID: &str = "run/buildos/dnsmasq/dnsmasq.pid";
 /// Name servers that dnsmasq forwards to. dnsmasq rereads the file when natd changes it:
 /// a new lease costs no restart.
