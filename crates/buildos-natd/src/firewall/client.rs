@@ -42,6 +42,10 @@ pub async fn foreign_tables(name: &str) -> Result<Vec<ForeignTable>, FirewallErr
 ///
 /// As [`read`].
 pub async fn counts(name: &str) -> Result<Vec<(String, Count)>, FirewallError> {
+    while_unstable(|| counts_once(name)).await
+}
+
+async fn counts_once(name: &str) -> Result<Vec<(String, Count)>, FirewallError> {
     let mut counts = Vec::new();
     let mut socket = Socket::open().map_err(FirewallError::Open)?;
     for message in dump(&mut socket, Dump::Rules, libc::NFPROTO_INET).await? {
@@ -90,8 +94,16 @@ async fn read_all(
     family: i32,
     is_wanted: impl Fn(&str) -> bool,
 ) -> Result<Vec<ForeignTable>, FirewallError> {
+    let is_wanted = &is_wanted;
+    while_unstable(|| read_once(family, is_wanted)).await
+}
+
+/// Reads again while the ruleset changes during the read, at most [`MAX_READS`] times.
+async fn while_unstable<T, F: Future<Output = Result<T, FirewallError>>>(
+    read: impl Fn() -> F,
+) -> Result<T, FirewallError> {
     for _ in 0..MAX_READS {
-        match read_once(family, &is_wanted).await {
+        match read().await {
             Err(FirewallError::Unstable) => {}
             result => return result,
         }
@@ -187,6 +199,27 @@ fn failure(objects: &'static str, source: io::Error) -> FirewallError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::cell::Cell;
+    use std::future::ready;
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn read_of_changing_ruleset_is_repeated_within_limit() {
+        let reads = Cell::new(0);
+        let read = |stable_at: usize| {
+            reads.set(reads.get() + 1);
+            let is_stable = reads.get() >= stable_at;
+            ready(
+                is_stable
+                    .then(|| reads.get())
+                    .ok_or(FirewallError::Unstable),
+            )
+        };
+        assert_eq!(while_unstable(|| read(3)).await.unwrap(), 3);
+        reads.set(0);
+        let result = while_unstable(|| read(usize::MAX)).await;
+        assert!(matches!(result, Err(FirewallError::Unstable)));
+        assert_eq!(reads.get(), MAX_READS);
+    }
 
     #[test]
     fn refusal_names_object_and_errno() {
