@@ -32,7 +32,7 @@ use crate::probe_scheduler::{self, Health, ProbeScheduler};
 use crate::settings::Settings;
 use crate::status::{Forwarding, Observed, Status};
 use crate::sysctl::{self, SysctlError, Sysctls};
-use crate::uplink_network::UplinkNetwork;
+use crate::uplink_network::{UplinkNetwork, UplinkNetworkError};
 
 /// Time between two checks while NAT is active: a changed sysctl causes no event.
 const ACTIVE_INTERVAL: Duration = Duration::from_secs(60);
@@ -93,12 +93,9 @@ impl Reconciler {
     /// The last network stays desired while netd is away.
     pub fn set_network(&mut self, network: Option<Network>) -> bool {
         let network = match network {
-            Some(network) => UplinkNetwork::try_from(&network).map_err(|error| {
-                format!(
-                    "waiting for buildos-netd: {}",
-                    text::escape(&error.to_string())
-                )
-            }),
+            Some(network) => {
+                UplinkNetwork::try_from(&network).map_err(|error| waiting_for_netd(&error))
+            }
             None if self.network.is_ok() => return false,
             None => Err("waiting for buildos-netd, which is not running".to_owned()),
         };
@@ -335,8 +332,29 @@ impl Reconciler {
     }
 }
 
+/// Returns the reason for waiting. The error quotes what netd published, with escapes.
+fn waiting_for_netd(error: &UplinkNetworkError) -> String {
+    let error = text::Escaped::received(&error.to_string());
+    format!("waiting for buildos-netd: {error}")
+}
+
 /// Returns the content of a JSON file, or [`None`] if it is missing or invalid.
 fn read_json<T: DeserializeOwned>(path: &Path) -> Option<T> {
     let bytes = std::fs::read(path).ok()?;
     serde_json::from_slice(&bytes).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn invalid_property_of_netd_is_escaped_once() {
+        let error = UplinkNetworkError::Unusable {
+            what: "public bridge",
+            value: "br0\n".to_owned(),
+        };
+        let reason = waiting_for_netd(&error);
+        assert!(reason.ends_with(r#": "br0\n""#), "{reason}");
+    }
 }

@@ -36,7 +36,9 @@ pub fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("buildos-netd-wait-online: {}", text::escape(&error));
+            // netd has escaped its reason.
+            let error = text::Escaped::received(&error);
+            eprintln!("buildos-netd-wait-online: {error}");
             ExitCode::FAILURE
         }
     }
