@@ -1,8 +1,7 @@
 //! Names foreign nftables chains that drop packets of machines.
 //!
-//! What `inet buildos` accepts, a base chain of another table can still drop. For the
-//! packets that machines need, the audit collects the verdicts that those chains can
-//! reach.
+//! A base chain of another table can drop packets that `inet buildos` accepts. The audit
+//! collects the verdicts that such chains can reach for the packets that machines need.
 //!
 //! | reachable verdicts | finding |
 //! |---|---|
@@ -12,9 +11,9 @@
 //!
 //! # Limits
 //!
-//! The audit knows interfaces and `ct state` of the packets, and UDP for DHCP and DNS.
-//! A condition on anything else (address, port, mark, set, iptables match) can hold or
-//! not. Whether packets pass then, the probe measures.
+//! The audit knows interfaces and `ct state` of the packets, and UDP for DHCP and DNS. It
+//! does not evaluate conditions on anything else (address, port, mark, set, iptables
+//! match). Only the probe shows whether packets pass then.
 
 #[cfg(test)]
 mod tests;
@@ -44,8 +43,8 @@ pub struct Finding {
     pub hook: String,
     /// Packets that the chain drops.
     pub traffic: Vec<&'static str>,
-    /// The chain drops all of them; otherwise conditions that the audit does not
-    /// evaluate decide.
+    /// True if the chain drops all of them. Otherwise that depends on conditions that the
+    /// audit does not evaluate.
     pub certain: bool,
 }
 
@@ -61,7 +60,7 @@ impl fmt::Display for Finding {
     }
 }
 
-/// Finds base chains that drop what machines need, certain findings first.
+/// Finds base chains that drop packets that machines need. Certain findings come first.
 #[must_use]
 pub fn findings(tables: &[ForeignTable], network: &UplinkNetwork) -> Vec<Finding> {
     let mut findings: Vec<Finding> = Vec::new();

@@ -4,10 +4,10 @@
 //! |---|---|
 //! | `net.bridge.bridge-nf-call-*`, for all bridges | 0 |
 //! | `nf_call_iptables` of br1 (ip-link(8)) | 1 if configured, or if a rule matches on ports |
-//! | `isolated` of br1's ports (bridge(8)) | as configured; keeps machines from each other |
+//! | `isolated` of br1's ports (bridge(8)) | as configured; isolates machines from each other |
 //!
-//! With the module br_netfilter, bridged frames pass iptables on all bridges by
-//! default. That costs a sixth of the connections, and a firewall of the host drops
+//! With the module br_netfilter, bridged frames pass iptables on all bridges by default.
+//! That reduces the rate of connections by a sixth, and a firewall of the host can drop
 //! frames between machines. Rules of the build bot's agent need it: they match on the
 //! input port (`physdev`, which iptables-extensions(8) has only with br_netfilter).
 
@@ -82,7 +82,7 @@ struct Port {
 struct Change {
     index: LinkIndex,
     setting: Setting,
-    /// For logs, and for errors after "cannot".
+    /// For logs; completes "cannot …" in errors.
     description: String,
 }
 
@@ -104,26 +104,27 @@ impl Change {
 
 /// Returns the differences between observed and desired settings.
 fn plan(bridge: &Bridge, name: &InterfaceName, passes: bool, isolate: bool) -> Vec<Change> {
-    let not = |on: bool| if on { "" } else { "not " };
     let of_bridge = (bridge.passes_iptables == Some(!passes)).then(|| Change {
         index: bridge.index,
         setting: Setting::PassIptables(passes),
-        description: format!("have frames on {name} {}pass iptables", not(passes)),
+        description: match passes {
+            true => format!("pass bridged frames of {name} to iptables"),
+            false => format!("keep bridged frames of {name} from iptables"),
+        },
     });
     let ports = bridge.ports.iter().filter(|port| port.isolated != isolate);
     let of_ports = ports.map(|port| Change {
         index: port.index,
         setting: Setting::Isolated(isolate),
-        description: format!(
-            "have port {} {}isolated from others",
-            port.name,
-            not(isolate)
-        ),
+        description: match isolate {
+            true => format!("isolate port {} from other ports", port.name),
+            false => format!("end the isolation of port {}", port.name),
+        },
     });
     of_bridge.into_iter().chain(of_ports).collect()
 }
 
-/// Reads and changes bridges, and notices changes of links.
+/// Reads and changes bridges, and monitors links.
 pub struct Links {
     monitor: Monitor,
     /// `/sys/class/net` (kernel's `sysfs-class-net`).
@@ -160,7 +161,7 @@ impl Links {
     ///
     /// # Errors
     ///
-    /// [`BridgeError`]; a missing link is no error.
+    /// [`BridgeError`]; a missing link is not an error.
     pub async fn apply(
         &self,
         private: &InterfaceName,
@@ -276,15 +277,12 @@ mod tests {
 
     #[test]
     fn plan_changes_different_settings_only() {
-        assert_eq!(
-            planned(false, true),
-            ["have port tap0 isolated from others"]
-        );
+        assert_eq!(planned(false, true), ["isolate port tap0 from other ports"]);
         assert_eq!(
             planned(true, false),
             [
-                "have frames on br1 pass iptables",
-                "have port tap1 not isolated from others"
+                "pass bridged frames of br1 to iptables",
+                "end the isolation of port tap1"
             ]
         );
         let without_br_netfilter = Bridge {

@@ -1,4 +1,4 @@
-//! The daemon's one loop: waits for an event, reconciles, publishes the status.
+//! Runs the event loop: waits for an event, reconciles, publishes the status.
 //!
 //! | event | source |
 //! |---|---|
@@ -31,10 +31,10 @@ use crate::settings::Settings;
 
 /// natd's own unit.
 const UNIT: &str = "buildos-natd.service";
-/// Files by which dnsmasq and the probe report.
+/// Files that dnsmasq, its supervisor and the probe write.
 const REPORTS: [&str; 3] = [ACTIVE, PID, REPORT];
 
-/// Why the daemon ends. systemd restarts it; the kernel's state stays as it is.
+/// Reason for the daemon to end. systemd restarts it; the kernel keeps its state.
 #[derive(Debug, thiserror::Error)]
 pub enum DaemonError {
     /// The system bus is gone, or refuses the connection or the name.

@@ -1,4 +1,4 @@
-//! `org.build2.buildos.nat1` on the system bus.
+//! Serves `org.build2.buildos.nat1` on the system bus.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -28,7 +28,8 @@ pub struct Published {
     pub problems: Vec<String>,
 }
 
-/// Serves the object, then requests the bus name: clients see a complete state.
+/// Serves the object, then requests the bus name, so that clients always see a complete
+/// state.
 ///
 /// # Errors
 ///

@@ -1,4 +1,4 @@
-//! The desired state of everything that natd controls, as one value.
+//! Derives the desired state of everything that natd controls, as one value.
 
 use buildos_probe::Request;
 
@@ -22,9 +22,9 @@ pub struct Desired {
     pub resolv: String,
     /// Decides whether frames bridged on br1 pass iptables.
     pub bridge_netfilter: BridgeNetfilter,
-    /// The ports of br1 are isolated from each other.
+    /// True if the ports of br1 are to be isolated from each other.
     pub isolate: bool,
-    /// The probe without its number; [`None`] if probes are off.
+    /// The request to the probe, without its number; [`None`] if probes are off.
     pub probe: Option<Request>,
 }
 

@@ -1,4 +1,4 @@
-//! The dnsmasq that serves br1 with DHCP and DNS.
+//! Configures, supervises and observes the dnsmasq that serves br1 with DHCP and DNS.
 //!
 //! ```text
 //! natd ──► run/buildos/natd/dnsmasq.conf ──► buildos-dnsmasq ──► dnsmasq

@@ -1,5 +1,5 @@
-//! Watches files for changes (inotify(7)): each is named by its path below the root,
-//! and its directory may be created later.
+//! Watches files for changes (inotify(7)). The directories of the files can be created
+//! later.
 //!
 //! natd follows dnsmasq and the probe by the files they write. systemd's D-Bus signals
 //! would need a `Subscribe()`, which makes systemd emit signals for every unit.
@@ -68,7 +68,8 @@ impl FileWatch {
         Ok(())
     }
 
-    /// Adds a watch, which the kernel does once for each directory.
+    /// Adds a watch. The kernel keeps one watch for each directory, so adding it again
+    /// has no effect.
     fn add(&self, directory: &Path, events: AddWatchFlags) -> Result<(), FileWatchError> {
         let inotify = &self.inotify.get_ref().0;
         match inotify.add_watch(&self.root.join(directory), events) {
@@ -77,8 +78,8 @@ impl FileWatch {
         }
     }
 
-    /// Waits until one of the files is written, replaced or removed, or a directory of
-    /// theirs is created. Cancel-safe.
+    /// Waits until one of the files is written, replaced or removed, or one of their
+    /// directories is created. Cancel-safe.
     ///
     /// # Errors
     ///

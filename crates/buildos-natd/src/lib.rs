@@ -6,7 +6,7 @@
 //! ```text
 //! netd ──► uplink_network ─┐
 //!                          ├─► desired ──► reconcile ──► firewall, sysctl, bridge,
-//! settings ──► config ─────┘                  │          dnsmasq, probe_scheduler
+//! settings ────────────────┘                  │          dnsmasq, probe_scheduler
 //!                                             ▼
 //!                             status ──► dbus, messages
 //! ```

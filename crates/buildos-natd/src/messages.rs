@@ -1,4 +1,4 @@
-//! natd's lines in the journal, with the `MESSAGE_ID`s that `journalctl -x` explains.
+//! Logs natd's journal messages, with the `MESSAGE_ID`s that `journalctl -x` explains.
 
 use buildos_dbus_api::nat1::State;
 use buildos_service::text;
@@ -24,7 +24,7 @@ const RESTORED: &str = "e027bb31090a415fa94f4619ad223281";
 const FOREIGN_DROP: &str = "0be98759428341bd99b276342a1a834d";
 /// No other table drops packets that machines need any more.
 const FOREIGN_DROP_GONE: &str = "0eb980ec091c4585bff3e681a281e8c3";
-/// A bridge forwards from now on.
+/// natd switched on forwarding for a bridge.
 const FORWARDING: &str = "6bb2baa6ab34463da4567d51df5e8580";
 /// A bridge setting was changed.
 const BRIDGE: &str = "69223262fc7d45f2a8940dd6d0c63076";

@@ -1,4 +1,4 @@
-//! The request to the probe: which name, which targets.
+//! Makes and writes the request to the probe: the name to resolve and the targets.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -11,7 +11,7 @@ use crate::firewall::policy::PRIVATE_RANGES;
 use crate::settings::Settings;
 use crate::uplink_network::UplinkNetwork;
 
-/// Limit of name servers among the targets.
+/// Maximum number of name servers among the targets.
 const SERVERS: usize = 3;
 
 /// Returns the desired request with the number 0, or [`None`] if probes are off.

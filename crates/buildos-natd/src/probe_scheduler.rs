@@ -23,10 +23,10 @@ use tokio::time::Instant;
 
 use crate::probe_request::same;
 
-/// The unit.
+/// Unit of the probe.
 pub const UNIT: &str = "buildos-probe.service";
-/// Time until a probe without a report counts as lost: systemd misses a changed request
-/// while it acts on the one before, and a probe may be killed.
+/// Time until a probe without a report counts as lost. systemd misses a request that is
+/// written while it processes the previous one, and a probe can be killed.
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// Time between two checks whether the unit still runs.
 const RUNNING_INTERVAL: Duration = Duration::from_millis(250);
@@ -38,7 +38,7 @@ const MIN_GAP: Duration = Duration::from_secs(10);
 /// The result of probing, as published.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Health {
-    /// [`None`] before the scheduler was asked.
+    /// [`None`] before the first reconciliation.
     pub state: Option<ProbeState>,
     /// The report of the last probe.
     pub report: Option<Report>,
@@ -84,8 +84,8 @@ pub struct ProbeScheduler {
 }
 
 impl ProbeScheduler {
-    /// Creates a scheduler, which resumes a passed report on the last request of an earlier
-    /// natd.
+    /// Creates a scheduler. Resumes the report of an earlier natd's last request if that
+    /// probe passed.
     #[must_use]
     pub fn resume(request: Option<Request>, report: Option<Report>, now: Instant) -> Self {
         let held = Self {
@@ -142,7 +142,7 @@ impl ProbeScheduler {
         }
     }
 
-    /// Moves the next probe forward, because a change may affect machines.
+    /// Makes the next probe due sooner, because a change might affect machines.
     pub fn expedite(&mut self, now: Instant) {
         let earliest = self.finished.map_or(now, |at| at + MIN_GAP).max(now);
         if let State::Scheduled { due, .. } = &mut self.state {
@@ -160,8 +160,8 @@ impl ProbeScheduler {
         self.state = State::Off;
     }
 
-    /// Takes the report file, and the desired request, whose number does not count. Returns
-    /// true if a probe is due: then call [`ProbeScheduler::request`].
+    /// Processes the report file and the desired request, whose number is ignored.
+    /// Returns true if a probe is due: then call [`ProbeScheduler::request`].
     pub fn update(
         &mut self,
         now: Instant,

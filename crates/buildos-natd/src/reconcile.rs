@@ -1,7 +1,8 @@
 //! Observes the host, applies the difference from the desired state and judges the result.
 //!
-//! Order: the table, forwarding, bridge settings, dnsmasq's files, the probe. So packets
-//! are forwarded only once the table is installed, and the probe tests the whole.
+//! Order: the table, forwarding, bridge settings, dnsmasq's files, the probe. In this
+//! order packets are forwarded only after the table is installed, and the probe tests the
+//! complete setup.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -45,10 +46,10 @@ pub struct Reconciler {
     connection: Connection,
     sysctls: Sysctls,
     settings: Settings,
-    /// As published by netd, or why it cannot be used.
+    /// The network that netd published, or the reason why it is not usable.
     network: Result<UplinkNetwork, String>,
     probes: ProbeScheduler,
-    /// The table that natd read back last.
+    /// The table that natd last read back.
     installed: Option<KernelTable>,
     /// The process that changed the ruleset since the last reconciliation.
     last_writer: Option<Writer>,
@@ -60,7 +61,8 @@ pub struct Reconciler {
 }
 
 impl Reconciler {
-    /// Creates a reconciler for the host below `root`, which resumes a probe's result.
+    /// Creates a reconciler for the host below `root`. Resumes the result of an earlier
+    /// natd's probe.
     #[must_use]
     pub fn new(root: &Path, connection: &Connection, settings: Settings) -> Self {
         let now = Instant::now();
@@ -89,8 +91,8 @@ impl Reconciler {
         self.settings = settings;
     }
 
-    /// Takes netd's properties, [`None`] while netd is away. Returns true if they differ.
-    /// The last network stays desired while netd is away.
+    /// Accepts netd's properties; [`None`] while netd is not on the bus. Returns true if
+    /// the network changed. The last network stays desired while netd is not on the bus.
     pub fn set_network(&mut self, network: Option<Network>) -> bool {
         let network = match network {
             Some(network) => {
@@ -104,10 +106,10 @@ impl Reconciler {
         changed
     }
 
-    /// Takes a notification of the ruleset.
+    /// Processes a notification of a changed ruleset.
     pub fn ruleset_changed(&mut self, commit: Commit) {
         self.last_writer = commit.last_writer;
-        // The change may affect machines.
+        // The change might affect machines.
         self.probes.expedite(Instant::now());
     }
 
@@ -274,7 +276,7 @@ impl Reconciler {
         self.foreign = found;
     }
 
-    /// Applies the settings of br1 and its ports. Returns whether bridged frames pass
+    /// Applies the settings of br1 and its ports. Returns true if bridged frames pass
     /// iptables.
     async fn apply_bridge(
         &self,

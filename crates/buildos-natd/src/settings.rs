@@ -1,5 +1,5 @@
-//! natd's configuration: files in `natd.conf.d`, `buildos.natd.*` on the kernel command
-//! line.
+//! Defines natd's configuration: files in `natd.conf.d`, `buildos.natd.*` on the kernel
+//! command line.
 
 use std::time::Duration;
 
@@ -29,8 +29,8 @@ pub struct Settings {
     pub probe_interval: ProbeInterval,
     /// `probe_name`: a name that must resolve.
     pub probe_name: Option<Name>,
-    /// `probe_targets`: a probe must reach one of them. Empty: the gateway and the name
-    /// servers of the uplink.
+    /// `probe_targets`: a probe must reach one of them. Empty means the name servers and
+    /// the gateway of the uplink.
     pub probe_targets: Vec<Target>,
 }
 
@@ -121,9 +121,9 @@ impl TryFrom<u32> for ProbeInterval {
 #[serde(try_from = "u32")]
 pub struct LeaseTime(u32);
 
-/// The number is outside of the limits of dnsmasq or of reason.
+/// The number is below dnsmasq's minimum or above a week.
 #[derive(Debug, thiserror::Error)]
-#[error("{0} is not between 120 (two minutes, dnsmasq's least) and 604800 (a week) seconds")]
+#[error("{0} is not between 120 (two minutes, the minimum of dnsmasq) and 604800 (a week) seconds")]
 pub struct NotALeaseTime(u32);
 
 impl LeaseTime {
@@ -159,7 +159,7 @@ pub fn schema() -> Schema<Settings> {
     Schema::new("natd")
         .key(
             "dhcp_lease_s",
-            "Seconds that a machine on br1 may keep its address without asking again (3600).",
+            "Seconds that a machine on br1 may keep its address without renewing its lease (3600).",
             |settings: &mut Settings, lease| settings.lease = lease,
         )
         .key(
@@ -169,34 +169,34 @@ pub fn schema() -> Schema<Settings> {
         )
         .key(
             "isolate_machines",
-            "Whether machines on br1 are kept from reaching each other (false).",
+            "Prevent machines on br1 from reaching each other (false).",
             |settings: &mut Settings, isolate| settings.isolate = isolate,
         )
         .key(
             "block_private",
-            "Whether machines are kept from private networks behind the uplink (false).",
+            "Prevent machines from reaching private networks behind the uplink (false).",
             |settings: &mut Settings, block| settings.block_private = block,
         )
         .key(
             "allow_private",
-            "Networks that machines reach in spite of block_private ([\"10.0.5.0/24\"]).",
+            "Networks that machines reach despite block_private ([\"10.0.5.0/24\"]).",
             |settings: &mut Settings, networks: Vec<Ipv4Net>| {
                 settings.allow_private = networks.iter().map(Ipv4Net::trunc).collect();
             },
         )
         .key(
             "bridge_netfilter",
-            "Whether bridged frames of br1 pass iptables: auto (when a rule there needs it), on, off.",
+            "Whether bridged frames of br1 pass iptables: auto (while a rule of iptables needs it), on, off.",
             |settings: &mut Settings, when| settings.bridge_netfilter = when,
         )
         .key(
             "probe_interval_s",
-            "Seconds between two probes of what machines have for a network (300); 0: no probes.",
+            "Seconds between two probes of the network of machines (300); 0 disables probes.",
             |settings: &mut Settings, interval| settings.probe_interval = interval,
         )
         .key(
             "probe_name",
-            "Name that a probe must be able to resolve; without it any answer will do.",
+            "Name that a probe must be able to resolve; without it, any answer except a failure passes.",
             |settings: &mut Settings, name| settings.probe_name = Some(name),
         )
         .key(

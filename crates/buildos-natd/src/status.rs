@@ -1,4 +1,5 @@
-//! The observed state, and the status that it means for a machine on br1.
+//! Defines the observed state, and derives the status: whether a machine on br1 has a
+//! working network.
 
 use buildos_dbus_api::nat1::{ProbeState, State};
 use buildos_probe::Outcome;
@@ -12,14 +13,14 @@ use crate::uplink_network::UplinkNetwork;
 /// The observed state after reconciliation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Observed {
-    /// The table was read back and is the desired one; or why not.
+    /// Ok if the table read back is the desired one; otherwise the reason.
     pub table: Result<(), String>,
     /// Forwarding of both bridges.
     pub forwarding: Forwarding,
-    /// br1 and its ports are as desired, and whether bridged frames pass iptables; or why
-    /// not.
+    /// If br1 and its ports are as desired: true if bridged frames pass iptables.
+    /// Otherwise the reason.
     pub bridge: Result<bool, String>,
-    /// What dnsmasq does; or why its configuration cannot be written.
+    /// State of dnsmasq, or the reason why its configuration cannot be written.
     pub dnsmasq: Result<Dnsmasq, String>,
     /// Rules of other tables that drop packets of machines.
     pub foreign: Vec<Finding>,
@@ -29,7 +30,7 @@ pub struct Observed {
 
 impl Observed {
     /// Returns true if every requirement of a probe is met. A starting dnsmasq is enough:
-    /// the probe starts as long, and its DHCP client repeats its messages.
+    /// the probe takes as long to start, and its DHCP client repeats its messages.
     #[must_use]
     pub fn can_be_probed(&self, network: &UplinkNetwork) -> bool {
         self.table.is_ok()
@@ -44,7 +45,7 @@ impl Observed {
 pub enum Forwarding {
     /// Both forward.
     On,
-    /// This bridge does not exist (yet).
+    /// This bridge does not exist.
     NoBridge(String),
     /// Not attempted, because the table is not installed.
     Held,
@@ -52,7 +53,7 @@ pub enum Forwarding {
     Failed(String),
 }
 
-/// The state on the bus with one line for people.
+/// The state on the bus, and its reason on one line for operators.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Status {
     /// The state as published by nat1.
@@ -97,7 +98,7 @@ impl Status {
         }
         if let Err(error) = &observed.bridge {
             return Self::degraded(format!(
-                "{} is not as it should be: {error}",
+                "{} is misconfigured: {error}",
                 network.private_bridge
             ));
         }
@@ -352,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn missing_uplink_is_waited_for() {
+    fn missing_uplink_makes_natd_wait() {
         let network = UplinkNetwork {
             uplink: Err("no carrier on\neth0".to_owned()),
             ..UplinkNetwork::example()

@@ -1,6 +1,7 @@
-//! Boolean sysctls of the network: files below `/proc/sys/net` that hold `0` or `1`.
+//! Reads and writes boolean sysctls of the network: files below `/proc/sys/net` that
+//! contain `0` or `1`.
 //!
-//! A process with CAP_NET_ADMIN may write them without owning the files
+//! A process with CAP_NET_ADMIN can write them without owning the files
 //! (`net_ctl_permissions`, net/sysctl_net.c).
 
 use std::io;
@@ -76,8 +77,9 @@ impl Sysctls {
 
 /// Returns the name of `net.ipv4.conf.INTERFACE.forwarding`.
 ///
-/// The kernel looks at the interface that receives a packet (`IN_DEV_FORWARD` in
-/// net/ipv4/route.c). With the two bridges set, every other interface stays closed.
+/// The setting of the interface that receives a packet applies (`IN_DEV_FORWARD` in
+/// net/ipv4/route.c). natd sets it for the two bridges, so packets from other interfaces
+/// are not forwarded.
 #[must_use]
 pub fn forwarding(interface: &InterfaceName) -> String {
     format!("ipv4/conf/{interface}/forwarding")

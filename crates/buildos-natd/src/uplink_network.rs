@@ -1,5 +1,5 @@
-//! Validates what netd publishes: the two bridges, the private network, name servers and
-//! the uplink.
+//! Validates the network that netd publishes: the two bridges, the private network, name
+//! servers and the uplink.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -42,17 +42,17 @@ impl UplinkNetwork {
     }
 }
 
-/// Why netd's properties are not an [`UplinkNetwork`].
+/// Reason why netd's properties are not an [`UplinkNetwork`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UplinkNetworkError {
     /// netd has not given br1 its address yet.
     #[error("the private bridge has no address yet")]
     NoPrivateNetwork,
     /// netd has another version than natd, or a bug.
-    #[error("buildos-netd published an invalid {what}: {value:?}")]
+    #[error("buildos-netd published an invalid {property}: {value:?}")]
     Unusable {
-        /// Which property.
-        what: &'static str,
+        /// Name of the property.
+        property: &'static str,
         /// Its value.
         value: String,
     },
@@ -65,11 +65,12 @@ impl TryFrom<&Network> for UplinkNetwork {
         if network.private_network.is_empty() {
             return Err(UplinkNetworkError::NoPrivateNetwork);
         }
-        let unusable = |what, value: &str| UplinkNetworkError::Unusable {
-            what,
+        let unusable = |property, value: &str| UplinkNetworkError::Unusable {
+            property,
             value: value.to_owned(),
         };
-        let bridge = |what, name: &str| InterfaceName::new(name).map_err(|_| unusable(what, name));
+        let bridge =
+            |property, name: &str| InterfaceName::new(name).map_err(|_| unusable(property, name));
         let private = &network.private_network;
         Ok(Self {
             public_bridge: bridge("public bridge", &network.public_bridge)?,

@@ -3,7 +3,7 @@
 //! The text is what `nft --stateless list table inet buildos` prints for the
 //! installed table; the system lane compares both.
 
-#![allow(clippy::unwrap_used)] // Tests may panic.
+#![allow(clippy::unwrap_used)] // A test fails by panicking.
 
 use std::net::Ipv4Addr;
 
@@ -280,7 +280,7 @@ proptest! {
     }
 
     #[test]
-    fn settings_open_and_close_only_what_they_name(packet in packet()) {
+    fn settings_change_only_verdicts_that_they_name(packet in packet()) {
         let strict = policy::table(&network(), &strict());
         for hook in [Hook::Prerouting, Hook::Postrouting] {
             prop_assert_eq!(verdict(&plain(), hook, &packet), verdict(&strict, hook, &packet));

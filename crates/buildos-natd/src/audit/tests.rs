@@ -1,4 +1,5 @@
-//! Tables as Docker, firewalld, libvirt and administrators make them, and random ones.
+//! Audits tables as Docker, firewalld, libvirt and administrators make them, and random
+//! tables.
 
 use proptest::prelude::*;
 
@@ -244,8 +245,8 @@ fn rules() -> impl Strategy<Value = Vec<String>> {
     )
 }
 
-/// Returns whether the rules drop a packet from br1 to br0 if unknown conditions hold or
-/// not; [`None`] at their end.
+/// Returns true if the rules drop a packet from br1 to br0, and [`None`] if no rule
+/// decides. `holds` is the result of unknown conditions.
 fn dropped(rules: &[String], sub: &[String], holds: bool) -> Option<bool> {
     for rule in rules {
         let (condition, verdict) = match rule.strip_prefix("match mark ") {

@@ -89,7 +89,7 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// Returns whether a rule certainly matches, and its effect; [`None`] if it does not
+/// Returns true if the rule certainly matches, with its effect; [`None`] if it does not
 /// match.
 fn effect<'a>(rule: &'a KernelRule, traffic: &Traffic) -> Option<(bool, Effect<'a>)> {
     let mut certain = true;
@@ -134,7 +134,7 @@ fn effect<'a>(rule: &'a KernelRule, traffic: &Traffic) -> Option<(bool, Effect<'
             | Expression::Reject => {}
         }
     }
-    // A lookup without a verdict behind it reads a verdict map.
+    // A lookup that no verdict follows reads a verdict map.
     let is_lookup = |e: &Expression| matches!(e, Expression::Other(name) if name == "lookup");
     match rule.expressions.iter().any(is_lookup) {
         true => Some((false, Effect::End(ACCEPT))),
@@ -175,7 +175,7 @@ fn accepts(name: &str) -> bool {
     )
 }
 
-/// Returns true for expressions and iptables matches that are no condition.
+/// Returns true for expressions and iptables matches that are not conditions.
 fn always_continues(name: &str) -> bool {
     let loads = [
         "bitwise",

@@ -1,4 +1,4 @@
-//! dnsmasq's configuration and its list of name servers, made from the uplink network.
+//! Makes dnsmasq's configuration and its list of name servers from the uplink network.
 
 use std::fmt::Write as _;
 use std::net::IpAddr;

@@ -40,7 +40,8 @@ fn lease(line: &str) -> Option<Lease> {
     let (_name, _identifier) = (fields.next()?, fields.next()?);
     Some(Lease {
         address: address.parse().ok()?,
-        // dnsmasq puts the hardware type before addresses that are not Ethernet's.
+        // dnsmasq prefixes addresses of other hardware than Ethernet with their hardware
+        // type.
         mac: mac.parse().ok()?,
         expires: expires.parse().ok()?,
     })
@@ -63,7 +64,7 @@ duid 00:01:00:01
 ";
 
     #[test]
-    fn lines_of_machines_are_leases() {
+    fn lease_lines_of_machines_are_parsed() {
         let lease = |address, mac: &str, expires| Lease {
             address: Ipv4Addr::from(address),
             mac: mac.parse().unwrap(),
@@ -105,9 +106,9 @@ duid 00:01:00:01
             edits in proptest::collection::vec((0_usize..220, 0_u8..3, any::<u8>()), 0..12),
         ) {
             let mut bytes = FILE.as_bytes().to_vec();
-            for (at, what, byte) in edits {
+            for (at, kind, byte) in edits {
                 let at = at % (bytes.len() + 1);
-                match what {
+                match kind {
                     0 => bytes.insert(at, byte),
                     1 if at < bytes.len() => {
                         bytes.remove(at);

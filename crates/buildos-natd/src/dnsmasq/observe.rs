@@ -1,5 +1,5 @@
-//! natd's side of dnsmasq: writes the desired configuration and observes what dnsmasq
-//! does with it.
+//! Writes the desired configuration of dnsmasq, and observes whether dnsmasq serves with
+//! it.
 
 use std::path::Path;
 
@@ -9,10 +9,10 @@ use zbus::Connection;
 
 use crate::dnsmasq::paths::{ACTIVE, DESIRED, PID, RESOLV};
 
-/// The unit.
+/// Unit of the supervisor and dnsmasq.
 pub const UNIT: &str = "buildos-dnsmasq.service";
 
-/// What dnsmasq does.
+/// State of dnsmasq.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Dnsmasq {
     /// Serves with the desired configuration.
@@ -21,9 +21,9 @@ pub enum Dnsmasq {
     Starting,
     /// Does not serve yet, for this reason.
     Pending(&'static str),
-    /// Serves with another configuration than the desired one.
+    /// Serves with a configuration other than the desired one.
     Outdated,
-    /// Does not serve and will not without an operator, for this reason.
+    /// Does not serve for this reason, which an operator has to fix.
     Down(String),
 }
 
@@ -60,8 +60,8 @@ pub fn write(root: &Path, configuration: &str, resolv: &str) -> Result<(), Write
     replace(DESIRED, configuration)
 }
 
-/// Returns what dnsmasq does, compared with the desired configuration. Asks systemd only
-/// if there is no PID file.
+/// Returns the state of dnsmasq with regard to the desired configuration. Asks systemd
+/// only if there is no PID file.
 pub async fn observe(root: &Path, connection: &Connection, configuration: &str) -> Dnsmasq {
     if !root.join(PID).exists() {
         return Dnsmasq::judge(system::unit_state(connection, UNIT).await.as_ref());
@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn unit_state_without_pid_file_decides_what_dnsmasq_does() {
+    fn dnsmasq_without_pid_file_is_judged_by_its_unit() {
         for (active, load, expected) in [
             ("active", "loaded", Dnsmasq::Starting),
             ("activating", "loaded", Dnsmasq::Starting),

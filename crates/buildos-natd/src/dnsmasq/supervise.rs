@@ -38,11 +38,11 @@ use crate::file_watch::{FileWatch, FileWatchError};
 const NAME: &str = "buildos-dnsmasq";
 /// The program that is supervised, found in `PATH`.
 const DNSMASQ: &str = "dnsmasq";
-/// Limit for dnsmasq to end after SIGTERM, then SIGKILL follows. dnsmasq ends within
-/// milliseconds.
+/// Time limit for dnsmasq to end after SIGTERM, before SIGKILL. dnsmasq normally ends
+/// within milliseconds.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Why the supervisor ends other than by a signal or with dnsmasq.
+/// Error that ends the supervisor.
 #[derive(Debug, thiserror::Error)]
 enum SuperviseError {
     /// Signals cannot be received.
@@ -174,7 +174,7 @@ impl Supervisor {
         }
     }
 
-    /// Starts dnsmasq, or restarts it if it runs with another configuration than the
+    /// Starts dnsmasq, or restarts it if it runs with a configuration other than the
     /// desired one.
     async fn reconcile(&mut self) -> Result<(), SuperviseError> {
         let desired = match std::fs::read(self.root.join(DESIRED)) {
@@ -275,7 +275,7 @@ impl Supervisor {
     }
 }
 
-/// Returns dnsmasq's exit status; for a signal 128 and its number, as shells do.
+/// Returns dnsmasq's exit status. For a signal this is 128 plus its number, as in shells.
 fn exit_code(status: ExitStatus) -> ExitCode {
     let code = match (status.code(), status.signal()) {
         (Some(code), _) => code,
@@ -292,7 +292,8 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
     use tempfile::TempDir;
 
-    /// Serves until SIGTERM, and fails if its configuration is "bad".
+    /// Stand-in for dnsmasq: serves until SIGTERM, and fails if its configuration is
+    /// "bad".
     const DOUBLE: &str = r#"#!/bin/sh
 for option; do
     case $option in

@@ -12,7 +12,7 @@ use super::decode::{self, Dump};
 use super::encode;
 use super::error::FirewallError;
 
-/// Attempts to read the ruleset without a commit in between.
+/// Limit of attempts to read the ruleset without a commit in between.
 const MAX_READS: usize = 8;
 
 /// Reads the table `inet NAME`; [`None`] if it does not exist.

@@ -1,4 +1,4 @@
-//! Errors of reading or replacing tables in nf_tables.
+//! Defines the errors of reading and replacing tables in nf_tables.
 
 use std::io;
 
@@ -21,7 +21,7 @@ pub enum FirewallError {
     /// An object of the kernel cannot be decoded.
     #[error("cannot decode an object of nf_tables")]
     Malformed(#[source] netlink_packet_core::DecodeError),
-    /// Each attempt to read the ruleset met a commit of another process.
+    /// Another process committed a change during each attempt to read the ruleset.
     #[error("the ruleset changes faster than it can be read")]
     Unstable,
     /// The kernel refused an object, and with it the transaction.
@@ -36,7 +36,7 @@ pub enum FirewallError {
     /// The kernel did not answer to a transaction.
     #[error("cannot commit a transaction to nf_tables")]
     Commit(#[source] io::Error),
-    /// The kernel returns a different table than the one just installed.
+    /// The kernel returns a table that differs from the installed table.
     #[error("table inet {table} reads back different from the one installed: {difference}")]
     ReadBack {
         /// Name of the table.

@@ -1,4 +1,4 @@
-//! Every state with every event, and what follows over time.
+//! Tests every state with every event, and sequences of events over time.
 
 use super::*;
 use buildos_probe::{Question, Target};
