@@ -353,7 +353,7 @@ mod tests {
     #[test]
     fn invalid_property_of_netd_is_escaped_once() {
         let error = UplinkNetworkError::Unusable {
-            what: "public bridge",
+            property: "public bridge",
             value: "br0\n".to_owned(),
         };
         let reason = waiting_for_netd(&error);
