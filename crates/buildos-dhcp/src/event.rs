@@ -117,7 +117,7 @@ pub enum RequestFailure {
         requests: u32,
     },
     /// The server answered with a NAK.
-    #[error("NAK{}", colon_and(.message))]
+    #[error("NAK{}", after_colon(.message))]
     Nak {
         /// Message of the server (option 56).
         message: Option<Escaped>,
@@ -140,7 +140,7 @@ pub enum LeaseLoss {
     #[error("lease expired")]
     Expired,
     /// A server answered with a NAK.
-    #[error("NAK{}{}", from(.server), colon_and(.message))]
+    #[error("NAK{}{}", from_server(.server), after_colon(.message))]
     Nak {
         /// Server identifier (option 54), if the NAK has one.
         server: Option<Ipv4Addr>,
@@ -164,13 +164,13 @@ pub enum LeaseLoss {
     Stopped,
 }
 
-fn from(server: &Option<Ipv4Addr>) -> String {
+fn from_server(server: &Option<Ipv4Addr>) -> String {
     server
         .map(|server| format!(" from {server}"))
         .unwrap_or_default()
 }
 
-fn colon_and(message: &Option<Escaped>) -> String {
+fn after_colon(message: &Option<Escaped>) -> String {
     message
         .as_ref()
         .map(|message| format!(": {message}"))

@@ -15,7 +15,7 @@ pub(crate) fn compare(path: &str, expected: &str) {
     let found = fs::read_to_string(&path).unwrap_or_default();
     assert!(
         found == expected,
-        "{} is not what docs/generate-buildosctl writes",
+        "{} is not up to date; run docs/generate-buildosctl",
         path.display()
     );
 }

@@ -10,13 +10,13 @@ const CLD_DUMPED: i32 = 3;
 /// Exit status of the main process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Exit {
-    how: How,
+    ending: Ending,
     /// `Result` of the service, if it adds to the exit status.
     result: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum How {
+enum Ending {
     /// The process was never executed.
     NotExecuted,
     Code(i32),
@@ -31,18 +31,18 @@ impl Exit {
     /// run. Returns [`None`] if it has never run.
     #[must_use]
     pub fn new(code: i32, status: i32, result: &str) -> Option<Self> {
-        let how = match code {
-            CLD_EXITED => How::Code(status),
-            CLD_KILLED | CLD_DUMPED => How::Signal {
+        let ending = match code {
+            CLD_EXITED => Ending::Code(status),
+            CLD_KILLED | CLD_DUMPED => Ending::Signal {
                 number: status,
                 dumped: code == CLD_DUMPED,
             },
             _ if result == "success" => return None,
-            _ => How::NotExecuted,
+            _ => Ending::NotExecuted,
         };
         let implied = matches!(result, "success" | "exit-code" | "signal" | "core-dump");
         Some(Self {
-            how,
+            ending,
             result: (!implied).then(|| result.to_owned()),
         })
     }
@@ -50,10 +50,10 @@ impl Exit {
 
 impl fmt::Display for Exit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.how {
-            How::NotExecuted => f.write_str("not executed")?,
-            How::Code(code) => write!(f, "exit code {code}")?,
-            How::Signal { number, dumped } => {
+        match self.ending {
+            Ending::NotExecuted => f.write_str("not executed")?,
+            Ending::Code(code) => write!(f, "exit code {code}")?,
+            Ending::Signal { number, dumped } => {
                 match signal_name(number) {
                     Some(name) => write!(f, "signal {name}")?,
                     None => write!(f, "signal {number}")?,

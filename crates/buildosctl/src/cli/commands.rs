@@ -119,12 +119,12 @@ Exits with 1 if a daemon does not answer.
         name: "why",
         summary: "Explain why this host does not build, and what to do",
         details: "\
-Checks what a build needs in the order in which it is needed, and stops at the
-first failure. With AGENT, only these agents count. Agents are written as in
-the configuration: bbot@default.
+Checks the steps that a build needs, in order, and stops at the first failure.
+With AGENT, only these agents count. Agents are written as in the
+configuration: bbot@default.
 
 Exits with 0 if the host builds or waits for tasks, with 3 if its agents are
-stopped or drained, otherwise with the number of the failed check:
+stopped or drained, otherwise with the number of the failed step:
 10 daemons, 11 carrier, 12 lease, 13 bridges, 14 name, 15 nat, 16 clock,
 17 needs, 18 agent, 19 controllers.
 ",

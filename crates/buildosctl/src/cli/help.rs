@@ -12,7 +12,7 @@ buildosctl why --help.
 /// Returns the help of all commands.
 pub(crate) fn all() -> String {
     let mut out = usage(&synopsis::text());
-    out += "\nAsks the daemons of this build host over the system bus.\n\nCommands:\n";
+    out += "\nQueries the daemons of this build host over the system bus.\n\nCommands:\n";
     for command in &COMMANDS {
         out += &format!("  {:COMMANDS_WIDTH$} {}\n", command.name, command.summary);
     }

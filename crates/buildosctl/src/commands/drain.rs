@@ -54,20 +54,20 @@ pub(crate) async fn resume(bus: &Connection, agents: &[String]) -> Result<(), St
 async fn until_drained(watch: &mut Watch<Agent>, names: &[String]) -> Result<(), String> {
     let mut absent = false;
     loop {
-        let look = if absent {
-            let back = timeout(ABSENCE_LIMIT, watch.next()).await;
-            back.map_err(|_elapsed| "buildos-agentd did not come back".to_owned())?
+        let snapshot = if absent {
+            let reply = timeout(ABSENCE_LIMIT, watch.next()).await;
+            reply.map_err(|_elapsed| "buildos-agentd did not come back".to_owned())?
         } else {
             watch.next().await
         };
-        let Some(agent) = look.map_err(|lost| lost.to_string())? else {
+        let Some(agent) = snapshot.map_err(|lost| lost.to_string())? else {
             absent = true;
             continue;
         };
         absent = false;
         let name = format!("{}@{}", agent.kind, agent.name);
-        let concerned = names.is_empty() || names.contains(&name);
-        if !concerned || is_quiet(&agent) {
+        let selected = names.is_empty() || names.contains(&name);
+        if !selected || is_quiet(&agent) {
             return Ok(());
         }
     }

@@ -14,13 +14,13 @@ pub(crate) fn render(host: &Host) -> String {
     };
     let mut rows = vec![row(&["ADDRESS", "HARDWARE ADDRESS", "ENDS", "WHO"])];
     if let Some(network) = host.network.as_ref().filter(|n| !n.address.is_empty()) {
-        let who = format!("this host, from {}", network.lease.server);
+        let holder = format!("this host, from {}", network.lease.server);
         let ends = end(network.lease.expires_usec);
         rows.push(row(&[
             &network.address,
             &network.uplink_address,
             &ends,
-            &who,
+            &holder,
         ]));
     }
     for (address, hardware, seconds) in &host.usage.machines {

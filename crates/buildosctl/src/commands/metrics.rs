@@ -166,16 +166,20 @@ fn nat(host: &Host, out: &mut Page) {
         "counter",
         "Packets by treatment since natd installed its table.",
     );
-    for (what, (packets, _)) in &host.usage.counters {
-        out.sample("buildos_nat_packets_total", &[("what", what)], *packets);
+    for (treatment, (packets, _)) in &host.usage.counters {
+        out.sample(
+            "buildos_nat_packets_total",
+            &[("what", treatment)],
+            *packets,
+        );
     }
     out.family(
         "buildos_nat_bytes_total",
         "counter",
         "Bytes by treatment since natd installed its table.",
     );
-    for (what, (_, bytes)) in &host.usage.counters {
-        out.sample("buildos_nat_bytes_total", &[("what", what)], *bytes);
+    for (treatment, (_, bytes)) in &host.usage.counters {
+        out.sample("buildos_nat_bytes_total", &[("what", treatment)], *bytes);
     }
 }
 

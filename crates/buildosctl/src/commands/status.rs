@@ -110,7 +110,7 @@ fn lease(now: u64, network: &Network) -> String {
             ("rebinding", lease.rebind_usec),
         ];
         match next.iter().find(|(_, at)| *at > now) {
-            Some((what, at)) => format!("{end}, {what} {}", relative(now, *at)),
+            Some((action, at)) => format!("{end}, {action} {}", relative(now, *at)),
             None => end,
         }
     };

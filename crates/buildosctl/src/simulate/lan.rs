@@ -114,8 +114,8 @@ impl Lan {
     /// Advances the clock to `now`, and delivers the events that are due.
     pub(crate) fn advance(&mut self, now: Instant, reconciler: &mut Reconciler) {
         for address in self.kernel.advance(now) {
-            let what = format!("the lifetime of {} is over", address.net);
-            self.record_for("kernel", what);
+            let text = format!("the lifetime of {} is over", address.net);
+            self.record_for("kernel", text);
             reconciler.kernel_changed(None);
         }
         while let Some(due) = self.due.first_entry().filter(|due| due.key().0 <= now) {
@@ -129,8 +129,8 @@ impl Lan {
         match due {
             Due::Cable { nic, plugged } => {
                 if self.kernel.plug(nic, plugged) {
-                    let what = if plugged { "plugged in" } else { "unplugged" };
-                    self.record_for_nic(nic, what);
+                    let text = if plugged { "plugged in" } else { "unplugged" };
+                    self.record_for_nic(nic, text);
                     reconciler.kernel_changed(None);
                 }
             }
@@ -188,13 +188,13 @@ impl Lan {
     }
 
     /// Adds a line to the timeline.
-    pub(crate) fn record_for(&mut self, who: impl ToString, what: impl Into<String>) {
-        self.timeline.add(self.kernel.now(), who, what);
+    pub(crate) fn record_for(&mut self, subject: impl ToString, text: impl Into<String>) {
+        self.timeline.add(self.kernel.now(), subject, text);
     }
 
-    fn record_for_nic(&mut self, nic: LinkIndex, what: impl Into<String>) {
+    fn record_for_nic(&mut self, nic: LinkIndex, text: impl Into<String>) {
         if let Some((name, _)) = self.nics.get(&nic) {
-            self.timeline.add(self.kernel.now(), name, what);
+            self.timeline.add(self.kernel.now(), name, text);
         }
     }
 
@@ -216,8 +216,8 @@ impl Kernel for Lan {
 
     async fn apply(&mut self, op: &Op, observed: &Observed) -> Result<(), Refused> {
         // With the names of links that exist now, which `observed` may lack.
-        let what = op.describe(&self.kernel.observed);
-        self.record_for("kernel", what);
+        let text = op.describe(&self.kernel.observed);
+        self.record_for("kernel", text);
         self.kernel.apply(op, observed).await
     }
 }

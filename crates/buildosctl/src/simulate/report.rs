@@ -165,8 +165,8 @@ impl Report {
         let entries = world.timeline().entries().iter();
         let timeline = entries.map(|entry| Line {
             at_ms: millis(entry.at),
-            who: entry.who.clone(),
-            what: entry.what.clone(),
+            who: entry.subject.clone(),
+            what: entry.text.clone(),
         });
         let bridges = [PUBLIC_BRIDGE, PRIVATE_BRIDGE];
         let links = status.links.iter();

@@ -14,9 +14,9 @@ pub(crate) struct Entry {
     /// Time since the start.
     pub(crate) at: Duration,
     /// The subject: a NIC, a daemon, or the kernel.
-    pub(crate) who: String,
+    pub(crate) subject: String,
     /// The rest of the sentence.
-    pub(crate) what: String,
+    pub(crate) text: String,
 }
 
 /// The timeline, in chronological order.
@@ -24,11 +24,11 @@ pub(crate) struct Entry {
 pub(crate) struct Timeline(Vec<Entry>);
 
 impl Timeline {
-    pub(crate) fn add(&mut self, now: Instant, who: impl ToString, what: impl Into<String>) {
+    pub(crate) fn add(&mut self, now: Instant, subject: impl ToString, text: impl Into<String>) {
         self.0.push(Entry {
             at: since_start(now),
-            who: who.to_string(),
-            what: what.into(),
+            subject: subject.to_string(),
+            text: text.into(),
         });
     }
 

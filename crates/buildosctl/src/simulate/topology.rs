@@ -38,7 +38,7 @@ pub(crate) fn parse(path: &Path, text: &str) -> Result<Topology, Vec<String>> {
         problems.extend(
             contradictions
                 .iter()
-                .map(|what| format!("{}: {what}", path.display())),
+                .map(|error| format!("{}: {error}", path.display())),
         );
     }
     match problems.is_empty() {

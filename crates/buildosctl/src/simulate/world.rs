@@ -131,8 +131,8 @@ impl World {
         });
         let mut lines: Vec<_> = ignored
             .map(|link| {
-                let what = format!("is not a candidate: {}", link.reason);
-                (link.name.to_string(), what)
+                let text = format!("is not a candidate: {}", link.reason);
+                (link.name.to_string(), text)
             })
             .collect();
         // While netd acquires a lease, every message changes the reason.
@@ -154,8 +154,8 @@ impl World {
             let text = format!("br1 changes from {old} to {new}, as the uplink's networks overlap");
             lines.push(("netd".to_owned(), text));
         }
-        for (who, what) in lines {
-            self.lan.record_for(who, what);
+        for (subject, text) in lines {
+            self.lan.record_for(subject, text);
         }
     }
 
@@ -174,8 +174,8 @@ impl World {
             self.lan
                 .record_for("hostnamed", format!("refuses {refused}"));
         }
-        let what = format!("sets the hostname {}: {}", choice.name, choice.reason);
-        self.lan.record_for("hostnamed", what);
+        let text = format!("sets the hostname {}: {}", choice.name, choice.reason);
+        self.lan.record_for("hostnamed", text);
         let (now, name) = (self.lan.now(), choice.name.to_string());
         self.choice = Some(choice);
         self.reconciler.set_hostname(now, Some(name));

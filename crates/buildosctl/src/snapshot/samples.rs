@@ -122,11 +122,11 @@ pub(crate) fn agent(id: &str, state: &str, needs: &[(&str, &str)]) -> Agent {
             state: state.into(),
             reason: match needs {
                 [] => format!("{state} since 06:59"),
-                [(_, what), ..] => format!("waits: {what}"),
+                [(_, reason), ..] => format!("waits: {reason}"),
             },
             needs: needs
                 .iter()
-                .map(|(need, what)| (need.to_string(), what.to_string()))
+                .map(|(need, reason)| (need.to_string(), reason.to_string()))
                 .collect(),
             main_pid: u32::from(state == "running") * 77,
             ..Instance::default()

@@ -12,8 +12,8 @@ pub(super) fn state(agent: &Agent) -> Option<InstanceState> {
 /// Returns true if a wanted agent lacks the requirement, whether it waits or runs, or if
 /// there are no agents.
 pub(super) fn is_needed(host: &Host, need: Need) -> bool {
-    let misses = |agent: &Agent| agent.instance.wanted && lacks(agent, need);
-    host.agents.is_empty() || host.agents.iter().any(misses)
+    let lacks_it = |agent: &Agent| agent.instance.wanted && lacks(agent, need);
+    host.agents.is_empty() || host.agents.iter().any(lacks_it)
 }
 
 /// Returns true if the agent waits for the requirement.

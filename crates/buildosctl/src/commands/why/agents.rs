@@ -8,7 +8,7 @@ use crate::snapshot::model::{Agent, Daemon, Host};
 use crate::term::relative;
 
 pub(super) fn clock(host: &Host) -> StepResult {
-    let what = "not synchronised by a time server";
+    let text = "not synchronised by a time server";
     if !host
         .agents
         .iter()
@@ -17,11 +17,11 @@ pub(super) fn clock(host: &Host) -> StepResult {
         return if host.clock_synchronised {
             StepResult::Passed("synchronised".to_owned())
         } else {
-            StepResult::Remark(what.to_owned())
+            StepResult::Remark(text.to_owned())
         };
     }
     StepResult::Failed(
-        what.to_owned(),
+        text.to_owned(),
         vec![
             "timedatectl timesync-status (or the status command of another NTP client)".to_owned(),
             "The host takes time servers from DHCP (option 42) or timesyncd.conf(5). Firewalls must pass UDP port 123."
@@ -61,10 +61,10 @@ pub(super) fn needs(host: &Host) -> StepResult {
     if waiting.is_empty() {
         return StepResult::Passed("all met".to_owned());
     }
-    let what: Vec<_> = waiting.iter().map(|agent| missing(agent)).collect();
-    let what = what.join("; ");
+    let text: Vec<_> = waiting.iter().map(|agent| missing(agent)).collect();
+    let text = text.join("; ");
     if waiting.len() < host.agents.len() {
-        return StepResult::Remark(what);
+        return StepResult::Remark(text);
     }
     let mut advice: Vec<String> = Vec::new();
     for (key, _) in waiting.iter().flat_map(|agent| &agent.instance.needs) {
@@ -74,7 +74,7 @@ pub(super) fn needs(host: &Host) -> StepResult {
         }
     }
     advice.push("buildosctl agents".to_owned());
-    StepResult::Failed(what, advice)
+    StepResult::Failed(text, advice)
 }
 
 /// Describes all missing requirements of an agent.
@@ -83,7 +83,7 @@ fn missing(agent: &Agent) -> String {
         .instance
         .needs
         .iter()
-        .map(|(_, what)| what.as_str())
+        .map(|(_, text)| text.as_str())
         .collect();
     match needs.as_slice() {
         [] => format!("{}: {}", agent.id(), agent.instance.reason),
@@ -144,12 +144,12 @@ pub(super) fn agent(host: &Host) -> StepResult {
                     0 => String::new(),
                     next => format!(", starts again {}", relative(host.taken_usec, next)),
                 };
-                let how = if instance.crash_loop {
+                let ending = if instance.crash_loop {
                     "ends repeatedly"
                 } else {
                     "has ended"
                 };
-                others.push(format!("{id} {how}{last}{again}"));
+                others.push(format!("{id} {ending}{last}{again}"));
                 advice.push(format!("journalctl -b -n 50 -u {}", instance.unit));
             }
         }

@@ -36,29 +36,33 @@ pub(crate) fn judge(host: &Host) -> Verdict {
         advice: Vec::new(),
     };
     for (step, check) in CHAIN {
-        let (mark, what) = if verdict.step.is_some() {
+        let (mark, text) = if verdict.step.is_some() {
             (Mark::NotChecked, String::new())
         } else {
             match check(host) {
-                StepResult::Passed(what) => (Mark::Ok, what),
-                StepResult::Remark(what) => (Mark::Remark, what),
+                StepResult::Passed(text) => (Mark::Ok, text),
+                StepResult::Remark(text) => (Mark::Remark, text),
                 // Tasks run, so this failure does not keep the host from building.
-                StepResult::Failed(what, _) | StepResult::OutOfService(what, _)
+                StepResult::Failed(text, _) | StepResult::OutOfService(text, _)
                     if !building.is_empty() =>
                 {
-                    (Mark::Remark, what)
+                    (Mark::Remark, text)
                 }
-                StepResult::Failed(what, advice) => {
-                    fail(&mut verdict, step, Outcome::Broken, &what, advice);
-                    (Mark::Broken, what)
+                StepResult::Failed(text, advice) => {
+                    fail(&mut verdict, step, Outcome::Broken, &text, advice);
+                    (Mark::Broken, text)
                 }
-                StepResult::OutOfService(what, advice) => {
-                    fail(&mut verdict, step, Outcome::OutOfService, &what, advice);
-                    (Mark::Broken, what)
+                StepResult::OutOfService(text, advice) => {
+                    fail(&mut verdict, step, Outcome::OutOfService, &text, advice);
+                    (Mark::Broken, text)
                 }
             }
         };
-        verdict.chain.push(Finding { step, mark, what });
+        verdict.chain.push(Finding {
+            step,
+            mark,
+            what: text,
+        });
     }
     if !building.is_empty() {
         verdict.outcome = Outcome::Building;
@@ -91,9 +95,9 @@ fn building(host: &Host) -> Vec<String> {
         .collect()
 }
 
-fn fail(verdict: &mut Verdict, step: Step, outcome: Outcome, what: &str, advice: Vec<String>) {
+fn fail(verdict: &mut Verdict, step: Step, outcome: Outcome, text: &str, advice: Vec<String>) {
     verdict.step = Some(step);
     verdict.outcome = outcome;
-    verdict.answer = what.to_owned();
+    verdict.answer = text.to_owned();
     verdict.advice = advice;
 }

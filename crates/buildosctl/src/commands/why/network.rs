@@ -10,17 +10,17 @@ use crate::term::relative;
 
 pub(super) fn daemons(host: &Host) -> StepResult {
     let silent: Vec<_> = host.silent.iter().collect();
-    let what: Vec<_> = silent
+    let failures: Vec<_> = silent
         .iter()
         .map(|(daemon, why)| format!("{} does not answer: {why}", daemon.unit()))
         .collect();
-    if what.is_empty() {
+    if failures.is_empty() {
         return StepResult::Passed("all four daemons answer".to_owned());
     }
     let units: Vec<_> = silent.iter().map(|(daemon, _)| daemon.unit()).collect();
     let units = units.join(" ");
     StepResult::Failed(
-        what.join("; "),
+        failures.join("; "),
         vec![
             format!("systemctl status {units}"),
             "buildosctl log -x -n 50".to_owned(),

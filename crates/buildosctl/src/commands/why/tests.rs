@@ -296,8 +296,8 @@ fn nat_fault(host: &mut Host, fault: fn(&mut Nat)) {
     host.agents = vec![waiting("private-network", "NAT: it does not work")];
 }
 
-fn waiting(need: &str, what: &str) -> Agent {
-    agent("bbot@default", "waiting", &[(need, what)])
+fn waiting(need: &str, reason: &str) -> Agent {
+    agent("bbot@default", "waiting", &[(need, reason)])
 }
 
 #[test]

@@ -109,8 +109,8 @@ fn servers(schema: Keys) -> Keys {
             "Addresses that it grants.",
             |t, n, nets| server(t, n).offers = nets,
         )
-        .named("server.*.behaviour", "Its answers.", |t, n, how| {
-            server(t, n).behaviour = how
+        .named("server.*.behaviour", "Its answers.", |t, n, behaviour| {
+            server(t, n).behaviour = behaviour
         })
         .named("server.*.delay_ms", "Delay of answers.", |t, n, ms: u32| {
             server(t, n).delay = Duration::from_millis(ms.into());
