@@ -94,13 +94,13 @@ pub trait Manager {
     /// Reverts [`Self::drain`]. An empty list means all.
     fn resume(&self, instances: &[&str]) -> zbus::Result<()>;
 
-    /// One line for people: number of running agents, and what the others wait for.
+    /// One line for operators: number of running agents, and what the others wait for.
     #[zbus(property)]
     fn reason(&self) -> zbus::Result<String>;
     /// Objects of the instances, see [`InstanceProxy`].
     #[zbus(property)]
     fn instances(&self) -> zbus::Result<Vec<OwnedObjectPath>>;
-    /// Errors in the configuration, one line each; empty when it is sound.
+    /// Errors in the configuration, one line each; empty if there are none.
     #[zbus(property)]
     fn configuration_problems(&self) -> zbus::Result<Vec<String>>;
 }
@@ -131,7 +131,7 @@ pub trait Instance {
     /// Time of the last change of state, CLOCK_REALTIME microseconds.
     #[zbus(property, name = "SinceUSec")]
     fn since_usec(&self) -> zbus::Result<u64>;
-    /// One line for people: the reason for this state.
+    /// One line for operators: the reason for this state.
     #[zbus(property)]
     fn reason(&self) -> zbus::Result<String>;
     /// Missing requirements: a [`Need`], and a line for people.
@@ -178,7 +178,7 @@ pub struct Agent {
     /// CLOCK_REALTIME microseconds.
     #[serde(rename = "SinceUSec", with = "as_value")]
     pub since_usec: u64,
-    /// One line for people.
+    /// One line for operators.
     #[serde(with = "as_value")]
     pub reason: String,
     /// Missing requirements.

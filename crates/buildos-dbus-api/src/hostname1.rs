@@ -45,13 +45,13 @@ pub trait Manager {
     /// A [`Source`].
     #[zbus(property)]
     fn source(&self) -> zbus::Result<String>;
-    /// One line for people: the reason for this name, or what hostnamed waits for.
+    /// One line for operators: the reason for this name, or what hostnamed waits for.
     #[zbus(property)]
     fn reason(&self) -> zbus::Result<String>;
     /// Refused names, each with the reason, escaped.
     #[zbus(property)]
     fn refused(&self) -> zbus::Result<Vec<String>>;
-    /// Errors in the configuration, one line each; empty when it is sound.
+    /// Errors in the configuration, one line each; empty if there are none.
     #[zbus(property)]
     fn configuration_problems(&self) -> zbus::Result<Vec<String>>;
 }
@@ -67,7 +67,7 @@ pub struct Naming {
     /// A [`Source`], or empty.
     #[serde(with = "as_value")]
     pub source: String,
-    /// One line for people.
+    /// One line for operators.
     #[serde(with = "as_value")]
     pub reason: String,
 }

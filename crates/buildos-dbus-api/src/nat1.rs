@@ -53,7 +53,7 @@ pub trait Manager {
     /// A [`State`].
     #[zbus(property)]
     fn state(&self) -> zbus::Result<String>;
-    /// One line for people: what is active, or what is missing.
+    /// One line for operators: what is active, or what is missing.
     #[zbus(property)]
     fn reason(&self) -> zbus::Result<String>;
     /// True in state `active`.
@@ -97,7 +97,7 @@ pub trait Manager {
     /// End of the last probe (microseconds, CLOCK_REALTIME), or 0.
     #[zbus(property, name = "ProbeUSec")]
     fn probe_usec(&self) -> zbus::Result<u64>;
-    /// Errors in the configuration, one line each; empty when it is sound.
+    /// Errors in the configuration, one line each; empty if there are none.
     #[zbus(property)]
     fn configuration_problems(&self) -> zbus::Result<Vec<String>>;
 }
@@ -131,7 +131,7 @@ pub struct Nat {
     /// A [`State`], or empty.
     #[serde(with = "as_value")]
     pub state: String,
-    /// One line for people.
+    /// One line for operators.
     #[serde(with = "as_value")]
     pub reason: String,
     /// True in state `active`.

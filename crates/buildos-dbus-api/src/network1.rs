@@ -61,7 +61,7 @@ pub trait Manager {
     /// A [`State`].
     #[zbus(property)]
     fn state(&self) -> zbus::Result<String>;
-    /// One line for people: what is configured, or what netd waits for.
+    /// One line for operators: what is configured, or what netd waits for.
     #[zbus(property)]
     fn reason(&self) -> zbus::Result<String>;
     /// True while br0 has a valid lease and its port has carrier.
@@ -122,7 +122,7 @@ pub trait Manager {
     /// Objects of the links, see [`LinkProxy`].
     #[zbus(property)]
     fn links(&self) -> zbus::Result<Vec<OwnedObjectPath>>;
-    /// Errors in the configuration, one line each; empty when it is sound.
+    /// Errors in the configuration, one line each; empty if there are none.
     #[zbus(property)]
     fn configuration_problems(&self) -> zbus::Result<Vec<String>>;
 }
@@ -152,7 +152,7 @@ pub trait Link {
     /// RFC 2131 state of the DHCP client on this link (`SELECTING`), or empty.
     #[zbus(property, name = "DHCPState")]
     fn dhcp_state(&self) -> zbus::Result<String>;
-    /// One line for people: why the link is in this role and state.
+    /// One line for operators: why the link is in this role and state.
     #[zbus(property)]
     fn reason(&self) -> zbus::Result<String>;
 }
@@ -166,7 +166,7 @@ pub struct Network {
     /// A [`State`], or empty.
     #[serde(with = "as_value")]
     pub state: String,
-    /// One line for people.
+    /// One line for operators.
     #[serde(with = "as_value")]
     pub reason: String,
     /// True while br0 has a valid lease and its port has carrier.

@@ -65,7 +65,7 @@ impl Manager {
         self.published.source.as_str()
     }
 
-    /// One line for people: the reason for this name, or what hostnamed waits for.
+    /// One line for operators: the reason for this name, or what hostnamed waits for.
     #[zbus(property)]
     fn reason(&self) -> &str {
         &self.published.reason
@@ -77,7 +77,7 @@ impl Manager {
         self.published.refused.clone()
     }
 
-    /// Errors in the configuration, one line each; empty when it is sound.
+    /// Errors in the configuration, one line each; empty if there are none.
     #[zbus(property)]
     fn configuration_problems(&self) -> Vec<String> {
         self.published.problems.clone()

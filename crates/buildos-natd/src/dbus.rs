@@ -85,7 +85,7 @@ impl Manager {
         self.published.status.state.as_str()
     }
 
-    /// One line for people: what is active, or which requirement is missing.
+    /// One line for operators: what is active, or which requirement is missing.
     #[zbus(property)]
     fn reason(&self) -> &str {
         &self.published.status.reason

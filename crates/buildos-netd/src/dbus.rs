@@ -184,7 +184,7 @@ impl Manager {
         &self.published.state
     }
 
-    /// One line for people: what is configured, or what netd waits for.
+    /// One line for operators: what is configured, or what netd waits for.
     #[zbus(property)]
     fn reason(&self) -> &str {
         &self.published.reason
@@ -307,7 +307,7 @@ impl Manager {
             .collect()
     }
 
-    /// Errors in the configuration, one line each; empty when it is sound.
+    /// Errors in the configuration, one line each; empty if there are none.
     #[zbus(property)]
     fn configuration_problems(&self) -> Vec<String> {
         self.status.configuration_problems.clone()
@@ -366,7 +366,7 @@ impl Link {
         self.0.dhcp_state.unwrap_or_default()
     }
 
-    /// One line for people: why the link is in this role and state.
+    /// One line for operators: why the link is in this role and state.
     #[zbus(property)]
     fn reason(&self) -> &str {
         &self.0.reason
