@@ -298,16 +298,16 @@ impl Reconciler {
     async fn apply<H: Kernel>(&self, host: &mut H, ops: &[Op]) -> Vec<Op> {
         let mut refused = Vec::new();
         for op in ops {
-            let after_refused_detach =
-                matches!(op, Op::Attach { .. }) && refused.iter().any(Op::is_detach);
-            if after_refused_detach {
+            if is_blocked(op, &refused) {
                 refused.push(op.clone());
                 continue;
             }
             let what = op.describe(&self.observed);
             tracing::debug!("{what}");
             if let Err(error) = host.apply(op, &self.observed).await {
-                if !self.refused.contains(op) {
+                // The kernel did not refuse a blocked operation, so nothing was logged.
+                let was_refused = self.refused.contains(op) && !is_blocked(op, &self.refused);
+                if !was_refused {
                     let error = text::chain(&error);
                     tracing::error!(message_id = messages::KERNEL, "{error}");
                 }
@@ -396,4 +396,10 @@ impl Reconciler {
         let address = addresses.find(|address| address.link == br1)?;
         address.net.to_string().parse().ok()
     }
+}
+
+/// Returns true if the operation must not follow these refusals: while the former uplink
+/// remains a port of br0, no other NIC may become one.
+fn is_blocked(op: &Op, refused: &[Op]) -> bool {
+    matches!(op, Op::Attach { .. }) && refused.iter().any(Op::is_detach)
 }

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)] // A test fails by panicking.
 
+#[path = "support/errors.rs"]
+mod errors;
 #[path = "support/lan.rs"]
 mod lan;
 #[path = "support/nics.rs"]
@@ -17,6 +19,7 @@ use buildos_netd::observed::{PRIVATE_BRIDGE, PUBLIC_BRIDGE};
 use buildos_netd::plan::Op;
 use buildos_netd::reconcile::{Kernel as _, RETRY, Reconciler};
 use buildos_netd::settings::Settings;
+use errors::errors_logged;
 use lan::Lan;
 use nics::{index, nic};
 use servers::{LEASE, Server};
@@ -113,6 +116,30 @@ fn refused_detach_keeps_other_nic_out_of_br0() {
     pass(&mut reconciler, &mut lan, RETRY);
     let ports = lan.kernel.observed.ports(PUBLIC_BRIDGE);
     assert_eq!(ports.map(|port| port.index).collect::<Vec<_>>(), [second]);
+}
+
+#[test]
+fn refusal_is_logged_once_even_after_another_refusal() {
+    let (mut reconciler, mut lan) = host();
+    start(&mut reconciler, &mut lan);
+    let first = reconciler.election().port().unwrap().candidate.index;
+    lan.kernel.plug(first, false);
+    reconciler.kernel_changed(None);
+    settle(&mut reconciler, &mut lan);
+    lan.kernel.refuse(Op::is_detach);
+    let grace = Settings::default().carrier_grace;
+    let mut pass_for = |duration| errors_logged(|| pass(&mut reconciler, &mut lan, duration));
+    assert_eq!(
+        pass_for(grace),
+        ["cannot detach eth1 from its bridge: refused"]
+    );
+    assert_eq!(pass_for(3 * RETRY), [""; 0]);
+    lan.kernel.refuse(|op| matches!(op, Op::Attach { .. }));
+    let mut pass_for = |duration| errors_logged(|| pass(&mut reconciler, &mut lan, duration));
+    assert_eq!(
+        pass_for(3 * RETRY),
+        ["cannot attach eth2 to bridge br0: refused"]
+    );
 }
 
 #[test]
