@@ -27,7 +27,7 @@ Figures = Mapping[str, Value]
 ROGUE = f"{PREFIX}.66"
 ROGUE_FIRST = f"{PREFIX}.200/24"
 _GAP = 0.03
-"""Seconds between a bad OFFER and the good one."""
+"""Seconds between a bad OFFER and the correct OFFER."""
 _PATIENCE = 12.0
 """Deadline for a lease, in seconds, if one OFFER is bad. dhcpcd needs six, for its ARP
 probes."""
@@ -296,21 +296,21 @@ ROWS = [
     ),
     Row(
         "dead",
-        (Figure("dead1", "the same with 1 dead NIC before the live one", "ms", "none + 3"),),
+        (Figure("dead1", "the same with 1 dead NIC before the live NIC", "ms", "none + 3"),),
         _cold(1),
         one_shot=True,
     ),
     Row(
         "dead",
-        (Figure("dead3", "the same with 3 dead NICs before the live one", "ms", "none + 3"),),
+        (Figure("dead3", "the same with 3 dead NICs before the live NIC", "ms", "none + 3"),),
         _cold(3),
         one_shot=True,
     ),
     Row(
         "restart",
         (
-            Figure("restart", "its own restart, lease known: exec to ACK", "ms", "≤ 7"),
-            Figure("restart-kept", "… and the address never left", "yes", "all"),
+            Figure("restart", "restart with a known lease: exec to ACK", "ms", "≤ 7"),
+            Figure("restart-kept", "… and the address was never removed", "yes", "all"),
         ),
         _restart,
     ),
@@ -319,7 +319,7 @@ ROWS = [
         (
             Figure("carrier-request", "carrier back after 3 s: to the REQUEST", "ms", "≤ 5"),
             Figure("carrier-ack", "… to the ACK", "ms", "–"),
-            Figure("carrier-kept", "… and the address was there meanwhile", "yes", "all"),
+            Figure("carrier-kept", "… and the address was kept meanwhile", "yes", "all"),
         ),
         _carrier,
         parallel=2,
@@ -345,7 +345,7 @@ ROWS = [
     ),
     Row(
         "expiry",
-        (Figure("expiry", "killed, its address ends with the lease", "yes", "all"),),
+        (Figure("expiry", "killed: the address ends with the lease", "yes", "all"),),
         _expiry,
         parallel=8,
         runs=3,
@@ -353,7 +353,9 @@ ROWS = [
     Row(
         "memory",
         (
-            Figure("rss", "RSS with a lease, and D-Bus where it is used", "kB", "≤ 4096"),
+            Figure(
+                "rss", "RSS with a lease, including D-Bus if the client uses it", "kB", "≤ 4096"
+            ),
             Figure("dirty", "… private dirty", "kB", "≤ 400"),
         ),
         _memory,
@@ -364,7 +366,7 @@ ROWS = [
         "cpu",
         (
             Figure("cpu", "processor time per renewal", "ms", "≤ 0.3"),
-            Figure("cpu-kept", "… and the address never left", "yes", "all"),
+            Figure("cpu-kept", "… and the address was never removed", "yes", "all"),
         ),
         _cpu,
         parallel=8,
@@ -376,7 +378,7 @@ ROWS = [
             Figure(
                 "bad-offer",
                 f"{len(OFFER_DEFECTS)} kinds of bad OFFER, "
-                f"a good one {1000 * _GAP:.0f} ms later: lease",
+                f"a correct OFFER {1000 * _GAP:.0f} ms later: lease",
                 "yes",
                 "all",
             ),
@@ -391,11 +393,11 @@ ROWS = [
         (
             Figure(
                 "impossible",
-                f"{len(LEASE_DEFECTS)} impossible leases, ACKed: the good server's lease",
+                f"{len(LEASE_DEFECTS)} impossible leases, ACKed: a lease from the correct server",
                 "yes",
                 "all",
             ),
-            Figure("impossible-refused", "… and nothing of the bad one's", "yes", "all"),
+            Figure("impossible-refused", "… and no address from the faulty server", "yes", "all"),
         ),
         _impossible,
         parallel=10,
@@ -407,7 +409,7 @@ ROWS = [
         (
             Figure(
                 "mute",
-                "a perfect OFFER first that is never ACKed: to a lease of the good server",
+                "a first OFFER that is never ACKed: to a lease from the correct server",
                 "s",
                 "≤ 5",
             ),
