@@ -104,7 +104,7 @@ def test_no_unit_failed(host: BootedHost) -> None:
 HOG = "while :; do head --bytes=400M /dev/zero | tail >/dev/null; done & while :; do :; done"
 
 
-def test_build_that_exhausts_ram_is_killed_and_services_survive(host: BootedHost) -> None:
+def test_build_exhausting_ram_is_killed_and_services_survive(host: BootedHost) -> None:
     shell = host.shell
     services = ("netd", "hostnamed", "natd", "agentd")
     pids = "systemctl show --property=MainPID --value " + " ".join(

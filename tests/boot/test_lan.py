@@ -108,7 +108,7 @@ def test_serve_fills_and_updates_a_directory(tmp_path: Path) -> None:
     assert "quiet panic=5\n" in (root / "pxelinux.cfg/default").read_text()
 
 
-def test_serve_refuses_files_that_do_not_match_checksums(tmp_path: Path) -> None:
+def test_serve_refuses_files_with_wrong_checksums(tmp_path: Path) -> None:
     image, root = make_image(tmp_path / "image"), tmp_path / "netboot"
     assert "is not a MAC address" in serve(root, "--image", image, "--host", "rack-7=x").stderr
     (image / "buildos-initrd").write_text("initr")

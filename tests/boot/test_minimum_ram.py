@@ -85,7 +85,7 @@ def test_clock_is_set_by_the_ntp_server_of_the_lease(host: SmallHost) -> None:
     assert "synchronised yet" not in shell.output("buildosctl agents --json")
 
 
-def test_buildos_login_opens_a_shell_without_status_in_it(host: SmallHost) -> None:
+def test_buildos_login_opens_shell_without_status_text(host: SmallHost) -> None:
     """The status is written to consoles without a shell only."""
     console = host.booted.guest.console
     host.booted.guest.wait_for(lambda: PROMPT in console(), "the prompt", BOOT_SECONDS)

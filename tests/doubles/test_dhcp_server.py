@@ -127,7 +127,7 @@ def test_offer_is_a_valid_packet() -> None:
         ),
     ],
 )
-def test_request_gets_the_answer_for_its_state(
+def test_request_gets_answer_for_client_state(
     message: Request, state: str, kind: int | None
 ) -> None:
     assert message.state == state
@@ -180,7 +180,7 @@ def test_long_option_is_split_and_overloaded_options_are_moved() -> None:
     assert decode_options(reply.sname) == ((1, address("255.255.255.0")),)
 
 
-def test_routes_and_domain_names_have_their_wire_format() -> None:
+def test_routes_and_domain_names_are_encoded() -> None:
     routes = classless_routes(("0.0.0.0/0", "192.0.2.1"), ("192.0.2.1/32", "0.0.0.0"))
     assert routes.hex() == "00c0000201" + "20c000020100000000"
     names = domain_names("lan.example", "eng.lan.example", "lan.example")

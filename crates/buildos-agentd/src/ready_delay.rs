@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn delay_waits_for_agents_that_start_early_only() {
+    fn delay_waits_only_for_agents_without_late_requirements() {
         assert!(over(&[]));
         for &state in InstanceState::ALL {
             let waited_for = [WAITS, STARTING].contains(&state);

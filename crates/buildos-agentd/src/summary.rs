@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn summary_counts_running_agents_and_explains_the_others() {
+    fn summary_counts_running_agents_and_explains_waiting_agents() {
         let [a, b, c]: [Id; 3] =
             ["bbot@default", "bslave@x", "bbot@old"].map(|id| id.parse().unwrap());
         let (running, waiting) = (instance(Phase::Running, 0), instance(Phase::Down, 0));

@@ -126,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn kind_is_parsed_from_its_name() {
+    fn kind_is_parsed_from_name() {
         for (word, kind) in [
             ("auto", MachineKind::Auto),
             ("vm", MachineKind::Virtual),

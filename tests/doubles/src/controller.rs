@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn controllers_are_polled_by_priority_and_equal_ones_shuffled() {
+    fn controllers_are_polled_by_priority_and_shuffled_if_equal() {
         let all: Vec<Controller> = [
             "http://a",
             "0100=http://b",

@@ -167,7 +167,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn task_request_names_the_agent_and_its_machines() {
+    fn task_request_names_agent_and_machines() {
         let machine = Manifest::default()
             .with("id", "a-1")
             .with("name", "a")

@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn added_file_brings_its_directories_and_link_targets() {
+    fn added_file_brings_parent_directories_and_link_targets() {
         let directory = tempfile::tempdir().unwrap();
         let top = fs::canonicalize(directory.path()).unwrap();
         fs::create_dir_all(top.join("usr/lib/a")).unwrap();

@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn list_without_machines_has_an_invented_one() {
+    fn list_without_machines_has_invented_machine() {
         assert_eq!(list(Path::new("/nonexistent")).unwrap().len(), 1);
     }
 

@@ -225,7 +225,7 @@ summary: Debian 13, GCC
     }
 
     #[test]
-    fn malformed_body_is_rejected_with_its_line() {
+    fn malformed_body_is_rejected_with_line_number() {
         let name = "a".to_owned();
         for (body, error) in [
             ("", ParseError::Version { line: 1 }),
@@ -262,7 +262,7 @@ summary: Debian 13, GCC
     }
 
     #[test]
-    fn newline_in_a_value_does_not_end_its_line() {
+    fn newline_in_value_does_not_start_a_pair() {
         let manifest = Manifest::default().with("summary", "x\n:\nid: y");
         assert_eq!(parse(&write(&[manifest])).unwrap().len(), 1);
     }

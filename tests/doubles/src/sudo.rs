@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn failure_names_the_command_and_its_error_output() {
+    fn failure_names_command_and_error_output() {
         let output = Command::new("sh")
             .args(["-c", "echo no >&2; exit 1"])
             .output();

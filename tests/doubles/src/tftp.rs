@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn server_sends_its_file_and_receives_the_result() {
+    fn server_sends_file_and_receives_result() {
         static TASK: [u8; 1024] = [7; 1024];
         let (address, thread) = server(&TASK);
         assert_eq!(get(address, "task").unwrap(), TASK);

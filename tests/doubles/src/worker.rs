@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn log_of_a_failed_program_ends_with_its_status() {
+    fn log_of_failed_program_ends_with_exit_status() {
         let step = execute(Command::new("sh").args(["-c", "echo x; exit 3"]));
         assert_eq!(step, Err("x\n\nexit status: 3".to_owned()));
     }

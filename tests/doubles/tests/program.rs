@@ -158,7 +158,7 @@ fn agent_prints_help_version_and_machines() {
 }
 
 #[test]
-fn slave_logs_its_arguments_and_ends_on_sigterm() {
+fn slave_logs_arguments_and_ends_on_sigterm() {
     let (slave, mut log) = start(SLAVE, &["--bridge", "br0"]);
     assert_eq!(
         line(&mut log),

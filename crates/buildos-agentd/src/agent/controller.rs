@@ -120,7 +120,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn controller_accepts_what_bbot_agent_accepts() {
+    fn controller_accepts_every_form_of_bbot_agent() {
         for good in [
             "https://ci.example.org",
             "http://192.0.2.1:8080/?build-task",

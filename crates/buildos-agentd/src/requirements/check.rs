@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn requirements_that_an_agent_does_not_have_are_ignored() {
+    fn missing_resource_is_ignored_unless_required() {
         let empty_host = Host {
             clock: Clock::GivenUp,
             ..Host::default()

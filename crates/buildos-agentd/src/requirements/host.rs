@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn credentials_are_found_in_stores_and_at_their_path() {
+    fn credential_is_found_in_stores_or_at_configured_path() {
         let root = tempfile::tempdir().unwrap();
         for file in [
             "run/credentials/@system/boot",

@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn job_that_changes_state_is_not_reported() {
+    fn state_changing_job_is_not_reported() {
         let stop = [(7, "active", 5), (7, "deactivating", 6), (0, "failed", 7)];
         let failed_start = [(7, "inactive", 5), (7, "activating", 6), (0, "failed", 7)];
         let waits = [(7, "inactive", 5), (0, "activating", 6)];

@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn dropin_directory_names_its_agent() {
+    fn dropin_directory_is_named_after_agent() {
         let id = id("bbot@default");
         assert_eq!(directory(&id), "buildos-bbot@default.service.d");
         assert_eq!(agent_of(&directory(&id)), Some(id));

@@ -201,7 +201,7 @@ fn table_has_every_pair_of_state_and_trigger() {
 }
 
 #[test]
-fn entries_that_depend_on_the_unit_have_every_case() {
+fn entries_depending_on_unit_have_every_case() {
     type Change = fn(&mut Facts);
     #[rustfmt::skip]
     let cases: [(&str, &str, Change, &str); 24] = [

@@ -81,7 +81,7 @@ fn conflict_is_declined_and_delays_the_next_search_by_ten_seconds() {
 }
 
 #[test]
-fn conflict_over_one_offer_keeps_the_others() {
+fn conflict_over_one_offer_keeps_other_offers() {
     let other = Ipv4Addr::new(192, 0, 2, 99);
     let mut host = Host::in_state(State::Selecting);
     host.reply(Reply::offer_of(SECOND).address(other));
@@ -94,7 +94,7 @@ fn conflict_over_one_offer_keeps_the_others() {
 }
 
 #[test]
-fn conflict_is_declined_to_every_server_that_offered_the_address() {
+fn conflict_is_declined_to_every_server_offering_the_address() {
     for state in [State::Selecting, State::Requesting] {
         let mut host = Host::in_state(state);
         host.reply(Reply::offer_of(SECOND));

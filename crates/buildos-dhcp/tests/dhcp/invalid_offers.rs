@@ -165,7 +165,7 @@ fn kinds() -> Vec<(&'static str, InvalidOffer)> {
 }
 
 #[test]
-fn invalid_offer_is_refused_and_the_next_valid_one_requested() {
+fn invalid_offer_is_refused_and_next_valid_offer_requested() {
     for (name, invalid) in kinds() {
         let mut host = Host::new();
         host.handle(Input::Start);

@@ -278,7 +278,7 @@ fn nak_without_a_request_is_ignored() {
 }
 
 #[test]
-fn timeout_after_suspend_enters_the_state_of_that_time() {
+fn timeout_after_suspend_enters_state_for_elapsed_time() {
     for (at, state) in [
         (1799.0, State::Bound),
         (1801.0, State::Renewing),
@@ -327,7 +327,7 @@ fn renew_command_extends_the_lease_before_t1() {
 }
 
 #[test]
-fn carrier_loss_keeps_the_lease_and_carrier_confirms_it() {
+fn lease_is_kept_without_carrier_and_confirmed_when_carrier_returns() {
     let mut host = Host::in_state(State::Bound);
     host.handle(Input::Suspend);
     host.run_until(100.0);
@@ -351,7 +351,7 @@ fn carrier_loss_keeps_the_lease_and_carrier_confirms_it() {
 }
 
 #[test]
-fn unconfirmed_lease_is_used_until_it_expires() {
+fn unconfirmed_lease_is_used_until_expiry() {
     let mut host = Host::in_state(State::Rebooting);
     host.run_until(13.0);
     assert_eq!(

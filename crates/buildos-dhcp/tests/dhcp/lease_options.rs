@@ -58,7 +58,7 @@ fn options_become_fields_of_the_lease() {
 }
 
 #[test]
-fn malformed_option_does_not_affect_others() {
+fn malformed_option_does_not_affect_other_options() {
     let lease = lease(
         Reply::ack()
             .with(6, [1, 2, 3])
@@ -84,7 +84,7 @@ fn malformed_option_does_not_affect_others() {
 }
 
 #[test]
-fn server_list_skips_addresses_that_no_host_can_have() {
+fn server_list_skips_non_host_addresses() {
     let lease = lease(Reply::ack().with(6, [0, 0, 0, 0, 192, 0, 2, 53, 255, 255, 255, 255]));
     assert_eq!(lease.dns, [Ipv4Addr::new(192, 0, 2, 53)]);
 }
@@ -152,7 +152,7 @@ fn classless_routes_replace_static_routes_and_routers() {
 }
 
 #[test]
-fn classless_routes_lose_their_host_bits() {
+fn classless_routes_lose_host_bits() {
     let lease = lease(Reply::ack().with(121, [20, 10, 1, 0x2f, 192, 0, 2, 9]));
     assert_eq!(
         lease.routes,

@@ -46,7 +46,7 @@ fn next_offer_is_announced_after_the_first_server_does_not_answer() {
 }
 
 #[test]
-fn failed_server_is_refused_until_it_stays_the_only_one() {
+fn failed_server_is_refused_until_no_other_server_answers() {
     let mut host = Host::in_state(State::Requesting);
     host.run_until(4.0);
     let failed_at = *host
@@ -132,7 +132,7 @@ fn several_failed_servers_are_refused() {
 }
 
 #[test]
-fn lease_clears_the_failure_of_its_server() {
+fn lease_clears_failure_of_server() {
     let mut host = Host::in_state(State::Requesting);
     host.run_until(15.0);
     host.reply(Reply::offer());

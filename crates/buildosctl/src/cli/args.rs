@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn commands_that_show_the_host_take_their_flags() {
+    fn show_commands_take_json_and_watch() {
         assert_eq!(parsed(&[]), Ok(Invocation::Show(show(View::Status))));
         for (word, view) in [
             ("status", View::Status),

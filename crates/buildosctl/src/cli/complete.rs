@@ -204,7 +204,7 @@ fn quoted(text: &str) -> String {
 }
 
 #[test]
-fn summaries_have_no_character_that_zsh_would_interpret() {
+fn summaries_have_no_special_characters_of_zsh() {
     for command in &COMMANDS {
         assert!(
             !command.summary.contains(['[', ']', ':']),

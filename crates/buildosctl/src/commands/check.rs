@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn file_of_a_daemon_is_checked_by_its_schema() {
+    fn daemon_file_is_checked_by_daemon_schema() {
         let path = Path::new("site/netd.conf.d/10-a.toml");
         assert_eq!(owner(path), Some("netd"));
         let text = "# comment\nprivate = \"10.1.0.1/16\"\ncarier_grace_s = 3\n";
@@ -400,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn parameters_of_the_image_are_those_that_its_scripts_read() {
+    fn image_parameters_equal_parameters_read_by_scripts() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../image/root");
         let mut paths = Vec::new();
         files(&root, &mut paths);

@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn samples_follow_their_family() {
+    fn samples_follow_metric_family() {
         let page = render(&ready());
         let mut family = "";
         for line in page.lines() {

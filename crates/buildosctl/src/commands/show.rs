@@ -164,7 +164,7 @@ mod tests {
     use crate::snapshot::samples::ready;
 
     #[test]
-    fn exit_code_of_view_is_1_if_its_daemon_does_not_answer() {
+    fn exit_code_of_view_is_1_without_answer_of_daemon() {
         let mut host = ready();
         assert_eq!(View::Agents.text(&host, Style::PLAIN).code, 0);
         host.manager = None;

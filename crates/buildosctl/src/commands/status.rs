@@ -282,7 +282,7 @@ system   buildos 0.1.0     Debian GNU/Linux 13 (trixie), clock synchronised
     }
 
     #[test]
-    fn daemon_that_does_not_answer_is_shown() {
+    fn silent_daemon_is_shown() {
         let text = render(&silent(), Style::PLAIN);
         assert!(
             text.contains("nat      unknown   buildos-natd does not answer: it is not running\n"),

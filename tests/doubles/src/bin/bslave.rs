@@ -123,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parser_reads_bridge_and_port_and_ignores_others() {
+    fn parser_reads_bridge_and_port_and_ignores_other_options() {
         let parsed = |words: &[&str]| parse(lexopt::Parser::from_args(words)).unwrap();
         let plain = parsed(&["", "--anything", "a b", "--x=1", "-v"]);
         assert_eq!((plain.bridge.as_str(), plain.port), ("br0", None));

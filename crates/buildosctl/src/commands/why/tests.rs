@@ -301,7 +301,7 @@ fn waiting(need: &str, reason: &str) -> Agent {
 }
 
 #[test]
-fn each_fault_fails_its_step() {
+fn each_fault_fails_expected_step() {
     for (fault, change, step, answer, advice) in FAULTS {
         let verdict = after(change);
         assert_eq!(verdict.outcome, Outcome::Broken, "{fault}");
@@ -338,7 +338,7 @@ fn steps_after_first_failure_are_not_checked() {
 }
 
 #[test]
-fn failed_step_is_remark_if_no_agent_requires_it() {
+fn failed_step_without_agent_requirement_is_remark() {
     let verdict = after(|host| {
         nat_fault(host, |_| {});
         host.clock_synchronised = false;
