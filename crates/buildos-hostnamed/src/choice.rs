@@ -30,7 +30,7 @@ pub struct Refused {
     /// The text, escaped by netd.
     pub text: Escaped,
     #[allow(missing_docs)]
-    pub why: InvalidHostname,
+    pub reason: InvalidHostname,
 }
 
 impl fmt::Display for Refused {
@@ -40,7 +40,7 @@ impl fmt::Display for Refused {
             "\"{}\" from {}: {}",
             self.text,
             origin(self.source),
-            self.why
+            self.reason
         )
     }
 }
@@ -86,22 +86,22 @@ pub fn choose(settings: &Settings, network: Option<&Network>, sent: &[String]) -
                     refused,
                 });
             }
-            Err(why) => refused.push(Refused {
+            Err(reason) => refused.push(Refused {
                 source,
                 text: Escaped::received(text),
-                why,
+                reason,
             }),
         }
     }
     let name = made?;
-    let why = match refused.last() {
+    let cause = match refused.last() {
         Some(refused) => format!("no usable name in the lease ({refused})"),
         None => "no name in the lease".to_owned(),
     };
     Some(Choice {
         name,
         source: Source::Mac,
-        reason: format!("made from the MAC address of {}: {why}", network.uplink),
+        reason: format!("made from the MAC address of {}: {cause}", network.uplink),
         refused,
     })
 }

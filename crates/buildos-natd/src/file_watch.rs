@@ -100,9 +100,9 @@ impl FileWatch {
     /// overflow.
     fn concerns(&self, event: &InotifyEvent) -> bool {
         let Some(name) = &event.name else { return true };
-        let is = |path: &Path| path.file_name() == Some(OsStr::new(name));
+        let has_name = |path: &Path| path.file_name() == Some(OsStr::new(name));
         let mut files = self.files.iter().map(Path::new);
-        files.any(|file| is(file) || file.parent().is_some_and(is))
+        files.any(|file| has_name(file) || file.parent().is_some_and(has_name))
     }
 }
 

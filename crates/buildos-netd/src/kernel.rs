@@ -84,15 +84,15 @@ impl Rtnetlink {
             .map_err(KernelError::Monitor)
     }
 
-    async fn set(&self, what: &str, message: LinkMessage) -> Result<(), KernelError> {
-        request(what, self.handle.link().set(message).execute()).await
+    async fn set(&self, operation: &str, message: LinkMessage) -> Result<(), KernelError> {
+        request(operation, self.handle.link().set(message).execute()).await
     }
 
     /// Applies the bridge settings with RTM_NEWLINK: RTM_SETLINK ignores settings of the
     /// link kind.
-    async fn set_bridge(&self, what: &str, index: LinkIndex) -> Result<(), KernelError> {
+    async fn set_bridge(&self, operation: &str, index: LinkIndex) -> Result<(), KernelError> {
         for message in build::bridge_settings(index) {
-            request(what, self.handle.link().change(message).execute()).await?;
+            request(operation, self.handle.link().change(message).execute()).await?;
         }
         Ok(())
     }
@@ -129,7 +129,7 @@ impl Kernel for Rtnetlink {
     }
 
     async fn apply(&mut self, op: &Op, observed: &Observed) -> Result<(), KernelError> {
-        let what = op.describe(observed);
+        let operation = op.describe(observed);
         let sysctl = |index, settings| match observed.links.get(index) {
             Some(link) => sysctl::write(&link.name, settings),
             None => Ok(()),
@@ -137,28 +137,31 @@ impl Kernel for Rtnetlink {
         match op {
             Op::CreateBridge(name, mac) => {
                 let bridge = build::new_bridge(name, *mac);
-                request(&what, self.handle.link().add(bridge).execute()).await
+                request(&operation, self.handle.link().add(bridge).execute()).await
             }
             Op::DisableIpv6AndArp(index) => sysctl(index, &sysctl::IPV6_AND_ARP_OFF),
             Op::DisableIpv6(index) => sysctl(index, &sysctl::IPV6_OFF),
             Op::EnableIpv6(index) => sysctl(index, &sysctl::IPV6_ON),
-            Op::SetBridge(index) => self.set_bridge(&what, *index).await,
+            Op::SetBridge(index) => self.set_bridge(&operation, *index).await,
             Op::SetMac(index, mac) => {
                 let message = build::change(*index).address(mac.0.to_vec()).build();
-                self.set(&what, message).await
+                self.set(&operation, message).await
             }
             Op::SetMtu(index, mtu) => {
-                self.set(&what, build::change(*index).mtu(*mtu).build())
+                self.set(&operation, build::change(*index).mtu(*mtu).build())
                     .await
             }
-            Op::SetUp(index) => self.set(&what, build::change(*index).up().build()).await,
+            Op::SetUp(index) => {
+                self.set(&operation, build::change(*index).up().build())
+                    .await
+            }
             Op::Detach(index) => {
-                self.set(&what, build::change(*index).nocontroller().build())
+                self.set(&operation, build::change(*index).nocontroller().build())
                     .await
             }
             Op::Attach { port, bridge } => {
                 let message = build::change(*port).controller(bridge.get()).build();
-                self.set(&what, message).await
+                self.set(&operation, message).await
             }
             Op::SetAddress(address) => {
                 let (link, ip) = (address.link.get(), IpAddr::V4(address.net.addr()));
@@ -166,19 +169,19 @@ impl Kernel for Rtnetlink {
                 let mut add = add.add(link, ip, address.net.prefix_len()).replace();
                 let attributes = build::lifetime_and_mark(address, self.now());
                 add.message_mut().attributes.extend(attributes);
-                request(&what, add.execute()).await
+                request(&operation, add.execute()).await
             }
             Op::RemoveAddress(address) => {
                 let message = build::removal(address);
-                request(&what, self.handle.address().del(message).execute()).await
+                request(&operation, self.handle.address().del(message).execute()).await
             }
             Op::AddRoute(route) => {
                 let add = self.handle.route().add(build::route(route));
-                request(&what, add.replace().execute()).await
+                request(&operation, add.replace().execute()).await
             }
             Op::RemoveRoute(route) => {
                 let message = build::route(route);
-                request(&what, self.handle.route().del(message).execute()).await
+                request(&operation, self.handle.route().del(message).execute()).await
             }
         }
     }
@@ -187,7 +190,7 @@ impl Kernel for Rtnetlink {
 /// Awaits the kernel's answer. An object that already exists, or is already gone, is not an
 /// error: the next observation shows the result.
 async fn request<T: Default>(
-    what: &str,
+    operation: &str,
     answer: impl Future<Output = Result<T, rtnetlink::Error>>,
 ) -> Result<T, KernelError> {
     const ALREADY_DONE: [i32; 4] = [
@@ -196,16 +199,18 @@ async fn request<T: Default>(
         -libc::ENODEV,
         -libc::EADDRNOTAVAIL,
     ];
-    let what = || what.to_owned();
+    let operation = || operation.to_owned();
     let answer = tokio::time::timeout(TIMEOUT, answer).await;
-    match answer.map_err(|_| KernelError::Timeout { what: what() })? {
+    match answer.map_err(|_| KernelError::Timeout {
+        operation: operation(),
+    })? {
         Ok(answer) => Ok(answer),
         Err(rtnetlink::Error::NetlinkError(error)) if ALREADY_DONE.contains(&error.raw_code()) => {
-            tracing::debug!(code = error.raw_code(), "no need to {}", what());
+            tracing::debug!(code = error.raw_code(), "no need to {}", operation());
             Ok(T::default())
         }
         Err(source) => Err(KernelError::Request {
-            what: what(),
+            operation: operation(),
             source,
         }),
     }

@@ -101,21 +101,21 @@ fn candidate_changed(candidate: &Candidate, change: &str) {
 
 /// Logs that netd undid a change. `by` is the netlink port of its author, normally the
 /// process id.
-pub fn repaired(what: &str, by: Option<u32>) {
+pub fn repaired(operation: &str, by: Option<u32>) {
     match by {
         Some(by) => tracing::warn!(
             message_id = REPAIRED,
             buildos_changed_by = by,
-            "repaired after a change by process {by}: {what}"
+            "repaired after a change by process {by}: {operation}"
         ),
         None => tracing::warn!(
             message_id = REPAIRED,
-            "repaired after a change by an unknown process: {what}"
+            "repaired after a change by an unknown process: {operation}"
         ),
     }
 }
 
-fn granted(message_id: &str, interface: &str, what: &str, lease: &Lease) {
+fn granted(message_id: &str, interface: &str, change: &str, lease: &Lease) {
     let term = match lease.term {
         Some(term) => format!("lease {} s", term.lease.as_secs()),
         None => "lease without end".to_owned(),
@@ -125,7 +125,7 @@ fn granted(message_id: &str, interface: &str, what: &str, lease: &Lease) {
         interface,
         buildos_address = %lease.address,
         buildos_server = %lease.server,
-        "{interface}: {what} {}/{} by {}, {term}",
+        "{interface}: {change} {}/{} by {}, {term}",
         lease.address,
         lease.prefix,
         lease.server,

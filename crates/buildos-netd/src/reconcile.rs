@@ -302,8 +302,8 @@ impl Reconciler {
                 refused.push(op.clone());
                 continue;
             }
-            let what = op.describe(&self.observed);
-            tracing::debug!("{what}");
+            let operation = op.describe(&self.observed);
+            tracing::debug!("{operation}");
             if let Err(error) = host.apply(op, &self.observed).await {
                 // The kernel did not refuse a blocked operation, so nothing was logged.
                 let was_refused = self.refused.contains(op) && !is_blocked(op, &self.refused);

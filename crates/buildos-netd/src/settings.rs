@@ -136,7 +136,7 @@ pub fn schema() -> Schema<Settings> {
         .key(
             "send_name",
             "Option by which servers learn the hostname: \"hostname\" (12), \"fqdn\" (81) or \"none\".",
-            |s: &mut Settings, how| s.send_name = how,
+            |s: &mut Settings, option| s.send_name = option,
         )
 }
 

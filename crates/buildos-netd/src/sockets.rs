@@ -70,7 +70,7 @@ struct Open {
 }
 
 impl Open {
-    fn is(&self, client: LinkIndex, listen: &Listen) -> bool {
+    fn serves(&self, client: LinkIndex, listen: &Listen) -> bool {
         // A reader ends when its link is removed. Its socket is reopened then.
         self.client == client && self.listen == *listen && !self.reader.is_finished()
     }
@@ -102,7 +102,7 @@ impl Sockets {
     pub fn listen(&mut self, wanted: &[(LinkIndex, Listen)]) -> Vec<(LinkIndex, io::Error)> {
         let mut failed = Vec::new();
         for (client, listen) in wanted {
-            if !self.open.iter().any(|open| open.is(*client, listen)) {
+            if !self.open.iter().any(|open| open.serves(*client, listen)) {
                 match Open::new(*client, listen, self.sender.clone()) {
                     Ok(open) => self.open.push(open),
                     Err(error) => failed.push((*client, error)),
@@ -117,7 +117,7 @@ impl Sockets {
         self.open.retain(|open| {
             wanted
                 .iter()
-                .any(|(client, listen)| open.is(*client, listen))
+                .any(|(client, listen)| open.serves(*client, listen))
         });
     }
 

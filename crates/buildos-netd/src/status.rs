@@ -162,10 +162,10 @@ pub(crate) fn text_or_empty(value: Option<impl ToString>) -> String {
     value.map(|value| value.to_string()).unwrap_or_default()
 }
 
-fn has_address(observed: &Observed, bridge: &str, is: impl Fn(&Ipv4Net) -> bool) -> bool {
+fn has_address(observed: &Observed, bridge: &str, matches: impl Fn(&Ipv4Net) -> bool) -> bool {
     let bridge = observed.bridge(bridge).map(|bridge| bridge.index);
     let mut addresses = observed.addresses.iter();
-    addresses.any(|address| Some(address.link) == bridge && is(&address.net))
+    addresses.any(|address| Some(address.link) == bridge && matches(&address.net))
 }
 
 fn state(election: &Election, lease: Option<&Lease>) -> State {

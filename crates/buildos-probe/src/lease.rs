@@ -31,8 +31,8 @@ pub(crate) enum LeaseError {
     Socket(#[source] io::Error),
     #[error("{server} does not answer DHCP within {} s", LIMIT.as_secs())]
     NoAnswer { server: Ipv4Addr },
-    #[error("{server} assigns no address: {why}")]
-    Refused { server: Ipv4Addr, why: String },
+    #[error("{server} assigns no address: {reason}")]
+    Refused { server: Ipv4Addr, reason: String },
     #[error("the lease of {server} has no gateway")]
     NoGateway { server: Ipv4Addr },
     #[error(
@@ -58,7 +58,7 @@ pub(crate) fn acquire(server: Ipv4Addr) -> Result<HeldLease, LeaseError> {
     config.allowed_servers.push(server);
     let mut client = Client::new(config, buildos_service::random::seed());
     let started = Instant::now();
-    let mut why = None;
+    let mut refusal = None;
     client.handle(Duration::ZERO, Input::Start);
     while started.elapsed() < LIMIT {
         while let Some(output) = client.poll_output() {
@@ -82,15 +82,11 @@ pub(crate) fn acquire(server: Ipv4Addr) -> Result<HeldLease, LeaseError> {
                         gateway,
                     });
                 }
-                Output::Event(Event::RequestFailed {
-                    reason: failure, ..
-                }) => {
-                    why = Some(failure.to_string());
+                Output::Event(Event::RequestFailed { reason, .. }) => {
+                    refusal = Some(reason.to_string());
                 }
-                Output::Event(Event::Refused {
-                    reason: refusal, ..
-                }) => {
-                    why = Some(refusal.to_string());
+                Output::Event(Event::Refused { reason, .. }) => {
+                    refusal = Some(reason.to_string());
                 }
                 Output::Event(_) => {}
             }
@@ -104,8 +100,8 @@ pub(crate) fn acquire(server: Ipv4Addr) -> Result<HeldLease, LeaseError> {
             None => client.handle(now, Input::Timeout),
         }
     }
-    Err(match why {
-        Some(why) => LeaseError::Refused { server, why },
+    Err(match refusal {
+        Some(reason) => LeaseError::Refused { server, reason },
         None => LeaseError::NoAnswer { server },
     })
 }

@@ -31,7 +31,7 @@ pub(crate) fn reach(targets: &[Target]) -> Result<Option<Target>, TargetsError> 
     for target in targets {
         match check(*target) {
             Ok(()) => return Ok(Some(*target)),
-            Err(why) => failed.push(why),
+            Err(reason) => failed.push(reason),
         }
     }
     match failed.is_empty() {

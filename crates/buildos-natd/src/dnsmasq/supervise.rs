@@ -228,7 +228,10 @@ impl Supervisor {
 
     /// Sends a signal to dnsmasq, if it runs.
     fn signal(&self, signal: Signal) {
-        let process = self.dnsmasq.as_ref().and_then(|it| it.process.id());
+        let process = self
+            .dnsmasq
+            .as_ref()
+            .and_then(|running| running.process.id());
         let Some(pid) = process.and_then(|pid| i32::try_from(pid).ok()) else {
             return;
         };

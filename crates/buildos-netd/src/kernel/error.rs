@@ -15,18 +15,18 @@ pub enum KernelError {
     #[error("cannot open a netlink socket")]
     Socket(#[source] io::Error),
     /// The kernel answered with an error.
-    #[error("cannot {what}")]
+    #[error("cannot {operation}")]
     Request {
         /// The request; completes "cannot …".
-        what: String,
+        operation: String,
         /// The kernel's answer.
         source: rtnetlink::Error,
     },
     /// The kernel did not answer.
-    #[error("cannot {what}: no answer from the kernel within {} s", TIMEOUT.as_secs())]
+    #[error("cannot {operation}: no answer from the kernel within {} s", TIMEOUT.as_secs())]
     Timeout {
         /// The request; completes "cannot …".
-        what: String,
+        operation: String,
     },
     /// A setting below `/proc/sys` cannot be written.
     #[error("cannot write {value} to {path}")]

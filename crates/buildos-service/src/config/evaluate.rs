@@ -137,7 +137,7 @@ fn problem(
     let (message, nearest) = match result {
         Ok(()) => return None,
         Err(SetError::Unknown { nearest }) => (format!("unknown key \"{key}\""), nearest),
-        Err(SetError::Value(why)) => (format!("{key}: {why}"), None),
+        Err(SetError::Value(reason)) => (format!("{key}: {reason}"), None),
     };
     Some(Problem {
         origin: origin.clone(),
