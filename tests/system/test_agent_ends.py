@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from agents import (
     BBOT,
@@ -22,6 +24,8 @@ from host import Host
 from simlan.lan import Lan
 
 AGENT = "bslave@x"
+REAP = "buildos-agent-reap@bbot@default.service"
+FAILED_REAP = "buildos-agent-reap@bbot@default@failed.service"
 
 # Creates everything that outlives a process, then creates /build/ready.
 LEAKY = """#!/bin/bash
@@ -39,11 +43,15 @@ while [ ! -e /build/crash ]; do read -rt 0.1 <> <(:); done
 exit 3
 """
 
+# buildos-agentd.8 names this directory for other commands.
+SUDOERS = ("/etc/sudoers.d/test", "build ALL=(root) NOPASSWD: /usr/*bin/ip ^netns add build7$\n")
+
 
 @pytest.fixture
 def leaky(host: Host, lan: Lan, url: str) -> Host:
     """A host whose bbot@default has created everything that outlives it."""
     host.program("/opt/agent", LEAKY)
+    host.file(*SUDOERS)
     host.configure("agentd", bbot(url, 'program = "/opt/agent"'))
     host.start([lan])
     host.wait_for(lambda: host.succeeds("test -e /build/ready"), "the leftovers exist")
@@ -75,12 +83,15 @@ def test_leftovers_of_crashed_agent_are_logged_and_removed(leaky: Host) -> None:
     leaky.wait_for(
         lambda: leaky.unit(BBOT, "SubState")["SubState"] == "auto-restart", "the agent has ended"
     )
-    left = leftovers(leaky)
-    assert [line.split()[0] for line in left] == ["tap8", "-A", "foreign"]
-    assert "-p tcp" in left[1]
-    for what in ("left tap tap7", "left a rule in table nat", "left network namespace build7"):
+    leaky.wait_for(
+        lambda: [line.split()[0] for line in leftovers(leaky)] == ["tap8", "-A", "foreign"],
+        "leftovers of other users are left only",
+    )
+    assert "-p tcp" in leftovers(leaky)[1]
+    for what in ("removing tap tap7", "removing a rule of table nat", "network namespace build7"):
         assert what in leak_messages(leaky)
     # systemd logs the processes of the unit.
+    assert leaky.journal("_PID=1", f"UNIT={FAILED_REAP}", "--priority=warning") == []
     journal = leaky.run(f"journalctl --unit={BBOT} --output=cat")
     assert journal.count("(sleep) with signal SIGKILL") == 2
     assert "code=exited, status=3" in journal
@@ -88,13 +99,67 @@ def test_leftovers_of_crashed_agent_are_logged_and_removed(leaky: Host) -> None:
 
 def test_leftovers_of_stopped_agent_are_logged_and_removed(leaky: Host) -> None:
     leaky.systemctl("stop", BBOT)
-    assert leftovers(leaky) == []
-    for what in ("(sleep), which is killed", "left tap tap7", "left a rule", "namespace build7"):
+    leaky.wait_for(lambda: leftovers(leaky) == [], "the leftovers are removed")
+    for what in ("removing tap tap7", "removing a rule", "namespace build7"):
         assert what in leak_messages(leaky)
+    journal = leaky.run(f"journalctl --unit={BBOT} --output=cat")
+    assert "(sleep) with signal SIGKILL" in journal
+    assert "removing tap tap7, which bbot@default left behind" in journal
     assert leaky.unit(BBOT, "Result") == {"Result": "success"}
+    assert leaky.unit(REAP, "Result") == {"Result": "success"}
     leaky.run("rm /build/ready")
     leaky.systemctl("start", BBOT)
     leaky.wait_for(lambda: leaky.succeeds("test -e /build/ready"), "the leftovers exist again")
+
+
+def test_agent_restarts_after_its_leftovers_are_removed(leaky: Host) -> None:
+    """Without the order, the new agent would fail to make its tap, or lose it."""
+    slow = "[Service]\nExecStartPre=/bin/sleep 3\n"
+    leaky.write(f"/run/systemd/system/{REAP}.d/slow.conf", slow)
+    leaky.systemctl("daemon-reload")
+    leaky.run("rm /build/ready")
+    leaky.systemctl("restart", BBOT)
+    leaky.wait_for(lambda: leaky.succeeds("test -e /build/ready"), "the leftovers exist again")
+    assert leaky.unit(BBOT, "NRestarts") == {"NRestarts": "0"}
+    reaped = leaky.unit(REAP, "InactiveEnterTimestampMonotonic")
+    started = leaky.unit(BBOT, "ExecMainStartTimestampMonotonic")
+    assert int(next(iter(reaped.values()))) <= int(next(iter(started.values())))
+
+
+# The first ip in PATH, of the agent's user. Reports the user that runs it.
+IP_OF_AGENT = """#!/bin/bash
+id -u >>/build/ip-users
+exec /usr/bin/ip "$@"
+"""
+
+
+def test_no_variable_of_agent_reaches_root(host: Host, lan: Lan, url: str) -> None:
+    """Therefore `environment` accepts every variable, also those of the loader (ld.so(8))."""
+    environment = [
+        "PATH=/build/bin:/usr/sbin:/usr/bin",
+        "LD_DEBUG=libs",
+        "LD_DEBUG_OUTPUT=/build/loader/log",
+        "USER=root",
+    ]
+    host.program("/opt/agent", LEAKY)
+    host.file(*SUDOERS)
+    host.program("/build/bin/ip", IP_OF_AGENT)
+    host.configure(
+        "agentd", bbot(url, 'program = "/opt/agent"', f"environment = {json.dumps(environment)}")
+    )
+    host.file(
+        "/etc/tmpfiles.d/test.conf", "d /build/loader 1777\nf /build/ip-users 0666 build build\n"
+    )
+    host.start([lan])
+    host.wait_for(lambda: host.succeeds("test -e /build/ready"), "the leftovers exist")
+    host.systemctl("stop", BBOT)
+    host.wait_for(lambda: "removing tap tap7" in leak_messages(host), "the leftovers are removed")
+    host.wait_for(lambda: leftovers(host) == [], "nothing is left")
+    build = host.run("id -u build").strip()
+    assert set(host.read("/build/ip-users").split()) <= {build}
+    # The variables reach the agent, and no process of root.
+    assert host.run("find /build/loader -user build -name 'log.*'") != ""
+    assert host.run("find /build/loader -user root -name 'log.*'") == ""
 
 
 def test_clean_end_of_agent_logs_no_leftovers(host: Host, lan: Lan, url: str) -> None:

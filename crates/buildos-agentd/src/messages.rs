@@ -138,38 +138,45 @@ pub(crate) fn changed(id: &Id) {
     );
 }
 
-/// Logs the removal of a process.
-pub(crate) fn leaked_process(pid: u32, process: &Escaped) {
-    tracing::warn!(
-        message_id = LEAKED,
-        object_pid = pid,
-        "killing process {process}, which the agent left behind"
-    );
-}
-
 /// Logs the removal of a tap.
-pub(crate) fn leaked_link(name: &str) {
+pub(crate) fn leaked_link(id: &Id, name: &str) {
     tracing::warn!(
         message_id = LEAKED,
+        buildos_agent = id.to_string(),
+        object_systemd_unit = id.unit(),
         interface = name,
-        "removing tap {name}, which the agent left behind"
+        "removing tap {name}, which {id} left behind"
     );
 }
 
 /// Logs the removal of an iptables rule.
-pub(crate) fn leaked_rule(rule: &str) {
+pub(crate) fn leaked_rule(id: &Id, rule: &str) {
     tracing::warn!(
         message_id = LEAKED,
-        "removing a rule of table nat, which the agent left behind: {}",
+        buildos_agent = id.to_string(),
+        object_systemd_unit = id.unit(),
+        "removing a rule of table nat, which {id} left behind: {}",
         Escaped::new(rule)
     );
 }
 
 /// Logs the removal of the file of a network namespace.
-pub(crate) fn leaked_namespace(name: &str) {
+pub(crate) fn leaked_namespace(id: &Id, name: &str) {
     tracing::warn!(
         message_id = LEAKED,
-        "removing network namespace {}, which the agent left behind",
+        buildos_agent = id.to_string(),
+        object_systemd_unit = id.unit(),
+        "removing network namespace {}, which {id} left behind",
         Escaped::new(name)
+    );
+}
+
+/// Logs that leftovers of an agent could not be found or removed.
+pub(crate) fn not_cleaned_up(id: &Id, error: &str) {
+    tracing::error!(
+        buildos_agent = id.to_string(),
+        object_systemd_unit = id.unit(),
+        "leftovers of {id} are not removed: {}",
+        Escaped::received(error)
     );
 }

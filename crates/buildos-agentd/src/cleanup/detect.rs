@@ -1,7 +1,7 @@
 //! Detects what an agent left behind, in the output of tools. Does no I/O.
 //!
-//! Processes cannot escape the control group of the unit. Three other things outlive the
-//! processes that created them:
+//! systemd kills the processes in the control group of the unit. Three other things outlive
+//! the processes that created them:
 //!
 //! | leftover | created with | criterion |
 //! |---|---|---|

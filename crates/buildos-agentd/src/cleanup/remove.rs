@@ -10,27 +10,29 @@ use std::time::{Duration, Instant};
 
 use buildos_service::text::Escaped;
 use nix::fcntl::{Flock, FlockArg};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 
 use super::detect;
+use crate::agent::id::Id;
 use crate::messages;
-use crate::unit::dropin::SLICE;
 
-/// Root of the control groups (cgroups(7)).
-const CGROUPS: &str = "/sys/fs/cgroup";
+/// Events of the control group of all agents (cgroups(7)).
+const EVENTS: &str = "/sys/fs/cgroup/buildos.slice/buildos-agents.slice/cgroup.events";
 /// Files of named network namespaces (ip-netns(8)).
 const NAMESPACES: &str = "/run/netns";
 /// Lock file, locked during removals.
-const LOCK: &str = "/run/buildos/agentd/reap.lock";
-/// Time that a killed process has to end.
-const KILL_TIMEOUT: Duration = Duration::from_secs(5);
+const LOCK: &str = "/run/buildos/agent-reap/lock";
 /// Time that a leftover must persist while other agents run. A machine opens its tap
 /// within milliseconds after the agent created it, and an agent that removes a link removes
 /// its rule too.
 const SETTLE_TIME: Duration = Duration::from_secs(2);
-/// Interval between checks of killed processes.
-const INTERVAL: Duration = Duration::from_millis(20);
+/// Interval between looks at leftovers.
+const INTERVAL: Duration = Duration::from_millis(200);
+
+// Absolute paths: this process does not search programs.
+const IP: &str = "/usr/bin/ip";
+const IPTABLES_SAVE: &str = "/usr/sbin/iptables-save";
+const IPTABLES_RESTORE: &str = "/usr/sbin/iptables-restore";
+const SYSTEMCTL: &str = "/usr/bin/systemctl";
 
 /// Reason why a leftover could not be found or removed.
 #[derive(Debug, thiserror::Error)]
@@ -45,9 +47,6 @@ pub enum CleanupError {
         /// The error of the operating system.
         source: io::Error,
     },
-    /// This process does not run in the unit that it is to clean up.
-    #[error("this process is not in {0}")]
-    OtherUnit(String),
     /// A tool could not be run.
     #[error("cannot run {0}")]
     Run(&'static str, #[source] io::Error),
@@ -57,106 +56,46 @@ pub enum CleanupError {
     /// The output of iproute2 cannot be parsed.
     #[error("cannot parse the links in the output of ip")]
     Links(#[from] serde_json::Error),
-    /// Killed processes have not ended in time.
-    #[error("killed processes have not ended: {0}")]
-    NotEnded(String),
 }
 
-/// Removes the leftovers of an agent that ran in `unit` as `user`. The caller runs in the
-/// unit after its main process has ended. An error in one part does not stop the others.
-#[must_use]
-pub fn clean_up(unit: &str, user: &str) -> Vec<CleanupError> {
-    let parts = [kill_processes(unit), clean_network(unit, user)];
-    parts.into_iter().filter_map(Result::err).collect()
-}
-
-/// Kills the processes left in the control group of the unit, so that they hold nothing
-/// open. systemd would kill them later.
-fn kill_processes(unit: &str) -> Result<(), CleanupError> {
-    let group = own_group(unit)?;
-    let others = || -> Result<BTreeSet<u32>, CleanupError> {
-        let mut pids = members(&group)?;
-        pids.remove(&std::process::id());
-        Ok(pids)
-    };
-    let mut killed = BTreeSet::new();
-    let deadline = Instant::now() + KILL_TIMEOUT;
-    loop {
-        let left = others()?;
-        if left.is_empty() {
-            return Ok(());
-        }
-        if Instant::now() > deadline {
-            let names: Vec<_> = left
-                .into_iter()
-                .map(|pid| name_of(pid).to_string())
-                .collect();
-            return Err(CleanupError::NotEnded(names.join(", ")));
-        }
-        // Processes may have started others before they ended.
-        for pid in left {
-            if killed.insert(pid) {
-                messages::leaked_process(pid, &name_of(pid));
-                send_sigkill(pid);
-            }
-        }
-        sleep(INTERVAL);
-    }
-}
-
-fn send_sigkill(pid: u32) {
-    if let Ok(pid) = i32::try_from(pid) {
-        // The process may have ended meanwhile.
-        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-    }
-}
-
-/// Returns the control group of the unit. This process is in it or below it.
-fn own_group(unit: &str) -> Result<PathBuf, CleanupError> {
-    let text = read(Path::new("/proc/self/cgroup"))?;
-    let path = text.lines().find_map(|line| line.strip_prefix("0::/"));
-    let path = Path::new(path.unwrap_or_default());
-    let group = path.ancestors().find(|group| group.ends_with(unit));
-    group
-        .map(|group| Path::new(CGROUPS).join(group))
-        .ok_or_else(|| CleanupError::OtherUnit(unit.to_owned()))
-}
-
-/// Returns the processes of a control group and of the groups below it.
-fn members(group: &Path) -> Result<BTreeSet<u32>, CleanupError> {
-    let mut pids: BTreeSet<u32> = read(&group.join("cgroup.procs"))?
-        .lines()
-        .filter_map(|line| line.parse().ok())
-        .collect();
-    let entries = fs::read_dir(group).map_err(cannot("read", group))?;
-    for entry in entries.filter_map(Result::ok) {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            // The group may be removed meanwhile.
-            pids.extend(members(&entry.path()).unwrap_or_default());
+/// Removes what an agent left. Its unit has ended, and systemd has killed its processes.
+///
+/// # Errors
+///
+/// A tool fails, or a file cannot be read or removed.
+pub fn clean_up(agent: &Id) -> Result<(), CleanupError> {
+    let user = user(agent)?;
+    let mut left = Leftovers::find(&user)?;
+    if !left.is_empty() && agents_run() {
+        let deadline = Instant::now() + SETTLE_TIME;
+        while !left.is_empty() && Instant::now() < deadline {
+            sleep(INTERVAL);
+            left = left.intersection(&Leftovers::find(&user)?);
         }
     }
-    Ok(pids)
-}
-
-fn name_of(pid: u32) -> Escaped {
-    let name = fs::read_to_string(format!("/proc/{pid}/comm"));
-    let name = name.unwrap_or_default();
-    Escaped::new(&format!("{pid} ({})", name.trim_end()))
-}
-
-/// Returns the processes of all other agents.
-fn other_agents(unit: &str) -> BTreeSet<u32> {
-    let Ok(own) = own_group(unit) else {
-        return BTreeSet::new();
-    };
-    let Some(slice) = own.ancestors().find(|group| group.ends_with(SLICE)) else {
-        return BTreeSet::new();
-    };
-    let mut all = members(slice).unwrap_or_default();
-    for pid in members(&own).unwrap_or_default() {
-        all.remove(&pid);
+    if left.is_empty() {
+        return Ok(());
     }
-    all
+    // Agents that end together find the same leftovers.
+    let _lock = lock()?;
+    left.intersection(&Leftovers::find(&user)?).remove(agent)
+}
+
+/// Returns the user of an agent's unit.
+fn user(agent: &Id) -> Result<String, CleanupError> {
+    let unit = agent.unit();
+    // Works without the bus: systemd has a socket for root.
+    let user = output(SYSTEMCTL, &["show", "--property=User", "--value", &unit])?;
+    Ok(match user.trim() {
+        "" => "root".to_owned(),
+        user => user.to_owned(),
+    })
+}
+
+/// Returns true if an agent runs. The agent that has ended has no processes.
+fn agents_run() -> bool {
+    let events = fs::read_to_string(EVENTS).unwrap_or_default();
+    !events.lines().any(|line| line == "populated 0")
 }
 
 /// Leftovers in the network of the host.
@@ -169,7 +108,7 @@ struct Leftovers {
 
 impl Leftovers {
     fn find(user: &str) -> Result<Self, CleanupError> {
-        let saved = match output("iptables-save", &["-t", "nat"]) {
+        let saved = match output(IPTABLES_SAVE, &["-t", "nat"]) {
             Ok(saved) => saved,
             // Without iptables there are no rules.
             Err(CleanupError::Run(_, error)) if error.kind() == io::ErrorKind::NotFound => {
@@ -177,7 +116,7 @@ impl Leftovers {
             }
             Err(error) => return Err(error),
         };
-        let links = detect::links(&output("ip", &["-json", "-details", "link", "show"])?)?;
+        let links = detect::links(&output(IP, &["-json", "-details", "link", "show"])?)?;
         let taps = detect::idle_taps(&links, user);
         // The rules of a tap that will be removed are leftovers too.
         let remaining = links.into_iter().map(|link| link.name);
@@ -209,13 +148,13 @@ impl Leftovers {
         }
     }
 
-    fn remove(self) -> Result<(), CleanupError> {
+    fn remove(self, agent: &Id) -> Result<(), CleanupError> {
         for tap in &self.taps {
-            messages::leaked_link(tap);
-            output("ip", &["link", "delete", "dev", tap])?;
+            messages::leaked_link(agent, tap);
+            output(IP, &["link", "delete", "dev", tap])?;
         }
         for name in &self.namespaces {
-            messages::leaked_namespace(name);
+            messages::leaked_namespace(agent, name);
             let path = Path::new(NAMESPACES).join(name);
             fs::remove_file(&path).map_err(cannot("remove", &path))?;
         }
@@ -223,39 +162,18 @@ impl Leftovers {
             return Ok(());
         }
         for rule in &self.rules {
-            messages::leaked_rule(rule);
+            messages::leaked_rule(agent, rule);
         }
         let rules: Vec<String> = self.rules.into_iter().collect();
         // One transaction. iptables-restore finds each rule by its text.
         let arguments = ["--noflush", "--wait", "5"];
-        run("iptables-restore", &arguments, &detect::deletion(&rules)).map(drop)
+        run(IPTABLES_RESTORE, &arguments, &detect::deletion(&rules)).map(drop)
     }
-}
-
-/// Removes leftovers in the network of the host.
-fn clean_network(unit: &str, user: &str) -> Result<(), CleanupError> {
-    let mut left = Leftovers::find(user)?;
-    if !left.is_empty() && !other_agents(unit).is_empty() {
-        let deadline = Instant::now() + SETTLE_TIME;
-        while !left.is_empty() && Instant::now() < deadline {
-            sleep(INTERVAL * 10);
-            left = left.intersection(&Leftovers::find(user)?);
-        }
-    }
-    if left.is_empty() {
-        return Ok(());
-    }
-    // Agents that end together find the same leftovers.
-    let _lock = lock()?;
-    left.intersection(&Leftovers::find(user)?).remove()
 }
 
 /// Locks the lock file until the result is dropped.
 fn lock() -> Result<Flock<fs::File>, CleanupError> {
     let path = Path::new(LOCK);
-    if let Some(directory) = path.parent() {
-        fs::create_dir_all(directory).map_err(cannot("create", directory))?;
-    }
     let file = fs::File::create(path).map_err(cannot("create", path))?;
     Flock::lock(file, FlockArg::LockExclusive)
         .map_err(|(_, error)| cannot("lock", path)(error.into()))
@@ -286,10 +204,6 @@ fn idle_namespaces() -> Result<BTreeSet<String>, CleanupError> {
     Ok(names)
 }
 
-fn read(path: &Path) -> Result<String, CleanupError> {
-    fs::read_to_string(path).map_err(cannot("read", path))
-}
-
 fn cannot(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CleanupError {
     let path = path.to_owned();
     move |source| CleanupError::File {
@@ -303,11 +217,12 @@ fn output(tool: &'static str, arguments: &[&str]) -> Result<String, CleanupError
     run(tool, arguments, "")
 }
 
-/// Runs a tool with this input and returns its output.
+/// Runs a tool with this input and an empty environment, and returns its output.
 fn run(tool: &'static str, arguments: &[&str], input: &str) -> Result<String, CleanupError> {
     let failed = |error| CleanupError::Run(tool, error);
     let mut child = Command::new(tool)
         .args(arguments)
+        .env_clear()
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
