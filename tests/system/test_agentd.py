@@ -399,9 +399,12 @@ def test_sandbox_permits_operations_of_bbot_agent(host: Host, lan: Lan, url: str
         [ "$(id -un)" = build ]
         sudo -n ip tuntap add tap7 mode tap user build
         sudo -n ip link set tap7 up master br1
-        sudo -n iptables -t nat -A PREROUTING -p udp --dport 69 -j REDIRECT --to-ports 23400
-        sudo -n btrfs --version
+        sudo -n iptables -t nat -A PREROUTING -m physdev --physdev-in tap7 \\
+            -d 196.254.111.222 -p udp --dport 69 -j REDIRECT --to-ports 23400
+        # The host has no btrfs.
+        sudo -n -l btrfs subvolume create /build/machines/x
         if sudo -n true; then exit 1; fi
+        if sudo -n ip netns exec x true; then exit 1; fi
         if touch /usr/here; then exit 1; fi
         touch /tmp/private /build/machines/here
         exec sleep infinity

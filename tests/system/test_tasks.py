@@ -49,7 +49,7 @@ def wait_for_results(host: Host, lan: Lan, count: int) -> list[dict[str, str]]:
 def leftovers(host: Host) -> list[str]:
     """Links, rules, namespaces and processes that tasks use while they run."""
     commands = [
-        "ip -brief link show | grep ^bb || true",
+        "ip -brief link show | grep ^tap || true",
         "iptables-save -t nat | grep -e --dport || true",
         "ip netns list",
         "pgrep -a bbot-worker || true",
@@ -159,7 +159,7 @@ def test_virtual_machine_ends_with_agent(host: Host, lan: Lan) -> None:
     host.run(f"kill -KILL {host.main_pid(BBOT)}")
     host.wait_for(lambda: not leftovers(host), "the task has left nothing")
     # The tap outlives its process.
-    assert any("left tap bb" in message for message in messages(host, LEAKED))
+    assert any("removing tap tap" in message for message in messages(host, LEAKED))
     wait_until_runs(host)
 
 
@@ -305,7 +305,7 @@ def test_container_of_bslave_is_reached_from_lan(host: Host, lan: Lan) -> None:
     (address,) = (ip for mac, ip in lan.leases().items() if mac != host.nics[0].mac)
     ask = "import socket; s = socket.create_connection(('%s', 7000), 5); print(s.makefile().read())"
     name = host.wait_for(lambda: run_on(lan, ask % address), "the container answers from the LAN")
-    assert name.startswith("bb")
+    assert name.startswith("tap")
     assert host.link(name)["master"] == "br0"
     # The container is in the unit and ends with it.
     assert pid and host.run(f"systemctl status {BSLAVE} --no-pager").count("--inside") >= 1

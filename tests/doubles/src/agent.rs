@@ -241,10 +241,13 @@ fn build(
     Ok(manifests.into_iter().next())
 }
 
+/// Port of the redirection that is left behind.
+const UNUSED_PORT: u16 = 23_499;
+
 /// Creates a tap and a redirection, and leaves them behind.
 fn leak(bridge: &str) -> Result<(), ToolError> {
     let tap = Tap::new(&container::unique_name(), bridge)?;
-    std::mem::forget(TftpRedirect::new(tap.name(), 1)?);
+    std::mem::forget(TftpRedirect::new(tap.name(), UNUSED_PORT)?);
     std::mem::forget(tap);
     Ok(())
 }

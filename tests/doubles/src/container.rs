@@ -32,11 +32,12 @@ pub enum ContainerError {
 
 /// Returns a name unique among the containers and taps of this host.
 ///
-/// It is also the name of the link on the host, which limits it to 15 characters.
+/// It is also the name of the link on the host, which limits it to 15 characters. sudo
+/// permits only taps with this prefix (units/sudoers.d).
 #[must_use]
 pub fn unique_name() -> String {
     let number = COUNT.fetch_add(1, Ordering::Relaxed) % 10_000;
-    format!("bb{}-{number}", std::process::id())
+    format!("tap{}-{number}", std::process::id())
 }
 
 /// Returns the commands that set up the network of a container.
@@ -126,12 +127,12 @@ mod tests {
         let (one, two) = (unique_name(), unique_name());
         assert_ne!(one, two);
         assert!(one.len() <= 15, "{one}");
-        assert!("bb4194304-9999".len() <= 15);
+        assert!("tap4194304-9999".len() <= 15);
     }
 
     #[test]
     fn network_commands_add_the_link_to_the_bridge() {
-        let lines = network_commands("bb1-0", "br1");
-        assert!(lines.contains(&"ip link set bb1-0 master br1 up".to_owned()));
+        let lines = network_commands("tap1-0", "br1");
+        assert!(lines.contains(&"ip link set tap1-0 master br1 up".to_owned()));
     }
 }

@@ -217,11 +217,11 @@ mod tests {
     #[test]
     fn nic_is_on_the_tap_with_a_locally_administered_mac() {
         assert_eq!(
-            nic_options("bb1-0", u64::MAX).join(" "),
-            "-netdev tap,id=net0,ifname=bb1-0,script=no,downscript=no \
+            nic_options("tap1-0", u64::MAX).join(" "),
+            "-netdev tap,id=net0,ifname=tap1-0,script=no,downscript=no \
              -device virtio-net-pci,netdev=net0,mac=fe:ff:ff:ff:ff:ff"
         );
-        assert!(nic_options("bb1-0", 0)[3].ends_with("mac=02:00:00:00:00:00"));
+        assert!(nic_options("tap1-0", 0)[3].ends_with("mac=02:00:00:00:00:00"));
     }
 
     #[test]
