@@ -353,6 +353,7 @@ mod tests {
                 table: KernelTable {
                     name: "nat".to_owned(),
                     flags: 0,
+                    sets: Vec::new(),
                     chains: vec![KernelChain {
                         name: "PREROUTING".to_owned(),
                         kind: "nat".to_owned(),

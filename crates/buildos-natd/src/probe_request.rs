@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use buildos_probe::{Question, REQUEST, Request, Target};
 use buildos_service::{file, text};
 
-use crate::firewall::policy::PRIVATE_RANGES;
+use crate::firewall::policy::{PRIVATE_RANGES, SPECIAL_RANGES};
 use crate::settings::Settings;
 use crate::uplink_network::UplinkNetwork;
 
@@ -37,7 +37,8 @@ pub fn desired(network: &UplinkNetwork, settings: &Settings) -> Option<Request> 
 fn targets(network: &UplinkNetwork, settings: &Settings) -> Vec<Target> {
     let open = |address| {
         let within = |nets: &[ipnet::Ipv4Net]| nets.iter().any(|net| net.contains(&address));
-        !settings.block_private || within(&settings.allow_private) || !within(&PRIVATE_RANGES)
+        let private_open = !settings.block_private || within(&settings.allow_private);
+        !within(&SPECIAL_RANGES) && (private_open || !within(&PRIVATE_RANGES))
     };
     let servers = network.dns.iter().filter_map(|address| match address {
         IpAddr::V4(address) => Some(Target::Dns(*address)),

@@ -23,6 +23,8 @@ pub struct Settings {
     pub block_private: bool,
     /// `allow_private`: networks excepted from `block_private`.
     pub allow_private: Vec<Ipv4Net>,
+    /// `machine_connections`.
+    pub connections: ConnectionLimit,
     /// `bridge_netfilter`.
     pub bridge_netfilter: BridgeNetfilter,
     /// `probe_interval_s`.
@@ -63,6 +65,47 @@ impl TryFrom<String> for Port {
             Some(Self { transport, number })
         });
         port.ok_or(NotAPort(text))
+    }
+}
+
+/// Largest number of connections that the kernel tracks for a machine: so many to the
+/// outside, and so many to the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "u32")]
+pub struct ConnectionLimit(u32);
+
+/// A limit outside of its range.
+#[derive(Debug, thiserror::Error)]
+#[error("{0} is not between 64 and 65536 connections")]
+pub struct NotAConnectionLimit(u32);
+
+impl ConnectionLimit {
+    /// Returns the number.
+    #[must_use]
+    pub fn get(self) -> u32 {
+        self.0
+    }
+}
+
+impl Default for ConnectionLimit {
+    /// A build has hundreds of connections at a time. The kernel tracks 262,144 in all
+    /// (nf_conntrack_max with more than 4 GB of RAM), 128 times this limit. It tracks a
+    /// DNS query for 30 s, so a machine can ask 68 names a second. While a machine opens
+    /// connections at its limit, the kernel walks through them once per tick (250 Hz),
+    /// which takes some per cent of a CPU.
+    fn default() -> Self {
+        Self(2048)
+    }
+}
+
+impl TryFrom<u32> for ConnectionLimit {
+    type Error = NotAConnectionLimit;
+
+    fn try_from(number: u32) -> Result<Self, Self::Error> {
+        match number {
+            64..=65_536 => Ok(Self(number)),
+            _ => Err(NotAConnectionLimit(number)),
+        }
     }
 }
 
@@ -185,6 +228,11 @@ pub fn schema() -> Schema<Settings> {
             },
         )
         .key(
+            "machine_connections",
+            "Connections that a machine may have at a time, to the outside and to the host each (2048).",
+            |settings: &mut Settings, limit| settings.connections = limit,
+        )
+        .key(
             "bridge_netfilter",
             "Whether bridged frames of br1 pass iptables: auto (while a rule of iptables needs it), on, off.",
             |settings: &mut Settings, when| settings.bridge_netfilter = when,
@@ -232,6 +280,17 @@ mod tests {
             problems[0].contains("60 is not between 120"),
             "{problems:?}"
         );
+    }
+
+    #[test]
+    fn connection_limit_outside_its_range_is_refused() {
+        let (settings, problems) = load("machine_connections = 64");
+        assert_eq!((settings.connections.get(), problems), (64, vec![]));
+        for bad in ["63", "65537", "-1"] {
+            let (settings, problems) = load(&format!("machine_connections = {bad}"));
+            assert_eq!(settings.connections.get(), 2048);
+            assert_eq!(problems.len(), 1, "{problems:?}");
+        }
     }
 
     #[test]

@@ -119,8 +119,10 @@ struct Packet {
     source: Ipv4Addr,
     destination: Ipv4Addr,
     protocol: Protocol,
+    source_port: u16,
     state: Option<ConnectionState>,
     redirected: bool,
+    over_limit: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -141,7 +143,23 @@ fn holds(condition: &Match, packet: &Packet) -> bool {
         Match::Destination(wanted, net) => {
             packet.ipv4 && is(*wanted, within(net, &packet.destination))
         }
+        Match::Protocol(transport) => {
+            matches!(packet.protocol, Protocol::Port(t, _) if t == *transport)
+        }
+        Match::SourcePort(transport, port) => {
+            matches!(packet.protocol, Protocol::Port(t, _) if t == *transport)
+                && packet.source_port == *port
+        }
         Match::Port(transport, port) => packet.protocol == Protocol::Port(*transport, *port),
+        Match::Ports(transport, first, last) => matches!(
+            packet.protocol,
+            Protocol::Port(t, port) if t == *transport && (*first..=*last).contains(&port)
+        ),
+        Match::Syn => {
+            matches!(packet.protocol, Protocol::Port(Transport::Tcp, _))
+                && packet.state == Some(ConnectionState::New)
+        }
+        Match::ConnectionsOver(..) => packet.ipv4 && packet.over_limit,
         Match::EchoRequest => packet.ipv4 && packet.protocol == Protocol::Echo,
         Match::State(states) => packet.state.is_some_and(|state| states.contains(&state)),
         Match::DestinationNat => packet.redirected,
@@ -151,9 +169,11 @@ fn holds(condition: &Match, packet: &Packet) -> bool {
 /// Returns the verdict of the chain at that hook; every chain has policy accept.
 fn verdict(table: &Table, hook: Hook, packet: &Packet) -> Verdict {
     let applies = |rule: &&Rule| {
-        rule.matches
-            .iter()
-            .all(|condition| holds(condition, packet))
+        rule.verdict != Verdict::ClampSegmentSize
+            && rule
+                .matches
+                .iter()
+                .all(|condition| holds(condition, packet))
     };
     let chain = table
         .chains
@@ -178,14 +198,25 @@ fn address() -> impl Strategy<Value = Ipv4Addr> {
             Ipv4Addr::new(196, 254, 111, 222),
             Ipv4Addr::new(10, 5, 0, 1),
             Ipv4Addr::new(10, 6, 0, 1),
+            Ipv4Addr::new(0, 0, 0, 1),
+            Ipv4Addr::new(127, 0, 0, 1),
+            Ipv4Addr::new(169, 254, 169, 254),
+            Ipv4Addr::new(224, 0, 0, 251),
+            Ipv4Addr::new(240, 0, 0, 1),
         ]),
     ]
 }
 
 fn protocol() -> impl Strategy<Value = Protocol> {
-    let port = prop_oneof![select(vec![53, 67, 69, 123, 8080]), any::<u16>()];
+    let port = prop_oneof![
+        select(vec![53, 66, 67, 68, 69, 123, 546, 547, 548, 8080]),
+        any::<u16>()
+    ];
     prop_oneof![
-        (select(vec![Transport::Tcp, Transport::Udp]), port)
+        (
+            select(vec![Transport::Tcp, Transport::Udp, Transport::Sctp]),
+            port
+        )
             .prop_map(|(t, p)| Protocol::Port(t, p)),
         Just(Protocol::Echo),
         Just(Protocol::Other),
@@ -200,6 +231,7 @@ prop_compose! {
         source in address(),
         destination in address(),
         protocol in protocol(),
+        source_port in prop_oneof![Just(68_u16), any::<u16>()],
         state in select(vec![
             None,
             Some(ConnectionState::New),
@@ -207,8 +239,12 @@ prop_compose! {
             Some(ConnectionState::Related),
         ]),
         redirected: bool,
+        over_limit in proptest::bool::weighted(0.2),
     ) -> Packet {
-        Packet { input, output, ipv4, source, destination, protocol, state, redirected }
+        Packet {
+            input, output, ipv4, source, destination, protocol, source_port, state, redirected,
+            over_limit,
+        }
     }
 }
 
@@ -216,23 +252,45 @@ fn is_private(address: Ipv4Addr) -> bool {
     network().private_network.network().contains(&address)
 }
 
+fn is_special(address: Ipv4Addr) -> bool {
+    policy::SPECIAL_RANGES
+        .iter()
+        .any(|net| net.contains(&address))
+}
+
+fn is_dhcp(protocol: Protocol) -> bool {
+    matches!(
+        protocol,
+        Protocol::Port(Transport::Udp, 67 | 68 | 546 | 547)
+    )
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(4096))]
 
     #[test]
     fn only_packets_from_machines_to_outside_are_masqueraded(packet in packet()) {
-        let masqueraded = verdict(&plain(), Hook::Postrouting, &packet)
-            == Verdict::Masquerade;
         let going_out = packet.input == "br1" && packet.output == "br0";
-        prop_assert_eq!(masqueraded, going_out && packet.ipv4 && is_private(packet.source));
+        let expected = match packet.protocol {
+            _ if !going_out || !packet.ipv4 || !is_private(packet.source) => Verdict::Accept,
+            Protocol::Port(..) => Verdict::MasqueradePorts(1024, 65_535),
+            Protocol::Echo | Protocol::Other => Verdict::Masquerade,
+        };
+        prop_assert_eq!(verdict(&plain(), Hook::Postrouting, &packet), expected);
     }
 
     #[test]
     fn machines_reach_only_uplink_and_each_other(packet in packet()) {
         let passes = verdict(&plain(), Hook::Forward, &packet) == Verdict::Accept;
         let to_agent = packet.ipv4 && packet.destination == Ipv4Addr::new(196, 254, 111, 222);
+        let refused = packet.state == Some(ConnectionState::New)
+            && (is_special(packet.destination) || is_dhcp(packet.protocol) || packet.over_limit);
         if packet.input == "br1" && packet.output != "br1" {
-            let may = packet.output == "br0" && packet.ipv4 && packet.state.is_some() && !to_agent;
+            let may = packet.output == "br0"
+                && packet.ipv4
+                && packet.state.is_some()
+                && !to_agent
+                && !refused;
             prop_assert_eq!(passes, may);
         }
         if packet.output == "br1" && packet.input != "br1" {
@@ -242,8 +300,14 @@ proptest! {
             );
             prop_assert_eq!(passes, packet.input == "br0" && packet.ipv4 && answer);
         }
-        if packet.input == packet.output || (packet.input != "br1" && packet.output != "br1") {
-            prop_assert!(passes);
+        let new = packet.state == Some(ConnectionState::New);
+        match (packet.input, packet.output) {
+            ("br0", "br0") => prop_assert!(!passes),
+            ("br1", "br1") => {
+                prop_assert_eq!(passes, !(packet.ipv4 && packet.over_limit && new));
+            }
+            (input, output) if input != "br1" && output != "br1" => prop_assert!(passes),
+            _ => {}
         }
     }
 
@@ -260,7 +324,11 @@ proptest! {
             packet.state,
             Some(ConnectionState::Established | ConnectionState::Related)
         );
-        let may = packet.ipv4 && (offered || answer || packet.redirected);
+        let new = packet.state == Some(ConnectionState::New);
+        let asks = packet.source == Ipv4Addr::UNSPECIFIED
+            && packet.protocol == Protocol::Port(Transport::Udp, 67);
+        let refused = new && packet.over_limit && !asks;
+        let may = packet.ipv4 && !refused && (offered || answer || packet.redirected);
         prop_assert_eq!(reaches, packet.input != "br1" || may);
     }
 
@@ -269,6 +337,8 @@ proptest! {
         let passes = verdict(&plain(), Hook::Prerouting, &packet) == Verdict::Accept;
         let host = packet.source == network().private_network.address();
         let asks = packet.source == Ipv4Addr::UNSPECIFIED
+            && packet.destination == Ipv4Addr::BROADCAST
+            && packet.source_port == 68
             && packet.protocol == Protocol::Port(Transport::Udp, 67);
         let honest = match packet.input {
             _ if !packet.ipv4 => true,

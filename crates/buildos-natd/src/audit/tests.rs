@@ -76,6 +76,7 @@ fn table(chains: &[(&str, &[&str])]) -> ForeignTable {
         table: KernelTable {
             name: "filter".to_owned(),
             flags: 0,
+            sets: Vec::new(),
             chains: chains
                 .iter()
                 .map(|(name, rules)| chain(name, rules))

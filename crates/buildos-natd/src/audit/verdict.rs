@@ -104,9 +104,14 @@ fn effect<'a>(rule: &'a KernelRule, traffic: &Traffic) -> Option<(bool, Effect<'
             Expression::Conntrack(ConntrackKey::State) => {
                 register = Some(traffic.state.to_ne_bytes().into());
             }
-            Expression::Conntrack(ConntrackKey::Status) | Expression::Payload { .. } => {
+            Expression::Conntrack(ConntrackKey::Status)
+            | Expression::Payload { .. }
+            | Expression::Immediate(..)
+            | Expression::RouteSegmentSize
+            | Expression::HostToNetwork => {
                 register = None;
             }
+            Expression::Range(..) | Expression::CountConnections { .. } => certain = false,
             Expression::Mask(mask) => {
                 let known = register.iter_mut().flatten();
                 known.zip(mask).for_each(|(byte, mask)| *byte &= mask);
@@ -128,6 +133,8 @@ fn effect<'a>(rule: &'a KernelRule, traffic: &Traffic) -> Option<(bool, Effect<'
             | Expression::Accept
             | Expression::Drop
             | Expression::Masquerade
+            | Expression::MasqueradePorts
+            | Expression::WriteSegmentSize
             | Expression::Jump(_)
             | Expression::Goto(_)
             | Expression::Return
@@ -144,7 +151,9 @@ fn effect<'a>(rule: &'a KernelRule, traffic: &Traffic) -> Option<(bool, Effect<'
 
 fn verdict(expression: &Expression) -> Option<Effect<'_>> {
     match expression {
-        Expression::Accept | Expression::Masquerade => Some(Effect::End(ACCEPT)),
+        Expression::Accept | Expression::Masquerade | Expression::MasqueradePorts => {
+            Some(Effect::End(ACCEPT))
+        }
         Expression::Drop | Expression::Reject => Some(Effect::End(DROP)),
         Expression::Return => Some(Effect::End(UNDECIDED)),
         Expression::Jump(chain) => Some(Effect::Jump(chain)),
@@ -158,6 +167,12 @@ fn verdict(expression: &Expression) -> Option<Effect<'_>> {
         | Expression::Payload { .. }
         | Expression::Mask(_)
         | Expression::Compare(..)
+        | Expression::Range(..)
+        | Expression::Immediate(..)
+        | Expression::CountConnections { .. }
+        | Expression::RouteSegmentSize
+        | Expression::HostToNetwork
+        | Expression::WriteSegmentSize
         | Expression::Counter
         | Expression::XtMatch(_) => None,
     }

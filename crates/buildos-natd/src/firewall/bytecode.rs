@@ -6,7 +6,8 @@
 //! `nftnl_expr`).
 
 use super::model::{
-    Chain, CompareOp, ConnectionState, Hook, Kind, Match, Priority, Rule, Table, Transport, Verdict,
+    Chain, CompareOp, ConnectionState, Hook, Kind, Match, Priority, Rule, Set, Table, Transport,
+    Verdict,
 };
 
 /// A table as the kernel keeps it.
@@ -16,6 +17,8 @@ pub struct KernelTable {
     pub name: String,
     /// `enum nft_table_flags`; a dormant table has no effect.
     pub flags: u32,
+    /// Named and anonymous sets, in the order of their creation.
+    pub sets: Vec<KernelSet>,
     /// In the order of their creation.
     pub chains: Vec<KernelChain>,
 }
@@ -27,6 +30,19 @@ pub struct ForeignTable {
     /// `NFPROTO_*` (linux/netfilter.h).
     pub family: i32,
     pub table: KernelTable,
+}
+
+/// A set as the kernel keeps it, without its elements.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KernelSet {
+    /// Name, at most 31 bytes.
+    pub name: String,
+    /// `enum nft_set_flags`.
+    pub flags: u32,
+    /// Length of a key in bytes.
+    pub key_length: u32,
+    /// Largest number of elements; 0 for no limit.
+    pub size: u32,
 }
 
 /// A chain as the kernel keeps it.
@@ -63,9 +79,9 @@ pub struct Count {
     pub bytes: u64,
 }
 
-/// An nf_tables expression on register 1.
+/// An nf_tables expression on register 1, unless a variant names another register.
 ///
-/// `inet buildos` uses the variants up to `Masquerade`. The others occur in
+/// `inet buildos` uses the variants up to `WriteSegmentSize`. The others occur in
 /// foreign tables, and matter for [`crate::audit`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Expression {
@@ -86,6 +102,18 @@ pub enum Expression {
     Mask(Vec<u8>),
     /// Ends the rule unless the comparison holds.
     Compare(CompareOp, Vec<u8>),
+    /// Ends the rule unless the register is between the bounds, or equal to one.
+    Range(Vec<u8>, Vec<u8>),
+    /// Loads a constant.
+    Immediate(Register, Vec<u8>),
+    /// Adds the register to a set, and ends the rule unless more connections than
+    /// the limit have this element.
+    CountConnections {
+        /// Name of the set.
+        set: String,
+        /// Largest number of connections for which the rule ends.
+        limit: u32,
+    },
     /// Counts packets and bytes.
     Counter,
     /// Ends the base chain and lets the packet pass.
@@ -94,6 +122,15 @@ pub enum Expression {
     Drop,
     /// Replaces the source address by that of the output interface.
     Masquerade,
+    /// As `Masquerade`, with source ports from [`Register::One`] to
+    /// [`Register::Two`].
+    MasqueradePorts,
+    /// Loads the largest TCP segment that the route takes, in host byte order.
+    RouteSegmentSize,
+    /// Converts 16 bits from host to network byte order.
+    HostToNetwork,
+    /// Writes TCP's option for the maximum segment size, unless it is smaller.
+    WriteSegmentSize,
     /// Continues in another chain, and returns from it.
     Jump(String),
     /// Continues in another chain without returning.
@@ -108,6 +145,14 @@ pub enum Expression {
     XtTarget(String),
     /// An expression that this module does not model, by name.
     Other(String),
+}
+
+/// `enum nft_registers`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Register {
+    One = libc::NFT_REG_1 as isize,
+    Two = libc::NFT_REG_2 as isize,
 }
 
 /// `enum nft_meta_keys`.
@@ -141,6 +186,14 @@ pub enum PayloadBase {
     Transport = libc::NFT_PAYLOAD_TRANSPORT_HEADER as isize,
 }
 
+/// Offset of the source address in the IPv4 header (RFC 791, section 3.1).
+const SOURCE: u32 = 12;
+/// As [`SOURCE`], of the destination address.
+const DESTINATION: u32 = 16;
+const IPV4_LENGTH: u32 = 4;
+/// Offset of the flags in the TCP header (RFC 9293, section 3.1).
+const TCP_FLAGS: u32 = 13;
+const TCP_SYN: u8 = 1 << 1;
 /// ICMP type of an echo request (RFC 792).
 const ECHO_REQUEST: u8 = 8;
 /// `IPS_DST_NAT` (linux/netfilter/nf_conntrack_common.h).
@@ -153,6 +206,7 @@ impl KernelTable {
         Self {
             name: table.name.to_owned(),
             flags: 0,
+            sets: table.sets.iter().map(KernelSet::compile).collect(),
             chains: table.chains.iter().map(KernelChain::compile).collect(),
         }
     }
@@ -166,6 +220,9 @@ impl KernelTable {
         };
         if self.flags != installed.flags {
             return Some(format!("the table has flags {:#x}", installed.flags));
+        }
+        if self.sets != installed.sets {
+            return Some("the sets are different".to_owned());
         }
         for chain in &self.chains {
             let name = &chain.name;
@@ -192,6 +249,17 @@ impl KernelTable {
             }
         }
         (self != installed).then(|| "the table has an additional chain".to_owned())
+    }
+}
+
+impl KernelSet {
+    fn compile(set: &Set) -> Self {
+        Self {
+            name: set.name.to_owned(),
+            flags: libc::NFT_SET_EVAL as u32,
+            key_length: IPV4_LENGTH,
+            size: set.size,
+        }
     }
 }
 
@@ -232,23 +300,40 @@ impl KernelRule {
         let mut expressions = Vec::new();
         for condition in &rule.matches {
             let compiled = compile_match(condition);
-            // A rule checks the protocol once, as one written by nft(8) does.
-            let checked = expressions
-                .windows(2)
-                .any(|pair| pair == ipv4(CompareOp::Equal));
-            match compiled.strip_prefix(&ipv4(CompareOp::Equal)) {
-                Some(rest) if checked => expressions.extend_from_slice(rest),
+            // A rule checks a protocol once, as one written by nft(8) does.
+            let is_checked = |check: &[Expression]| {
+                let is_protocol = matches!(
+                    check,
+                    [
+                        Expression::Meta(MetaKey::NetworkProtocol | MetaKey::TransportProtocol),
+                        Expression::Compare(CompareOp::Equal, _)
+                    ]
+                );
+                is_protocol && expressions.windows(2).any(|pair| pair == check)
+            };
+            match compiled.split_at_checked(2) {
+                Some((check, rest)) if is_checked(check) => expressions.extend_from_slice(rest),
                 Some(_) | None => expressions.extend(compiled),
             }
         }
         if rule.counted {
             expressions.push(Expression::Counter);
         }
-        expressions.push(match rule.verdict {
-            Verdict::Accept => Expression::Accept,
-            Verdict::Drop => Expression::Drop,
-            Verdict::Masquerade => Expression::Masquerade,
-        });
+        match rule.verdict {
+            Verdict::Accept => expressions.push(Expression::Accept),
+            Verdict::Drop => expressions.push(Expression::Drop),
+            Verdict::Masquerade => expressions.push(Expression::Masquerade),
+            Verdict::MasqueradePorts(first, last) => expressions.extend([
+                Expression::Immediate(Register::One, first.to_be_bytes().into()),
+                Expression::Immediate(Register::Two, last.to_be_bytes().into()),
+                Expression::MasqueradePorts,
+            ]),
+            Verdict::ClampSegmentSize => expressions.extend([
+                Expression::RouteSegmentSize,
+                Expression::HostToNetwork,
+                Expression::WriteSegmentSize,
+            ]),
+        }
         Self {
             expressions,
             comment: rule.comment.to_owned(),
@@ -269,14 +354,40 @@ fn compile_match(condition: &Match) -> Vec<Expression> {
             Expression::Compare(CompareOp::Equal, name_bytes(name.as_str())),
         ],
         Match::Ipv4(is) => ipv4(*is).into(),
-        Match::Source(is, net) => address(12, *is, net),
-        Match::Destination(is, net) => address(16, *is, net),
+        Match::Source(is, net) => address(SOURCE, *is, net),
+        Match::Destination(is, net) => address(DESTINATION, *is, net),
+        Match::Protocol(transport) => protocol(number(*transport)).into(),
+        Match::SourcePort(transport, port) => {
+            transport_field(number(*transport), 0, port.to_be_bytes().into())
+        }
         Match::Port(transport, port) => {
-            let protocol = match transport {
-                Transport::Tcp => libc::IPPROTO_TCP,
-                Transport::Udp => libc::IPPROTO_UDP,
-            };
-            transport_field(protocol, 2, port.to_be_bytes().into())
+            transport_field(number(*transport), 2, port.to_be_bytes().into())
+        }
+        Match::Ports(transport, first, last) => {
+            let range = Expression::Range(first.to_be_bytes().into(), last.to_be_bytes().into());
+            let mut expressions = Vec::from(protocol(number(*transport)));
+            expressions.extend([payload(PayloadBase::Transport, 2, 2), range]);
+            expressions
+        }
+        Match::Syn => {
+            let mut expressions = Vec::from(protocol(libc::IPPROTO_TCP));
+            expressions.extend([
+                payload(PayloadBase::Transport, TCP_FLAGS, 1),
+                Expression::Mask(vec![TCP_SYN]),
+                Expression::Compare(CompareOp::NotEqual, vec![0]),
+            ]);
+            expressions
+        }
+        Match::ConnectionsOver(set, limit) => {
+            let mut expressions = Vec::from(ipv4(CompareOp::Equal));
+            expressions.extend([
+                payload(PayloadBase::Network, SOURCE, IPV4_LENGTH),
+                Expression::CountConnections {
+                    set: (*set).to_owned(),
+                    limit: *limit,
+                },
+            ]);
+            expressions
         }
         Match::EchoRequest => transport_field(libc::IPPROTO_ICMP, 0, vec![ECHO_REQUEST]),
         Match::State(states) => {
@@ -296,15 +407,34 @@ fn ipv4(is: CompareOp) -> [Expression; 2] {
     ]
 }
 
-/// Compares an address; offsets in the IPv4 header are those of RFC 791,
-/// section 3.1.
+fn payload(base: PayloadBase, offset: u32, length: u32) -> Expression {
+    Expression::Payload {
+        base,
+        offset,
+        length,
+    }
+}
+
+fn protocol(number: i32) -> [Expression; 2] {
+    [
+        Expression::Meta(MetaKey::TransportProtocol),
+        Expression::Compare(CompareOp::Equal, vec![number as u8]),
+    ]
+}
+
+fn number(transport: Transport) -> i32 {
+    match transport {
+        Transport::Tcp => libc::IPPROTO_TCP,
+        Transport::Udp => libc::IPPROTO_UDP,
+        Transport::Sctp => libc::IPPROTO_SCTP,
+        Transport::Dccp => libc::IPPROTO_DCCP,
+    }
+}
+
+/// Compares an address.
 fn address(offset: u32, is: CompareOp, net: &ipnet::Ipv4Net) -> Vec<Expression> {
     let mut expressions = Vec::from(ipv4(CompareOp::Equal));
-    expressions.push(Expression::Payload {
-        base: PayloadBase::Network,
-        offset,
-        length: 4,
-    });
+    expressions.push(payload(PayloadBase::Network, offset, IPV4_LENGTH));
     if net.prefix_len() < 32 {
         expressions.push(Expression::Mask(net.netmask().octets().into()));
     }
@@ -312,19 +442,15 @@ fn address(offset: u32, is: CompareOp, net: &ipnet::Ipv4Net) -> Vec<Expression> 
     expressions
 }
 
-/// Compares a field of the transport header: the destination port is at offset 2
-/// in UDP and TCP, the type at 0 in ICMP.
-fn transport_field(protocol: i32, offset: u32, value: Vec<u8>) -> Vec<Expression> {
-    vec![
-        Expression::Meta(MetaKey::TransportProtocol),
-        Expression::Compare(CompareOp::Equal, vec![protocol as u8]),
-        Expression::Payload {
-            base: PayloadBase::Transport,
-            offset,
-            length: value.len() as u32,
-        },
+/// Compares a field of the transport header: in protocols with ports, the source
+/// port is at offset 0 and the destination port at 2; in ICMP, the type is at 0.
+fn transport_field(number: i32, offset: u32, value: Vec<u8>) -> Vec<Expression> {
+    let mut expressions = Vec::from(protocol(number));
+    expressions.extend([
+        payload(PayloadBase::Transport, offset, value.len() as u32),
         Expression::Compare(CompareOp::Equal, value),
-    ]
+    ]);
+    expressions
 }
 
 fn any_bit(key: ConntrackKey, bits: u32) -> Vec<Expression> {
@@ -371,6 +497,7 @@ mod tests {
         KernelTable {
             name: "buildos".to_owned(),
             flags: 0,
+            sets: Vec::new(),
             chains: vec![chain("input"), chain("forward")],
         }
     }
@@ -393,6 +520,11 @@ mod tests {
             Some("the table is missing")
         );
         check(|table| table.flags = 1, "the table has flags 0x1");
+        let set = KernelSet::compile(&Set {
+            name: "connections",
+            size: 1,
+        });
+        check(|table| table.sets.push(set), "the sets are different");
         check(|table| table.chains.truncate(1), "chain forward is missing");
         check(
             |table| table.chains[0].policy = Some(0),

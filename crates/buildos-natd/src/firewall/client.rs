@@ -129,6 +129,12 @@ async fn read_once(
         }
     }
     if !tables.is_empty() {
+        for message in dump(&mut socket, Dump::Sets, family).await? {
+            let (table, set) = decode::set(&message.attributes)?;
+            if let Some(found) = find(&mut tables, &message, &table) {
+                found.table.sets.push(set);
+            }
+        }
         for message in dump(&mut socket, Dump::Chains, family).await? {
             let (table, chain) = decode::chain(&message.attributes)?;
             if let Some(found) = find(&mut tables, &message, &table) {

@@ -6,14 +6,22 @@ mod expression;
 
 use netlink_packet_core::{DecodeError, parse_u32_be, parse_u64_be};
 
-use super::bytecode::{Count, KernelChain, KernelRule, KernelTable};
+use super::bytecode::{Count, KernelChain, KernelRule, KernelSet, KernelTable};
 use super::error::FirewallError;
-use attributes::{each, text};
+use attributes::{each, named_data, numbers, text};
 use expression::{expression, iptables_match};
 
 // enum nft_table_attributes
 const TABLE_NAME: u16 = 1;
 const TABLE_FLAGS: u16 = 2;
+// enum nft_set_attributes
+const SET_TABLE: u16 = 1;
+const SET_NAME: u16 = 2;
+const SET_FLAGS: u16 = 3;
+const SET_KEY_LENGTH: u16 = 5;
+const SET_DESCRIPTION: u16 = 9;
+// enum nft_set_desc_attributes
+const DESCRIPTION_SIZE: u16 = 1;
 // enum nft_chain_attributes
 const CHAIN_TABLE: u16 = 1;
 const CHAIN_NAME: u16 = 3;
@@ -28,9 +36,6 @@ const RULE_TABLE: u16 = 1;
 const RULE_CHAIN: u16 = 2;
 const RULE_EXPRESSIONS: u16 = 4;
 const RULE_USERDATA: u16 = 7;
-// enum nft_expr_attributes
-const EXPRESSION_NAME: u16 = 1;
-const EXPRESSION_DATA: u16 = 2;
 // enum nft_counter_attributes
 const COUNTER_BYTES: u16 = 1;
 const COUNTER_PACKETS: u16 = 2;
@@ -45,6 +50,7 @@ const USERDATA_COMMENT: u8 = 0;
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Dump {
     Tables,
+    Sets,
     Chains,
     Rules,
 }
@@ -53,6 +59,7 @@ impl Dump {
     pub(super) fn request(self) -> i32 {
         match self {
             Self::Tables => libc::NFT_MSG_GETTABLE,
+            Self::Sets => libc::NFT_MSG_GETSET,
             Self::Chains => libc::NFT_MSG_GETCHAIN,
             Self::Rules => libc::NFT_MSG_GETRULE,
         }
@@ -61,6 +68,7 @@ impl Dump {
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Tables => "tables",
+            Self::Sets => "sets",
             Self::Chains => "chains",
             Self::Rules => "rules",
         }
@@ -91,11 +99,12 @@ pub(super) fn generation(attributes: &[u8]) -> Result<Generation, FirewallError>
     Ok(found)
 }
 
-/// Decodes a table, without its chains.
+/// Decodes a table, without its sets and chains.
 pub(super) fn table(attributes: &[u8]) -> Result<KernelTable, FirewallError> {
     let mut table = KernelTable {
         name: String::new(),
         flags: 0,
+        sets: Vec::new(),
         chains: Vec::new(),
     };
     each(attributes, |kind, value| {
@@ -108,6 +117,33 @@ pub(super) fn table(attributes: &[u8]) -> Result<KernelTable, FirewallError> {
     })
     .map_err(FirewallError::Malformed)?;
     Ok(table)
+}
+
+/// Decodes the name of a set's table, and the set without its elements.
+pub(super) fn set(attributes: &[u8]) -> Result<(String, KernelSet), FirewallError> {
+    let mut table = String::new();
+    let mut set = KernelSet {
+        name: String::new(),
+        flags: 0,
+        key_length: 0,
+        size: 0,
+    };
+    each(attributes, |kind, value| {
+        match kind {
+            SET_TABLE => table = text(value)?,
+            SET_NAME => set.name = text(value)?,
+            SET_FLAGS => set.flags = parse_u32_be(value)?,
+            SET_KEY_LENGTH => set.key_length = parse_u32_be(value)?,
+            SET_DESCRIPTION => {
+                let [size] = numbers(value, [DESCRIPTION_SIZE])?;
+                set.size = size.unwrap_or(0);
+            }
+            _ => {}
+        }
+        Ok(())
+    })
+    .map_err(FirewallError::Malformed)?;
+    Ok((table, set))
 }
 
 /// Decodes the name of a chain's table, and the chain without its rules.
@@ -189,19 +225,6 @@ pub(super) fn rule(attributes: &[u8]) -> Result<ListedRule, FirewallError> {
     Ok(listed)
 }
 
-fn named_data(attributes: &[u8]) -> Result<(String, &[u8]), DecodeError> {
-    let (mut name, mut data) = (String::new(), &[][..]);
-    each(attributes, |kind, value| {
-        match kind {
-            EXPRESSION_NAME => name = text(value)?,
-            EXPRESSION_DATA => data = value,
-            _ => {}
-        }
-        Ok(())
-    })?;
-    Ok((name, data))
-}
-
 fn count(data: &[u8]) -> Result<Count, DecodeError> {
     let mut count = Count::default();
     each(data, |kind, value| {
@@ -234,7 +257,7 @@ fn comment(userdata: &[u8]) -> String {
 mod tests {
     use proptest::prelude::*;
 
-    use super::attributes::attribute;
+    use super::attributes::{EXPRESSION_DATA, EXPRESSION_NAME, attribute};
     use super::*;
     use crate::firewall::bytecode::Expression;
 
@@ -279,7 +302,13 @@ mod tests {
                 "cmp",
                 "immediate",
                 "counter",
-                "match"
+                "match",
+                "range",
+                "dynset",
+                "masq",
+                "rt",
+                "byteorder",
+                "exthdr"
             ])
             .prop_map(|name| format!("{name}\0").into_bytes()),
         ];
@@ -297,8 +326,11 @@ mod tests {
 
         #[test]
         fn random_attributes_do_not_panic(bytes in attributes()) {
-            let _ = (generation(&bytes), table(&bytes), chain(&bytes), rule(&bytes));
-            for name in ["meta", "ct", "payload", "bitwise", "cmp", "immediate", "lookup", "target"] {
+            let _ = (generation(&bytes), table(&bytes), set(&bytes), chain(&bytes), rule(&bytes));
+            for name in [
+                "meta", "ct", "payload", "bitwise", "cmp", "immediate", "lookup", "target", "range",
+                "dynset", "masq", "rt", "byteorder", "exthdr",
+            ] {
                 let _ = (expression(name.to_owned(), &bytes), comment(&bytes));
             }
             let _ = iptables_match(&bytes);

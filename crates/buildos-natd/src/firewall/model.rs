@@ -3,9 +3,9 @@
 //!
 //! # Limits
 //!
-//! The model has only what [`super::policy`] uses: base chains with policy
-//! accept, and rules made of matches, an optional counter, a verdict and a
-//! comment.
+//! The model has only what [`super::policy`] uses: dynamic sets of IPv4 addresses,
+//! base chains with policy accept, and rules made of matches, an optional counter,
+//! a verdict and a comment.
 
 use std::fmt;
 
@@ -18,7 +18,17 @@ use buildos_types::InterfaceName;
 #[allow(missing_docs)]
 pub struct Table {
     pub name: &'static str,
+    pub sets: Vec<Set>,
     pub chains: Vec<Chain>,
+}
+
+/// A set of IPv4 addresses that rules fill (nft(8), "flags dynamic").
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Set {
+    /// Name, at most 31 bytes.
+    pub name: &'static str,
+    /// Largest number of elements.
+    pub size: u32,
 }
 
 /// A base chain with policy accept, named after its hook.
@@ -91,8 +101,19 @@ pub enum Match {
     Source(CompareOp, Ipv4Net),
     /// Compares the network of the IPv4 destination address.
     Destination(CompareOp, Ipv4Net),
-    /// TCP or UDP to this port.
+    /// The transport protocol.
+    Protocol(Transport),
+    /// From this port.
+    SourcePort(Transport, u16),
+    /// To this port.
     Port(Transport, u16),
+    /// To a port from the first to the second.
+    Ports(Transport, u16, u16),
+    /// A TCP segment with SYN.
+    Syn,
+    /// The source address has more tracked connections than the number. The set
+    /// keeps the connections of each address.
+    ConnectionsOver(&'static str, u32),
     /// An ICMP echo request.
     EchoRequest,
     /// The connection is in one of these states.
@@ -116,6 +137,8 @@ pub enum CompareOp {
 pub enum Transport {
     Tcp,
     Udp,
+    Sctp,
+    Dccp,
 }
 
 /// State of a tracked connection (nft(8), "ct state").
@@ -138,6 +161,11 @@ pub enum Verdict {
     Drop,
     /// Replaces the source address by that of the output interface.
     Masquerade,
+    /// As [`Self::Masquerade`], and replaces source ports outside of this range.
+    MasqueradePorts(u16, u16),
+    /// Reduces the maximum segment size of TCP to the MTU of the route in both
+    /// directions, and continues with the next rule.
+    ClampSegmentSize,
 }
 
 impl Rule {
@@ -211,6 +239,8 @@ impl Transport {
         match self {
             Self::Tcp => "tcp",
             Self::Udp => "udp",
+            Self::Sctp => "sctp",
+            Self::Dccp => "dccp",
         }
     }
 }
@@ -227,22 +257,13 @@ impl ConnectionState {
     }
 }
 
-impl Verdict {
-    /// Returns the name that nft(8) uses.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Accept => "accept",
-            Self::Drop => "drop",
-            Self::Masquerade => "masquerade",
-        }
-    }
-}
-
 /// Prints the table as `nft --stateless list table` does.
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "table inet {} {{", self.name)?;
+        for set in &self.sets {
+            writeln!(f, "{set}\n")?;
+        }
         for (i, chain) in self.chains.iter().enumerate() {
             if i > 0 {
                 writeln!(f)?;
@@ -250,6 +271,14 @@ impl fmt::Display for Table {
             write!(f, "{chain}")?;
         }
         writeln!(f, "}}")
+    }
+}
+
+impl fmt::Display for Set {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, size } = self;
+        writeln!(f, "\tset {name} {{\n\t\ttype ipv4_addr\n\t\tsize {size}")?;
+        f.write_str("\t\tflags dynamic\n\t}")
     }
 }
 
@@ -277,7 +306,7 @@ impl fmt::Display for Rule {
         if self.counted {
             f.write_str("counter ")?;
         }
-        f.write_str(self.verdict.as_str())?;
+        write!(f, "{}", self.verdict)?;
         if !self.comment.is_empty() {
             write!(f, " comment \"{}\"", self.comment)?;
         }
@@ -293,13 +322,34 @@ impl fmt::Display for Match {
             Self::Ipv4(is) => write!(f, "meta nfproto {is}ipv4"),
             Self::Source(is, net) => write!(f, "ip saddr {is}{}", Net(*net)),
             Self::Destination(is, net) => write!(f, "ip daddr {is}{}", Net(*net)),
+            Self::Protocol(transport) => write!(f, "meta l4proto {}", transport.as_str()),
+            Self::SourcePort(transport, port) => write!(f, "{} sport {port}", transport.as_str()),
             Self::Port(transport, port) => write!(f, "{} dport {port}", transport.as_str()),
+            Self::Ports(transport, first, last) => {
+                write!(f, "{} dport {first}-{last}", transport.as_str())
+            }
+            Self::Syn => f.write_str("tcp flags syn"),
+            Self::ConnectionsOver(set, limit) => {
+                write!(f, "add @{set} {{ ip saddr ct count over {limit} }}")
+            }
             Self::EchoRequest => f.write_str("icmp type echo-request"),
             Self::State(states) => {
                 let names: Vec<_> = states.iter().map(|state| state.as_str()).collect();
                 write!(f, "ct state {}", names.join(","))
             }
             Self::DestinationNat => f.write_str("ct status dnat"),
+        }
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Accept => f.write_str("accept"),
+            Self::Drop => f.write_str("drop"),
+            Self::Masquerade => f.write_str("masquerade"),
+            Self::MasqueradePorts(first, last) => write!(f, "masquerade to :{first}-{last}"),
+            Self::ClampSegmentSize => f.write_str("tcp option maxseg size set rt mtu"),
         }
     }
 }

@@ -6,20 +6,27 @@
 //! |---|---|---|
 //! | prerouting | only from their own network's addresses | none from br0 with addresses of br1's network |
 //! | input | DHCP, DNS, TFTP, echo and the ports in `open` | |
-//! | forward | to br0; new connections not to blocked private networks | answers from br0 |
-//! | postrouting | masqueraded behind the host's address | |
+//! | forward | to br0; new connections not to DHCP ports, special and blocked private networks | answers from br0 |
+//! | postrouting | masqueraded behind the host's address, from unprivileged ports | |
+//!
+//! The host does not route between computers on br0. Other traffic without br1 passes
+//! unchanged.
 //!
 //! # Limits
 //!
-//! Traffic without br1 passes unchanged. Accepting a packet here does not keep
-//! other tables from dropping it.
+//! Accepting a packet here does not keep other tables from dropping it.
+//!
+//! [`OUTSIDE_CONNECTIONS`] and [`HOST_CONNECTIONS`] limit the tracked connections of each
+//! address. The kernel does not count connections that TCP has closed, which it keeps for
+//! two minutes at most. A machine with several addresses has the limit several times.
 
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 
 use crate::firewall::model::{
-    Chain, CompareOp, ConnectionState, Hook, Kind, Match, Priority, Rule, Table, Transport, Verdict,
+    Chain, CompareOp, ConnectionState, Hook, Kind, Match, Priority, Rule, Set, Table, Transport,
+    Verdict,
 };
 use crate::settings::Settings;
 use crate::uplink_network::UplinkNetwork;
@@ -36,14 +43,25 @@ const AGENT_TFTP: Ipv4Addr = Ipv4Addr::new(196, 254, 111, 222);
 /// Source address of a DHCP client without a lease (RFC 2131, section 4.1).
 const UNSPECIFIED: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
 
-/// Networks that the Internet does not route: private (RFC 1918, section 3),
-/// shared with the provider (RFC 6598) and link-local (RFC 3927).
-pub const PRIVATE_RANGES: [Ipv4Net; 5] = [
+/// Networks that the Internet does not route: private (RFC 1918, section 3) and
+/// shared with the provider (RFC 6598).
+pub const PRIVATE_RANGES: [Ipv4Net; 4] = [
     range(10, 0, 8),
     range(172, 16, 12),
     range(192, 168, 16),
     range(100, 64, 10),
+];
+
+/// Destinations that no machine has a use for outside (RFC 6890, section 2.2.2):
+/// "this network", loopback, link-local, multicast with reserved.
+///
+/// Link-local addresses answer for the host that asks: clouds serve its credentials
+/// at 169.254.169.254.
+pub const SPECIAL_RANGES: [Ipv4Net; 4] = [
+    range(0, 0, 8),
+    range(127, 0, 8),
     range(169, 254, 16),
+    range(224, 0, 3),
 ];
 
 const fn range(first: u8, second: u8, prefix: u8) -> Ipv4Net {
@@ -51,8 +69,22 @@ const fn range(first: u8, second: u8, prefix: u8) -> Ipv4Net {
 }
 
 const DHCP_SERVER: u16 = 67;
+const DHCP_CLIENT: u16 = 68;
+const DHCPV6_CLIENT: u16 = 546;
+const DHCPV6_SERVER: u16 = 547;
+/// First port that needs no privilege on a host (RFC 6335, section 6: System Ports
+/// end below it). A LAN may trust a host's system ports.
+const FIRST_USER_PORT: u16 = 1024;
 const DNS: u16 = 53;
 const TFTP: u16 = 69;
+
+/// Set of the machines' connections that the host forwards.
+pub const OUTSIDE_CONNECTIONS: &str = "outside_connections";
+/// Set of the machines' connections to the host.
+pub const HOST_CONNECTIONS: &str = "host_connections";
+/// The default size of a dynamic set in nft(8), which has room for every address of a
+/// /16. Without room for an element, its connections are not limited.
+const SET_SIZE: u32 = 65_535;
 
 /// Comment of the rules that count packets from machines to the outside; a key
 /// of the D-Bus property `Counters`.
@@ -68,6 +100,12 @@ pub fn table(network: &UplinkNetwork, settings: &Settings) -> Table {
     let rules = Rules { network, settings };
     Table {
         name: TABLE,
+        sets: [OUTSIDE_CONNECTIONS, HOST_CONNECTIONS]
+            .map(|name| Set {
+                name,
+                size: SET_SIZE,
+            })
+            .into(),
         chains: vec![
             chain(
                 Hook::Prerouting,
@@ -136,6 +174,10 @@ impl Rules<'_> {
                 vec![
                     self.private_input(),
                     Match::Source(CompareOp::Equal, UNSPECIFIED.into()),
+                    // With other ports and destinations, such packets could fill
+                    // connection tracking.
+                    Match::Destination(CompareOp::Equal, Ipv4Addr::BROADCAST.into()),
+                    Match::SourcePort(Transport::Udp, DHCP_CLIENT),
                     Match::Port(Transport::Udp, DHCP_SERVER),
                 ],
                 Verdict::Accept,
@@ -184,6 +226,17 @@ impl Rules<'_> {
                 ])],
                 Verdict::Accept,
             ),
+            // All machines without an address share one connection.
+            Rule::new(
+                vec![
+                    Match::Source(CompareOp::Equal, UNSPECIFIED.into()),
+                    Match::Port(Transport::Udp, DHCP_SERVER),
+                ],
+                Verdict::Accept,
+            )
+            .comment("asks for an address"),
+            self.limit(vec![], HOST_CONNECTIONS)
+                .comment("a machine with too many connections to the host"),
             Rule::new(vec![Match::DestinationNat], Verdict::Accept)
                 .comment("the host redirects it to itself, as an agent does for TFTP"),
             offered(Transport::Udp, DHCP_SERVER),
@@ -234,6 +287,8 @@ impl Rules<'_> {
             )
             .counted()
             .comment(FROM_OUTSIDE),
+            self.limit(vec![self.private_input()], OUTSIDE_CONNECTIONS)
+                .comment("a machine with too many connections to the outside"),
             self.between_machines(),
             Rule::new(
                 vec![self.private_input(), agent(CompareOp::Equal)],
@@ -242,6 +297,8 @@ impl Rules<'_> {
             .counted()
             .comment("for an agent on this host; its redirection is missing"),
         ];
+        rules.extend(self.never_forwarded());
+        rules.push(self.clamp_segment_size());
         rules.extend(self.private_ranges());
         rules.extend([
             // NAT ignores packets without a connection: they would leave with a
@@ -263,8 +320,49 @@ impl Rules<'_> {
             Rule::new(vec![self.private_output()], Verdict::Drop)
                 .counted()
                 .comment("new connections to machines"),
+            Rule::new(
+                vec![self.public_input(), self.public_output()],
+                Verdict::Drop,
+            )
+            .counted()
+            .comment("the host is no router of br0's network"),
         ]);
         rules
+    }
+
+    /// Drops new connections of addresses with too many connections.
+    fn limit(&self, mut matches: Vec<Match>, set: &'static str) -> Rule {
+        matches.extend([
+            Match::State(vec![ConnectionState::New]),
+            Match::ConnectionsOver(set, self.settings.connections.get()),
+        ]);
+        Rule::new(matches, Verdict::Drop).counted()
+    }
+
+    /// Drops packets to the outside that could only be meant for the uplink's network
+    /// or for the host itself.
+    fn never_forwarded(&self) -> Vec<Rule> {
+        let dropped = |condition, comment| {
+            let matches = vec![self.private_input(), self.public_output(), condition];
+            Rule::new(matches, Verdict::Drop).counted().comment(comment)
+        };
+        let ports = [(DHCP_SERVER, DHCP_CLIENT), (DHCPV6_CLIENT, DHCPV6_SERVER)]
+            .map(|(first, last)| Match::Ports(Transport::Udp, first, last))
+            .map(|ports| dropped(ports, "DHCP for the network of the uplink"));
+        let ranges = SPECIAL_RANGES
+            .map(|net| Match::Destination(CompareOp::Equal, net))
+            .map(|range| dropped(range, "an address that has no meaning outside"));
+        ports.into_iter().chain(ranges).collect()
+    }
+
+    /// Makes servers send segments that pass br0, because a path can lose larger
+    /// packets without an error message (RFC 2923, section 2.1).
+    ///
+    /// Machines get the host's error message for their larger packets, so this rule
+    /// need not see the answers.
+    fn clamp_segment_size(&self) -> Rule {
+        let matches = vec![self.private_input(), self.public_output(), Match::Syn];
+        Rule::new(matches, Verdict::ClampSegmentSize)
     }
 
     /// Accepts or drops packets from br1 to br1: frames that br_netfilter passes
@@ -303,20 +401,33 @@ impl Rules<'_> {
         exceptions.chain(blocked).collect()
     }
 
-    /// Replaces machines' source addresses by the host's.
+    /// Replaces machines' source addresses by the host's, and their system ports.
     fn postrouting(&self) -> Vec<Rule> {
-        vec![
-            Rule::new(
-                vec![
-                    self.private_input(),
-                    self.public_output(),
-                    Match::Source(CompareOp::Equal, self.network()),
-                ],
-                Verdict::Masquerade,
-            )
-            .counted()
-            .comment(NEW_CONNECTIONS),
+        let masqueraded = |protocol: Option<Transport>| {
+            let mut matches = vec![
+                self.private_input(),
+                self.public_output(),
+                Match::Source(CompareOp::Equal, self.network()),
+            ];
+            matches.extend(protocol.map(Match::Protocol));
+            let verdict = match protocol {
+                Some(_) => Verdict::MasqueradePorts(FIRST_USER_PORT, u16::MAX),
+                None => Verdict::Masquerade,
+            };
+            Rule::new(matches, verdict)
+                .counted()
+                .comment(NEW_CONNECTIONS)
+        };
+        [
+            Some(Transport::Tcp),
+            Some(Transport::Udp),
+            Some(Transport::Sctp),
+            Some(Transport::Dccp),
+            // ICMP and the protocols without ports.
+            None,
         ]
+        .map(masqueraded)
+        .into()
     }
 
     fn private_input(&self) -> Match {

@@ -44,6 +44,24 @@ pub(super) fn text(value: &[u8]) -> Result<String, DecodeError> {
     parse_string(value)
 }
 
+// enum nft_expr_attributes
+pub(super) const EXPRESSION_NAME: u16 = 1;
+pub(super) const EXPRESSION_DATA: u16 = 2;
+
+/// Returns the name of an expression, and its attributes.
+pub(super) fn named_data(attributes: &[u8]) -> Result<(String, &[u8]), DecodeError> {
+    let (mut name, mut data) = (String::new(), &[][..]);
+    each(attributes, |kind, value| {
+        match kind {
+            EXPRESSION_NAME => name = text(value)?,
+            EXPRESSION_DATA => data = value,
+            _ => {}
+        }
+        Ok(())
+    })?;
+    Ok((name, data))
+}
+
 /// Encodes an attribute with padding, as the kernel does.
 #[cfg(test)]
 pub(super) fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {

@@ -3,8 +3,8 @@
 
 use netlink_packet_core::{DecodeError, parse_u32_be};
 
-use super::attributes::{each, numbers, text};
-use crate::firewall::bytecode::{ConntrackKey, Expression, MetaKey, PayloadBase};
+use super::attributes::{each, named_data, numbers, text};
+use crate::firewall::bytecode::{ConntrackKey, Expression, MetaKey, PayloadBase, Register};
 use crate::firewall::model::CompareOp;
 
 // enum nft_meta_attributes, nft_ct_attributes
@@ -27,6 +27,48 @@ const BITWISE_OPERATION: u16 = 6;
 const CMP_REGISTER: u16 = 1;
 const CMP_OPERATION: u16 = 2;
 const CMP_DATA: u16 = 3;
+// enum nft_range_attributes
+const RANGE_REGISTER: u16 = 1;
+const RANGE_OPERATION: u16 = 2;
+const RANGE_FROM: u16 = 3;
+const RANGE_TO: u16 = 4;
+// enum nft_dynset_attributes
+const DYNSET_SET: u16 = 1;
+const DYNSET_OPERATION: u16 = 3;
+const DYNSET_KEY_REGISTER: u16 = 4;
+const DYNSET_DATA_REGISTER: u16 = 5;
+const DYNSET_EXPRESSION: u16 = 7;
+const DYNSET_EXPRESSIONS: u16 = 10;
+// enum nft_connlimit_attributes
+const CONNLIMIT_COUNT: u16 = 1;
+const CONNLIMIT_FLAGS: u16 = 2;
+/// `NFT_CONNLIMIT_F_INV`: more connections than the limit match.
+const CONNLIMIT_OVER: u32 = 1;
+// enum nft_masq_attributes
+const MASQ_FLAGS: u16 = 1;
+const MASQ_FIRST_PORT_REGISTER: u16 = 2;
+const MASQ_LAST_PORT_REGISTER: u16 = 3;
+/// `NF_NAT_RANGE_PROTO_SPECIFIED` (linux/netfilter/nf_nat.h).
+const MASQ_PORTS: u32 = 2;
+// enum nft_rt_attributes, nft_rt_keys
+const RT_REGISTER: u16 = 1;
+const RT_KEY: u16 = 2;
+const RT_SEGMENT_SIZE: u32 = 3;
+// enum nft_byteorder_attributes
+const BYTEORDER_SOURCE: u16 = 1;
+const BYTEORDER_DESTINATION: u16 = 2;
+const BYTEORDER_OPERATION: u16 = 3;
+const BYTEORDER_LENGTH: u16 = 4;
+const BYTEORDER_SIZE: u16 = 5;
+// enum nft_exthdr_attributes, nft_exthdr_op
+const EXTHDR_TYPE: u16 = 2;
+const EXTHDR_OFFSET: u16 = 3;
+const EXTHDR_LENGTH: u16 = 4;
+const EXTHDR_OPERATION: u16 = 6;
+const EXTHDR_SOURCE: u16 = 7;
+const EXTHDR_TCP_OPTION: u32 = 1;
+/// TCP's option for the maximum segment size (RFC 9293, section 3.7.1).
+const SEGMENT_SIZE_OPTION: u8 = 2;
 // enum nft_immediate_attributes
 const IMMEDIATE_REGISTER: u16 = 1;
 const IMMEDIATE_DATA: u16 = 2;
@@ -55,9 +97,13 @@ pub(super) fn expression(name: String, data: &[u8]) -> Result<Expression, Decode
         "bitwise" => mask(data)?,
         "cmp" => compare(data)?,
         "counter" => Some(Expression::Counter),
-        "immediate" => verdict(data)?,
-        // Attributes are flags or a range of ports, which are not modelled.
-        "masq" if data.is_empty() => Some(Expression::Masquerade),
+        "range" => range(data)?,
+        "immediate" => immediate(data)?,
+        "dynset" => count_connections(data)?,
+        "masq" => masquerade(data)?,
+        "rt" => route_segment_size(data)?,
+        "byteorder" => host_to_network(data)?,
+        "exthdr" => write_segment_size(data)?,
         "reject" => Some(Expression::Reject),
         "target" => Some(Expression::XtTarget(extension(data)?)),
         _ => None,
@@ -149,11 +195,135 @@ fn compare(data: &[u8]) -> Result<Option<Expression>, DecodeError> {
     Ok(is_register_1(register).then_some(Expression::Compare(is, value)))
 }
 
-fn verdict(data: &[u8]) -> Result<Option<Expression>, DecodeError> {
-    let [register] = numbers(data, [IMMEDIATE_REGISTER])?;
-    if register != Some(libc::NFT_REG_VERDICT as u32) {
+fn range(data: &[u8]) -> Result<Option<Expression>, DecodeError> {
+    let [register, operation] = numbers(data, [RANGE_REGISTER, RANGE_OPERATION])?;
+    let (mut from, mut to) = (Vec::new(), Vec::new());
+    each(data, |kind, nested| {
+        match kind {
+            RANGE_FROM => from = data_value(nested)?,
+            RANGE_TO => to = data_value(nested)?,
+            _ => {}
+        }
+        Ok(())
+    })?;
+    let supported = is_register_1(register) && operation == Some(libc::NFT_RANGE_EQ as u32);
+    Ok(supported.then_some(Expression::Range(from, to)))
+}
+
+/// Decodes "add @set { … ct count over LIMIT }".
+fn count_connections(data: &[u8]) -> Result<Option<Expression>, DecodeError> {
+    let [operation, key, value] = numbers(
+        data,
+        [DYNSET_OPERATION, DYNSET_KEY_REGISTER, DYNSET_DATA_REGISTER],
+    )?;
+    let (mut set, mut over) = (String::new(), None);
+    let mut more = false;
+    each(data, |kind, nested| {
+        match kind {
+            DYNSET_SET => set = text(nested)?,
+            DYNSET_EXPRESSION => over = connection_limit(nested)?,
+            DYNSET_EXPRESSIONS => more = true,
+            _ => {}
+        }
+        Ok(())
+    })?;
+    let supported = is_register_1(key)
+        && value.is_none()
+        && operation == Some(libc::NFT_DYNSET_OP_ADD as u32)
+        && !more;
+    Ok(over
+        .filter(|_| supported)
+        .map(|limit| Expression::CountConnections { set, limit }))
+}
+
+/// Decodes "ct count over LIMIT".
+fn connection_limit(attributes: &[u8]) -> Result<Option<u32>, DecodeError> {
+    let (name, data) = named_data(attributes)?;
+    if name != "connlimit" {
         return Ok(None);
     }
+    let [limit, flags] = numbers(data, [CONNLIMIT_COUNT, CONNLIMIT_FLAGS])?;
+    Ok(limit.filter(|_| flags == Some(CONNLIMIT_OVER)))
+}
+
+fn masquerade(data: &[u8]) -> Result<Option<Expression>, DecodeError> {
+    let kinds = [
+        MASQ_FLAGS,
+        MASQ_FIRST_PORT_REGISTER,
+        MASQ_LAST_PORT_REGISTER,
+    ];
+    let [flags, first, last] = numbers(data, kinds)?;
+    let ports = first == Some(Register::One as u32) && last == Some(Register::Two as u32);
+    Ok(match (flags, first, last) {
+        (None | Some(0), None, None) => Some(Expression::Masquerade),
+        (Some(MASQ_PORTS), ..) if ports => Some(Expression::MasqueradePorts),
+        _ => None,
+    })
+}
+
+fn route_segment_size(data: &[u8]) -> Result<Option<Expression>, DecodeError> {
+    let [register, key] = numbers(data, [RT_REGISTER, RT_KEY])?;
+    let supported = is_register_1(register) && key == Some(RT_SEGMENT_SIZE);
+    Ok(supported.then_some(Expression::RouteSegmentSize))
+}
+
+fn host_to_network(data: &[u8]) -> Result<Option<Expression>, DecodeError> {
+    let kinds = [
+        BYTEORDER_SOURCE,
+        BYTEORDER_DESTINATION,
+        BYTEORDER_OPERATION,
+        BYTEORDER_LENGTH,
+        BYTEORDER_SIZE,
+    ];
+    let [source, destination, operation, length, size] = numbers(data, kinds)?;
+    let supported = is_register_1(source)
+        && is_register_1(destination)
+        && operation == Some(libc::NFT_BYTEORDER_HTON as u32)
+        && (length, size) == (Some(2), Some(2));
+    Ok(supported.then_some(Expression::HostToNetwork))
+}
+
+fn write_segment_size(data: &[u8]) -> Result<Option<Expression>, DecodeError> {
+    let kinds = [
+        EXTHDR_OFFSET,
+        EXTHDR_LENGTH,
+        EXTHDR_OPERATION,
+        EXTHDR_SOURCE,
+    ];
+    let [offset, length, operation, source] = numbers(data, kinds)?;
+    let mut option = None;
+    each(data, |kind, value| {
+        if kind == EXTHDR_TYPE {
+            option = value.first().copied();
+        }
+        Ok(())
+    })?;
+    // The size follows the kind and the length of the option.
+    let supported = is_register_1(source)
+        && option == Some(SEGMENT_SIZE_OPTION)
+        && operation == Some(EXTHDR_TCP_OPTION)
+        && (offset, length) == (Some(2), Some(2));
+    Ok(supported.then_some(Expression::WriteSegmentSize))
+}
+
+fn immediate(data: &[u8]) -> Result<Option<Expression>, DecodeError> {
+    let [register] = numbers(data, [IMMEDIATE_REGISTER])?;
+    if register == Some(libc::NFT_REG_VERDICT as u32) {
+        return verdict(data);
+    }
+    let mut constant = Vec::new();
+    each(data, |kind, nested| {
+        if kind == IMMEDIATE_DATA {
+            constant = data_value(nested)?;
+        }
+        Ok(())
+    })?;
+    let registers = [Register::One, Register::Two];
+    let to = registers.into_iter().find(|r| Some(*r as u32) == register);
+    Ok(to.map(|register| Expression::Immediate(register, constant)))
+}
+
+fn verdict(data: &[u8]) -> Result<Option<Expression>, DecodeError> {
     let (mut code, mut chain) = (None, String::new());
     each(data, |kind, value| {
         if kind == IMMEDIATE_DATA {
@@ -265,7 +435,7 @@ mod tests {
             ),
             (
                 "masq",
-                attribute(1, &4_u32.to_be_bytes()),
+                attribute(MASQ_FLAGS, &4_u32.to_be_bytes()),
                 Expression::Other("masq".to_owned()),
             ),
             ("masq", vec![], Expression::Masquerade),
