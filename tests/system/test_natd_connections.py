@@ -21,22 +21,26 @@ def _kill(host: Host, unit: str) -> None:
     host.wait_for(lambda: host.main_pid(unit) not in (0, pid), f"{unit} is started again")
 
 
-def test_ten_thousand_connections_survive_restarts_and_kills(online: Host, lan: Lan) -> None:
-    machine = Machine(online)
+def test_ten_thousand_connections_survive_restarts_and_kills(host: Host, lan: Lan) -> None:
+    host.configure("natd", f"machine_connections = {2 * _COUNT}")
+    lan.serve_dhcp()
+    host.start([lan])
+    wait_until_ready(host)
+    machine = Machine(host)
     machine.take_lease()
-    handle = table_handle(online)
+    handle = table_handle(host)
     with hold(machine, lan, _COUNT) as connections:
-        assert usage(online, "TrackedConnections")[0] >= _COUNT
-        assert packets(online, "new connections") >= _COUNT
+        assert usage(host, "TrackedConnections")[0] >= _COUNT
+        assert packets(host, "new connections") >= _COUNT
         for unit in ("buildos-natd.service", "buildos-dnsmasq.service"):
-            _kill(online, unit)
+            _kill(host, unit)
             assert connections.alive() == _COUNT, unit
-        wait_until_ready(online)
-        online.systemctl("restart", "buildos-natd.service")
+        wait_until_ready(host)
+        host.systemctl("restart", "buildos-natd.service")
         assert connections.alive() == _COUNT
-        assert table_handle(online) == handle
+        assert table_handle(host) == handle
         # Connections survive a removal of the table, which natd repairs.
-        online.run("nft flush ruleset")
+        host.run("nft flush ruleset")
         assert connections.alive() == _COUNT
 
 
