@@ -1,12 +1,44 @@
 //! Builds requests that change settings of bridges and their ports (ip-link(8),
 //! bridge(8)).
 
-use buildos_types::LinkIndex;
+use buildos_types::{InterfaceName, LinkIndex};
 use netlink_packet_route::RouteNetlinkMessage;
 pub use netlink_packet_route::link::{InfoBridge, InfoBridgePort};
 use netlink_packet_route::link::{
     InfoData, InfoKind, InfoPortData, InfoPortKind, LinkAttribute, LinkInfo, LinkMessage,
 };
+
+/// Returns the request for a link of this name, for
+/// [`Socket::get`](crate::Socket::get).
+#[must_use]
+pub fn get(name: &InterfaceName) -> RouteNetlinkMessage {
+    let mut message = LinkMessage::default();
+    let name = LinkAttribute::IfName(name.to_string());
+    message.attributes.push(name);
+    RouteNetlinkMessage::GetLink(message)
+}
+
+/// Returns index and settings of a bridge, or [`None`] if the message describes no
+/// bridge.
+#[must_use]
+pub fn settings(message: &RouteNetlinkMessage) -> Option<(LinkIndex, &[InfoBridge])> {
+    let RouteNetlinkMessage::NewLink(link) = message else {
+        return None;
+    };
+    let mut info = link.attributes.iter().flat_map(|attribute| {
+        let LinkAttribute::LinkInfo(info) = attribute else {
+            return &[][..];
+        };
+        info
+    });
+    let settings = info.find_map(|info| {
+        let LinkInfo::Data(InfoData::Bridge(settings)) = info else {
+            return None;
+        };
+        Some(settings.as_slice())
+    });
+    Some((LinkIndex::new(link.header.index)?, settings?))
+}
 
 /// Returns the request that changes settings of the bridge with this index, for
 /// [`Socket::change`](crate::Socket::change).
@@ -59,6 +91,18 @@ mod tests {
         let mut bytes = vec![0; message.buffer_len()];
         message.serialize(&mut bytes);
         bytes
+    }
+
+    #[test]
+    fn settings_of_bridge_are_found_in_its_message() {
+        let index = LinkIndex::new(7).unwrap();
+        let limit = InfoBridge::FdbMaxLearned(1024);
+        let bridge = set(index, vec![limit.clone()]);
+        assert_eq!(settings(&bridge), Some((index, &[limit][..])));
+        let port = set_port(index, vec![InfoBridgePort::Isolated(true)]);
+        assert_eq!(settings(&port), None);
+        let request = get(&InterfaceName::new("br1").unwrap());
+        assert_eq!(settings(&request), None);
     }
 
     #[test]
