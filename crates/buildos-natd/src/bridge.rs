@@ -5,6 +5,7 @@
 //! | `net.bridge.bridge-nf-call-*`, for all bridges | 0 |
 //! | `nf_call_iptables` of br1 (ip-link(8)) | 1 if configured, or if a rule matches on ports |
 //! | `isolated` of br1's ports (bridge(8)) | as configured; isolates machines from each other |
+//! | `fdb_max_learned` of both bridges (ip-link(8)) | [`LEARNED_ADDRESSES`] |
 //!
 //! With the module br_netfilter, bridged frames pass iptables on all bridges by default.
 //! That reduces the rate of connections by a sixth, and a firewall of the host can drop
@@ -19,6 +20,7 @@ use buildos_netlink::{Monitor, RouteNetlinkMessage, Socket};
 use buildos_types::{InterfaceName, LinkIndex};
 
 use crate::firewall::bytecode::{Expression, ForeignTable};
+use crate::limits::LEARNED_ADDRESSES;
 use crate::settings::BridgeNetfilter;
 
 /// Sysctls for all bridges, below `/proc/sys/net`.
@@ -37,6 +39,9 @@ pub enum BridgeError {
     /// A file of sysfs cannot be read or parsed.
     #[error("cannot read {}", .0.display())]
     Read(PathBuf, #[source] io::Error),
+    /// The kernel did not describe a link.
+    #[error("cannot read link {0}")]
+    ReadLink(InterfaceName, #[source] io::Error),
     /// The kernel refused a change.
     #[error("cannot {0}")]
     Change(String, #[source] io::Error),
@@ -185,6 +190,41 @@ impl Links {
     }
 }
 
+/// Limits the addresses that a bridge learns, and returns a description if the limit
+/// was different.
+///
+/// # Errors
+///
+/// [`BridgeError`]; a missing bridge, or a kernel without this limit, is no error.
+pub async fn limit_learning(name: &InterfaceName) -> Result<Option<String>, BridgeError> {
+    let mut socket = Socket::open().map_err(BridgeError::Open)?;
+    let link = match socket.get(bridge::get(name)).await {
+        Ok(link) => link,
+        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => return Ok(None),
+        Err(error) => return Err(BridgeError::ReadLink(name.clone(), error)),
+    };
+    let Some((index, settings)) = bridge::settings(&link) else {
+        return Ok(None);
+    };
+    if !differs_from_limit(settings) {
+        return Ok(None);
+    }
+    let description = format!("have {name} learn at most {LEARNED_ADDRESSES} addresses");
+    let limit = vec![InfoBridge::FdbMaxLearned(LEARNED_ADDRESSES)];
+    match socket.change(bridge::set(index, limit)).await {
+        Ok(()) => Ok(Some(description)),
+        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(None),
+        Err(error) => Err(BridgeError::Change(description, error)),
+    }
+}
+
+/// Returns true if the kernel has the limit, and a different value.
+fn differs_from_limit(settings: &[InfoBridge]) -> bool {
+    settings.iter().any(|setting| {
+        matches!(setting, InfoBridge::FdbMaxLearned(limit) if *limit != LEARNED_ADDRESSES)
+    })
+}
+
 /// Reads a bridge; [`None`] if it does not exist. Ports that appear or disappear at the
 /// same time cause a notification.
 fn read(sysfs: &Path, name: &InterfaceName) -> Result<Option<Bridge>, BridgeError> {
@@ -319,6 +359,14 @@ mod tests {
         write("br1/ifindex", "two\n");
         let error = read(root.path(), &br1()).unwrap_err();
         assert!(error.to_string().ends_with("br1/ifindex"), "{error}");
+    }
+
+    #[test]
+    fn learning_is_limited_where_the_kernel_can() {
+        let limit = InfoBridge::FdbMaxLearned;
+        assert!(differs_from_limit(&[limit(0)]));
+        assert!(!differs_from_limit(&[limit(LEARNED_ADDRESSES)]));
+        assert!(!differs_from_limit(&[InfoBridge::NfCallIpTables(true)]));
     }
 
     #[test]

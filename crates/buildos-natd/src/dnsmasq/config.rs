@@ -3,6 +3,8 @@
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
+use buildos_types::PrivateNetwork;
+
 use crate::dnsmasq::paths::{LEASES, RESOLV};
 use crate::settings::LeaseTime;
 use crate::uplink_network::UplinkNetwork;
@@ -11,12 +13,19 @@ use crate::uplink_network::UplinkNetwork;
 /// must not fill the host's memory.
 const LEASES_LIMIT: u32 = 65_536;
 
+/// Returns `dhcp-lease-max`.
+#[must_use]
+pub fn max_leases(network: PrivateNetwork) -> u32 {
+    let (first, last) = network.machines();
+    let room = (u32::from(last) - u32::from(first)).saturating_add(1);
+    room.min(LEASES_LIMIT)
+}
+
 /// Returns the configuration file (dnsmasq(8)).
 #[must_use]
 pub fn configuration(network: &UplinkNetwork, lease: LeaseTime) -> String {
     let (first, last) = network.private_network.machines();
     let netmask = network.private_network.network().netmask();
-    let room = (u32::from(last) - u32::from(first)).saturating_add(1);
     format!(
         "\
 # Written by buildos-natd for buildos-dnsmasq.service; changes are lost.
@@ -45,7 +54,7 @@ quiet-dhcp
 ",
         bridge = network.private_bridge,
         seconds = lease.get().as_secs(),
-        leases = room.min(LEASES_LIMIT),
+        leases = max_leases(network.private_network),
     )
 }
 
