@@ -10,6 +10,7 @@ from host import Host
 # See units/systemd/catalog/buildos-natd.catalog.
 INSTALLED = "8583a305106a49859c8cfe4c9c6d98c8"
 RESTORED = "e027bb31090a415fa94f4619ad223281"
+CLOSED = "29b2fbf214a64e1f98b6f35ad254d52e"
 FOREIGN = "0be98759428341bd99b276342a1a834d"
 FOREIGN_GONE = "0eb980ec091c4585bff3e681a281e8c3"
 

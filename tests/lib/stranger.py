@@ -5,6 +5,7 @@ Usage: stranger.py receive ADDRESS PORT...
        stranger.py datagram SOURCE-PORT ADDRESS PORT
        stranger.py flows ADDRESS PORT COUNT
        stranger.py connections ADDRESS PORT COUNT
+       stranger.py hardware-addresses COUNT
 """
 
 from __future__ import annotations
@@ -66,7 +67,18 @@ def _connections(address: str, port: str, count: str) -> None:
     time.sleep(60)
 
 
+def _hardware_addresses(count: str) -> None:
+    """Broadcasts a frame from each of `count` hardware addresses."""
+    packet = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+    packet.bind(("eth0", 0))
+    for number in range(int(count)):
+        address = b"\x02\x55" + number.to_bytes(4, "big")
+        # IEEE 802's type for experiments.
+        packet.send(b"\xff" * 6 + address + b"\x88\xb5" + bytes(46))
+
+
 if __name__ == "__main__":
     resource.setrlimit(resource.RLIMIT_NOFILE, (8192, 8192))
-    commands = [_receive, _accept, _datagram, _flows, _connections]
-    {command.__name__[1:]: command for command in commands}[sys.argv[1]](*sys.argv[2:])
+    commands = [_receive, _accept, _datagram, _flows, _connections, _hardware_addresses]
+    names = {command.__name__[1:].replace("_", "-"): command for command in commands}
+    names[sys.argv[1]](*sys.argv[2:])

@@ -9,13 +9,22 @@ from pathlib import Path
 from conftest import NewHost
 from host import Host
 from machine import Machine
-from nat import packets, public_address, usage, wait_until_ready
+from nat import (
+    CLOSED,
+    messages,
+    packets,
+    public_address,
+    usage,
+    wait_for_status,
+    wait_until_ready,
+)
 from simlan.lan import Lan
 from simlan.process import end, start
 from simlan.wait import wait_for
 
 _STRANGER = [sys.executable, str(Path(__file__).resolve().parents[1] / "lib/stranger.py")]
 _LIMIT = 2048
+_LEARNED = 16_384
 
 
 def _machine(host: Host) -> Machine:
@@ -117,3 +126,55 @@ def test_segments_to_machine_fit_mtu_of_uplink(lan: Lan, new_host: NewHost) -> N
         end(process)
     # 20 bytes of IP, 20 of TCP, 12 of its timestamps.
     assert int(lan.log("accept.log").split()[-1]) <= 1400 - 52
+
+
+def test_hardware_addresses_of_machine_are_limited(online: Host) -> None:
+    attacker, other = _machine(online), _machine(online)
+    flood = [*_STRANGER, "hardware-addresses", str(2 * _LEARNED)]
+    subprocess.run(attacker.outside(flood), check=True)
+    entries = online.run("bridge fdb show br br1").count("\n")
+    assert _LEARNED <= entries < _LEARNED + 100
+    for bridge in ("br0", "br1"):
+        assert online.link(bridge)["linkinfo"]["info_data"]["fdb_max_learned"] == _LEARNED
+    for machine in (other, _machine(online)):
+        assert machine.succeeds("getent ahostsv4 gateway.lan.example")
+
+
+def test_kernel_limits_are_restored(online: Host) -> None:
+    timeout = "/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_established"
+    assert online.read(timeout).strip() == "7440"
+    online.run(f"echo 432000 >{timeout}; ip link set br1 type bridge fdb_max_learned 0")
+    # An event: a changed sysctl causes none.
+    online.run("ip link add event type dummy && ip link del event")
+    online.wait_for(lambda: online.read(timeout).strip() == "7440", "the timeout is restored")
+    # A stricter value stays.
+    online.run(f"echo 600 >{timeout}; ip link add event type dummy && ip link del event")
+    online.wait_for(
+        lambda: online.link("br1")["linkinfo"]["info_data"]["fdb_max_learned"] == _LEARNED,
+        "the limit of br1 is restored",
+    )
+    assert online.read(timeout).strip() == "600"
+
+
+def test_table_of_another_owner_closes_forwarding(online: Host, lan: Lan) -> None:
+    machine = _machine(online)
+    assert machine.succeeds(f"ping -c 1 -W 5 {lan.address}")
+    # nft owns the table until it ends.
+    own = "delete table inet buildos; add table inet buildos { flags owner; }"
+    online.run(
+        ["systemd-run", "--unit=owner", "sh", "-c", f"(echo '{own}'; sleep infinity) | nft -i"]
+    )
+    forwarding = "/proc/sys/net/ipv4/conf/{}/forwarding"
+    for bridge in ("br0", "br1"):
+        online.wait_for(
+            lambda bridge=bridge: online.read(forwarding.format(bridge)).strip() == "0",
+            f"{bridge} no longer forwards",
+        )
+    status = wait_for_status(online, "no NAT, and nothing is forwarded")
+    assert "table inet buildos" in status
+    assert len(messages(online, CLOSED)) == 1
+    assert not machine.succeeds(f"ping -c 1 -W 1 {lan.address}")
+    assert not online.bus_property("nat1", "Ready")
+    online.systemctl("stop", "owner.service")
+    wait_until_ready(online)
+    assert machine.succeeds(f"ping -c 1 -W 5 {lan.address}")

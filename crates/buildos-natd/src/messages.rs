@@ -30,6 +30,10 @@ const FORWARDING: &str = "6bb2baa6ab34463da4567d51df5e8580";
 const BRIDGE: &str = "69223262fc7d45f2a8940dd6d0c63076";
 /// natd was stopped and switched forwarding off.
 const STOPPED: &str = "33fc3cdc6a0a4c9b99ec37e8ad3bb3a5";
+/// The table is not the desired one, and the bridges do not forward.
+const CLOSED: &str = "29b2fbf214a64e1f98b6f35ad254d52e";
+/// A limit of the kernel was changed.
+const LIMIT: &str = "cd849401694b4768b3b671776c57519d";
 
 pub(crate) fn status(status: &Status) {
     let reason = &status.reason;
@@ -81,6 +85,19 @@ pub(crate) fn forwarding(bridge: &InterfaceName) {
         interface = bridge.as_str(),
         "{bridge} forwards IPv4 from now on"
     );
+}
+
+pub(crate) fn closed(network: &UplinkNetwork) {
+    tracing::warn!(
+        message_id = CLOSED,
+        "{} and {} no longer forward, because table inet {TABLE} cannot be installed",
+        network.private_bridge,
+        network.public_bridge,
+    );
+}
+
+pub(crate) fn limit_changed(change: &str) {
+    tracing::info!(message_id = LIMIT, "{change}");
 }
 
 pub(crate) fn bridge_changed(change: &str) {

@@ -1,8 +1,8 @@
 //! Observes the host, applies the difference from the desired state and judges the result.
 //!
-//! Order: the table, forwarding, bridge settings, dnsmasq's files, the probe. In this
-//! order packets are forwarded only after the table is installed, and the probe tests the
-//! complete setup.
+//! Order: the table, forwarding, limits, bridge settings, dnsmasq's files, the probe. In
+//! this order packets are forwarded only after the table is installed, and the probe tests
+//! the complete setup.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -27,7 +27,9 @@ use crate::firewall::client;
 use crate::firewall::error::FirewallError;
 use crate::firewall::monitor::{Commit, Writer};
 use crate::firewall::policy::TABLE;
+use crate::limits;
 use crate::messages;
+use crate::posture::{Posture, TableError, posture};
 use crate::probe_request;
 use crate::probe_scheduler::{self, Health, ProbeScheduler};
 use crate::settings::Settings;
@@ -39,6 +41,9 @@ use crate::uplink_network::{UplinkNetwork, UplinkNetworkError};
 const ACTIVE_INTERVAL: Duration = Duration::from_secs(60);
 /// The same while a part is missing.
 const RETRY_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Installations of the table in one reconciliation, while another process changes it.
+const MAX_INSTALLS: usize = 3;
 
 /// Keeps the host in the desired state.
 pub struct Reconciler {
@@ -170,10 +175,12 @@ impl Reconciler {
 
     async fn apply(&mut self, desired: &Desired, links: &Links) -> Observed {
         let table = self.apply_table(&desired.table).await;
-        let forwarding = match &table {
-            Ok(()) => self.apply_forwarding(&desired.network),
-            Err(_) => Forwarding::Held,
+        let forwarding = match posture(&table) {
+            Some(Posture::Open) => self.open(&desired.network),
+            Some(Posture::Closed) => self.close(&desired.network),
+            None => Forwarding::Held,
         };
+        let limits = self.apply_limits(&desired.network).await;
         let bridge = match client::foreign_tables(TABLE).await {
             Ok(foreign_tables) => {
                 self.audit(&foreign_tables, &desired.network);
@@ -189,6 +196,7 @@ impl Reconciler {
             table: table.map_err(|error| text::chain(&error)),
             forwarding,
             bridge,
+            limits,
             dnsmasq: self.apply_dnsmasq(desired).await,
             foreign: self.foreign.clone(),
             probe: Health::default(),
@@ -199,30 +207,41 @@ impl Reconciler {
     }
 
     /// Installs the table unless the kernel has it.
-    async fn apply_table(&mut self, desired: &KernelTable) -> Result<(), FirewallError> {
-        let before = client::read(&desired.name).await?;
-        if let Some(difference) = desired.difference(before.as_ref()) {
-            client::install(desired).await?;
-            let after = client::read(&desired.name).await?;
-            if let Some(difference) = desired.difference(after.as_ref()) {
-                // A change between install and read causes a notification, and with it
-                // another attempt.
-                return Err(FirewallError::ReadBack {
-                    table: desired.name.clone(),
+    async fn apply_table(&mut self, desired: &KernelTable) -> Result<(), TableError> {
+        let name = desired.name.as_str();
+        let mut change: Option<String> = None;
+        let mut installs = 0;
+        loop {
+            let observed = client::read(name).await.map_err(TableError::Unknown)?;
+            let Some(difference) = desired.difference(observed.as_ref()) else {
+                if let Some(change) = change {
+                    self.report_install(desired, &change);
+                }
+                self.installed = Some(desired.clone());
+                return Ok(());
+            };
+            if installs == MAX_INSTALLS {
+                return Err(TableError::NotInstalled(FirewallError::ReadBack {
+                    table: name.to_owned(),
                     difference,
-                });
+                }));
             }
-            if self.installed.as_ref() == Some(desired) {
-                messages::table_restored(self.last_writer.as_ref(), &difference);
-            } else {
-                messages::table_installed();
-            }
+            let installed = client::install(desired).await;
+            installed.map_err(TableError::NotInstalled)?;
+            installs += 1;
+            change.get_or_insert(difference);
         }
-        self.installed = Some(desired.clone());
-        Ok(())
     }
 
-    fn apply_forwarding(&self, network: &UplinkNetwork) -> Forwarding {
+    fn report_install(&self, desired: &KernelTable, change: &str) {
+        if self.installed.as_ref() == Some(desired) {
+            messages::table_restored(self.last_writer.as_ref(), change);
+        } else {
+            messages::table_installed();
+        }
+    }
+
+    fn open(&self, network: &UplinkNetwork) -> Forwarding {
         for bridge in [&network.private_bridge, &network.public_bridge] {
             match self.enable_forwarding(bridge) {
                 Ok(true) => {}
@@ -231,6 +250,37 @@ impl Reconciler {
             }
         }
         Forwarding::On
+    }
+
+    fn close(&self, network: &UplinkNetwork) -> Forwarding {
+        let mut changed = false;
+        for bridge in [&network.private_bridge, &network.public_bridge] {
+            match self.sysctls.set(&sysctl::forwarding(bridge), false) {
+                Ok(done) => changed |= done == Some(true),
+                Err(error) => return Forwarding::Failed(text::chain(&error)),
+            }
+        }
+        if changed {
+            messages::closed(network);
+        }
+        Forwarding::Closed
+    }
+
+    /// Applies the limits of the kernel's shared tables.
+    async fn apply_limits(&self, network: &UplinkNetwork) -> Result<(), String> {
+        for (name, bound) in limits::sysctls(network.private_network) {
+            let changed = self.sysctls.bound(name, bound);
+            if let Some(former) = changed.map_err(|error| text::chain(&error))? {
+                messages::limit_changed(&format!("changed net/{name}, which was {former}"));
+            }
+        }
+        for bridge in [&network.private_bridge, &network.public_bridge] {
+            let changed = bridge::limit_learning(bridge).await;
+            if let Some(change) = changed.map_err(|error| text::chain(&error))? {
+                messages::limit_changed(&change);
+            }
+        }
+        Ok(())
     }
 
     /// Returns true if the bridge forwards, and false if it does not exist.

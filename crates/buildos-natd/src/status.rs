@@ -20,6 +20,8 @@ pub struct Observed {
     /// If br1 and its ports are as desired: true if bridged frames pass iptables.
     /// Otherwise the reason.
     pub bridge: Result<bool, String>,
+    /// The kernel's shared tables have their limits; or why not.
+    pub limits: Result<(), String>,
     /// State of dnsmasq, or the reason why its configuration cannot be written.
     pub dnsmasq: Result<Dnsmasq, String>,
     /// Rules of other tables that drop packets of machines.
@@ -47,9 +49,11 @@ pub enum Forwarding {
     On,
     /// This bridge does not exist.
     NoBridge(String),
-    /// Not attempted, because the table is not installed.
+    /// Unchanged, because the table cannot be read.
     Held,
-    /// Cannot be switched on, for this reason.
+    /// Neither forwards, because the table is not the desired one.
+    Closed,
+    /// Cannot be switched, for this reason.
     Failed(String),
 }
 
@@ -84,14 +88,24 @@ impl Status {
     #[must_use]
     pub fn judge(network: &UplinkNetwork, observed: &Observed) -> Self {
         if let Err(error) = &observed.table {
-            return Self::degraded(format!("no NAT: {error}"));
+            return Self::degraded(match &observed.forwarding {
+                Forwarding::Closed => format!("no NAT, and nothing is forwarded: {error}"),
+                Forwarding::Failed(failure) => {
+                    format!("no NAT, and forwarding cannot be switched off ({failure}): {error}")
+                }
+                Forwarding::On | Forwarding::NoBridge(_) | Forwarding::Held => {
+                    format!("no NAT: {error}")
+                }
+            });
         }
         match &observed.forwarding {
             Forwarding::On => {}
             Forwarding::NoBridge(name) => {
                 return Self::waiting(format!("waiting for bridge {name}"));
             }
-            Forwarding::Held => return Self::degraded("no NAT: nothing is forwarded"),
+            Forwarding::Held | Forwarding::Closed => {
+                return Self::degraded("no NAT: nothing is forwarded");
+            }
             Forwarding::Failed(error) => {
                 return Self::degraded(format!("nothing is forwarded: {error}"));
             }
@@ -101,6 +115,9 @@ impl Status {
                 "{} is misconfigured: {error}",
                 network.private_bridge
             ));
+        }
+        if let Err(error) = &observed.limits {
+            return Self::degraded(format!("machines can use up tables of the kernel: {error}"));
         }
         if let Some(finding) = observed.foreign.iter().find(|finding| finding.certain) {
             return Self::degraded(format!("machines are cut off: {finding}"));
@@ -173,6 +190,7 @@ mod tests {
             table: Ok(()),
             forwarding: Forwarding::On,
             bridge: Ok(false),
+            limits: Ok(()),
             dnsmasq: Ok(Dnsmasq::Serving),
             foreign: vec![],
             probe: health(ProbeState::Passed, None),
@@ -229,6 +247,32 @@ mod tests {
             &observed,
             State::Degraded,
             "no NAT: nf_tables refused table inet buildos",
+        );
+        for (forwarding, reason) in [
+            (
+                Forwarding::Closed,
+                "no NAT, and nothing is forwarded: nf_tables refused table inet buildos",
+            ),
+            (
+                Forwarding::Failed("cannot write x".to_owned()),
+                "no NAT, and forwarding cannot be switched off (cannot write x): nf_tables \
+                 refused table inet buildos",
+            ),
+        ] {
+            let observed = Observed {
+                forwarding,
+                ..observed.clone()
+            };
+            check(&observed, State::Degraded, reason);
+        }
+        let observed = Observed {
+            limits: Err("cannot write x".to_owned()),
+            ..good()
+        };
+        check(
+            &observed,
+            State::Degraded,
+            "machines can use up tables of the kernel: cannot write x",
         );
         for (forwarding, state, reason) in [
             (
