@@ -88,7 +88,8 @@ def test_connections_of_machine_leave_room_for_others(online: Host, lan: Lan) ->
     try:
         assert process.stdout is not None
         opened = int(process.stdout.readline())
-        assert _LIMIT - 50 <= opened <= _LIMIT
+        # The kernel counts in 16 groups.
+        assert _LIMIT * 0.75 < opened <= _LIMIT
         assert packets(online, "a machine with too many connections to the outside") > 0
         assert usage(online, "TrackedConnections")[0] < _LIMIT + 200
         for _ in range(10):
@@ -145,10 +146,10 @@ def test_kernel_limits_are_restored(online: Host) -> None:
     assert online.read(timeout).strip() == "7440"
     online.run(f"echo 432000 >{timeout}; ip link set br1 type bridge fdb_max_learned 0")
     # An event: a changed sysctl causes none.
-    online.run("ip link add event type dummy && ip link del event")
+    online.run("ip link add event type bridge && ip link del event")
     online.wait_for(lambda: online.read(timeout).strip() == "7440", "the timeout is restored")
     # A stricter value stays.
-    online.run(f"echo 600 >{timeout}; ip link add event type dummy && ip link del event")
+    online.run(f"echo 600 >{timeout}; ip link add event type bridge && ip link del event")
     online.wait_for(
         lambda: online.link("br1")["linkinfo"]["info_data"]["fdb_max_learned"] == _LEARNED,
         "the limit of br1 is restored",

@@ -76,7 +76,7 @@ pub struct ConnectionLimit(u32);
 
 /// A limit outside of its range.
 #[derive(Debug, thiserror::Error)]
-#[error("{0} is not between 64 and 65536 connections")]
+#[error("{0} is not between 256 and 65536 connections")]
 pub struct NotAConnectionLimit(u32);
 
 impl ConnectionLimit {
@@ -103,7 +103,7 @@ impl TryFrom<u32> for ConnectionLimit {
 
     fn try_from(number: u32) -> Result<Self, Self::Error> {
         match number {
-            64..=65_536 => Ok(Self(number)),
+            256..=65_536 => Ok(Self(number)),
             _ => Err(NotAConnectionLimit(number)),
         }
     }
@@ -284,9 +284,9 @@ mod tests {
 
     #[test]
     fn connection_limit_outside_its_range_is_refused() {
-        let (settings, problems) = load("machine_connections = 64");
-        assert_eq!((settings.connections.get(), problems), (64, vec![]));
-        for bad in ["63", "65537", "-1"] {
+        let (settings, problems) = load("machine_connections = 256");
+        assert_eq!((settings.connections.get(), problems), (256, vec![]));
+        for bad in ["255", "65537", "-1"] {
             let (settings, problems) = load(&format!("machine_connections = {bad}"));
             assert_eq!(settings.connections.get(), 2048);
             assert_eq!(problems.len(), 1, "{problems:?}");

@@ -159,7 +159,7 @@ fn holds(condition: &Match, packet: &Packet) -> bool {
             matches!(packet.protocol, Protocol::Port(Transport::Tcp, _))
                 && packet.state == Some(ConnectionState::New)
         }
-        Match::ConnectionsOver(..) => packet.ipv4 && packet.over_limit,
+        Match::ConnectionsOver { .. } => packet.ipv4 && packet.over_limit,
         Match::EchoRequest => packet.ipv4 && packet.protocol == Protocol::Echo,
         Match::State(states) => packet.state.is_some_and(|state| states.contains(&state)),
         Match::DestinationNat => packet.redirected,

@@ -107,6 +107,7 @@ fn effect<'a>(rule: &'a KernelRule, traffic: &Traffic) -> Option<(bool, Effect<'
             Expression::Conntrack(ConntrackKey::Status)
             | Expression::Payload { .. }
             | Expression::Immediate(..)
+            | Expression::HashConnection(_)
             | Expression::RouteSegmentSize
             | Expression::HostToNetwork => {
                 register = None;
@@ -170,6 +171,7 @@ fn verdict(expression: &Expression) -> Option<Effect<'_>> {
         | Expression::Range(..)
         | Expression::Immediate(..)
         | Expression::CountConnections { .. }
+        | Expression::HashConnection(_)
         | Expression::RouteSegmentSize
         | Expression::HostToNetwork
         | Expression::WriteSegmentSize

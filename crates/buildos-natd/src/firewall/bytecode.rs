@@ -106,6 +106,9 @@ pub enum Expression {
     Range(Vec<u8>, Vec<u8>),
     /// Loads a constant.
     Immediate(Register, Vec<u8>),
+    /// Loads a number below the modulus, the same one for both directions of a
+    /// connection, into the register after an IPv4 address in register 1.
+    HashConnection(u32),
     /// Adds the register to a set, and ends the rule unless more connections than
     /// the limit have this element.
     CountConnections {
@@ -191,6 +194,8 @@ const SOURCE: u32 = 12;
 /// As [`SOURCE`], of the destination address.
 const DESTINATION: u32 = 16;
 const IPV4_LENGTH: u32 = 4;
+/// Length of a 32-bit register.
+const GROUP_LENGTH: u32 = 4;
 /// Offset of the flags in the TCP header (RFC 9293, section 3.1).
 const TCP_FLAGS: u32 = 13;
 const TCP_SYN: u8 = 1 << 1;
@@ -257,7 +262,7 @@ impl KernelSet {
         Self {
             name: set.name.to_owned(),
             flags: libc::NFT_SET_EVAL as u32,
-            key_length: IPV4_LENGTH,
+            key_length: IPV4_LENGTH + GROUP_LENGTH,
             size: set.size,
         }
     }
@@ -378,10 +383,11 @@ fn compile_match(condition: &Match) -> Vec<Expression> {
             ]);
             expressions
         }
-        Match::ConnectionsOver(set, limit) => {
+        Match::ConnectionsOver { set, groups, limit } => {
             let mut expressions = Vec::from(ipv4(CompareOp::Equal));
             expressions.extend([
                 payload(PayloadBase::Network, SOURCE, IPV4_LENGTH),
+                Expression::HashConnection(*groups),
                 Expression::CountConnections {
                     set: (*set).to_owned(),
                     limit: *limit,

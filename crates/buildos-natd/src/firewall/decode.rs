@@ -304,6 +304,7 @@ mod tests {
                 "counter",
                 "match",
                 "range",
+                "hash",
                 "dynset",
                 "masq",
                 "rt",
@@ -329,7 +330,7 @@ mod tests {
             let _ = (generation(&bytes), table(&bytes), set(&bytes), chain(&bytes), rule(&bytes));
             for name in [
                 "meta", "ct", "payload", "bitwise", "cmp", "immediate", "lookup", "target", "range",
-                "dynset", "masq", "rt", "byteorder", "exthdr",
+                "hash", "dynset", "masq", "rt", "byteorder", "exthdr",
             ] {
                 let _ = (expression(name.to_owned(), &bytes), comment(&bytes));
             }

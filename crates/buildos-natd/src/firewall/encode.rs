@@ -96,6 +96,7 @@ fn add_expression(rule: &mut Rule<'_>, expression: &Expression) {
         }
         Expression::Range(from, to) => rule.add_expr(&Raw::range(from, to)),
         Expression::Immediate(to, data) => rule.add_expr(&Raw::immediate(*to, data)),
+        Expression::HashConnection(groups) => rule.add_expr(&Raw::hash_connection(*groups)),
         Expression::CountConnections { set, limit } => {
             rule.add_expr(&Raw::count_connections(c_string(set), *limit));
         }
@@ -199,6 +200,7 @@ mod tests {
             Expression::Range(vec![0, 67], vec![0, 68]),
             Expression::Immediate(Register::One, vec![4, 0]),
             Expression::Immediate(Register::Two, vec![255, 255]),
+            Expression::HashConnection(16),
             Expression::CountConnections {
                 set: "connections".to_owned(),
                 limit: 2048,
@@ -247,7 +249,7 @@ mod tests {
         let set = KernelSet {
             name: "connections".to_owned(),
             flags: libc::NFT_SET_EVAL as u32,
-            key_length: 4,
+            key_length: 8,
             size: 65_535,
         };
         let table = KernelTable {

@@ -22,7 +22,8 @@ pub struct Table {
     pub chains: Vec<Chain>,
 }
 
-/// A set of IPv4 addresses that rules fill (nft(8), "flags dynamic").
+/// A set that counts the connections of IPv4 addresses (nft(8), "flags dynamic"). Its
+/// key is the address with the number of a group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Set {
     /// Name, at most 31 bytes.
@@ -111,9 +112,20 @@ pub enum Match {
     Ports(Transport, u16, u16),
     /// A TCP segment with SYN.
     Syn,
-    /// The source address has more tracked connections than the number. The set
-    /// keeps the connections of each address.
-    ConnectionsOver(&'static str, u32),
+    /// The source address has more tracked connections than the limit, in the group of
+    /// this packet's connection.
+    ///
+    /// The kernel removes at most nine closed connections of an element in a tick
+    /// (`CONNCOUNT_GC_MAX_NODES`, net/netfilter/nf_conncount.c), 2250 a second. With
+    /// groups an address can have connections as often as it likes.
+    ConnectionsOver {
+        /// Name of the set.
+        set: &'static str,
+        /// Number of groups, into which the kernel hashes connections.
+        groups: u32,
+        /// Limit of each group.
+        limit: u32,
+    },
     /// An ICMP echo request.
     EchoRequest,
     /// The connection is in one of these states.
@@ -277,7 +289,10 @@ impl fmt::Display for Table {
 impl fmt::Display for Set {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { name, size } = self;
-        writeln!(f, "\tset {name} {{\n\t\ttype ipv4_addr\n\t\tsize {size}")?;
+        writeln!(
+            f,
+            "\tset {name} {{\n\t\ttype ipv4_addr . mark\n\t\tsize {size}"
+        )?;
         f.write_str("\t\tflags dynamic\n\t}")
     }
 }
@@ -329,9 +344,10 @@ impl fmt::Display for Match {
                 write!(f, "{} dport {first}-{last}", transport.as_str())
             }
             Self::Syn => f.write_str("tcp flags syn"),
-            Self::ConnectionsOver(set, limit) => {
-                write!(f, "add @{set} {{ ip saddr ct count over {limit} }}")
-            }
+            Self::ConnectionsOver { set, groups, limit } => write!(
+                f,
+                "add @{set} {{ ip saddr . symhash mod {groups} ct count over {limit} }}"
+            ),
             Self::EchoRequest => f.write_str("icmp type echo-request"),
             Self::State(states) => {
                 let names: Vec<_> = states.iter().map(|state| state.as_str()).collect();

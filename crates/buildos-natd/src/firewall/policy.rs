@@ -82,9 +82,11 @@ const TFTP: u16 = 69;
 pub const OUTSIDE_CONNECTIONS: &str = "outside_connections";
 /// Set of the machines' connections to the host.
 pub const HOST_CONNECTIONS: &str = "host_connections";
-/// The default size of a dynamic set in nft(8), which has room for every address of a
-/// /16. Without room for an element, its connections are not limited.
-const SET_SIZE: u32 = 65_535;
+/// Groups of an address's connections, see [`Match::ConnectionsOver`].
+const GROUPS: u32 = 16;
+/// Room for every group of every address of a /16. Without room for an element, its
+/// connections are not limited.
+const SET_SIZE: u32 = 65_536 * GROUPS;
 
 /// Comment of the rules that count packets from machines to the outside; a key
 /// of the D-Bus property `Counters`.
@@ -334,7 +336,11 @@ impl Rules<'_> {
     fn limit(&self, mut matches: Vec<Match>, set: &'static str) -> Rule {
         matches.extend([
             Match::State(vec![ConnectionState::New]),
-            Match::ConnectionsOver(set, self.settings.connections.get()),
+            Match::ConnectionsOver {
+                set,
+                groups: GROUPS,
+                limit: self.settings.connections.get() / GROUPS,
+            },
         ]);
         Rule::new(matches, Verdict::Drop).counted()
     }

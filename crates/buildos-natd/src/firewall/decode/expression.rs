@@ -32,6 +32,12 @@ const RANGE_REGISTER: u16 = 1;
 const RANGE_OPERATION: u16 = 2;
 const RANGE_FROM: u16 = 3;
 const RANGE_TO: u16 = 4;
+// enum nft_hash_attributes, nft_hash_types
+const HASH_REGISTER: u16 = 2;
+const HASH_MODULUS: u16 = 4;
+const HASH_OFFSET: u16 = 6;
+const HASH_TYPE: u16 = 7;
+const HASH_SYMMETRIC: u32 = 1;
 // enum nft_dynset_attributes
 const DYNSET_SET: u16 = 1;
 const DYNSET_OPERATION: u16 = 3;
@@ -99,6 +105,7 @@ pub(super) fn expression(name: String, data: &[u8]) -> Result<Expression, Decode
         "counter" => Some(Expression::Counter),
         "range" => range(data)?,
         "immediate" => immediate(data)?,
+        "hash" => hash_connection(data)?,
         "dynset" => count_connections(data)?,
         "masq" => masquerade(data)?,
         "rt" => route_segment_size(data)?,
@@ -208,6 +215,18 @@ fn range(data: &[u8]) -> Result<Option<Expression>, DecodeError> {
     })?;
     let supported = is_register_1(register) && operation == Some(libc::NFT_RANGE_EQ as u32);
     Ok(supported.then_some(Expression::Range(from, to)))
+}
+
+/// Decodes "symhash mod NUMBER" in a key after an IPv4 address.
+fn hash_connection(data: &[u8]) -> Result<Option<Expression>, DecodeError> {
+    let kinds = [HASH_REGISTER, HASH_MODULUS, HASH_OFFSET, HASH_TYPE];
+    let [register, modulus, offset, kind] = numbers(data, kinds)?;
+    let supported = register == Some(libc::NFT_REG32_01 as u32)
+        && offset.unwrap_or(0) == 0
+        && kind == Some(HASH_SYMMETRIC);
+    Ok(modulus
+        .filter(|_| supported)
+        .map(Expression::HashConnection))
 }
 
 /// Decodes "add @set { … ct count over LIMIT }".

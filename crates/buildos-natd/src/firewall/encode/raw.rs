@@ -19,6 +19,12 @@ const TCP_OPTION: u32 = 1;
 const ROUTE_SEGMENT_SIZE: u32 = 3;
 /// `NF_NAT_RANGE_PROTO_SPECIFIED` (linux/netfilter/nf_nat.h).
 const PORTS_SPECIFIED: u32 = 2;
+/// `NFT_HASH_SYM`.
+const SYMMETRIC: u32 = 1;
+/// `NFT_REG32_01`: the second 32 bits of register 1.
+const AFTER_ADDRESS: u32 = libc::NFT_REG32_01 as u32;
+/// nft(8)'s numbers of the types of a key, six bits each: IPv4 address and mark.
+const ADDRESS_AND_NUMBER: u32 = 7 << 6 | 19;
 /// `NFT_CONNLIMIT_F_INV`: more connections than the limit match.
 const OVER: u32 = 1;
 
@@ -72,6 +78,15 @@ impl Raw {
             (sys::NFTNL_EXPR_MASQ_REG_PROTO_MAX, register(Register::Two)),
         ];
         Self::new(c"masq", attributes)
+    }
+
+    pub(super) fn hash_connection(modulus: u32) -> Self {
+        let attributes = vec![
+            (sys::NFTNL_EXPR_HASH_DREG, Value::Number(AFTER_ADDRESS)),
+            (sys::NFTNL_EXPR_HASH_MODULUS, Value::Number(modulus)),
+            (sys::NFTNL_EXPR_HASH_TYPE, Value::Number(SYMMETRIC)),
+        ];
+        Self::new(c"hash", attributes)
     }
 
     pub(super) fn count_connections(set: CString, limit: u32) -> Self {
@@ -178,7 +193,7 @@ impl nftnl::expr::Expression for Raw {
     }
 }
 
-/// Encodes a set of IPv4 addresses, without elements.
+/// Encodes a set of IPv4 addresses with a number, without elements.
 pub(super) fn set<'a>(
     table: &'a Table,
     name: &CStr,
@@ -191,6 +206,8 @@ pub(super) fn set<'a>(
     unsafe {
         sys::nftnl_set_set_u32(pointer, sys::NFTNL_SET_FLAGS as u16, compiled.flags);
         sys::nftnl_set_set_u32(pointer, sys::NFTNL_SET_DESC_SIZE as u16, compiled.size);
+        sys::nftnl_set_set_u32(pointer, sys::NFTNL_SET_KEY_LEN as u16, compiled.key_length);
+        sys::nftnl_set_set_u32(pointer, sys::NFTNL_SET_KEY_TYPE as u16, ADDRESS_AND_NUMBER);
     }
     set
 }
