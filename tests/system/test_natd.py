@@ -57,7 +57,7 @@ def test_machine_gets_address_dns_and_internet(online: Host, lan: Lan) -> None:
 
 
 def test_installed_table_equals_golden_file(online: Host) -> None:
-    assert online.run("nft --stateless list table inet buildos") == _TABLE
+    assert online.run("nft --stateless --terse list table inet buildos") == _TABLE
 
 
 def test_forwarding_is_enabled_on_both_bridges_only(online: Host) -> None:
@@ -150,7 +150,7 @@ def test_table_damaged_is_reinstalled_and_logged(online: Host, damage: str) -> N
     since = now(online)
     online.run(damage)
     online.wait_for(
-        lambda: online.run("nft --stateless list table inet buildos", check=False) == _TABLE,
+        lambda: online.run("nft --stateless --terse list table inet buildos", check=False) == _TABLE,
         f"the table after {damage!r}",
     )
     restored = online.wait_for(lambda: messages(online, RESTORED, since), "natd logs the repair")
@@ -190,7 +190,7 @@ def test_tables_of_other_programs_are_unchanged(online: Host) -> None:
     online.wait_for(lambda: online.succeeds("nft list table inet buildos"), "the table is back")
     online.run("nft delete table inet buildos; nft add table inet buildos")
     online.wait_for(
-        lambda: online.run("nft --stateless list table inet buildos") == _TABLE,
+        lambda: online.run("nft --stateless --terse list table inet buildos") == _TABLE,
         "the table is complete",
     )
     after = online.run("nft list ruleset | grep -v '^#'")

@@ -1,6 +1,6 @@
 //! Tests the text of table `inet buildos`, and its verdicts on packets.
 //!
-//! The text is what `nft --stateless list table inet buildos` prints for the
+//! The text is what `nft --stateless --terse list table inet buildos` prints for the
 //! installed table; the system lane compares both.
 
 #![allow(clippy::unwrap_used)] // A test fails by panicking.

@@ -269,7 +269,7 @@ impl ConnectionState {
     }
 }
 
-/// Prints the table as `nft --stateless list table` does.
+/// Prints the table as `nft --stateless --terse list table` does.
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "table inet {} {{", self.name)?;
