@@ -1,23 +1,31 @@
 //! Collects the errors that a test logs.
 
+use std::cell::RefCell;
 use std::fmt;
-use std::sync::{Arc, Mutex};
+use std::sync::Once;
 
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
 
-/// Runs `act` and returns the messages of the errors that it logs.
-pub(crate) fn errors_logged(act: impl FnOnce()) -> Vec<String> {
-    let errors = Errors::default();
-    let messages = Arc::clone(&errors.0);
-    tracing::subscriber::with_default(errors, act);
-    let mut messages = messages.lock().unwrap();
-    std::mem::take(&mut messages)
+thread_local! {
+    /// Messages of the errors that this thread has logged.
+    static MESSAGES: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
 }
 
-#[derive(Default)]
-struct Errors(Arc<Mutex<Vec<String>>>);
+/// Runs `act` and returns the messages of the errors that it logs.
+///
+/// The subscriber is global: tests run in parallel, and tracing caches for all threads
+/// whether the first thread at a log statement had a subscriber.
+pub(crate) fn errors_logged(act: impl FnOnce()) -> Vec<String> {
+    static SUBSCRIBER: Once = Once::new();
+    SUBSCRIBER.call_once(|| tracing::subscriber::set_global_default(Errors).unwrap());
+    MESSAGES.take();
+    act();
+    MESSAGES.take()
+}
+
+struct Errors;
 
 impl Subscriber for Errors {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
@@ -27,7 +35,7 @@ impl Subscriber for Errors {
     fn event(&self, event: &Event<'_>) {
         let mut message = Message::default();
         event.record(&mut message);
-        self.0.lock().unwrap().push(message.0);
+        MESSAGES.with_borrow_mut(|messages| messages.push(message.0));
     }
 
     fn new_span(&self, _: &Attributes<'_>) -> Id {
