@@ -425,3 +425,23 @@ def test_sandbox_permits_operations_of_bbot_agent(host: Host, lan: Lan, url: str
     # systemd removes the unit's private /tmp with the unit.
     host.systemctl("stop", BBOT)
     assert host.run("find /tmp -name private") == ""
+
+
+def test_unwritable_state_file_is_degraded_state(host: Host, lan: Lan, url: str) -> None:
+    host.configure("agentd", bbot(url))
+    host.start([lan])
+    wait_until_runs(host)
+    agentd = host.main_pid("buildos-agentd")
+    host.run("mkdir /run/buildos/agentd/state.json.new")
+    host.systemctl("stop", BBOT)
+    host.systemctl("start", BBOT)
+    host.run("buildosctl drain bbot@default")
+    host.wait_for(
+        lambda: "cannot write /run/buildos/agentd/state.json" in host.status_text("buildos-agentd"),
+        "the status names the file",
+    )
+    host.run("rmdir /run/buildos/agentd/state.json.new")
+    host.wait_for(
+        lambda: "cannot write" not in host.status_text("buildos-agentd"), "the state is saved"
+    )
+    assert host.main_pid("buildos-agentd") == agentd

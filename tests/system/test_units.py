@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 from functools import partial
 from operator import attrgetter
@@ -97,6 +98,34 @@ def test_service_read_only_options_are_effective(path: Path) -> None:
         assert {"/proc", "/sys"} <= set(read_only)
     else:
         assert "/run" in read_only
+
+
+@pytest.mark.parametrize("path", services(), ids=attrgetter("name"))
+def test_restart_delay_of_service_grows(path: Path) -> None:
+    """A fault that lasts must not fill the journal. agentd delays the starts of agents."""
+    unit = dict(re.findall(r"^(\w+)=(.*)$", path.read_text(), re.MULTILINE))
+    if unit.get("Restart", "no") == "no" or unit["RestartSec"] == "infinity":
+        return
+    assert int(unit["RestartSteps"]) >= 3
+    assert unit["RestartMaxDelaySec"] in ("5s", "10s", "1min")
+    assert "MemoryMax" in unit
+
+
+def test_daemon_without_bus_restarts_with_growing_delay(host: Host, lan: Lan) -> None:
+    lan.serve_dhcp()
+    host.start([lan])
+    daemons = ("buildos-natd.service", "buildos-agentd.service")
+    for unit in daemons:
+        host.wait_for(partial(host.active, unit), f"{unit} runs")
+    host.run("systemctl mask --runtime --now dbus.service dbus.socket")
+    # The first restarts take less than a second, as do 30 with a delay of 100 ms.
+    host.wait_for(
+        lambda: all(int(host.unit(unit, "NRestarts")["NRestarts"]) >= 2 for unit in daemons),
+        "the daemons have restarted",
+    )
+    time.sleep(10)
+    for unit in daemons:
+        assert 3 <= int(host.unit(unit, "NRestarts")["NRestarts"]) <= 8
 
 
 def test_daemon_writable_mounts_are_few(host: Host, lan: Lan) -> None:

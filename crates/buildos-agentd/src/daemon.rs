@@ -46,6 +46,7 @@ use crate::agent::drain::Budgets;
 use crate::agent::id::Id;
 use crate::dbus::{MethodCall, Publisher};
 use crate::lifecycle::instance::Event;
+use crate::messages;
 use crate::ready_delay::ReadyDelay;
 use crate::requirements::clock::Clock;
 use crate::requirements::host::Host;
@@ -59,6 +60,9 @@ use crate::systemd::supervisor::Report;
 /// Quiet time after which freed memory is returned to the kernel. Agents that start or
 /// end together do so within less.
 const TRIM_DELAY: Duration = Duration::from_secs(3);
+
+/// Interval between attempts to write the state file after an error.
+const SAVE_RETRY: Duration = Duration::from_secs(10);
 
 /// Runs agentd until systemd stops it.
 ///
@@ -115,6 +119,8 @@ struct Daemon {
     publisher: Publisher,
     units: Units,
     state_file: StateFile,
+    /// Why the state file could not be written.
+    state_unsaved: Option<String>,
     /// True if agentd has not run in this boot before.
     first_start: bool,
     host: Host,
@@ -148,6 +154,7 @@ async fn start(service: &Service<Settings>) -> Result<(Daemon, Inputs), Error> {
         units: Units::new(Systemd::new(&connection).await?, reports),
         first_start: state_file.is_new(),
         state_file,
+        state_unsaved: None,
         host: Host {
             network: inputs.network.next().await?,
             naming: inputs.naming.next().await?,
@@ -269,14 +276,16 @@ impl Daemon {
         self.agents.check(&self.host);
         let instances = self.agents.instances();
         let remembered = instances.iter().map(|(&id, i)| (id, i.remember()));
-        self.state_file.save(remembered)?;
+        let saved = self.state_file.save(remembered);
+        self.state_unsaved = messages::state_unsaved(saved, self.state_unsaved.take());
         let disabled: Vec<_> = self.disabled.iter().collect();
-        let notes: &[&str] = match self.host.clock {
-            Clock::GivenUp if !instances.is_empty() => &["the clock is not synchronised"],
-            Clock::GivenUp | Clock::Awaited | Clock::Synchronised => &[],
+        let mut notes = match self.host.clock {
+            Clock::GivenUp if !instances.is_empty() => vec!["the clock is not synchronised"],
+            Clock::GivenUp | Clock::Awaited | Clock::Synchronised => Vec::new(),
         };
+        notes.extend(self.state_unsaved.as_deref());
         let agents = instances.iter().map(|(&id, &instance)| (id, instance));
-        let reason = summary(agents, &disabled, notes);
+        let reason = summary(agents, &disabled, &notes);
         self.publisher
             .publish(&reason, &service.problems(), &instances)
             .await?;
@@ -292,6 +301,9 @@ impl Daemon {
             self.agents.deadline(),
             poll.map(|after| Instant::now() + after),
             ready,
+            self.state_unsaved
+                .is_some()
+                .then(|| Instant::now() + SAVE_RETRY),
         ];
         deadlines.into_iter().flatten().min()
     }

@@ -8,7 +8,8 @@
 use std::time::Duration;
 
 use buildos_dbus_api::agent1::InstanceState;
-use buildos_service::text::Escaped;
+use buildos_service::file::WriteError;
+use buildos_service::text::{Escaped, chain};
 
 use crate::agent::id::Id;
 use crate::lifecycle::instance::Instance;
@@ -136,6 +137,23 @@ pub(crate) fn changed(id: &Id) {
         object_systemd_unit = id.unit(),
         "{id} has a new command line, which applies from its next start"
     );
+}
+
+/// Logs the first error of the state file, and the end of the errors. Returns the reason for
+/// the status of agentd. `before`: reason after the last save.
+pub(crate) fn state_unsaved(
+    saved: Result<(), WriteError>,
+    before: Option<String>,
+) -> Option<String> {
+    let now = saved.err().map(|error| chain(&error));
+    match (&before, &now) {
+        (None, Some(reason)) => tracing::warn!(
+            "{reason}; after a restart, agentd would not know drained and stopped agents"
+        ),
+        (Some(_), None) => tracing::info!("the state of the agents is saved again"),
+        (None, None) | (Some(_), Some(_)) => {}
+    }
+    now
 }
 
 /// Logs the removal of a tap.

@@ -1,7 +1,6 @@
 //! Lists the reasons why agentd ends.
 
 use buildos_dbus_api::watch::BusLost;
-use buildos_service::file::WriteError;
 
 use crate::systemd::manager::SystemdError;
 use crate::unit::directory::UnitDirectoryError;
@@ -21,7 +20,4 @@ pub enum Error {
     /// The drop-ins could not be read or changed.
     #[error(transparent)]
     Units(#[from] UnitDirectoryError),
-    /// The state file could not be written.
-    #[error(transparent)]
-    StateFile(#[from] WriteError),
 }
