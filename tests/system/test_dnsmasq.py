@@ -6,6 +6,7 @@ import pytest
 from host import Host
 from machine import Machine
 from nat import dnsmasq_pid, public_address, usage, wait_for_status, wait_until_ready
+from simlan.errors import CommandFailed
 from simlan.lan import Lan
 
 _UNIT = "buildos-dnsmasq.service"
@@ -209,3 +210,20 @@ def test_dnsmasq_failing_to_start_makes_natd_not_ready(online: Host) -> None:
     online.run("umount /usr/sbin/dnsmasq")
     wait_until_ready(online)
     assert public_address(online)
+
+
+def test_natd_answers_with_fifos_in_place_of_files_of_other_users(host: Host, lan: Lan) -> None:
+    """A read of a FIFO waits for a writer; the watchdog would end natd after 30 s."""
+    lan.serve_dhcp()
+    host.start([lan])
+    wait_until_ready(host)
+    natd = host.main_pid("buildos-natd")
+    host.run(
+        "cd /run/buildos; rm dnsmasq/leases dnsmasq/dnsmasq.conf probe/report.json;"
+        " mkfifo dnsmasq/leases dnsmasq/dnsmasq.conf probe/report.json"
+    )
+    with pytest.raises(CommandFailed, match="not a regular file"):
+        usage(host, "Machines")
+    wait_for_status(host, "dnsmasq")
+    assert host.bus_property("nat1", "Reason")
+    assert host.main_pid("buildos-natd") == natd

@@ -9,8 +9,8 @@ use buildos_service::text;
 use zbus::{Connection, fdo, interface};
 
 use crate::audit::Finding;
+use crate::dnsmasq::machines::Machines;
 use crate::dnsmasq::observe::Dnsmasq;
-use crate::dnsmasq::{leases, paths};
 use crate::firewall::{client, policy};
 use crate::status::{Observed, Status};
 use crate::uplink_network::UplinkNetwork;
@@ -37,8 +37,7 @@ pub struct Published {
 pub async fn serve(connection: &Connection, root: &Path, published: Published) -> zbus::Result<()> {
     let server = connection.object_server();
     server.at(PATH, Manager { published }).await?;
-    let root = root.to_owned();
-    server.at(PATH, Usage { root }).await?;
+    server.at(PATH, Usage::new(root)).await?;
     connection.request_name(NAME).await
 }
 
@@ -205,6 +204,16 @@ impl Manager {
 #[derive(Debug)]
 pub struct Usage {
     root: PathBuf,
+    machines: Machines,
+}
+
+impl Usage {
+    fn new(root: &Path) -> Self {
+        Self {
+            root: root.to_owned(),
+            machines: Machines::new(root),
+        }
+    }
 }
 
 #[interface(name = "org.build2.buildos.nat1.Usage")]
@@ -213,24 +222,8 @@ impl Usage {
     /// 1970 (0 for never).
     #[zbus(property(emits_changed_signal = "false"))]
     async fn machines(&self) -> fdo::Result<Vec<(String, String, u64)>> {
-        let path = self.root.join(paths::LEASES);
-        let file = match std::fs::read(&path) {
-            Ok(file) => file,
-            // dnsmasq never ran.
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
-            Err(error) => {
-                let path = path.display();
-                return Err(fdo::Error::Failed(format!("cannot read {path}: {error}")));
-            }
-        };
-        Ok(leases::parse(&String::from_utf8_lossy(&file))
-            // The probe is not a machine.
-            .filter(|lease| lease.mac != buildos_probe::MAC)
-            .map(|lease| {
-                let (address, mac) = (lease.address.to_string(), lease.mac.to_string());
-                (address, mac, lease.expires)
-            })
-            .collect())
+        let listed = self.machines.list().await;
+        listed.map_err(|error| fdo::Error::Failed(format!("cannot read the lease file: {error}")))
     }
 
     /// Packets and bytes for each rule comment, since the table was installed.
@@ -280,8 +273,7 @@ mod tests {
         };
         let mut xml = String::from("<node>\n");
         manager.introspect_to_writer(&mut xml, 2);
-        let root = PathBuf::new();
-        Usage { root }.introspect_to_writer(&mut xml, 2);
+        Usage::new(Path::new("")).introspect_to_writer(&mut xml, 2);
         xml.push_str("</node>\n");
         let path = concat!(
             env!("CARGO_MANIFEST_DIR"),

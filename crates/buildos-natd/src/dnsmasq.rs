@@ -15,6 +15,7 @@
 
 pub mod config;
 pub mod leases;
+pub mod machines;
 pub mod observe;
 pub mod paths;
 pub mod supervise;

@@ -11,7 +11,7 @@ use buildos_dbus_api::nat1::State;
 use buildos_dbus_api::network1::Network;
 use buildos_dbus_api::system;
 use buildos_probe::{REPORT, REQUEST};
-use buildos_service::text;
+use buildos_service::{file, text};
 use buildos_types::InterfaceName;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
@@ -41,6 +41,8 @@ use crate::uplink_network::{UplinkNetwork, UplinkNetworkError};
 const ACTIVE_INTERVAL: Duration = Duration::from_secs(60);
 /// The same while a part is missing.
 const RETRY_INTERVAL: Duration = Duration::from_secs(2);
+/// Limit of the report of a probe, bytes.
+const REPORT_LIMIT: usize = 64 << 10;
 
 /// Installations of the table in one reconciliation, while another process changes it.
 const MAX_INSTALLS: usize = 3;
@@ -390,9 +392,10 @@ fn waiting_for_netd(error: &UplinkNetworkError) -> String {
     format!("waiting for buildos-netd: {error}")
 }
 
-/// Returns the content of a JSON file, or [`None`] if it is missing or invalid.
+/// Returns the content of a JSON file that another user writes, or [`None`] if it is missing
+/// or invalid.
 fn read_json<T: DeserializeOwned>(path: &Path) -> Option<T> {
-    let bytes = std::fs::read(path).ok()?;
+    let bytes = file::read_bounded(path, REPORT_LIMIT).ok()?;
     serde_json::from_slice(&bytes).ok()
 }
 

@@ -1,6 +1,5 @@
 //! Reads the request, runs the steps in order, and writes the report.
 
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -40,6 +39,9 @@ pub enum ProbeError {
     Write(#[from] file::WriteError),
 }
 
+/// Limit of the request, bytes.
+const REQUEST_LIMIT: usize = 64 << 10;
+
 /// Runs the steps of the request below `root`, and writes the report there.
 ///
 /// # Errors
@@ -47,7 +49,7 @@ pub enum ProbeError {
 /// [`ProbeError`].
 pub fn run(root: &Path) -> Result<(), ProbeError> {
     let path = root.join(REQUEST);
-    let request = match fs::read(&path) {
+    let request = match file::read_bounded(&path, REQUEST_LIMIT) {
         Ok(request) => request,
         Err(source) => return Err(ProbeError::Read { path, source }),
     };

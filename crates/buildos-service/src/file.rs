@@ -1,7 +1,7 @@
-//! Replaces files atomically.
+//! Replaces files atomically, and reads files that other users write.
 
 use std::fs::{self, OpenOptions, Permissions};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -15,6 +15,33 @@ pub struct WriteError {
     source: io::Error,
 }
 
+/// Reads a file that another user writes.
+///
+/// Returns at once, with an error, if the file is a FIFO, a device or a symbolic link.
+///
+/// # Errors
+///
+/// The file cannot be read, is not a regular file, or has more than `limit` bytes.
+pub fn read_bounded(path: &Path, limit: usize) -> io::Result<Vec<u8>> {
+    // O_NONBLOCK: open(2) of a FIFO waits for a writer otherwise.
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(path)?;
+    if !file.metadata()?.is_file() {
+        let text = "not a regular file";
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+    }
+    let limit_and_one = u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1);
+    let mut content = Vec::new();
+    file.take(limit_and_one).read_to_end(&mut content)?;
+    if content.len() > limit {
+        let text = format!("larger than {limit} bytes");
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, text));
+    }
+    Ok(content)
+}
+
 /// Replaces the content of a file: writes a new file beside it, then renames the new
 /// file.
 ///
@@ -25,7 +52,7 @@ pub struct WriteError {
 ///
 /// The directory does not exist or is not writable, or memory is full.
 pub fn replace(path: &Path, content: &[u8], mode: u32) -> Result<bool, WriteError> {
-    if fs::read(path).is_ok_and(|old| old == content) {
+    if read_bounded(path, content.len()).is_ok_and(|old| old == content) {
         return Ok(false);
     }
     let mut name = path.file_name().unwrap_or_default().to_owned();
@@ -83,6 +110,40 @@ mod tests {
         let path = dir.path().join("state.json");
         assert!(replace(&path, b"whole", 0o644).unwrap());
         assert_eq!(fs::read(&path).unwrap(), b"whole");
+    }
+
+    #[test]
+    fn file_up_to_the_limit_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("leases");
+        fs::write(&path, "12345").unwrap();
+        assert_eq!(read_bounded(&path, 5).unwrap(), b"12345");
+        let error = read_bounded(&path, 4).unwrap_err();
+        assert_eq!(error.to_string(), "larger than 4 bytes");
+        let error = read_bounded(&dir.path().join("x"), 4).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn other_than_regular_files_are_refused_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let fifo = dir.path().join("fifo");
+        let made = std::process::Command::new("mkfifo").arg(&fifo).status();
+        assert!(made.unwrap().success());
+        let link = dir.path().join("link");
+        fs::write(dir.path().join("file"), "x").unwrap();
+        std::os::unix::fs::symlink("file", &link).unwrap();
+        for path in [&fifo, dir.path(), Path::new("/dev/zero")] {
+            let error = read_bounded(path, 4).unwrap_err();
+            assert_eq!(
+                error.to_string(),
+                "not a regular file",
+                "{}",
+                path.display()
+            );
+        }
+        let error = read_bounded(&link, 4).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ELOOP));
     }
 
     #[test]

@@ -66,7 +66,8 @@ pub async fn observe(root: &Path, connection: &Connection, configuration: &str) 
     if !root.join(PID).exists() {
         return Dnsmasq::judge(system::unit_state(connection, UNIT).await.as_ref());
     }
-    match std::fs::read(root.join(ACTIVE)) {
+    // dnsmasq's user writes the copy.
+    match file::read_bounded(&root.join(ACTIVE), configuration.len()) {
         Ok(active) if active == configuration.as_bytes() => Dnsmasq::Serving,
         Ok(_) | Err(_) => Dnsmasq::Outdated,
     }

@@ -41,6 +41,8 @@ const DNSMASQ: &str = "dnsmasq";
 /// Time limit for dnsmasq to end after SIGTERM, before SIGKILL. dnsmasq normally ends
 /// within milliseconds.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+/// Limit of the configuration, bytes.
+const LIMIT: usize = 1 << 20;
 
 /// Error that ends the supervisor.
 #[derive(Debug, thiserror::Error)]
@@ -177,7 +179,7 @@ impl Supervisor {
     /// Starts dnsmasq, or restarts it if it runs with a configuration other than the
     /// desired one.
     async fn reconcile(&mut self) -> Result<(), SuperviseError> {
-        let desired = match std::fs::read(self.root.join(DESIRED)) {
+        let desired = match file::read_bounded(&self.root.join(DESIRED), LIMIT) {
             Ok(desired) => desired,
             // natd has not written it yet, or an operator removed it.
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
