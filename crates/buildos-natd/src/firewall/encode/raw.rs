@@ -24,7 +24,7 @@ const SYMMETRIC: u32 = 1;
 /// `NFT_REG32_01`: the second 32 bits of register 1.
 const AFTER_ADDRESS: u32 = libc::NFT_REG32_01 as u32;
 /// nft(8)'s numbers of the types of a key, six bits each: IPv4 address and mark.
-const ADDRESS_AND_NUMBER: u32 = 7 << 6 | 19;
+const ADDRESS_AND_NUMBER: u32 = (7 << 6) | 19;
 /// `NFT_CONNLIMIT_F_INV`: more connections than the limit match.
 const OVER: u32 = 1;
 
