@@ -174,7 +174,8 @@ def test_killed_unit_leaves_no_pid_file(online: Host) -> None:
     settings = "[Service]\nRestartSec=1h\nRestartSteps=0\nRestartMaxDelaySec=infinity\n"
     online.write(f"/run/systemd/system/{_UNIT}.d/test.conf", settings)
     online.systemctl("daemon-reload")
-    online.systemctl("kill", "--signal=KILL", _UNIT)
+    pids = [online.main_pid(_UNIT), dnsmasq_pid(online)]
+    online.run(["kill", "-KILL", *(str(pid) for pid in pids)])
     online.wait_for(lambda: dnsmasq_pid(online) == 0, "the PID file is removed")
     online.wait_for(lambda: online.bus_property("nat1", "Ready") is False, "natd is not ready")
     online.systemctl("restart", _UNIT)
