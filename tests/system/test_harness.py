@@ -52,9 +52,11 @@ def test_lan_serves_dhcp_and_http(host: Host, lan: Lan) -> None:
     lan.serve_dhcp()
     url = lan.serve_web("from the LAN\n")
     host.start([lan])
-    # The test configures eth0 itself, in place of netd.
+    # The test configures eth0 itself, in place of netd. If netd had a lease before, br0 still
+    # has a route to the LAN.
+    host.wait_for_boot()
     host.run("systemctl stop 'buildos-*'")
-    host.run("ip link set eth0 nomaster; ip link set eth0 up")
+    host.run("ip link set eth0 nomaster; ip link del br0; ip link set eth0 up")
     host.run(["udhcpc", "-i", "eth0", "-n", "-q", "-t", "20", "-T", "1"])
     assert list(lan.leases()) == [host.nics[0].mac]
     assert host.run(["curl", "--silent", "--max-time", "20", url]) == "from the LAN\n"
