@@ -22,7 +22,7 @@ from simlan.lan import Lan
 from simlan.process import end, start
 from simlan.wait import wait_for
 
-_STRANGER = [sys.executable, str(Path(__file__).resolve().parents[1] / "lib/stranger.py")]
+_STRANGER = [sys.executable, str(Path(__file__).resolve().parents[1] / "hostile-machine")]
 _LIMIT = 2048
 _LEARNED = 16_384
 
