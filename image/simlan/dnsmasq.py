@@ -9,25 +9,47 @@ STARTED = "DHCP, IP range"
 """Text that dnsmasq logs once it serves."""
 
 
+RELAY_STARTED = "DHCP relay from"
+"""The same, as relay agent."""
+
+_COMMON = (
+    "dnsmasq",
+    "--keep-in-foreground",
+    "--conf-file=/dev/null",
+    "--no-hosts",
+    "--no-resolv",
+    "--log-facility=-",
+    "--log-dhcp",
+    # A change of credentials would clear the signal of its parent's death.
+    "--user=root",
+    "--group=root",
+    "--pid-file=",
+)
+
+
+def relay_command(address: str, server: str) -> list[str]:
+    """Returns the command line of a relay agent with `address` in the clients' network."""
+    return [*_COMMON, "--port=0", f"--dhcp-relay={address},{server}"]
+
+
 def command(
-    interface: str, prefix: str, domain: str, lease: str, lease_file: Path, options: Sequence[str]
+    interface: str,
+    prefix: str,
+    domain: str,
+    lease: str,
+    lease_file: Path,
+    options: Sequence[str],
+    *,
+    authoritative: bool = True,
 ) -> list[str]:
     """Returns dnsmasq's command line for the network PREFIX.0/24 on `interface`.
 
-    `lease` is the lease time as in dnsmasq(8); `options` come last. The DNS server knows
-    the LAN's own address, PREFIX.1, as `gateway.DOMAIN`."""
+    `lease` is the lease time as in dnsmasq(8); `options` come last. An authoritative
+    server answers requests for leases that it does not know: a client keeps its address
+    after a restart of dnsmasq. The DNS server knows the LAN's own address, PREFIX.1, as
+    `gateway.DOMAIN`."""
     return [
-        "dnsmasq",
-        "--keep-in-foreground",
-        "--conf-file=/dev/null",
-        "--no-hosts",
-        "--no-resolv",
-        "--log-facility=-",
-        "--log-dhcp",
-        # A change of credentials would clear the signal of its parent's death.
-        "--user=root",
-        "--group=root",
-        "--pid-file=",
+        *_COMMON,
         f"--interface={interface}",
         # Without waiting for duplicate address detection of the link-local address.
         "--bind-dynamic",
@@ -37,8 +59,7 @@ def command(
         f"--host-record=gateway.{domain},{prefix}.1",
         f"--dhcp-leasefile={lease_file}",
         f"--dhcp-range={prefix}.100,{prefix}.199,255.255.255.0,{lease}",
-        # A client keeps its address after a restart of dnsmasq.
-        "--dhcp-authoritative",
+        *(["--dhcp-authoritative"] if authoritative else []),
         *options,
     ]
 

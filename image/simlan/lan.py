@@ -217,13 +217,37 @@ class Lan(Closing):
                 log = self.log(f"{name}.log")
                 raise LanError(f"the LAN's {name} ended ({server.returncode}):\n{log}")
 
-    def serve_dhcp(self, *options: str, lease: str = "1h") -> None:
+    def serve_dhcp(self, *options: str, lease: str = "1h", authoritative: bool = True) -> None:
         """Starts dnsmasq as DHCP and DNS server; `options` are those of its command
-        line."""
+        line. By default, dnsmasq, ISC's server and Kea are not authoritative."""
         self._require_no_dhcp()
         leases = self.directory / "leases"
-        command = dnsmasq.command(BRIDGE, self.prefix, self.domain, lease, leases, options)
+        command = dnsmasq.command(
+            BRIDGE,
+            self.prefix,
+            self.domain,
+            lease,
+            leases,
+            options,
+            authoritative=authoritative,
+        )
         self.start_server("dnsmasq", command, dnsmasq.STARTED)
+
+    def relay_dhcp(self, remote: Lan) -> None:
+        """Connects the LAN with `remote` by a router, which relays DHCP to the server of
+        `remote`."""
+        remote.connect("relay0", "02:bd:ff:00:00:02", self.namespace.pid, plugged=True)
+        self._ip(f"address add {remote.prefix}.2/24 dev relay0")
+        self._ip("link set relay0 up")
+        self.run(["sysctl", "--quiet", "net.ipv4.ip_forward=1"])
+        remote.run(["ip", "route", "add", f"{self.prefix}.0/24", "via", f"{remote.prefix}.2"])
+        command = dnsmasq.relay_command(self.address, remote.address)
+        self.start_server("relay", command, dnsmasq.RELAY_STARTED)
+
+    def stop_relay(self) -> None:
+        """Ends the relay agent and its connection."""
+        end(self._servers.pop("relay"))
+        self._ip("link delete relay0")
 
     def serve_kea(
         self,

@@ -1,5 +1,5 @@
-"""Tests netd with DHCP servers: dnsmasq, Kea, and stand-ins that are wrong, late or mute,
-or send NAK.
+"""Tests netd with DHCP servers: dnsmasq, Kea, a relay agent, and stand-ins that are wrong,
+late or mute, or send NAK.
 
 The contents of netd's own messages are tested in test_dhcp_messages.py."""
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from dhcp_packets import address, classless_routes, domain_names
 from dhcp_server import Behaviour
 from dhcp_site import GOOD, NETD, ROGUE, Site
 from roots import kea_root
+from simlan.lan import Lan
 
 GAP = 0.03
 """Delay of the good server's OFFER after the bad server's, in seconds."""
@@ -38,25 +40,60 @@ def _no_crash(site: Site) -> Iterator[None]:
 
 # Real servers
 
+_TIMES = ("--dhcp-option=58,3", "--dhcp-option=59,6")
+"""dnsmasq's options for T1 of 3 s and T2 of 6 s."""
 
-@pytest.fixture(params=["dnsmasq", "Kea"])
-def real_server(site: Site, request: pytest.FixtureRequest) -> Iterator[Callable[[], None]]:
-    """Starts a real server with T1 of 3 s and T2 of 6 s. The double only listens."""
+
+@dataclass
+class RealServer:
+    """A real server with T1 of 3 s and T2 of 6 s."""
+
+    start: Callable[[], None]
+    stop: Callable[[], None]
+
+
+@pytest.fixture(params=["dnsmasq", "not authoritative", "Kea", "relay"])
+def real_server(
+    site: Site, new_lan: Callable[..., Lan], request: pytest.FixtureRequest
+) -> Iterator[RealServer]:
+    """Starts a real server. The double only listens."""
     site.begin()
+    lan = site.lan
 
-    def serve() -> None:
-        if request.param == "Kea":
-            site.lan.serve_kea(kea_root(), lease=120, t1=3, t2=6)
-        else:
-            site.lan.serve_dhcp("--dhcp-option=58,3", "--dhcp-option=59,6", lease="2m")
+    def serve_dnsmasq() -> None:
+        lan.serve_dhcp(*_TIMES, lease="2m")
 
-    serve()
-    yield serve
-    if site.lan.serves_dhcp():
-        site.lan.stop_dhcp()
+    def serve_dnsmasq_not_authoritative() -> None:
+        lan.serve_dhcp(*_TIMES, lease="2m", authoritative=False)
+
+    def serve_kea() -> None:
+        lan.serve_kea(kea_root(), lease=120, t1=3, t2=6)
+
+    if request.param == "relay":
+        remote = new_lan("203.0.113")
+        lan.relay_dhcp(remote)
+
+        def serve_relayed() -> None:
+            span = f"{lan.prefix}.100,{lan.prefix}.199,255.255.255.0,2m"
+            remote.serve_dhcp(*_TIMES, f"--dhcp-range={span}")
+
+        server = RealServer(serve_relayed, remote.stop_dhcp)
+    else:
+        serve = {
+            "dnsmasq": serve_dnsmasq,
+            "not authoritative": serve_dnsmasq_not_authoritative,
+            "Kea": serve_kea,
+        }
+        server = RealServer(serve[request.param], lan.stop_dhcp)
+    server.start()
+    yield server
+    if request.param == "relay":
+        lan.stop_relay()
+    elif lan.serves_dhcp():
+        lan.stop_dhcp()
 
 
-def test_real_server_renews_lease(site: Site, real_server: Callable[[], None]) -> None:
+def test_real_server_renews_lease(site: Site, real_server: RealServer) -> None:
     leased = site.wait_online()
     assert leased.startswith("198.51.100.1")
     assert site.default_gateways() == [site.lan.address]
@@ -68,14 +105,14 @@ def test_real_server_renews_lease(site: Site, real_server: Callable[[], None]) -
     assert not site.addresses_removed()
 
 
-def test_real_server_rebinds_lease(site: Site, real_server: Callable[[], None]) -> None:
+def test_real_server_rebinds_lease(site: Site, real_server: RealServer) -> None:
     leased = site.wait_online()
     site.watch_addresses()
     # The server is down at T1 and up at T2.
-    site.lan.stop_dhcp()
+    real_server.stop()
     site.double.serve()
     site.double.wait_received("renewing")
-    real_server()
+    real_server.start()
     asked = site.double.wait_received("rebinding")
     assert (asked["ciaddr"], asked["destination"]) == (leased, "255.255.255.255")
     site.host.wait_for(lambda: site.lifetime() >= 119, "the lease is extended")
