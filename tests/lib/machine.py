@@ -56,10 +56,14 @@ class Machine:
         the machine's network namespace."""
         return [*self.host.network(f"/run/netns/{self.name}"), *command]
 
-    def take_lease(self) -> str:
-        """Configures eth0 by DHCP; returns its address."""
+    def take_lease(self, client_id: str = "") -> str:
+        """Configures eth0 by DHCP; returns its address. The client identifier is
+        hexadecimal (RFC 2132, section 9.14)."""
         self.host.run(
             ["sh", "-ec", f"cat >{_SCRIPT} <<'END'\n{_DHCP_SCRIPT}END\nchmod +x {_SCRIPT}"]
         )
-        self.run(["udhcpc", "-i", "eth0", "-s", _SCRIPT, "-n", "-q", "-f", "-t", "40", "-T", "1"])
+        command = ["udhcpc", "-i", "eth0", "-s", _SCRIPT, "-n", "-q", "-f", "-t", "40", "-T", "1"]
+        if client_id:
+            command += ["-C", "-x", f"0x3d:{client_id}"]
+        self.run(command)
         return self.run("ip -4 -brief address show dev eth0").split()[2].partition("/")[0]

@@ -192,6 +192,18 @@ def test_released_lease_is_removed_from_list(online: Host) -> None:
     online.wait_for(lambda: usage(online, "Machines") == [], "no machine has a lease")
 
 
+def test_clones_with_one_client_identifier_get_different_addresses(online: Host) -> None:
+    # Type 255, an IAID, and a DUID made from the machine ID (RFC 4361, section 6.1).
+    client_id = "ff00000001" + "000200009f1c" + 8 * "5a"
+    first, second = Machine(online), Machine(online)
+    addresses = [first.take_lease(client_id), second.take_lease(client_id)]
+    assert addresses[0] != addresses[1]
+    leases = {lease[1]: lease[0] for lease in usage(online, "Machines")}
+    assert [leases.get(machine.mac) for machine in (first, second)] == addresses
+    # Each keeps its address.
+    assert [first.take_lease(client_id), second.take_lease(client_id)] == addresses
+
+
 def test_host_names_sent_by_machines_do_not_resolve(online: Host) -> None:
     machine = Machine(online)
     machine.run(

@@ -47,6 +47,8 @@ dhcp-lease-max={leases}
 dhcp-leasefile=/{LEASES}
 dhcp-authoritative
 dhcp-ignore-names
+# Clones of one image send one client identifier: the MAC address identifies a machine.
+dhcp-ignore-clid
 # A ping before each offer would delay it by three seconds.
 no-ping
 # Probes and short-lived machines would fill the journal.

@@ -15,9 +15,9 @@ use tokio::time::{Instant, sleep_until};
 use super::leases::{self, Lease};
 use super::paths;
 
-/// Limit of the lease file, bytes. 65,000 leases take 5 MiB, and 60 MiB if all machines send
-/// the longest names and client identifiers.
-const LIMIT: usize = 64 << 20;
+/// Limit of the lease file, bytes. 65,536 leases without names and client identifiers take
+/// 4 MiB.
+const LIMIT: usize = 16 << 20;
 /// Age from which a large lease file is read again.
 const LIFETIME: Duration = Duration::from_secs(1);
 /// Time that the bus has to take one machine of a reply.
