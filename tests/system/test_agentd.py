@@ -49,7 +49,7 @@ def test_agent_polls_controller_when_network_is_ready(host: Host, lan: Lan, url:
     threads = len(os.sched_getaffinity(0))
     command = (
         rf"--systemd-daemon --toolchain-name default --cpu {threads} --build-ram (\d+) "
-        rf"--bridge br1 0100={re.escape(url)}\n"
+        rf"--auxiliary-ram 0 --bridge br1 0100={re.escape(url)}\n"
     )
     started = re.search(f"ExecStart=/usr/bin/bbot-agent {command}", host.systemctl("cat", BBOT))
     assert started is not None

@@ -3,15 +3,18 @@
 //! | resource | default |
 //! |---|---|
 //! | hardware threads of a task | all, divided by the concurrent tasks of its agent |
-//! | RAM of a task | RAM less a reserve, divided by the tasks of all agents |
+//! | RAM of a task | RAM less a reserve and the RAM of auxiliary machines, divided by the tasks of all agents |
+//! | number of a toolchain | 1 to 9 in the order of names, without configured ones; none for a single agent |
 //!
 //! Agents together may get more threads than there are: their builds take longer. RAM is
 //! never divided twice: the kernel would kill builds.
 
+use std::collections::BTreeSet;
 use std::num::NonZeroU32;
 
 use buildos_dbus_api::agent1::Kind;
 
+use crate::agent::bbot_value::ToolchainNumber;
 use crate::agent::id::Id;
 use crate::agent::settings::AgentSettings;
 use crate::settings::Settings;
@@ -29,6 +32,10 @@ pub struct Resources {
     pub cpu: NonZeroU32,
     /// RAM of each task, MiB.
     pub ram_mib: u64,
+    /// RAM of the auxiliary machines of each task, MiB.
+    pub auxiliary_mib: u64,
+    /// Number of the toolchain; [`None`] for a single agent, or if all are taken.
+    pub number: Option<ToolchainNumber>,
     /// Limit of concurrent tasks.
     pub tasks: NonZeroU32,
 }
@@ -40,10 +47,18 @@ impl Resources {
         self.ram_mib.saturating_mul(1024)
     }
 
-    /// Returns the RAM of all tasks, MiB.
+    /// Returns the RAM of the auxiliary machines of each task in KiB.
+    #[must_use]
+    pub fn auxiliary_kib(self) -> u64 {
+        self.auxiliary_mib.saturating_mul(1024)
+    }
+
+    /// Returns the RAM of all tasks with their auxiliary machines, MiB.
     #[must_use]
     pub fn ram_total(self) -> u64 {
-        self.ram_mib.saturating_mul(self.tasks.get().into())
+        self.ram_mib
+            .saturating_add(self.auxiliary_mib)
+            .saturating_mul(self.tasks.get().into())
     }
 }
 
@@ -70,18 +85,46 @@ pub fn resources(id: &Id, settings: &Settings, hardware: Hardware) -> Resources 
     Resources {
         cpu: agent.cpu.unwrap_or(threads),
         ram_mib,
+        auxiliary_mib: agent.auxiliary_ram_mib.into(),
+        number: number(id, settings),
         tasks,
     }
 }
 
-/// Returns the RAM of a task without `ram_mib`: the RAM that agents with `ram_mib` leave,
-/// divided by the tasks of the others.
+/// Returns the number of an agent's toolchain: the configured one, or with several agents
+/// the next that is not configured.
+fn number(id: &Id, settings: &Settings) -> Option<ToolchainNumber> {
+    let bbots = || {
+        let enabled = settings.agents.iter().filter(|(_, agent)| agent.enabled);
+        enabled.filter(|(id, _)| id.kind == Kind::Bbot)
+    };
+    if let Some(agent) = settings.agents.get(id) {
+        if agent.toolchain_num.is_some() {
+            return agent.toolchain_num;
+        }
+    }
+    if bbots().count() < 2 {
+        return None;
+    }
+    let taken: BTreeSet<_> = bbots()
+        .filter_map(|(_, agent)| agent.toolchain_num)
+        .collect();
+    let without = bbots().filter(|(_, agent)| agent.toolchain_num.is_none());
+    without
+        .zip(ToolchainNumber::all().filter(|number| !taken.contains(number)))
+        .find_map(|((other, _), number)| (other == id).then_some(number))
+}
+
+/// Returns the RAM of a task without `ram_mib`: the RAM that agents with `ram_mib` and
+/// auxiliary machines leave, divided by the tasks of the others.
 fn share(settings: &Settings, hardware: Hardware) -> u64 {
     let enabled = || settings.agents.iter().filter(|(_, agent)| agent.enabled);
     let configured: u64 = enabled()
-        .filter_map(|(_, agent)| {
-            let ram = u64::from(agent.ram_mib?.get());
-            Some(ram.saturating_mul(tasks(agent).get().into()))
+        .map(|(_, agent)| {
+            let ram = u64::from(agent.ram_mib.map_or(0, NonZeroU32::get));
+            let auxiliary = u64::from(agent.auxiliary_ram_mib);
+            ram.saturating_add(auxiliary)
+                .saturating_mul(tasks(agent).get().into())
         })
         .sum();
     let others: u64 = enabled()
@@ -151,6 +194,32 @@ mod tests {
         assert_eq!(of("bbot@c", &settings, HARDWARE), (8, 4096, 8192));
         assert_eq!(of("bslave@d", &settings, HARDWARE), (16, 8192, 8192));
         assert_eq!(of("bslave@e", &settings, HARDWARE), (16, 0, 0));
+    }
+
+    #[test]
+    fn auxiliary_machines_take_their_ram_from_the_tasks() {
+        let mut settings = settings(&[("bbot@a", 2, 0), ("bbot@b", 1, 4096)]);
+        for agent in settings.agents.values_mut() {
+            agent.auxiliary_ram_mib = 2048;
+        }
+        // (61,440 - 4096 - 3 × 2048) / 2.
+        assert_eq!(of("bbot@a", &settings, HARDWARE), (8, 25_600, 55_296));
+        assert_eq!(of("bbot@b", &settings, HARDWARE), (16, 4096, 6144));
+    }
+
+    #[test]
+    fn agents_have_different_toolchain_numbers() {
+        let number = |id: &str, settings: &Settings| {
+            let number = resources(&id.parse().unwrap(), settings, HARDWARE).number;
+            number.map(|number| number.to_string())
+        };
+        let one = settings(&[("bbot@a", 0, 0), ("bslave@b", 0, 0)]);
+        assert_eq!(number("bbot@a", &one), None);
+        let mut three = settings(&[("bbot@a", 0, 0), ("bbot@b", 0, 0), ("bbot@c", 0, 0)]);
+        let b = three.agents.get_mut(&"bbot@b".parse().unwrap()).unwrap();
+        b.toolchain_num = ToolchainNumber::all().next();
+        let numbers = ["bbot@a", "bbot@b", "bbot@c"].map(|id| number(id, &three).unwrap());
+        assert_eq!(numbers, ["2", "1", "3"]);
     }
 
     #[test]

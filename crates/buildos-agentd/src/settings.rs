@@ -93,9 +93,19 @@ pub fn schema() -> Schema<Settings> {
     let schema = agent_keys!(schema, "bbot", Kind::Bbot, {
         "controllers": "List of controllers, [PRIORITY=]URL; at least one.", |agent, urls| agent.controllers = urls;
         "toolchain_name": "Toolchain to request tasks for, if not NAME.", |agent, name| agent.toolchain_name = Some(name);
+        "toolchain_version": "Version of this toolchain.", |agent, version| agent.toolchain_version = Some(version);
+        "toolchain_id": "Identifier of this toolchain.", |agent, id| agent.toolchain_id = Some(id);
+        "toolchain_num": "Number of this toolchain on the host, 1 to 9.", |agent, number| agent.toolchain_num = Some(number);
         "instance_max": "Limit of concurrent tasks.", |agent, n| agent.instance_max = Some(n);
         "cpu": "Hardware threads of a task.", |agent, n| agent.cpu = Some(n);
         "ram_mib": "MiB of RAM of a task.", |agent, n| agent.ram_mib = Some(n);
+        "auxiliary_ram_mib": "MiB of RAM of the auxiliary machines of a task; 0: none.", |agent, mib| agent.auxiliary_ram_mib = mib;
+        "nice": "Scheduling priority of its machines, -20 to 19.", |agent, nice| agent.nice = Some(nice);
+        "interactive": "Builds that it accepts: without a login (\"false\"), with one (\"true\"), \"both\".", |agent, mode| agent.interactive = Some(mode);
+        "trust": "List of fingerprints of trusted package repositories.", |agent, list| agent.trust = list;
+        "machines": "Directory of its machines.", |agent, directory| agent.machines = Some(directory);
+        "tftp": "Directory of its TFTP server.", |agent, directory| agent.tftp = Some(directory);
+        "tftp_port": "Port of its TFTP server.", |agent, port| agent.tftp_port = Some(port);
         "auth_key": "Secret that signs answers to controllers, NAME or NAME:/PATH.", |agent, key| agent.auth_key = Some(key);
     });
     let schema = common_keys!(schema, "bslave", Kind::Bslave);

@@ -84,9 +84,32 @@ fn kernel_command_line_alone_configures_agent() {
     );
     assert_eq!(problems, [""; 0]);
     assert!(dropins(&settings).ends_with(
-        "ExecStart=/usr/bin/bbot-agent --systemd-daemon --toolchain-name default --instance-max 2 --cpu 2 --build-ram 3932160 --bridge br1 \
+        "ExecStart=/usr/bin/bbot-agent --systemd-daemon --toolchain-name default --instance-max 2 --cpu 2 --build-ram 3932160 --auxiliary-ram 0 --bridge br1 \
          \"0100=https://ci.example.org/?a=b\" http://192.0.2.1\n"
     ));
+}
+
+#[test]
+fn kernel_command_line_sets_options_of_bbot() {
+    let fingerprint = ["AB"; 32].join(":");
+    let keys = [
+        "controllers=https://a",
+        "toolchain_version=0.17",
+        "toolchain_id=1",
+        "interactive=true",
+        &format!("trust={fingerprint},{fingerprint}"),
+        "nice=-5",
+        "auxiliary_ram_mib=1024",
+    ];
+    let cmdline = keys
+        .map(|key| format!("buildos.agentd.bbot.x.{key}"))
+        .join(" ");
+    let (settings, problems) = load("", &cmdline);
+    assert_eq!(problems, [""; 0]);
+    // 7680 MiB are for agents: 6656 for the task, 1024 for its auxiliary machines.
+    assert!(dropins(&settings).ends_with(&format!(
+        "ExecStart=/usr/bin/bbot-agent --systemd-daemon --toolchain-name x --toolchain-ver 0.17 --toolchain-id 1 --cpu 4 --build-ram 6815744 --auxiliary-ram 1048576 --nice -5 --interactive true --trust {fingerprint} --trust {fingerprint} --bridge br1 https://a\n"
+    )));
 }
 
 #[test]
@@ -127,6 +150,16 @@ user = 'a b'
 credentials = ['a/b']
 drain = 'soon'
 ram_mib = 0
+auxiliary_ram_mib = -1
+interactive = 'maybe'
+trust = ['AB:CD']
+machines = 'build/machines'
+tftp = '/build/../etc'
+tftp_port = 0
+toolchain_version = '0.17 a'
+toolchain_id = ''
+toolchain_num = 10
+nice = 20
 [bbot.'a b']
 enabled = true
 [bslave.default]
@@ -155,10 +188,20 @@ cpu = 'threads'
             format!("{file}:11: bbot.default.credentials: \"a/b\" is not a credential: NAME or NAME:/PATH is expected, of letters, digits and ._+@- (and / in PATH)"),
             format!("{file}:12: bbot.default.drain: \"soon\" is not a drain method: \"idle\" or one of SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGWINCH is expected"),
             format!("{file}:13: bbot.default.ram_mib: invalid value: integer `0`, expected a nonzero u32"),
-            format!("{file}:14: bbot.a b: \"a b\" is not a valid agent name: up to 64 letters, digits, '-' and '_' are expected, the first a letter or digit"),
-            format!("{file}:17: unknown key \"bslave.default.controllers\"; the nearest valid key is \"bbot.default.controllers\""),
-            format!("{file}:19: bbot_option.gpu: bbot-agent has no option for \"gpu\"; the known ones are systemd_daemon, toolchain_name, instance_max, cpu, build_ram, auth_key, bridge"),
-            format!("{file}:20: bbot_option.cpu: \"threads\" is not an option: --NAME is expected, or \"\" if the program has no such option"),
+            format!("{file}:14: bbot.default.auxiliary_ram_mib: invalid value: integer `-1`, expected u32"),
+            format!("{file}:15: bbot.default.interactive: \"false\", \"true\" or \"both\" is expected"),
+            format!("{file}:16: bbot.default.trust: \"AB:CD\" is not a fingerprint: 32 pairs of hexadecimal digits, XX:XX:…, are expected"),
+            format!("{file}:17: bbot.default.machines: \"build/machines\" is not an absolute path of a directory"),
+            format!("{file}:18: bbot.default.tftp: \"/build/../etc\" is not an absolute path of a directory"),
+            format!("{file}:19: bbot.default.tftp_port: invalid value: integer `0`, expected a nonzero u16"),
+            format!("{file}:20: bbot.default.toolchain_version: \"0.17 a\" is not one word of printable ASCII characters"),
+            format!("{file}:21: bbot.default.toolchain_id: \"\" is not one word of printable ASCII characters"),
+            format!("{file}:22: bbot.default.toolchain_num: 10 is not a number of a toolchain: 1 to 9 is expected"),
+            format!("{file}:23: bbot.default.nice: 20 is not a priority: -20 to 19 is expected"),
+            format!("{file}:24: bbot.a b: \"a b\" is not a valid agent name: up to 64 letters, digits, '-' and '_' are expected, the first a letter or digit"),
+            format!("{file}:27: unknown key \"bslave.default.controllers\"; the nearest valid key is \"bbot.default.controllers\""),
+            format!("{file}:29: bbot_option.gpu: bbot-agent has no option for \"gpu\"; the known ones are systemd_daemon, toolchain_name, toolchain_version, toolchain_id, toolchain_num, instance_max, cpu, build_ram, auxiliary_ram, nice, interactive, trust, machines, tftp, tftp_port, auth_key, bridge"),
+            format!("{file}:30: bbot_option.cpu: \"threads\" is not an option: --NAME is expected, or \"\" if the program has no such option"),
             "kernel command line: buildos.agentd.bbot.default.controllers: bad controller \"ci.example.org\": https://HOST[:PORT][/PATH] or http://… is expected".to_owned(),
         ]
     );

@@ -28,6 +28,7 @@ A priority is [F]DCBA, four or five decimal digits.
   --interactive MODE           false, true or both
   --build-ram KiB
   --auxiliary-ram KiB
+  --nice N                     -20 to 19
   --bridge NAME                default: br1
   --auth-key FILE
   --trust FINGERPRINT          may be repeated
@@ -236,6 +237,9 @@ pub fn parse(
             }
             Long("toolchain-num") => drop(positive(&mut parser, "--toolchain-num")?),
             Long("build-ram") => drop(positive(&mut parser, "--build-ram")?),
+            Long("nice") => drop(value(&mut parser, "--nice", "-20 to 19", |n: &i8| {
+                (-20..=19).contains(n)
+            })?),
             Long("connect-timeout") => drop(positive(&mut parser, "--connect-timeout")?),
             Long("bootstrap-timeout") => drop(positive(&mut parser, "--bootstrap-timeout")?),
             Long("build-timeout") => drop(positive(&mut parser, "--build-timeout")?),
@@ -325,7 +329,7 @@ mod tests {
             parse(&arguments).unwrap_or_else(|error| panic!("{option}: {error}"));
             accepted += 1;
         }
-        assert_eq!(accepted, 28);
+        assert_eq!(accepted, 29);
     }
 
     #[test]

@@ -16,12 +16,32 @@ pub enum Setting {
     SystemdDaemon,
     /// Toolchain that the agent requests tasks for.
     ToolchainName,
+    /// Version of this toolchain.
+    ToolchainVersion,
+    /// Identifier of this toolchain: of the same name and version, but different content.
+    ToolchainId,
+    /// Number that separates the ports and links of agents on one host.
+    ToolchainNumber,
     /// Limit of concurrent tasks.
     InstanceMax,
     /// Hardware threads of a task.
     Cpu,
     /// RAM of the machine of a task, KiB.
     BuildRam,
+    /// RAM of the auxiliary machines of a task, KiB.
+    AuxiliaryRam,
+    /// Scheduling priority of the machines.
+    Nice,
+    /// Builds with or without a login.
+    Interactive,
+    /// Fingerprint of a trusted package repository; the option may occur several times.
+    Trust,
+    /// Directory of the machines.
+    Machines,
+    /// Directory of the files that machines fetch and store by TFTP.
+    Tftp,
+    /// Port of the TFTP server.
+    TftpPort,
     /// File with the key that signs answers to a controller's challenge.
     AuthKey,
     /// Bridge of the machines.
@@ -29,12 +49,26 @@ pub enum Setting {
 }
 
 /// Settings with their names in the configuration and their options of bbot-agent.
-const TABLE: [(Setting, &str, &str); 7] = [
+const TABLE: [(Setting, &str, &str); 17] = [
     (Setting::SystemdDaemon, "systemd_daemon", "--systemd-daemon"),
     (Setting::ToolchainName, "toolchain_name", "--toolchain-name"),
+    (
+        Setting::ToolchainVersion,
+        "toolchain_version",
+        "--toolchain-ver",
+    ),
+    (Setting::ToolchainId, "toolchain_id", "--toolchain-id"),
+    (Setting::ToolchainNumber, "toolchain_num", "--toolchain-num"),
     (Setting::InstanceMax, "instance_max", "--instance-max"),
     (Setting::Cpu, "cpu", "--cpu"),
     (Setting::BuildRam, "build_ram", "--build-ram"),
+    (Setting::AuxiliaryRam, "auxiliary_ram", "--auxiliary-ram"),
+    (Setting::Nice, "nice", "--nice"),
+    (Setting::Interactive, "interactive", "--interactive"),
+    (Setting::Trust, "trust", "--trust"),
+    (Setting::Machines, "machines", "--machines"),
+    (Setting::Tftp, "tftp", "--tftp"),
+    (Setting::TftpPort, "tftp_port", "--tftp-port"),
     (Setting::AuthKey, "auth_key", "--auth-key"),
     (Setting::Bridge, "bridge", "--bridge"),
 ];
@@ -152,7 +186,7 @@ mod tests {
         }
         assert_eq!(
             "gpu".parse::<Setting>().unwrap_err().to_string(),
-            "bbot-agent has no option for \"gpu\"; the known ones are systemd_daemon, toolchain_name, instance_max, cpu, build_ram, auth_key, bridge"
+            "bbot-agent has no option for \"gpu\"; the known ones are systemd_daemon, toolchain_name, toolchain_version, toolchain_id, toolchain_num, instance_max, cpu, build_ram, auxiliary_ram, nice, interactive, trust, machines, tftp, tftp_port, auth_key, bridge"
         );
     }
 }

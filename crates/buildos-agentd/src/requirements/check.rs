@@ -152,6 +152,8 @@ mod tests {
         let resources = Resources {
             cpu: NonZeroU32::MIN,
             ram_mib: settings.ram_mib.map_or(0, |ram| ram.get().into()),
+            auxiliary_mib: 0,
+            number: None,
             tasks: NonZeroU32::MIN,
         };
         let command = Command::new(&id, &settings, &OptionNames::default(), resources);

@@ -123,9 +123,29 @@ fn bbot_options(
     let values = [
         (Setting::SystemdDaemon, Value::Flag),
         (Setting::ToolchainName, Value::of(Some(toolchain_name))),
+        (
+            Setting::ToolchainVersion,
+            Value::of(settings.toolchain_version.as_ref()),
+        ),
+        (
+            Setting::ToolchainId,
+            Value::of(settings.toolchain_id.as_ref()),
+        ),
+        (Setting::ToolchainNumber, Value::of(resources.number)),
         (Setting::InstanceMax, Value::of(settings.instance_max)),
         (Setting::Cpu, Value::of(Some(resources.cpu))),
         (Setting::BuildRam, Value::of(Some(resources.ram_kib()))),
+        // Without this value in a request, controllers draw auxiliary machines of any size.
+        (
+            Setting::AuxiliaryRam,
+            Value::of(Some(resources.auxiliary_kib())),
+        ),
+        (Setting::Nice, Value::of(settings.nice)),
+        (Setting::Interactive, Value::of(settings.interactive)),
+        (Setting::Trust, Value::each(&settings.trust)),
+        (Setting::Machines, Value::of(settings.machines.as_ref())),
+        (Setting::Tftp, Value::of(settings.tftp.as_ref())),
+        (Setting::TftpPort, Value::of(settings.tftp_port)),
         (
             Setting::AuthKey,
             settings.auth_key.as_ref().map_or(Value::Unset, |key| {
@@ -142,6 +162,11 @@ fn bbot_options(
         match value {
             Value::Flag => arguments.push(Word::of(option)),
             Value::Is(value) => arguments.extend([Word::of(option), value]),
+            Value::Each(values) => {
+                for value in values {
+                    arguments.extend([Word::of(option), value]);
+                }
+            }
             Value::Unset => {}
         }
     }
@@ -154,6 +179,8 @@ enum Value {
     Flag,
     /// One word.
     Is(Word),
+    /// The option occurs once for each word.
+    Each(Vec<Word>),
     /// The option is left out; the default of the program applies.
     Unset,
 }
@@ -161,6 +188,10 @@ enum Value {
 impl Value {
     fn of(value: Option<impl fmt::Display>) -> Self {
         value.map_or(Self::Unset, |value| Self::Is(Word::of(value)))
+    }
+
+    fn each(values: &[impl fmt::Display]) -> Self {
+        Self::Each(values.iter().map(Word::of).collect())
     }
 }
 
@@ -176,6 +207,8 @@ mod tests {
         let resources = Resources {
             cpu: NonZeroU32::new(2).unwrap(),
             ram_mib: 4096,
+            auxiliary_mib: 0,
+            number: None,
             tasks: NonZeroU32::MIN,
         };
         match Command::new(&id, &settings, &options, resources) {
@@ -201,7 +234,7 @@ mod tests {
         });
         assert_eq!(
             command,
-            "/usr/bin/bbot-agent --systemd-daemon --toolchain-name default --cpu 2 --build-ram 4194304 --bridge br1 https://ci.example.org"
+            "/usr/bin/bbot-agent --systemd-daemon --toolchain-name default --cpu 2 --build-ram 4194304 --auxiliary-ram 0 --bridge br1 https://ci.example.org"
         );
     }
 
@@ -224,7 +257,7 @@ mod tests {
         });
         assert_eq!(
             command,
-            "/opt/bbot/bin/bbot-agent --toolchain-name public --instance-max 4 --threads 2 --auth-key %d/key --bridge br0 --verbose 2 0100=https://a.example.org https://b.example.org"
+            "/opt/bbot/bin/bbot-agent --toolchain-name public --instance-max 4 --threads 2 --auxiliary-ram 0 --auth-key %d/key --bridge br0 --verbose 2 0100=https://a.example.org https://b.example.org"
         );
     }
 
