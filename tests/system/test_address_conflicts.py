@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
 from host import Host
 from simlan.lan import BRIDGE, Lan
@@ -9,7 +12,10 @@ from simlan.lan import BRIDGE, Lan
 _IN_USE = "198.51.100.150"
 _LOST = "5e1c9b7f8a0240b6b2c4d09e3f7a1d58"
 _REFUSED = "e0b3c8d1a7f94c5cb6d2f1e4a9078b63"
+_CONTESTED = "b4c30b76a4764c599b011671668df086"
 _MAC = "02:bd:00:00:00:55"
+_STRANGER = [sys.executable, str(Path(__file__).resolve().parents[1] / "hostile-machine")]
+_CLAIMANT = "02:55:00:00:00:01"
 
 
 def _serve_address_in_use(lan: Lan) -> None:
@@ -37,23 +43,26 @@ def test_conflict_detection_disabled_keeps_address(host: Host, lan: Lan) -> None
     assert "DHCPDECLINE" not in lan.log("dnsmasq.log")
 
 
-def test_claimed_address_is_defended_once_and_then_given_up(host: Host, lan: Lan) -> None:
+def test_address_in_use_is_kept_and_defended_while_a_neighbour_claims_it(
+    host: Host, lan: Lan
+) -> None:
     lan.serve_dhcp()
     lan.watch_arp()
     host.start([lan])
     address = host.wait_online()
     # netd has finished its announcements before the first claim.
     host.wait_for(lambda: lan.announcements(address) >= 2, "two announcements")
-    claim = ["arping", "-A", "-c", "1", "-s", address, "-I", BRIDGE, address]
-    lan.run(["ip", "address", "add", f"{address}/32", "dev", BRIDGE])
-    lan.run(["sysctl", "-q", "-w", f"net.ipv4.conf.{BRIDGE}.arp_ignore=8"])
     before = lan.announcements(address)
-    lan.run(claim)
+    claims = ["claims", address, "--interface", BRIDGE, "--rate", "10", "--seconds", "1"]
+    lan.run([*_STRANGER, *claims])
     host.wait_for(lambda: lan.announcements(address) > before, "the address is defended")
+    (entry,) = host.wait_for(lambda: host.journal(f"MESSAGE_ID={_CONTESTED}"), "a message")
+    assert entry["BUILDOS_MAC"] == _CLAIMANT
+    reason = str(host.bus_property("network1", "Reason"))
+    assert f"{_CLAIMANT} claims this address, too" in reason
+    assert host.bus_property("network1", "State") == "online"
     assert host.addresses("br0") == [f"{address}/24"]
-    lan.run(claim)
-    host.wait_for(lambda: f"DHCPDECLINE({BRIDGE}) {address}" in lan.log("dnsmasq.log"), "DECLINE")
-    host.wait_for(lambda: host.addresses("br0") != [f"{address}/24"], "the address is given up")
+    assert "DHCPDECLINE" not in lan.log("dnsmasq.log")
 
 
 @pytest.mark.parametrize("nics", [2, 4])

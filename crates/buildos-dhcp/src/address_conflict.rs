@@ -8,8 +8,8 @@
 //! |---|---|
 //! | 0, 60, 120 ms | sends probes (sender address 0.0.0.0) |
 //! | 200 ms, or when granted | sends an announcement, and the second 2 s later |
-//! | before the second announcement | any claim is a conflict |
-//! | later | answers a claim with an announcement; a second claim within 10 s is a conflict (section 2.4, b) |
+//! | before the second announcement | a claim is a conflict |
+//! | later | answers claims with an announcement every 10 s, and keeps the address (section 2.4, c) |
 //!
 //! A claim is a packet from another hardware address with the address as sender
 //! protocol address.
@@ -42,6 +42,8 @@ const ANNOUNCEMENTS: u32 = 2;
 const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(2);
 /// DEFEND_INTERVAL.
 const DEFEND_INTERVAL: Duration = Duration::from_secs(10);
+/// Time without a claim after which the address is contested no longer.
+const CONTEST_MEMORY: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
@@ -51,8 +53,28 @@ enum Phase {
     Probed,
     /// `sent` announcements sent; `next` is the time of the next one.
     Announcing { sent: u32, next: Instant },
-    /// The address is in use; `defended` is the time of the last claim.
+    /// The address is in use; `defended` is the time of the last defence.
     Defending { defended: Option<Instant> },
+}
+
+/// Another host claims an address that this host keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Contest {
+    /// Hardware address in the first claim.
+    mac: MacAddress,
+    last_claim: Instant,
+}
+
+/// An output of the detector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Output {
+    /// A packet to broadcast on the link.
+    Send(Packet),
+    /// The host with this hardware address uses the address: decline it.
+    Conflict(MacAddress),
+    /// The host with this hardware address claims the address, which this host keeps.
+    /// Emitted once until no host has claimed the address for a minute.
+    Contested(MacAddress),
 }
 
 /// Detects conflicts over one address on one link.
@@ -61,38 +83,57 @@ pub struct Detector {
     address: Ipv4Addr,
     mac: MacAddress,
     granted: bool,
+    /// Claims are never a conflict.
+    keeps: bool,
     phase: Phase,
-    packets: VecDeque<Packet>,
+    contest: Option<Contest>,
+    outputs: VecDeque<Output>,
 }
 
 impl Detector {
     /// Returns a detector that probes for `address` from the hardware address `mac`.
     pub fn new(now: Instant, mac: MacAddress, address: Ipv4Addr) -> Self {
-        let mut detector = Self {
-            address,
-            mac,
-            granted: false,
-            phase: Phase::Probing { sent: 0, next: now },
-            packets: VecDeque::new(),
-        };
+        let phase = Phase::Probing { sent: 0, next: now };
+        let mut detector = Self::in_phase(phase, mac, address);
         detector.timeout(now);
         detector
     }
 
     /// Returns a detector for an address already in use.
     pub fn in_use(mac: MacAddress, address: Ipv4Addr) -> Self {
+        let phase = Phase::Defending { defended: None };
+        Self {
+            granted: true,
+            ..Self::in_phase(phase, mac, address)
+        }
+    }
+
+    fn in_phase(phase: Phase, mac: MacAddress, address: Ipv4Addr) -> Self {
         Self {
             address,
             mac,
-            granted: true,
-            phase: Phase::Defending { defended: None },
-            packets: VecDeque::new(),
+            granted: false,
+            keeps: false,
+            phase,
+            contest: None,
+            outputs: VecDeque::new(),
         }
     }
 
     /// Returns the address.
     pub fn address(&self) -> Ipv4Addr {
         self.address
+    }
+
+    /// Returns the hardware address of the host that claims the address, too.
+    pub fn contested_by(&self) -> Option<MacAddress> {
+        self.contest.map(|contest| contest.mac)
+    }
+
+    /// Makes the host keep the address despite claims, also at the beginning: the client
+    /// declines no further address.
+    pub fn keep(&mut self) {
+        self.keeps = true;
     }
 
     /// Permits announcements: the server granted the address.
@@ -105,10 +146,11 @@ impl Detector {
 
     /// Handles the passage of [`Detector::deadline`].
     pub fn timeout(&mut self, now: Instant) {
+        let is_over = |contest: &mut Contest| contest.ends_at() <= now;
+        self.contest.take_if(is_over);
         match self.phase {
             Phase::Probing { sent, next } if next <= now && sent < PROBES => {
-                self.packets
-                    .push_back(Packet::probe(self.mac, self.address));
+                self.send(Packet::probe(self.mac, self.address));
                 let sent = sent + 1;
                 let wait = match sent < PROBES {
                     true => PROBE_INTERVAL,
@@ -133,44 +175,61 @@ impl Detector {
 
     /// Returns the time by which to call [`Detector::timeout`].
     pub fn deadline(&self) -> Option<Instant> {
-        match self.phase {
+        let phase = match self.phase {
             Phase::Probing { next, .. } | Phase::Announcing { next, .. } => Some(next),
             Phase::Probed | Phase::Defending { .. } => None,
-        }
+        };
+        let contest = self.contest.map(Contest::ends_at);
+        phase.into_iter().chain(contest).min()
     }
 
-    /// Handles an ARP packet received on the link. Returns the hardware address of the
-    /// other host if the packet is a conflict.
-    pub fn received(&mut self, now: Instant, packet: &Packet) -> Option<MacAddress> {
+    /// Handles an ARP packet received on the link.
+    pub fn received(&mut self, now: Instant, packet: &Packet) {
         if packet.sender != self.address || packet.sender_mac == self.mac {
-            return None;
+            return;
         }
         match self.phase {
+            Phase::Probing { .. } | Phase::Probed | Phase::Announcing { .. } if !self.keeps => {
+                let conflict = Output::Conflict(packet.sender_mac);
+                self.outputs.push_back(conflict);
+            }
             Phase::Probing { .. } | Phase::Probed | Phase::Announcing { .. } => {
-                Some(packet.sender_mac)
+                self.contest(now, packet.sender_mac);
             }
             Phase::Defending { defended } => {
-                let is_second = defended.is_some_and(|at| now.saturating_sub(at) < DEFEND_INTERVAL);
-                if is_second {
-                    return Some(packet.sender_mac);
+                self.contest(now, packet.sender_mac);
+                let is_recent = |at| now.saturating_sub(at) < DEFEND_INTERVAL;
+                if !defended.is_some_and(is_recent) {
+                    self.send(Packet::announcement(self.mac, self.address));
+                    let defended = Some(now);
+                    self.phase = Phase::Defending { defended };
                 }
-                self.packets
-                    .push_back(Packet::announcement(self.mac, self.address));
-                let defended = Some(now);
-                self.phase = Phase::Defending { defended };
-                None
             }
         }
     }
 
-    /// Returns the next packet to broadcast on the link.
-    pub fn poll(&mut self) -> Option<Packet> {
-        self.packets.pop_front()
+    /// Returns the next output, in order.
+    pub fn poll(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    fn send(&mut self, packet: Packet) {
+        self.outputs.push_back(Output::Send(packet));
+    }
+
+    fn contest(&mut self, now: Instant, mac: MacAddress) {
+        match &mut self.contest {
+            Some(contest) => contest.last_claim = now,
+            None => {
+                let last_claim = now;
+                self.contest = Some(Contest { mac, last_claim });
+                self.outputs.push_back(Output::Contested(mac));
+            }
+        }
     }
 
     fn announce(&mut self, now: Instant, sent: u32) {
-        self.packets
-            .push_back(Packet::announcement(self.mac, self.address));
+        self.send(Packet::announcement(self.mac, self.address));
         let sent = sent + 1;
         self.phase = match sent < ANNOUNCEMENTS {
             true => Phase::Announcing {
@@ -182,12 +241,19 @@ impl Detector {
     }
 }
 
+impl Contest {
+    fn ends_at(self) -> Instant {
+        self.last_claim.saturating_add(CONTEST_MEMORY)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const OWN: MacAddress = MacAddress([2, 0, 0, 0, 0, 1]);
     const OTHER: MacAddress = MacAddress([2, 0, 0, 0, 0, 2]);
+    const THIRD: MacAddress = MacAddress([2, 0, 0, 0, 0, 3]);
     const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 77);
 
     /// A detector with a clock in milliseconds.
@@ -195,6 +261,8 @@ mod tests {
         detector: Detector,
         now: u64,
         sent: Vec<(u64, Packet)>,
+        conflicts: Vec<(u64, MacAddress)>,
+        contests: Vec<(u64, MacAddress)>,
     }
 
     impl Link {
@@ -204,6 +272,8 @@ mod tests {
                 detector,
                 now: 0,
                 sent: Vec::new(),
+                conflicts: Vec::new(),
+                contests: Vec::new(),
             };
             link.drain();
             link
@@ -220,8 +290,12 @@ mod tests {
         }
 
         fn drain(&mut self) {
-            while let Some(packet) = self.detector.poll() {
-                self.sent.push((self.now, packet));
+            while let Some(output) = self.detector.poll() {
+                match output {
+                    Output::Send(packet) => self.sent.push((self.now, packet)),
+                    Output::Conflict(mac) => self.conflicts.push((self.now, mac)),
+                    Output::Contested(mac) => self.contests.push((self.now, mac)),
+                }
             }
         }
 
@@ -243,12 +317,14 @@ mod tests {
             self.now = end;
         }
 
-        fn claim(&mut self) -> Option<MacAddress> {
-            let conflict = self
-                .detector
-                .received(self.now(), &Packet::announcement(OTHER, ADDRESS));
+        fn claim(&mut self) {
+            self.claim_by(OTHER);
+        }
+
+        fn claim_by(&mut self, mac: MacAddress) {
+            let claim = Packet::announcement(mac, ADDRESS);
+            self.detector.received(self.now(), &claim);
             self.drain();
-            conflict
         }
 
         fn times(&self, packet: Packet) -> Vec<u64> {
@@ -290,27 +366,60 @@ mod tests {
         for at in [0, 60, 199, 200, 2199] {
             let mut link = Link::granted();
             link.run_until(at);
-            assert_eq!(link.claim(), Some(OTHER), "at {at} ms");
+            link.claim();
+            assert_eq!(link.conflicts, [(at, OTHER)]);
+            assert_eq!(link.contests, []);
         }
         let mut link = Link::new();
         link.run_until(3000);
-        assert_eq!(link.claim(), Some(OTHER), "not granted yet");
+        link.claim();
+        assert_eq!(link.conflicts, [(3000, OTHER)], "not granted yet");
     }
 
     #[test]
-    fn first_claim_after_announcements_is_answered_and_second_is_a_conflict() {
+    fn claims_of_address_in_use_are_answered_every_ten_seconds_and_never_a_conflict() {
         let mut link = Link::granted();
-        link.run_until(2200);
-        assert_eq!(link.claim(), None);
-        assert_eq!(link.times(announcement()), [200, 2200, 2200], "defended");
-        link.run_until(12_200);
-        assert_eq!(
-            link.claim(),
-            None,
-            "after ten seconds a claim is the first again"
-        );
-        link.run_until(22_199);
-        assert_eq!(link.claim(), Some(OTHER));
+        for at in (2200..62_200).step_by(500) {
+            link.run_until(at);
+            link.claim();
+        }
+        assert_eq!(link.conflicts, []);
+        let defences = link.times(announcement()).split_off(2);
+        assert_eq!(defences, [2200, 12_200, 22_200, 32_200, 42_200, 52_200]);
+    }
+
+    #[test]
+    fn contest_is_reported_once_until_no_claim_for_a_minute() {
+        let mut link = Link::granted();
+        for (at, mac) in [(5000, OTHER), (5001, THIRD), (64_000, THIRD)] {
+            link.run_until(at);
+            link.claim_by(mac);
+            assert_eq!(link.detector.contested_by(), Some(OTHER));
+        }
+        link.run_until(123_999);
+        assert_eq!(link.detector.contested_by(), Some(OTHER));
+        link.run_until(124_000);
+        assert_eq!(link.detector.contested_by(), None);
+        assert_eq!(link.detector.deadline(), None);
+        link.claim_by(THIRD);
+        assert_eq!(link.contests, [(5000, OTHER), (124_000, THIRD)]);
+    }
+
+    #[test]
+    fn kept_address_is_probed_and_announced_despite_claims() {
+        let mut link = Link::new();
+        link.detector.keep();
+        link.claim();
+        link.run_until(1000);
+        link.claim();
+        assert_eq!(link.times(announcement()), [0; 0], "not granted yet");
+        link.grant();
+        link.claim();
+        link.run_until(60_000);
+        assert_eq!(link.times(probe()), [0, 60, 120]);
+        assert_eq!(link.times(announcement()), [1000, 3000]);
+        assert_eq!(link.conflicts, []);
+        assert_eq!(link.contests, [(0, OTHER)]);
     }
 
     #[test]
@@ -318,9 +427,11 @@ mod tests {
         let mut detector = Detector::in_use(OWN, ADDRESS);
         assert_eq!((detector.poll(), detector.deadline()), (None, None));
         let claim = Packet::announcement(OTHER, ADDRESS);
-        assert_eq!(detector.received(Duration::ZERO, &claim), None);
-        assert_eq!(detector.poll(), Some(announcement()));
-        assert_eq!(detector.received(Duration::ZERO, &claim), Some(OTHER));
+        detector.received(Duration::ZERO, &claim);
+        detector.received(Duration::ZERO, &claim);
+        let outputs: Vec<_> = std::iter::from_fn(|| detector.poll()).collect();
+        let defence = Output::Send(announcement());
+        assert_eq!(outputs, [Output::Contested(OTHER), defence]);
     }
 
     #[test]
@@ -333,10 +444,9 @@ mod tests {
             for at in [0, 200, 5000] {
                 let mut link = Link::granted();
                 link.run_until(at);
-                let (phase, sent) = (link.detector.phase, link.sent.len());
-                assert_eq!(link.detector.received(link.now(), &packet), None);
-                link.drain();
-                assert_eq!((link.detector.phase, link.sent.len()), (phase, sent));
+                let phase = link.detector.phase;
+                link.detector.received(link.now(), &packet);
+                assert_eq!((link.detector.phase, link.detector.poll()), (phase, None));
             }
         }
     }
@@ -346,10 +456,9 @@ mod tests {
         for at in [0, 100, 1000, 5000] {
             let mut link = Link::granted();
             link.run_until(at);
-            let (phase, sent) = (link.detector.phase, link.sent.len());
+            let phase = link.detector.phase;
             link.detector.timeout(link.now());
-            link.drain();
-            assert_eq!((link.detector.phase, link.sent.len()), (phase, sent));
+            assert_eq!((link.detector.phase, link.detector.poll()), (phase, None));
         }
     }
 }

@@ -29,7 +29,8 @@ pub enum Input<'a> {
     /// Extends the lease now, before T1.
     Renew,
     /// Reports that another host uses `address` (RFC 5227). The client declines the address
-    /// if it is leased or offered.
+    /// if it is leased or offered, and if [`Client::may_decline`](crate::Client::may_decline)
+    /// is true.
     Conflict {
         /// The address in conflict.
         address: Ipv4Addr,

@@ -6,7 +6,7 @@
 //! | [`request_delay`] | REQUEST for an OFFER | 1, 2, 4, 4 … s |
 //! | [`renewal_delay`] | REQUEST in RENEWING, REBINDING | half of the remaining time, at least a minute |
 //! | [`nak_delay`] | NAKs in a row | 0, 1, 2, 4 … 64 s |
-//! | [`conflict_delay`] | DECLINEs in a row | 10, 20, 40, 60 s |
+//! | [`conflict_delay`] | DECLINEs in a row | 10, 20 s |
 
 use core::time::Duration;
 
@@ -73,11 +73,9 @@ pub(crate) const CONFLICT_MEMORY: Duration = Duration::from_secs(600);
 
 /// Returns the delay before a new search after `conflicts` DECLINEs in a row.
 ///
-/// It starts at the 10 s of RFC 2131, section 3.1, step 5, and doubles up to RFC 5227's
-/// RATE_LIMIT_INTERVAL. Each DECLINE costs the server an address: a host that answers
-/// every ARP probe must not empty the pool.
+/// It starts at the 10 s of RFC 2131, section 3.1, step 5, and doubles.
 pub(crate) fn conflict_delay(conflicts: u32) -> Duration {
-    (10 * SECOND * (1 << conflicts.saturating_sub(1).min(3))).min(60 * SECOND)
+    10 * SECOND * (1 << conflicts.saturating_sub(1).min(1))
 }
 
 #[cfg(test)]
@@ -136,8 +134,8 @@ mod tests {
     }
 
     #[test]
-    fn conflict_delay_doubles_from_ten_seconds_to_a_minute() {
-        let delays = [0, 1, 2, 3, 4, u32::MAX].map(conflict_delay);
-        assert_eq!(delays, [10, 10, 20, 40, 60, 60].map(seconds));
+    fn conflict_delay_doubles_from_ten_seconds() {
+        let delays = [0, 1, 2, u32::MAX].map(conflict_delay);
+        assert_eq!(delays, [10, 10, 20, 20].map(seconds));
     }
 }

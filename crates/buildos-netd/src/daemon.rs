@@ -14,12 +14,13 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use buildos_dhcp::{Event, Instant, Transmit, arp};
 use buildos_service::{Refused, Request, Service, file, random, text};
-use buildos_types::LinkIndex;
+use buildos_types::{LinkIndex, MacAddress};
 use tokio::sync::{mpsc, watch};
 
 use crate::clock::Alarm;
@@ -266,6 +267,12 @@ impl Network for Host {
         let usec = clocks().realtime_usec();
         self.history.event(usec, nic.name.as_str(), event);
         messages::client_event(nic, event);
+    }
+
+    fn record_contest(&mut self, nic: &Candidate, address: Ipv4Addr, by: MacAddress) {
+        let usec = clocks().realtime_usec();
+        self.history.contested(usec, nic.name.as_str(), address, by);
+        messages::contested(nic, address, by);
     }
 }
 

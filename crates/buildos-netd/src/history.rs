@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use std::net::Ipv4Addr;
 
 use buildos_dhcp::{Event, Transmit};
+use buildos_types::MacAddress;
 use serde::Serialize;
 
 /// Limit of entries. A boot with four NICs and a rogue server makes about twenty.
@@ -36,7 +37,7 @@ pub struct Decision {
     /// Name of the NIC.
     pub interface: String,
     /// `sent DISCOVER`, `offered`, `refused`, `failed`, `bound`, `extended`,
-    /// `unconfirmed` or `lost`.
+    /// `unconfirmed`, `contested` or `lost`.
     pub decision: String,
     /// The server (option 54).
     pub server: Option<Ipv4Addr>,
@@ -102,6 +103,20 @@ impl History {
                 server,
                 address,
                 reason,
+            },
+        );
+    }
+
+    /// Records that another host claims the address of a NIC.
+    pub fn contested(&mut self, usec: u64, interface: &str, address: Ipv4Addr, by: MacAddress) {
+        self.add(
+            usec,
+            Decision {
+                interface: interface.to_owned(),
+                decision: "contested".to_owned(),
+                server: None,
+                address: Some(address),
+                reason: Some(format!("address is claimed by {by}, too")),
             },
         );
     }

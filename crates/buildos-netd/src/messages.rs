@@ -1,7 +1,10 @@
 //! Defines the identifiers of journal messages, which `units/systemd/catalog` explains.
 //! Logs the messages that concern several modules.
 
+use std::net::Ipv4Addr;
+
 use buildos_dhcp::{Event, Lease};
+use buildos_types::MacAddress;
 
 use crate::uplink::candidate::Candidate;
 
@@ -15,6 +18,8 @@ pub const LOST: &str = "5e1c9b7f8a0240b6b2c4d09e3f7a1d58";
 pub const UNCONFIRMED: &str = "94f1f0f6d2c64f7e8b1e0b9d7c3a2e15";
 /// netd refused a server's message, or a server did not grant its offer.
 pub const REFUSED: &str = "e0b3c8d1a7f94c5cb6d2f1e4a9078b63";
+/// Another host claims the address of br0, which netd keeps.
+pub const CONTESTED: &str = "b4c30b76a4764c599b011671668df086";
 /// The candidates or their carrier changed.
 pub const CANDIDATE: &str = "1f8e7d6c5b4a49389271605f4e3d2c1b";
 /// The private network changed.
@@ -73,6 +78,18 @@ pub fn client_event(nic: &Candidate, event: &Event) {
             lease.address
         ),
     }
+}
+
+/// Logs that another host claims the address of a client.
+pub fn contested(nic: &Candidate, address: Ipv4Addr, by: MacAddress) {
+    let interface = nic.name.as_str();
+    tracing::warn!(
+        message_id = CONTESTED,
+        interface,
+        buildos_address = %address,
+        buildos_mac = %by,
+        "{interface}: {by} claims {address}, too; this host keeps and defends it"
+    );
 }
 
 /// Logs which candidates appeared, disappeared, or changed their carrier.

@@ -25,6 +25,7 @@
 //! different implementations of [`Kernel`] and [`Network`].
 
 use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use buildos_dhcp::{Event, Instant, Lease, Transmit, arp};
@@ -79,6 +80,9 @@ pub trait Network {
 
     /// Records an event of a client.
     fn record(&mut self, nic: &Candidate, event: &Event);
+
+    /// Records that the host with this hardware address claims the address of a client.
+    fn record_contest(&mut self, nic: &Candidate, address: Ipv4Addr, by: MacAddress);
 }
 
 /// The uplink of an earlier netd of this boot.
@@ -355,7 +359,10 @@ impl Reconciler {
     }
 
     fn perform<H: Network>(&self, host: &mut H, effect: &Effect) {
-        let (Effect::Transmit(index, _) | Effect::Arp(index, _) | Effect::Event(index, _)) = effect;
+        let (Effect::Transmit(index, _)
+        | Effect::Arp(index, _)
+        | Effect::Event(index, _)
+        | Effect::Contested(index, ..)) = effect;
         let Some(contender) = self.election.contender(*index) else {
             return;
         };
@@ -368,6 +375,7 @@ impl Reconciler {
                 host.send_arp(nic, link, packet);
             }
             Effect::Event(_, event) => host.record(nic, event),
+            Effect::Contested(_, address, by) => host.record_contest(nic, *address, *by),
         }
     }
 

@@ -208,12 +208,19 @@ fn links(observed: &Observed, election: &Election, settings: &Settings) -> Vec<L
 }
 
 fn contender_reason(link: &Link, contender: &Contender) -> String {
-    let dhcp = contender.client.status();
+    let contest = contest(contender);
+    let dhcp = format!("{}{contest}", contender.client.status());
     match contender.client.lease() {
         _ if link.carrier => format!("carrier; DHCP {dhcp}"),
         Some(_) => format!("no carrier; {dhcp}"),
         None => "no carrier".to_owned(),
     }
+}
+
+/// Returns an addition about another host that claims the address; empty without one.
+fn contest(contender: &Contender) -> String {
+    let by = contender.contested_by();
+    text_or_empty(by.map(|by| format!("; {by} claims this address, too")))
 }
 
 /// Returns role and reason of a link that is not a contender.
@@ -240,7 +247,8 @@ fn reason(state: State, election: &Election, lease: Option<&Lease>) -> String {
     match (state, lease) {
         (State::Online, Some(lease)) => {
             let (address, prefix, server) = (lease.address, lease.prefix, lease.server);
-            format!("br0 has {address}/{prefix} by {port} from {server}")
+            let contest = election.port().map(contest).unwrap_or_default();
+            format!("br0 has {address}/{prefix} by {port} from {server}{contest}")
         }
         (State::CarrierLost, Some(lease)) => {
             let (address, prefix) = (lease.address, lease.prefix);

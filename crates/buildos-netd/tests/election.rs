@@ -33,6 +33,7 @@ struct World {
     sent: Vec<(LinkIndex, MessageKind)>,
     events: Vec<(LinkIndex, Event)>,
     arp: Vec<(LinkIndex, Packet)>,
+    contested: Vec<(LinkIndex, Ipv4Addr, MacAddress)>,
 }
 
 impl World {
@@ -52,6 +53,7 @@ impl World {
             sent: Vec::new(),
             events: Vec::new(),
             arp: Vec::new(),
+            contested: Vec::new(),
         };
         world.links();
         world
@@ -93,6 +95,9 @@ impl World {
                 }
                 Effect::Arp(index, packet) => self.arp.push((index, packet)),
                 Effect::Event(index, event) => self.events.push((index, event)),
+                Effect::Contested(index, address, mac) => {
+                    self.contested.push((index, address, mac));
+                }
             }
         }
     }
@@ -523,4 +528,38 @@ fn address_resumed_is_defended_not_probed() {
     let announcement = Packet::announcement(mac(index(1)), address(index(1)));
     assert_eq!(world.arp, [(index(1), announcement)]);
     assert_eq!(world.leased(), Some(address(index(1))));
+}
+
+#[test]
+fn address_in_use_claimed_every_half_second_is_kept_and_defended() {
+    let mut world = World::new(&[Server::Good], None);
+    world.pass(Duration::from_secs(20));
+    world.arp.clear();
+    for _ in 0..120 {
+        world.election.arp(world.now, index(1), &claim(index(1)));
+        world.exchange();
+        assert_eq!(world.leased(), Some(address(index(1))));
+        world.pass(Duration::from_millis(500));
+    }
+    assert_eq!(world.arp.len(), 6, "a defence every ten seconds");
+    let other = MacAddress([2, 0, 0, 0, 1, 1]);
+    assert_eq!(world.contested, [(index(1), address(index(1)), other)]);
+    assert!(!world.sent.contains(&(index(1), MessageKind::Decline)));
+}
+
+#[test]
+fn claims_of_every_address_cost_two_declines_and_less_than_a_minute() {
+    let mut world = World::new(&[Server::Good], None);
+    for _ in 0..120 {
+        world.election.arp(world.now, index(1), &claim(index(1)));
+        world.exchange();
+        world.pass(Duration::from_millis(500));
+    }
+    let declined = (index(1), MessageKind::Decline);
+    assert_eq!(
+        world.sent.iter().filter(|sent| **sent == declined).count(),
+        2
+    );
+    assert_eq!(world.leased(), Some(address(index(1))));
+    assert_eq!(world.contested.len(), 1);
 }

@@ -1,4 +1,8 @@
 //! Declines addresses that another host uses (RFC 2131, section 3.1, step 5).
+//!
+//! Each DECLINE costs the server an address. A host that answers every ARP request must
+//! not empty the pool, or keep this host off the network. After two conflicts in a row
+//! the client therefore uses the next address despite claims.
 
 use core::time::Duration;
 use std::net::Ipv4Addr;
@@ -14,8 +18,26 @@ use buildos_types::MacAddress;
 
 use crate::time::Instant;
 
+/// Maximum number of conflicts in a row after which the client declines an address.
+const MAXIMUM_CONFLICTS: u32 = 2;
+
 impl Client {
+    /// Returns true if the client declines an address in use by another host
+    /// ([`Input::Conflict`](crate::Input::Conflict)). Otherwise it uses the address.
+    pub fn may_decline(&self, now: Instant) -> bool {
+        self.recent_conflicts(now) < MAXIMUM_CONFLICTS
+    }
+
+    /// Returns the number of conflicts in a row.
+    fn recent_conflicts(&self, now: Instant) -> u32 {
+        let is_recent = now.saturating_sub(self.last_conflict) < CONFLICT_MEMORY;
+        if is_recent { self.conflicts } else { 0 }
+    }
+
     pub(super) fn conflict(&mut self, now: Instant, address: Ipv4Addr, mac: MacAddress) {
+        if !self.may_decline(now) {
+            return;
+        }
         match self.take_phase() {
             Phase::Requesting { offer, .. } if offer.lease.address == address => {
                 self.decline(offer.lease.server, address);
@@ -54,9 +76,7 @@ impl Client {
     /// Counts a conflict and returns the delay before the next search, which does not
     /// request the address of an expired lease.
     pub(super) fn count_conflict(&mut self, now: Instant) -> Duration {
-        let is_recent = now.saturating_sub(self.last_conflict) < CONFLICT_MEMORY;
-        let before = if is_recent { self.conflicts } else { 0 };
-        self.conflicts = before.saturating_add(1);
+        self.conflicts = self.recent_conflicts(now).saturating_add(1);
         self.last_conflict = now;
         self.expired_address = None;
         conflict_delay(self.conflicts)

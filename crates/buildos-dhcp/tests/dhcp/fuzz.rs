@@ -11,7 +11,7 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use buildos_dhcp::address_conflict::Detector;
+use buildos_dhcp::address_conflict::{Detector, Output};
 use buildos_dhcp::{Input, Lease, Options, State, arp, decode, udp_packet};
 use buildos_types::{Escaped, MacAddress};
 
@@ -225,14 +225,20 @@ fn mutated_arp_packets_cause_conflicts_only_for_the_address() {
             _ => {}
         }
         if let Ok(packet) = arp::Packet::parse(&bytes) {
-            if detector.received(now, &packet).is_some() {
-                conflicts += 1;
-                assert_eq!(packet.sender, address);
-                detector = Detector::new(now, MAC, address);
-            }
+            detector.received(now, &packet);
         }
-        while let Some(packet) = detector.poll() {
-            assert_eq!((packet.sender_mac, packet.target), (MAC, address));
+        while let Some(output) = detector.poll() {
+            match output {
+                Output::Send(packet) => {
+                    assert_eq!((packet.sender_mac, packet.target), (MAC, address));
+                }
+                Output::Conflict(mac) => {
+                    conflicts += 1;
+                    assert_ne!(mac, MAC);
+                    detector = Detector::new(now, MAC, address);
+                }
+                Output::Contested(mac) => assert_ne!(mac, MAC),
+            }
         }
     }
     assert!(conflicts > 0);

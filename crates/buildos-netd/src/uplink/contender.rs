@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 
 use buildos_dhcp::address_conflict::Detector;
 use buildos_dhcp::{Client, Config, Instant, State};
+use buildos_types::MacAddress;
 
 use super::candidate::Candidate;
 
@@ -52,6 +53,12 @@ impl Contender {
     #[must_use]
     pub fn watched_address(&self) -> Option<Ipv4Addr> {
         self.detector.as_ref().map(Detector::address)
+    }
+
+    /// Returns the hardware address of the host that claims the address of the client, too.
+    #[must_use]
+    pub fn contested_by(&self) -> Option<MacAddress> {
+        self.detector.as_ref()?.contested_by()
     }
 
     pub(super) fn holds_offer(&self) -> bool {

@@ -23,7 +23,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use buildos_dhcp::address_conflict::Detector;
+use buildos_dhcp::address_conflict::{self, Detector};
 use buildos_dhcp::arp;
 use buildos_dhcp::{ClientName, Config, Event, Input, Instant, Lease, Output, State, Transmit};
 use buildos_types::{LinkIndex, MacAddress};
@@ -76,6 +76,9 @@ pub enum Effect {
     Arp(LinkIndex, arp::Packet),
     /// Log and record an event of the DHCP client.
     Event(LinkIndex, Event),
+    /// Log and record that the host with this hardware address claims the address, which
+    /// the client keeps.
+    Contested(LinkIndex, Ipv4Addr, MacAddress),
 }
 
 /// The state of the election.
@@ -214,13 +217,9 @@ impl Election {
             return;
         }
         let contender = self.contenders.get_mut(&index);
-        let Some(detector) = contender.and_then(|c| c.detector.as_mut()) else {
-            return;
-        };
-        let address = detector.address();
-        match detector.received(now, packet) {
-            Some(mac) => self.input(now, index, Input::Conflict { address, mac }),
-            None => self.advance(now),
+        if let Some(detector) = contender.and_then(|c| c.detector.as_mut()) {
+            detector.received(now, packet);
+            self.advance(now);
         }
     }
 
@@ -308,6 +307,7 @@ impl Election {
 
     /// Processes the consequences of an input.
     fn advance(&mut self, now: Instant) {
+        self.collect_findings(now);
         self.collect_outputs(now);
         self.start_and_stop_clients(now);
         self.collect_outputs(now);
@@ -320,9 +320,34 @@ impl Election {
         self.update_detectors(now);
     }
 
-    /// Starts and ends conflict detection, and collects its packets.
-    fn update_detectors(&mut self, now: Instant) {
+    /// Collects the packets and reports of the detectors, and passes conflicts to the clients.
+    fn collect_findings(&mut self, now: Instant) {
         for (index, contender) in &mut self.contenders {
+            let Some(detector) = &mut contender.detector else {
+                continue;
+            };
+            let address = detector.address();
+            while let Some(output) = detector.poll() {
+                match output {
+                    address_conflict::Output::Send(packet) => {
+                        self.effects.push_back(Effect::Arp(*index, packet));
+                    }
+                    address_conflict::Output::Conflict(mac) => {
+                        let conflict = Input::Conflict { address, mac };
+                        contender.client.handle(now, conflict);
+                    }
+                    address_conflict::Output::Contested(mac) => {
+                        let effect = Effect::Contested(*index, address, mac);
+                        self.effects.push_back(effect);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Starts and ends conflict detection.
+    fn update_detectors(&mut self, now: Instant) {
+        for contender in self.contenders.values_mut() {
             let claimed = contender.claimed_address();
             let address = claimed.filter(|_| self.rules.detect_conflicts);
             if contender.watched_address() != address {
@@ -332,13 +357,14 @@ impl Election {
             let Some(detector) = &mut contender.detector else {
                 continue;
             };
+            if !contender.client.may_decline(now) {
+                detector.keep();
+            }
             if contender.client.lease().is_some() {
                 detector.grant(now);
             }
-            while let Some(packet) = detector.poll() {
-                self.effects.push_back(Effect::Arp(*index, packet));
-            }
         }
+        self.collect_findings(now);
     }
 
     fn collect_outputs(&mut self, now: Instant) {

@@ -1,6 +1,7 @@
 //! A host with a fake kernel, and one DHCP server on the network of each NIC.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use buildos_dhcp::{Event, Instant, MessageKind, Transmit, arp};
@@ -10,7 +11,7 @@ use buildos_netd::plan::Op;
 use buildos_netd::reconcile::{Kernel, Network};
 use buildos_netd::uplink::candidate::Candidate;
 use buildos_netd::uplink::listeners::Listen;
-use buildos_types::LinkIndex;
+use buildos_types::{LinkIndex, MacAddress};
 
 use crate::servers::{Server, answer, reply};
 
@@ -81,4 +82,6 @@ impl Network for Lan {
     fn send_arp(&mut self, _: &Candidate, _: LinkIndex, _: &arp::Packet) {}
 
     fn record(&mut self, _: &Candidate, _: &Event) {}
+
+    fn record_contest(&mut self, _: &Candidate, _: Ipv4Addr, _: MacAddress) {}
 }

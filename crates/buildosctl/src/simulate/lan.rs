@@ -4,6 +4,7 @@
 //! future events wait in a queue until their time.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use buildos_dhcp::{Event, Instant, MessageKind, Transmit, arp};
@@ -290,5 +291,10 @@ impl Network for Lan {
 
     fn record(&mut self, nic: &Candidate, event: &Event) {
         self.record_for(&nic.name, timeline::event(event));
+    }
+
+    fn record_contest(&mut self, nic: &Candidate, address: Ipv4Addr, by: MacAddress) {
+        let text = format!("keeps {address}, which {by} claims, too");
+        self.record_for(&nic.name, text);
     }
 }
