@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+
+from agents import bslave, restart, wait_until_runs
 from host import Host
 from simlan.lan import Lan
 
@@ -112,3 +115,28 @@ def test_administrator_may_add_a_command(host: Host, lan: Lan) -> None:
     assert permitted(host, "ip neigh show") == []
     host.write("/etc/sudoers.d/site", rule)
     assert permitted(host, "ip neigh show") == ["ip neigh show"]
+
+
+def test_refused_command_is_named_by_why_and_agents(host: Host, lan: Lan) -> None:
+    lan.serve_dhcp()
+    script = "#!/bin/sh\nsudo -n ip netns add x\nsudo -n ip link delete tap7\nexec sleep infinity\n"
+    host.program("/usr/local/bin/agent", script)
+    host.configure("agentd", bslave("/usr/local/bin/agent"))
+    host.start([lan])
+    wait_until_runs(host, "bslave@x")
+    refused = "/usr/sbin/ip netns add x"
+    agents = ["buildosctl", "agents", "--json"]
+
+    def refused_commands() -> list[str]:
+        return json.loads(host.run(agents))["agents"][0]["refused_commands"]
+
+    host.wait_for(lambda: refused_commands() == [refused], "the refused command is named")
+    assert f"sudo refused: {refused}\n" in host.run("buildosctl agents")
+    why = host.run("buildosctl why", check=False)
+    assert f"sudo refused bslave@x: {refused}\n" in why
+    # The journal of the agent names it, too.
+    assert "not allowed" in host.run("journalctl -b -u buildos-bslave@x")
+    # Another run without a refusal.
+    host.write("/etc/sudoers.d/site", "build ALL=(root) NOPASSWD: /usr/*bin/ip ^netns add x$\n")
+    restart(host, "bslave@x")
+    host.wait_for(lambda: refused_commands() == [], "the list is of the last run")

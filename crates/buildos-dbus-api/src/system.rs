@@ -88,6 +88,12 @@ pub trait Unit {
     /// True if the unit's files changed since systemd read them.
     #[zbus(property)]
     fn need_daemon_reload(&self) -> zbus::Result<bool>;
+    /// 128 bits that identify the present or last run, or nothing.
+    #[zbus(property, name = "InvocationID")]
+    fn invocation_id(&self) -> zbus::Result<Vec<u8>>;
+    /// Time when the unit last left the state `inactive`, in microseconds since 1970.
+    #[zbus(property)]
+    fn inactive_exit_timestamp(&self) -> zbus::Result<u64>;
     /// Number and object of the job that waits or runs, or 0 and `/`.
     #[zbus(property)]
     fn job(&self) -> zbus::Result<(u32, OwnedObjectPath)>;
@@ -131,6 +137,9 @@ pub trait Service {
     fn exec_start(
         &self,
     ) -> zbus::Result<Vec<(String, Vec<String>, bool, u64, u64, u64, u64, u32, i32, i32)>>;
+    /// User of the processes, or (uid_t)-1.
+    #[zbus(property, name = "UID")]
+    fn uid(&self) -> zbus::Result<u32>;
     /// Number of automatic restarts since the last start by other means.
     #[zbus(property, name = "NRestarts")]
     fn n_restarts(&self) -> zbus::Result<u32>;

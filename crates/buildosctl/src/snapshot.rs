@@ -5,11 +5,13 @@
 //! | `model` | the state as one value, from which all output derives |
 //! | `collect` | reads it from the daemons and systemd |
 //! | `controllers` | finds the controllers of agents, and tries to reach them |
+//! | `refusals` | finds commands that sudo refused to agents |
 //! | `watch` | waits for changes on the bus |
 
 pub(crate) mod collect;
 pub(crate) mod controllers;
 pub(crate) mod model;
+pub(crate) mod refusals;
 #[cfg(test)]
 pub(crate) mod samples;
 pub(crate) mod watch;

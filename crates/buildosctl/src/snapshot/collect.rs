@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use buildos_dbus_api::system::{ServiceProxy, SystemdProxy, unit_path};
+use buildos_dbus_api::system::{ServiceProxy, SystemdProxy, UnitProxy, unit_path};
 use buildos_dbus_api::watch::{Snapshot, read};
 use buildos_dbus_api::{agent1, hostname1, nat1, network1};
 use buildos_service::{clock, text};
@@ -12,7 +12,7 @@ use zbus::names::InterfaceName;
 use zbus::zvariant::OwnedObjectPath;
 
 use super::controllers;
-use super::model::{Agent, Daemon, Host, Instance, Link, SCHEMA};
+use super::model::{Agent, Daemon, Host, Instance, Link, Run, SCHEMA};
 
 /// Reads the state of the host. A daemon that does not answer is recorded as silent.
 pub(crate) async fn host(bus: &Connection) -> Host {
@@ -128,6 +128,9 @@ async fn agent(bus: &Connection, instance: Instance) -> Agent {
     if let Ok(arguments) = arguments(bus, &agent.instance.unit).await {
         agent.controllers = controllers::from_arguments(&arguments);
     }
+    if let Ok(run) = unit_run(bus, &agent.instance.unit).await {
+        agent.run = run;
+    }
     if let Ok(processes) = processes(bus, &agent.instance.unit).await {
         let others = processes
             .iter()
@@ -148,6 +151,20 @@ async fn arguments(bus: &Connection, unit: &str) -> zbus::Result<Vec<String>> {
         .await?;
     let commands = service.exec_start().await?;
     Ok(commands.into_iter().flat_map(|command| command.1).collect())
+}
+
+async fn unit_run(bus: &Connection, unit: &str) -> zbus::Result<Run> {
+    let path = unit_path(unit);
+    let service = ServiceProxy::builder(bus).path(path.as_str())?;
+    let service = service.build().await?;
+    let unit = UnitProxy::builder(bus).path(path.as_str())?.build().await?;
+    let identifier = unit.invocation_id().await?;
+    Ok(Run {
+        invocation: identifier.iter().map(|b| format!("{b:02x}")).collect(),
+        // (uid_t)-1 is systemd's value for no user.
+        uid: Some(service.uid().await?).filter(|uid| *uid != u32::MAX),
+        start_usec: unit.inactive_exit_timestamp().await?,
+    })
 }
 
 async fn processes(bus: &Connection, unit: &str) -> zbus::Result<Vec<u32>> {

@@ -265,6 +265,23 @@ pub(crate) struct Agent {
     pub(crate) task_processes: usize,
     /// Controllers on its command line
     pub(crate) controllers: Vec<Controller>,
+    /// Commands that sudo refused in its present or last run, the newest first; null if the
+    /// journal was not read. Only `why` and `agents` read it.
+    pub(crate) refused_commands: Option<Vec<String>>,
+    /// Its present or last run
+    #[serde(skip)]
+    pub(crate) run: Run,
+}
+
+/// Present or last run of a unit.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Run {
+    /// `$INVOCATION_ID` of systemd.exec(5), or empty
+    pub(crate) invocation: String,
+    /// User of its processes, or [`None`] if none runs
+    pub(crate) uid: Option<u32>,
+    /// Its start
+    pub(crate) start_usec: u64,
 }
 
 impl Agent {

@@ -139,5 +139,6 @@ pub(crate) fn agent(id: &str, state: &str, needs: &[(&str, &str)]) -> Agent {
             }],
             _ => Vec::new(),
         },
+        ..Agent::default()
     }
 }

@@ -114,32 +114,75 @@ fn need_advice(key: &str) -> &'static str {
 
 pub(super) fn agent(host: &Host) -> StepResult {
     let running = running(host);
-    let mut others = Vec::new();
-    let mut advice: Vec<String> = Vec::new();
-    let mut out_of_service = true;
-    for agent in &host.agents {
+    let mut others = Others::of(host);
+    let refused = refused_commands(host);
+    if !refused.is_empty() {
+        others.advice.push(
+            "Permit a refused command: visudo -f /etc/sudoers.d/site, see buildos-agentd(8)".into(),
+        );
+        others.texts.extend(refused);
+    }
+    let texts = others.texts.join("; ");
+    match (running.is_empty(), texts.is_empty()) {
+        (false, true) => StepResult::Passed(format!("{} runs", running.join(", "))),
+        (false, false) => StepResult::Remark(format!("{} runs; {texts}", running.join(", "))),
+        // The others wait, which the step before reports as a remark.
+        (true, true) => {
+            StepResult::Failed("no agent runs".to_owned(), vec!["buildosctl agents".into()])
+        }
+        (true, false) if others.out_of_service => StepResult::OutOfService(texts, others.advice),
+        (true, false) => StepResult::Failed(texts, others.advice),
+    }
+}
+
+/// Agents that neither run nor wait.
+struct Others {
+    texts: Vec<String>,
+    advice: Vec<String>,
+    /// True if an operator stopped or drained all of them.
+    out_of_service: bool,
+}
+
+impl Others {
+    fn of(host: &Host) -> Self {
+        let mut others = Self {
+            texts: Vec::new(),
+            advice: Vec::new(),
+            out_of_service: true,
+        };
+        for agent in &host.agents {
+            others.add(host, agent);
+        }
+        others
+    }
+
+    fn add(&mut self, host: &Host, agent: &Agent) {
         let (id, instance) = (agent.id(), &agent.instance);
         let last = match instance.last_exit.as_str() {
             "" => String::new(),
             exit => format!(" (last: {exit})"),
         };
-        match state(agent) {
-            Some(InstanceState::Running | InstanceState::Waiting | InstanceState::Invalid) => {}
-            Some(InstanceState::Stopped) => {
-                others.push(format!("{id} was stopped"));
-                advice.push(format!("systemctl start {}", instance.unit));
+        let (text, advice) = match state(agent) {
+            Some(InstanceState::Running | InstanceState::Waiting | InstanceState::Invalid) => {
+                return;
             }
-            Some(InstanceState::Drained | InstanceState::Draining) => {
-                others.push(format!("{id} is {}", instance.state));
-                advice.push(format!("buildosctl resume {id}"));
-            }
+            Some(InstanceState::Stopped) => (
+                format!("{id} was stopped"),
+                format!("systemctl start {}", instance.unit),
+            ),
+            Some(InstanceState::Drained | InstanceState::Draining) => (
+                format!("{id} is {}", instance.state),
+                format!("buildosctl resume {id}"),
+            ),
             Some(InstanceState::Starting) => {
-                out_of_service = false;
-                others.push(format!("{id} is starting"));
-                advice.push(format!("systemctl status {}", instance.unit));
+                self.out_of_service = false;
+                (
+                    format!("{id} is starting"),
+                    format!("systemctl status {}", instance.unit),
+                )
             }
             Some(InstanceState::Delayed) | None => {
-                out_of_service = false;
+                self.out_of_service = false;
                 let again = match instance.next_start_usec {
                     0 => String::new(),
                     next => format!(", starts again {}", relative(host.taken_usec, next)),
@@ -149,25 +192,25 @@ pub(super) fn agent(host: &Host) -> StepResult {
                 } else {
                     "has ended"
                 };
-                others.push(format!("{id} {ending}{last}{again}"));
-                advice.push(format!("journalctl -b -n 50 -u {}", instance.unit));
+                (
+                    format!("{id} {ending}{last}{again}"),
+                    format!("journalctl -b -n 50 -u {}", instance.unit),
+                )
             }
-        }
+        };
+        self.texts.push(text);
+        self.advice.push(advice);
     }
-    match (running.is_empty(), others.is_empty()) {
-        (false, true) => StepResult::Passed(format!("{} runs", running.join(", "))),
-        (false, false) => StepResult::Remark(format!(
-            "{} runs; {}",
-            running.join(", "),
-            others.join("; ")
-        )),
-        // The others wait, which the step before reports as a remark.
-        (true, true) => {
-            StepResult::Failed("no agent runs".to_owned(), vec!["buildosctl agents".into()])
-        }
-        (true, false) if out_of_service => StepResult::OutOfService(others.join("; "), advice),
-        (true, false) => StepResult::Failed(others.join("; "), advice),
-    }
+}
+
+/// Returns a line for each agent to which sudo refused commands.
+fn refused_commands(host: &Host) -> Vec<String> {
+    let refused = host.agents.iter().filter_map(|agent| {
+        let commands = agent.refused_commands.as_deref().unwrap_or_default();
+        (!commands.is_empty())
+            .then(|| format!("sudo refused {}: {}", agent.id(), commands.join(", ")))
+    });
+    refused.collect()
 }
 
 pub(super) fn controllers(host: &Host) -> StepResult {

@@ -395,6 +395,23 @@ fn stopped_or_drained_agent_is_out_of_service() {
 }
 
 #[test]
+fn command_that_sudo_refused_is_named() {
+    let mut host = ready();
+    host.agents[0].refused_commands = Some(vec!["/usr/sbin/ip netns add x".into()]);
+    let verdict = judge(&host);
+    assert_eq!(verdict.outcome, Outcome::Ready);
+    let step = verdict.chain.iter().find(|f| f.step == Step::Agent);
+    let expected = "bbot@default runs; sudo refused bbot@default: /usr/sbin/ip netns add x";
+    assert_eq!(step.unwrap().what, expected);
+
+    host.agents[0].instance.state = "delayed".into();
+    let verdict = judge(&host);
+    assert_eq!(verdict.step, Some(Step::Agent));
+    assert!(verdict.answer.ends_with("ip netns add x"), "{verdict:?}");
+    assert!(verdict.advice[1].contains("/etc/sudoers.d"), "{verdict:?}");
+}
+
+#[test]
 fn draining_agent_with_tasks_builds() {
     let mut host = ready();
     host.agents = vec![agent("bbot@default", "draining", &[])];
