@@ -90,6 +90,7 @@ boot
 
 def grub_configuration(append: str, timeout: int) -> str:
     """Returns grub.cfg, for the place where Debian's signed network GRUB looks for it."""
+    append = " ".join(map(_grub_quoted, re.findall(r'(?:[^\s"]|"[^"]*")+', append)))
     return f"""\
 set timeout={timeout // 10}
 menuentry buildos {{
@@ -97,6 +98,15 @@ menuentry buildos {{
     initrd /buildos/buildos-initrd
 }}
 """
+
+
+def _grub_quoted(parameter: str) -> str:
+    """Quotes a parameter for GRUB, which otherwise ends the command at & or ;. GRUB itself
+    puts double quotes around a parameter with a space."""
+    bare = parameter.replace('"', "")
+    if re.fullmatch(r"[\w.,:/=+@%?-]*", bare):
+        return bare
+    return "'" + bare.replace("'", "'\\\\''") + "'"
 
 
 def configuration_name(mac: str) -> str:

@@ -43,12 +43,17 @@ int main(void)
 """
 
 
-def agent_parameters() -> str:
-    """Returns kernel parameters for one bbot agent that polls the LAN's controller.
+QUERY = "?repository=math,alpha&interactive=false"
+"""A query string with every character that a boot loader could take for its own."""
+
+
+def agent_parameters(query: str = "") -> str:
+    """Returns kernel parameters for one bbot agent that polls the LAN's controller, with
+    this query string in its URL.
 
     They waive KVM, which a machine in QEMU does not have."""
     prefix = "buildos.agentd.bbot.default"
-    return f"{prefix}.controllers={CONTROLLER_URL} {prefix}.kvm=waived"
+    return f"{prefix}.controllers={CONTROLLER_URL}{query} {prefix}.kvm=waived"
 
 
 class BootLan(Lan):

@@ -20,7 +20,7 @@ TOP = Path(__file__).resolve().parents[2]
 import netboot
 from booted_host import Boot, BootedHost
 from simlan import qemu, shell
-from simlan.boot_lan import BOOT_URL, BootLan, agent_parameters
+from simlan.boot_lan import BOOT_URL, QUERY, BootLan, agent_parameters
 from simlan.guest import Guest
 
 CONSOLE = "console=ttyS0"
@@ -88,7 +88,7 @@ def booting(image: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[B
         def start(
             *nics: str,
             way: str = "direct",
-            append: str = f"{CONSOLE} {agent_parameters()}",
+            append: str = f"{CONSOLE} {agent_parameters(QUERY)}",
             names: dict[str, str] | None = None,
             credentials: dict[str, str] | None = None,
             published: Path | None = None,

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from booted_host import BOOT_SECONDS, Boot, BootedHost
-from simlan.boot_lan import ADDRESS, DOMAIN, WEB_URL
+from simlan.boot_lan import ADDRESS, DOMAIN, QUERY, WEB_URL
 from simlan.qemu import nth_mac
 
 NAME = "rack-7"
@@ -60,6 +60,10 @@ def nic_name(host: BootedHost, index: int) -> str:
     """Returns the kernel's name of a NIC. br0 has the same MAC address, but no device."""
     script = "cd /sys/class/net && grep -l {} $(ls -d */device | sed s/device/address/)"
     return host.shell.output(script.format(host.nics[index].mac)).split("/")[0]
+
+
+def test_query_string_of_controller_passes_pxelinux(host: BootedHost) -> None:
+    assert host.lan.task_requests()[0]["path"] == f"/{QUERY}"
 
 
 def test_lease_is_on_br0(host: BootedHost) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import netboot
 import pytest
 from booted_host import BOOT_SECONDS, Boot
-from simlan.boot_lan import agent_parameters
+from simlan.boot_lan import QUERY, agent_parameters
 from simlan.wait import wait_for
 
 pytestmark = pytest.mark.long
@@ -29,6 +29,8 @@ def test_uefi_boots_by_ipxe_over_http(boot_once: Boot) -> None:
     paths = [visit["path"] for visit in host.lan.visits()]
     assert paths[0] == "/netboot/boot.ipxe"
     assert "/netboot/buildos/buildos-initrd" in paths
+    # iPXE and the kernel pass the query string unchanged.
+    assert host.lan.task_requests()[0]["path"] == f"/{QUERY}"
 
 
 def test_nic_with_dhcp_server_of_three_becomes_uplink(boot_once: Boot) -> None:

@@ -7,6 +7,7 @@ use buildos_dbus_api::agent1::Kind;
 use buildos_service::config::Schema;
 
 use crate::agent::bbot_option::{OptionName, OptionNames, Setting};
+use crate::agent::controller::Controllers;
 use crate::agent::drain::Budgets;
 use crate::agent::id::{Id, Name};
 use crate::agent::settings::AgentSettings;
@@ -91,7 +92,7 @@ macro_rules! common_keys {
 pub fn schema() -> Schema<Settings> {
     let schema = common_keys!(Schema::new("agentd"), "bbot", Kind::Bbot);
     let schema = agent_keys!(schema, "bbot", Kind::Bbot, {
-        "controllers": "List of controllers, [PRIORITY=]URL; at least one.", |agent, urls| agent.controllers = urls;
+        "controllers": "List of controllers, [PRIORITY=]URL; at least one.", |agent, Controllers(urls)| agent.controllers = urls;
         "toolchain_name": "Toolchain to request tasks for, if not NAME.", |agent, name| agent.toolchain_name = Some(name);
         "toolchain_version": "Version of this toolchain.", |agent, version| agent.toolchain_version = Some(version);
         "toolchain_id": "Identifier of this toolchain.", |agent, id| agent.toolchain_id = Some(id);

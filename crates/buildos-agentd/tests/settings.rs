@@ -90,6 +90,19 @@ fn kernel_command_line_alone_configures_agent() {
 }
 
 #[test]
+fn query_string_on_kernel_command_line_is_kept() {
+    let urls = "0100=https://ci.example.org/?repository=a,b&interactive=true,http://b/?x=%2C";
+    let (settings, problems) = load(
+        "",
+        &format!("quiet buildos.agentd.bbot.x.controllers={urls} x=y"),
+    );
+    assert_eq!(problems, [""; 0]);
+    assert!(dropins(&settings).ends_with(
+        " \"0100=https://ci.example.org/?repository=a,b&interactive=true\" \"http://b/?x=%%2C\"\n"
+    ));
+}
+
+#[test]
 fn kernel_command_line_sets_options_of_bbot() {
     let fingerprint = ["AB"; 32].join(":");
     let keys = [

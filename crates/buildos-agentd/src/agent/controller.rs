@@ -13,12 +13,73 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de};
 
 /// Controller in a form that bbot-agent accepts.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Controller(String);
+
+/// List of controllers.
+///
+/// A text, as on the kernel command line, has commas between controllers. A comma that no
+/// controller follows belongs to the URL before it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Controllers(pub Vec<Controller>);
+
+impl<'de> Deserialize<'de> for Controllers {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct TextOrList;
+
+        impl<'de> de::Visitor<'de> for TextOrList {
+            type Value = Controllers;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list of controllers")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
+                text.parse().map_err(E::custom)
+            }
+
+            fn visit_seq<A: de::SeqAccess<'de>>(self, list: A) -> Result<Self::Value, A::Error> {
+                Vec::deserialize(de::value::SeqAccessDeserializer::new(list)).map(Controllers)
+            }
+        }
+
+        deserializer.deserialize_any(TextOrList)
+    }
+}
+
+impl FromStr for Controllers {
+    type Err = ControllerError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let mut controllers: Vec<String> = Vec::new();
+        for part in text.split(',') {
+            match controllers.last_mut() {
+                Some(last) if !begins_controller(part) => {
+                    last.push(',');
+                    last.push_str(part);
+                }
+                Some(_) | None => controllers.push(part.to_owned()),
+            }
+        }
+        let controllers = controllers.iter().map(|text| text.parse());
+        controllers.collect::<Result<_, _>>().map(Self)
+    }
+}
+
+/// Returns true for text that begins like `[PRIORITY=]http://` or `https://`. An invalid
+/// priority counts, so that it is reported.
+fn begins_controller(text: &str) -> bool {
+    let (scheme, _) = text.split_once("://").unwrap_or((text, ""));
+    let scheme = match scheme.split_once('=') {
+        Some((priority, scheme)) if priority.bytes().all(|b| b.is_ascii_digit()) => scheme,
+        Some(_) | None => scheme,
+    };
+    text.contains("://") && matches!(scheme, "http" | "https")
+}
 
 /// Reason why a text is not a [`Controller`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -133,6 +194,35 @@ mod tests {
             let controller: Controller = good.parse().unwrap();
             assert_eq!(controller.to_string(), good);
         }
+    }
+
+    #[test]
+    fn comma_in_query_string_belongs_to_the_url() {
+        let split = |text: &str| -> Vec<String> {
+            let Controllers(list) = text.parse().unwrap();
+            list.iter().map(ToString::to_string).collect()
+        };
+        let urls = [
+            "0100=https://a/?repository=x,y&interactive=true",
+            "http://b/?a=1,2=3,https,z://w",
+            "https://c",
+        ];
+        assert_eq!(split(&urls.join(",")), urls);
+        assert_eq!(split("https://a/,"), ["https://a/,"]);
+        let host = "https://a,b".parse::<Controllers>();
+        assert_eq!(host, Err(ControllerError::Url("https://a,b".to_owned())));
+        // A query string that contains a URL is written with %2C or %3A.
+        assert_eq!(
+            split("https://a/?next=b,http://c"),
+            ["https://a/?next=b", "http://c"]
+        );
+        let bad_priority = "https://a,12=https://b".parse::<Controllers>();
+        assert_eq!(
+            bad_priority,
+            Err(ControllerError::Priority("12".to_owned()))
+        );
+        let no_url = "".parse::<Controllers>();
+        assert_eq!(no_url, Err(ControllerError::Url(String::new())));
     }
 
     #[test]

@@ -83,10 +83,14 @@ fn file(path: &Path, daemon: Option<&str>, text: &str) -> Result<Vec<String>, St
         )
     })?;
     let each = lines.iter().flat_map(|line| {
-        command_line(
-            &line.parameters,
-            &format!("{}:{}", path.display(), line.line),
-        )
+        let place = format!("{}:{}", path.display(), line.line);
+        let quoting = line
+            .problem
+            .iter()
+            .map(|problem| format!("{place}: {problem}"));
+        let mut problems: Vec<_> = quoting.collect();
+        problems.extend(command_line(&line.parameters, &place));
+        problems
     });
     Ok(each.collect())
 }

@@ -8,6 +8,8 @@ pub(crate) struct BootLine {
     pub(crate) line: usize,
     /// The parameters, separated by white space.
     pub(crate) parameters: String,
+    /// Reason why the boot loader passes a different line.
+    pub(crate) problem: Option<String>,
 }
 
 /// The boot loader that reads a file.
@@ -23,7 +25,15 @@ pub(crate) fn parse(text: &str) -> Option<Vec<BootLine>> {
     let loader = loader(text)?;
     let mut found = Vec::new();
     for (line, whole) in logical_lines(text) {
-        let mut words = whole.split_whitespace();
+        let mut problem = None;
+        let split: Vec<String> = match loader {
+            Loader::Grub => grub_words(&whole, &mut problem),
+            // Neither knows quotes: PXELINUX passes the rest of the line, iPXE the words.
+            Loader::Pxelinux | Loader::Ipxe => {
+                whole.split_whitespace().map(str::to_owned).collect()
+            }
+        };
+        let mut words = split.iter().map(String::as_str);
         let Some(first) = words.next() else { continue };
         let keyword = first.to_ascii_lowercase();
         let skipped = match (loader, keyword.as_str()) {
@@ -52,9 +62,53 @@ pub(crate) fn parse(text: &str) -> Option<Vec<BootLine>> {
         found.push(BootLine {
             line,
             parameters: parameters.join(" "),
+            problem,
         });
     }
     Some(found)
+}
+
+/// Splits a line of GRUB into words without their quotes (GRUB manual, "Quoting"), each in
+/// the form in which GRUB passes it to the kernel.
+fn grub_words(line: &str, problem: &mut Option<String>) -> Vec<String> {
+    let mut words: Vec<String> = Vec::new();
+    let mut word: Option<String> = None;
+    let mut quote = None;
+    let mut characters = line.chars().peekable();
+    while let Some(c) = characters.next() {
+        match (quote, c) {
+            (Some(q), c) if q == c => quote = None,
+            (Some('"'), '\\') if characters.peek().is_some_and(|c| "$\"\\".contains(*c)) => {
+                word.get_or_insert_default().extend(characters.next());
+            }
+            (Some(_), c) => word.get_or_insert_default().push(c),
+            (None, '\'' | '"') => {
+                quote = Some(c);
+                word.get_or_insert_default();
+            }
+            (None, '\\') => word.get_or_insert_default().extend(characters.next()),
+            (None, c) if c.is_whitespace() => words.extend(word.take()),
+            (None, '&' | ';' | '|' | '<' | '>') => {
+                problem.get_or_insert_with(|| {
+                    format!("GRUB ends the command at {c}: put the parameter in single quotes")
+                });
+                word.get_or_insert_default().push(c);
+            }
+            (None, c) => word.get_or_insert_default().push(c),
+        }
+    }
+    words.extend(word);
+    for word in &mut words {
+        if word.contains(['\'', '"', '\\']) {
+            problem.get_or_insert_with(|| {
+                format!("GRUB passes {word} with a backslash before each quote and backslash")
+            });
+        }
+        if word.contains(' ') {
+            *word = format!("\"{word}\"");
+        }
+    }
+    words
 }
 
 fn loader(text: &str) -> Option<Loader> {
@@ -137,6 +191,39 @@ mod tests {
     fn grub_linux_is_a_command_line() {
         let text = "menuentry \"buildos\" {\n\tlinux /buildos-image quiet a=$b c=d\n\tinitrd /buildos-initrd\n}\n";
         assert_eq!(parsed(text), [(2, "quiet c=d".into())]);
+    }
+
+    #[test]
+    fn query_string_is_passed_unchanged_by_every_boot_loader() {
+        let parameter = "a.controllers=https://x/?b=1,2&c=%2C";
+        for text in [
+            format!("label x\nappend {parameter} e=f\n"),
+            format!("#!ipxe\nkernel image {parameter} e=f\n"),
+            format!("menuentry x {{\n linux /image '{parameter}' e=f\n}}\n"),
+            format!("menuentry x {{\n linux /image \"{parameter}\" e=f\n}}\n"),
+            format!(
+                "menuentry x {{\n linux /image {} e=f\n}}\n",
+                parameter.replace('&', "\\&")
+            ),
+        ] {
+            let lines = parse(&text).unwrap();
+            assert_eq!(lines[0].parameters, format!("{parameter} e=f"), "{text}");
+            assert_eq!(lines[0].problem, None, "{text}");
+        }
+    }
+
+    #[test]
+    fn unquoted_character_of_grub_is_reported() {
+        let problem = |word: &str| {
+            let text = format!("menuentry x {{\n linux /image {word}\n}}\n");
+            parse(&text).unwrap().remove(0).problem.unwrap_or_default()
+        };
+        assert_eq!(
+            problem("a=https://x/?b=1&c=2"),
+            "GRUB ends the command at &: put the parameter in single quotes"
+        );
+        assert!(problem("\"a=['x']\"").contains("with a backslash before each quote"));
+        assert_eq!(problem("'a=b c'"), "");
     }
 
     #[test]
