@@ -78,6 +78,31 @@ def test_credentials_reach_agent_only(host: Host, lan: Lan, url: str) -> None:
     assert not host.succeeds([*unprivileged, "cat", key])
 
 
+def test_encrypted_credential_is_decrypted_for_agent(host: Host, lan: Lan, url: str) -> None:
+    script = """#!/bin/bash
+    cat "$CREDENTIALS_DIRECTORY/token" "$CREDENTIALS_DIRECTORY/key" >/build/secrets
+    exec sleep infinity
+    """
+    host.program("/opt/agent", script)
+    lines = ['auth_key = "encrypted:key:/etc/bbot/key.cred"', 'credentials = ["encrypted:token"]']
+    host.configure("agentd", bbot(url, 'program = "/opt/agent"', *lines))
+    host.start([lan])
+    missing = "credential encrypted:key:/etc/bbot/key.cred, encrypted:token is missing"
+    host.wait_for(lambda: needs(host) == {"credentials": missing}, "only the secrets are missing")
+    # A secret that is not encrypted is not accepted in its place.
+    host.run("mkdir -p /etc/bbot /etc/credstore /etc/credstore.encrypted")
+    host.run("echo plain >/etc/credstore/token")
+    encrypt = "echo {} | systemd-creds encrypt --with-key=host --name={} - {}"
+    host.run(encrypt.format("s3cret", "token", "/etc/credstore.encrypted/token"))
+    host.wait_for(lambda: "token" not in str(needs(host)), "the token is there")
+    assert state(host) == "waiting"
+    host.run(encrypt.format("private", "key", "/etc/bbot/key.cred"))
+    wait_until_runs(host)
+    host.wait_for(lambda: host.succeeds("test -s /build/secrets"), "the secrets are read")
+    assert host.read("/build/secrets") == "s3cret\nprivate\n"
+    assert not host.succeeds("grep -r s3cret /etc/credstore.encrypted /run/systemd/system")
+
+
 def test_agent_waits_for_synchronised_clock(host: Host, lan: Lan) -> None:
     lan.serve_dhcp()
     host.without_time()

@@ -81,7 +81,7 @@ macro_rules! common_keys {
             "bridge": "Bridge of its machines; with br1 it waits for NAT.", |agent, bridge| agent.bridge = bridge;
             "kvm": "\"required\": wait for /dev/kvm; \"waived\": start without.", |agent, kvm| agent.kvm = kvm;
             "user": "User that it runs as.", |agent, user| agent.user = Some(user);
-            "credentials": "List of secrets, NAME or NAME:/PATH (LoadCredential=).", |agent, list| agent.credentials = list;
+            "credentials": "List of secrets, [encrypted:]NAME[:/PATH] (LoadCredential=).", |agent, list| agent.credentials = list;
             "drain": "\"idle\": wait until no task runs; SIGNAL: send it and wait for the end.", |agent, method| agent.drain = method;
         })
     }};
@@ -107,7 +107,7 @@ pub fn schema() -> Schema<Settings> {
         "machines": "Directory of its machines.", |agent, directory| agent.machines = Some(directory);
         "tftp": "Directory of its TFTP server.", |agent, directory| agent.tftp = Some(directory);
         "tftp_port": "Port of its TFTP server.", |agent, port| agent.tftp_port = Some(port);
-        "auth_key": "Secret that signs answers to controllers, NAME or NAME:/PATH.", |agent, key| agent.auth_key = Some(key);
+        "auth_key": "Secret that signs answers to controllers, [encrypted:]NAME[:/PATH].", |agent, key| agent.auth_key = Some(key);
     });
     let schema = common_keys!(schema, "bslave", Kind::Bslave);
     let schema = agent_keys!(schema, "bslave", Kind::Bslave, {

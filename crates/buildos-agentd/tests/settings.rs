@@ -198,7 +198,7 @@ cpu = 'threads'
             format!("{file}:8: bbot.default.arguments: invalid type: string \"--verbose\", expected a sequence"),
             format!("{file}:9: bbot.default.environment: \"A B=C\" is not an environment variable: NAME=VALUE without control characters is expected"),
             format!("{file}:10: bbot.default.user: \"a b\" is not a user name: up to 31 letters, digits, '-' and '_' are expected, the first a letter or '_'"),
-            format!("{file}:11: bbot.default.credentials: \"a/b\" is not a credential: NAME or NAME:/PATH is expected, of letters, digits and ._+@- (and / in PATH)"),
+            format!("{file}:11: bbot.default.credentials: \"a/b\" is not a credential: NAME or NAME:/PATH is expected, of letters, digits and ._+@- (and / in PATH), or encrypted:NAME, encrypted:NAME:/PATH"),
             format!("{file}:12: bbot.default.drain: \"soon\" is not a drain method: \"idle\" or one of SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGWINCH is expected"),
             format!("{file}:13: bbot.default.ram_mib: invalid value: integer `0`, expected a nonzero u32"),
             format!("{file}:14: bbot.default.auxiliary_ram_mib: invalid value: integer `-1`, expected u32"),

@@ -24,7 +24,7 @@ pub struct Command {
     pub environment: Vec<Variable>,
     /// `User=`; default: the user of the template unit.
     pub user: Option<User>,
-    /// `LoadCredential=`.
+    /// `LoadCredential=` and `LoadCredentialEncrypted=`.
     pub credentials: Vec<Credential>,
     /// Limits in addition to those of the slice.
     pub limits: Limits,

@@ -44,7 +44,7 @@ pub fn text(command: &Command) -> String {
         text.push_str(&format!("User={user}\n"));
     }
     for credential in &command.credentials {
-        text.push_str(&format!("LoadCredential={credential}\n"));
+        text.push_str(&format!("{}\n", credential.setting()));
     }
     if let Some(threads) = command.limits.cpu {
         text.push_str(&format!("CPUQuota={}%\n", u64::from(threads.get()) * 100));
