@@ -54,6 +54,43 @@ def test_boot_nic_without_server_does_not_become_uplink(
     assert _port(host) == "eth0"
 
 
+def test_link_local_lease_is_replaced_by_later_boot_nic(
+    host: Host, lan: Lan, new_lan: NewLan
+) -> None:
+    controller = new_lan("169.254.95", "controller")
+    controller.serve_dhcp("--dhcp-option=3", "--dhcp-option=6")
+    lan.serve_dhcp()
+    mac = "02:bd:00:00:00:b1"
+    host.command_line(f"BOOTIF={mac}")
+    host.start([controller], macs=["02:bd:00:00:00:b2"])
+    host.wait_for(
+        lambda: host.bus_property("network1", "State") == "no-default-route",
+        "the controller's network is used",
+    )
+    assert host.bus_property("network1", "Provisional") is False, "there is no other NIC"
+    assert not host.bus_property("network1", "Online")
+    private = host.addresses("br1")
+    host.plug_in(lan, "eth7", mac)
+    host.wait_online()
+    assert _port(host) == "eth7"
+    assert [address.split(".")[0] for address in host.addresses("br0")] == ["192"]
+    assert host.addresses("br1") == private
+
+
+def test_only_boot_nic_becomes_uplink(host: Host, lan: Lan, new_lan: NewLan) -> None:
+    other = new_lan("203.0.113", "other")
+    other.serve_dhcp()
+    mac = "02:bd:00:00:00:b1"
+    host.command_line(f"BOOTIF={mac} buildos.netd.bootif=only")
+    host.start([other, lan], macs=["02:bd:00:00:00:b2", mac])
+    host.wait_for(lambda: "DISCOVER" in host.status_text(NETD), "the boot NIC is asked")
+    assert 'bootif is "only"' in _reason(host, "eth0")
+    lan.serve_dhcp()
+    host.wait_online()
+    assert _port(host) == "eth1"
+    assert other.leases() == {}
+
+
 def test_lease_survives_short_carrier_loss(host: Host, lan: Lan) -> None:
     lan.serve_dhcp()
     host.start([lan])

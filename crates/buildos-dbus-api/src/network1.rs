@@ -24,8 +24,11 @@ string_enum! {
         /// At least one NIC has carrier, but there is no lease yet, or the lease was
         /// lost.
         Acquiring = "acquiring",
-        /// br0 has a port and a valid lease.
+        /// br0 has a port and a valid lease, which has a default route unless
+        /// `online_requires` is `lease`.
         Online = "online",
+        /// br0 has a port and a valid lease, but the lease has no default route.
+        NoDefaultRoute = "no-default-route",
         /// br0 has a valid lease, but its port has lost carrier.
         CarrierLost = "carrier-lost",
     }
@@ -64,9 +67,12 @@ pub trait Manager {
     /// One line for operators: what is configured, or what netd waits for.
     #[zbus(property)]
     fn reason(&self) -> zbus::Result<String>;
-    /// True while br0 has a valid lease and its port has carrier.
+    /// True in the state `online`.
     #[zbus(property)]
     fn online(&self) -> zbus::Result<bool>;
+    /// True if br0 has a lease that a better one on another NIC would replace.
+    #[zbus(property)]
+    fn provisional(&self) -> zbus::Result<bool>;
     /// Name of the NIC in br0, or empty.
     #[zbus(property)]
     fn uplink(&self) -> zbus::Result<String>;
@@ -169,7 +175,7 @@ pub struct Network {
     /// One line for operators.
     #[serde(with = "as_value")]
     pub reason: String,
-    /// True while br0 has a valid lease and its port has carrier.
+    /// True in the state `online`.
     #[serde(with = "as_value")]
     pub online: bool,
     /// Name of the NIC in br0, or empty.

@@ -37,6 +37,7 @@ use crate::sockets::{Incoming, Message, Sockets};
 use crate::status::{Clocks, Status};
 use crate::uplink::candidate::Candidate;
 use crate::uplink::listeners::Listen;
+use crate::uplink::notice::Notice;
 use crate::{clock, messages, other_manager, state_file};
 
 /// Directory of published files, and of the state for a restarted netd.
@@ -273,6 +274,12 @@ impl Network for Host {
         let usec = clocks().realtime_usec();
         self.history.contested(usec, nic.name.as_str(), address, by);
         messages::contested(nic, address, by);
+    }
+
+    fn notify(&mut self, nic: &Candidate, notice: &Notice) {
+        let usec = clocks().realtime_usec();
+        self.history.notice(usec, nic.name.as_str(), notice);
+        messages::notice(nic, notice);
     }
 }
 

@@ -178,7 +178,7 @@ impl Manager {
         self.send(Command::Reconfigure)
     }
 
-    /// The state: `no-carrier`, `acquiring`, `online` or `carrier-lost`.
+    /// The state: `no-carrier`, `acquiring`, `online`, `no-default-route` or `carrier-lost`.
     #[zbus(property)]
     fn state(&self) -> &str {
         &self.published.state
@@ -190,10 +190,16 @@ impl Manager {
         &self.published.reason
     }
 
-    /// True while br0 has a valid lease and its port has carrier.
+    /// True in the state `online`.
     #[zbus(property)]
     fn online(&self) -> bool {
         self.published.online
+    }
+
+    /// True if br0 has a lease that a better one on another NIC would replace.
+    #[zbus(property)]
+    fn provisional(&self) -> bool {
+        self.status.provisional
     }
 
     /// Name of the NIC in br0, or empty.

@@ -12,6 +12,8 @@ use buildos_dhcp::{Event, Transmit};
 use buildos_types::MacAddress;
 use serde::Serialize;
 
+use crate::uplink::notice::Notice;
+
 /// Limit of entries. A boot with four NICs and a rogue server makes about twenty.
 const MAX_ENTRIES: usize = 256;
 /// Number of the latest entries that are searched for a repetition.
@@ -37,7 +39,7 @@ pub struct Decision {
     /// Name of the NIC.
     pub interface: String,
     /// `sent DISCOVER`, `offered`, `refused`, `failed`, `bound`, `extended`,
-    /// `unconfirmed`, `contested` or `lost`.
+    /// `unconfirmed`, `contested`, `lost` or `replaced`.
     pub decision: String,
     /// The server (option 54).
     pub server: Option<Ipv4Addr>,
@@ -119,6 +121,20 @@ impl History {
                 reason: Some(format!("address is claimed by {by}, too")),
             },
         );
+    }
+
+    /// Records a decision of the election about a NIC.
+    pub fn notice(&mut self, usec: u64, interface: &str, notice: &Notice) {
+        let decision = match notice {
+            Notice::Replaced { lease, by, reason } => Decision {
+                interface: interface.to_owned(),
+                decision: "replaced".to_owned(),
+                server: Some(lease.server),
+                address: Some(lease.address),
+                reason: Some(format!("{by} took br0 over: {reason}")),
+            },
+        };
+        self.add(usec, decision);
     }
 
     /// Returns the history as JSON if it changed since the last call.

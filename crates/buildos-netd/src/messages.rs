@@ -7,6 +7,7 @@ use buildos_dhcp::{Event, Lease};
 use buildos_types::MacAddress;
 
 use crate::uplink::candidate::Candidate;
+use crate::uplink::notice::Notice;
 
 /// A lease was granted.
 pub const BOUND: &str = "3a4d2f0d9c5e4be19c0a3a34b55f1b6a";
@@ -16,6 +17,8 @@ pub const RENEWED: &str = "b7a65f0a3d554dd3a6b7f5c2e8c61f0d";
 pub const LOST: &str = "5e1c9b7f8a0240b6b2c4d09e3f7a1d58";
 /// No server confirmed a resumed lease, which remains in use.
 pub const UNCONFIRMED: &str = "94f1f0f6d2c64f7e8b1e0b9d7c3a2e15";
+/// Another NIC took br0 over.
+pub const REPLACED: &str = "46d1c1cf3cbd4b0ea4a5e4ed0b83b0ce";
 /// netd refused a server's message, or a server did not grant its offer.
 pub const REFUSED: &str = "e0b3c8d1a7f94c5cb6d2f1e4a9078b63";
 /// Another host claims the address of br0, which netd keeps.
@@ -90,6 +93,20 @@ pub fn contested(nic: &Candidate, address: Ipv4Addr, by: MacAddress) {
         buildos_mac = %by,
         "{interface}: {by} claims {address}, too; this host keeps and defends it"
     );
+}
+
+/// Logs a decision of the election about a NIC.
+pub fn notice(nic: &Candidate, notice: &Notice) {
+    let interface = nic.name.as_str();
+    match notice {
+        Notice::Replaced { lease, by, reason } => tracing::info!(
+            message_id = REPLACED,
+            interface,
+            buildos_address = %lease.address,
+            "{interface}: {by} is the uplink now: {reason}; the lease of {} ended",
+            lease.address
+        ),
+    }
 }
 
 /// Logs which candidates appeared, disappeared, or changed their carrier.

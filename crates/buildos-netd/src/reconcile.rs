@@ -41,6 +41,7 @@ use crate::settings::Settings;
 use crate::uplink::candidate::{self, Candidate};
 use crate::uplink::election::{Effect, Election, Rules};
 use crate::uplink::listeners::{Listen, listeners, receiving_link};
+use crate::uplink::notice::Notice;
 
 /// Limit of rounds for one event.
 const ROUNDS: usize = 5;
@@ -83,6 +84,8 @@ pub trait Network {
 
     /// Records that the host with this hardware address claims the address of a client.
     fn record_contest(&mut self, nic: &Candidate, address: Ipv4Addr, by: MacAddress);
+    /// Records a decision of the election.
+    fn notify(&mut self, nic: &Candidate, notice: &Notice);
 }
 
 /// The uplink of an earlier netd of this boot.
@@ -362,7 +365,8 @@ impl Reconciler {
         let (Effect::Transmit(index, _)
         | Effect::Arp(index, _)
         | Effect::Event(index, _)
-        | Effect::Contested(index, ..)) = effect;
+        | Effect::Contested(index, ..)
+        | Effect::Notice(index, _)) = effect;
         let Some(contender) = self.election.contender(*index) else {
             return;
         };
@@ -376,6 +380,7 @@ impl Reconciler {
             }
             Effect::Event(_, event) => host.record(nic, event),
             Effect::Contested(_, address, by) => host.record_contest(nic, *address, *by),
+            Effect::Notice(_, notice) => host.notify(nic, notice),
         }
     }
 

@@ -22,7 +22,13 @@ pub struct Settings {
     pub exclude: Vec<Pattern>,
     /// NIC that the machine booted from.
     pub bootif: Option<MacAddress>,
-    /// Duration for which offers on other NICs wait for one on `bootif`.
+    /// Role of `bootif` in the election.
+    pub bootif_mode: BootifMode,
+    /// Duration for which `bootif` may replace the first uplink.
+    pub bootif_wait: Duration,
+    /// What the host needs to be online.
+    pub online_requires: OnlineRequires,
+    /// Duration for which an offer waits for a better one on another NIC.
     pub head_start: Duration,
     /// Duration for which an uplink without carrier keeps its place.
     pub carrier_grace: Duration,
@@ -34,6 +40,49 @@ pub struct Settings {
     pub deny_networks: Vec<Ipv4Net>,
     /// Option that carries the hostname.
     pub send_name: SendName,
+}
+
+/// Role of the NIC that the machine booted from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum BootifMode {
+    /// Its offers have precedence.
+    #[default]
+    Prefer,
+    /// No other NIC becomes the uplink.
+    Only,
+}
+
+/// A value of the key `bootif`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+enum Bootif {
+    Nic(MacAddress),
+    Mode(BootifMode),
+}
+
+impl TryFrom<String> for Bootif {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        match text.as_str() {
+            "prefer" => Ok(Self::Mode(BootifMode::Prefer)),
+            "only" => Ok(Self::Mode(BootifMode::Only)),
+            mac => mac.parse().map(Self::Nic).map_err(|error| {
+                format!("{error}; or \"prefer\" or \"only\", for the NIC of BOOTIF=")
+            }),
+        }
+    }
+}
+
+/// Condition for being online.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnlineRequires {
+    /// A lease with a default route.
+    #[default]
+    DefaultRoute,
+    /// A lease.
+    Lease,
 }
 
 /// Option by which DHCP servers learn the hostname.
@@ -61,6 +110,15 @@ impl SendName {
     }
 }
 
+impl Settings {
+    /// Returns the hardware address of the only NIC that may become the uplink, if `bootif`
+    /// restricts it.
+    #[must_use]
+    pub fn required_nic(&self) -> Option<MacAddress> {
+        self.bootif.filter(|_| self.bootif_mode == BootifMode::Only)
+    }
+}
+
 impl Default for Settings {
     fn default() -> Self {
         Self {
@@ -71,6 +129,11 @@ impl Default for Settings {
             include: Vec::new(),
             exclude: Vec::new(),
             bootif: None,
+            bootif_mode: BootifMode::default(),
+            // A NIC has carrier some seconds after it is set up. A switch port with spanning
+            // tree forwards 30 s later.
+            bootif_wait: Duration::from_secs(35),
+            online_requires: OnlineRequires::default(),
             // A server that probes an address before it offers it takes this long.
             head_start: Duration::from_millis(1000),
             // A switch port with spanning tree forwards again within this time.
@@ -104,14 +167,27 @@ pub fn schema() -> Schema<Settings> {
         )
         .key(
             "bootif",
-            "Hardware address of the NIC whose offers are preferred.",
-            |s: &mut Settings, mac| s.bootif = Some(mac),
+            "Hardware address of the NIC that the machine booted from, or its role: \"prefer\" (its offers have precedence) or \"only\" (no other NIC becomes the uplink).",
+            |s: &mut Settings, value| match value {
+                Bootif::Nic(mac) => s.bootif = Some(mac),
+                Bootif::Mode(mode) => s.bootif_mode = mode,
+            },
         )
         .alias("BOOTIF")
         .key(
             "bootif_head_start_ms",
-            "Milliseconds that offers on other NICs wait for one on bootif.",
+            "Milliseconds that an offer waits for a better one on another NIC, such as bootif.",
             |s: &mut Settings, ms: u32| s.head_start = Duration::from_millis(ms.into()),
+        )
+        .key(
+            "bootif_wait_s",
+            "Seconds for which bootif may take br0 over from another NIC, after the search for a lease began.",
+            |s: &mut Settings, seconds: u32| s.bootif_wait = Duration::from_secs(seconds.into()),
+        )
+        .key(
+            "online_requires",
+            "Condition for being online: \"default-route\" (a lease with a default route) or \"lease\".",
+            |s: &mut Settings, required| s.online_requires = required,
         )
         .key(
             "carrier_grace_s",
@@ -191,6 +267,22 @@ mod tests {
         );
         assert!(!settings.detect_conflicts);
         assert_eq!(settings.send_name, SendName::Fqdn);
+    }
+
+    #[test]
+    fn bootif_has_address_and_role_from_two_parameters() {
+        let (settings, problems) =
+            evaluated("buildos.netd.bootif=only BOOTIF=01-de-ad-be-ef-b8-da");
+        assert_eq!(problems, [""; 0]);
+        let mac = "de:ad:be:ef:b8:da".parse().unwrap();
+        assert_eq!(settings.required_nic(), Some(mac));
+        let (settings, problems) =
+            evaluated("buildos.netd.bootif=only buildos.netd.online_requires=lease");
+        assert_eq!(problems, [""; 0]);
+        assert_eq!(settings.required_nic(), None, "no NIC is known");
+        assert_eq!(settings.online_requires, OnlineRequires::Lease);
+        let (_, problems) = evaluated("buildos.netd.bootif=always");
+        assert!(problems[0].contains("\"only\""), "{problems:?}");
     }
 
     #[test]

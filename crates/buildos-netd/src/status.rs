@@ -11,10 +11,11 @@ use serde::Serialize;
 
 use crate::observed::{Link, Observed, PRIVATE_BRIDGE, PUBLIC_BRIDGE};
 use crate::reconcile::Reconciler;
-use crate::settings::Settings;
+use crate::settings::{OnlineRequires, Settings};
 use crate::uplink::candidate;
 use crate::uplink::contender::Contender;
 use crate::uplink::election::Election;
+use crate::uplink::rank::has_default_route;
 
 /// The status of the network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -23,6 +24,8 @@ pub struct Status {
     pub state: State,
     /// Explanation of the state in one line, for operators.
     pub reason: String,
+    /// br0 has a lease that a better one on another NIC would replace.
+    pub provisional: bool,
     /// Name and hardware address of the port of br0.
     pub uplink: Option<(InterfaceName, MacAddress)>,
     /// Address of the host on br1; [`None`] until br1 has it.
@@ -101,14 +104,17 @@ impl Status {
         let private = reconciler.private_network().filter(|private| {
             has_address(observed, PRIVATE_BRIDGE, |net| *net == private.interface())
         });
-        let state = state(election, lease);
+        let required = reconciler.settings().online_requires;
+        let state = state(election, lease, required);
+        let provisional = lease.is_some() && election.is_provisional();
         let names = |bridge| observed.ports(bridge).map(|link| link.name.clone());
         let public = observed.bridge(PUBLIC_BRIDGE).map(|bridge| bridge.index);
         let ipv6 = observed.ipv6.iter();
         let ipv6 = ipv6.filter(|(link, _)| Some(*link) == public);
         Self {
             state,
-            reason: reason(state, election, lease),
+            reason: reason(state, election, lease, reconciler.settings()),
+            provisional,
             uplink: election
                 .port()
                 .map(|port| (port.candidate.name.clone(), port.candidate.mac)),
@@ -168,11 +174,14 @@ fn has_address(observed: &Observed, bridge: &str, matches: impl Fn(&Ipv4Net) -> 
     addresses.any(|address| Some(address.link) == bridge && matches(&address.net))
 }
 
-fn state(election: &Election, lease: Option<&Lease>) -> State {
+fn state(election: &Election, lease: Option<&Lease>, required: OnlineRequires) -> State {
     let has_carrier = |contender: &Contender| contender.candidate.carrier;
     match lease {
-        Some(_) if election.port().is_some_and(has_carrier) => State::Online,
-        Some(_) => State::CarrierLost,
+        Some(_) if !election.port().is_some_and(has_carrier) => State::CarrierLost,
+        Some(lease) => match required {
+            OnlineRequires::DefaultRoute if !has_default_route(lease) => State::NoDefaultRoute,
+            OnlineRequires::DefaultRoute | OnlineRequires::Lease => State::Online,
+        },
         None if election.contenders().any(has_carrier) => State::Acquiring,
         None => State::NoCarrier,
     }
@@ -233,7 +242,7 @@ fn other_link(link: &Link, observed: &Observed, settings: &Settings) -> (LinkRol
         format!("port of {PRIVATE_BRIDGE}, added by another program")
     } else {
         let public = observed.bridge(PUBLIC_BRIDGE).map(|bridge| bridge.index);
-        let check = candidate::check(link, public, &settings.include, &settings.exclude);
+        let check = candidate::check_with_settings(link, public, settings);
         check.err().map_or_else(
             || "not examined yet".to_owned(),
             |exclusion| exclusion.to_string(),
@@ -242,13 +251,14 @@ fn other_link(link: &Link, observed: &Observed, settings: &Settings) -> (LinkRol
     (LinkRole::Ignored, reason)
 }
 
-fn reason(state: State, election: &Election, lease: Option<&Lease>) -> String {
+fn reason(state: State, election: &Election, lease: Option<&Lease>, settings: &Settings) -> String {
     let port = text_or_empty(election.port().map(|port| &port.candidate.name));
     match (state, lease) {
-        (State::Online, Some(lease)) => {
+        (State::Online | State::NoDefaultRoute, Some(lease)) => {
             let (address, prefix, server) = (lease.address, lease.prefix, lease.server);
             let contest = election.port().map(contest).unwrap_or_default();
-            format!("br0 has {address}/{prefix} by {port} from {server}{contest}")
+            let rest = shortcomings(state, election);
+            format!("br0 has {address}/{prefix} by {port} from {server}{contest}{rest}")
         }
         (State::CarrierLost, Some(lease)) => {
             let (address, prefix) = (lease.address, lease.prefix);
@@ -257,17 +267,32 @@ fn reason(state: State, election: &Election, lease: Option<&Lease>) -> String {
         (State::NoCarrier, _) => {
             let names = election.contenders().map(|c| c.candidate.name.as_str());
             match names.collect::<Vec<_>>().as_slice() {
-                [] => "no Ethernet NIC".to_owned(),
+                [] => match settings.required_nic() {
+                    Some(mac) => format!("no Ethernet NIC {mac}, and bootif is \"only\""),
+                    None => "no Ethernet NIC".to_owned(),
+                },
                 names => format!("no carrier on {}", names.join(", ")),
             }
         }
-        (State::Acquiring | State::Online | State::CarrierLost, _) => {
+        (State::Acquiring | State::Online | State::NoDefaultRoute | State::CarrierLost, _) => {
             let with_carrier = election.contenders().filter(|c| c.candidate.carrier);
             let reasons: Vec<_> = with_carrier
                 .map(|c| format!("{}: {}", c.candidate.name, c.client.status()))
                 .collect();
             format!("no lease yet; {}", reasons.join("; "))
         }
+    }
+}
+
+/// Returns the end of the reason of a lease that is not the best possible.
+fn shortcomings(state: State, election: &Election) -> String {
+    let rank = election.rank().filter(|_| election.is_provisional());
+    match rank {
+        Some(rank) => format!("; provisional: {rank}"),
+        None if state == State::NoDefaultRoute => {
+            "; no default route, and online_requires is \"default-route\"".to_owned()
+        }
+        None => String::new(),
     }
 }
 
@@ -312,6 +337,7 @@ pub(crate) mod samples {
         Status {
             state: State::Online,
             reason: "br0 has 192.0.2.10/24 by enp1s0 from 192.0.2.1".into(),
+            provisional: false,
             uplink: Some(("enp1s0".parse().unwrap(), mac)),
             private: Some("172.23.0.1/16".parse().unwrap()),
             lease: Some(lease),

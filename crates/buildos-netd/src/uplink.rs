@@ -5,9 +5,13 @@
 //! | [`candidate`] | links that may become the uplink |
 //! | [`contender`] | a candidate and its DHCP client |
 //! | [`election`] | the choice among the contenders |
+//! | [`notice`] | decisions that are logged |
+//! | [`rank`] | order of offers and leases |
 //! | [`listeners`] | sockets that the contenders need |
 
 pub mod candidate;
 pub mod contender;
 pub mod election;
 pub mod listeners;
+pub mod notice;
+pub mod rank;

@@ -14,14 +14,17 @@ use std::time::Duration;
 
 use buildos_dhcp::arp::Packet;
 use buildos_dhcp::{ClientName, Event, Instant, MessageKind, State};
+use buildos_netd::settings::OnlineRequires;
 use buildos_netd::uplink::candidate::Candidate;
 use buildos_netd::uplink::election::{Effect, Election, Rules};
+use buildos_netd::uplink::notice::Notice;
 use buildos_types::{LinkIndex, MacAddress};
 use nics::{index, mac};
-use servers::{LEASE, Server, address, answer, reply};
+use servers::{LEASE, Server, address, answer, link_local_address, reply};
 
 const GRACE: Duration = Duration::from_secs(35);
 const HEAD_START: Duration = Duration::from_secs(1);
+const BOOTIF_WAIT: Duration = Duration::from_secs(30);
 
 /// An election among NICs 1, 2, … with one server each.
 struct World {
@@ -34,10 +37,18 @@ struct World {
     events: Vec<(LinkIndex, Event)>,
     arp: Vec<(LinkIndex, Packet)>,
     contested: Vec<(LinkIndex, Ipv4Addr, MacAddress)>,
+    notices: Vec<(LinkIndex, Notice)>,
 }
 
 impl World {
     fn new(servers: &[Server], bootif: Option<u32>) -> Self {
+        let mut world = Self::before(servers, bootif);
+        world.links();
+        world
+    }
+
+    /// Returns the world before the election has seen a NIC.
+    fn before(servers: &[Server], bootif: Option<u32>) -> Self {
         let rules = Rules {
             bootif: bootif.map(index).map(mac),
             head_start: HEAD_START,
@@ -45,7 +56,7 @@ impl World {
             ..rules()
         };
         let indices = (1..=u32::try_from(servers.len()).unwrap()).map(index);
-        let mut world = Self {
+        Self {
             election: Election::new(rules, 7),
             now: Duration::from_secs(100),
             servers: indices.clone().zip(servers.iter().copied()).collect(),
@@ -54,9 +65,8 @@ impl World {
             events: Vec::new(),
             arp: Vec::new(),
             contested: Vec::new(),
-        };
-        world.links();
-        world
+            notices: Vec::new(),
+        }
     }
 
     /// Updates the candidates.
@@ -84,13 +94,11 @@ impl World {
             match effect {
                 Effect::Transmit(index, transmit) => {
                     self.sent.push((index, transmit.kind));
-                    let answer = answer(self.servers[&index], transmit.kind);
+                    let server = self.servers[&index];
+                    let answer = answer(server, transmit.kind);
                     if let Some(kind) = answer.filter(|_| self.carrier[&index]) {
-                        self.election.packet(
-                            self.now,
-                            index,
-                            &reply(index, &transmit, kind, LEASE),
-                        );
+                        let reply = reply(server, index, &transmit, kind, LEASE);
+                        self.election.packet(self.now, index, &reply);
                     }
                 }
                 Effect::Arp(index, packet) => self.arp.push((index, packet)),
@@ -98,6 +106,7 @@ impl World {
                 Effect::Contested(index, address, mac) => {
                     self.contested.push((index, address, mac));
                 }
+                Effect::Notice(index, notice) => self.notices.push((index, notice)),
             }
         }
     }
@@ -228,6 +237,124 @@ fn election_late_carrier_wins() {
 }
 
 #[test]
+fn lease_link_local_is_replaced_by_offer_of_bootif_with_later_carrier() {
+    let mut world = World::before(&[Server::LinkLocal, Server::Good], Some(2));
+    world.carrier.insert(index(2), false);
+    world.links();
+    assert_eq!(world.leased(), Some(link_local_address(index(1))));
+    world.pass(Duration::from_secs(4));
+    world.set_carrier(index(2), true);
+    assert_eq!(world.leased(), Some(address(index(2))));
+    assert_eq!(world.port(), Some(index(2)));
+}
+
+#[test]
+fn lease_link_local_is_replaced_by_better_offer_after_any_time() {
+    let mut world = World::before(&[Server::LinkLocal, Server::Good], None);
+    world.carrier.insert(index(2), false);
+    world.links();
+    assert_eq!(world.leased(), Some(link_local_address(index(1))));
+    world.pass(Duration::from_secs(3000));
+    world.set_carrier(index(2), true);
+    assert_eq!(world.port(), Some(index(2)));
+}
+
+#[test]
+fn lease_is_replaced_by_offer_of_bootif_within_wait_only() {
+    for (seconds, port) in [(29, 2), (31, 1)] {
+        let mut world = World::before(&[Server::Good, Server::Good], Some(2));
+        world.carrier.insert(index(2), false);
+        world.links();
+        assert_eq!(world.port(), Some(index(1)), "no wait without carrier");
+        assert!(world.election.is_provisional());
+        world.pass(Duration::from_secs(seconds));
+        world.set_carrier(index(2), true);
+        assert_eq!(world.port(), Some(index(port)), "after {seconds} s");
+        assert!(!world.election.is_provisional());
+    }
+}
+
+#[test]
+fn lease_replaced_is_ended_with_notice_and_without_message() {
+    let mut world = World::before(&[Server::NoRoute, Server::Good], None);
+    world.carrier.insert(index(2), false);
+    world.links();
+    world.set_carrier(index(2), true);
+    assert_eq!(world.port(), Some(index(2)));
+    let notices: Vec<_> = world.notices.iter().map(|(nic, _)| *nic).collect();
+    assert_eq!(notices, [index(1)]);
+    let former = world.election.contender(index(1)).unwrap();
+    assert_eq!(former.client.state(), State::Init);
+    assert!(
+        !world
+            .events
+            .iter()
+            .any(|(_, e)| matches!(e, Event::Lost { .. }))
+    );
+}
+
+#[test]
+fn lease_is_kept_while_other_offers_are_not_better() {
+    let mut world = World::new(&[Server::NoRoute, Server::NoRoute], None);
+    world.pass(HEAD_START);
+    let port = world.port();
+    assert!(port.is_some());
+    world
+        .servers
+        .insert(other(port.unwrap()), Server::LinkLocal);
+    world.pass(Duration::from_secs(3000));
+    assert_eq!(world.port(), port);
+    assert_eq!(world.notices, []);
+}
+
+#[test]
+fn offer_below_best_waits_for_better_one_during_head_start() {
+    let mut world = World::new(&[Server::LinkLocal, Server::Silent], None);
+    assert_eq!(world.requests(), []);
+    world.servers.insert(index(2), Server::Good);
+    world.pass(HEAD_START / 2);
+    assert_eq!(world.requests(), [index(2)]);
+}
+
+#[test]
+fn offer_below_best_on_only_nic_is_requested_at_once() {
+    let world = World::new(&[Server::LinkLocal], None);
+    assert_eq!(world.leased(), Some(link_local_address(index(1))));
+    assert!(!world.election.is_provisional());
+}
+
+#[test]
+fn offer_of_best_rank_is_requested_at_once_and_ends_search() {
+    let mut world = World::new(&[Server::Good, Server::Silent], None);
+    assert_eq!(world.port(), Some(index(1)));
+    assert!(!world.election.is_provisional());
+    let sent = world.sent.len();
+    world.pass(Duration::from_secs(1000));
+    assert_eq!(world.sent.len(), sent, "{:?}", world.sent);
+}
+
+#[test]
+fn bootif_without_default_route_loses_to_nic_with_one_unless_lease_is_enough() {
+    for (required, port) in [
+        (OnlineRequires::DefaultRoute, 2),
+        (OnlineRequires::Lease, 1),
+    ] {
+        let mut world = World::before(&[Server::NoRoute, Server::Good], Some(1));
+        world.election = Election::new(
+            Rules {
+                bootif: Some(mac(index(1))),
+                online_requires: required,
+                ..rules()
+            },
+            7,
+        );
+        world.links();
+        world.pass(Duration::from_secs(60));
+        assert_eq!(world.port(), Some(index(port)), "{required:?}");
+    }
+}
+
+#[test]
 fn lease_after_short_loss_of_carrier_is_kept_and_confirmed() {
     let mut world = World::new(&[Server::Good, Server::Good], None);
     let port = world.port().unwrap();
@@ -335,6 +462,8 @@ fn rules() -> Rules {
     Rules {
         bootif: None,
         head_start: HEAD_START,
+        bootif_wait: BOOTIF_WAIT,
+        online_requires: OnlineRequires::DefaultRoute,
         carrier_grace: GRACE,
         detect_conflicts: true,
         allowed_servers: Vec::new(),

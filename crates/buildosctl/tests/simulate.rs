@@ -47,7 +47,7 @@ fn descriptions() -> Vec<PathBuf> {
 }
 
 /// Final state and hostname of each description, which `BUILDOS_BLESS` does not change.
-const ENDS: [(&str, &str, Option<&str>); 9] = [
+const ENDS: [(&str, &str, Option<&str>); 12] = [
     ("three-nics", "online", Some("build-adbeefb8da")),
     ("no-server", "acquiring", None),
     ("slow-server", "online", Some("build-0000000001")),
@@ -57,6 +57,13 @@ const ENDS: [(&str, &str, Option<&str>); 9] = [
     ("cable-later", "online", Some("build-0000000002")),
     ("bad-servers", "online", Some("build-0000000001")),
     ("server-ends", "acquiring", Some("build-0000000001")),
+    ("provisional", "online", Some("build-0000000002")),
+    ("bootif-only", "online", Some("build-0000000002")),
+    (
+        "no-default-route",
+        "no-default-route",
+        Some("build-0000000001"),
+    ),
 ];
 
 #[test]

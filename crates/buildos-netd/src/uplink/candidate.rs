@@ -36,6 +36,8 @@ pub enum Exclusion {
     Wireless,
     /// Excluded by this pattern of the configuration.
     Configured(String),
+    /// Not the NIC that the machine booted from, and `bootif` is `only`.
+    NotBootedFrom,
     /// Port of a bridge or bond (its index) other than br0.
     OtherController(LinkIndex),
 }
@@ -48,6 +50,7 @@ impl fmt::Display for Exclusion {
             Self::NoDevice => f.write_str("not backed by a device"),
             Self::Wireless => f.write_str("wireless"),
             Self::Configured(pattern) => write!(f, "excluded by {pattern:?} in the configuration"),
+            Self::NotBootedFrom => f.write_str("not the NIC booted from, and bootif is \"only\""),
             Self::OtherController(controller) => {
                 write!(
                     f,
@@ -64,7 +67,7 @@ pub fn list(observed: &Observed, settings: &Settings) -> Vec<Candidate> {
     let public = observed.bridge(PUBLIC_BRIDGE).map(|bridge| bridge.index);
     let links = observed.links.values();
     links
-        .filter(|link| check(link, public, &settings.include, &settings.exclude).is_ok())
+        .filter(|link| check_with_settings(link, public, settings).is_ok())
         .filter_map(|link| {
             Some(Candidate {
                 index: link.index,
@@ -87,12 +90,29 @@ pub fn nics(observed: &Observed, include: &[Pattern]) -> BTreeSet<LinkIndex> {
         .collect()
 }
 
-/// Returns Ok if the link is a candidate.
+/// Returns Ok if the link is a candidate with these settings.
 ///
 /// # Errors
 ///
 /// Returns the first reason why it is not.
-pub fn check(
+pub fn check_with_settings(
+    link: &Link,
+    public_bridge: Option<LinkIndex>,
+    settings: &Settings,
+) -> Result<(), Exclusion> {
+    check(link, public_bridge, &settings.include, &settings.exclude)?;
+    match settings.required_nic() {
+        Some(nic) if link.mac != Some(nic) => Err(Exclusion::NotBootedFrom),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// Returns Ok if the link may be a candidate, whatever NIC the machine booted from.
+///
+/// # Errors
+///
+/// Returns the first reason why it is not.
+fn check(
     link: &Link,
     public_bridge: Option<LinkIndex>,
     include: &[Pattern],

@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use buildos_dhcp::address_conflict::Detector;
-use buildos_dhcp::{Client, Config, Instant, State};
+use buildos_dhcp::{Client, Config, Input, Instant, State};
 use buildos_types::MacAddress;
 
 use super::candidate::Candidate;
@@ -59,6 +59,14 @@ impl Contender {
     #[must_use]
     pub fn contested_by(&self) -> Option<MacAddress> {
         self.detector.as_ref()?.contested_by()
+    }
+
+    /// Ends the client's lease or search, without an event.
+    pub(super) fn stop(&mut self) {
+        self.client.handle(Instant::ZERO, Input::Stop);
+        while self.client.poll_output().is_some() {}
+        self.running = false;
+        self.offered_at = None;
     }
 
     pub(super) fn holds_offer(&self) -> bool {

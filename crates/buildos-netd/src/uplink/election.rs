@@ -10,7 +10,11 @@
 //! ```
 //!
 //! - At most one client at a time sends a REQUEST. The first one that is bound wins.
-//! - Offers on the NIC that the machine booted from are preferred during its head start.
+//! - An offer waits for a better one during the head start ([`Rank`]). The best possible offer
+//!   waits for nothing.
+//! - A lease that is not the best possible is provisional: the clients of other NICs run, and
+//!   a better offer takes br0 over.
+//! - The NIC that the machine booted from may take br0 over for a while.
 //! - A [`Detector`] watches the address that a client requests or has. If another host uses
 //!   it, the client declines it.
 //! - The winner remains the port of br0 until another NIC wins. The election is open again
@@ -31,7 +35,10 @@ use ipnet::Ipv4Net;
 
 use super::candidate::Candidate;
 use super::contender::Contender;
-use crate::settings::Settings;
+use super::notice::Notice;
+use crate::settings::{OnlineRequires, Settings};
+
+mod order;
 
 /// Delay before a changed hostname is sent to the DHCP server. At boot the name is set
 /// when agents start. They need the CPU more urgently, and the name might change again.
@@ -42,8 +49,12 @@ const HOSTNAME_DELAY: Duration = Duration::from_secs(5);
 pub struct Rules {
     /// NIC that the machine booted from.
     pub bootif: Option<MacAddress>,
-    /// Duration for which offers on other NICs wait for one on `bootif`.
+    /// Duration for which an offer waits for a better one on another NIC.
     pub head_start: Duration,
+    /// Duration for which `bootif` may take br0 over after the election opened.
+    pub bootif_wait: Duration,
+    /// Condition for being online.
+    pub online_requires: OnlineRequires,
     /// Duration for which the port of br0 may be without carrier before others may win.
     pub carrier_grace: Duration,
     /// Address conflicts are detected (RFC 5227).
@@ -59,6 +70,8 @@ impl From<&Settings> for Rules {
         Self {
             bootif: settings.bootif,
             head_start: settings.head_start,
+            bootif_wait: settings.bootif_wait,
+            online_requires: settings.online_requires,
             carrier_grace: settings.carrier_grace,
             detect_conflicts: settings.detect_conflicts,
             allowed_servers: settings.allow_servers.clone(),
@@ -79,6 +92,8 @@ pub enum Effect {
     /// Log and record that the host with this hardware address claims the address, which
     /// the client keeps.
     Contested(LinkIndex, Ipv4Addr, MacAddress),
+    /// Log and record a decision.
+    Notice(LinkIndex, Notice),
 }
 
 /// The state of the election.
@@ -95,6 +110,8 @@ pub struct Election {
     own_macs: BTreeSet<MacAddress>,
     /// Start of the open election; [`None`] while it is decided.
     open_since: Option<Instant>,
+    /// Time until which the NIC that the machine booted from may take br0 over.
+    bootif_until: Option<Instant>,
     effects: VecDeque<Effect>,
     seed: u64,
 }
@@ -111,6 +128,7 @@ impl Election {
             port: None,
             own_macs: BTreeSet::new(),
             open_since: None,
+            bootif_until: None,
             effects: VecDeque::new(),
             seed,
         }
@@ -237,6 +255,7 @@ impl Election {
         if lease.is_some_and(|lease| self.is_hostname_unknown_to_server(lease)) {
             self.renew(now);
         }
+        let _ = self.bootif_until.take_if(|until| *until <= now);
         for contender in self.contenders.values_mut() {
             if contender.client.deadline().is_some_and(|at| at <= now) {
                 contender.client.handle(now, Input::Timeout);
@@ -266,7 +285,7 @@ impl Election {
             .filter(|_| self.open_since.is_none())
             .and_then(|port| port.no_carrier_since)
             .map(|since| since.saturating_add(self.rules.carrier_grace));
-        let others = [head_start, grace, self.send_hostname_at];
+        let others = [head_start, grace, self.bootif_until, self.send_hostname_at];
         timers.chain(others).flatten().min()
     }
 
@@ -394,55 +413,6 @@ impl Election {
                 self.effects.push_back(Effect::Event(*index, event));
             }
         }
-    }
-
-    fn start_and_stop_clients(&mut self, now: Instant) {
-        let open = self.is_open(now);
-        self.open_since = open.then(|| self.open_since.unwrap_or(now));
-        for (index, contender) in &mut self.contenders {
-            let is_port = self.port == Some(*index);
-            let run = contender.candidate.carrier && (open || is_port);
-            let holds_lease = contender.client.lease().is_some();
-            let input = match (run, contender.running) {
-                (true, false) => Input::Start,
-                (false, true) if is_port && holds_lease => Input::Suspend,
-                (false, true) => Input::Stop,
-                // A suspended former port, after another NIC has won.
-                (false, false) if !is_port && holds_lease => Input::Stop,
-                (true, true) | (false, false) => continue,
-            };
-            contender.client.handle(now, input);
-            contender.running = run;
-            contender.offered_at = None;
-        }
-    }
-
-    /// Returns true if a NIC other than the port may win.
-    fn is_open(&self, now: Instant) -> bool {
-        let Some(port) = self.port() else { return true };
-        let outage = port.no_carrier_since.map(|since| now.saturating_sub(since));
-        port.client.lease().is_none() || outage.is_some_and(|o| o >= self.rules.carrier_grace)
-    }
-
-    /// Returns the contender that may send a REQUEST now: one on `bootif` first, then the
-    /// one with the oldest offer.
-    fn next_to_request(&self, now: Instant) -> Option<LinkIndex> {
-        let since = self.open_since?;
-        if self.is_requesting() {
-            return None;
-        }
-        let booted_from = |c: &Contender| self.rules.bootif == Some(c.candidate.mac);
-        let head_start = now < since.saturating_add(self.rules.head_start);
-        let bootif_has_no_offer = self
-            .contenders()
-            .any(|c| booted_from(c) && c.running && !c.holds_offer());
-        self.contenders
-            .iter()
-            .filter(|(_, c)| !(head_start && bootif_has_no_offer) || booted_from(c))
-            .filter(|(_, c)| c.holds_offer())
-            .map(|(index, c)| (!booted_from(c), c.offered_at, *index))
-            .min()
-            .map(|(.., index)| index)
     }
 
     fn is_requesting(&self) -> bool {

@@ -11,6 +11,7 @@ use buildos_netd::plan::Op;
 use buildos_netd::reconcile::{Kernel, Network};
 use buildos_netd::uplink::candidate::Candidate;
 use buildos_netd::uplink::listeners::Listen;
+use buildos_netd::uplink::notice::Notice;
 use buildos_types::{LinkIndex, MacAddress};
 
 use crate::servers::{Server, answer, reply};
@@ -75,7 +76,7 @@ impl Network for Lan {
             let until = self.now() + Duration::from_secs(lease.into());
             self.granted.insert(nic.index, until);
         }
-        let message = reply(nic.index, transmit, kind, lease);
+        let message = reply(server, nic.index, transmit, kind, lease);
         self.replies.push_back((nic.index, message));
     }
 
@@ -84,4 +85,6 @@ impl Network for Lan {
     fn record(&mut self, _: &Candidate, _: &Event) {}
 
     fn record_contest(&mut self, _: &Candidate, _: Ipv4Addr, _: MacAddress) {}
+
+    fn notify(&mut self, _: &Candidate, _: &Notice) {}
 }

@@ -21,11 +21,21 @@ pub(crate) enum Server {
     Silent,
     /// Offers, and answers the REQUEST with NAK.
     Refuses,
+    /// Grants a lease without a default route.
+    NoRoute,
+    /// Grants a link-local address without a default route and name servers, as management
+    /// controllers do over USB.
+    LinkLocal,
 }
 
 /// Returns the address that the server on the network of a NIC grants.
 pub(crate) fn address(index: LinkIndex) -> Ipv4Addr {
     Ipv4Addr::new(192, 0, 2, u8::try_from(index.get()).unwrap() + 100)
+}
+
+/// Returns the address that [`Server::LinkLocal`] on the network of a NIC grants.
+pub(crate) fn link_local_address(index: LinkIndex) -> Ipv4Addr {
+    Ipv4Addr::new(169, 254, 95, u8::try_from(index.get()).unwrap() + 100)
 }
 
 /// Returns the message type (option 53) of the answer to a message.
@@ -34,25 +44,44 @@ pub(crate) fn answer(server: Server, kind: MessageKind) -> Option<u8> {
     const ACK: u8 = 5;
     const NAK: u8 = 6;
     match (server, kind) {
-        (Server::Good | Server::OffersOnly | Server::Refuses, MessageKind::Discover) => Some(OFFER),
-        (Server::Good, MessageKind::Request) => Some(ACK),
+        (Server::Silent, _) => None,
+        (_, MessageKind::Discover) => Some(OFFER),
+        (Server::Good | Server::NoRoute | Server::LinkLocal, MessageKind::Request) => Some(ACK),
         (Server::Refuses, MessageKind::Request) => Some(NAK),
         _ => None,
     }
 }
 
 /// Returns a reply of the server on the network of that NIC (RFC 2131, table 3).
-pub(crate) fn reply(index: LinkIndex, to: &Transmit, kind: u8, lease: u32) -> Vec<u8> {
+pub(crate) fn reply(
+    server: Server,
+    index: LinkIndex,
+    to: &Transmit,
+    kind: u8,
+    lease: u32,
+) -> Vec<u8> {
+    let address = match server {
+        Server::LinkLocal => link_local_address(index),
+        _ => address(index),
+    };
     let mut message = vec![0; 240];
     message[..3].copy_from_slice(&[2, 1, 6]);
     message[4..8].copy_from_slice(&to.payload[4..8]);
-    message[16..20].copy_from_slice(&address(index).octets());
+    message[16..20].copy_from_slice(&address.octets());
     message[28..34].copy_from_slice(&mac(index).0);
     message[236..240].copy_from_slice(&[99, 130, 83, 99]);
     message.extend([
         53, 1, kind, 54, 4, 192, 0, 2, 1, 1, 4, 255, 255, 255, 0, 51, 4,
     ]);
     message.extend(lease.to_be_bytes());
+    const ROUTER: [u8; 6] = [3, 4, 192, 0, 2, 1];
+    const NAME_SERVER: [u8; 6] = [6, 4, 192, 0, 2, 1];
+    if !matches!(server, Server::NoRoute | Server::LinkLocal) {
+        message.extend(ROUTER);
+    }
+    if server != Server::LinkLocal {
+        message.extend(NAME_SERVER);
+    }
     message.push(255);
     message
 }

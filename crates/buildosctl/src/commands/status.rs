@@ -77,7 +77,9 @@ fn network(host: &Host, lines: &mut Vec<Line>) {
     };
     let tone = match network.state.parse() {
         Ok(NetworkState::Online) => Tone::Good,
-        Ok(NetworkState::Acquiring | NetworkState::CarrierLost) => Tone::Warning,
+        Ok(NetworkState::Acquiring | NetworkState::NoDefaultRoute | NetworkState::CarrierLost) => {
+            Tone::Warning
+        }
         Ok(NetworkState::NoCarrier) | Err(_) => Tone::Bad,
     };
     lines.push(toned("network", tone, &network.state, &network.reason));

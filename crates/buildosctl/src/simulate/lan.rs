@@ -14,6 +14,7 @@ use buildos_netd::plan::Op;
 use buildos_netd::reconcile::{Kernel, Network, Reconciler};
 use buildos_netd::uplink::candidate::Candidate;
 use buildos_netd::uplink::listeners::Listen;
+use buildos_netd::uplink::notice::Notice;
 use buildos_types::{InterfaceName, LinkIndex, MacAddress};
 
 use super::server::Server;
@@ -296,5 +297,9 @@ impl Network for Lan {
     fn record_contest(&mut self, nic: &Candidate, address: Ipv4Addr, by: MacAddress) {
         let text = format!("keeps {address}, which {by} claims, too");
         self.record_for(&nic.name, text);
+    }
+
+    fn notify(&mut self, nic: &Candidate, notice: &Notice) {
+        self.record_for(&nic.name, timeline::notice(notice));
     }
 }

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use buildos_dhcp::{Event, Instant, Transmit};
+use buildos_netd::uplink::notice::Notice;
 
 /// Reading of the boot clock at the start of a simulation. A real clock never shows 0.
 pub(crate) const EPOCH: Duration = Duration::from_secs(10);
@@ -40,6 +41,18 @@ impl Timeline {
 /// Returns the time since the start.
 pub(crate) fn since_start(now: Instant) -> Duration {
     now.saturating_sub(EPOCH)
+}
+
+/// Returns a sentence for a decision of netd about a NIC.
+pub(crate) fn notice(notice: &Notice) -> String {
+    match notice {
+        Notice::Replaced { lease, by, reason } => {
+            format!(
+                "ends its lease of {}; {by} takes br0 over: {reason}",
+                lease.address
+            )
+        }
+    }
 }
 
 /// Returns a sentence for a sent message.

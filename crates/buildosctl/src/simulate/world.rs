@@ -143,7 +143,7 @@ impl World {
         if before.as_ref().map(relevant) != Some(relevant(status)) {
             let text = match status.state {
                 State::Acquiring => status.state.as_str().to_owned(),
-                State::NoCarrier | State::Online | State::CarrierLost => {
+                State::NoCarrier | State::Online | State::NoDefaultRoute | State::CarrierLost => {
                     format!("{}: {}", status.state, status.reason)
                 }
             };

@@ -103,12 +103,14 @@ macro_rules! properties {
 properties! {
     /// Uplink, lease and bridges, as in org.build2.buildos.network1(5)
     Network of "org.build2.buildos.network1.Manager" {
-        /// no-carrier, acquiring, online or carrier-lost
+        /// no-carrier, acquiring, online, no-default-route or carrier-lost
         state as "State": String,
         /// State in one line, for people
         reason as "Reason": String,
-        /// True if br0 has a lease and its port has carrier
+        /// True in the state online
         online as "Online": bool,
+        /// True if a better lease on another NIC would replace the lease of br0
+        provisional as "Provisional": bool,
         /// NIC in br0, or empty
         uplink as "Uplink": String,
         /// Hardware address of the uplink, or empty

@@ -88,12 +88,31 @@ pub(super) fn lease(host: &Host) -> StepResult {
                 ],
             );
         }
+        if network.state == NetworkState::NoDefaultRoute.as_str() {
+            return StepResult::Failed(
+                network.reason.clone(),
+                vec![
+                    "The DHCP server sends no router (option 3) and no default route (option 121)."
+                        .to_owned(),
+                    "If another NIC leads to the right network, check its cable and its server:"
+                        .to_owned(),
+                    "buildosctl links".to_owned(),
+                    "If the host needs no default route, set online_requires = \"lease\" in buildos-netd.conf(5)."
+                        .to_owned(),
+                ],
+            );
+        }
         let lease = &network.lease;
         let end = match lease.expires_usec {
             0 => "never ends".to_owned(),
             end => format!("ends {}", relative(host.taken_usec, end)),
         };
-        StepResult::Passed(format!("{} from {}, {end}", network.address, lease.server))
+        let rest = match network.provisional {
+            true => ", until another NIC has a better lease",
+            false => "",
+        };
+        let (address, server) = (&network.address, &lease.server);
+        StepResult::Passed(format!("{address} from {server}, {end}{rest}"))
     })
 }
 

@@ -1,0 +1,160 @@
+//! Decides which clients run, and which of their offers is requested.
+//!
+//! A lease is provisional while another NIC could bring a better one ([`Rank`]). The clients
+//! of these NICs run, and a better offer is requested. A lease of the best rank is final.
+
+use std::cmp::Reverse;
+
+use buildos_dhcp::{Input, Instant};
+use buildos_types::LinkIndex;
+
+use super::Election;
+use crate::uplink::contender::Contender;
+use crate::uplink::notice::Notice;
+use crate::uplink::rank::Rank;
+
+impl Election {
+    /// Returns the rank of the lease of the port of br0.
+    #[must_use]
+    pub fn rank(&self) -> Option<Rank> {
+        let port = self.port()?;
+        let lease = port.client.lease()?;
+        Some(self.rank_of(port, lease))
+    }
+
+    /// Returns true if br0 has a lease that a better one on another NIC would replace.
+    #[must_use]
+    pub fn is_provisional(&self) -> bool {
+        self.rank().is_some_and(|rank| {
+            self.contenders()
+                .any(|contender| self.could_beat(contender, rank))
+        })
+    }
+
+    pub(super) fn start_and_stop_clients(&mut self, now: Instant) {
+        let open = self.is_open(now);
+        if open && self.open_since.is_none() {
+            self.open_since = Some(now);
+            let wait = self.rules.bootif_wait;
+            self.bootif_until = self.rules.bootif.map(|_| now.saturating_add(wait));
+        }
+        if !open {
+            self.open_since = None;
+        }
+        self.end_replaced_leases();
+        let rank = self.rank().filter(|_| !open);
+        let may_win = |contender: &Contender| rank.is_none_or(|r| self.could_beat(contender, r));
+        let contenders = self.contenders.iter();
+        let winners = contenders.filter(|(_, contender)| may_win(contender));
+        let winners: Vec<LinkIndex> = winners.map(|(index, _)| *index).collect();
+        for (index, contender) in &mut self.contenders {
+            let is_port = self.port == Some(*index);
+            let run = contender.candidate.carrier && (is_port || winners.contains(index));
+            let holds_lease = contender.client.lease().is_some();
+            let input = match (run, contender.running) {
+                (true, false) => Input::Start,
+                (false, true) if is_port && holds_lease => Input::Suspend,
+                (false, true) => Input::Stop,
+                (true, true) | (false, false) => continue,
+            };
+            contender.client.handle(now, input);
+            contender.running = run;
+            contender.offered_at = None;
+        }
+    }
+
+    /// Ends the leases of NICs other than the port of br0.
+    fn end_replaced_leases(&mut self) {
+        let Some(port) = self.port else { return };
+        let winner = self.port().map(|port| port.candidate.name.clone());
+        for (index, contender) in &mut self.contenders {
+            let lease = contender.client.lease().cloned();
+            let Some((lease, by)) = lease.zip(winner.clone()).filter(|_| *index != port) else {
+                continue;
+            };
+            contender.stop();
+            let reason = match contender.no_carrier_since {
+                Some(_) => "no carrier".to_owned(),
+                None => format!("the lease of {by} is better"),
+            };
+            self.effects.push_back(super::Effect::Notice(
+                *index,
+                Notice::Replaced {
+                    lease: Box::new(lease),
+                    by,
+                    reason,
+                },
+            ));
+        }
+    }
+
+    /// Returns true if any NIC may win, whatever its offer.
+    fn is_open(&self, now: Instant) -> bool {
+        let Some(port) = self.port() else { return true };
+        let outage = port.no_carrier_since.map(|since| now.saturating_sub(since));
+        port.client.lease().is_none() || outage.is_some_and(|o| o >= self.rules.carrier_grace)
+    }
+
+    /// Returns the contender that may send a REQUEST now: the one with the best offer, then
+    /// the one with the oldest.
+    ///
+    /// While the head start lasts, an offer waits for clients that could still be offered
+    /// something better.
+    pub(super) fn next_to_request(&self, now: Instant) -> Option<LinkIndex> {
+        if self.is_requesting() {
+            return None;
+        }
+        let lease = self.rank().filter(|_| self.open_since.is_none());
+        let head_start = self
+            .open_since
+            .is_some_and(|since| now < since.saturating_add(self.rules.head_start));
+        let could_do_better = |rank: Rank| {
+            let mut others = self.contenders().filter(|c| c.running && !c.holds_offer());
+            others.any(|other| self.best_rank(other) > rank)
+        };
+        self.contenders
+            .iter()
+            .filter_map(|(index, c)| Some((index, c, self.offer_rank(c)?)))
+            .filter(|(.., rank)| lease.is_none_or(|lease| self.beats(*rank, lease)))
+            .filter(|(.., rank)| !(head_start && could_do_better(*rank)))
+            .map(|(index, c, rank)| (Reverse(rank), c.offered_at, *index))
+            .min()
+            .map(|(.., index)| index)
+    }
+
+    fn offer_rank(&self, contender: &Contender) -> Option<Rank> {
+        let offer = contender
+            .client
+            .offer()
+            .filter(|_| contender.holds_offer())?;
+        Some(self.rank_of(contender, offer))
+    }
+
+    fn rank_of(&self, contender: &Contender, lease: &buildos_dhcp::Lease) -> Rank {
+        let required = self.rules.online_requires;
+        Rank::new(lease, self.is_booted_from(contender), required)
+    }
+
+    fn best_rank(&self, contender: &Contender) -> Rank {
+        Rank::best(self.is_booted_from(contender))
+    }
+
+    fn is_booted_from(&self, contender: &Contender) -> bool {
+        self.rules.bootif == Some(contender.candidate.mac)
+    }
+
+    /// Returns true if the NIC is not the port of br0 and could bring a better lease.
+    fn could_beat(&self, contender: &Contender, lease: Rank) -> bool {
+        let is_port = self.port == Some(contender.candidate.index);
+        !is_port && self.beats(self.best_rank(contender), lease)
+    }
+
+    /// Returns true if an offer replaces a lease. The NIC that the machine booted from has
+    /// precedence for a while only, so that a late cable does not change a network that works.
+    fn beats(&self, offer: Rank, lease: Rank) -> bool {
+        match self.bootif_until {
+            Some(_) => offer > lease,
+            None => offer.without_preference() > lease,
+        }
+    }
+}
