@@ -59,11 +59,7 @@ const ENDS: [(&str, &str, Option<&str>); 12] = [
     ("server-ends", "acquiring", Some("build-0000000001")),
     ("provisional", "online", Some("build-0000000002")),
     ("bootif-only", "online", Some("build-0000000002")),
-    (
-        "no-default-route",
-        "no-default-route",
-        Some("build-0000000001"),
-    ),
+    ("no-default-route", "no-default-route", None),
 ];
 
 #[test]
