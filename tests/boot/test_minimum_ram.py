@@ -103,6 +103,15 @@ def test_ssh_key_of_the_command_line_allows_login(host: SmallHost) -> None:
         "hostname"
     )
     assert "passwordauthentication no" in host.booted.shell.output("sshd -T")
+    scan = f"ssh-keyscan -t ed25519 {host.address} 2>/dev/null | ssh-keygen -l -f -"
+    fingerprint = host.booted.lan.run(["sh", "-c", scan]).split()[1]
+    assert f"ED25519 {fingerprint}" in host.booted.shell.output("buildosctl status")
+    issue = "cat /run/issue.d/50-buildos.issue"
+    host.booted.guest.wait_for(
+        lambda: f"ED25519 {fingerprint}" in host.booted.shell.output(issue),
+        "the fingerprint on the console",
+        BOOT_SECONDS,
+    )
 
 
 def test_manifest_and_sbom_are_in_the_image(host: SmallHost, image: Path) -> None:

@@ -12,6 +12,7 @@ from agents import BBOT, BSLAVE, bbot, bslave, wait_until_runs
 from buildroot import TOP
 from host import Host
 from machine import Machine
+from nat import wait_until_ready
 from simlan.lan import Lan
 
 SLEEPER = "/usr/local/bin/sleeper"
@@ -269,6 +270,33 @@ def test_help_of_each_command_is_printed(online: Host) -> None:
         usage = own.stdout.splitlines()[0]
         assert usage.startswith("Usage: buildosctl ") and name in usage
     assert ctl(online, "--simulate", "x").returncode == 2
+
+
+def test_fingerprint_of_ssh_server_is_shown_while_it_runs(host: Host, lan: Lan) -> None:
+    """The root of the test has no OpenSSH: the unit and the program are stand-ins."""
+    lan.serve_dhcp()
+    public = "ssh-ed25519 AAAA root@host\n"
+    fingerprint = "SHA256:Bbpk8cdSyWlh6jV9N5oJh4IzLGpaEqAPcSdqJYEsdLI"
+    host.file("/etc/ssh/ssh_host_ed25519_key.pub", public)
+    host.program(
+        "/usr/local/bin/ssh-keygen",
+        f'#!/bin/sh\n[ "$*" = "-l -f -" ] && read -r type key who &&\n'
+        f'    echo "256 {fingerprint} $who (ED25519)"\n',
+    )
+    host.file("/etc/systemd/system/ssh.service", "[Service]\nExecStart=sleep infinity\n")
+    host.start([lan])
+    wait_until_ready(host)
+    assert fingerprint not in host.run("PATH=/usr/local/bin:$PATH buildosctl status")
+    host.systemctl("start", "ssh")
+    shown = host.run("PATH=/usr/local/bin:$PATH buildosctl status")
+    assert f"ssh key           ED25519 {fingerprint}\n" in shown
+    issue = "/run/issue.d/50-buildos.issue"
+    # A change that makes the console read the host.
+    host.nics[0].unplug()
+    host.wait_for(
+        lambda: f"  ssh key  ED25519 {fingerprint}\n" in host.read(issue),
+        "the console shows the fingerprint",
+    )
 
 
 def test_console_shows_the_status(online: Host) -> None:

@@ -6,6 +6,7 @@
 //! | `collect` | reads it from the daemons and systemd |
 //! | `controllers` | finds the controllers of agents, and tries to reach them |
 //! | `refusals` | finds commands that sudo refused to agents |
+//! | `ssh` | reads the fingerprints of the SSH server |
 //! | `watch` | waits for changes on the bus |
 
 pub(crate) mod collect;
@@ -14,4 +15,5 @@ pub(crate) mod model;
 pub(crate) mod refusals;
 #[cfg(test)]
 pub(crate) mod samples;
+pub(crate) mod ssh;
 pub(crate) mod watch;

@@ -84,6 +84,10 @@ fn issue(host: &Host) -> String {
             if !reach.is_empty() {
                 rows.push(format!("  login    {}", reach.join(" or ")));
             }
+            // ssh(1) shows the fingerprint of the first key that both sides support.
+            if let Some(key) = host.ssh_host_keys.first() {
+                rows.push(format!("  ssh key  {} {}", key.kind, key.fingerprint));
+            }
         }
         None => rows.push("  network  buildos-netd does not answer".to_owned()),
     }
@@ -134,6 +138,7 @@ mod tests {
 Build host build-adbeefb8da, buildos 0.1.0
   network  online: br0 has 192.0.2.7/24 by eth0 from 192.0.2.1 \\\\u{1b}
   login    ssh root@192.0.2.7 or ssh root@2001:db8::7
+  ssh key  ED25519 SHA256:Bbpk8cdSyWlh6jV9N5oJh4IzLGpaEqAPcSdqJYEsdLI
   nat      active: 172.23.0.0/16 on br1 goes out through br0
   agent    bbot@default running, building
 Why it does not build: buildosctl why

@@ -245,6 +245,10 @@ fn system(host: &Host, lines: &mut Vec<Line>) {
         &format!("buildos {}", host.version),
         format!("{}, {clock}", host.image),
     ));
+    for key in &host.ssh_host_keys {
+        let text = format!("{} {}", key.kind, key.fingerprint);
+        lines.push(line("", "ssh key", text));
+    }
 }
 
 #[cfg(test)]
@@ -279,6 +283,7 @@ nat      active            172.23.0.0/16 on br1 goes out through br0
 agents   bbot@default      building (4 processes): running since 06:59
          bslave@x          waits: program /usr/bin/bslave is not installed
 system   buildos 0.1.0     Debian GNU/Linux 13 (trixie), clock synchronised
+         ssh key           ED25519 SHA256:Bbpk8cdSyWlh6jV9N5oJh4IzLGpaEqAPcSdqJYEsdLI
 "
         );
     }

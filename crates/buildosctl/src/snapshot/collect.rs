@@ -11,8 +11,8 @@ use zbus::Connection;
 use zbus::names::InterfaceName;
 use zbus::zvariant::OwnedObjectPath;
 
-use super::controllers;
 use super::model::{Agent, Daemon, Host, Instance, Link, Run, SCHEMA};
+use super::{controllers, ssh};
 
 /// Reads the state of the host. A daemon that does not answer is recorded as silent.
 pub(crate) async fn host(bus: &Connection) -> Host {
@@ -56,6 +56,7 @@ pub(crate) async fn host(bus: &Connection) -> Host {
         }
         host.agents.sort_by_key(Agent::id);
     }
+    host.ssh_host_keys = ssh::host_keys(bus).await;
     host
 }
 

@@ -44,6 +44,19 @@ pub(crate) struct Host {
     pub(crate) manager: Option<Manager>,
     /// All agents
     pub(crate) agents: Vec<Agent>,
+    /// Host keys of the SSH server; empty if it does not run
+    pub(crate) ssh_host_keys: Vec<HostKey>,
+}
+
+/// Host key of the SSH server
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct HostKey {
+    /// Type, as ssh-keygen(1) shows it: ED25519, ECDSA, RSA
+    #[serde(rename = "type")]
+    pub(crate) kind: String,
+    /// Fingerprint, as ssh(1) shows it: SHA256:…
+    pub(crate) fingerprint: String,
 }
 
 /// A daemon of buildos.

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::model::{
-    Agent, Controller, Daemon, Host, Instance, Lease, Link, Manager, Naming, Nat, Network, SCHEMA,
-    Usage,
+    Agent, Controller, Daemon, Host, HostKey, Instance, Lease, Link, Manager, Naming, Nat, Network,
+    SCHEMA, Usage,
 };
 
 /// 2026-11-24 07:00 UTC.
@@ -90,6 +90,10 @@ pub(crate) fn ready() -> Host {
             ..Manager::default()
         }),
         agents: vec![agent("bbot@default", "running", &[])],
+        ssh_host_keys: vec![HostKey {
+            kind: "ED25519".into(),
+            fingerprint: "SHA256:Bbpk8cdSyWlh6jV9N5oJh4IzLGpaEqAPcSdqJYEsdLI".into(),
+        }],
         ..Host::default()
     }
 }
