@@ -9,7 +9,8 @@ The kernel removes namespaces, links and processes when the program ends, even b
 
     dnsmasq kea  DHCP servers: configuration, leases
     web ntp      servers, each a program of its own
-    controller   the double of a build2 controller, a program of its own
+    controller   the double of a build2 controller, a program of its own, with
+                 build_queue (its rules), manifests, agent_keys
 
     qemu         QEMU's command line for a machine
     guest        a running machine: console, root shell (shell), QEMU's monitor

@@ -1,8 +1,11 @@
 #!/usr/bin/python3
-"""Stands in for a build2 controller: accepts task requests and results, and hands out
-tasks as its script says.
+"""Stands in for a build2 controller, brep: accepts task requests, results and uploads, and
+hands out tasks as its script says. build_queue.py has the rules.
 
-    controller.py --listen ADDRESS:PORT [--log FILE.jsonl] [--script FILE.json]
+    controller.py --listen ADDRESS:PORT [--log FILE.jsonl] [--script FILE.json] [--keys DIR]
+
+DIR has the agents' public keys, *.pem, and in `bots` those of packages, all read once. With it
+agents are authenticated.
 
 Each request is a line of JSON in the log:
 
@@ -14,20 +17,28 @@ Each request is a line of JSON in the log:
     agent      of a task request, as are `toolchain` and `machines`
     session    of the task that answers a task request, or of a result
     result     the manifest of a result
-    error      the reason of a refusal
+    upload     the name of an uploaded archive
+    error      the reason of a refusal, or why a result was dropped with 200
 
 Like a real controller it answers a request that breaks the protocol with 400 or 413.
 Task requests carry no priority: to count them by priority, use a path for each.
 
-The controller reads its script at each request. It maps paths, or "*" for all other
-paths, to:
+The controller reads its script at each request. It maps paths (without query string), or
+"*" for all other paths, to:
 
-    tasks      number of tasks to hand out since the start (0)
-    source     URL of the C program to build
-    challenge  true: the result must answer a challenge
-    expire     seconds until a result is too late
-    delay      seconds before each answer
-    answer     "away": no answer; "garbage": not a manifest; a number: that HTTP error
+    tasks        number of tasks to hand out since the start (0), those handed out again included
+    source       URL of the C program to build
+    machine      pattern of the machine's name ("**")
+    auxiliary    patterns of auxiliary machines' names, without their architecture
+    interactive  true: a person logs in
+    login        list of [EXPRESSION, REPLACEMENT] for "AGENT LOGIN"
+    bot_keys     fingerprints of the custom bots that may build, if not the agents of DIR
+    checksums    stored checksums of agent, worker, dependencies: a result may be `skip`
+    upload       TYPE: limit in bytes, or 0 for 10 MiB
+    expire       seconds after which the task is handed out again
+    gone         true: the build is forgotten before its result arrives
+    delay        seconds before each answer
+    answer       "away": no answer; "garbage": not a manifest; a number: that HTTP error
 
 In a test: `with Controller("192.0.2.1", 0) as controller: controller.requests`.
 """
@@ -35,45 +46,44 @@ In a test: `with Controller("192.0.2.1", 0) as controller: controller.requests`.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
-import re
 import signal
 import socket
 import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
+from urllib.parse import parse_qs, urlsplit
 
-MAX_REQUEST = 102_400
-"""Limit of a task request, in bytes."""
+if not __package__:
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-MAX_RESULT = 15_728_640
-"""Limit of a result, in bytes."""
-
-RESULT_PATH = "/result"
-"""The path of results."""
-
-HEADER = {"agent", "toolchain-name", "toolchain-version"}
-HEADER_OPTIONAL = {"interactive-mode", "interactive-login", "fingerprint", "auxiliary-ram"}
-MACHINE = {"id", "name", "summary"}
-MACHINE_OPTIONAL = {"role", "ram-minimum", "ram-maximum"}
-
-RESULT = {"name", "version", "status"}
-STATUSES = {"skip", "success", "warning", "error", "abort", "abnormal", "interrupt"}
+from simlan.agent_keys import Keys
+from simlan.build_queue import UPLOAD_LIMIT, Job, Queue, Refusal
+from simlan.manifests import (
+    MAX_REQUEST,
+    MAX_RESULT,
+    Manifest,
+    ProtocolError,
+    parse_form,
+    parse_result,
+    parse_task_request,
+    write_manifests,
+)
 
 NOTHING_TO_DO = b": 1\nsession:\n"
 
-_NAME = re.compile(r"[a-z0-9-]+")
+MANIFEST = "text/manifest; charset=utf-8"
+TEXT = "text/plain; charset=utf-8"
 
-Manifest = dict[str, str]
-
-
-class ProtocolError(Exception):
-    """A body that breaks the protocol, with place and reason."""
+CHUNK = 1 << 20
+"""Bytes that are read at once."""
 
 
 @dataclass
@@ -90,118 +100,8 @@ class Request:
     machines: list[str] = field(default_factory=list)
     session: str | None = None
     result: Manifest | None = None
+    upload: str | None = None
     error: str | None = None
-
-
-@dataclass
-class Behaviour:
-    """The script's entry for a path, see the top."""
-
-    tasks: int = 0
-    source: str = ""
-    challenge: bool = False
-    expire: float = 10_800
-    delay: float = 0
-    answer: str | int = "task"
-
-
-@dataclass
-class Session:
-    """A task that was handed out."""
-
-    started: float
-    expire: float
-    challenge: str | None
-    done: bool = False
-
-
-def parse_manifests(body: str) -> list[Manifest]:
-    """Parses the manifests of a body: `: 1` before the first, `:` before the others,
-    then `name: value`. A value of several lines is between `name:\\` and `\\`."""
-    manifests: list[Manifest] = []
-    lines = enumerate(body.split("\n"), 1)
-    for number, raw in lines:
-        line = raw.strip(" \t\r")
-        if not line or line.startswith("#"):
-            continue
-        if line.startswith(":"):
-            if line[1:].strip() != ("" if manifests else "1"):
-                raise ProtocolError(f'line {number}: expected ": 1", then ":"')
-            manifests.append({})
-            continue
-        name, colon, value = line.partition(":")
-        name, value = name.rstrip(), value.lstrip()
-        if not manifests or not colon or not _NAME.fullmatch(name):
-            raise ProtocolError(f'line {number}: expected "name: value" in a manifest')
-        if name in manifests[-1]:
-            raise ProtocolError(f"line {number}: {name} occurs twice")
-        if value == "\\":
-            text = []
-            for _, more in lines:
-                if more.strip() == "\\":
-                    break
-                text.append(more)
-            else:
-                raise ProtocolError(f"line {number}: the value of {name} has no end")
-            manifests[-1][name] = "\n".join(text)
-            continue
-        if any(ord(c) < 32 or ord(c) == 127 for c in value):
-            raise ProtocolError(f"line {number}: control character in the value of {name}")
-        manifests[-1][name] = value
-    if not manifests:
-        raise ProtocolError("no manifest")
-    return manifests
-
-
-def parse_task_request(body: bytes) -> tuple[Manifest, list[Manifest]]:
-    """Parses the header and the machines of a task request."""
-    try:
-        manifests = parse_manifests(body.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise ProtocolError(f"not UTF-8: {error}") from error
-    header, machines = manifests[0], manifests[1:]
-    _check("task request", header, HEADER, HEADER_OPTIONAL)
-    if not machines:
-        raise ProtocolError("no machine")
-    for machine in machines:
-        _check("machine", machine, MACHINE, MACHINE_OPTIONAL)
-    for manifest in (header, *machines):
-        for name, value in manifest.items():
-            if "\n" in value:
-                raise ProtocolError(f"the value of {name} has several lines")
-    return header, machines
-
-
-def parse_result(body: bytes) -> tuple[Manifest, Manifest]:
-    """Parses the header and the result manifest of a result."""
-    manifests = parse_manifests(body.decode("utf-8", errors="replace"))
-    if len(manifests) != 2:
-        raise ProtocolError(f"result: 2 manifests are expected, not {len(manifests)}")
-    header, result = manifests
-    _check("result request", header, {"session"}, {"challenge"})
-    operations = {n for n in result if re.fullmatch(r"[a-z-]+-(status|log)", n)}
-    _check("result", result, RESULT, operations)
-    for name in result:
-        if name.endswith("status") and result[name] not in STATUSES:
-            raise ProtocolError(f"result: {name} is {result[name]!r}")
-    return header, result
-
-
-def _check(what: str, manifest: Manifest, required: set[str], optional: set[str]) -> None:
-    for name in sorted(required):
-        if not manifest.get(name):
-            raise ProtocolError(f"{what}: {name} is missing")
-    for name in sorted(manifest.keys() - required - optional):
-        raise ProtocolError(f"{what}: {name} is unknown")
-
-
-def write_manifests(manifests: list[Manifest]) -> bytes:
-    """Makes a body of manifests without values of several lines."""
-    lines = []
-    for index, manifest in enumerate(manifests):
-        lines.append(":" if index else ": 1")
-        lines += [f"{name}: {value}".rstrip() for name, value in manifest.items()]
-    return ("\n".join(lines) + "\n").encode()
 
 
 class Controller:
@@ -213,11 +113,12 @@ class Controller:
         port: int = 0,
         log: Path | None = None,
         script: Path | None = None,
+        keys: Path | None = None,
+        now: Callable[[], float] = time.time,
     ):
         self.requests: list[Request] = []
-        self.sessions: dict[str, Session] = {}
+        self.queue = Queue(Keys.read(keys) if keys else None, now)
         self._script = script
-        self._handed: dict[str, int] = {}
         self._arrived = threading.Condition()
         self._log = log
         self._server = _Server((address, port), _Handler)
@@ -243,52 +144,53 @@ class Controller:
         self._server.server_close()
         self._thread.join()
 
-    def behaviour(self, path: str) -> Behaviour:
+    def job(self, path: str) -> Job:
         """Returns the script's current entry for a path."""
         if self._script is None or not self._script.exists():
-            return Behaviour()
+            return Job()
         script = json.loads(self._script.read_text())
-        return Behaviour(**script.get(path, script.get("*", {})))
+        return Job(**script.get(path, script.get("*", {})))
 
-    def task(self, path: str, machine: Manifest) -> tuple[str | None, bytes]:
+    def task(
+        self, path: str, mode: str, header: Manifest, machines: list[Manifest]
+    ) -> tuple[str | None, bytes]:
         """Returns the session of the next task for a path, `None` without a task, and the
         answer."""
-        behaviour = self.behaviour(path)
+        job = self.job(path)
         with self._arrived:
-            number = self._handed.get(path, 0) + 1
-            if number > behaviour.tasks:
-                return None, NOTHING_TO_DO
-            self._handed[path] = number
-            session = f"{path.strip('/') or 'task'}/{number}"
-            challenge = f"challenge-{number}" if behaviour.challenge else None
-            self.sessions[session] = Session(time.time(), behaviour.expire, challenge)
-        header = {"session": session, "result-url": self.url.rstrip("/") + RESULT_PATH}
+            found = self.queue.request(path, mode, job, header, machines)
+        if found is None:
+            return None, NOTHING_TO_DO
+        session, challenge, task = found
+        url = self.url.rstrip("/") + path
+        answer = {"session": session, "result-url": f"{url}?build-result"}
         if challenge:
-            header["challenge"] = challenge
-        task = {
-            "name": f"hello-{number}",
-            "version": "1.0.0",
-            "repository-url": behaviour.source,
-            "repository-type": "pkg",
-            "machine": machine["name"],
-            "target": "x86_64-linux-gnu",
-        }
-        return session, write_manifests([header, task])
+            answer["challenge"] = challenge
+        if job.checksums:
+            answer["agent-checksum"] = job.checksums[0]
+        answer |= {f"{kind}-upload-url": f"{url}?upload={kind}" for kind in job.upload}
+        return session, write_manifests([answer, task])
 
-    def finish(self, header: Manifest) -> str | None:
-        """Accepts a result. Returns the reason of a refusal, which is not sent to the agent."""
+    def finish(self, header: Manifest, result: Manifest) -> str | None:
+        """Takes a result. Returns why it is dropped."""
         with self._arrived:
-            session = self.sessions.get(header["session"])
-            if session is None:
-                return "unknown session"
-            if session.done:
-                return "second result"
-            if time.time() > session.started + session.expire:
-                return "expired session"
-            if session.challenge and session.challenge not in header.get("challenge", ""):
-                return "not authenticated"
-            session.done = True
-            return None
+            return self.queue.finish(header, result)
+
+    def upload(self, form: dict[str, bytes]) -> str | None:
+        """Takes an upload. Returns why it is dropped."""
+        text = {name: value.decode(errors="replace") for name, value in form.items()}
+        for name in ("session", "instance", "archive", "sha256sum"):
+            if not text.get(name):
+                raise Refusal(400, f"upload {name} expected")
+        if len(text["sha256sum"]) != 64:
+            raise Refusal(400, "invalid upload archive checksum")
+        with self._arrived:
+            session, reason = self.queue.upload(text["session"], text.get("challenge"))
+        if session is None:
+            return reason
+        if hashlib.sha256(form["archive"]).hexdigest() != text["sha256sum"]:
+            raise Refusal(422, "upload archive checksum mismatch")
+        return None
 
     def note(self, request: Request) -> None:
         """Records a request."""
@@ -322,51 +224,75 @@ class _Handler(BaseHTTPRequestHandler):
     """Seconds that a connection may be idle."""
 
     def do_POST(self) -> None:  # noqa: N802 (the name is http.server's)
-        is_result = self.path == RESULT_PATH
-        limit = MAX_RESULT if is_result else MAX_REQUEST
+        url = urlsplit(self.path)
+        query = parse_qs(url.query, keep_blank_values=True)
+        job = self.server.controller.job(url.path)
+        try:
+            body = self.read(job, query)
+            time.sleep(job.delay)
+            if job.answer == "away":
+                self.note(0, error="away")
+                self.close_connection = True
+                self.connection.shutdown(socket.SHUT_RDWR)
+            elif job.answer == "garbage":
+                self.note(200, error="garbage")
+                self.answer(200, "text/html", b"<html>\0\xff</html>\n")
+            elif isinstance(job.answer, int):
+                self.refuse(job.answer, "as the script says")
+            elif "build-result" in query:
+                self.take_result(body)
+            elif "upload" in query:
+                self.take_upload(query["upload"][0], body)
+            else:
+                self.take_request(url.path, query.get("interactive", ["both"])[0], body)
+        except ProtocolError as error:
+            self.refuse(400, str(error))
+        except Refusal as refusal:
+            self.refuse(refusal.status, str(refusal))
+
+    def read(self, job: Job, query: dict[str, list[str]]) -> bytes:
+        """Reads the body, unless it is longer than its kind may be."""
+        limit = MAX_RESULT if "build-result" in query else MAX_REQUEST
+        if "upload" in query:
+            kind = query["upload"][0]
+            if kind not in job.upload:
+                raise Refusal(404, f"{kind} upload disabled")
+            limit = job.upload[kind] or UPLOAD_LIMIT
         try:
             length = int(self.headers.get("Content-Length", ""))
         except ValueError:
             length = -1
         if length < 0:
-            self.refuse(411, "no Content-Length")
-            return
+            raise Refusal(411, "no Content-Length")
         if length > limit:
-            self.refuse(413, f"{length} bytes, more than {limit}")
-            return
-        body = self.rfile.read(length)
-        behaviour = self.server.controller.behaviour(self.path)
-        time.sleep(behaviour.delay)
-        try:
-            if behaviour.answer == "away":
-                self.note(0, error="away")
-                self.close_connection = True
-                self.connection.shutdown(socket.SHUT_RDWR)
-            elif behaviour.answer == "garbage":
-                self.note(200, error="garbage")
-                self.answer(200, "text/html", b"<html>\0\xff</html>\n")
-            elif isinstance(behaviour.answer, int):
-                self.refuse(behaviour.answer, "as the script says")
-            elif is_result:
-                self.take_result(body)
-            else:
-                self.take_request(body)
-        except ProtocolError as error:
-            self.refuse(400, str(error))
+            # An unread body would make the kernel reset the connection before the answer.
+            for _ in range(length // CHUNK + 1):
+                self.rfile.read(min(CHUNK, length))
+                length -= min(CHUNK, length)
+            raise Refusal(413, f"more than {limit} bytes")
+        return self.rfile.read(length)
 
-    def take_request(self, body: bytes) -> None:
+    def take_request(self, path: str, mode: str, body: bytes) -> None:
         header, machines = parse_task_request(body)
         toolchain = f"{header['toolchain-name']} {header['toolchain-version']}"
         names = [machine["name"] for machine in machines]
-        session, answer = self.server.controller.task(self.path, machines[0])
+        session, answer = self.server.controller.task(path, mode, header, machines)
         self.note(200, agent=header["agent"], toolchain=toolchain, machines=names, session=session)
-        self.answer(200, "text/manifest; charset=utf-8", answer)
+        self.answer(200, MANIFEST, answer)
 
     def take_result(self, body: bytes) -> None:
         header, result = parse_result(body)
-        refusal = self.server.controller.finish(header)
-        self.note(200, session=header["session"], result=result, error=refusal)
-        self.answer(200, "text/manifest; charset=utf-8", b"")
+        dropped = self.server.controller.finish(header, result)
+        self.note(200, session=header["session"], result=result, error=dropped)
+        self.answer(200, MANIFEST, b"")
+
+    def take_upload(self, kind: str, body: bytes) -> None:
+        form = parse_form(self.headers.get("Content-Type", ""), body)
+        dropped = self.server.controller.upload(form)
+        session = form["session"].decode()
+        self.note(200, session=session, upload=kind, error=dropped)
+        message = {"status": "200", "message": f"{kind} upload is queued"}
+        self.answer(200, MANIFEST, write_manifests([message]))
 
     def do_GET(self) -> None:  # noqa: N802
         self.refuse(405, "task requests are POSTed")
@@ -374,7 +300,7 @@ class _Handler(BaseHTTPRequestHandler):
     def refuse(self, status: int, reason: str) -> None:
         self.note(status, error=reason)
         self.close_connection = True
-        self.answer(status, "text/plain; charset=utf-8", f"{reason}\n".encode())
+        self.answer(status, TEXT, f"{reason}\n".encode())
 
     def note(self, status: int, **fields: object) -> None:
         client = str(self.client_address[0])
@@ -409,12 +335,17 @@ def main() -> int:
     parser.add_argument(
         "--script", type=Path, metavar="FILE.json", help="read the script from the file"
     )
+    parser.add_argument(
+        "--keys", type=Path, metavar="DIR", help="authenticate agents by these public keys"
+    )
     arguments = parser.parse_args()
     end = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: end.set())
     address, port = arguments.listen
-    with Controller(address, port, arguments.log, arguments.script) as controller:
+    with Controller(
+        address, port, arguments.log, arguments.script, arguments.keys
+    ) as controller:
         print(f"controller: listening on {controller.url}", flush=True)
         end.wait()
     return 0

@@ -303,12 +303,14 @@ class Lan(Closing):
         """Returns the client addresses of the requests, in order."""
         return [visit["client"] for visit in self.visits()]
 
-    def start_controller(self) -> str:
-        """Starts the double of a controller; returns its URL."""
+    def start_controller(self, keys: Path | None = None) -> str:
+        """Starts the double of a controller; returns its URL. With `keys`, a directory of
+        public keys, it authenticates agents."""
         listen = f"--listen={self.address}:{CONTROLLER_PORT}"
         script = f"--script={self.directory / 'controller.json'}"
         log = f"--log={self.directory / 'controller.jsonl'}"
-        self.start_program("controller", listen, script, log)
+        options = [f"--keys={keys}"] if keys else []
+        self.start_program("controller", listen, script, log, *options)
         return f"http://{self.address}:{CONTROLLER_PORT}/"
 
     def script_controller(self, **paths: dict[str, Any]) -> None:

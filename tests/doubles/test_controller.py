@@ -13,9 +13,8 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from simlan.controller import (
-    NOTHING_TO_DO,
-    Controller,
+from simlan.controller import NOTHING_TO_DO, Controller
+from simlan.manifests import (
     ProtocolError,
     parse_manifests,
     parse_result,
@@ -107,36 +106,32 @@ lines
 
 def test_tasks_are_handed_out_and_results_accepted(tmp_path: Path) -> None:
     script = tmp_path / "script.json"
-    task = {"tasks": 1, "source": "http://192.0.2.1/x.c", "challenge": True}
-    script.write_text(json.dumps({"*": task, "/urgent": {"tasks": 1, "expire": -1}}))
+    task = {"tasks": 1, "source": "http://192.0.2.1/x.c"}
+    script.write_text(json.dumps({"*": task, "/urgent": {"tasks": 1, "gone": True}}))
     with Controller("127.0.0.1", script=script) as controller:
-        status, answer = post(controller.url, REQUEST)
+        status, answer = post(f"{controller.url}?build-task", REQUEST)
         assert status == 200
         response, manifest = parse_manifests(answer.decode())
-        assert response["session"] == "task/1"
         assert manifest["repository-url"] == "http://192.0.2.1/x.c"
         assert manifest["machine"] == "linux_debian_13-gcc"
         # The script has one task only.
         assert post(controller.url, REQUEST) == (200, NOTHING_TO_DO)
         url = response["result-url"]
-        signed = RESULT.replace(b":\nname", b"challenge: x challenge-1\n:\nname")
+        assert url == f"{controller.url}?build-result"
+        result = RESULT.replace(b"task/1", response["session"].encode())
         urgent = parse_manifests(post(f"{controller.url}urgent", REQUEST)[1].decode())[0]
         late = RESULT.replace(b"task/1", urgent["session"].encode())
-        bodies = [RESULT, signed, signed, late, RESULT.replace(b"task/1", b"x")]
         # The answer does not depend on the fate of the result.
-        assert [post(url, body) for body in bodies] == [(200, b"")] * 5
+        assert [post(url, body) for body in (result, result, late)] == [(200, b"")] * 3
         results = [request for request in controller.requests if request.result]
     assert [request.error for request in results] == [
-        "not authenticated",
         None,
-        "second result",
-        "expired session",
-        "unknown session",
+        "expired session: not building",
+        "expired session: no package build",
     ]
-    assert results[1].result is not None
-    assert results[1].result["update-log"] == "two\nlines"
-    assert [r.session for r in controller.requests if r.agent] == ["task/1", None, "urgent/1"]
-    assert controller.polls() == {"/": 2, "/urgent": 1}
+    assert results[0].result is not None
+    assert results[0].result["update-log"] == "two\nlines"
+    assert controller.polls() == {"/?build-task": 1, "/": 1, "/urgent": 1}
 
 
 @pytest.mark.parametrize(

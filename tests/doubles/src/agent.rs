@@ -1,10 +1,11 @@
 //! Polls every controller and runs the tasks that they hand out.
 
+use crate::agent_key::AgentKey;
 use crate::build_machine::{BuildMachine, BuildMachineError};
 use crate::command_line::Options;
 use crate::container;
 use crate::controller::{Controller, Priority, in_order};
-use crate::controller_client::{Client, Task, task_request};
+use crate::controller_client::{Client, RequestError, Task, task_request};
 use crate::faults::Faults;
 use crate::log::{Log, chain};
 use crate::machine_list;
@@ -32,6 +33,8 @@ const CRASH_STATUS: i32 = 70;
 #[derive(Debug)]
 pub struct Agent {
     options: Arc<Options>,
+    /// Key that signs challenges.
+    key: Option<Arc<AgentKey>>,
     /// Hypervisor of the build machines; containers without one.
     hypervisor: Option<Arc<Hypervisor>>,
     faults: Faults,
@@ -61,6 +64,17 @@ enum BuildError {
     Result(#[from] manifest::ParseError),
 }
 
+/// A result did not reach its controller.
+#[derive(Debug, thiserror::Error)]
+enum DeliveryError {
+    #[error("the controller demands a signature, but --auth-key is missing")]
+    NoKey,
+    #[error("cannot sign")]
+    Key(#[from] ToolError),
+    #[error(transparent)]
+    Request(#[from] RequestError),
+}
+
 impl Agent {
     /// Returns an agent with the machines that the options name.
     ///
@@ -69,6 +83,7 @@ impl Agent {
     /// The machines cannot be read.
     pub fn new(
         options: Options,
+        key: Option<AgentKey>,
         hypervisor: Option<Hypervisor>,
         faults: Faults,
         log: Log,
@@ -78,10 +93,16 @@ impl Agent {
             Some(file) => machine_list::fake(file)?,
             None => machine_list::list(&options.machines)?,
         };
-        let request = task_request(&options, name, &machines);
+        let request = task_request(
+            &options,
+            name,
+            key.as_ref().map(AgentKey::fingerprint),
+            &machines,
+        );
         let client = Client::new(Duration::from_secs(options.request_timeout));
         Ok(Self {
             options: Arc::new(options),
+            key: key.map(Arc::new),
             hypervisor: hypervisor.map(Arc::new),
             faults,
             log,
@@ -180,7 +201,7 @@ impl Agent {
         self.tasks.interrupt(&interrupted);
         let interrupted = self.tasks.begin(priority);
         let (options, client) = (Arc::clone(&self.options), Arc::clone(&self.client));
-        let hypervisor = self.hypervisor.clone();
+        let (hypervisor, key) = (self.hypervisor.clone(), self.key.clone());
         let (tasks, log, slow) = (self.tasks.clone(), self.log, self.faults.slow);
         std::thread::spawn(move || {
             let session = &task.session;
@@ -196,8 +217,8 @@ impl Agent {
                 task.without_worker(if interrupted { "interrupt" } else { "abnormal" })
             });
             let status = result.get("status").unwrap_or_default().to_owned();
-            match client.post(&task.result_url, &task.result(result)) {
-                Ok(_) => log.info(format_args!("task {session}: {status}")),
+            match deliver(&client, key.as_deref(), &task, result, log) {
+                Ok(()) => log.info(format_args!("task {session}: {status}")),
                 Err(error) => log.error(format_args!(
                     "task {session}: {status}, but the controller did not take the result: {}",
                     chain(&error)
@@ -206,6 +227,35 @@ impl Agent {
             tasks.end(&interrupted);
         });
     }
+}
+
+/// Uploads an archive of each type that the controller takes, then sends the result.
+fn deliver(
+    client: &Client,
+    key: Option<&AgentKey>,
+    task: &Task,
+    result: Manifest,
+    log: Log,
+) -> Result<(), DeliveryError> {
+    let signature = match (&task.challenge, key) {
+        (Some(challenge), Some(key)) => Some(key.sign(challenge)?),
+        (Some(_), None) => return Err(DeliveryError::NoKey),
+        (None, _) => None,
+    };
+    for (kind, url) in &task.upload_urls {
+        let archive = manifest::write(std::slice::from_ref(&result));
+        let body = task.upload(kind, signature.as_deref(), &archive)?;
+        // A refused upload is no reason to lose the result.
+        if let Err(error) = client.upload(url, &body) {
+            let session = &task.session;
+            log.warning(format_args!(
+                "task {session}: upload {kind}: {}",
+                chain(&error)
+            ));
+        }
+    }
+    client.post(&task.result_url, &task.result(signature.as_deref(), result))?;
+    Ok(())
 }
 
 /// Runs a worker for the task in a build machine and returns its result. `None` if the

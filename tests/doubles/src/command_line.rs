@@ -89,7 +89,7 @@ pub struct Options {
     pub instance_max: u32,
     /// Port of the host to which the workers' TFTP is redirected; 0 for any.
     pub tftp_port: u16,
-    /// Key that signs the answers to challenges; not read.
+    /// Key that signs the answers to challenges.
     pub auth_key: Option<PathBuf>,
     /// Directory of the machines.
     pub machines: PathBuf,

@@ -1,12 +1,17 @@
 //! Requests tasks from controllers and sends them results over HTTP.
 
+use crate::agent_key::sha256;
 use crate::command_line::{Interactive, Options};
 use crate::manifest::{self, Manifest};
+use crate::sudo::ToolError;
 use std::time::Duration;
 use ureq::http::Uri;
 
 /// Maximum length of a result that controllers accept, in bytes.
 const MAX_RESULT: usize = 15_728_640;
+
+/// Separator of the parts of an upload (RFC 2046, section 5.1.1).
+const BOUNDARY: &str = "buildos-double";
 
 /// Maximum length of an answer in bytes; task manifests are much shorter.
 const MAX_ANSWER: u64 = 1_048_576;
@@ -43,20 +48,52 @@ pub struct Task {
     pub challenge: Option<String>,
     /// Destination of the result.
     pub result_url: Uri,
+    /// Destinations of archives, by type.
+    pub upload_urls: Vec<(String, Uri)>,
     /// Manifest of the task.
     pub manifest: Manifest,
 }
 
 impl Task {
-    /// Returns the body of the result. `result` is the worker's manifest.
+    /// Returns the body of the result. `result` is the worker's manifest, `signature` the
+    /// one of the challenge.
     #[must_use]
-    pub fn result(&self, result: Manifest) -> String {
+    pub fn result(&self, signature: Option<&str>, result: Manifest) -> String {
         let mut header = Manifest::default().with("session", &self.session);
-        if let Some(challenge) = &self.challenge {
-            // The controllers of tests have no key to check a signature.
-            header = header.with("challenge", &format!("signed {challenge}"));
+        if let Some(signature) = signature {
+            header = header.with("challenge", signature);
         }
         manifest::write(&[header, result])
+    }
+
+    /// Returns the body of an upload, multipart/form-data with the separator [`BOUNDARY`].
+    ///
+    /// # Errors
+    ///
+    /// openssl(1), which computes the checksum, fails.
+    pub fn upload(
+        &self,
+        kind: &str,
+        signature: Option<&str>,
+        archive: &str,
+    ) -> Result<String, ToolError> {
+        let sum = sha256(archive.as_bytes())?;
+        let values = [
+            ("session", Some(self.session.as_str())),
+            ("instance", Some(kind)),
+            ("sha256sum", Some(&sum)),
+            ("challenge", signature),
+            ("archive", Some(archive)),
+        ];
+        let mut body = String::new();
+        for (name, value) in values {
+            let Some(value) = value else { continue };
+            body.push_str(&format!(
+                "--{BOUNDARY}\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n"
+            ));
+        }
+        body.push_str(&format!("--{BOUNDARY}--\r\n"));
+        Ok(body)
     }
 
     /// Returns the result manifest of a task without a worker's result.
@@ -72,7 +109,12 @@ impl Task {
 
 /// Returns the body of a task request.
 #[must_use]
-pub fn task_request(options: &Options, agent: &str, machines: &[Manifest]) -> String {
+pub fn task_request(
+    options: &Options,
+    agent: &str,
+    fingerprint: Option<&str>,
+    machines: &[Manifest],
+) -> String {
     let mut header = Manifest::default()
         .with("agent", agent)
         .with("toolchain-name", &options.toolchain_name)
@@ -81,6 +123,9 @@ pub fn task_request(options: &Options, agent: &str, machines: &[Manifest]) -> St
         header = header
             .with("interactive-mode", options.interactive.as_str())
             .with("interactive-login", &format!("{agent} console"));
+    }
+    if let Some(fingerprint) = fingerprint {
+        header = header.with("fingerprint", fingerprint);
     }
     if let Some(ram) = options.auxiliary_ram {
         header = header.with("auxiliary-ram", &ram.to_string());
@@ -121,6 +166,23 @@ impl Client {
     ///
     /// There is no answer.
     pub fn post(&self, url: &Uri, body: &str) -> Result<String, RequestError> {
+        self.send(url, "text/manifest; charset=utf-8", body)
+    }
+
+    /// Sends an upload and returns the answer.
+    ///
+    /// # Errors
+    ///
+    /// There is no answer.
+    pub fn upload(&self, url: &Uri, body: &str) -> Result<String, RequestError> {
+        self.send(
+            url,
+            &format!("multipart/form-data; boundary={BOUNDARY}"),
+            body,
+        )
+    }
+
+    fn send(&self, url: &Uri, kind: &str, body: &str) -> Result<String, RequestError> {
         if url.scheme_str() == Some("https") {
             return Err(RequestError::Https);
         }
@@ -130,7 +192,7 @@ impl Client {
         let mut response = self
             .0
             .post(url)
-            .header("Content-Type", "text/manifest; charset=utf-8")
+            .header("Content-Type", kind)
             .send(body)
             .map_err(Box::new)?;
         let answer = response
@@ -152,9 +214,14 @@ fn parse_task(answer: &str) -> Result<Option<Task>, RequestError> {
         return Ok(None);
     }
     let url = response.get("result-url").and_then(|url| url.parse().ok());
+    let uploads = response.iter().filter_map(|(name, url)| {
+        let kind = name.strip_suffix("-upload-url")?;
+        Some((kind.to_owned(), url.parse().ok()?))
+    });
     Ok(Some(Task {
         session: session.to_owned(),
         challenge: response.get("challenge").map(str::to_owned),
+        upload_urls: uploads.collect(),
         result_url: url.ok_or(RequestError::Incomplete("result-url"))?,
         manifest: manifests
             .next()
@@ -172,7 +239,7 @@ mod tests {
             .with("id", "a-1")
             .with("name", "a")
             .with("summary", "A");
-        let plain = task_request(&Options::default(), "build-1", &[machine]);
+        let plain = task_request(&Options::default(), "build-1", None, &[machine]);
         assert_eq!(
             plain,
             ": 1\nagent: build-1\ntoolchain-name: default\ntoolchain-version: 0.17.0\n\
@@ -183,7 +250,9 @@ mod tests {
             auxiliary_ram: Some(1024),
             ..Options::default()
         };
-        let rich = manifest::parse(&task_request(&options, "build-1", &[])).unwrap();
+        let rich = task_request(&options, "build-1", Some("ab12"), &[]);
+        let rich = manifest::parse(&rich).unwrap();
+        assert_eq!(rich[0].get("fingerprint"), Some("ab12"));
         assert_eq!(rich[0].get("interactive-mode"), Some("both"));
         assert_eq!(rich[0].get("auxiliary-ram"), Some("1024"));
     }
@@ -191,13 +260,21 @@ mod tests {
     #[test]
     fn answer_has_a_task_unless_the_session_is_empty() {
         assert!(matches!(parse_task(": 1\nsession:\n"), Ok(None)));
-        let answer = ": 1\nsession: x/1\nchallenge: c\nresult-url: http://a/\n:\nname: libhello\nversion: 1.0.0\n";
+        let answer = ": 1\nsession: x/1\nchallenge: c\nresult-url: http://a/\na-b-upload-url: http://a/?upload=a-b\n:\nname: libhello\nversion: 1.0.0\n";
         let task = parse_task(answer).unwrap().unwrap();
         assert_eq!(task.manifest.get("name"), Some("libhello"));
         assert_eq!(
-            task.result(task.without_worker("abnormal")),
-            ": 1\nsession: x/1\nchallenge: signed c\n:\nname: libhello\nversion: 1.0.0\nstatus: abnormal\n"
+            task.result(Some("c2ln"), task.without_worker("abnormal")),
+            ": 1\nsession: x/1\nchallenge: c2ln\n:\nname: libhello\nversion: 1.0.0\nstatus: abnormal\n"
         );
+        let url = "http://a/?upload=a-b".parse().unwrap();
+        assert_eq!(task.upload_urls, [("a-b".to_owned(), url)]);
+        let body = task.upload("a-b", None, "abc").unwrap();
+        assert!(
+            body.contains("name=\"sha256sum\"\r\n\r\nba7816bf"),
+            "{body}"
+        );
+        assert!(body.ends_with("name=\"archive\"\r\n\r\nabc\r\n--buildos-double--\r\n"));
         assert!(matches!(
             parse_task(": 1\nchallenge: x\n"),
             Err(RequestError::NoSession)

@@ -9,6 +9,7 @@
 //! task by TFTP ([`tftp`]) through a redirection ([`tftp_redirect`]).
 
 pub mod agent;
+pub mod agent_key;
 pub mod build_machine;
 pub mod command_line;
 pub mod container;

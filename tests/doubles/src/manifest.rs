@@ -87,6 +87,13 @@ impl Manifest {
         self
     }
 
+    /// Returns all pairs, in order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
     /// Returns the value of `name`.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {

@@ -65,9 +65,15 @@ pub fn user() -> Result<String, ToolError> {
 
 /// Returns the output of a finished command, or its failure.
 pub(crate) fn finish(line: &str, output: io::Result<Output>) -> Result<String, ToolError> {
+    let output = check(line, output)?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Returns a finished command that succeeded, or its failure.
+pub(crate) fn check(line: &str, output: io::Result<Output>) -> Result<Output, ToolError> {
     let output = output.map_err(|error| ToolError::Execute(line.to_owned(), error))?;
     if output.status.success() {
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        Ok(output)
     } else {
         Err(ToolError::Failed {
             command: line.to_owned(),

@@ -1,6 +1,7 @@
 //! Runs the stand-in for bbot-agent.
 
 use buildos_doubles::agent::Agent;
+use buildos_doubles::agent_key::AgentKey;
 use buildos_doubles::build_machine::MachineKind;
 use buildos_doubles::command_line::{Command, Options, parse};
 use buildos_doubles::faults::Faults;
@@ -52,7 +53,12 @@ fn run(options: Options, log: Log) -> Result<(), Box<dyn Error>> {
     };
     let kernel = env::var_os("BBOT_DOUBLE_KERNEL");
     let hypervisor = kind.hypervisor(kernel.as_deref().map(Path::new), log)?;
-    let mut agent = Agent::new(options, hypervisor, faults, log, name.trim())?;
+    let key = options
+        .auth_key
+        .as_deref()
+        .map(AgentKey::read)
+        .transpose()?;
+    let mut agent = Agent::new(options, key, hypervisor, faults, log, name.trim())?;
     if dump_machines {
         return print(&agent.machines());
     }
