@@ -173,17 +173,17 @@ class Lan(Closing):
         output = self.run(arping, check=False)
         return sorted({mac.lower() for mac in re.findall(r"\[([0-9A-Fa-f:]{17})\]", output)})
 
-    def announcements(self, address: str) -> int:
-        """Returns the number of ARP announcements of `address` by hosts since the first
-        call of this method or of `watch_arp`."""
+    def announcements(self, address: str, mac: str = "") -> int:
+        """Returns the number of ARP announcements of `address` by hosts, or by the one with
+        that hardware address, since the first call of this method or of `watch_arp`."""
         self.watch_arp()
-        request = rf"Request who-has {re.escape(address)} .* {re.escape(address)},"
+        request = rf"{mac} > .* Request who-has {re.escape(address)} .* {re.escape(address)},"
         return len(re.findall(request, self.log("arp.log")))
 
     def watch_arp(self) -> None:
         """Starts to log the ARP requests of hosts on the LAN."""
         if not (self.directory / "arp.log").exists():
-            command = ["tcpdump", "-l", "-n", "-Q", "in", "-i", BRIDGE, "arp"]
+            command = ["tcpdump", "-e", "-l", "-n", "-Q", "in", "-i", BRIDGE, "arp"]
             self.start(command, "arp.log")
             wait_for(lambda: "listening on" in self.log("arp.log"), "tcpdump listens")
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from subprocess import Popen
 
 import pytest
 from host import Host
-from simlan.lan import BRIDGE, Lan
+from machine import Machine
+from simlan.lan import BRIDGE, MAC, Lan
+from simlan.process import end, start
 
 _IN_USE = "198.51.100.150"
 _LOST = "5e1c9b7f8a0240b6b2c4d09e3f7a1d58"
@@ -15,6 +19,8 @@ _REFUSED = "e0b3c8d1a7f94c5cb6d2f1e4a9078b63"
 _CONTESTED = "b4c30b76a4764c599b011671668df086"
 _MAC = "02:bd:00:00:00:55"
 _STRANGER = [sys.executable, str(Path(__file__).resolve().parents[1] / "hostile-machine")]
+_LONG = ("--rate", "20", "--seconds", "60")
+_PROXY_ARP = "597ab9d38d844c758b8f3ce1c77c4858"
 _CLAIMANT = "02:55:00:00:00:01"
 
 
@@ -63,6 +69,63 @@ def test_address_in_use_is_kept_and_defended_while_a_neighbour_claims_it(
     assert host.bus_property("network1", "State") == "online"
     assert host.addresses("br0") == [f"{address}/24"]
     assert "DHCPDECLINE" not in lan.log("dnsmasq.log")
+
+
+def _start_while_claimed(host: Host, lan: Lan, start: Callable[[], Popen[str]]) -> None:
+    """Starts the host without a DHCP server. Serves DHCP while `start` claims the address."""
+    host.start([lan], macs=[_MAC])
+    host.wait_for(lambda: host.bus_property("network1", "State") == "acquiring", "DISCOVERs")
+    process = start()
+    lan.serve_dhcp(f"--dhcp-host={_MAC},{_IN_USE}")
+    host.wait_online()
+    host.wait_for(
+        lambda: lan.announcements(_IN_USE, _MAC) >= 2 or _declines(lan), "the end of probing"
+    )
+    assert process.poll() is None, "the claims ended too early"
+    end(process)
+
+
+def _declines(lan: Lan) -> int:
+    return lan.log("dnsmasq.log").count("DHCPDECLINE")
+
+
+def test_claim_by_container_on_br0_is_not_believed(host: Host, lan: Lan) -> None:
+    lan.watch_arp()
+
+    def claim() -> Popen[str]:
+        container = Machine(host, "br0")
+        return start(container.outside([*_STRANGER, "claims", _IN_USE, *_LONG]))
+
+    _start_while_claimed(host, lan, claim)
+    assert (host.addresses("br0"), _declines(lan)) == ([f"{_IN_USE}/24"], 0)
+
+
+@pytest.mark.parametrize(("vlan", "believed"), [("20", False), ("0", True)])
+def test_claim_in_other_vlan_is_not_believed(
+    host: Host, lan: Lan, vlan: str, believed: bool
+) -> None:
+    lan.watch_arp()
+    claims = [*_STRANGER, "claims", _IN_USE, "--vlan", vlan, "--interface", BRIDGE, *_LONG]
+    _start_while_claimed(host, lan, lambda: lan.start(claims, "claims.log"))
+    assert bool(_declines(lan)) == believed
+    assert (host.addresses("br0") != [f"{_IN_USE}/24"]) == believed
+
+
+def test_router_with_proxy_arp_costs_no_address(host: Host, lan: Lan) -> None:
+    for name in ("forwarding", "proxy_arp"):
+        lan.run(["sysctl", "-q", "-w", f"net.ipv4.conf.{BRIDGE}.{name}=1"])
+    # Linux answers for addresses that it routes to a different link.
+    for half in ("0/25", "128/25"):
+        lan.run(["ip", "route", "add", f"{lan.prefix}.{half}", "dev", "chain"])
+    lan.watch_arp()
+    lan.serve_dhcp()
+    host.start([lan])
+    address = host.wait_online()
+    (entry,) = host.wait_for(lambda: host.journal(f"MESSAGE_ID={_PROXY_ARP}"), "a message")
+    assert entry["BUILDOS_MAC"] == MAC
+    host.wait_for(lambda: lan.announcements(address) >= 2, "two announcements")
+    assert "detect_conflicts" in str(host.bus_property("network1", "Reason"))
+    assert (host.addresses("br0"), _declines(lan)) == ([f"{address}/24"], 0)
 
 
 @pytest.mark.parametrize("nics", [2, 4])

@@ -8,11 +8,18 @@
 //! |---|---|
 //! | 0, 60, 120 ms | sends probes (sender address 0.0.0.0) |
 //! | 200 ms, or when granted | sends an announcement, and the second 2 s later |
-//! | before the second announcement | a claim is a conflict |
+//! | before the second announcement | a claim is a conflict, unless its sender does proxy ARP |
 //! | later | answers claims with an announcement every 10 s, and keeps the address (section 2.4, c) |
 //!
 //! A claim is a packet from another hardware address with the address as sender
 //! protocol address.
+//!
+//! # Proxy ARP
+//!
+//! A router with proxy ARP answers for addresses that no host has. After a
+//! claim, the detector asks for the address of the network and for two other addresses of
+//! the subnet, twice in 1.2 s. A claimant that answers for the first, or for both others,
+//! is such a router and no conflict.
 //!
 //! # Limits
 //!
@@ -23,9 +30,11 @@ use core::time::Duration;
 use std::collections::VecDeque;
 use std::net::Ipv4Addr;
 
-use crate::arp::Packet;
 use buildos_types::MacAddress;
+use ipnet::Ipv4Net;
 
+use crate::arp::Packet;
+use crate::proxy_arp::Check;
 use crate::time::Instant;
 
 /// PROBE_NUM.
@@ -42,6 +51,8 @@ const ANNOUNCEMENTS: u32 = 2;
 const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(2);
 /// DEFEND_INTERVAL.
 const DEFEND_INTERVAL: Duration = Duration::from_secs(10);
+/// Maximum number of routers with proxy ARP remembered.
+const MAXIMUM_PROXIES: usize = 4;
 /// Time without a claim after which the address is contested no longer.
 const CONTEST_MEMORY: Duration = Duration::from_secs(60);
 
@@ -72,57 +83,90 @@ pub enum Output {
     Send(Packet),
     /// The host with this hardware address uses the address: decline it.
     Conflict(MacAddress),
-    /// The host with this hardware address claims the address, which this host keeps.
-    /// Emitted once until no host has claimed the address for a minute.
+    /// A finding for operators.
+    Report(Report),
+}
+
+/// A finding about another host. This host keeps the address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Report {
+    /// The host with this hardware address claims the address, too. Emitted once until no
+    /// host has claimed the address for a minute.
     Contested(MacAddress),
+    /// The router with this hardware address does proxy ARP. Emitted once.
+    ProxyArp(MacAddress),
 }
 
 /// Detects conflicts over one address on one link.
 #[derive(Debug)]
 pub struct Detector {
-    address: Ipv4Addr,
+    interface: Ipv4Net,
     mac: MacAddress,
     granted: bool,
     /// Claims are never a conflict.
     keeps: bool,
     phase: Phase,
     contest: Option<Contest>,
+    check: Option<Check>,
+    /// Routers that do proxy ARP.
+    proxies: Vec<MacAddress>,
     outputs: VecDeque<Output>,
 }
 
 impl Detector {
-    /// Returns a detector that probes for `address` from the hardware address `mac`.
-    pub fn new(now: Instant, mac: MacAddress, address: Ipv4Addr) -> Self {
+    /// Returns a detector that probes for the address of `interface` from the hardware
+    /// address `mac`.
+    pub fn new(now: Instant, mac: MacAddress, interface: Ipv4Net) -> Self {
         let phase = Phase::Probing { sent: 0, next: now };
-        let mut detector = Self::in_phase(phase, mac, address);
+        let mut detector = Self::in_phase(phase, mac, interface);
         detector.timeout(now);
         detector
     }
 
     /// Returns a detector for an address already in use.
-    pub fn in_use(mac: MacAddress, address: Ipv4Addr) -> Self {
+    pub fn in_use(mac: MacAddress, interface: Ipv4Net) -> Self {
         let phase = Phase::Defending { defended: None };
         Self {
             granted: true,
-            ..Self::in_phase(phase, mac, address)
+            ..Self::in_phase(phase, mac, interface)
         }
     }
 
-    fn in_phase(phase: Phase, mac: MacAddress, address: Ipv4Addr) -> Self {
+    fn in_phase(phase: Phase, mac: MacAddress, interface: Ipv4Net) -> Self {
         Self {
-            address,
+            interface,
             mac,
             granted: false,
             keeps: false,
             phase,
             contest: None,
+            check: None,
+            proxies: Vec::new(),
             outputs: VecDeque::new(),
         }
     }
 
     /// Returns the address.
     pub fn address(&self) -> Ipv4Addr {
-        self.address
+        self.interface.addr()
+    }
+
+    /// Returns the sender protocol addresses whose packets the detector evaluates now.
+    pub fn watched(&self) -> Vec<Ipv4Addr> {
+        let others = self.check.as_ref().map(Check::addresses);
+        let others = others.unwrap_or_default().iter().copied();
+        std::iter::once(self.address()).chain(others).collect()
+    }
+
+    /// Returns true while a claim leads to a DECLINE, unless [`Detector::keep`] was called.
+    pub fn is_early(&self) -> bool {
+        let is_defending = matches!(self.phase, Phase::Defending { .. });
+        !is_defending || self.check.as_ref().is_some_and(Check::is_early)
+    }
+
+    /// Returns the hardware address of a router that does proxy ARP.
+    pub fn proxy(&self) -> Option<MacAddress> {
+        self.proxies.first().copied()
     }
 
     /// Returns the hardware address of the host that claims the address, too.
@@ -148,9 +192,10 @@ impl Detector {
     pub fn timeout(&mut self, now: Instant) {
         let is_over = |contest: &mut Contest| contest.ends_at() <= now;
         self.contest.take_if(is_over);
+        self.check_timeout(now);
         match self.phase {
             Phase::Probing { sent, next } if next <= now && sent < PROBES => {
-                self.send(Packet::probe(self.mac, self.address));
+                self.send(Packet::probe(self.mac, self.address()));
                 let sent = sent + 1;
                 let wait = match sent < PROBES {
                     true => PROBE_INTERVAL,
@@ -180,31 +225,88 @@ impl Detector {
             Phase::Probed | Phase::Defending { .. } => None,
         };
         let contest = self.contest.map(Contest::ends_at);
-        phase.into_iter().chain(contest).min()
+        let check = self.check.as_ref().map(Check::deadline);
+        [phase, contest, check].into_iter().flatten().min()
     }
 
     /// Handles an ARP packet received on the link.
     pub fn received(&mut self, now: Instant, packet: &Packet) {
-        if packet.sender != self.address || packet.sender_mac == self.mac {
+        if packet.sender_mac == self.mac {
             return;
         }
-        match self.phase {
-            Phase::Probing { .. } | Phase::Probed | Phase::Announcing { .. } if !self.keeps => {
-                let conflict = Output::Conflict(packet.sender_mac);
-                self.outputs.push_back(conflict);
+        if packet.sender == self.address() {
+            self.claimed(now, packet.sender_mac);
+        } else if let Some(check) = &mut self.check {
+            if check.answered(packet) {
+                self.add_proxy(packet.sender_mac);
             }
-            Phase::Probing { .. } | Phase::Probed | Phase::Announcing { .. } => {
-                self.contest(now, packet.sender_mac);
+        }
+    }
+
+    fn claimed(&mut self, now: Instant, mac: MacAddress) {
+        if self.proxies.contains(&mac) {
+            return;
+        }
+        self.defend(now);
+        match (&mut self.contest, &mut self.check) {
+            (Some(contest), _) => contest.last_claim = now,
+            (None, Some(check)) => check.add(mac),
+            (None, None) => {
+                let mut check = Check::new(now, self.mac, self.interface, self.is_early());
+                check.add(mac);
+                self.check = Some(check);
+                self.check_timeout(now);
             }
-            Phase::Defending { defended } => {
-                self.contest(now, packet.sender_mac);
-                let is_recent = |at| now.saturating_sub(at) < DEFEND_INTERVAL;
-                if !defended.is_some_and(is_recent) {
-                    self.send(Packet::announcement(self.mac, self.address));
-                    let defended = Some(now);
-                    self.phase = Phase::Defending { defended };
-                }
+        }
+    }
+
+    /// Sends an announcement, at most one in [`DEFEND_INTERVAL`].
+    fn defend(&mut self, now: Instant) {
+        let Phase::Defending { defended } = self.phase else {
+            return;
+        };
+        let is_recent = |at| now.saturating_sub(at) < DEFEND_INTERVAL;
+        if !defended.is_some_and(is_recent) {
+            self.send(Packet::announcement(self.mac, self.address()));
+            let defended = Some(now);
+            self.phase = Phase::Defending { defended };
+        }
+    }
+
+    /// Sends the requests of the check that are due, or ends it.
+    fn check_timeout(&mut self, now: Instant) {
+        let sender = match self.phase {
+            Phase::Probing { .. } | Phase::Probed => Ipv4Addr::UNSPECIFIED,
+            Phase::Announcing { .. } | Phase::Defending { .. } => self.address(),
+        };
+        let Some(check) = &mut self.check else { return };
+        if let Some(targets) = check.due(now) {
+            for target in targets {
+                let sender_mac = self.mac;
+                self.outputs.push_back(Output::Send(Packet {
+                    sender_mac,
+                    sender,
+                    target,
+                }));
             }
+        } else if let Some(mac) = check.verdict(now) {
+            let is_early = check.is_early();
+            self.check = None;
+            match is_early && !self.keeps {
+                true => self.outputs.push_back(Output::Conflict(mac)),
+                false => self.contest(now, mac),
+            }
+        }
+    }
+
+    fn add_proxy(&mut self, mac: MacAddress) {
+        self.check.take_if(|check| check.is_resolved());
+        if self.proxies.is_empty() {
+            let report = Report::ProxyArp(mac);
+            self.outputs.push_back(Output::Report(report));
+        }
+        if self.proxies.len() < MAXIMUM_PROXIES {
+            self.proxies.push(mac);
         }
     }
 
@@ -218,18 +320,14 @@ impl Detector {
     }
 
     fn contest(&mut self, now: Instant, mac: MacAddress) {
-        match &mut self.contest {
-            Some(contest) => contest.last_claim = now,
-            None => {
-                let last_claim = now;
-                self.contest = Some(Contest { mac, last_claim });
-                self.outputs.push_back(Output::Contested(mac));
-            }
-        }
+        let last_claim = now;
+        self.contest = Some(Contest { mac, last_claim });
+        let report = Report::Contested(mac);
+        self.outputs.push_back(Output::Report(report));
     }
 
     fn announce(&mut self, now: Instant, sent: u32) {
-        self.send(Packet::announcement(self.mac, self.address));
+        self.send(Packet::announcement(self.mac, self.address()));
         let sent = sent + 1;
         self.phase = match sent < ANNOUNCEMENTS {
             true => Phase::Announcing {
@@ -255,6 +353,12 @@ mod tests {
     const OTHER: MacAddress = MacAddress([2, 0, 0, 0, 0, 2]);
     const THIRD: MacAddress = MacAddress([2, 0, 0, 0, 0, 3]);
     const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 77);
+    /// Duration of a check for proxy ARP, in milliseconds.
+    const CHECKED: u64 = 1200;
+
+    fn interface() -> Ipv4Net {
+        Ipv4Net::new_assert(ADDRESS, 24)
+    }
 
     /// A detector with a clock in milliseconds.
     struct Link {
@@ -263,17 +367,19 @@ mod tests {
         sent: Vec<(u64, Packet)>,
         conflicts: Vec<(u64, MacAddress)>,
         contests: Vec<(u64, MacAddress)>,
+        proxies: Vec<(u64, MacAddress)>,
     }
 
     impl Link {
         fn new() -> Self {
-            let detector = Detector::new(Duration::ZERO, OWN, ADDRESS);
+            let detector = Detector::new(Duration::ZERO, OWN, interface());
             let mut link = Self {
                 detector,
                 now: 0,
                 sent: Vec::new(),
                 conflicts: Vec::new(),
                 contests: Vec::new(),
+                proxies: Vec::new(),
             };
             link.drain();
             link
@@ -294,7 +400,8 @@ mod tests {
                 match output {
                     Output::Send(packet) => self.sent.push((self.now, packet)),
                     Output::Conflict(mac) => self.conflicts.push((self.now, mac)),
-                    Output::Contested(mac) => self.contests.push((self.now, mac)),
+                    Output::Report(Report::Contested(mac)) => self.contests.push((self.now, mac)),
+                    Output::Report(Report::ProxyArp(mac)) => self.proxies.push((self.now, mac)),
                 }
             }
         }
@@ -367,13 +474,16 @@ mod tests {
             let mut link = Link::granted();
             link.run_until(at);
             link.claim();
-            assert_eq!(link.conflicts, [(at, OTHER)]);
+            assert!(link.detector.is_early());
+            link.run_until(60_000);
+            assert_eq!(link.conflicts, [(at + CHECKED, OTHER)]);
             assert_eq!(link.contests, []);
         }
         let mut link = Link::new();
         link.run_until(3000);
         link.claim();
-        assert_eq!(link.conflicts, [(3000, OTHER)], "not granted yet");
+        link.run_until(60_000);
+        assert_eq!(link.conflicts, [(3000 + CHECKED, OTHER)], "not granted yet");
     }
 
     #[test]
@@ -394,7 +504,6 @@ mod tests {
         for (at, mac) in [(5000, OTHER), (5001, THIRD), (64_000, THIRD)] {
             link.run_until(at);
             link.claim_by(mac);
-            assert_eq!(link.detector.contested_by(), Some(OTHER));
         }
         link.run_until(123_999);
         assert_eq!(link.detector.contested_by(), Some(OTHER));
@@ -402,7 +511,11 @@ mod tests {
         assert_eq!(link.detector.contested_by(), None);
         assert_eq!(link.detector.deadline(), None);
         link.claim_by(THIRD);
-        assert_eq!(link.contests, [(5000, OTHER), (124_000, THIRD)]);
+        link.run_until(130_000);
+        assert_eq!(
+            link.contests,
+            [(5000 + CHECKED, OTHER), (124_000 + CHECKED, THIRD)]
+        );
     }
 
     #[test]
@@ -419,19 +532,23 @@ mod tests {
         assert_eq!(link.times(probe()), [0, 60, 120]);
         assert_eq!(link.times(announcement()), [1000, 3000]);
         assert_eq!(link.conflicts, []);
-        assert_eq!(link.contests, [(0, OTHER)]);
+        assert_eq!(link.contests, [(CHECKED, OTHER)]);
     }
 
     #[test]
     fn address_already_in_use_is_defended_from_the_start() {
-        let mut detector = Detector::in_use(OWN, ADDRESS);
+        let mut detector = Detector::in_use(OWN, interface());
         assert_eq!((detector.poll(), detector.deadline()), (None, None));
         let claim = Packet::announcement(OTHER, ADDRESS);
         detector.received(Duration::ZERO, &claim);
         detector.received(Duration::ZERO, &claim);
         let outputs: Vec<_> = std::iter::from_fn(|| detector.poll()).collect();
         let defence = Output::Send(announcement());
-        assert_eq!(outputs, [Output::Contested(OTHER), defence]);
+        assert_eq!(outputs[0], defence);
+        assert_eq!(
+            outputs.iter().filter(|output| **output == defence).count(),
+            1
+        );
     }
 
     #[test]
@@ -459,6 +576,87 @@ mod tests {
             let phase = link.detector.phase;
             link.detector.timeout(link.now());
             assert_eq!((link.detector.phase, link.detector.poll()), (phase, None));
+        }
+    }
+
+    /// Answers each request for one of the first `count` targets of a check.
+    fn answer(link: &mut Link, mac: MacAddress, count: usize, skip: usize) {
+        let targets = link.detector.watched().split_off(1);
+        let answered = targets.into_iter().skip(skip).take(count);
+        for target in answered {
+            let answer = Packet {
+                sender_mac: mac,
+                sender: target,
+                target: ADDRESS,
+            };
+            link.detector.received(link.now(), &answer);
+            link.drain();
+        }
+    }
+
+    #[test]
+    fn claimant_that_answers_for_network_or_two_others_is_a_proxy_and_no_conflict() {
+        for at in [0, 60, 200, 2199, 5000] {
+            for (skip, count) in [(0, 1), (1, 2)] {
+                let mut link = Link::granted();
+                link.run_until(at);
+                link.claim();
+                link.run_until(at + 600);
+                answer(&mut link, OTHER, count, skip);
+                assert_eq!(link.proxies, [(at + 600, OTHER)]);
+                link.claim();
+                link.run_until(60_000);
+                link.claim();
+                assert_eq!(
+                    (&link.conflicts[..], &link.contests[..]),
+                    (&[][..], &[][..])
+                );
+                assert_eq!(link.detector.proxy(), Some(OTHER));
+                assert_eq!(link.detector.watched(), [ADDRESS]);
+                assert_eq!(link.detector.deadline(), None);
+            }
+        }
+    }
+
+    #[test]
+    fn claimant_beside_a_proxy_is_a_conflict() {
+        let mut link = Link::granted();
+        link.claim();
+        link.claim_by(THIRD);
+        answer(&mut link, OTHER, 3, 0);
+        link.run_until(5000);
+        assert_eq!(link.conflicts, [(CHECKED, THIRD)]);
+    }
+
+    #[test]
+    fn claimant_that_answers_for_one_other_address_is_a_conflict() {
+        let mut link = Link::granted();
+        link.claim();
+        answer(&mut link, OTHER, 1, 1);
+        answer(&mut link, THIRD, 3, 0);
+        link.run_until(5000);
+        assert_eq!(link.conflicts, [(CHECKED, OTHER)]);
+        assert_eq!(link.proxies, []);
+    }
+
+    #[test]
+    fn check_asks_for_three_addresses_twice_from_own_address_once_announced() {
+        for (at, sender) in [(0, Ipv4Addr::UNSPECIFIED), (300, ADDRESS), (5000, ADDRESS)] {
+            let mut link = Link::granted();
+            link.run_until(at);
+            link.claim();
+            let targets = link.detector.watched().split_off(1);
+            link.run_until(at + 1199);
+            for target in targets {
+                let request = Packet {
+                    sender_mac: OWN,
+                    sender,
+                    target,
+                };
+                let times = link.times(request);
+                assert_eq!(times[0], at);
+                assert_eq!(times.len() + usize::from(at == 0), 2);
+            }
         }
     }
 }

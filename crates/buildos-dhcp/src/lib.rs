@@ -55,6 +55,7 @@ mod lease;
 mod message;
 mod offers;
 mod options;
+mod proxy_arp;
 mod random;
 mod refusal;
 mod retransmission;

@@ -5,6 +5,10 @@
 //! process for relevant packets only. While a rack boots, most DHCP answers and ARP
 //! packets are for other machines.
 //!
+//! A NIC on a trunk port receives frames of other VLANs. For an ordinary socket, the kernel
+//! marks them PACKET_OTHERHOST and removes the tag; a [tap](address_claims) sees the tag.
+//! A tag with VLAN 0 holds only a priority (IEEE 802.1Q): the frame is for this host.
+//!
 //! # Limits
 //!
 //! A filter checks a few fields. [`udp_packet::parse`](crate::udp_packet::parse),
@@ -41,6 +45,19 @@ const JUMP_NOT_BELOW: u16 = 0x35; // BPF_JMP | BPF_JGE | BPF_K
 const JUMP_ANY_BIT: u16 = 0x45; // BPF_JMP | BPF_JSET | BPF_K
 const RETURN: u16 = 0x06; // BPF_RET | BPF_K
 
+// linux/filter.h: "offsets" of ancillary data, for LOAD_WORD.
+const ANCILLARY: u32 = 0xffff_f000; // SKF_AD_OFF
+const ETHERTYPE: u32 = ANCILLARY; // SKF_AD_PROTOCOL
+const PACKET_TYPE: u32 = ANCILLARY + 4; // SKF_AD_PKTTYPE
+const VLAN_TAG: u32 = ANCILLARY + 44; // SKF_AD_VLAN_TAG
+const HAS_VLAN_TAG: u32 = ANCILLARY + 48; // SKF_AD_VLAN_TAG_PRESENT
+
+/// PACKET_OTHERHOST (linux/if_packet.h). The types below it are for this host.
+const OTHER_HOST: u32 = 3;
+/// The VLAN in a tag; the other bits are the priority.
+const VLAN: u32 = 0x0fff;
+const ARP: u32 = 0x0806;
+
 /// Offsets in the IPv4 header.
 const PROTOCOL: u32 = 9;
 const FRAGMENT: u32 = 6;
@@ -69,7 +86,7 @@ const SENDER: u32 = 14;
 /// this hardware address.
 pub fn dhcp_replies(mac: MacAddress) -> Vec<Instruction> {
     let (upper, lower) = halves(mac);
-    let mut program = Program::default();
+    let mut program = Program::for_this_host();
     program.load(LOAD_BYTE, PROTOCOL);
     program.require(JUMP_EQUAL, UDP);
     program.load(LOAD_HALF, FRAGMENT);
@@ -88,17 +105,21 @@ pub fn dhcp_replies(mac: MacAddress) -> Vec<Instruction> {
     program.finish()
 }
 
-/// Returns the filter for ARP packets in which another hardware address claims
-/// `address` (RFC 5227, section 2.4).
-pub fn address_claims(address: Ipv4Addr, mac: MacAddress) -> Vec<Instruction> {
+/// Returns the filter for ARP packets in which another hardware address claims one of
+/// `addresses` (RFC 5227, section 2.4).
+///
+/// It also serves for a tap, a socket that receives the frames of all protocols.
+pub fn address_claims(addresses: &[Ipv4Addr], mac: MacAddress) -> Vec<Instruction> {
     let (upper, lower) = halves(mac);
-    let mut program = Program::default();
+    let mut program = Program::for_this_host();
+    program.load(LOAD_WORD, ETHERTYPE);
+    program.require(JUMP_EQUAL, ARP);
     program.load(LOAD_WORD, ARP_TYPES);
     program.require(JUMP_EQUAL, ETHERNET_AND_IPV4);
     program.load(LOAD_HALF, ARP_LENGTHS);
     program.require(JUMP_EQUAL, MAC_AND_IPV4);
     program.load(LOAD_WORD, SENDER);
-    program.require(JUMP_EQUAL, u32::from(address));
+    program.require_one_of(addresses.iter().copied().map(u32::from).collect());
     program.load(LOAD_WORD, SENDER_MAC);
     // Equal upper bytes: the lower ones decide.
     program.skip_unless(JUMP_EQUAL, upper, 2);
@@ -128,6 +149,18 @@ enum Target {
 struct Program(Vec<(u16, u32, Target, Target)>);
 
 impl Program {
+    /// Returns a program that passes the frames for this host, without the tag of a VLAN.
+    fn for_this_host() -> Self {
+        let mut program = Self::default();
+        program.load(LOAD_WORD, PACKET_TYPE);
+        program.forbid(JUMP_NOT_BELOW, OTHER_HOST);
+        program.load(LOAD_WORD, HAS_VLAN_TAG);
+        program.skip_unless(JUMP_EQUAL, 1, 2);
+        program.load(LOAD_WORD, VLAN_TAG);
+        program.forbid(JUMP_ANY_BIT, VLAN);
+        program
+    }
+
     fn load(&mut self, code: u16, k: u32) {
         self.0.push((code, k, Target::Skip(0), Target::Skip(0)));
     }
@@ -143,6 +176,21 @@ impl Program {
     fn skip_unless(&mut self, code: u16, k: u32, skipped: u8) {
         self.0
             .push((code, k, Target::Skip(0), Target::Skip(skipped)));
+    }
+
+    /// Requires that the loaded value is one of `values`.
+    fn require_one_of(&mut self, values: Vec<u32>) {
+        let count = values.len();
+        for (index, value) in values.into_iter().enumerate() {
+            // The lists have at most four values.
+            let rest = u8::try_from(count - index - 1).unwrap_or(u8::MAX);
+            let no = if rest == 0 {
+                Target::Drop
+            } else {
+                Target::Skip(0)
+            };
+            self.0.push((JUMP_EQUAL, value, Target::Skip(rest), no));
+        }
     }
 
     fn finish(self) -> Vec<Instruction> {
@@ -177,8 +225,27 @@ mod tests {
 
     const MAC: MacAddress = MacAddress([0x52, 0x54, 0x00, 0xff, 0x34, 0x56]);
 
+    /// What the kernel knows about a frame besides its bytes.
+    #[derive(Clone, Copy)]
+    struct Frame {
+        ethertype: u32,
+        packet_type: u32,
+        vlan_tag: Option<u32>,
+    }
+
+    /// A broadcast without a tag.
+    const ARP_FRAME: Frame = Frame {
+        ethertype: ARP,
+        packet_type: 1,
+        vlan_tag: None,
+    };
+    const IP_FRAME: Frame = Frame {
+        ethertype: 0x0800,
+        ..ARP_FRAME
+    };
+
     /// Runs the program like the kernel: a load outside the packet drops the packet.
-    fn run(program: &[Instruction], packet: &[u8]) -> u32 {
+    fn run(program: &[Instruction], frame: Frame, packet: &[u8]) -> u32 {
         let load = |offset: u32, size: usize| {
             let offset = usize::try_from(offset).unwrap();
             let bytes = packet.get(offset..offset + size)?;
@@ -193,6 +260,10 @@ mod tests {
             let Instruction { code, jt, jf, k } = program[pc];
             pc += 1;
             let value = match code {
+                LOAD_WORD if k == ETHERTYPE => Some(frame.ethertype),
+                LOAD_WORD if k == PACKET_TYPE => Some(frame.packet_type),
+                LOAD_WORD if k == VLAN_TAG => Some(frame.vlan_tag.unwrap_or_default()),
+                LOAD_WORD if k == HAS_VLAN_TAG => Some(frame.vlan_tag.is_some().into()),
                 LOAD_BYTE => load(k, 1),
                 LOAD_HALF => load(k, 2),
                 LOAD_WORD => load(k, 4),
@@ -222,7 +293,7 @@ mod tests {
     }
 
     fn passes(packet: &[u8]) -> bool {
-        run(&dhcp_replies(MAC), packet) != 0
+        run(&dhcp_replies(MAC), IP_FRAME, packet) != 0
     }
 
     fn reply() -> Vec<u8> {
@@ -237,7 +308,7 @@ mod tests {
 
     #[test]
     fn dhcp_filter_passes_whole_replies_to_this_host() {
-        assert_eq!(run(&dhcp_replies(MAC), &reply()), u32::MAX);
+        assert_eq!(run(&dhcp_replies(MAC), IP_FRAME, &reply()), u32::MAX);
         let mut with_ip_options = reply();
         with_ip_options.splice(20..20, [1; 40]);
         with_ip_options[0] = 0x4f;
@@ -276,8 +347,8 @@ mod tests {
     #[test]
     fn arp_filter_passes_only_claims_of_other_hosts() {
         const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 77);
-        let program = address_claims(ADDRESS, MAC);
-        let passes = |packet: &[u8]| run(&program, packet) != 0;
+        let program = address_claims(&[ADDRESS], MAC);
+        let passes = |packet: &[u8]| run(&program, ARP_FRAME, packet) != 0;
         for byte in 0..MAC.0.len() {
             let mut other = MAC;
             other.0[byte] ^= 1;
@@ -298,8 +369,50 @@ mod tests {
     }
 
     #[test]
+    fn arp_filter_passes_claims_of_each_address() {
+        let addresses = [1, 2, 3, 4].map(|last| Ipv4Addr::new(192, 0, 2, last));
+        for count in 1..=addresses.len() {
+            let program = address_claims(&addresses[..count], MAC);
+            for (index, address) in addresses.into_iter().enumerate() {
+                let claim = Packet::announcement(MacAddress([2; 6]), address).encode();
+                let passed = run(&program, ARP_FRAME, &claim) != 0;
+                assert_eq!(passed, index < count, "{address} of {count}");
+            }
+        }
+    }
+
+    #[test]
+    fn frames_of_other_hosts_vlans_and_protocols_are_dropped() {
+        const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 77);
+        let claim = Packet::announcement(MacAddress([2; 6]), ADDRESS).encode();
+        let claims = address_claims(&[ADDRESS], MAC);
+        let passes = |change: fn(&mut Frame)| {
+            let (mut arp, mut ip) = (ARP_FRAME, IP_FRAME);
+            change(&mut arp);
+            change(&mut ip);
+            let claim_passes = run(&claims, arp, &claim) != 0;
+            assert_eq!(claim_passes, run(&dhcp_replies(MAC), ip, &reply()) != 0);
+            claim_passes
+        };
+        assert!(passes(|frame| frame.packet_type = 0), "to this host");
+        assert!(passes(|frame| frame.packet_type = 2), "multicast");
+        assert!(!passes(|frame| frame.packet_type = 3), "to another host");
+        assert!(!passes(|frame| frame.packet_type = 4), "from this host");
+        assert!(passes(|frame| frame.vlan_tag = Some(0)), "priority tag");
+        assert!(passes(|frame| frame.vlan_tag = Some(0xe000)), "priority 7");
+        assert!(!passes(|frame| frame.vlan_tag = Some(20)), "VLAN 20");
+        assert!(!passes(|frame| frame.vlan_tag = Some(0xe001)), "VLAN 1");
+        assert_eq!(
+            run(&claims, IP_FRAME, &claim),
+            0,
+            "a tap sees all protocols"
+        );
+    }
+
+    #[test]
     fn jumps_stay_inside_the_program() {
-        for program in [dhcp_replies(MAC), address_claims(Ipv4Addr::LOCALHOST, MAC)] {
+        let claims = address_claims(&[Ipv4Addr::LOCALHOST; 4], MAC);
+        for program in [dhcp_replies(MAC), claims] {
             for (index, instruction) in program.iter().enumerate() {
                 let furthest = index + 1 + usize::from(instruction.jt.max(instruction.jf));
                 assert!(furthest < program.len() || instruction.code == RETURN);

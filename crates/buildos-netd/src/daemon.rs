@@ -18,9 +18,10 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use buildos_dhcp::address_conflict::Report;
 use buildos_dhcp::{Event, Instant, Transmit, arp};
 use buildos_service::{Refused, Request, Service, file, random, text};
-use buildos_types::{LinkIndex, MacAddress};
+use buildos_types::LinkIndex;
 use tokio::sync::{mpsc, watch};
 
 use crate::clock::Alarm;
@@ -270,10 +271,11 @@ impl Network for Host {
         messages::client_event(nic, event);
     }
 
-    fn record_contest(&mut self, nic: &Candidate, address: Ipv4Addr, by: MacAddress) {
+    fn report(&mut self, nic: &Candidate, address: Ipv4Addr, report: Report) {
         let usec = clocks().realtime_usec();
-        self.history.contested(usec, nic.name.as_str(), address, by);
-        messages::contested(nic, address, by);
+        self.history
+            .report(usec, nic.name.as_str(), address, report);
+        messages::report(nic, address, report);
     }
 
     fn notify(&mut self, nic: &Candidate, notice: &Notice) {

@@ -8,8 +8,8 @@
 use std::collections::VecDeque;
 use std::net::Ipv4Addr;
 
+use buildos_dhcp::address_conflict::Report;
 use buildos_dhcp::{Event, Transmit};
-use buildos_types::MacAddress;
 use serde::Serialize;
 
 use crate::uplink::notice::Notice;
@@ -39,7 +39,7 @@ pub struct Decision {
     /// Name of the NIC.
     pub interface: String,
     /// `sent DISCOVER`, `offered`, `refused`, `failed`, `bound`, `extended`,
-    /// `unconfirmed`, `contested`, `lost` or `replaced`.
+    /// `unconfirmed`, `contested`, `proxy ARP`, `lost` or `replaced`.
     pub decision: String,
     /// The server (option 54).
     pub server: Option<Ipv4Addr>,
@@ -109,16 +109,20 @@ impl History {
         );
     }
 
-    /// Records that another host claims the address of a NIC.
-    pub fn contested(&mut self, usec: u64, interface: &str, address: Ipv4Addr, by: MacAddress) {
+    /// Records a finding about another host and the address of a NIC.
+    pub fn report(&mut self, usec: u64, interface: &str, address: Ipv4Addr, report: Report) {
+        let (decision, reason) = match report {
+            Report::Contested(by) => ("contested", format!("address is claimed by {by}, too")),
+            Report::ProxyArp(by) => ("proxy ARP", format!("claims by {by} are ignored")),
+        };
         self.add(
             usec,
             Decision {
                 interface: interface.to_owned(),
-                decision: "contested".to_owned(),
+                decision: decision.to_owned(),
                 server: None,
                 address: Some(address),
-                reason: Some(format!("address is claimed by {by}, too")),
+                reason: Some(reason),
             },
         );
     }

@@ -3,8 +3,8 @@
 
 use std::net::Ipv4Addr;
 
+use buildos_dhcp::address_conflict::Report;
 use buildos_dhcp::{Event, Lease};
-use buildos_types::MacAddress;
 
 use crate::uplink::candidate::Candidate;
 use crate::uplink::notice::Notice;
@@ -23,6 +23,8 @@ pub const REPLACED: &str = "46d1c1cf3cbd4b0ea4a5e4ed0b83b0ce";
 pub const REFUSED: &str = "e0b3c8d1a7f94c5cb6d2f1e4a9078b63";
 /// Another host claims the address of br0, which netd keeps.
 pub const CONTESTED: &str = "b4c30b76a4764c599b011671668df086";
+/// A router does proxy ARP.
+pub const PROXY_ARP: &str = "597ab9d38d844c758b8f3ce1c77c4858";
 /// The candidates or their carrier changed.
 pub const CANDIDATE: &str = "1f8e7d6c5b4a49389271605f4e3d2c1b";
 /// The private network changed.
@@ -83,16 +85,26 @@ pub fn client_event(nic: &Candidate, event: &Event) {
     }
 }
 
-/// Logs that another host claims the address of a client.
-pub fn contested(nic: &Candidate, address: Ipv4Addr, by: MacAddress) {
+/// Logs a finding about another host and the address of a client.
+pub fn report(nic: &Candidate, address: Ipv4Addr, report: Report) {
     let interface = nic.name.as_str();
-    tracing::warn!(
-        message_id = CONTESTED,
-        interface,
-        buildos_address = %address,
-        buildos_mac = %by,
-        "{interface}: {by} claims {address}, too; this host keeps and defends it"
-    );
+    match report {
+        Report::Contested(by) => tracing::warn!(
+            message_id = CONTESTED,
+            interface,
+            buildos_address = %address,
+            buildos_mac = %by,
+            "{interface}: {by} claims {address}, too; this host keeps and defends it"
+        ),
+        Report::ProxyArp(by) => tracing::warn!(
+            message_id = PROXY_ARP,
+            interface,
+            buildos_address = %address,
+            buildos_mac = %by,
+            "{interface}: {by} answers ARP for {address} and for addresses that no host has; \
+             its claims are ignored (detect_conflicts)"
+        ),
+    }
 }
 
 /// Logs a decision of the election about a NIC.

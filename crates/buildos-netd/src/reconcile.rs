@@ -28,6 +28,7 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use buildos_dhcp::address_conflict::Report;
 use buildos_dhcp::{Event, Instant, Lease, Transmit, arp};
 use buildos_service::text;
 use buildos_types::{LinkIndex, MacAddress, PrivateNetwork};
@@ -82,8 +83,9 @@ pub trait Network {
     /// Records an event of a client.
     fn record(&mut self, nic: &Candidate, event: &Event);
 
-    /// Records that the host with this hardware address claims the address of a client.
-    fn record_contest(&mut self, nic: &Candidate, address: Ipv4Addr, by: MacAddress);
+    /// Records a finding about another host and the address of a client.
+    fn report(&mut self, nic: &Candidate, address: Ipv4Addr, report: Report);
+
     /// Records a decision of the election.
     fn notify(&mut self, nic: &Candidate, notice: &Notice);
 }
@@ -365,7 +367,7 @@ impl Reconciler {
         let (Effect::Transmit(index, _)
         | Effect::Arp(index, _)
         | Effect::Event(index, _)
-        | Effect::Contested(index, ..)
+        | Effect::Report(index, ..)
         | Effect::Notice(index, _)) = effect;
         let Some(contender) = self.election.contender(*index) else {
             return;
@@ -379,7 +381,7 @@ impl Reconciler {
                 host.send_arp(nic, link, packet);
             }
             Effect::Event(_, event) => host.record(nic, event),
-            Effect::Contested(_, address, by) => host.record_contest(nic, *address, *by),
+            Effect::Report(_, address, report) => host.report(nic, *address, *report),
             Effect::Notice(_, notice) => host.notify(nic, notice),
         }
     }

@@ -174,9 +174,15 @@ impl Open {
                 let socket = PacketReceiver::open(*link, EtherType::Ipv4, &filter)?;
                 (None, tokio::spawn(read_packets(inbox, socket, reply)))
             }
-            Listen::Claims(link, address, mac) => {
-                let filter = socket_filter::address_claims(*address, *mac);
-                let socket = PacketReceiver::open(*link, EtherType::Arp, &filter)?;
+            Listen::Claims {
+                link,
+                tap,
+                addresses,
+                mac,
+            } => {
+                let filter = socket_filter::address_claims(addresses, *mac);
+                let frames = if *tap { EtherType::Tap } else { EtherType::Arp };
+                let socket = PacketReceiver::open(*link, frames, &filter)?;
                 (None, tokio::spawn(read_packets(inbox, socket, claim)))
             }
             Listen::Udp(_, device) => {

@@ -217,8 +217,8 @@ fn links(observed: &Observed, election: &Election, settings: &Settings) -> Vec<L
 }
 
 fn contender_reason(link: &Link, contender: &Contender) -> String {
-    let contest = contest(contender);
-    let dhcp = format!("{}{contest}", contender.client.status());
+    let claims = claims(contender);
+    let dhcp = format!("{}{claims}", contender.client.status());
     match contender.client.lease() {
         _ if link.carrier => format!("carrier; DHCP {dhcp}"),
         Some(_) => format!("no carrier; {dhcp}"),
@@ -227,9 +227,17 @@ fn contender_reason(link: &Link, contender: &Contender) -> String {
 }
 
 /// Returns an addition about another host that claims the address; empty without one.
-fn contest(contender: &Contender) -> String {
-    let by = contender.contested_by();
-    text_or_empty(by.map(|by| format!("; {by} claims this address, too")))
+fn claims(contender: &Contender) -> String {
+    let Some(detector) = contender.detector() else {
+        return String::new();
+    };
+    let proxy = detector.proxy().map(|by| {
+        format!("; {by} answers ARP for every address, which is ignored (detect_conflicts)")
+    });
+    let contest = detector
+        .contested_by()
+        .map(|by| format!("; {by} claims this address, too"));
+    proxy.into_iter().chain(contest).collect()
 }
 
 /// Returns role and reason of a link that is not a contender.
@@ -256,9 +264,9 @@ fn reason(state: State, election: &Election, lease: Option<&Lease>, settings: &S
     match (state, lease) {
         (State::Online | State::NoDefaultRoute, Some(lease)) => {
             let (address, prefix, server) = (lease.address, lease.prefix, lease.server);
-            let contest = election.port().map(contest).unwrap_or_default();
+            let claims = election.port().map(claims).unwrap_or_default();
             let rest = shortcomings(state, election);
-            format!("br0 has {address}/{prefix} by {port} from {server}{contest}{rest}")
+            format!("br0 has {address}/{prefix} by {port} from {server}{claims}{rest}")
         }
         (State::CarrierLost, Some(lease)) => {
             let (address, prefix) = (lease.address, lease.prefix);

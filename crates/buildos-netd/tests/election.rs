@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use buildos_dhcp::address_conflict::Report;
 use buildos_dhcp::arp::Packet;
 use buildos_dhcp::{ClientName, Event, Instant, MessageKind, State};
 use buildos_netd::settings::OnlineRequires;
@@ -23,6 +24,8 @@ use nics::{index, mac};
 use servers::{LEASE, Server, address, answer, link_local_address, reply};
 
 const GRACE: Duration = Duration::from_secs(35);
+/// Duration of the check whether a claimant does proxy ARP.
+const CHECK: Duration = Duration::from_millis(1200);
 const HEAD_START: Duration = Duration::from_secs(1);
 const BOOTIF_WAIT: Duration = Duration::from_secs(30);
 
@@ -36,7 +39,7 @@ struct World {
     sent: Vec<(LinkIndex, MessageKind)>,
     events: Vec<(LinkIndex, Event)>,
     arp: Vec<(LinkIndex, Packet)>,
-    contested: Vec<(LinkIndex, Ipv4Addr, MacAddress)>,
+    reports: Vec<(LinkIndex, Ipv4Addr, Report)>,
     notices: Vec<(LinkIndex, Notice)>,
 }
 
@@ -64,7 +67,7 @@ impl World {
             sent: Vec::new(),
             events: Vec::new(),
             arp: Vec::new(),
-            contested: Vec::new(),
+            reports: Vec::new(),
             notices: Vec::new(),
         }
     }
@@ -103,8 +106,8 @@ impl World {
                 }
                 Effect::Arp(index, packet) => self.arp.push((index, packet)),
                 Effect::Event(index, event) => self.events.push((index, event)),
-                Effect::Contested(index, address, mac) => {
-                    self.contested.push((index, address, mac));
+                Effect::Report(index, address, report) => {
+                    self.reports.push((index, address, report));
                 }
                 Effect::Notice(index, notice) => self.notices.push((index, notice)),
             }
@@ -518,7 +521,7 @@ fn address_in_use_is_declined_and_other_nic_wins() {
     let mut world = World::new(&[Server::Good, Server::Good], None);
     let port = world.port().unwrap();
     world.election.arp(world.now, port, &claim(port));
-    world.exchange();
+    world.pass(CHECK);
     assert!(world.sent.contains(&(port, MessageKind::Decline)));
     let lost = |event: &(LinkIndex, Event)| matches!(event, (_, Event::Lost { .. }));
     assert!(world.events.iter().any(lost));
@@ -655,7 +658,7 @@ fn address_resumed_is_defended_not_probed() {
     world.election.arp(world.now, index(1), &claim(index(1)));
     world.exchange();
     let announcement = Packet::announcement(mac(index(1)), address(index(1)));
-    assert_eq!(world.arp, [(index(1), announcement)]);
+    assert_eq!(world.arp[0], (index(1), announcement));
     assert_eq!(world.leased(), Some(address(index(1))));
 }
 
@@ -670,10 +673,34 @@ fn address_in_use_claimed_every_half_second_is_kept_and_defended() {
         assert_eq!(world.leased(), Some(address(index(1))));
         world.pass(Duration::from_millis(500));
     }
-    assert_eq!(world.arp.len(), 6, "a defence every ten seconds");
-    let other = MacAddress([2, 0, 0, 0, 1, 1]);
-    assert_eq!(world.contested, [(index(1), address(index(1)), other)]);
+    let defence = (
+        index(1),
+        Packet::announcement(mac(index(1)), address(index(1))),
+    );
+    let defences = world.arp.iter().filter(|sent| **sent == defence);
+    assert_eq!(defences.count(), 6, "one in ten seconds");
+    let report = Report::Contested(MacAddress([2, 0, 0, 0, 1, 1]));
+    assert_eq!(world.reports, [(index(1), address(index(1)), report)]);
     assert!(!world.sent.contains(&(index(1), MessageKind::Decline)));
+}
+
+#[test]
+fn router_with_proxy_arp_costs_no_decline() {
+    let mut world = World::new(&[Server::Good], None);
+    let router = MacAddress([2, 0, 0, 0, 1, 1]);
+    for _ in 0..200 {
+        for (nic, packet) in std::mem::take(&mut world.arp) {
+            let sender = packet.target;
+            let answer = Packet::announcement(router, sender);
+            world.election.arp(world.now, nic, &answer);
+        }
+        world.exchange();
+        world.pass(Duration::from_millis(50));
+        assert_eq!(world.leased(), Some(address(index(1))));
+    }
+    assert!(!world.sent.contains(&(index(1), MessageKind::Decline)));
+    let report = Report::ProxyArp(router);
+    assert_eq!(world.reports, [(index(1), address(index(1)), report)]);
 }
 
 #[test]
@@ -690,5 +717,5 @@ fn claims_of_every_address_cost_two_declines_and_less_than_a_minute() {
         2
     );
     assert_eq!(world.leased(), Some(address(index(1))));
-    assert_eq!(world.contested.len(), 1);
+    assert_eq!(world.reports.len(), 1);
 }

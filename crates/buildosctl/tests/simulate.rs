@@ -47,7 +47,7 @@ fn descriptions() -> Vec<PathBuf> {
 }
 
 /// Final state and hostname of each description, which `BUILDOS_BLESS` does not change.
-const ENDS: [(&str, &str, Option<&str>); 12] = [
+const ENDS: [(&str, &str, Option<&str>); 13] = [
     ("three-nics", "online", Some("build-adbeefb8da")),
     ("no-server", "acquiring", None),
     ("slow-server", "online", Some("build-0000000001")),
@@ -56,6 +56,7 @@ const ENDS: [(&str, &str, Option<&str>); 12] = [
     ("excluded", "online", Some("b1.example.org")),
     ("cable-later", "online", Some("build-0000000002")),
     ("bad-servers", "online", Some("build-0000000001")),
+    ("proxy-arp", "online", Some("build-0000000001")),
     ("server-ends", "acquiring", Some("build-0000000001")),
     ("provisional", "online", Some("build-0000000002")),
     ("bootif-only", "online", Some("build-0000000002")),

@@ -11,9 +11,10 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use buildos_dhcp::address_conflict::{Detector, Output};
+use buildos_dhcp::address_conflict::{Detector, Output, Report};
 use buildos_dhcp::{Input, Lease, Options, State, arp, decode, udp_packet};
 use buildos_types::{Escaped, MacAddress};
+use ipnet::Ipv4Net;
 
 use crate::host::{EPOCH, Host, MAC};
 use crate::server_reply::{Reply, SECOND};
@@ -209,15 +210,18 @@ fn mutated_udp_packets_are_parsed_or_rejected() {
 fn mutated_arp_packets_cause_conflicts_only_for_the_address() {
     let mut random = Generator::new(4);
     let address = Ipv4Addr::new(192, 0, 2, 77);
-    let corpus = [
-        arp::Packet::announcement(MacAddress([2; 6]), address).encode(),
-        arp::Packet::probe(MacAddress([2; 6]), address).encode(),
-    ];
-    let (mut now, mut conflicts) = (EPOCH, 0u64);
-    let mut detector = Detector::new(now, MAC, address);
+    let interface = Ipv4Net::new(address, 24).unwrap();
+    let (mut now, mut conflicts, mut proxies) = (EPOCH, 0u64, 0u64);
+    let mut detector = Detector::new(now, MAC, interface);
     for _ in 0..executions() {
         now += Duration::from_millis(random.next() % 3000);
-        let mut bytes = corpus[random.below(2)].to_vec();
+        let watched = detector.watched();
+        let sender = watched[random.below(watched.len())];
+        let packet = match random.below(4) {
+            0 => arp::Packet::probe(MacAddress([2; 6]), address),
+            _ => arp::Packet::announcement(MacAddress([2; 6]), sender),
+        };
+        let mut bytes = packet.encode().to_vec();
         mutate(&mut bytes, 0, &mut random);
         match random.below(4) {
             0 => detector.grant(now),
@@ -230,18 +234,24 @@ fn mutated_arp_packets_cause_conflicts_only_for_the_address() {
         while let Some(output) = detector.poll() {
             match output {
                 Output::Send(packet) => {
-                    assert_eq!((packet.sender_mac, packet.target), (MAC, address));
+                    assert_eq!(packet.sender_mac, MAC);
+                    assert!(interface.contains(&packet.target));
                 }
                 Output::Conflict(mac) => {
                     conflicts += 1;
                     assert_ne!(mac, MAC);
-                    detector = Detector::new(now, MAC, address);
+                    detector = Detector::new(now, MAC, interface);
                 }
-                Output::Contested(mac) => assert_ne!(mac, MAC),
+                Output::Report(Report::Contested(mac)) => assert_ne!(mac, MAC),
+                Output::Report(Report::ProxyArp(mac)) => {
+                    proxies += 1;
+                    assert_ne!(mac, MAC);
+                    detector = Detector::new(now, MAC, interface);
+                }
             }
         }
     }
-    assert!(conflicts > 0);
+    assert!(conflicts > 0 && proxies > 0);
 }
 
 #[test]

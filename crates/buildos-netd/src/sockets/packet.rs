@@ -33,12 +33,17 @@ const RECEIVE_SIZE: usize = 2048;
 /// Size of the socket's buffer in bytes. It bounds the memory that a flood can use.
 const RECEIVE_BUFFER: usize = 64 * 1024;
 
+/// packet(7); not in the crate libc.
+const PACKET_IGNORE_OUTGOING: i32 = 23;
+
 /// Protocol behind the Ethernet header.
 #[allow(missing_docs)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EtherType {
     Ipv4,
     Arp,
+    /// Every protocol. The socket sees received frames before a bridge takes them.
+    Tap,
 }
 
 impl EtherType {
@@ -47,6 +52,7 @@ impl EtherType {
         let number = match self {
             Self::Ipv4 => libc::ETH_P_IP,
             Self::Arp => libc::ETH_P_ARP,
+            Self::Tap => libc::ETH_P_ALL,
         };
         (number as u16).to_be()
     }
@@ -113,6 +119,8 @@ impl PacketReceiver {
         let fd = packet_socket()?;
         attach_filter(fd.as_raw_fd(), program)?;
         set(fd.as_raw_fd(), libc::SOL_PACKET, libc::PACKET_AUXDATA, 1)?;
+        // Without it, the kernel copies each frame that the link sends for a tap.
+        set(fd.as_raw_fd(), libc::SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)?;
         set(
             fd.as_raw_fd(),
             libc::SOL_SOCKET,

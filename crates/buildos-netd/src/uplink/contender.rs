@@ -1,10 +1,8 @@
 //! Defines a contender: a candidate with its DHCP client and its address conflict detector.
 
-use std::net::Ipv4Addr;
-
 use buildos_dhcp::address_conflict::Detector;
 use buildos_dhcp::{Client, Config, Input, Instant, State};
-use buildos_types::MacAddress;
+use ipnet::Ipv4Net;
 
 use super::candidate::Candidate;
 
@@ -37,8 +35,9 @@ impl Contender {
         }
     }
 
-    /// Returns the address that the client requests or has, which no other host may use.
-    pub(super) fn claimed_address(&self) -> Option<Ipv4Addr> {
+    /// Returns the address that the client requests or has, which no other host may use,
+    /// with its prefix.
+    pub(super) fn claimed_address(&self) -> Option<Ipv4Net> {
         let lease = match self.client.state() {
             State::Init | State::Selecting | State::InitReboot => None,
             State::Requesting => self.client.offer(),
@@ -46,19 +45,13 @@ impl Contender {
                 self.client.lease()
             }
         };
-        lease.map(|lease| lease.address)
+        lease.map(|lease| Ipv4Net::new_assert(lease.address, lease.prefix))
     }
 
-    /// Returns the address for which conflicts are detected.
+    /// Returns the detector of conflicts over the address that the client requests or has.
     #[must_use]
-    pub fn watched_address(&self) -> Option<Ipv4Addr> {
-        self.detector.as_ref().map(Detector::address)
-    }
-
-    /// Returns the hardware address of the host that claims the address of the client, too.
-    #[must_use]
-    pub fn contested_by(&self) -> Option<MacAddress> {
-        self.detector.as_ref()?.contested_by()
+    pub fn detector(&self) -> Option<&Detector> {
+        self.detector.as_ref()
     }
 
     /// Ends the client's lease or search, without an event.

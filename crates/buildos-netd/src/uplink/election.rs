@@ -27,7 +27,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use buildos_dhcp::address_conflict::{self, Detector};
+use buildos_dhcp::address_conflict::{self, Detector, Report};
 use buildos_dhcp::arp;
 use buildos_dhcp::{ClientName, Config, Event, Input, Instant, Lease, Output, State, Transmit};
 use buildos_types::{LinkIndex, MacAddress};
@@ -89,9 +89,8 @@ pub enum Effect {
     Arp(LinkIndex, arp::Packet),
     /// Log and record an event of the DHCP client.
     Event(LinkIndex, Event),
-    /// Log and record that the host with this hardware address claims the address, which
-    /// the client keeps.
-    Contested(LinkIndex, Ipv4Addr, MacAddress),
+    /// Log and record a finding about another host and the address of the client.
+    Report(LinkIndex, Ipv4Addr, Report),
     /// Log and record a decision.
     Notice(LinkIndex, Notice),
 }
@@ -218,7 +217,7 @@ impl Election {
         contender.detector = contender
             .claimed_address()
             .filter(|_| self.rules.detect_conflicts)
-            .map(|address| Detector::in_use(mac, address));
+            .map(|interface| Detector::in_use(mac, interface));
         self.contenders.insert(index, contender);
         self.port = Some(index);
         self.advance(now);
@@ -355,8 +354,8 @@ impl Election {
                         let conflict = Input::Conflict { address, mac };
                         contender.client.handle(now, conflict);
                     }
-                    address_conflict::Output::Contested(mac) => {
-                        let effect = Effect::Contested(*index, address, mac);
+                    address_conflict::Output::Report(report) => {
+                        let effect = Effect::Report(*index, address, report);
                         self.effects.push_back(effect);
                     }
                 }
@@ -368,10 +367,11 @@ impl Election {
     fn update_detectors(&mut self, now: Instant) {
         for contender in self.contenders.values_mut() {
             let claimed = contender.claimed_address();
-            let address = claimed.filter(|_| self.rules.detect_conflicts);
-            if contender.watched_address() != address {
+            let claimed = claimed.filter(|_| self.rules.detect_conflicts);
+            let watched = contender.detector().map(Detector::address);
+            if watched != claimed.map(|interface| interface.addr()) {
                 let mac = contender.candidate.mac;
-                contender.detector = address.map(|address| Detector::new(now, mac, address));
+                contender.detector = claimed.map(|interface| Detector::new(now, mac, interface));
             }
             let Some(detector) = &mut contender.detector else {
                 continue;

@@ -7,7 +7,9 @@
 //! | BOUND, RENEWING, REBINDING | a UDP socket on br0 |
 //!
 //! A bridge takes frames from its ports before packet sockets see them. The packet socket of
-//! br0's port is therefore bound to br0.
+//! br0's port is therefore bound to br0. The exception is the socket for claims of the address
+//! while a claim leads to a DECLINE: containers are ports of br0, too, and a claim by one is
+//! not to be believed. This socket is a tap of the NIC, which sees its frames before br0.
 
 use std::net::Ipv4Addr;
 
@@ -26,9 +28,18 @@ pub enum Listen {
     /// UDP socket on the bridge of this index and name. A recreated bridge has a
     /// different index.
     Udp(LinkIndex, &'static str),
-    /// Packet socket on this link for ARP packets that claim the IPv4 address for a
-    /// hardware address other than this.
-    Claims(LinkIndex, Ipv4Addr, MacAddress),
+    /// Packet socket for ARP packets that claim one of the IPv4 addresses for a different
+    /// hardware address.
+    Claims {
+        /// Link of the socket.
+        link: LinkIndex,
+        /// The socket sees the frames of the link before a bridge does.
+        tap: bool,
+        #[allow(missing_docs)]
+        addresses: Vec<Ipv4Addr>,
+        /// Hardware address of the NIC.
+        mac: MacAddress,
+    },
 }
 
 /// Returns the sockets of all contenders, with the index of the contender.
@@ -47,9 +58,12 @@ pub fn listeners(election: &Election, observed: &Observed) -> Vec<(LinkIndex, Li
                 Some(Listen::Replies(link, mac))
             }
         };
-        let claims = contender
-            .watched_address()
-            .map(|address| Listen::Claims(link, address, mac));
+        let claims = contender.detector().map(|detector| Listen::Claims {
+            link: if detector.is_early() { index } else { link },
+            tap: detector.is_early(),
+            addresses: detector.watched(),
+            mac,
+        });
         let wanted = messages.into_iter().chain(claims);
         listeners.extend(wanted.map(|listen| (index, listen)));
     }

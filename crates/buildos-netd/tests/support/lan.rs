@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use buildos_dhcp::address_conflict::Report;
 use buildos_dhcp::{Event, Instant, MessageKind, Transmit, arp};
 use buildos_netd::kernel::fake::{FakeKernel, Refused};
 use buildos_netd::observed::{Observed, PUBLIC_BRIDGE};
@@ -12,7 +13,7 @@ use buildos_netd::reconcile::{Kernel, Network};
 use buildos_netd::uplink::candidate::Candidate;
 use buildos_netd::uplink::listeners::Listen;
 use buildos_netd::uplink::notice::Notice;
-use buildos_types::{LinkIndex, MacAddress};
+use buildos_types::LinkIndex;
 
 use crate::servers::{Server, answer, reply};
 
@@ -84,7 +85,7 @@ impl Network for Lan {
 
     fn record(&mut self, _: &Candidate, _: &Event) {}
 
-    fn record_contest(&mut self, _: &Candidate, _: Ipv4Addr, _: MacAddress) {}
+    fn report(&mut self, _: &Candidate, _: Ipv4Addr, _: Report) {}
 
     fn notify(&mut self, _: &Candidate, _: &Notice) {}
 }

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use buildos_dhcp::address_conflict::Report;
 use buildos_dhcp::{Event, Instant, MessageKind, Transmit, arp};
 use buildos_netd::kernel::fake::{self, FakeKernel, Refused};
 use buildos_netd::observed::{Link, Observed};
@@ -264,23 +265,25 @@ impl Network for Lan {
         let target = packet.target;
         self.record_for(
             &nic.name,
-            match packet.sender.is_unspecified() {
-                true => format!("probes for {target} by ARP"),
-                false => format!("announces {target} by ARP"),
+            match packet.sender {
+                sender if sender == target => format!("announces {target} by ARP"),
+                sender if sender.is_unspecified() => format!("probes for {target} by ARP"),
+                _ => format!("asks for {target} by ARP"),
             },
         );
         let Some(segment) = self.segment(nic.index) else {
             return;
         };
         let neighbours = self.neighbours.iter();
-        let owners = neighbours.filter(|(_, n)| n.segment == segment && n.address == target);
+        let answers = |neighbour: &Neighbour| neighbour.proxy_arp || neighbour.address == target;
+        let owners = neighbours.filter(|(_, n)| n.segment == segment && answers(n));
         let answers: Vec<_> = owners
             .map(|(Word(name), neighbour)| Due::Arp {
                 nic: nic.index,
                 text: format!("{name} claims {target} by ARP"),
                 packet: arp::Packet {
                     sender_mac: neighbour.mac,
-                    sender: neighbour.address,
+                    sender: target,
                     target: packet.sender,
                 },
             })
@@ -294,9 +297,8 @@ impl Network for Lan {
         self.record_for(&nic.name, timeline::event(event));
     }
 
-    fn record_contest(&mut self, nic: &Candidate, address: Ipv4Addr, by: MacAddress) {
-        let text = format!("keeps {address}, which {by} claims, too");
-        self.record_for(&nic.name, text);
+    fn report(&mut self, nic: &Candidate, address: Ipv4Addr, report: Report) {
+        self.record_for(&nic.name, timeline::report(address, report));
     }
 
     fn notify(&mut self, nic: &Candidate, notice: &Notice) {

@@ -1,8 +1,10 @@
 //! Records the events of a simulation. Each event is a sentence, split into its subject and
 //! the rest.
 
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use buildos_dhcp::address_conflict::Report;
 use buildos_dhcp::{Event, Instant, Transmit};
 use buildos_netd::uplink::notice::Notice;
 
@@ -60,6 +62,14 @@ pub(crate) fn sent(transmit: &Transmit) -> String {
     match transmit.destination {
         to if to.is_broadcast() => format!("sends {}", transmit.kind),
         to => format!("sends {} to {to}", transmit.kind),
+    }
+}
+
+/// Returns a sentence for a finding about another host and an address.
+pub(crate) fn report(address: Ipv4Addr, report: Report) -> String {
+    match report {
+        Report::Contested(by) => format!("keeps {address}, which {by} claims, too"),
+        Report::ProxyArp(by) => format!("ignores claims by {by}, which does proxy ARP"),
     }
 }
 

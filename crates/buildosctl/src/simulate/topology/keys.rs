@@ -190,6 +190,11 @@ fn neighbours(schema: Keys) -> Keys {
         .named("neighbour.*.mac", "Hardware address.", |t, n, mac| {
             neighbour(t, n).mac = mac
         })
+        .named(
+            "neighbour.*.proxy_arp",
+            "Answers ARP for every address.",
+            |t, n, yes| neighbour(t, n).proxy_arp = yes,
+        )
 }
 
 fn ports(schema: Keys) -> Keys {

@@ -208,6 +208,8 @@ pub(crate) struct Neighbour {
     pub(crate) address: Ipv4Addr,
     /// Hardware address.
     pub(crate) mac: MacAddress,
+    /// Answers ARP for every address, as a router with proxy ARP.
+    pub(crate) proxy_arp: bool,
 }
 
 impl Default for Neighbour {
@@ -216,6 +218,7 @@ impl Default for Neighbour {
             segment: Segment::default(),
             address: Ipv4Addr::UNSPECIFIED,
             mac: MacAddress([2, 0, 0, 0, 0xff, 1]),
+            proxy_arp: false,
         }
     }
 }
