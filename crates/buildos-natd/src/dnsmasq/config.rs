@@ -13,6 +13,15 @@ use crate::uplink_network::UplinkNetwork;
 /// must not fill the host's memory.
 const LEASES_LIMIT: u32 = 65_536;
 
+/// `dns-forward-max`: queries that wait for an answer at a time. dnsmasq waits for ten
+/// seconds and refuses queries above the limit, so one machine that asks for names of a
+/// silent zone must not reach it: see [`crate::firewall::policy`] for what a machine
+/// gets. A waiting query takes 300 bytes.
+const QUERIES: u32 = 10_000;
+/// `max-tcp-connections`: clients that ask by TCP at a time. dnsmasq has a process for
+/// each.
+const TCP_CLIENTS: u32 = 200;
+
 /// Returns `dhcp-lease-max`.
 #[must_use]
 pub fn max_leases(network: PrivateNetwork) -> u32 {
@@ -40,6 +49,9 @@ resolv-file=/{RESOLV}
 no-hosts
 domain-needed
 bogus-priv
+# More than some machines can use up together.
+dns-forward-max={QUERIES}
+max-tcp-connections={TCP_CLIENTS}
 
 # DHCP: the only server on this bridge; names that machines choose are ignored.
 dhcp-range={first},{last},{netmask},{seconds}

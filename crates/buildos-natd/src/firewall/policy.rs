@@ -82,11 +82,16 @@ const TFTP: u16 = 69;
 pub const OUTSIDE_CONNECTIONS: &str = "outside_connections";
 /// Set of the machines' connections to the host.
 pub const HOST_CONNECTIONS: &str = "host_connections";
+/// Set of the machines' TCP connections to the host's name server.
+pub const NAME_CONNECTIONS: &str = "name_connections";
+/// TCP connections of an address to the name server. dnsmasq has a process for each, 200
+/// in all.
+const NAME_LIMIT: u32 = 5;
 /// Groups of an address's connections, see [`Match::ConnectionsOver`].
 const GROUPS: u32 = 16;
-/// Room for every group of every address of a /16. Without room for an element, its
-/// connections are not limited.
-const SET_SIZE: u32 = 65_536 * GROUPS;
+/// Room for every address of a /16. Without room for an element, its connections are not
+/// limited.
+const SET_SIZE: u32 = 65_536;
 
 /// Comment of the rules that count packets from machines to the outside; a key
 /// of the D-Bus property `Counters`.
@@ -102,12 +107,16 @@ pub fn table(network: &UplinkNetwork, settings: &Settings) -> Table {
     let rules = Rules { network, settings };
     Table {
         name: TABLE,
-        sets: [OUTSIDE_CONNECTIONS, HOST_CONNECTIONS]
-            .map(|name| Set {
-                name,
-                size: SET_SIZE,
-            })
-            .into(),
+        sets: [
+            (OUTSIDE_CONNECTIONS, GROUPS),
+            (HOST_CONNECTIONS, GROUPS),
+            (NAME_CONNECTIONS, 1),
+        ]
+        .map(|(name, groups)| Set {
+            name,
+            size: SET_SIZE * groups,
+        })
+        .into(),
         chains: vec![
             chain(
                 Hook::Prerouting,
@@ -243,6 +252,7 @@ impl Rules<'_> {
                 .comment("the host redirects it to itself, as an agent does for TFTP"),
             offered(Transport::Udp, DHCP_SERVER),
             offered(Transport::Udp, DNS),
+            self.limit_name_connections(),
             offered(Transport::Tcp, DNS),
             offered(Transport::Udp, TFTP),
             Rule::new(vec![Match::EchoRequest], Verdict::Accept),
@@ -343,6 +353,21 @@ impl Rules<'_> {
             },
         ]);
         Rule::new(matches, Verdict::Drop).counted()
+    }
+
+    /// Drops new TCP connections to the name server of addresses with too many.
+    fn limit_name_connections(&self) -> Rule {
+        let matches = vec![
+            Match::Port(Transport::Tcp, DNS),
+            Match::State(vec![ConnectionState::New]),
+            Match::ConnectionsOver {
+                set: NAME_CONNECTIONS,
+                groups: 1,
+                limit: NAME_LIMIT,
+            },
+        ];
+        let rule = Rule::new(matches, Verdict::Drop).counted();
+        rule.comment("a machine with too many TCP connections to the name server")
     }
 
     /// Drops packets to the outside that could only be meant for the uplink's network
