@@ -70,16 +70,29 @@ def test_block_private_closes_private_networks_of_uplink(
     new_lan: NewLan, new_host: NewHost
 ) -> None:
     lan, host = new_lan("10.77.0"), new_host()
-    for address in ("10.77.0.2", "203.0.113.9"):
+    for address in ("10.77.0.2", "198.18.0.9", "11.78.0.9"):
         lan.run(["ip", "address", "add", f"{address}/32", "dev", "lan0"])
     _start(host, lan, 'block_private = true\nallow_private = ["10.77.0.2/32"]')
     ((machine, _),) = _machines(host, 1)
     before = packets(host, "a private network of the uplink")
-    assert not machine.succeeds("ping -c 1 -W 1 10.77.0.1")
-    assert packets(host, "a private network of the uplink") > before
-    for reached in ("10.77.0.2", "203.0.113.9"):
+    for closed in ("10.77.0.1", "198.18.0.9"):
+        assert not machine.succeeds(f"ping -c 1 -W 1 {closed}"), closed
+    assert packets(host, "a private network of the uplink") >= before + 2
+    for reached in ("10.77.0.2", "11.78.0.9"):
         assert machine.succeeds(f"ping -c 1 -W 5 {reached}"), reached
     # Names resolve, because the host queries the name server.
+    assert machine.succeeds("getent ahostsv4 gateway.lan.example")
+
+
+def test_block_private_closes_network_of_uplink_with_public_addresses(
+    new_lan: NewLan, new_host: NewHost
+) -> None:
+    lan, host = new_lan("11.77.0"), new_host()
+    lan.run(["ip", "address", "add", "11.78.0.9/32", "dev", "lan0"])
+    _start(host, lan, "block_private = true")
+    ((machine, _),) = _machines(host, 1)
+    assert not machine.succeeds("ping -c 1 -W 1 11.77.0.1")
+    assert machine.succeeds("ping -c 1 -W 5 11.78.0.9")
     assert machine.succeeds("getent ahostsv4 gateway.lan.example")
 
 

@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use buildos_probe::{Question, REQUEST, Request, Target};
 use buildos_service::{file, text};
 
-use crate::firewall::policy::{PRIVATE_RANGES, SPECIAL_RANGES};
+use crate::firewall::policy::{SPECIAL_RANGES, private_ranges};
 use crate::settings::Settings;
 use crate::uplink_network::UplinkNetwork;
 
@@ -38,7 +38,7 @@ fn targets(network: &UplinkNetwork, settings: &Settings) -> Vec<Target> {
     let open = |address| {
         let within = |nets: &[ipnet::Ipv4Net]| nets.iter().any(|net| net.contains(&address));
         let private_open = !settings.block_private || within(&settings.allow_private);
-        !within(&SPECIAL_RANGES) && (private_open || !within(&PRIVATE_RANGES))
+        !within(&SPECIAL_RANGES) && (private_open || !within(&private_ranges(network)))
     };
     let servers = network.dns.iter().filter_map(|address| match address {
         IpAddr::V4(address) => Some(Target::Dns(*address)),
@@ -90,7 +90,7 @@ mod tests {
     use std::net::Ipv4Addr;
 
     fn network() -> UplinkNetwork {
-        let dns = ["192.0.2.53", "2001:db8::1", "10.0.0.53"];
+        let dns = ["9.0.0.53", "2001:db8::1", "10.0.0.53"];
         UplinkNetwork {
             dns: dns.iter().map(|text| text.parse().unwrap()).collect(),
             uplink: Ok(Uplink {
@@ -109,17 +109,20 @@ mod tests {
     #[test]
     fn default_targets_are_those_that_machines_may_reach() {
         let mut settings = Settings::default();
-        let all = "dns:192.0.2.53 dns:10.0.0.53 echo:10.0.0.1";
+        let all = "dns:9.0.0.53 dns:10.0.0.53 echo:10.0.0.1";
         assert_eq!(targets(&network(), &settings), all);
         settings.block_private = true;
-        assert_eq!(targets(&network(), &settings), "dns:192.0.2.53");
+        assert_eq!(targets(&network(), &settings), "dns:9.0.0.53");
         settings.allow_private = vec!["10.0.0.53/32".parse().unwrap()];
-        assert_eq!(
-            targets(&network(), &settings),
-            "dns:192.0.2.53 dns:10.0.0.53"
-        );
+        assert_eq!(targets(&network(), &settings), "dns:9.0.0.53 dns:10.0.0.53");
         settings.probe_targets = vec!["tcp:198.51.100.1:443".parse().unwrap()];
         assert_eq!(targets(&network(), &settings), "tcp:198.51.100.1:443");
+        settings.probe_targets.clear();
+        let uplink = UplinkNetwork {
+            public_network: Some("9.0.0.0/8".parse().unwrap()),
+            ..network()
+        };
+        assert_eq!(targets(&uplink, &settings), "dns:10.0.0.53");
         settings.probe_interval = 0.try_into().unwrap();
         assert_eq!(desired(&network(), &settings), None);
     }

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use buildos_dbus_api::network1::Network;
 use buildos_types::{InterfaceName, PrivateNetwork};
+use ipnet::Ipv4Net;
 
 /// The part of netd's properties that natd acts on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,6 +16,8 @@ pub struct UplinkNetwork {
     pub private_bridge: InterfaceName,
     /// The private bridge's address and network.
     pub private_network: PrivateNetwork,
+    /// Network of the uplink, as long as br0 has an address.
+    pub public_network: Option<Ipv4Net>,
     /// Name servers of the uplink, in the order of the lease.
     pub dns: Vec<IpAddr>,
     /// The uplink, or netd's reason why there is no uplink.
@@ -36,6 +39,7 @@ impl UplinkNetwork {
             public_bridge: InterfaceName::new("br0").unwrap(),
             private_bridge: InterfaceName::new("br1").unwrap(),
             private_network: "172.23.0.1/16".parse().unwrap(),
+            public_network: None,
             dns: vec![],
             uplink: Ok(Uplink { gateway: None }),
         }
@@ -78,6 +82,7 @@ impl TryFrom<&Network> for UplinkNetwork {
             private_network: private
                 .parse()
                 .map_err(|_| unusable("private network", private))?,
+            public_network: network.address.parse::<Ipv4Net>().ok().map(|a| a.trunc()),
             dns: network
                 .dns
                 .iter()
@@ -103,6 +108,7 @@ mod tests {
             private_bridge: "br1".to_owned(),
             private_network: "172.23.0.1/16".to_owned(),
             online: true,
+            address: "192.0.2.9/24".to_owned(),
             gateway: "192.0.2.254".to_owned(),
             dns: vec![
                 "192.0.2.1".to_owned(),
@@ -122,6 +128,8 @@ mod tests {
             network.private_network.network().to_string(),
             "172.23.0.0/16"
         );
+        let public_network = network.public_network.map(|net| net.to_string());
+        assert_eq!(public_network.as_deref(), Some("192.0.2.0/24"));
         assert_eq!(network.dns.len(), 2);
         let gateway = Some(Ipv4Addr::new(192, 0, 2, 254));
         assert_eq!(network.uplink, Ok(Uplink { gateway }));

@@ -25,6 +25,7 @@ fn network() -> UplinkNetwork {
         public_bridge: InterfaceName::new("br0").unwrap(),
         private_bridge: InterfaceName::new("br1").unwrap(),
         private_network: "172.23.0.1/16".parse::<PrivateNetwork>().unwrap(),
+        public_network: Some("11.77.0.0/16".parse().unwrap()),
         dns: vec!["192.0.2.1".parse().unwrap()],
         uplink: Err(String::new()),
     }
@@ -368,7 +369,9 @@ proptest! {
         if passed && !passes {
             let among = packet.input == "br1" && packet.output == "br1";
             let private = packet.ipv4
-                && policy::PRIVATE_RANGES.iter().any(|net| net.contains(&packet.destination))
+                && policy::private_ranges(&network())
+                    .iter()
+                    .any(|net| net.contains(&packet.destination))
                 && packet.destination.octets()[..2] != [10, 5]
                 && packet.input == "br1"
                 && packet.output == "br0"

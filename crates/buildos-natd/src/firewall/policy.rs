@@ -43,14 +43,30 @@ const AGENT_TFTP: Ipv4Addr = Ipv4Addr::new(196, 254, 111, 222);
 /// Source address of a DHCP client without a lease (RFC 2131, section 4.1).
 const UNSPECIFIED: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
 
-/// Networks that the Internet does not route: private (RFC 1918, section 3) and
-/// shared with the provider (RFC 6598).
-pub const PRIVATE_RANGES: [Ipv4Net; 4] = [
-    range(10, 0, 8),
-    range(172, 16, 12),
-    range(192, 168, 16),
-    range(100, 64, 10),
+/// Networks that the Internet does not route (RFC 6890, section 2.2.2): private, shared
+/// with the provider, for protocols, for documentation, for benchmarks.
+const PRIVATE_RANGES: [Ipv4Net; 9] = [
+    range([10, 0, 0], 8),
+    range([100, 64, 0], 10),
+    range([172, 16, 0], 12),
+    range([192, 0, 0], 24),
+    range([192, 0, 2], 24),
+    range([192, 168, 0], 16),
+    range([198, 18, 0], 15),
+    range([198, 51, 100], 24),
+    range([203, 0, 113], 24),
 ];
+
+/// Returns the networks that `block_private` closes: [`PRIVATE_RANGES`] and the network of
+/// the uplink, which can have public addresses.
+#[must_use]
+pub fn private_ranges(network: &UplinkNetwork) -> Vec<Ipv4Net> {
+    let mut ranges = Vec::from(PRIVATE_RANGES);
+    let public = network.public_network;
+    let is_new = |net: &Ipv4Net| !PRIVATE_RANGES.iter().any(|range| range.contains(net));
+    ranges.extend(public.filter(is_new));
+    ranges
+}
 
 /// Destinations that no machine has a use for outside (RFC 6890, section 2.2.2):
 /// "this network", loopback, link-local, multicast with reserved.
@@ -58,14 +74,14 @@ pub const PRIVATE_RANGES: [Ipv4Net; 4] = [
 /// Link-local addresses answer for the host that asks: clouds serve its credentials
 /// at 169.254.169.254.
 pub const SPECIAL_RANGES: [Ipv4Net; 4] = [
-    range(0, 0, 8),
-    range(127, 0, 8),
-    range(169, 254, 16),
-    range(224, 0, 3),
+    range([0, 0, 0], 8),
+    range([127, 0, 0], 8),
+    range([169, 254, 0], 16),
+    range([224, 0, 0], 3),
 ];
 
-const fn range(first: u8, second: u8, prefix: u8) -> Ipv4Net {
-    Ipv4Net::new_assert(Ipv4Addr::new(first, second, 0, 0), prefix)
+const fn range([first, second, third]: [u8; 3], prefix: u8) -> Ipv4Net {
+    Ipv4Net::new_assert(Ipv4Addr::new(first, second, third, 0), prefix)
 }
 
 const DHCP_SERVER: u16 = 67;
@@ -426,7 +442,8 @@ impl Rules<'_> {
         };
         let exceptions = self.settings.allow_private.iter();
         let exceptions = exceptions.map(|net| to(net, Verdict::Accept).comment("configured"));
-        let blocked = PRIVATE_RANGES.iter();
+        let blocked = private_ranges(self.network);
+        let blocked = blocked.iter();
         let blocked =
             blocked.map(|net| to(net, Verdict::Drop).comment("a private network of the uplink"));
         exceptions.chain(blocked).collect()
