@@ -20,6 +20,7 @@ use std::process::ExitCode;
 
 pub mod audit;
 pub mod bridge;
+pub mod conntrack;
 pub mod daemon;
 pub mod dbus;
 pub mod desired;

@@ -120,6 +120,7 @@ mod tests {
             subsystem: 10,
             kind: 0,
             family,
+            version: 0,
             attributes: Vec::new(),
         }
     }

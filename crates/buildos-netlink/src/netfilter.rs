@@ -18,6 +18,8 @@ pub struct NetfilterMessage {
     pub kind: u8,
     /// Protocol family, `NFPROTO_*`.
     pub family: u8,
+    /// Version of the message, 0 (`NFNETLINK_V0`) unless the subsystem has others.
+    pub version: u8,
     /// Netlink attributes.
     pub attributes: Vec<u8>,
 }
@@ -46,8 +48,8 @@ impl NetlinkSerializable for NetfilterMessage {
 
     fn serialize(&self, buffer: &mut [u8]) {
         let (header, attributes) = buffer.split_at_mut(NFGENMSG_LENGTH);
-        // Version NFNETLINK_V0, resource 0.
-        header.copy_from_slice(&[self.family, 0, 0, 0]);
+        // Resource 0.
+        header.copy_from_slice(&[self.family, self.version, 0, 0]);
         attributes.copy_from_slice(&self.attributes);
     }
 }
@@ -57,14 +59,17 @@ impl NetlinkDeserializable for NetfilterMessage {
 
     fn deserialize(header: &NetlinkHeader, payload: &[u8]) -> Result<Self, DecodeError> {
         let [subsystem, kind] = header.message_type.to_be_bytes();
-        let (Some(family), Some(attributes)) = (payload.first(), payload.get(NFGENMSG_LENGTH..))
-        else {
+        let (Some([family, version, ..]), Some(attributes)) = (
+            payload.get(..NFGENMSG_LENGTH),
+            payload.get(NFGENMSG_LENGTH..),
+        ) else {
             return Err("a message without struct nfgenmsg".into());
         };
         Ok(Self {
             subsystem,
             kind,
             family: *family,
+            version: *version,
             attributes: attributes.to_vec(),
         })
     }
@@ -84,9 +89,9 @@ mod tests {
     proptest! {
         #[test]
         fn message_decodes_as_it_was_encoded(
-            subsystem: u8, kind: u8, family: u8, attributes: Vec<u8>,
+            subsystem: u8, kind: u8, family: u8, version: u8, attributes: Vec<u8>,
         ) {
-            let message = NetfilterMessage { subsystem, kind, family, attributes };
+            let message = NetfilterMessage { subsystem, kind, family, version, attributes };
             let mut bytes = vec![0; message.buffer_len()];
             message.serialize(&mut bytes);
             let mut header = NetlinkHeader::default();

@@ -191,6 +191,7 @@ fn request(kind: i32, family: i32) -> NetfilterMessage {
         subsystem: libc::NFNL_SUBSYS_NFTABLES as u8,
         kind: kind as u8,
         family: family as u8,
+        version: 0,
         attributes: Vec::new(),
     }
 }
