@@ -13,8 +13,8 @@ use crate::firewall::model::Transport;
 /// The active settings.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Settings {
-    /// `dhcp_lease_s`.
-    pub lease: LeaseTime,
+    /// `dhcp_lease_s`; [`None`] for a time that suits the size of the network.
+    pub lease: Option<LeaseTime>,
     /// `open_ports`: ports of the host that machines may use besides DHCP, DNS and TFTP.
     pub open: Vec<Port>,
     /// `isolate_machines`: machines cannot reach each other.
@@ -170,18 +170,16 @@ pub struct LeaseTime(u32);
 pub struct NotALeaseTime(u32);
 
 impl LeaseTime {
+    /// The minimum of dnsmasq.
+    pub const SHORTEST: Duration = Duration::from_secs(120);
+    /// The time for networks with many addresses. Machines are short-lived: their addresses
+    /// must become free soon. Longer-lived machines renew.
+    pub const DEFAULT: Duration = Duration::from_secs(3600);
+
     /// Returns the lease time.
     #[must_use]
     pub fn get(self) -> Duration {
         Duration::from_secs(self.0.into())
-    }
-}
-
-impl Default for LeaseTime {
-    /// One hour. Machines are many and short-lived: their addresses must become free
-    /// soon. Longer-lived machines renew.
-    fn default() -> Self {
-        Self(3600)
     }
 }
 
@@ -202,8 +200,8 @@ pub fn schema() -> Schema<Settings> {
     Schema::new("natd")
         .key(
             "dhcp_lease_s",
-            "Seconds that a machine on br1 may keep its address without renewing its lease (3600).",
-            |settings: &mut Settings, lease| settings.lease = lease,
+            "Seconds that a machine on br1 may keep its address without renewing its lease (4 for each address, 120 to 3600).",
+            |settings: &mut Settings, lease| settings.lease = Some(lease),
         )
         .key(
             "open_ports",
@@ -272,7 +270,8 @@ mod tests {
     #[test]
     fn lease_time_outside_limits_is_refused() {
         let (settings, problems) = load("dhcp_lease_s = 600");
-        assert_eq!(settings.lease.get(), Duration::from_secs(600));
+        let lease = settings.lease.map(LeaseTime::get);
+        assert_eq!(lease, Some(Duration::from_secs(600)));
         assert_eq!(problems, [""; 0]);
         let (settings, problems) = load("dhcp_lease_s = 60");
         assert_eq!(settings, Settings::default());

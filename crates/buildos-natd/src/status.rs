@@ -6,6 +6,7 @@ use buildos_probe::Outcome;
 use buildos_service::text;
 
 use crate::audit::Finding;
+use crate::dnsmasq::config;
 use crate::dnsmasq::observe::Dnsmasq;
 use crate::probe_scheduler::Health;
 use crate::uplink_network::UplinkNetwork;
@@ -150,7 +151,7 @@ impl Status {
             }
             ProbeState::Failed => return Self::degraded(failed(observed)),
         }
-        let (first, last) = network.private_network.machines();
+        let (first, last) = config::range(network.private_network);
         Self {
             state: State::Active,
             reason: format!(

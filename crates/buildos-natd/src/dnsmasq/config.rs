@@ -1,7 +1,8 @@
 //! Makes dnsmasq's configuration and its list of name servers from the uplink network.
 
 use std::fmt::Write as _;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
 
 use buildos_types::PrivateNetwork;
 
@@ -22,18 +23,45 @@ const QUERIES: u32 = 10_000;
 /// each.
 const TCP_CLIENTS: u32 = 200;
 
-/// Returns `dhcp-lease-max`.
+/// Time that an address stays taken after its machine is gone, for each address of the
+/// network: a small network then has an address for a new machine every four seconds.
+const LEASE_PER_ADDRESS: Duration = Duration::from_secs(4);
+
+/// Returns the first and the last address that dnsmasq hands out. The last is that of the
+/// probe.
+#[must_use]
+pub fn range(network: PrivateNetwork) -> (Ipv4Addr, Ipv4Addr) {
+    let (first, last) = network.machines();
+    let limit = u32::from(first).saturating_add(LEASES_LIMIT - 1);
+    (first, u32::from(last).min(limit).into())
+}
+
+/// Returns `dhcp-lease-max`: the number of addresses in [`range`].
 #[must_use]
 pub fn max_leases(network: PrivateNetwork) -> u32 {
-    let (first, last) = network.machines();
-    let room = (u32::from(last) - u32::from(first)).saturating_add(1);
-    room.min(LEASES_LIMIT)
+    let (first, last) = range(network);
+    (u32::from(last) - u32::from(first)).saturating_add(1)
+}
+
+/// Returns the number of addresses for machines.
+#[must_use]
+pub fn machines(network: PrivateNetwork) -> u32 {
+    max_leases(network).saturating_sub(1)
+}
+
+/// Returns the lease time: the configured one, or one that suits the size of the network.
+fn lease_time(network: PrivateNetwork, configured: Option<LeaseTime>) -> Duration {
+    let suited = LEASE_PER_ADDRESS.saturating_mul(machines(network));
+    configured.map_or_else(
+        || suited.clamp(LeaseTime::SHORTEST, LeaseTime::DEFAULT),
+        LeaseTime::get,
+    )
 }
 
 /// Returns the configuration file (dnsmasq(8)).
 #[must_use]
-pub fn configuration(network: &UplinkNetwork, lease: LeaseTime) -> String {
-    let (first, last) = network.private_network.machines();
+pub fn configuration(network: &UplinkNetwork, lease: Option<LeaseTime>) -> String {
+    let (first, last) = range(network.private_network);
     let netmask = network.private_network.network().netmask();
     format!(
         "\
@@ -56,6 +84,8 @@ max-tcp-connections={TCP_CLIENTS}
 # DHCP: the only server on this bridge; names that machines choose are ignored.
 dhcp-range={first},{last},{netmask},{seconds}
 dhcp-lease-max={leases}
+# The probe has an address when machines have all others.
+dhcp-host={probe},{last}
 dhcp-leasefile=/{LEASES}
 dhcp-authoritative
 dhcp-ignore-names
@@ -67,7 +97,8 @@ no-ping
 quiet-dhcp
 ",
         bridge = network.private_bridge,
-        seconds = lease.get().as_secs(),
+        seconds = lease_time(network.private_network, lease).as_secs(),
+        probe = buildos_probe::MAC,
         leases = max_leases(network.private_network),
     )
 }
@@ -87,6 +118,28 @@ pub fn resolv(servers: &[IpAddr]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lease_time_suits_size_of_network_unless_configured() {
+        let seconds =
+            |network: &str, configured| lease_time(network.parse().unwrap(), configured).as_secs();
+        assert_eq!(seconds("172.23.0.1/16", None), 3600);
+        assert_eq!(seconds("192.168.213.1/24", None), 1008);
+        assert_eq!(seconds("192.168.213.1/28", None), 120);
+        let configured = LeaseTime::try_from(7200).ok();
+        assert_eq!(seconds("192.168.213.1/28", configured), 7200);
+    }
+
+    #[test]
+    fn range_of_large_network_is_limited() {
+        let range = |network: &str| range(network.parse().unwrap());
+        let addresses = |first, last| (Ipv4Addr::from(first), Ipv4Addr::from(last));
+        assert_eq!(range("10.0.0.1/8"), addresses([10, 0, 0, 2], [10, 1, 0, 1]));
+        assert_eq!(max_leases("10.0.0.1/8".parse().unwrap()), 65_536);
+        let small = addresses([192, 168, 213, 2], [192, 168, 213, 14]);
+        assert_eq!(range("192.168.213.1/28"), small);
+        assert_eq!(machines("192.168.213.1/28".parse().unwrap()), 12);
+    }
 
     #[test]
     fn resolv_has_a_line_for_each_server() {
