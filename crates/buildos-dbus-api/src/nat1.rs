@@ -42,6 +42,20 @@ string_enum! {
     }
 }
 
+string_enum! {
+    /// A resource that machines share.
+    Resource("nat1 resource") {
+        /// Addresses of the private network.
+        Addresses = "addresses",
+        /// Connections that the kernel tracks.
+        Connections = "connections",
+        /// Connections that one machine may have.
+        MachineConnections = "machine-connections",
+        /// Names that one machine may ask for.
+        Names = "names",
+    }
+}
+
 /// NAT, DHCP and DNS on br1.
 #[zbus::proxy(
     interface = "org.build2.buildos.nat1.Manager",
@@ -97,6 +111,9 @@ pub trait Manager {
     /// End of the last probe (microseconds, CLOCK_REALTIME), or 0.
     #[zbus(property, name = "ProbeUSec")]
     fn probe_usec(&self) -> zbus::Result<u64>;
+    /// Each [`Resource`] that is nearly used up, with one line for operators.
+    #[zbus(property)]
+    fn shortages(&self) -> zbus::Result<HashMap<String, String>>;
     /// Errors in the configuration, one line each; empty if there are none.
     #[zbus(property)]
     fn configuration_problems(&self) -> zbus::Result<Vec<String>>;

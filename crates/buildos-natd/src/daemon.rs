@@ -6,6 +6,7 @@
 //! | the ruleset changed | nfnetlink |
 //! | a port of br1 changed | rtnetlink |
 //! | dnsmasq or the probe wrote a file | inotify |
+//! | machines are short of a resource | [`UsageMonitor`] |
 //! | the time of the next check | clock |
 //! | stop, reload | systemd |
 //!
@@ -28,6 +29,7 @@ use crate::firewall::error::FirewallError;
 use crate::firewall::monitor::RulesetMonitor;
 use crate::reconcile::Reconciler;
 use crate::settings::Settings;
+use crate::usage::UsageMonitor;
 
 /// natd's own unit.
 const UNIT: &str = "buildos-natd.service";
@@ -66,13 +68,14 @@ pub async fn run(mut service: Service<Settings>) -> Result<(), DaemonError> {
     let ruleset = RulesetMonitor::open()?;
     let links = Links::open(root)?;
     let files = FileWatch::new(root, &REPORTS)?;
+    let mut usage = UsageMonitor::new(root);
 
     let mut reconciler = Reconciler::new(root, &connection, service.settings().clone());
     reconciler.set_network(network.next().await?);
     files.add_directories()?;
     reconciler.reconcile(&links).await;
     dbus::serve(&connection, root, reconciler.published(service.problems())).await?;
-    service.status(&reconciler.status().reason);
+    service.status(&reconciler.status_line());
     service.ready();
 
     loop {
@@ -91,12 +94,15 @@ pub async fn run(mut service: Service<Settings>) -> Result<(), DaemonError> {
             change = ruleset.next() => reconciler.ruleset_changed(change?),
             link = links.changed() => link?,
             file = files.changed() => file?,
+            () = usage.changed(reconciler.network()) => {
+                reconciler.set_shortages(usage.shortages());
+            }
             () = sleep_until(reconciler.next_check()) => {}
         }
         files.add_directories()?;
         reconciler.reconcile(&links).await;
         dbus::publish(&connection, reconciler.published(service.problems())).await?;
-        service.status(&reconciler.status().reason);
+        service.status(&reconciler.status_line());
         if reloaded {
             service.ready();
         }

@@ -9,9 +9,11 @@ use buildos_service::text;
 use zbus::{Connection, fdo, interface};
 
 use crate::audit::Finding;
+use crate::dnsmasq::config;
 use crate::dnsmasq::machines::Machines;
 use crate::dnsmasq::observe::Dnsmasq;
 use crate::firewall::{client, policy};
+use crate::shortage::Shortages;
 use crate::status::{Observed, Status};
 use crate::uplink_network::UplinkNetwork;
 
@@ -24,6 +26,8 @@ pub struct Published {
     pub network: Option<UplinkNetwork>,
     /// The observed state, with a network.
     pub observed: Option<Observed>,
+    /// Resources that are nearly used up.
+    pub shortages: Shortages,
     /// Errors in the configuration.
     pub problems: Vec<String>,
 }
@@ -122,7 +126,7 @@ impl Manager {
     #[zbus(property, name = "DHCPRange")]
     fn dhcp_range(&self) -> Vec<String> {
         self.network()
-            .map(|network| network.private_network.machines())
+            .map(|network| config::range(network.private_network))
             .map(|(first, last)| vec![first.to_string(), last.to_string()])
             .unwrap_or_default()
     }
@@ -191,6 +195,17 @@ impl Manager {
     fn probe_usec(&self) -> u64 {
         let report = self.observed().and_then(|o| o.probe.report.as_ref());
         report.map_or(0, |report| report.finished_us)
+    }
+
+    /// Each resource that is nearly used up (`addresses`, `connections`), or of which a
+    /// machine has reached its share (`machine-connections`, `names`), with one line for
+    /// operators.
+    #[zbus(property)]
+    fn shortages(&self) -> HashMap<&str, &str> {
+        let shortages = self.published.shortages.iter();
+        shortages
+            .map(|(resource, line)| (resource.as_str(), line.as_str()))
+            .collect()
     }
 
     /// Errors in the configuration, one line each.
@@ -268,6 +283,7 @@ mod tests {
                 status: Status::waiting(""),
                 network: None,
                 observed: None,
+                shortages: vec![],
                 problems: vec![],
             },
         };

@@ -23,6 +23,7 @@ pub mod bridge;
 pub mod conntrack;
 pub mod daemon;
 pub mod dbus;
+pub mod departure;
 pub mod desired;
 pub mod dnsmasq;
 pub mod file_watch;
@@ -34,9 +35,11 @@ pub mod probe_request;
 pub mod probe_scheduler;
 pub mod reconcile;
 pub mod settings;
+pub mod shortage;
 pub mod status;
 pub mod sysctl;
 pub mod uplink_network;
+pub mod usage;
 
 /// Runs the daemon.
 #[must_use]

@@ -7,6 +7,7 @@ use buildos_types::InterfaceName;
 use crate::audit::Finding;
 use crate::firewall::monitor::Writer;
 use crate::firewall::policy::TABLE;
+use crate::shortage::Change;
 use crate::status::Status;
 use crate::uplink_network::UplinkNetwork;
 
@@ -34,6 +35,27 @@ const STOPPED: &str = "33fc3cdc6a0a4c9b99ec37e8ad3bb3a5";
 const CLOSED: &str = "29b2fbf214a64e1f98b6f35ad254d52e";
 /// A limit of the kernel was changed.
 const LIMIT: &str = "cd849401694b4768b3b671776c57519d";
+
+/// A shared resource is nearly used up.
+const SHORTAGE: &str = "8fda1a6e3dce499ca8a5c9b2bffe5cde";
+/// A shortage ended.
+const SHORTAGE_OVER: &str = "8138e073c57647cab7466fd24e2b5f95";
+
+pub(crate) fn shortage(change: &Change) {
+    let resource = change.resource.as_str();
+    match &change.began {
+        Some(line) => tracing::warn!(
+            message_id = SHORTAGE,
+            buildos_resource = resource,
+            "short of {resource}: {line}"
+        ),
+        None => tracing::info!(
+            message_id = SHORTAGE_OVER,
+            buildos_resource = resource,
+            "no longer short of {resource}"
+        ),
+    }
+}
 
 pub(crate) fn status(status: &Status) {
     let reason = &status.reason;

@@ -33,6 +33,7 @@ use crate::posture::{Posture, TableError, posture};
 use crate::probe_request;
 use crate::probe_scheduler::{self, Health, ProbeScheduler};
 use crate::settings::Settings;
+use crate::shortage::Shortages;
 use crate::status::{Forwarding, Observed, Status};
 use crate::sysctl::{self, SysctlError, Sysctls};
 use crate::uplink_network::{UplinkNetwork, UplinkNetworkError};
@@ -62,6 +63,7 @@ pub struct Reconciler {
     last_writer: Option<Writer>,
     /// Rules of other tables that affect machines, as last observed.
     foreign: Vec<Finding>,
+    shortages: Shortages,
     observed: Option<Observed>,
     status: Status,
     next_check: Instant,
@@ -85,6 +87,7 @@ impl Reconciler {
             installed: None,
             last_writer: None,
             foreign: Vec::new(),
+            shortages: Shortages::new(),
             observed: None,
             status: Status::waiting(""),
             next_check: now,
@@ -120,10 +123,23 @@ impl Reconciler {
         self.probes.expedite(Instant::now());
     }
 
-    /// Returns the state and its reason.
+    /// Replaces the shortages, which are published with the status.
+    pub fn set_shortages(&mut self, shortages: Shortages) {
+        self.shortages = shortages;
+    }
+
+    /// Returns the last network that netd published, if it is usable.
     #[must_use]
-    pub fn status(&self) -> &Status {
-        &self.status
+    pub fn network(&self) -> Option<&UplinkNetwork> {
+        self.network.as_ref().ok()
+    }
+
+    /// Returns the reason of the state and the shortages in one line, for `STATUS=`.
+    #[must_use]
+    pub fn status_line(&self) -> String {
+        let shortages = self.shortages.iter();
+        let lines = shortages.map(|(resource, line)| format!("; short of {resource}: {line}"));
+        self.status.reason.clone() + &lines.collect::<String>()
     }
 
     /// Returns the time of the next reconciliation if no event comes before.
@@ -139,6 +155,7 @@ impl Reconciler {
             status: self.status.clone(),
             network: self.network.clone().ok(),
             observed: self.observed.clone(),
+            shortages: self.shortages.clone(),
             problems,
         }
     }

@@ -1,12 +1,13 @@
 //! Builds requests that change settings of bridges and their ports (ip-link(8),
 //! bridge(8)).
 
-use buildos_types::{InterfaceName, LinkIndex};
-use netlink_packet_route::RouteNetlinkMessage;
+use buildos_types::{InterfaceName, LinkIndex, MacAddress};
 pub use netlink_packet_route::link::{InfoBridge, InfoBridgePort};
 use netlink_packet_route::link::{
     InfoData, InfoKind, InfoPortData, InfoPortKind, LinkAttribute, LinkInfo, LinkMessage,
 };
+use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourMessage};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 /// Returns the request for a link of this name, for
 /// [`Socket::get`](crate::Socket::get).
@@ -57,6 +58,46 @@ pub fn set_port(index: LinkIndex, settings: Vec<InfoBridgePort>) -> RouteNetlink
     link(index, vec![kind, data])
 }
 
+/// An address that a bridge forwards to a port. Each port has one of its own at least.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Learned {
+    pub mac: MacAddress,
+    pub port: LinkIndex,
+}
+
+/// Returns the request for the forwarding tables of all bridges, for
+/// [`Socket::dump`](crate::Socket::dump).
+#[must_use]
+pub fn get_learned() -> RouteNetlinkMessage {
+    let mut message = NeighbourMessage::default();
+    message.header.family = AddressFamily::Bridge;
+    RouteNetlinkMessage::GetNeighbour(message)
+}
+
+/// Returns an entry of the forwarding table of the bridge with this index, or [`None`] if
+/// the message describes another.
+#[must_use]
+pub fn learned(message: &RouteNetlinkMessage, bridge: LinkIndex) -> Option<Learned> {
+    let RouteNetlinkMessage::NewNeighbour(entry) = message else {
+        return None;
+    };
+    let of_bridge = NeighbourAttribute::Controller(bridge.get());
+    if !entry.attributes.contains(&of_bridge) {
+        return None;
+    }
+    let mac = entry.attributes.iter().find_map(|attribute| {
+        let NeighbourAttribute::LinkLayerAddress(address) = attribute else {
+            return None;
+        };
+        address.as_slice().try_into().ok()
+    });
+    Some(Learned {
+        mac: MacAddress(mac?),
+        port: LinkIndex::new(entry.header.ifindex)?,
+    })
+}
+
 /// Builds an RTM_NEWLINK request. In RTM_SETLINK the kernel ignores settings of the link
 /// kind.
 fn link(index: LinkIndex, info: Vec<LinkInfo>) -> RouteNetlinkMessage {
@@ -103,6 +144,23 @@ mod tests {
         assert_eq!(settings(&port), None);
         let request = get(&InterfaceName::new("br1").unwrap());
         assert_eq!(settings(&request), None);
+    }
+
+    #[test]
+    fn learned_address_is_found_in_its_message() {
+        let index = |number| LinkIndex::new(number).unwrap();
+        let mut entry = NeighbourMessage::default();
+        entry.header.ifindex = 7;
+        let address = NeighbourAttribute::LinkLayerAddress(vec![2, 0, 0, 0, 0, 9]);
+        entry.attributes = vec![address, NeighbourAttribute::Controller(3)];
+        let entry = RouteNetlinkMessage::NewNeighbour(entry);
+        let expected = Learned {
+            mac: MacAddress([2, 0, 0, 0, 0, 9]),
+            port: index(7),
+        };
+        assert_eq!(learned(&entry, index(3)), Some(expected));
+        assert_eq!(learned(&entry, index(4)), None);
+        assert_eq!(learned(&get_learned(), index(3)), None);
     }
 
     #[test]

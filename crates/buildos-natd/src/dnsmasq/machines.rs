@@ -88,7 +88,12 @@ impl Machines {
     }
 }
 
-fn read(path: &Path) -> io::Result<Vec<Lease>> {
+/// Reads the leases of machines. Without a file there are none.
+///
+/// # Errors
+///
+/// As [`Machines::list`].
+pub(crate) fn read(path: &Path) -> io::Result<Vec<Lease>> {
     // The user of dnsmasq writes the file.
     let file = match read_bounded(path, LIMIT) {
         Ok(file) => file,

@@ -117,6 +117,14 @@ pub const FROM_OUTSIDE: &str = "the outside to machines";
 /// Like [`TO_OUTSIDE`], for the first packet of each connection.
 pub const NEW_CONNECTIONS: &str = "new connections";
 
+const TOO_MANY_OUTSIDE: &str = "a machine with too many connections to the outside";
+const TOO_MANY_TO_HOST: &str = "a machine with too many connections to the host";
+const TOO_MANY_TO_NAMES: &str = "a machine with too many TCP connections to the name server";
+/// Comments of the rules that limit connections of machines.
+pub const DROPPED_CONNECTIONS: [&str; 2] = [TOO_MANY_OUTSIDE, TOO_MANY_TO_HOST];
+/// Comments of the rules that limit questions to the name server.
+pub const DROPPED_NAMES: [&str; 1] = [TOO_MANY_TO_NAMES];
+
 /// Builds the table for an uplink network and the operator's settings.
 #[must_use]
 pub fn table(network: &UplinkNetwork, settings: &Settings) -> Table {
@@ -263,7 +271,7 @@ impl Rules<'_> {
             )
             .comment("asks for an address"),
             self.limit(vec![], HOST_CONNECTIONS)
-                .comment("a machine with too many connections to the host"),
+                .comment(TOO_MANY_TO_HOST),
             Rule::new(vec![Match::DestinationNat], Verdict::Accept)
                 .comment("the host redirects it to itself, as an agent does for TFTP"),
             offered(Transport::Udp, DHCP_SERVER),
@@ -316,7 +324,7 @@ impl Rules<'_> {
             .counted()
             .comment(FROM_OUTSIDE),
             self.limit(vec![self.private_input()], OUTSIDE_CONNECTIONS)
-                .comment("a machine with too many connections to the outside"),
+                .comment(TOO_MANY_OUTSIDE),
             self.between_machines(),
             Rule::new(
                 vec![self.private_input(), agent(CompareOp::Equal)],
@@ -383,7 +391,7 @@ impl Rules<'_> {
             },
         ];
         let rule = Rule::new(matches, Verdict::Drop).counted();
-        rule.comment("a machine with too many TCP connections to the name server")
+        rule.comment(TOO_MANY_TO_NAMES)
     }
 
     /// Drops packets to the outside that could only be meant for the uplink's network

@@ -4,6 +4,7 @@
 use std::fmt::Write as _;
 
 use buildos_dbus_api::agent1::InstanceState;
+use buildos_dbus_api::nat1::Resource;
 use buildos_dbus_api::network1::State;
 
 use super::why::judge;
@@ -145,6 +146,16 @@ fn nat(host: &Host, out: &mut Page) {
             &[],
             nat.probe_usec / 1_000_000,
         );
+    }
+    out.family(
+        "buildos_nat_shortage",
+        "gauge",
+        "1 if machines have nearly used up a resource, or one has reached its share.",
+    );
+    for resource in Resource::ALL {
+        let is_short = nat.shortages.contains_key(resource.as_str());
+        let labels = [("resource", resource.as_str())];
+        out.sample("buildos_nat_shortage", &labels, is_short.into());
     }
     out.family("buildos_machines", "gauge", "Machines on br1 with a lease.");
     out.sample("buildos_machines", &[], count(host.usage.machines.len()));

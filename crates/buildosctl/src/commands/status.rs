@@ -192,6 +192,10 @@ fn nat(host: &Host, lines: &mut Vec<Line>) {
     for drop in &nat.foreign_drops {
         lines.push(toned("", Tone::Bad, "dropped", drop));
     }
+    for (resource, line) in &nat.shortages {
+        let text = format!("of {resource}: {line}");
+        lines.push(toned("", Tone::Warning, "short", &text));
+    }
     for suspect in &nat.foreign_suspects {
         lines.push(toned("", Tone::Warning, "suspect", suspect));
     }

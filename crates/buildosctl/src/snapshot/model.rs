@@ -242,6 +242,9 @@ properties! {
         probe_result as "ProbeResult": String,
         /// End of the last probe, in microseconds since 1970, or 0
         probe_usec as "ProbeUSec": u64,
+        /// Resources that are nearly used up (addresses, connections, machine-connections,
+        /// names), with one line each
+        shortages as "Shortages": BTreeMap<String, String>,
         /// Mistakes in the configuration, one line each
         configuration_problems as "ConfigurationProblems": Vec<String>,
     }

@@ -174,6 +174,13 @@ pub(super) fn nat(host: &Host) -> StepResult {
             "passed" => format!("; probed {}", relative(host.taken_usec, nat.probe_usec)),
             _ => "; not probed".to_owned(),
         };
+        if !nat.shortages.is_empty() {
+            let shortages = nat.shortages.iter();
+            let lines: Vec<_> = shortages
+                .map(|(of, line)| format!("short of {of}: {line}"))
+                .collect();
+            return StepResult::Remark(lines.join("; "));
+        }
         return StepResult::Passed(format!("{}{probe}", nat.reason));
     }
     if !is_needed(host, Need::PrivateNetwork) {

@@ -53,7 +53,7 @@ impl Step {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum StepResult {
     Passed(String),
-    /// Failed, but no agent requires the step now.
+    /// Failed, but no agent requires the step now; or passed, and an operator should look.
     Remark(String),
     /// Failed; advice follows.
     Failed(String, Vec<String>),

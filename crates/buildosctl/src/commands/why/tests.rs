@@ -39,6 +39,22 @@ fn verdict_on_host_with_tasks_and_silent_natd_is_building() {
     assert!(verdict.chain.iter().all(|f| f.mark != Mark::Broken));
 }
 
+#[test]
+fn shortage_is_a_note_on_ready_host() {
+    let verdict = after(|host| {
+        let line = "nine tenths of the 12 addresses for machines have a lease";
+        let nat = host.nat.as_mut().unwrap();
+        nat.shortages.insert("addresses".into(), line.into());
+    });
+    assert_eq!(verdict.exit_code(), 0);
+    let nat = verdict.chain.iter().find(|f| f.step == Step::Nat).unwrap();
+    assert_eq!(nat.mark, Mark::Remark);
+    assert!(
+        nat.what.starts_with("short of addresses: nine tenths"),
+        "{nat:?}"
+    );
+}
+
 /// Faults: name, change to the host, failed step, and parts of answer and advice.
 const FAULTS: [(&str, Change, Step, &str, &str); 27] = [
     (

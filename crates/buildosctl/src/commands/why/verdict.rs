@@ -27,7 +27,7 @@ pub(crate) enum Outcome {
 pub(super) enum Mark {
     /// Passed
     Ok,
-    /// Failed, but no agent requires the step now
+    /// Failed, but no agent requires the step now; or passed, and an operator should look
     Remark,
     /// Failed
     Broken,

@@ -1,0 +1,196 @@
+//! Observes what machines use of shared resources, and removes what gone machines leave.
+//!
+//! | observed | for |
+//! |---|---|
+//! | dnsmasq's lease file, if it changed | shortage of addresses, ended leases |
+//! | `nf_conntrack_count`, `nf_conntrack_max` | shortage of connections |
+//! | counters of the table | machines at their limits |
+//! | addresses that br1 learned | ports that left |
+//!
+//! None of these has a notification that a machine could not make arrive a thousand times
+//! a second, so they are read every two seconds.
+
+use std::collections::VecDeque;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use buildos_netlink::{Socket, bridge};
+use buildos_types::{InterfaceName, LinkIndex};
+use tokio::time::{Instant, sleep_until};
+
+use crate::conntrack;
+use crate::departure::Departures;
+use crate::dnsmasq::leases::Lease;
+use crate::dnsmasq::{config, machines, paths};
+use crate::firewall::{client, policy};
+use crate::messages;
+use crate::shortage::{Monitor, Readings, Shortages, Use};
+use crate::uplink_network::UplinkNetwork;
+
+/// Time between two observations.
+const INTERVAL: Duration = Duration::from_secs(2);
+/// Addresses whose connections are removed in one interval. For each the kernel walks
+/// through all connections, which takes some milliseconds.
+const REMOVALS: usize = 16;
+
+/// Observes machines.
+#[derive(Debug)]
+pub struct UsageMonitor {
+    root: PathBuf,
+    next: Instant,
+    shortages: Monitor,
+    departures: Departures,
+    /// Time and size of the lease file that was read last.
+    read: Option<(SystemTime, u64)>,
+    leases: Option<u32>,
+    /// Addresses whose connections are to be removed.
+    gone: VecDeque<Ipv4Addr>,
+    /// True once the kernel refused to remove connections.
+    refused: bool,
+}
+
+impl UsageMonitor {
+    /// Creates a monitor for the host below `root`.
+    #[must_use]
+    pub fn new(root: &Path) -> Self {
+        Self {
+            root: root.to_owned(),
+            next: Instant::now(),
+            shortages: Monitor::default(),
+            departures: Departures::default(),
+            read: None,
+            leases: None,
+            gone: VecDeque::new(),
+            refused: false,
+        }
+    }
+
+    /// Returns the shortages.
+    #[must_use]
+    pub fn shortages(&self) -> Shortages {
+        self.shortages.shortages()
+    }
+
+    /// Observes in intervals until the shortages change. Cancel-safe.
+    pub async fn changed(&mut self, network: Option<&UplinkNetwork>) {
+        loop {
+            sleep_until(self.next).await;
+            self.next = Instant::now() + INTERVAL;
+            if let Some(network) = network {
+                self.remove_connections().await;
+                if self.observe(network).await {
+                    return;
+                }
+            }
+        }
+    }
+
+    async fn observe(&mut self, network: &UplinkNetwork) -> bool {
+        self.read_leases();
+        if self.departures.has_leases() {
+            self.find_gone_ports(&network.private_bridge).await;
+        }
+        let (dropped_connections, dropped_names) = dropped().await.unzip();
+        let readings = Readings {
+            addresses: self.leases.map(|used| Use {
+                used,
+                limit: config::machines(network.private_network),
+            }),
+            connections: self.connections(),
+            dropped_connections,
+            dropped_names,
+        };
+        let changes = self.shortages.update(readings, Instant::now());
+        for change in changes.iter().filter(|change| change.is_logged) {
+            messages::shortage(change);
+        }
+        !changes.is_empty()
+    }
+
+    /// Reads the lease file if it changed, or if the last reading may have been incomplete.
+    fn read_leases(&mut self) {
+        let path = self.root.join(paths::LEASES);
+        let stamp = std::fs::metadata(&path).and_then(|data| Ok((data.modified()?, data.len())));
+        let stamp = stamp.ok();
+        if stamp == self.read && !self.departures.is_incomplete() {
+            return;
+        }
+        self.read = stamp;
+        let leases: Option<Vec<Lease>> = machines::read(&path).ok();
+        self.leases = leases
+            .as_ref()
+            .map(|l| l.len().try_into().unwrap_or(u32::MAX));
+        if let Some(leases) = leases {
+            self.gone.extend(self.departures.leases(&leases));
+        }
+    }
+
+    async fn find_gone_ports(&mut self, bridge: &InterfaceName) {
+        // Without an answer, ports are found to be gone at the next observation.
+        if let Some(learned) = learned(bridge).await {
+            let ports: Vec<LinkIndex> = learned.iter().map(|entry| entry.port).collect();
+            self.gone.extend(self.departures.ports(&ports, &learned));
+        }
+    }
+
+    async fn remove_connections(&mut self) {
+        for _ in 0..REMOVALS {
+            // An address stays in the queue until its connections are removed.
+            let Some(address) = self.gone.front().copied() else {
+                return;
+            };
+            let removed = conntrack::remove(address).await;
+            self.gone.pop_front();
+            match removed {
+                Ok(()) => tracing::debug!("removed the connections of {address}, which is gone"),
+                Err(error) if !self.refused => {
+                    self.refused = true;
+                    tracing::warn!("cannot remove connections of {address}: {error}");
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    fn connections(&self) -> Option<Use> {
+        let number = |name: &str| {
+            let path = self.root.join("proc/sys/net/netfilter").join(name);
+            std::fs::read_to_string(path).ok()?.trim().parse().ok()
+        };
+        Some(Use {
+            used: number("nf_conntrack_count")?,
+            limit: number("nf_conntrack_max")?,
+        })
+    }
+}
+
+/// Returns the packets dropped because a machine had too many connections, and because one
+/// asked for too many names.
+async fn dropped() -> Option<(u64, u64)> {
+    let counts = client::counts(policy::TABLE).await.ok()?;
+    let sum = |comments: &[&str]| {
+        let counts = counts
+            .iter()
+            .filter(|(comment, _)| comments.contains(&comment.as_str()));
+        counts.map(|(_, count)| count.packets).sum()
+    };
+    Some((
+        sum(&policy::DROPPED_CONNECTIONS),
+        sum(&policy::DROPPED_NAMES),
+    ))
+}
+
+/// Returns the addresses that a bridge learned.
+async fn learned(name: &InterfaceName) -> Option<Vec<bridge::Learned>> {
+    let mut socket = Socket::open().ok()?;
+    let link = socket.get(bridge::get(name)).await.ok()?;
+    let (index, _) = bridge::settings(&link)?;
+    let entries = socket.dump(bridge::get_learned()).await.ok()?;
+    Some(
+        entries
+            .iter()
+            .filter_map(|entry| bridge::learned(entry, index))
+            .collect(),
+    )
+}
