@@ -129,6 +129,23 @@ def test_segments_to_machine_fit_mtu_of_uplink(lan: Lan, new_host: NewHost) -> N
     assert int(lan.log("accept.log").split()[-1]) <= 1400 - 52
 
 
+def test_page_arrives_through_uplink_that_drops_larger_frames(
+    lan: Lan, new_host: NewHost
+) -> None:
+    host = new_host()
+    lan.serve_dhcp("--dhcp-option=option:mtu,1400")
+    url = lan.serve_web(200_000 * "x")
+    host.start([lan])
+    wait_until_ready(host)
+    # A bridge drops frames above the MTU of the port without an error message. The second
+    # command keeps the LAN's own kernel from sending several segments in one frame.
+    lan.run(["ip", "link", "set", host.nics[0].cable, "mtu", "1400"])
+    lan.run(["ip", "link", "set", "lan0", "mtu", "1500", "gso_max_segs", "1"])
+    machine = _machine(host)
+    page = machine.run(["curl", "--silent", "--max-time", "20", url])
+    assert len(page) == 200_000
+
+
 def test_hardware_addresses_of_machine_are_limited(online: Host) -> None:
     attacker, other = _machine(online), _machine(online)
     flood = [*_STRANGER, "hardware-addresses", str(2 * _LEARNED)]

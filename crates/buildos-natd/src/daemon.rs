@@ -4,7 +4,7 @@
 //! |---|---|
 //! | netd's properties changed | D-Bus |
 //! | the ruleset changed | nfnetlink |
-//! | a port of br1 changed | rtnetlink |
+//! | a port of br1 changed | rtnetlink, by way of [`Pace`] |
 //! | dnsmasq or the probe wrote a file | inotify |
 //! | machines are short of a resource | [`UsageMonitor`] |
 //! | the time of the next check | clock |
@@ -27,6 +27,7 @@ use crate::dnsmasq::paths::{ACTIVE, PID};
 use crate::file_watch::{FileWatch, FileWatchError};
 use crate::firewall::error::FirewallError;
 use crate::firewall::monitor::RulesetMonitor;
+use crate::pace::Pace;
 use crate::reconcile::Reconciler;
 use crate::settings::Settings;
 use crate::usage::UsageMonitor;
@@ -69,6 +70,7 @@ pub async fn run(mut service: Service<Settings>) -> Result<(), DaemonError> {
     let links = Links::open(root)?;
     let files = FileWatch::new(root, &REPORTS)?;
     let mut usage = UsageMonitor::new(root);
+    let mut link_pace = Pace::default();
 
     let mut reconciler = Reconciler::new(root, &connection, service.settings().clone());
     reconciler.set_network(network.next().await?);
@@ -92,7 +94,7 @@ pub async fn run(mut service: Service<Settings>) -> Result<(), DaemonError> {
                 continue;
             },
             change = ruleset.next() => reconciler.ruleset_changed(change?),
-            link = links.changed() => link?,
+            link = link_pace.next(links.changed()) => link?,
             file = files.changed() => file?,
             () = usage.changed(reconciler.network()) => {
                 reconciler.set_shortages(usage.shortages());

@@ -30,6 +30,7 @@ pub mod file_watch;
 pub mod firewall;
 pub mod limits;
 mod messages;
+pub mod pace;
 pub mod posture;
 pub mod probe_request;
 pub mod probe_scheduler;
