@@ -147,6 +147,14 @@ class Lan(Closing):
             nic.plug()
         return nic
 
+    def move(self, nic: Nic, other: Lan) -> None:
+        """Moves the cable of a NIC to another LAN. The NIC loses its carrier meanwhile."""
+        self._ip(f"link set {nic.cable} netns {other.namespace.pid}")
+        cable = f"moved-{nic.cable}"
+        other.run(["ip", "link", "set", nic.cable, "name", cable, "master", BRIDGE])
+        nic.lan, nic.cable = other, cable
+        nic.plug()
+
     def own_address(self, address: str) -> None:
         """Adds an address for which the LAN answers ARP."""
         shown = self.run(["ip", "-brief", "-4", "address", "show", "dev", BRIDGE]).split()

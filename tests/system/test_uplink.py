@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 import subprocess
 
+import pytest
 from conftest import NewLan
 from host import Host
 from machine import Machine
-from simlan.lan import Lan, Nic
+from simlan.lan import BRIDGE, Lan, Nic
 
 NETD = "buildos-netd.service"
 # See units/systemd/catalog/buildos-netd.catalog.
@@ -109,6 +110,46 @@ def test_lease_survives_short_carrier_loss(host: Host, lan: Lan) -> None:
     )
     assert host.addresses("br0") == [f"{address}/24"]
     assert "Deleted" not in host.read("/run/monitor")
+
+
+@pytest.mark.parametrize("authoritative", [True, False])
+def test_cable_moved_to_other_network_leads_to_its_lease(
+    host: Host, lan: Lan, new_lan: NewLan, authoritative: bool
+) -> None:
+    other = new_lan("203.0.113", "other")
+    lan.serve_dhcp()
+    other.serve_dhcp(authoritative=authoritative)
+    host.start([lan])
+    host.wait_online()
+    lan.move(host.nics[0], other)
+    host.wait_for(
+        lambda: [a.startswith("203.0.113.") for a in host.addresses("br0")] == [True],
+        "br0 has a lease of the other network only",
+    )
+
+
+def test_silent_gateway_is_reported_and_replaced_by_nic_whose_gateway_answers(
+    host: Host, lan: Lan, new_lan: NewLan
+) -> None:
+    second = new_lan("203.0.113", "second")
+    gateway = f"{lan.prefix}.250"
+    lan.own_address(gateway)
+    lan.serve_dhcp(f"--dhcp-option=3,{gateway}")
+    host.start([lan, second])
+    host.wait_online()
+    assert _port(host) == "eth0"
+
+    def reachability() -> object:
+        return host.bus_property("network1", "GatewayReachability")
+
+    host.wait_for(lambda: reachability() == "reachable", "the gateway answers")
+    lan.run(["ip", "address", "del", f"{gateway}/32", "dev", BRIDGE])
+    host.wait_for(lambda: reachability() == "unreachable", "the gateway is silent", 60)
+    assert f"gateway {gateway} does not answer" in host.status_text(NETD)
+    assert host.bus_property("network1", "Online")
+    second.serve_dhcp()
+    host.wait_for(lambda: _port(host) == "eth1", "the second NIC is the uplink", 90)
+    host.wait_for(lambda: reachability() == "reachable", "its gateway answers")
 
 
 def test_second_nic_takes_over_and_machine_keeps_address(

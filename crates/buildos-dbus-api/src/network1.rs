@@ -35,6 +35,18 @@ string_enum! {
 }
 
 string_enum! {
+    /// Whether the gateway answers ARP.
+    Reachability("network1 gateway reachability") {
+        /// Not asked yet, or it never answered.
+        Unknown = "unknown",
+        /// Answers.
+        Reachable = "reachable",
+        /// Answered before, and does not any more.
+        Unreachable = "unreachable",
+    }
+}
+
+string_enum! {
     /// Role of a link.
     LinkRole("network1 link role") {
         /// netd does not use it; the link's reason says why.
@@ -95,6 +107,9 @@ pub trait Manager {
     /// Default gateway, or empty.
     #[zbus(property)]
     fn gateway(&self) -> zbus::Result<String>;
+    /// Whether the gateway answers ARP, a [`Reachability`]; empty without a gateway.
+    #[zbus(property)]
+    fn gateway_reachability(&self) -> zbus::Result<String>;
     /// Name servers of the lease, in its order.
     #[zbus(property, name = "DNS")]
     fn dns(&self) -> zbus::Result<Vec<String>>;

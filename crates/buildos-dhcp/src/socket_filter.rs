@@ -81,6 +81,7 @@ const ARP_LENGTHS: u32 = 4;
 const MAC_AND_IPV4: u32 = 0x0604;
 const SENDER_MAC: u32 = 8;
 const SENDER: u32 = 14;
+const TARGET: u32 = 24;
 
 /// Returns the filter for unfragmented UDP packets to port 68 with a BOOTP reply to
 /// this hardware address.
@@ -125,6 +126,21 @@ pub fn address_claims(addresses: &[Ipv4Addr], mac: MacAddress) -> Vec<Instructio
     program.skip_unless(JUMP_EQUAL, upper, 2);
     program.load(LOAD_HALF, SENDER_MAC + 4);
     program.forbid(JUMP_EQUAL, lower);
+    program.finish()
+}
+
+/// Returns the filter for ARP packets from `sender` to `target`, such as answers to requests
+/// of `target`.
+pub fn arp_between(sender: Ipv4Addr, target: Ipv4Addr) -> Vec<Instruction> {
+    let mut program = Program::default();
+    program.load(LOAD_WORD, ARP_TYPES);
+    program.require(JUMP_EQUAL, ETHERNET_AND_IPV4);
+    program.load(LOAD_HALF, ARP_LENGTHS);
+    program.require(JUMP_EQUAL, MAC_AND_IPV4);
+    program.load(LOAD_WORD, SENDER);
+    program.require(JUMP_EQUAL, u32::from(sender));
+    program.load(LOAD_WORD, TARGET);
+    program.require(JUMP_EQUAL, u32::from(target));
     program.finish()
 }
 

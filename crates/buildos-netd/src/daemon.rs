@@ -37,6 +37,7 @@ use crate::settings::Settings;
 use crate::sockets::{Incoming, Message, Sockets};
 use crate::status::{Clocks, Status};
 use crate::uplink::candidate::Candidate;
+use crate::uplink::gateway;
 use crate::uplink::listeners::Listen;
 use crate::uplink::notice::Notice;
 use crate::{clock, messages, other_manager, state_file};
@@ -262,6 +263,12 @@ impl Network for Host {
     fn send_arp(&mut self, nic: &Candidate, link: LinkIndex, packet: &arp::Packet) {
         if let Err(error) = self.sockets.send_arp(link, packet) {
             tracing::debug!(client = nic.index.get(), %error, "cannot send ARP");
+        }
+    }
+
+    fn ask_gateway(&mut self, nic: &Candidate, link: LinkIndex, request: &gateway::Request) {
+        if let Err(error) = self.sockets.ask_gateway(link, request) {
+            tracing::debug!(client = nic.index.get(), %error, "cannot ask the gateway");
         }
     }
 

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
-use buildos_dbus_api::network1::{LINK_PREFIX, NAME, Network, PATH};
+use buildos_dbus_api::network1::{LINK_PREFIX, NAME, Network, PATH, Reachability};
 use buildos_dbus_api::{system_bus, update};
 use buildos_types::LinkIndex;
 use futures_util::StreamExt as _;
@@ -243,6 +243,14 @@ impl Manager {
     #[zbus(property)]
     fn gateway(&self) -> &str {
         &self.published.gateway
+    }
+
+    /// Whether the gateway answers ARP: `unknown`, `reachable` or `unreachable`; empty
+    /// without a gateway.
+    #[zbus(property)]
+    fn gateway_reachability(&self) -> &str {
+        let reachability = self.status.gateway_reachability;
+        reachability.map_or("", Reachability::as_str)
     }
 
     /// Name servers of the lease, in its order.

@@ -39,11 +39,12 @@ pub struct Decision {
     /// Name of the NIC.
     pub interface: String,
     /// `sent DISCOVER`, `offered`, `refused`, `failed`, `bound`, `extended`,
-    /// `unconfirmed`, `contested`, `proxy ARP`, `lost` or `replaced`.
+    /// `unconfirmed`, `contested`, `proxy ARP`, `lost`, `replaced`, `moved`,
+    /// `gateway silent` or `gateway answers`.
     pub decision: String,
     /// The server (option 54).
     pub server: Option<Ipv4Addr>,
-    /// The offered or leased address.
+    /// The offered or leased address, or that of the gateway.
     pub address: Option<Ipv4Addr>,
     /// The reason, for operators. Text from servers is escaped.
     pub reason: Option<String>,
@@ -129,16 +130,32 @@ impl History {
 
     /// Records a decision of the election about a NIC.
     pub fn notice(&mut self, usec: u64, interface: &str, notice: &Notice) {
-        let decision = match notice {
-            Notice::Replaced { lease, by, reason } => Decision {
-                interface: interface.to_owned(),
-                decision: "replaced".to_owned(),
-                server: Some(lease.server),
-                address: Some(lease.address),
-                reason: Some(format!("{by} took br0 over: {reason}")),
-            },
+        let (decision, server, address, reason) = match notice {
+            Notice::Replaced { lease, by, reason } => {
+                let reason = format!("{by} took br0 over: {reason}");
+                ("replaced", Some(lease.server), lease.address, Some(reason))
+            }
+            Notice::Moved {
+                lease,
+                server,
+                network,
+            } => {
+                let reason = format!("{server} offers an address of {network}");
+                ("moved", Some(lease.server), lease.address, Some(reason))
+            }
+            Notice::GatewaySilent(gateway) => ("gateway silent", None, *gateway, None),
+            Notice::GatewayAnswers(gateway) => ("gateway answers", None, *gateway, None),
         };
-        self.add(usec, decision);
+        self.add(
+            usec,
+            Decision {
+                interface: interface.to_owned(),
+                decision: decision.to_owned(),
+                server,
+                address: Some(address),
+                reason,
+            },
+        );
     }
 
     /// Returns the history as JSON if it changed since the last call.

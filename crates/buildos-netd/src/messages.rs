@@ -19,6 +19,12 @@ pub const LOST: &str = "5e1c9b7f8a0240b6b2c4d09e3f7a1d58";
 pub const UNCONFIRMED: &str = "94f1f0f6d2c64f7e8b1e0b9d7c3a2e15";
 /// Another NIC took br0 over.
 pub const REPLACED: &str = "46d1c1cf3cbd4b0ea4a5e4ed0b83b0ce";
+/// The lease ended because the host was moved to another network.
+pub const MOVED: &str = "8f0d3a5c6e914b27a1d4c0b97f52e638";
+/// The gateway does not answer any more.
+pub const GATEWAY_SILENT: &str = "b1c7e90d24f84a3f9d6e5a08c3712fb4";
+/// The gateway answers again.
+pub const GATEWAY_ANSWERS: &str = "2e6f4b8097c14d5eb3a2f1d09c8e7a65";
 /// netd refused a server's message, or a server did not grant its offer.
 pub const REFUSED: &str = "e0b3c8d1a7f94c5cb6d2f1e4a9078b63";
 /// Another host claims the address of br0, which netd keeps.
@@ -117,6 +123,31 @@ pub fn notice(nic: &Candidate, notice: &Notice) {
             buildos_address = %lease.address,
             "{interface}: {by} is the uplink now: {reason}; the lease of {} ended",
             lease.address
+        ),
+        Notice::Moved {
+            lease,
+            server,
+            network,
+        } => tracing::warn!(
+            message_id = MOVED,
+            interface,
+            buildos_address = %lease.address,
+            buildos_server = %server,
+            "{interface}: the lease of {} ended: neither its server nor its gateway answers, \
+             and {server} offers an address of {network}",
+            lease.address
+        ),
+        Notice::GatewaySilent(gateway) => tracing::warn!(
+            message_id = GATEWAY_SILENT,
+            interface,
+            buildos_gateway = %gateway,
+            "{interface}: gateway {gateway} does not answer ARP"
+        ),
+        Notice::GatewayAnswers(gateway) => tracing::info!(
+            message_id = GATEWAY_ANSWERS,
+            interface,
+            buildos_gateway = %gateway,
+            "{interface}: gateway {gateway} answers ARP again"
         ),
     }
 }

@@ -41,6 +41,7 @@ use crate::private_network;
 use crate::settings::Settings;
 use crate::uplink::candidate::{self, Candidate};
 use crate::uplink::election::{Effect, Election, Rules};
+use crate::uplink::gateway::Request;
 use crate::uplink::listeners::{Listen, listeners, receiving_link};
 use crate::uplink::notice::Notice;
 
@@ -80,6 +81,9 @@ pub trait Network {
     /// of it, so that the packet reaches br0's other ports.
     fn send_arp(&mut self, nic: &Candidate, link: LinkIndex, packet: &arp::Packet);
 
+    /// Sends an ARP request to a gateway, by the same link.
+    fn ask_gateway(&mut self, nic: &Candidate, link: LinkIndex, request: &Request);
+
     /// Records an event of a client.
     fn record(&mut self, nic: &Candidate, event: &Event);
 
@@ -95,6 +99,8 @@ pub trait Network {
 #[allow(missing_docs)]
 pub struct FormerUplink {
     pub mac: MacAddress,
+    /// Hardware address of the gateway, if it answered.
+    pub gateway_mac: Option<MacAddress>,
     pub lease: Lease,
 }
 
@@ -151,10 +157,10 @@ impl Reconciler {
         let candidates = candidate::list(&self.observed, &self.settings);
         let former = former.and_then(|former| {
             let nic = candidates.iter().find(|nic| nic.mac == former.mac)?;
-            Some((nic.clone(), former.lease))
+            Some((nic.clone(), former.lease, former.gateway_mac))
         });
-        if let Some((nic, lease)) = former {
-            self.election.resume(host.now(), nic, lease);
+        if let Some((nic, lease, gateway_mac)) = former {
+            self.election.resume(host.now(), nic, lease, gateway_mac);
         }
         self.update_candidates(host);
         self.reconcile(host, false).await
@@ -366,6 +372,7 @@ impl Reconciler {
     fn perform<H: Network>(&self, host: &mut H, effect: &Effect) {
         let (Effect::Transmit(index, _)
         | Effect::Arp(index, _)
+        | Effect::AskGateway(index, _)
         | Effect::Event(index, _)
         | Effect::Report(index, ..)
         | Effect::Notice(index, _)) = effect;
@@ -379,6 +386,10 @@ impl Reconciler {
             Effect::Arp(_, packet) => {
                 let link = receiving_link(contender, &self.observed);
                 host.send_arp(nic, link, packet);
+            }
+            Effect::AskGateway(_, request) => {
+                let link = receiving_link(contender, &self.observed);
+                host.ask_gateway(nic, link, request);
             }
             Effect::Event(_, event) => host.record(nic, event),
             Effect::Report(_, address, report) => host.report(nic, *address, *report),

@@ -28,6 +28,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use self::packet::{EtherType, PacketReceiver, PacketSender};
+use crate::uplink::gateway::Request;
 use crate::uplink::listeners::Listen;
 
 /// Capacity of the queue. A DHCP exchange is two messages.
@@ -155,6 +156,19 @@ impl Sockets {
             .broadcast(link, EtherType::Arp, &packet.encode())
     }
 
+    /// Sends an ARP request to a gateway.
+    ///
+    /// # Errors
+    ///
+    /// The link is down or removed.
+    pub fn ask_gateway(&self, link: LinkIndex, request: &Request) -> io::Result<()> {
+        let packet = request.packet.encode();
+        match request.to {
+            None => self.packets.broadcast(link, EtherType::Arp, &packet),
+            Some(mac) => self.packets.send(link, EtherType::Arp, mac, &packet),
+        }
+    }
+
     /// Waits for the next message. Cancel-safe.
     pub async fn receive(&mut self) -> Incoming {
         match self.receiver.recv().await {
@@ -183,6 +197,11 @@ impl Open {
                 let filter = socket_filter::address_claims(addresses, *mac);
                 let frames = if *tap { EtherType::Tap } else { EtherType::Arp };
                 let socket = PacketReceiver::open(*link, frames, &filter)?;
+                (None, tokio::spawn(read_packets(inbox, socket, claim)))
+            }
+            Listen::Gateway(link, gateway, address) => {
+                let filter = socket_filter::arp_between(*gateway, *address);
+                let socket = PacketReceiver::open(*link, EtherType::Arp, &filter)?;
                 (None, tokio::spawn(read_packets(inbox, socket, claim)))
             }
             Listen::Udp(_, device) => {

@@ -21,6 +21,9 @@ struct Resume {
     boot_id: String,
     /// Hardware address of the port of br0.
     uplink: MacAddress,
+    /// Hardware address of the gateway, if it answered.
+    #[serde(default)]
+    gateway_mac: Option<MacAddress>,
     lease: Lease,
 }
 
@@ -46,6 +49,7 @@ pub fn encode(status: &Status) -> Vec<u8> {
         .map(|((_, mac), lease)| Resume {
             boot_id: boot_id(),
             uplink: *mac,
+            gateway_mac: status.gateway_mac,
             lease: lease.clone(),
         });
     // JSON fails only for maps whose keys are not strings; there are none.
@@ -63,6 +67,7 @@ fn decode(bytes: &[u8], boot_id: &str) -> Option<FormerUplink> {
     let resume = saved.resume.filter(|resume| resume.boot_id == boot_id)?;
     Some(FormerUplink {
         mac: resume.uplink,
+        gateway_mac: resume.gateway_mac,
         lease: resume.lease,
     })
 }

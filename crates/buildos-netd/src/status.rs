@@ -3,7 +3,7 @@
 
 use std::net::Ipv4Addr;
 
-use buildos_dbus_api::network1::{LinkRole, Network, State};
+use buildos_dbus_api::network1::{LinkRole, Network, Reachability, State};
 use buildos_dhcp::{Instant, Lease};
 use buildos_types::{InterfaceName, LinkIndex, MacAddress, PrivateNetwork};
 use ipnet::{Ipv4Net, Ipv6Net};
@@ -32,6 +32,11 @@ pub struct Status {
     pub private: Option<PrivateNetwork>,
     /// The lease of br0; [`None`] until br0 has its address.
     pub lease: Option<Lease>,
+    /// Whether the gateway answers; [`None`] without a gateway.
+    pub gateway_reachability: Option<Reachability>,
+    /// Hardware address of the gateway, if it answered.
+    #[serde(skip)]
+    pub gateway_mac: Option<MacAddress>,
     /// Time of the lease, CLOCK_REALTIME in microseconds; 0 without a lease.
     pub acquired_usec: u64,
     /// IPv6 addresses of br0 in use, which the kernel configures.
@@ -119,6 +124,8 @@ impl Status {
                 .port()
                 .map(|port| (port.candidate.name.clone(), port.candidate.mac)),
             private,
+            gateway_reachability: lease.and_then(|_| election.gateway_reachability()),
+            gateway_mac: election.gateway_mac(),
             acquired_usec: lease.map_or(0, |lease| clocks.seconds_usec(lease.acquired)),
             lease: lease.cloned(),
             ipv6: ipv6.map(|(_, net)| *net).collect(),
@@ -265,8 +272,12 @@ fn reason(state: State, election: &Election, lease: Option<&Lease>, settings: &S
         (State::Online | State::NoDefaultRoute, Some(lease)) => {
             let (address, prefix, server) = (lease.address, lease.prefix, lease.server);
             let claims = election.port().map(claims).unwrap_or_default();
+            let gateway = lease.gateway().filter(|_| election.is_gateway_silent());
+            let gateway = gateway
+                .map(|gateway| format!("; gateway {gateway} does not answer"))
+                .unwrap_or_default();
             let rest = shortcomings(state, election);
-            format!("br0 has {address}/{prefix} by {port} from {server}{claims}{rest}")
+            format!("br0 has {address}/{prefix} by {port} from {server}{claims}{gateway}{rest}")
         }
         (State::CarrierLost, Some(lease)) => {
             let (address, prefix) = (lease.address, lease.prefix);
@@ -296,6 +307,7 @@ fn reason(state: State, election: &Election, lease: Option<&Lease>, settings: &S
 fn shortcomings(state: State, election: &Election) -> String {
     let rank = election.rank().filter(|_| election.is_provisional());
     match rank {
+        Some(_) if election.is_gateway_silent() => "; searching on other NICs".to_owned(),
         Some(rank) => format!("; provisional: {rank}"),
         None if state == State::NoDefaultRoute => {
             "; no default route, and online_requires is \"default-route\"".to_owned()
@@ -349,6 +361,8 @@ pub(crate) mod samples {
             uplink: Some(("enp1s0".parse().unwrap(), mac)),
             private: Some("172.23.0.1/16".parse().unwrap()),
             lease: Some(lease),
+            gateway_reachability: Some(Reachability::Reachable),
+            gateway_mac: Some(MacAddress([2, 0, 0, 0, 0, 0xfe])),
             acquired_usec: 1_700_000_000_000_000,
             ipv6: vec!["fe80::dcad:beff:feef:b8da/64".parse().unwrap()],
             public_ports: vec!["enp1s0".parse().unwrap()],
@@ -373,6 +387,8 @@ pub(crate) mod samples {
             reason: "no carrier on enp1s0".into(),
             uplink: None,
             lease: None,
+            gateway_reachability: None,
+            gateway_mac: None,
             acquired_usec: 0,
             ..online()
         }

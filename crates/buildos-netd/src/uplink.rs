@@ -5,6 +5,7 @@
 //! | [`candidate`] | links that may become the uplink |
 //! | [`contender`] | a candidate and its DHCP client |
 //! | [`election`] | the choice among the contenders |
+//! | [`gateway`] | reachability of a gateway |
 //! | [`notice`] | decisions that are logged |
 //! | [`rank`] | order of offers and leases |
 //! | [`listeners`] | sockets that the contenders need |
@@ -12,6 +13,7 @@
 pub mod candidate;
 pub mod contender;
 pub mod election;
+pub mod gateway;
 pub mod listeners;
 pub mod notice;
 pub mod rank;

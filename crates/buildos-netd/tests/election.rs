@@ -14,19 +14,21 @@ use std::time::Duration;
 
 use buildos_dhcp::address_conflict::Report;
 use buildos_dhcp::arp::Packet;
-use buildos_dhcp::{ClientName, Event, Instant, MessageKind, State};
+use buildos_dhcp::{ClientName, Event, Instant, Lease, MessageKind, State};
 use buildos_netd::settings::OnlineRequires;
 use buildos_netd::uplink::candidate::Candidate;
 use buildos_netd::uplink::election::{Effect, Election, Rules};
 use buildos_netd::uplink::notice::Notice;
 use buildos_types::{LinkIndex, MacAddress};
 use nics::{index, mac};
-use servers::{LEASE, Server, address, answer, link_local_address, reply};
+use servers::{LEASE, Server, address, address_elsewhere, answer, link_local_address, reply};
 
 const GRACE: Duration = Duration::from_secs(35);
 /// Duration of the check whether a claimant does proxy ARP.
 const CHECK: Duration = Duration::from_millis(1200);
 const HEAD_START: Duration = Duration::from_secs(1);
+const ROUTER: MacAddress = MacAddress([2, 0, 0, 0, 0xfe, 1]);
+const ROUTER_ELSEWHERE: MacAddress = MacAddress([2, 0, 0, 0, 0xfe, 2]);
 const BOOTIF_WAIT: Duration = Duration::from_secs(30);
 
 /// An election among NICs 1, 2, … with one server each.
@@ -41,6 +43,8 @@ struct World {
     arp: Vec<(LinkIndex, Packet)>,
     reports: Vec<(LinkIndex, Ipv4Addr, Report)>,
     notices: Vec<(LinkIndex, Notice)>,
+    /// Hardware address of the gateway that answers ARP on the network of each NIC.
+    gateways: BTreeMap<LinkIndex, MacAddress>,
 }
 
 impl World {
@@ -69,21 +73,34 @@ impl World {
             arp: Vec::new(),
             reports: Vec::new(),
             notices: Vec::new(),
+            gateways: BTreeMap::new(),
         }
     }
 
     /// Updates the candidates.
     fn links(&mut self) {
+        let candidates = self.candidates();
+        self.election
+            .set_own_macs(self.carrier.keys().map(|index| mac(*index)).collect());
+        self.election.set_candidates(self.now, candidates);
+        self.exchange();
+    }
+
+    fn candidates(&self) -> Vec<Candidate> {
         let candidates = self.carrier.iter().map(|(index, carrier)| Candidate {
             index: *index,
             name: format!("eth{index}").parse().unwrap(),
             mac: mac(*index),
             carrier: *carrier,
         });
-        self.election
-            .set_own_macs(self.carrier.keys().map(|index| mac(*index)).collect());
-        self.election.set_candidates(self.now, candidates.collect());
-        self.exchange();
+        candidates.collect()
+    }
+
+    /// Resumes the lease of an earlier netd.
+    fn resume(&mut self, index: LinkIndex, lease: Lease, gateway: Option<MacAddress>) {
+        let nic = self.candidates().into_iter().find(|nic| nic.index == index);
+        self.election.resume(self.now, nic.unwrap(), lease, gateway);
+        self.links();
     }
 
     fn set_carrier(&mut self, index: LinkIndex, carrier: bool) {
@@ -98,13 +115,24 @@ impl World {
                 Effect::Transmit(index, transmit) => {
                     self.sent.push((index, transmit.kind));
                     let server = self.servers[&index];
-                    let answer = answer(server, transmit.kind);
+                    let answer = answer(server, &transmit);
                     if let Some(kind) = answer.filter(|_| self.carrier[&index]) {
                         let reply = reply(server, index, &transmit, kind, LEASE);
                         self.election.packet(self.now, index, &reply);
                     }
                 }
                 Effect::Arp(index, packet) => self.arp.push((index, packet)),
+                Effect::AskGateway(index, request) => {
+                    let gateway = self.gateways.get(&index).copied();
+                    if let Some(sender_mac) = gateway.filter(|_| self.carrier[&index]) {
+                        let answer = Packet {
+                            sender_mac,
+                            sender: request.packet.target,
+                            target: request.packet.sender,
+                        };
+                        self.election.arp(self.now, index, &answer);
+                    }
+                }
                 Effect::Event(index, event) => self.events.push((index, event)),
                 Effect::Report(index, address, report) => {
                     self.reports.push((index, address, report));
@@ -357,6 +385,133 @@ fn bootif_without_default_route_loses_to_nic_with_one_unless_lease_is_enough() {
     }
 }
 
+/// Returns a host on eth1 whose cable has been moved to a port of another network.
+fn moved(server: Server) -> World {
+    let mut world = World::new(&[Server::Good], None);
+    world.pass(Duration::from_secs(10));
+    world.set_carrier(index(1), false);
+    world.servers.insert(index(1), server);
+    world.pass(Duration::from_secs(2));
+    world.set_carrier(index(1), true);
+    world
+}
+
+#[test]
+fn lease_ends_with_offer_of_other_network_whose_server_ignores_the_former_address() {
+    let mut world = moved(Server::Elsewhere);
+    world.pass(Duration::from_secs(20));
+    assert_eq!(world.leased(), Some(address_elsewhere(index(1))));
+}
+
+#[test]
+fn lease_ends_with_offer_behind_port_that_forwards_after_thirty_seconds() {
+    let mut world = moved(Server::Silent);
+    world.pass(Duration::from_secs(30));
+    assert_eq!(world.leased(), Some(address(index(1))), "kept meanwhile");
+    world.servers.insert(index(1), Server::Elsewhere);
+    world.pass(Duration::from_secs(10));
+    assert_eq!(world.leased(), Some(address_elsewhere(index(1))));
+}
+
+#[test]
+fn lease_resumed_ends_with_offer_of_other_network() {
+    let before = World::new(&[Server::Good], None);
+    let lease = before.election.lease().unwrap().clone();
+    let mut world = World::before(&[Server::Elsewhere], None);
+    world.resume(index(1), lease, None);
+    world.pass(Duration::from_secs(20));
+    assert_eq!(world.leased(), Some(address_elsewhere(index(1))));
+}
+
+#[test]
+fn lease_is_confirmed_by_gateway_of_known_hardware_address() {
+    let before = World::new(&[Server::Good], None);
+    let lease = before.election.lease().unwrap().clone();
+    for (known, kept) in [(Some(ROUTER), true), (Some(ROUTER_ELSEWHERE), false)] {
+        let mut world = World::before(&[Server::Elsewhere], None);
+        world.gateways.insert(index(1), ROUTER);
+        world.resume(index(1), lease.clone(), known);
+        world.pass(Duration::from_secs(120));
+        let address = match kept {
+            true => address(index(1)),
+            false => address_elsewhere(index(1)),
+        };
+        assert_eq!(world.leased(), Some(address), "{known:?}");
+    }
+}
+
+#[test]
+fn lease_is_kept_after_offer_of_its_own_network() {
+    // The server has forgotten its leases, and does not answer REQUESTs for them.
+    let mut world = moved(Server::Forgetful);
+    world.pass(Duration::from_secs(600));
+    assert_eq!(world.leased(), Some(address(index(1))));
+    assert!(!world.election.port().unwrap().has_scout());
+    let discovers = world
+        .sent
+        .iter()
+        .filter(|(_, kind)| *kind == MessageKind::Discover);
+    assert_eq!(
+        discovers.count(),
+        2,
+        "one at the start, one beside the lease"
+    );
+}
+
+#[test]
+fn gateway_that_falls_silent_is_reported_and_lease_confirmed_by_its_server() {
+    let mut world = World::new(&[Server::Good], None);
+    world.gateways.insert(index(1), ROUTER);
+    world.pass(Duration::from_secs(100));
+    assert_eq!(world.election.gateway_mac(), Some(ROUTER));
+    world.gateways.clear();
+    world.pass(Duration::from_secs(40));
+    let silent = Notice::GatewaySilent(Ipv4Addr::new(192, 0, 2, 1));
+    assert_eq!(world.notices, [(index(1), silent)]);
+    assert!(
+        world
+            .events
+            .iter()
+            .any(|(_, e)| matches!(e, Event::Renewed(_)))
+    );
+    assert_eq!(world.leased(), Some(address(index(1))));
+    world.gateways.insert(index(1), ROUTER);
+    world.pass(Duration::from_secs(40));
+    assert!(matches!(world.notices[1], (_, Notice::GatewayAnswers(_))));
+    assert_eq!(world.notices.len(), 2);
+}
+
+#[test]
+fn gateway_silent_from_the_start_changes_nothing() {
+    let mut world = World::new(&[Server::Good, Server::Good], None);
+    let (port, sent) = (world.port(), world.sent.len());
+    world.pass(Duration::from_secs(1500));
+    assert_eq!((world.port(), world.sent.len()), (port, sent));
+    assert_eq!(world.notices, []);
+}
+
+#[test]
+fn nic_whose_gateway_answers_replaces_port_with_silent_gateway() {
+    for answers in [true, false] {
+        let mut world = World::new(&[Server::Good, Server::Good], None);
+        let port = world.port().unwrap();
+        world.gateways.insert(port, ROUTER);
+        world.pass(Duration::from_secs(100));
+        world.gateways.clear();
+        if answers {
+            world.gateways.insert(other(port), ROUTER_ELSEWHERE);
+        }
+        world.pass(Duration::from_secs(60));
+        let expected = if answers { other(port) } else { port };
+        assert_eq!(world.port(), Some(expected));
+        assert_eq!(world.leased(), Some(address(expected)));
+        // The former port does not win again when its gateway answers.
+        world.gateways.insert(port, ROUTER);
+        world.pass(Duration::from_secs(600));
+        assert_eq!(world.port(), Some(expected));
+    }
+}
+
 #[test]
 fn lease_after_short_loss_of_carrier_is_kept_and_confirmed() {
     let mut world = World::new(&[Server::Good, Server::Good], None);
@@ -440,7 +595,7 @@ fn lease_resumed_is_confirmed_and_kept_meanwhile() {
         mac: mac(port),
         carrier: true,
     };
-    world.election.resume(world.now, uplink, lease);
+    world.election.resume(world.now, uplink, lease, None);
     assert_eq!(world.leased(), Some(address(port)));
     world.links();
     assert_eq!(world.leased(), Some(address(port)));
@@ -652,7 +807,7 @@ fn address_resumed_is_defended_not_probed() {
         mac: mac(index(1)),
         carrier: true,
     };
-    world.election.resume(world.now, uplink, lease);
+    world.election.resume(world.now, uplink, lease, None);
     world.exchange();
     assert_eq!(world.arp, []);
     world.election.arp(world.now, index(1), &claim(index(1)));

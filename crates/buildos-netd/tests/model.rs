@@ -252,6 +252,7 @@ impl World {
             .zip(lease)
             .map(|(port, lease)| FormerUplink {
                 mac: port.candidate.mac,
+                gateway_mac: election.gateway_mac(),
                 lease: lease.clone(),
             });
         let seed = u64::try_from(self.now().as_nanos()).unwrap();

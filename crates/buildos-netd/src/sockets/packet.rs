@@ -22,7 +22,7 @@ use std::os::fd::{AsRawFd, FromRawFd as _, OwnedFd, RawFd};
 
 use buildos_dhcp::socket_filter::Instruction;
 use buildos_dhcp::udp_packet::CLIENT_PORT;
-use buildos_types::LinkIndex;
+use buildos_types::{LinkIndex, MacAddress};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::io::unix::AsyncFd;
 use tokio::net::UdpSocket;
@@ -89,7 +89,22 @@ impl PacketSender {
     ///
     /// The link is down or removed, or its queue is full.
     pub fn broadcast(&self, link: LinkIndex, kind: EtherType, packet: &[u8]) -> io::Result<()> {
-        let address = link_address(link, kind, [0xff; 6])?;
+        self.send(link, kind, MacAddress([0xff; 6]), packet)
+    }
+
+    /// Sends a packet to a hardware address on a link.
+    ///
+    /// # Errors
+    ///
+    /// As [`PacketSender::broadcast`].
+    pub fn send(
+        &self,
+        link: LinkIndex,
+        kind: EtherType,
+        to: MacAddress,
+        packet: &[u8],
+    ) -> io::Result<()> {
+        let address = link_address(link, kind, to.0)?;
         // SAFETY: see the module.
         let sent = unsafe {
             libc::sendto(

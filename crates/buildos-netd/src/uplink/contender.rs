@@ -5,6 +5,7 @@ use buildos_dhcp::{Client, Config, Input, Instant, State};
 use ipnet::Ipv4Net;
 
 use super::candidate::Candidate;
+use super::gateway::Monitor;
 
 /// A NIC in the election.
 #[derive(Debug)]
@@ -15,6 +16,14 @@ pub struct Contender {
     pub client: Client,
     /// Detects conflicts over the address that the client requests or has.
     pub(super) detector: Option<Detector>,
+    /// Checks the gateway of the lease; on other NICs, of the offer while br0's is silent.
+    pub(super) monitor: Option<Monitor>,
+    /// The last gateway that answered, and its hardware address.
+    pub(super) known_gateway: Option<(Ipv4Addr, MacAddress)>,
+    /// No server confirmed the lease since carrier returned or the gateway fell silent.
+    pub(super) unconfirmed: bool,
+    /// Searches beside the unconfirmed lease.
+    pub(super) scout: Option<Client>,
     /// The client has been started and not stopped or suspended since.
     pub(super) running: bool,
     /// Arrival of the first offer of this search; meaningful only while the client holds one.
@@ -29,6 +38,10 @@ impl Contender {
             client: Client::new(config, seed),
             candidate,
             detector: None,
+            monitor: None,
+            known_gateway: None,
+            unconfirmed: false,
+            scout: None,
             running: false,
             offered_at: None,
             no_carrier_since: None,
@@ -52,6 +65,18 @@ impl Contender {
     #[must_use]
     pub fn detector(&self) -> Option<&Detector> {
         self.detector.as_ref()
+    }
+
+    /// Returns the monitor of the gateway, if it is checked.
+    #[must_use]
+    pub fn monitor(&self) -> Option<&Monitor> {
+        self.monitor.as_ref()
+    }
+
+    /// Returns true while a second client searches beside the lease.
+    #[must_use]
+    pub fn has_scout(&self) -> bool {
+        self.scout.is_some()
     }
 
     /// Ends the client's lease or search, without an event.

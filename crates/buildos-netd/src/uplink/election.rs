@@ -29,15 +29,19 @@ use std::time::Duration;
 
 use buildos_dhcp::address_conflict::{self, Detector, Report};
 use buildos_dhcp::arp;
-use buildos_dhcp::{ClientName, Config, Event, Input, Instant, Lease, Output, State, Transmit};
+use buildos_dhcp::{
+    Client, ClientName, Config, Event, Input, Instant, Lease, Output, State, Transmit,
+};
 use buildos_types::{LinkIndex, MacAddress};
 use ipnet::Ipv4Net;
 
 use super::candidate::Candidate;
 use super::contender::Contender;
+use super::gateway::{Monitor, Request};
 use super::notice::Notice;
 use crate::settings::{OnlineRequires, Settings};
 
+mod confirm;
 mod order;
 
 /// Delay before a changed hostname is sent to the DHCP server. At boot the name is set
@@ -87,6 +91,8 @@ pub enum Effect {
     Transmit(LinkIndex, Transmit),
     /// Broadcast an ARP packet.
     Arp(LinkIndex, arp::Packet),
+    /// Send an ARP request to a gateway.
+    AskGateway(LinkIndex, Request),
     /// Log and record an event of the DHCP client.
     Event(LinkIndex, Event),
     /// Log and record a finding about another host and the address of the client.
@@ -202,15 +208,23 @@ impl Election {
         self.advance(now);
     }
 
-    /// Makes a candidate the port of br0, with the lease of an earlier netd of this boot.
-    /// Call it before the first [`Election::set_candidates`], so that no client starts
-    /// from INIT.
-    pub fn resume(&mut self, now: Instant, candidate: Candidate, lease: Lease) {
+    /// Makes a candidate the port of br0, with the lease of an earlier netd of this boot and
+    /// the hardware address of its gateway. Call it before the first
+    /// [`Election::set_candidates`], so that no client starts from INIT.
+    pub fn resume(
+        &mut self,
+        now: Instant,
+        candidate: Candidate,
+        lease: Lease,
+        gateway_mac: Option<MacAddress>,
+    ) {
         let index = candidate.index;
+        let known_gateway = lease.gateway().zip(gateway_mac);
         let config = config(&self.rules, &self.hostname, candidate.mac);
         let mut contender = Contender::new(candidate, config, self.next_seed());
         contender.client.handle(now, Input::Resume(Box::new(lease)));
         contender.running = true;
+        contender.known_gateway = known_gateway;
         contender.no_carrier_since = (!contender.candidate.carrier).then_some(now);
         // The address is in use: it is defended, not probed for.
         let mac = contender.candidate.mac;
@@ -225,6 +239,10 @@ impl Election {
 
     /// Processes a DHCP message for the client of that link.
     pub fn packet(&mut self, now: Instant, index: LinkIndex, payload: &[u8]) {
+        let contender = self.contenders.get_mut(&index);
+        if let Some(scout) = contender.and_then(|c| c.scout.as_mut()) {
+            scout.handle(now, Input::Packet(payload));
+        }
         self.input(now, index, Input::Packet(payload));
     }
 
@@ -233,11 +251,12 @@ impl Election {
         if self.own_macs.contains(&packet.sender_mac) {
             return;
         }
+        self.gateway_arp(now, index, packet);
         let contender = self.contenders.get_mut(&index);
         if let Some(detector) = contender.and_then(|c| c.detector.as_mut()) {
             detector.received(now, packet);
-            self.advance(now);
         }
+        self.advance(now);
     }
 
     /// Requests an extension of the lease now.
@@ -254,6 +273,7 @@ impl Election {
         if lease.is_some_and(|lease| self.is_hostname_unknown_to_server(lease)) {
             self.renew(now);
         }
+        self.confirmation_timeout(now);
         let _ = self.bootif_until.take_if(|until| *until <= now);
         for contender in self.contenders.values_mut() {
             if contender.client.deadline().is_some_and(|at| at <= now) {
@@ -272,7 +292,9 @@ impl Election {
         let timers = self.contenders.values().flat_map(|contender| {
             let detector = contender.detector.as_ref();
             let detector = detector.and_then(Detector::deadline);
-            [contender.client.deadline(), detector]
+            let monitor = contender.monitor.as_ref().map(Monitor::deadline);
+            let scout = contender.scout.as_ref().and_then(Client::deadline);
+            [contender.client.deadline(), detector, monitor, scout]
         });
         let head_start = self
             .open_since
@@ -327,6 +349,7 @@ impl Election {
     fn advance(&mut self, now: Instant) {
         self.collect_findings(now);
         self.collect_outputs(now);
+        self.update_scouts(now);
         self.start_and_stop_clients(now);
         self.collect_outputs(now);
         if let Some(index) = self.next_to_request(now) {
@@ -336,6 +359,7 @@ impl Election {
             self.collect_outputs(now);
         }
         self.update_detectors(now);
+        self.update_monitors(now);
     }
 
     /// Collects the packets and reports of the detectors, and passes conflicts to the clients.
@@ -404,11 +428,9 @@ impl Election {
                         self.port = Some(*index);
                         contender.offered_at = None;
                     }
-                    Event::RequestFailed { .. }
-                    | Event::Lost { .. }
-                    | Event::Refused { .. }
-                    | Event::Renewed(_)
-                    | Event::Unconfirmed(_) => {}
+                    Event::Unconfirmed(_) => contender.unconfirmed = true,
+                    Event::Renewed(_) | Event::Lost { .. } => contender.unconfirmed = false,
+                    Event::RequestFailed { .. } | Event::Refused { .. } => {}
                 }
                 self.effects.push_back(Effect::Event(*index, event));
             }

@@ -5,6 +5,7 @@
 //! | INIT, INIT-REBOOT | nothing |
 //! | SELECTING, REQUESTING, REBOOTING | a packet socket, which needs no address |
 //! | BOUND, RENEWING, REBINDING | a UDP socket on br0 |
+//! | the same, with a search beside the lease | also a packet socket |
 //!
 //! A bridge takes frames from its ports before packet sockets see them. The packet socket of
 //! br0's port is therefore bound to br0. The exception is the socket for claims of the address
@@ -40,6 +41,9 @@ pub enum Listen {
         /// Hardware address of the NIC.
         mac: MacAddress,
     },
+    /// Packet socket on this link for ARP packets from the first address to the second: the
+    /// answers of a gateway.
+    Gateway(LinkIndex, Ipv4Addr, Ipv4Addr),
 }
 
 /// Returns the sockets of all contenders, with the index of the contender.
@@ -64,7 +68,15 @@ pub fn listeners(election: &Election, observed: &Observed) -> Vec<(LinkIndex, Li
             addresses: detector.watched(),
             mac,
         });
-        let wanted = messages.into_iter().chain(claims);
+        let offers = contender.has_scout().then_some(Listen::Replies(link, mac));
+        let gateway = contender
+            .monitor()
+            .map(|monitor| Listen::Gateway(link, monitor.gateway(), monitor.address()));
+        let wanted = messages
+            .into_iter()
+            .chain(claims)
+            .chain(offers)
+            .chain(gateway);
         listeners.extend(wanted.map(|listen| (index, listen)));
     }
     listeners

@@ -54,7 +54,7 @@ impl Rank {
 
     /// Returns the rank without a preference for the NIC that the machine booted from.
     #[must_use]
-    pub fn without_preference(self) -> Self {
+    pub(super) fn without_preference(self) -> Self {
         Self {
             booted_from: false,
             ..self
@@ -63,9 +63,9 @@ impl Rank {
 
     /// Returns the rank of a lease whose default route leads to a silent gateway.
     #[must_use]
-    pub fn with_silent_gateway(self) -> Self {
+    pub fn with_silent_gateway(self, required: OnlineRequires) -> Self {
         Self {
-            meets_requirement: false,
+            meets_requirement: required == OnlineRequires::Lease,
             has_default_route: false,
             ..self
         }

@@ -11,6 +11,7 @@ use buildos_netd::observed::{Observed, PUBLIC_BRIDGE};
 use buildos_netd::plan::Op;
 use buildos_netd::reconcile::{Kernel, Network};
 use buildos_netd::uplink::candidate::Candidate;
+use buildos_netd::uplink::gateway::Request;
 use buildos_netd::uplink::listeners::Listen;
 use buildos_netd::uplink::notice::Notice;
 use buildos_types::LinkIndex;
@@ -25,6 +26,10 @@ pub(crate) struct Lan {
     pub(crate) granted: BTreeMap<LinkIndex, Instant>,
     /// Messages from servers that the host has not received yet.
     pub(crate) replies: VecDeque<(LinkIndex, Vec<u8>)>,
+    /// Hardware address of the gateway that answers ARP on the network of a NIC.
+    pub(crate) gateways: BTreeMap<LinkIndex, MacAddress>,
+    /// ARP answers that the host has not received yet.
+    pub(crate) answers: VecDeque<(LinkIndex, arp::Packet)>,
     /// Operations that the kernel refused, with their times.
     pub(crate) refused: Vec<(Instant, Op)>,
 }
@@ -36,6 +41,8 @@ impl Lan {
             servers: BTreeMap::new(),
             granted: BTreeMap::new(),
             replies: VecDeque::new(),
+            gateways: BTreeMap::new(),
+            answers: VecDeque::new(),
             refused: Vec::new(),
         }
     }
@@ -70,7 +77,7 @@ impl Network for Lan {
         let (server, lease) = self.servers[&nic.index];
         let reached = self.kernel.is_plugged(nic.index)
             && self.kernel.observed.links.contains_key(&nic.index);
-        let Some(kind) = answer(server, transmit.kind).filter(|_| reached) else {
+        let Some(kind) = answer(server, transmit).filter(|_| reached) else {
             return;
         };
         if transmit.kind == MessageKind::Request && server == Server::Good {
@@ -82,6 +89,18 @@ impl Network for Lan {
     }
 
     fn send_arp(&mut self, _: &Candidate, _: LinkIndex, _: &arp::Packet) {}
+
+    fn ask_gateway(&mut self, nic: &Candidate, _: LinkIndex, request: &Request) {
+        let gateway = self.gateways.get(&nic.index);
+        if let Some(mac) = gateway.filter(|_| self.kernel.is_plugged(nic.index)) {
+            let answer = arp::Packet {
+                sender_mac: *mac,
+                sender: request.packet.target,
+                target: request.packet.sender,
+            };
+            self.answers.push_back((nic.index, answer));
+        }
+    }
 
     fn record(&mut self, _: &Candidate, _: &Event) {}
 

@@ -4,7 +4,7 @@
 
 use std::net::Ipv4Addr;
 
-use buildos_dhcp::{MessageKind, Transmit};
+use buildos_dhcp::{MessageKind, Options, Transmit};
 use buildos_types::LinkIndex;
 
 use crate::nics::mac;
@@ -26,6 +26,11 @@ pub(crate) enum Server {
     /// Grants a link-local address without a default route and name servers, as management
     /// controllers do over USB.
     LinkLocal,
+    /// Grants addresses of another network, and ignores REQUESTs for others, as servers do
+    /// that are not authoritative.
+    Elsewhere,
+    /// Ignores REQUESTs of hosts that it has not offered an address.
+    Forgetful,
 }
 
 /// Returns the address that the server on the network of a NIC grants.
@@ -38,14 +43,24 @@ pub(crate) fn link_local_address(index: LinkIndex) -> Ipv4Addr {
     Ipv4Addr::new(169, 254, 95, u8::try_from(index.get()).unwrap() + 100)
 }
 
+/// Returns the address that [`Server::Elsewhere`] on the network of a NIC grants.
+pub(crate) fn address_elsewhere(index: LinkIndex) -> Ipv4Addr {
+    Ipv4Addr::new(198, 51, 100, u8::try_from(index.get()).unwrap() + 100)
+}
+
 /// Returns the message type (option 53) of the answer to a message.
-pub(crate) fn answer(server: Server, kind: MessageKind) -> Option<u8> {
+pub(crate) fn answer(server: Server, to: &Transmit) -> Option<u8> {
     const OFFER: u8 = 2;
     const ACK: u8 = 5;
     const NAK: u8 = 6;
-    match (server, kind) {
+    const SERVER: u8 = 54;
+    let names_server = || Options::parse(&to.payload).is_ok_and(|o| o.get(SERVER).is_some());
+    match (server, to.kind) {
         (Server::Silent, _) => None,
         (_, MessageKind::Discover) => Some(OFFER),
+        (Server::Elsewhere | Server::Forgetful, MessageKind::Request) => {
+            names_server().then_some(ACK)
+        }
         (Server::Good | Server::NoRoute | Server::LinkLocal, MessageKind::Request) => Some(ACK),
         (Server::Refuses, MessageKind::Request) => Some(NAK),
         _ => None,
@@ -62,6 +77,7 @@ pub(crate) fn reply(
 ) -> Vec<u8> {
     let address = match server {
         Server::LinkLocal => link_local_address(index),
+        Server::Elsewhere => address_elsewhere(index),
         _ => address(index),
     };
     let mut message = vec![0; 240];
@@ -70,14 +86,14 @@ pub(crate) fn reply(
     message[16..20].copy_from_slice(&address.octets());
     message[28..34].copy_from_slice(&mac(index).0);
     message[236..240].copy_from_slice(&[99, 130, 83, 99]);
-    message.extend([
-        53, 1, kind, 54, 4, 192, 0, 2, 1, 1, 4, 255, 255, 255, 0, 51, 4,
-    ]);
+    let [a, b, c, _] = address.octets();
+    message.extend([53, 1, kind, 54, 4, 192, 0, 2, 1]);
+    message.extend([1, 4, 255, 255, 255, 0, 51, 4]);
     message.extend(lease.to_be_bytes());
-    const ROUTER: [u8; 6] = [3, 4, 192, 0, 2, 1];
+    let router = [3, 4, a, b, c, 1];
     const NAME_SERVER: [u8; 6] = [6, 4, 192, 0, 2, 1];
     if !matches!(server, Server::NoRoute | Server::LinkLocal) {
-        message.extend(ROUTER);
+        message.extend(router);
     }
     if server != Server::LinkLocal {
         message.extend(NAME_SERVER);

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use buildos_dbus_api::agent1::InstanceState;
 use buildos_dbus_api::nat1::Resource;
-use buildos_dbus_api::network1::State;
+use buildos_dbus_api::network1::{Reachability, State};
 
 use super::why::judge;
 use crate::snapshot::model::{Agent, Daemon, Host};
@@ -97,6 +97,27 @@ fn network(host: &Host, out: &mut Page) {
             is.into(),
         );
     }
+    if !network.gateway_reachability.is_empty() {
+        out.family(
+            "buildos_gateway_reachability",
+            "gauge",
+            "1 for what ARP shows of the gateway, 0 for the others.",
+        );
+        for reachability in Reachability::ALL {
+            let is = network.gateway_reachability == reachability.as_str();
+            out.sample(
+                "buildos_gateway_reachability",
+                &[("state", reachability.as_str())],
+                is.into(),
+            );
+        }
+    }
+    out.family(
+        "buildos_lease_provisional",
+        "gauge",
+        "1 if a better lease on another NIC would replace the lease of br0.",
+    );
+    out.sample("buildos_lease_provisional", &[], network.provisional.into());
     out.family("buildos_link_carrier", "gauge", "1 if a link has carrier.");
     for link in &host.links {
         let labels = [("link", link.name.as_str()), ("role", &link.role)];

@@ -2,7 +2,7 @@
 
 use buildos_dbus_api::agent1::InstanceState;
 use buildos_dbus_api::nat1::{ProbeState, State as NatState};
-use buildos_dbus_api::network1::State as NetworkState;
+use buildos_dbus_api::network1::{Reachability, State as NetworkState};
 use buildos_service::text;
 
 use crate::snapshot::model::{Daemon, Host, Network};
@@ -125,6 +125,9 @@ fn public(network: &Network) -> String {
     addresses.extend(network.ipv6_addresses.iter().map(String::as_str));
     let gateway = match network.gateway.as_str() {
         "" => String::new(),
+        gateway if network.gateway_reachability == Reachability::Unreachable.as_str() => {
+            format!(", gateway {gateway} (does not answer)")
+        }
         gateway => format!(", gateway {gateway}"),
     };
     let addresses = match addresses.as_slice() {

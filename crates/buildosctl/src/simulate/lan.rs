@@ -14,6 +14,7 @@ use buildos_netd::observed::{Link, Observed};
 use buildos_netd::plan::Op;
 use buildos_netd::reconcile::{Kernel, Network, Reconciler};
 use buildos_netd::uplink::candidate::Candidate;
+use buildos_netd::uplink::gateway::Request;
 use buildos_netd::uplink::listeners::Listen;
 use buildos_netd::uplink::notice::Notice;
 use buildos_types::{InterfaceName, LinkIndex, MacAddress};
@@ -43,7 +44,18 @@ enum Due {
         text: String,
         packet: arp::Packet,
     },
+    /// An answer of a gateway, which the timeline omits.
+    Answer {
+        nic: LinkIndex,
+        packet: arp::Packet,
+    },
     Port(InterfaceName, Port),
+}
+
+/// Returns the hardware address of a server: locally administered, with its IP address.
+fn server_mac(address: Ipv4Addr) -> MacAddress {
+    let [a, b, c, d] = address.octets();
+    MacAddress([0x02, 0xfd, a, b, c, d])
 }
 
 /// The simulated surroundings of netd.
@@ -145,7 +157,10 @@ impl Lan {
                 self.record_for_nic(nic, text);
                 reconciler.arp(now, nic, &packet);
             }
-            Due::Message { .. } | Due::Arp { .. } => {}
+            Due::Answer { nic, packet } if self.kernel.is_plugged(nic) => {
+                reconciler.arp(now, nic, &packet);
+            }
+            Due::Message { .. } | Due::Arp { .. } | Due::Answer { .. } => {}
             Due::Port(name, port) => {
                 self.add_port(name, port);
                 reconciler.kernel_changed(None);
@@ -275,8 +290,11 @@ impl Network for Lan {
             return;
         };
         let neighbours = self.neighbours.iter();
-        let answers = |neighbour: &Neighbour| neighbour.proxy_arp || neighbour.address == target;
-        let owners = neighbours.filter(|(_, n)| n.segment == segment && answers(n));
+        let now = since_start(self.now());
+        let owners = neighbours.filter(|(_, n)| {
+            let is_alive = n.until.is_none_or(|until| now < until.0);
+            is_alive && n.segment == segment && (n.proxy_arp || n.address == target)
+        });
         let answers: Vec<_> = owners
             .map(|(Word(name), neighbour)| Due::Arp {
                 nic: nic.index,
@@ -290,6 +308,37 @@ impl Network for Lan {
             .collect();
         for answer in answers {
             self.schedule(self.now().saturating_add(ARP_DELAY), answer);
+        }
+    }
+
+    fn ask_gateway(&mut self, nic: &Candidate, _: LinkIndex, request: &Request) {
+        let (target, now) = (request.packet.target, self.now());
+        let Some(segment) = self.segment(nic.index) else {
+            return;
+        };
+        let server = self.servers.values().any(|server| {
+            let spec = server.spec();
+            spec.segment == segment
+                && spec.address == target
+                && server.receives(since_start(now), target)
+        });
+        let is_alive = |n: &Neighbour| n.until.is_none_or(|until| since_start(now) < until.0);
+        let mut neighbours = self.neighbours.values().filter(|n| is_alive(n));
+        let neighbour =
+            neighbours.find(|n| n.segment == segment && (n.proxy_arp || n.address == target));
+        let mac = neighbour
+            .map(|n| n.mac)
+            .or(server.then(|| server_mac(target)));
+        if let Some(sender_mac) = mac {
+            let answer = Due::Answer {
+                nic: nic.index,
+                packet: arp::Packet {
+                    sender_mac,
+                    sender: target,
+                    target: request.packet.sender,
+                },
+            };
+            self.schedule(now.saturating_add(ARP_DELAY), answer);
         }
     }
 

@@ -83,6 +83,7 @@ impl Server {
                     (Behaviour::Good, Some(_)) => {
                         Some(self.reply(MessageKind::Ack, &request, granted))
                     }
+                    (Behaviour::Good, None) if !self.spec.authoritative => None,
                     (Behaviour::Good | Behaviour::Denies, _) => {
                         Some(self.reply(MessageKind::Nak, &request, None))
                     }

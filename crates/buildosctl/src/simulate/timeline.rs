@@ -48,6 +48,16 @@ pub(crate) fn since_start(now: Instant) -> Duration {
 /// Returns a sentence for a decision of netd about a NIC.
 pub(crate) fn notice(notice: &Notice) -> String {
     match notice {
+        Notice::Moved {
+            lease,
+            server,
+            network,
+        } => format!(
+            "ends its lease of {}: {server} offers an address of {network}",
+            lease.address
+        ),
+        Notice::GatewaySilent(gateway) => format!("misses answers of the gateway {gateway}"),
+        Notice::GatewayAnswers(gateway) => format!("is answered by the gateway {gateway} again"),
         Notice::Replaced { lease, by, reason } => {
             format!(
                 "ends its lease of {}; {by} takes br0 over: {reason}",

@@ -144,6 +144,8 @@ properties! {
         ipv6_addresses as "IPv6Addresses": Vec<String>,
         /// Default gateway, or empty
         gateway as "Gateway": String,
+        /// unknown, reachable or unreachable by ARP; empty without a gateway
+        gateway_reachability as "GatewayReachability": String,
         /// Name servers of the lease
         dns as "DNS": Vec<String>,
         /// Search domains of the lease

@@ -5,6 +5,7 @@
 
 use std::cmp::Reverse;
 
+use buildos_dbus_api::network1::Reachability;
 use buildos_dhcp::{Input, Instant};
 use buildos_types::LinkIndex;
 
@@ -19,7 +20,11 @@ impl Election {
     pub fn rank(&self) -> Option<Rank> {
         let port = self.port()?;
         let lease = port.client.lease()?;
-        Some(self.rank_of(port, lease))
+        let rank = self.rank_of(port, lease);
+        match self.is_gateway_silent() {
+            true => Some(rank.with_silent_gateway(self.rules.online_requires)),
+            false => Some(rank),
+        }
     }
 
     /// Returns true if br0 has a lease that a better one on another NIC would replace.
@@ -72,9 +77,12 @@ impl Election {
             let Some((lease, by)) = lease.zip(winner.clone()).filter(|_| *index != port) else {
                 continue;
             };
+            let monitor = contender.monitor.as_ref();
+            let silent = monitor.is_some_and(|m| m.reachability() == Reachability::Unreachable);
             contender.stop();
             let reason = match contender.no_carrier_since {
                 Some(_) => "no carrier".to_owned(),
+                None if silent => "its gateway does not answer".to_owned(),
                 None => format!("the lease of {by} is better"),
             };
             self.effects.push_back(super::Effect::Notice(
@@ -115,11 +123,21 @@ impl Election {
         self.contenders
             .iter()
             .filter_map(|(index, c)| Some((index, c, self.offer_rank(c)?)))
-            .filter(|(.., rank)| lease.is_none_or(|lease| self.beats(*rank, lease)))
+            .filter(|(_, c, rank)| {
+                lease.is_none_or(|lease| self.beats(*rank, lease) && self.is_proven(c))
+            })
             .filter(|(.., rank)| !(head_start && could_do_better(*rank)))
             .map(|(index, c, rank)| (Reverse(rank), c.offered_at, *index))
             .min()
             .map(|(.., index)| index)
+    }
+
+    /// Returns true unless br0's gateway is silent and that of the offer, too: an untried
+    /// network does not replace one that worked.
+    fn is_proven(&self, contender: &Contender) -> bool {
+        let monitor = contender.monitor.as_ref();
+        let answers = monitor.is_some_and(|m| m.reachability() == Reachability::Reachable);
+        answers || !self.is_gateway_silent()
     }
 
     fn offer_rank(&self, contender: &Contender) -> Option<Rank> {

@@ -1,7 +1,7 @@
 //! Checks the steps from the daemons to NAT.
 
 use buildos_dbus_api::agent1::Need;
-use buildos_dbus_api::network1::{LinkRole, State as NetworkState};
+use buildos_dbus_api::network1::{LinkRole, Reachability, State as NetworkState};
 
 use super::agent_state::is_needed;
 use super::step::{StepResult, unknown};
@@ -112,8 +112,29 @@ pub(super) fn lease(host: &Host) -> StepResult {
             false => "",
         };
         let (address, server) = (&network.address, &lease.server);
-        StepResult::Passed(format!("{address} from {server}, {end}{rest}"))
+        let text = format!("{address} from {server}, {end}{rest}");
+        if network.gateway_reachability != Reachability::Unreachable.as_str() {
+            return StepResult::Passed(text);
+        }
+        let text = format!("{text}; gateway {} does not answer ARP", network.gateway);
+        match host.nat.as_ref().is_some_and(|nat| nat.ready) {
+            true => StepResult::Remark(text),
+            false => StepResult::Failed(text, gateway_advice(network)),
+        }
     })
+}
+
+fn gateway_advice(network: &Network) -> Vec<String> {
+    vec![
+        "The gateway answered before. Check it, and the switches between:".to_owned(),
+        format!(
+            "ip neighbour show {} dev {}",
+            network.gateway, network.public_bridge
+        ),
+        "journalctl -b -x -u buildos-netd".to_owned(),
+        "A second NIC takes br0 over when a gateway on its network answers: buildosctl links"
+            .to_owned(),
+    ]
 }
 
 pub(super) fn bridges(host: &Host) -> StepResult {

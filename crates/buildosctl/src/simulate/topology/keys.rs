@@ -112,6 +112,11 @@ fn servers(schema: Keys) -> Keys {
         .named("server.*.behaviour", "Its answers.", |t, n, behaviour| {
             server(t, n).behaviour = behaviour
         })
+        .named(
+            "server.*.authoritative",
+            "Whether it refuses unknown addresses with NAK.",
+            |t, n, authoritative| server(t, n).authoritative = authoritative,
+        )
         .named("server.*.delay_ms", "Delay of answers.", |t, n, ms: u32| {
             server(t, n).delay = Duration::from_millis(ms.into());
         })
@@ -194,6 +199,11 @@ fn neighbours(schema: Keys) -> Keys {
             "neighbour.*.proxy_arp",
             "Answers ARP for every address.",
             |t, n, yes| neighbour(t, n).proxy_arp = yes,
+        )
+        .named(
+            "neighbour.*.until_s",
+            "Time of its last answer.",
+            |t, n, at| neighbour(t, n).until = Some(at),
         )
 }
 

@@ -137,6 +137,8 @@ pub(crate) struct Server {
     pub(crate) offers: Vec<Ipv4Net>,
     /// Its answers to DISCOVER and REQUEST.
     pub(crate) behaviour: Behaviour,
+    /// Answers a REQUEST for an address that it has not granted with NAK.
+    pub(crate) authoritative: bool,
     /// Delay of an answer.
     pub(crate) delay: Duration,
     /// Delay of an OFFER, if different: some servers probe an address before they offer it.
@@ -158,6 +160,7 @@ impl Default for Server {
             address: Ipv4Addr::UNSPECIFIED,
             offers: Vec::new(),
             behaviour: Behaviour::Good,
+            authoritative: true,
             delay: DELAY,
             offer_delay: None,
             from: Moment::default(),
@@ -210,6 +213,8 @@ pub(crate) struct Neighbour {
     pub(crate) mac: MacAddress,
     /// Answers ARP for every address, as a router with proxy ARP.
     pub(crate) proxy_arp: bool,
+    /// End of its answers.
+    pub(crate) until: Option<Moment>,
 }
 
 impl Default for Neighbour {
@@ -219,6 +224,7 @@ impl Default for Neighbour {
             address: Ipv4Addr::UNSPECIFIED,
             mac: MacAddress([2, 0, 0, 0, 0xff, 1]),
             proxy_arp: false,
+            until: None,
         }
     }
 }
