@@ -1,7 +1,10 @@
 //! Defines a contender: a candidate with its DHCP client and its address conflict detector.
 
+use std::net::Ipv4Addr;
+
 use buildos_dhcp::address_conflict::Detector;
 use buildos_dhcp::{Client, Config, Input, Instant, State};
+use buildos_types::MacAddress;
 use ipnet::Ipv4Net;
 
 use super::candidate::Candidate;

@@ -14,7 +14,7 @@ use buildos_netd::uplink::candidate::Candidate;
 use buildos_netd::uplink::gateway::Request;
 use buildos_netd::uplink::listeners::Listen;
 use buildos_netd::uplink::notice::Notice;
-use buildos_types::LinkIndex;
+use buildos_types::{LinkIndex, MacAddress};
 
 use crate::servers::{Server, answer, reply};
 

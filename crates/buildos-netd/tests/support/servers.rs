@@ -78,7 +78,12 @@ pub(crate) fn reply(
     let address = match server {
         Server::LinkLocal => link_local_address(index),
         Server::Elsewhere => address_elsewhere(index),
-        _ => address(index),
+        Server::Good
+        | Server::OffersOnly
+        | Server::Silent
+        | Server::Refuses
+        | Server::NoRoute
+        | Server::Forgetful => address(index),
     };
     let mut message = vec![0; 240];
     message[..3].copy_from_slice(&[2, 1, 6]);
