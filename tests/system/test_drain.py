@@ -9,6 +9,7 @@ from agents import (
     BSLAVE,
     DRAINED,
     DRAINING,
+    STOPPED,
     agent1,
     bslave,
     instance,
@@ -69,6 +70,38 @@ def tasks(host: Host) -> list[str]:
 
 def drain(host: Host, *arguments: str) -> None:
     host.run(["buildosctl", "drain", *arguments])
+
+
+def test_isolate_keeps_agent_and_task(busy: Host) -> None:
+    pid = busy.main_pid(BSLAVE)
+    (task, *_) = tasks(busy)
+    busy.systemctl("isolate", "multi-user.target")
+    assert busy.main_pid(BSLAVE) == pid
+    assert task in tasks(busy)
+    assert state(busy, AGENT) == "running"
+    assert messages(busy, STOPPED) == []
+
+
+def test_stop_of_all_units_is_fast_and_final(busy: Host) -> None:
+    end_task(busy)
+    # Less than the limit of a method call.
+    busy.run("timeout 10 systemctl stop buildos.target 'buildos-*.service'")
+    busy.wait_for(lambda: not busy.systemctl("list-jobs", "--no-legend"), "all units are stopped")
+    assert not busy.active("buildos-agentd.service")
+    # Nothing starts agentd when it reads the host.
+    busy.run("buildosctl status", check=False)
+    drained = "buildosctl drain --wait 2>&1 || echo status $?"
+    assert busy.run(drained) == "buildosctl: buildos-agentd is not running\nstatus 1\n"
+    assert not busy.active("buildos-agentd.service")
+    assert busy.failed_units() == []
+    busy.systemctl("start", "buildos.target")
+    busy.wait_for(lambda: busy.active("buildos-agentd.service"), "agentd runs again")
+
+
+def test_drain_waits_for_restart_of_agentd(busy: Host) -> None:
+    end_task(busy)
+    busy.run("systemctl kill --signal=KILL buildos-agentd && buildosctl drain --wait")
+    assert state(busy, AGENT) == "drained"
 
 
 def test_task_ends_before_agent_is_stopped(busy: Host) -> None:

@@ -89,7 +89,8 @@ pub trait Manager {
     fn restart(&self, instance: &str) -> zbus::Result<()>;
     /// Waits for the tasks of these instances to end, then stops the instances. An empty
     /// list means all. `budget_usec` limits the wait, microseconds; 0 means the
-    /// configured limit.
+    /// configured limit. Does not start agentd: an operator may have stopped it.
+    #[zbus(no_autostart)]
     fn drain(&self, instances: &[&str], budget_usec: u64) -> zbus::Result<()>;
     /// Reverts [`Self::drain`]. An empty list means all.
     fn resume(&self, instances: &[&str]) -> zbus::Result<()>;

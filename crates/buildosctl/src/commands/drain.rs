@@ -3,15 +3,19 @@
 use std::time::Duration;
 
 use buildos_dbus_api::agent1::{Agent, InstanceState, watch_instance};
+use buildos_dbus_api::system::unit_state;
 use buildos_dbus_api::watch::Watch;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 use zbus::Connection;
 
 use super::call::{agentd, agentd_error};
+use crate::snapshot::model::Daemon;
 
 /// Limit for agentd's absence during `--wait`. A restart of agentd takes a tenth of a
 /// second.
 const ABSENCE_LIMIT: Duration = Duration::from_secs(10);
+/// Delay before agentd is called again while it restarts.
+const RETRY: Duration = Duration::from_millis(50);
 
 /// The arguments of `drain`.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -29,8 +33,7 @@ pub(crate) async fn drain(bus: &Connection, request: &Request) -> Result<(), Str
     let micros = request.budget.map_or(0, |budget| budget.as_micros());
     let budget = u64::try_from(micros).unwrap_or(u64::MAX);
     let names: Vec<&str> = request.agents.iter().map(String::as_str).collect();
-    let drained = agentd(bus).await?.drain(&names, budget).await;
-    drained.map_err(agentd_error)?;
+    call_drain(bus, &names, budget).await?;
     if request.wait {
         let paths = agentd(bus).await?.instances().await.map_err(agentd_error)?;
         for path in paths {
@@ -40,6 +43,47 @@ pub(crate) async fn drain(bus: &Connection, request: &Request) -> Result<(), Str
         }
     }
     Ok(())
+}
+
+/// Calls agentd, and again if agentd is absent because it restarts. Does not start agentd:
+/// buildos-drain.service calls this when systemd stops it, also after agentd was stopped.
+async fn call_drain(bus: &Connection, names: &[&str], budget: u64) -> Result<(), String> {
+    let agentd = agentd(bus).await?;
+    let deadline = Instant::now() + ABSENCE_LIMIT;
+    loop {
+        match agentd.drain(names, budget).await {
+            Err(error) if is_absent(&error) => {
+                if Instant::now() >= deadline || !is_starting(bus).await {
+                    return Err("buildos-agentd is not running".to_owned());
+                }
+                sleep(RETRY).await;
+            }
+            drained => return drained.map_err(agentd_error),
+        }
+    }
+}
+
+/// Returns true if no process has the bus name of the called daemon.
+fn is_absent(error: &zbus::Error) -> bool {
+    let zbus::Error::MethodError(name, ..) = error else {
+        return false;
+    };
+    matches!(
+        name.as_str(),
+        "org.freedesktop.DBus.Error.NameHasNoOwner" | "org.freedesktop.DBus.Error.ServiceUnknown"
+    )
+}
+
+/// Returns true if systemd has started agentd or is about to.
+async fn is_starting(bus: &Connection) -> bool {
+    let unit = format!("{}.service", Daemon::Agentd.unit());
+    let state = unit_state(bus, &unit).await;
+    state.is_some_and(|state| {
+        matches!(
+            state.active_state.as_str(),
+            "active" | "activating" | "reloading"
+        )
+    })
 }
 
 /// Lets drained agents start again.
