@@ -228,6 +228,16 @@ def test_renew_is_allowed_for_root_only(online: Host) -> None:
     online.wait_for(renewed, "the lease is renewed")
 
 
+def test_renew_reports_silent_server(online: Host, lan: Lan) -> None:
+    online.run(["buildosctl", "renew"])
+    lan.stop_dhcp()
+    script = "timeout 10 buildosctl renew 2>&1 || echo status $?"
+    said = online.run(script)
+    assert f"buildosctl: {lan.address} has not answered within 9 s" in said
+    assert said.endswith("\nstatus 1\n")
+    assert online.addresses("br0")
+
+
 def test_log_shows_all_buildos_units_and_no_other_unit(online: Host) -> None:
     entries = [
         json.loads(line)
