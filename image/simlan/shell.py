@@ -44,6 +44,8 @@ def credentials() -> dict[str, str]:
         _SCRIPT: (Path(__file__).parent / "shell.sh").read_text(),
         "systemd.extra-unit.buildos-shell.service": _UNIT,
         "systemd.unit-dropin.sysinit.target": "[Unit]\nWants=buildos-shell.service\n",
+        # On a loaded machine without KVM, the port needs longer than systemd's 90 s.
+        "systemd.unit-dropin.dev-.device": "[Unit]\nJobRunningTimeoutSec=15min\n",
     }
 
 

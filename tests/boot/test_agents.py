@@ -7,13 +7,16 @@ virtualization. tests/system/test_tasks.py builds in a machine in QEMU."""
 from __future__ import annotations
 
 import ipaddress
+import itertools
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from booted_host import BOOT_SECONDS, Boot, BootedHost
 from simlan.boot_lan import agent_parameters
 from simlan.errors import CommandFailed
 
+TOP = Path(__file__).resolve().parents[2]
 PORT = 7000
 SLAVE = "buildos.agentd.bslave.default.arguments"
 PRIVATE = ipaddress.ip_network("172.23.0.0/16")
@@ -98,6 +101,69 @@ def test_slices_limit_cpu_ram_and_processes_of_agents(host: BootedHost) -> None:
 def test_no_unit_failed(host: BootedHost) -> None:
     host.wait_for_systemd()
     assert host.shell.output("systemctl --failed --quiet --no-legend --plain") == ""
+
+
+# A container that serves a page, made of the image's busybox.
+CONTAINER = f"""
+root=/var/lib/machines/debian
+mkdir -p $root/usr/bin $root/usr/sbin $root/etc $root/proc $root/sys $root/dev $root/run \\
+    $root/tmp $root/srv
+ln -s usr/bin $root/bin
+ln -s usr/sbin $root/sbin
+cp /usr/bin/busybox $root/usr/bin
+chroot $root /bin/busybox --install -s /usr/bin
+echo ID=container >$root/etc/os-release
+echo first >$root/srv/page
+cat >$root/etc/lease <<'END'
+#!/bin/sh
+[ "$1" != bound ] || ip address replace $ip/$mask dev $interface
+END
+cat >$root/sbin/init <<'END'
+#!/bin/sh
+ip link set host0 up
+udhcpc -b -i host0 -s /etc/lease
+exec httpd -f -p {PORT} -h /srv
+END
+chmod +x $root/etc/lease $root/sbin/init
+"""
+
+
+def manual_example(first: str) -> str:
+    """Returns the example of the manual that begins with the line `first`."""
+    lines = iter((TOP / "docs/manual.md").read_text().splitlines())
+    example = [next(line for line in lines if line.strip() == first)]
+    margin = len(example[0]) - len(first)
+    example += itertools.takewhile(lambda line: line.startswith(" " * margin), lines)
+    return "".join(f"{line[margin:]}\n" for line in example)
+
+
+def test_container_of_manual_keeps_its_files_and_stops(host: BootedHost) -> None:
+    shell = host.shell
+    slave = manual_example("[bslave.debian]")
+    directory = "/etc/buildos/agentd.conf.d"
+    before = set(host.lan.leases())
+    shell.output(CONTAINER)
+    shell.output(f"mkdir -p {directory}; cat >{directory}/50-debian.toml <<'END'\n{slave}END")
+    shell.output("systemctl reload buildos-agentd")
+
+    def page() -> str:
+        addresses = [a for mac, a in host.lan.leases().items() if mac not in before]
+        url = [f"http://{address}:{PORT}/page" for address in addresses]
+        curl = ["curl", "--silent", "--fail", "--max-time", "10", *url]
+        return host.lan.run(curl, check=False).strip() if url else ""
+
+    host.guest.wait_for(lambda: page() == "first", "the container's page", BOOT_SECONDS)
+    assert "debian" in shell.output("machinectl list --no-legend")
+    # An update by hand outlives the container's processes.
+    shell.output("echo second >/tmp/page; machinectl copy-to --force debian /tmp/page /srv/page")
+    shell.output("systemctl kill --signal=KILL buildos-bslave@debian")
+    host.guest.wait_for(lambda: page() == "second", "the changed page", BOOT_SECONDS)
+    shell.output("systemctl stop buildos-bslave@debian")
+    assert "vb-debian" not in shell.output("ip -brief link show master br0")
+    # systemd-machined sees the end of the container a little later.
+    listed = "machinectl list --no-legend"
+    host.guest.wait_for(lambda: not shell.output(listed), "no container", BOOT_SECONDS)
+    shell.output(f"rm {directory}/50-debian.toml; systemctl reload buildos-agentd")
 
 
 # Allocates more RAM than agents may have, repeatedly, and keeps a CPU busy.
