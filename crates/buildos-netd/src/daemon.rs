@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use buildos_dhcp::address_conflict::Report;
-use buildos_dhcp::{Event, Instant, Transmit, arp};
+use buildos_dhcp::{Event, Instant, Lease, Transmit, arp};
 use buildos_service::{Refused, Request, Service, file, random, text};
 use buildos_types::LinkIndex;
 use tokio::sync::{mpsc, watch};
@@ -283,6 +283,12 @@ impl Network for Host {
         self.history
             .report(usec, nic.name.as_str(), address, report);
         messages::report(nic, address, report);
+    }
+
+    fn record_gone(&mut self, nic: &Candidate, lease: &Lease) {
+        let usec = clocks().realtime_usec();
+        self.history.gone(usec, nic.name.as_str(), lease);
+        messages::gone(nic, lease);
     }
 
     fn notify(&mut self, nic: &Candidate, notice: &Notice) {

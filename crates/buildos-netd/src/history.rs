@@ -9,13 +9,16 @@ use std::collections::VecDeque;
 use std::net::Ipv4Addr;
 
 use buildos_dhcp::address_conflict::Report;
-use buildos_dhcp::{Event, Transmit};
+use buildos_dhcp::{Event, Lease, Transmit};
 use serde::Serialize;
 
 use crate::uplink::notice::Notice;
 
 /// Limit of entries. A boot with four NICs and a rogue server makes about twenty.
 const MAX_ENTRIES: usize = 256;
+/// Reason of a lease that ended with its NIC.
+pub const GONE: &str =
+    "the NIC was removed, excluded or taken by another program, or its hardware address changed";
 /// Number of the latest entries that are searched for a repetition.
 const REPETITION_WINDOW: usize = 32;
 
@@ -124,6 +127,20 @@ impl History {
                 server: None,
                 address: Some(address),
                 reason: Some(reason),
+            },
+        );
+    }
+
+    /// Records that a NIC went, and its lease with it.
+    pub fn gone(&mut self, usec: u64, interface: &str, lease: &Lease) {
+        self.add(
+            usec,
+            Decision {
+                interface: interface.to_owned(),
+                decision: "lost".to_owned(),
+                server: Some(lease.server),
+                address: Some(lease.address),
+                reason: Some(GONE.to_owned()),
             },
         );
     }

@@ -115,14 +115,17 @@ impl Kernel for Rtnetlink {
         let routes = self.handle.route().get(routes).execute();
         let routes = request("list routes", routes.try_collect::<Vec<_>>()).await?;
         let now = self.now();
-        let marked = addresses.iter().filter_map(|m| parse::address(m, now));
+        let parsed = addresses.iter().filter_map(|m| parse::address(m, now));
+        let (marked, others): (Vec<_>, Vec<_>) = parsed.partition(|(_, marked)| *marked);
         Ok(Observed {
             links: links
                 .iter()
                 .filter_map(parse::link)
                 .map(|link| (link.index, link))
                 .collect(),
-            addresses: marked.collect(),
+            addresses: marked.into_iter().map(|(address, _)| address).collect(),
+            other_addresses: others.iter().map(|(a, _)| (a.link, a.net)).collect(),
+            ipv6_disabled: sysctl::is_ipv6_disabled(),
             routes: routes.iter().filter_map(parse::route).collect(),
             ipv6: addresses.iter().filter_map(parse::ipv6_address).collect(),
         })
@@ -177,7 +180,8 @@ impl Kernel for Rtnetlink {
             }
             Op::AddRoute(route) => {
                 let add = self.handle.route().add(build::route(route));
-                request(&operation, add.replace().execute()).await
+                // Without replacing: a route of an administrator keeps its place.
+                request(&operation, add.execute()).await
             }
             Op::RemoveRoute(route) => {
                 let message = build::route(route);

@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 use buildos_dhcp::address_conflict::Report;
 use buildos_dhcp::{Event, Lease};
 
+use crate::history::GONE;
 use crate::uplink::candidate::Candidate;
 use crate::uplink::notice::Notice;
 
@@ -111,6 +112,18 @@ pub fn report(nic: &Candidate, address: Ipv4Addr, report: Report) {
              its claims are ignored (detect_conflicts)"
         ),
     }
+}
+
+/// Logs that a NIC went, and its lease with it.
+pub fn gone(nic: &Candidate, lease: &Lease) {
+    let interface = nic.name.as_str();
+    tracing::warn!(
+        message_id = LOST,
+        interface,
+        buildos_address = %lease.address,
+        "{interface}: lost the lease of {}: {GONE}",
+        lease.address
+    );
 }
 
 /// Logs a decision of the election about a NIC.

@@ -25,6 +25,10 @@ pub struct Observed {
     pub addresses: Vec<Address>,
     /// IPv4 routes of the main table that carry netd's mark (`RTA_PROTOCOL`).
     pub routes: Vec<InstalledRoute>,
+    /// IPv4 addresses of other programs.
+    pub other_addresses: Vec<(LinkIndex, Ipv4Net)>,
+    /// An administrator disabled IPv6 (`net.ipv6.conf.all` or `default.disable_ipv6`).
+    pub ipv6_disabled: bool,
     /// IPv6 addresses in use. The kernel configures them.
     pub ipv6: Vec<(LinkIndex, Ipv6Net)>,
 }
@@ -44,6 +48,9 @@ pub struct Link {
     pub up: bool,
     /// Carrier (`IFF_LOWER_UP`); meaningless unless [`Link::up`].
     pub carrier: bool,
+    /// Number of losses of carrier so far (`IFLA_CARRIER_DOWN_COUNT`). It shows losses that
+    /// were over before netd read the link.
+    pub carrier_losses: u32,
     /// The bridge, bond, … of which the link is a port.
     pub controller: Option<LinkIndex>,
     /// Of hardware type `ARPHRD_ETHER`.
@@ -104,6 +111,8 @@ impl Address {
 pub struct InstalledRoute {
     /// Output link.
     pub link: LinkIndex,
+    /// Metric (`RTA_PRIORITY`).
+    pub metric: u32,
     /// Destination and gateway.
     pub route: Route,
     /// Preferred source address.

@@ -7,6 +7,7 @@
 //!
 //! | program | detected by |
 //! |---|---|
+//! | netplan | its configuration, while systemd-networkd runs |
 //! | services | the control group of their unit, which exists while they run; netd is ordered after them |
 //! | ifupdown | its configuration and `/run/network/ifstate`: udev may bring up interfaces at any time |
 
@@ -17,11 +18,14 @@ use std::path::{Path, PathBuf};
 
 /// Services that configure links as soon as they run.
 const SERVICES: [&str; 4] = [
-    "systemd-networkd.service",
+    NETWORKD,
     "NetworkManager.service",
     "connman.service",
     "dhcpcd.service",
 ];
+const NETWORKD: &str = "systemd-networkd.service";
+/// Directories of netplan's configuration (netplan(5)).
+const NETPLAN: [&str; 3] = ["etc/netplan", "run/netplan", "usr/lib/netplan"];
 const IFUPDOWN: &str = "usr/sbin/ifup";
 const INTERFACES: &str = "etc/network/interfaces";
 const IFSTATE: &str = "run/network/ifstate";
@@ -33,6 +37,8 @@ const EXPORTED_INTERFACES: &str = "/run/buildos/netd/interfaces";
 pub enum OtherManager {
     /// A running service.
     Service(&'static str),
+    /// systemd-networkd, started by netplan's generator. `systemctl disable` has no effect.
+    Netplan,
     /// Interfaces that ifupdown configures.
     Ifupdown(BTreeSet<String>),
 }
@@ -40,6 +46,11 @@ pub enum OtherManager {
 impl fmt::Display for OtherManager {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Netplan => f.write_str(
+                "netplan starts systemd-networkd at every boot; to have buildos configure the \
+                 network from the next boot on, remove the files of /etc/netplan, \
+                 /run/netplan and /usr/lib/netplan, or the package netplan.io",
+            ),
             Self::Service(service) => write!(
                 f,
                 "{service} configures the network of this machine; to have buildos do \
@@ -66,10 +77,23 @@ pub fn find(root: &Path) -> Option<OtherManager> {
         .into_iter()
         .find(|service| cgroups.join(service).is_dir());
     if let Some(service) = service {
-        return Some(OtherManager::Service(service));
+        return Some(match service == NETWORKD && has_netplan(root) {
+            true => OtherManager::Netplan,
+            false => OtherManager::Service(service),
+        });
     }
     let interfaces = ifupdown(root);
     (!interfaces.is_empty()).then_some(OtherManager::Ifupdown(interfaces))
+}
+
+/// Returns true if netplan has a configuration, from which its generator starts
+/// systemd-networkd (netplan-generate(8)).
+fn has_netplan(root: &Path) -> bool {
+    let is_yaml = |entry: fs::DirEntry| entry.path().extension().is_some_and(|end| end == "yaml");
+    NETPLAN.iter().any(|directory| {
+        let entries = fs::read_dir(root.join(directory));
+        entries.is_ok_and(|entries| entries.flatten().any(is_yaml))
+    })
 }
 
 /// Returns the interfaces that ifupdown configures, or has configured in this boot.
@@ -166,7 +190,7 @@ mod tests {
         fn interfaces(&self) -> Option<Vec<String>> {
             match find(self.0.path())? {
                 OtherManager::Ifupdown(names) => Some(names.into_iter().collect()),
-                OtherManager::Service(_) => None,
+                OtherManager::Service(_) | OtherManager::Netplan => None,
             }
         }
     }
@@ -194,6 +218,16 @@ mod tests {
             );
         }
         let stopped = Machine::new(&[("run/systemd/netif/state", "OPER_STATE=off\n")]);
+        assert_eq!(find(stopped.0.path()), None);
+    }
+
+    #[test]
+    fn networkd_started_by_netplan_is_named_netplan() {
+        let networkd = ("sys/fs/cgroup/system.slice/systemd-networkd.service/x", "");
+        let yaml = ("etc/netplan/50-cloud-init.yaml", "network: {version: 2}\n");
+        let both = Machine::new(&[networkd, yaml]);
+        assert_eq!(find(both.0.path()), Some(OtherManager::Netplan));
+        let stopped = Machine::new(&[yaml]);
         assert_eq!(find(stopped.0.path()), None);
     }
 

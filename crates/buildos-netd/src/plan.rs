@@ -34,6 +34,9 @@ pub const PRIVATE_MAC: MacAddress = MacAddress([0x02, 0x62, 0x6f, 0x73, 0x00, 0x
 /// link at any time (systemd.link(5), `MACAddressPolicy=`), but not a fixed one.
 const PORTLESS_MAC: MacAddress = MacAddress([0x02, 0x62, 0x6f, 0x73, 0x00, 0x00]);
 
+/// Metric of netd's routes. Routes of an administrator normally have 0 and win.
+pub const METRIC: u32 = 1024;
+
 /// Largest difference between two lifetimes that count as equal. The kernel counts
 /// lifetimes in whole seconds.
 const LIFETIME_TOLERANCE: Duration = Duration::from_secs(2);
@@ -169,7 +172,7 @@ fn public_bridge(desired: &Desired, observed: &Observed, bridge: &Link, ops: &mu
     if bridge.mtu != mtu {
         ops.push(Op::SetMtu(bridge.index, mtu));
     }
-    if ipv6 == Some(false) {
+    if ipv6 == Some(false) && !observed.ipv6_disabled {
         ops.push(Op::EnableIpv6(bridge.index));
     }
 }
@@ -235,6 +238,7 @@ fn routes(desired: &Desired, public: Option<&Link>) -> Vec<InstalledRoute> {
         if !routes.iter().any(is_duplicate) {
             routes.push(InstalledRoute {
                 link: bridge.index,
+                metric: METRIC,
                 route,
                 source: lease.net.addr(),
             });
@@ -281,7 +285,15 @@ impl Op {
             None => format!("link {index}"),
         };
         match self {
-            Self::CreateBridge(name, _) => format!("create bridge {name}"),
+            Self::CreateBridge(name, _) => {
+                let mut links = observed.links.values();
+                match links.any(|link| link.name == *name) {
+                    true => format!(
+                        "create bridge {name}: a link with this name exists that is not a bridge"
+                    ),
+                    false => format!("create bridge {name}"),
+                }
+            }
             Self::DisableIpv6AndArp(i) => {
                 format!("disable IPv6 and ARP for other links on {}", link(i))
             }

@@ -19,6 +19,7 @@
 //! | the kernel refuses an operation | log once, apply the others, retry in 2 s |
 //! | the kernel refuses to detach the former uplink | do not attach the new one |
 //! | an operation is needed although the desired state did not change | log a repair |
+//! | the kernel accepts an operation without effect | log once, apply the others, retry in 2, 4, … 64 s |
 //! | the plan is not empty after five rounds | retry in 2 s: another program undoes the changes |
 //!
 //! The daemon, `buildosctl simulate` and the model test drive the same [`Reconciler`], with
@@ -90,6 +91,9 @@ pub trait Network {
     /// Records a finding about another host and the address of a client.
     fn report(&mut self, nic: &Candidate, address: Ipv4Addr, report: Report);
 
+    /// Records that a NIC went, and its lease with it.
+    fn record_gone(&mut self, nic: &Candidate, lease: &Lease);
+
     /// Records a decision of the election.
     fn notify(&mut self, nic: &Candidate, notice: &Notice);
 }
@@ -120,6 +124,8 @@ pub struct Reconciler {
     changed_by: Option<u32>,
     /// Operations that the kernel refused in the last reconciliation.
     refused: Vec<Op>,
+    /// Reconciliations in a row with operations without effect.
+    ineffective: u32,
     retry_at: Option<Instant>,
 }
 
@@ -136,6 +142,7 @@ impl Reconciler {
             observe_due: false,
             changed_by: None,
             refused: Vec::new(),
+            ineffective: 0,
             retry_at: None,
         }
     }
@@ -281,6 +288,8 @@ impl Reconciler {
         observe: bool,
     ) -> Result<(), H::Error> {
         let mut refused: Vec<Op> = Vec::new();
+        let mut applied: Vec<Op> = Vec::new();
+        let mut has_ineffective = false;
         for round in 0..ROUNDS {
             if observe || round > 0 {
                 self.observed = host.observe().await?;
@@ -290,8 +299,20 @@ impl Reconciler {
             let mut ops = plan::plan(&desired, &self.observed);
             let done = ops.is_empty();
             ops.retain(|op| !refused.contains(op));
+            // Accepted before, and needed again: a retry in this reconciliation is futile.
+            let (futile, mut ops): (Vec<_>, Vec<_>) =
+                ops.into_iter().partition(|op| applied.contains(op));
+            for op in futile {
+                has_ineffective = true;
+                self.report_ineffective(&op);
+                refused.push(op);
+            }
             if ops.is_empty() {
-                let retry_at = host.now().saturating_add(RETRY);
+                self.ineffective = match has_ineffective {
+                    true => self.ineffective.saturating_add(1),
+                    false => 0,
+                };
+                let retry_at = host.now().saturating_add(self.retry_delay());
                 self.retry_at = (!done).then_some(retry_at);
                 self.settled = Some(desired);
                 self.refused = refused;
@@ -300,7 +321,10 @@ impl Reconciler {
             if self.settled.take() == Some(desired) {
                 self.report_repairs(&ops);
             }
-            refused.extend(self.apply(host, &ops).await);
+            let refused_now = self.apply(host, &ops).await;
+            ops.retain(|op| !refused_now.contains(op));
+            applied.extend(ops);
+            refused.extend(refused_now);
         }
         self.refused = refused;
         self.retry_at = Some(host.now().saturating_add(RETRY));
@@ -330,6 +354,25 @@ impl Reconciler {
             }
         }
         refused
+    }
+
+    /// Returns the delay of the next retry: operations without effect are retried more and
+    /// more rarely.
+    fn retry_delay(&self) -> Duration {
+        const LONGEST_SHIFT: u32 = 5;
+        RETRY * (1 << self.ineffective.saturating_sub(1).min(LONGEST_SHIFT))
+    }
+
+    /// Logs an operation that the kernel accepted, and that is needed again.
+    fn report_ineffective(&self, op: &Op) {
+        if !self.refused.contains(op) {
+            tracing::error!(
+                message_id = messages::KERNEL,
+                "cannot {}: the kernel accepts the operation without effect, or a different \
+                 program undoes it",
+                op.describe(&self.observed)
+            );
+        }
     }
 
     /// Logs the operations that undo a change by others. Retries of refused operations are
@@ -370,12 +413,15 @@ impl Reconciler {
     }
 
     fn perform<H: Network>(&self, host: &mut H, effect: &Effect) {
-        let (Effect::Transmit(index, _)
-        | Effect::Arp(index, _)
-        | Effect::AskGateway(index, _)
-        | Effect::Event(index, _)
-        | Effect::Report(index, ..)
-        | Effect::Notice(index, _)) = effect;
+        let index = match effect {
+            Effect::Transmit(index, _)
+            | Effect::Arp(index, _)
+            | Effect::AskGateway(index, _)
+            | Effect::Event(index, _)
+            | Effect::Report(index, ..)
+            | Effect::Notice(index, _) => index,
+            Effect::Gone(nic, lease) => return host.record_gone(nic, lease),
+        };
         let Some(contender) = self.election.contender(*index) else {
             return;
         };
@@ -393,6 +439,7 @@ impl Reconciler {
             }
             Effect::Event(_, event) => host.record(nic, event),
             Effect::Report(_, address, report) => host.report(nic, *address, *report),
+            Effect::Gone(..) => {}
             Effect::Notice(_, notice) => host.notify(nic, notice),
         }
     }

@@ -118,7 +118,11 @@ impl Status {
         let ipv6 = ipv6.filter(|(link, _)| Some(*link) == public);
         Self {
             state,
-            reason: reason(state, election, lease, reconciler.settings()),
+            reason: format!(
+                "{}{}",
+                problem(reconciler),
+                reason(state, election, lease, reconciler.settings())
+            ),
             provisional,
             uplink: election
                 .port()
@@ -249,15 +253,20 @@ fn claims(contender: &Contender) -> String {
 
 /// Returns role and reason of a link that is not a contender.
 fn other_link(link: &Link, observed: &Observed, settings: &Settings) -> (LinkRole, String) {
-    if [PUBLIC_BRIDGE, PRIVATE_BRIDGE].contains(&link.name.as_str()) {
+    let is_ours = [PUBLIC_BRIDGE, PRIVATE_BRIDGE].contains(&link.name.as_str());
+    if is_ours && link.bridge.is_none() {
+        let reason = "has the name of a bridge of buildos-netd, but is not a bridge; remove or \
+                      rename it";
+        return (LinkRole::Ignored, reason.to_owned());
+    }
+    if is_ours {
         return (LinkRole::Bridge, "made by buildos-netd".to_owned());
     }
     let mut private_ports = observed.ports(PRIVATE_BRIDGE);
     let reason = if private_ports.any(|port| port.index == link.index) {
         format!("port of {PRIVATE_BRIDGE}, added by another program")
     } else {
-        let public = observed.bridge(PUBLIC_BRIDGE).map(|bridge| bridge.index);
-        let check = candidate::check_with_settings(link, public, settings);
+        let check = candidate::check_with_settings(link, observed, settings);
         check.err().map_or_else(
             || "not examined yet".to_owned(),
             |exclusion| exclusion.to_string(),
@@ -301,6 +310,12 @@ fn reason(state: State, election: &Election, lease: Option<&Lease>, settings: &S
             format!("no lease yet; {}", reasons.join("; "))
         }
     }
+}
+
+/// Returns the beginning of the reason if br0 or its address cannot be made.
+fn problem(reconciler: &Reconciler) -> String {
+    let refused = reconciler.refused().first();
+    text_or_empty(refused.map(|op| format!("cannot {}; ", op.describe(reconciler.observed()))))
 }
 
 /// Returns the end of the reason of a lease that is not the best possible.

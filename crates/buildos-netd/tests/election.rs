@@ -41,6 +41,8 @@ struct World {
     sent: Vec<(LinkIndex, MessageKind)>,
     events: Vec<(LinkIndex, Event)>,
     arp: Vec<(LinkIndex, Packet)>,
+    gone: Vec<LinkIndex>,
+    carrier_losses: u32,
     reports: Vec<(LinkIndex, Ipv4Addr, Report)>,
     notices: Vec<(LinkIndex, Notice)>,
     /// Hardware address of the gateway that answers ARP on the network of each NIC.
@@ -71,6 +73,8 @@ impl World {
             sent: Vec::new(),
             events: Vec::new(),
             arp: Vec::new(),
+            gone: Vec::new(),
+            carrier_losses: 0,
             reports: Vec::new(),
             notices: Vec::new(),
             gateways: BTreeMap::new(),
@@ -92,6 +96,7 @@ impl World {
             name: format!("eth{index}").parse().unwrap(),
             mac: mac(*index),
             carrier: *carrier,
+            carrier_losses: self.carrier_losses,
         });
         candidates.collect()
     }
@@ -136,6 +141,10 @@ impl World {
                 Effect::Event(index, event) => self.events.push((index, event)),
                 Effect::Report(index, address, report) => {
                     self.reports.push((index, address, report));
+                }
+                Effect::Gone(nic, lease) => {
+                    assert_eq!(lease.address, address(nic.index));
+                    self.gone.push(nic.index);
                 }
                 Effect::Notice(index, notice) => self.notices.push((index, notice)),
             }
@@ -513,6 +522,26 @@ fn nic_whose_gateway_answers_replaces_port_with_silent_gateway() {
 }
 
 #[test]
+fn lease_lost_with_its_nic_is_reported() {
+    let mut world = World::new(&[Server::Good], None);
+    world.carrier.remove(&index(1));
+    world.links();
+    assert_eq!(world.gone, [index(1)]);
+    assert_eq!(world.port(), None);
+}
+
+#[test]
+fn lease_is_confirmed_after_loss_of_carrier_between_two_observations() {
+    let mut world = World::new(&[Server::Good], None);
+    world.carrier_losses = 1;
+    world.links();
+    let renewed = |(_, event): &&(LinkIndex, Event)| matches!(event, Event::Renewed(_));
+    assert_eq!(world.events.iter().filter(renewed).count(), 1);
+    world.links();
+    assert_eq!(world.events.iter().filter(renewed).count(), 1);
+}
+
+#[test]
 fn lease_after_short_loss_of_carrier_is_kept_and_confirmed() {
     let mut world = World::new(&[Server::Good, Server::Good], None);
     let port = world.port().unwrap();
@@ -590,6 +619,7 @@ fn lease_resumed_is_confirmed_and_kept_meanwhile() {
         ..old
     };
     let uplink = Candidate {
+        carrier_losses: 0,
         index: port,
         name: "uplink".parse().unwrap(),
         mac: mac(port),
@@ -802,6 +832,7 @@ fn address_resumed_is_defended_not_probed() {
         ..old
     };
     let uplink = Candidate {
+        carrier_losses: 0,
         index: index(1),
         name: "uplink".parse().unwrap(),
         mac: mac(index(1)),

@@ -13,7 +13,7 @@ use buildos_netd::kernel::fake::{self, FakeKernel};
 use buildos_netd::observed::{
     Address, BridgeSettings, InstalledRoute, Link, Observed, PRIVATE_BRIDGE, PUBLIC_BRIDGE,
 };
-use buildos_netd::plan::{Op, plan};
+use buildos_netd::plan::{METRIC, Op, plan};
 use buildos_netd::reconcile::Kernel as _;
 use buildos_types::{LinkIndex, Route};
 use ipnet::Ipv4Net;
@@ -110,6 +110,7 @@ fn plan_from_empty_kernel_configures_host() {
             Op::EnableIpv6(br0),
             Op::SetAddress(leased(&kernel)),
             Op::AddRoute(InstalledRoute {
+                metric: METRIC,
                 link: br0,
                 route: default_route(),
                 source: "192.0.2.10".parse().unwrap(),
@@ -244,6 +245,30 @@ proptest! {
             prop_assert_eq!(leased.count(), usize::from(desired.lease.is_some()));
         }
     }
+}
+
+#[test]
+fn plan_removes_own_route_of_other_metric_by_its_metric() {
+    let mut kernel = two_nics();
+    settle(&mut kernel, &desired(Some(2)));
+    let former = InstalledRoute {
+        metric: 50,
+        ..kernel.observed.routes[0].clone()
+    };
+    kernel.observed.routes.push(former.clone());
+    let ops = plan(&desired(Some(2)), &kernel.observed);
+    assert_eq!(ops, [Op::RemoveRoute(former)]);
+}
+
+#[test]
+fn plan_leaves_ipv6_off_if_administrator_disabled_it() {
+    let mut kernel = two_nics();
+    kernel.observed.ipv6_disabled = true;
+    let ops = settle(&mut kernel, &desired(Some(2)));
+    assert!(
+        !ops.iter().any(|op| matches!(op, Op::EnableIpv6(_))),
+        "{ops:?}"
+    );
 }
 
 #[test]

@@ -19,12 +19,17 @@ use buildos_netd::observed::{PRIVATE_BRIDGE, PUBLIC_BRIDGE};
 use buildos_netd::plan::Op;
 use buildos_netd::reconcile::{Kernel as _, RETRY, Reconciler};
 use buildos_netd::settings::Settings;
+use buildos_netd::status::{Clocks, Status};
 use errors::errors_logged;
 use lan::Lan;
 use nics::{index, nic};
 use servers::{LEASE, Server};
 
 const START: Instant = Duration::from_secs(100);
+const CLOCKS: Clocks = Clocks {
+    boottime: START,
+    realtime: START,
+};
 
 /// Two NICs with a server each.
 fn host() -> (Reconciler, Lan) {
@@ -154,6 +159,48 @@ fn changes_that_others_undo_are_applied_again() {
     settle(&mut reconciler, &mut lan);
     assert!(reconciler.is_settled());
     assert_eq!(lan.kernel.observed, configured);
+}
+
+#[test]
+fn operation_without_effect_is_reported_once_and_retried_with_backoff() {
+    let (mut reconciler, mut lan) = host();
+    lan.kernel.ignore(|op| matches!(op, Op::AddRoute(_)));
+    let errors = errors_logged(|| {
+        start(&mut reconciler, &mut lan);
+        pass(&mut reconciler, &mut lan, Duration::from_secs(20));
+    });
+    let expected = "cannot add the route to 0.0.0.0/0 on br0: the kernel accepts the operation \
+                    without effect, or a different program undoes it";
+    assert_eq!(errors, [expected]);
+    let attempts = lan
+        .attempts
+        .iter()
+        .filter(|op| matches!(op, Op::AddRoute(_)));
+    assert!(attempts.count() <= 5);
+    assert!(!reconciler.is_settled());
+    lan.kernel.ignore(|_| false);
+    pass(&mut reconciler, &mut lan, Duration::from_secs(64));
+    assert!(reconciler.is_settled());
+}
+
+#[test]
+fn link_with_name_of_bridge_is_reported_and_retried_with_backoff() {
+    let (mut reconciler, mut lan) = host();
+    lan.kernel.add_link(nic(index(9), PUBLIC_BRIDGE));
+    let errors = errors_logged(|| {
+        start(&mut reconciler, &mut lan);
+        pass(&mut reconciler, &mut lan, Duration::from_secs(20));
+    });
+    assert_eq!(errors.len(), 1, "{errors:?}");
+    assert!(errors[0].contains("a link with this name exists that is not a bridge"));
+    let creates = |op: &&Op| matches!(op, Op::CreateBridge(PUBLIC_BRIDGE, _));
+    assert!(lan.attempts.iter().filter(creates).count() <= 5);
+    let status = Status::new(&reconciler, Vec::new(), CLOCKS);
+    assert!(status.reason.contains("not a bridge"), "{}", status.reason);
+    lan.kernel.observed.links.remove(&index(9));
+    reconciler.kernel_changed(None);
+    settle(&mut reconciler, &mut lan);
+    assert!(reconciler.is_settled());
 }
 
 #[test]

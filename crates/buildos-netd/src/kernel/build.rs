@@ -19,8 +19,6 @@ use crate::observed::{Address, BridgeSettings, InstalledRoute};
 pub(super) const PROTOCOL: u8 = 16;
 /// Unlimited lifetime of an address (`INFINITY_LIFE_TIME` of the kernel).
 pub(super) const UNLIMITED: u32 = u32::MAX;
-/// Metric of netd's routes. Routes of an administrator normally have 0 and win.
-const METRIC: u32 = 1024;
 
 /// Returns a request that creates a bridge whose ports forward at once.
 pub(super) fn new_bridge(name: &str, mac: MacAddress) -> LinkMessage {
@@ -99,7 +97,7 @@ pub(super) fn route(installed: &InstalledRoute) -> RouteMessage {
         .output_interface(installed.link.get())
         .protocol(RouteProtocol::Dhcp)
         .pref_source(installed.source)
-        .priority(METRIC);
+        .priority(installed.metric);
     match route.gateway {
         Some(gateway) => builder = builder.gateway(gateway),
         None => builder = builder.scope(RouteScope::Link),

@@ -29,6 +29,7 @@ pub struct FakeKernel {
     /// NICs with a cable, plugged in or not. Other links keep their carrier.
     cables: BTreeMap<LinkIndex, bool>,
     refuses: Option<Refuses>,
+    ignores: Option<Refuses>,
 }
 
 /// The fake kernel refused an operation.
@@ -46,6 +47,7 @@ pub fn nic(index: LinkIndex, name: InterfaceName) -> Link {
         mtu: 1500,
         up: false,
         carrier: false,
+        carrier_losses: 0,
         controller: None,
         ethernet: true,
         kind: None,
@@ -148,7 +150,16 @@ impl FakeKernel {
         }
     }
 
+    /// Has the kernel accept some operations without effect from now on.
+    pub fn ignore(&mut self, ignores: impl Fn(&Op) -> bool + 'static) {
+        self.ignores = Some(Box::new(ignores));
+    }
+
     fn create_bridge(&mut self, name: &str, mac: buildos_types::MacAddress) {
+        // The kernel refuses a second link of a name, which counts as done.
+        if self.observed.links.values().any(|link| link.name == name) {
+            return;
+        }
         let Some((index, name)) = self.unused_index().zip(InterfaceName::new(name).ok()) else {
             return;
         };
@@ -222,6 +233,9 @@ impl Kernel for FakeKernel {
     async fn apply(&mut self, op: &Op, observed: &Observed) -> Result<(), Refused> {
         if self.refuses.as_ref().is_some_and(|refuses| refuses(op)) {
             return Err(Refused(op.describe(observed)));
+        }
+        if self.ignores.as_ref().is_some_and(|ignores| ignores(op)) {
+            return Ok(());
         }
         self.execute(op);
         Ok(())

@@ -38,6 +38,7 @@ pub(super) fn link(message: &LinkMessage) -> Option<Link> {
         ethernet: message.header.link_layer_type == LinkLayerType::Ether,
         kind: None,
         device: false,
+        carrier_losses: 0,
         wireless: false,
         ipv6: None,
         answers_arp: false,
@@ -50,6 +51,8 @@ pub(super) fn link(message: &LinkMessage) -> Option<Link> {
                 link.mac = <[u8; 6]>::try_from(bytes.as_slice()).ok().map(MacAddress);
             }
             LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+            LinkAttribute::CarrierDownCount(count) => link.carrier_losses = *count,
+            LinkAttribute::ParentDevName(_) => link.device = true,
             LinkAttribute::Controller(index) => link.controller = LinkIndex::new(*index),
             LinkAttribute::LinkInfo(info) => {
                 (link.kind, link.bridge) = kind(info);
@@ -63,7 +66,8 @@ pub(super) fn link(message: &LinkMessage) -> Option<Link> {
     // Only links without a kind can be hardware. There can be hundreds of others.
     if link.kind.is_none() {
         let sysfs = Path::new("/sys/class/net").join(link.name.as_str());
-        link.device = sysfs.join("device").exists();
+        // The link may have been renamed since the message.
+        link.device |= sysfs.join("device").exists();
         link.wireless = sysfs.join("wireless").exists() || sysfs.join("phy80211").exists();
     }
     Some(link)
@@ -131,8 +135,8 @@ fn protocols(families: &[AfSpecUnspec]) -> (bool, Option<bool>) {
     (arp, ipv6)
 }
 
-/// Parses an IPv4 address. Returns [`None`] unless it carries netd's mark.
-pub(super) fn address(message: &AddressMessage, now: Instant) -> Option<Address> {
+/// Parses an IPv4 address. Returns true with it if it carries netd's mark.
+pub(super) fn address(message: &AddressMessage, now: Instant) -> Option<(Address, bool)> {
     let mut ip = None;
     let mut valid = UNLIMITED;
     let mut marked = false;
@@ -147,11 +151,8 @@ pub(super) fn address(message: &AddressMessage, now: Instant) -> Option<Address>
     }
     let net = Ipv4Net::new(ip?, message.header.prefix_len).ok()?;
     let link = LinkIndex::new(message.header.index)?;
-    marked.then_some(Address {
-        link,
-        net,
-        expires: (valid != UNLIMITED).then(|| now + Duration::from_secs(valid.into())),
-    })
+    let expires = (valid != UNLIMITED).then(|| now + Duration::from_secs(valid.into()));
+    Some((Address { link, net, expires }, marked))
 }
 
 /// Parses an IPv6 address. Returns [`None`] while duplicate address detection runs, and
@@ -185,6 +186,7 @@ pub(super) fn route(message: &RouteMessage) -> Option<InstalledRoute> {
     }
     let mut destination = Ipv4Addr::UNSPECIFIED;
     let (mut link, mut gateway, mut source) = (None, None, None);
+    let mut metric = 0;
     #[allow(clippy::wildcard_enum_match_arm)] // Others do not matter.
     for attribute in &message.attributes {
         match attribute {
@@ -192,11 +194,13 @@ pub(super) fn route(message: &RouteMessage) -> Option<InstalledRoute> {
             RouteAttribute::Gateway(RouteAddress::Inet(address)) => gateway = Some(*address),
             RouteAttribute::PrefSource(RouteAddress::Inet(address)) => source = Some(*address),
             RouteAttribute::Oif(index) => link = LinkIndex::new(*index),
+            RouteAttribute::Priority(priority) => metric = *priority,
             _ => {}
         }
     }
     Some(InstalledRoute {
         link: link?,
+        metric,
         route: Route {
             destination: Ipv4Net::new(destination, message.header.destination_prefix_length)
                 .ok()?,

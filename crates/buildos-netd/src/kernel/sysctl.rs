@@ -30,6 +30,14 @@ pub(super) const IPV6_ON: [Setting; 2] = [
     ("ipv6", "disable_ipv6", 0),
 ];
 
+/// Returns true if an administrator disabled IPv6 for all links, or for new ones.
+pub(super) fn is_ipv6_disabled() -> bool {
+    ["all", "default"].iter().any(|links| {
+        let path = format!("/proc/sys/net/ipv6/conf/{links}/disable_ipv6");
+        std::fs::read_to_string(path).is_ok_and(|value| value.trim() == "1")
+    })
+}
+
 /// Writes the settings in order. Skips those that do not exist: a kernel without IPv6 has
 /// no settings for it.
 pub(super) fn write(link: &InterfaceName, settings: &[Setting]) -> Result<(), KernelError> {

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use buildos_types::{InterfaceName, LinkIndex, MacAddress};
+use ipnet::Ipv4Net;
 
 use crate::observed::{Link, Observed, PUBLIC_BRIDGE};
 use crate::pattern::Pattern;
@@ -21,6 +22,8 @@ pub struct Candidate {
     pub name: InterfaceName,
     pub mac: MacAddress,
     pub carrier: bool,
+    /// Number of losses of carrier so far.
+    pub carrier_losses: u32,
 }
 
 /// Reason why a link is not a candidate.
@@ -36,6 +39,8 @@ pub enum Exclusion {
     Wireless,
     /// Excluded by this pattern of the configuration.
     Configured(String),
+    /// Another program gave it this IPv4 address, such as an initramfs (`ip=`).
+    OtherAddress(Ipv4Net),
     /// Not the NIC that the machine booted from, and `bootif` is `only`.
     NotBootedFrom,
     /// Port of a bridge or bond (its index) other than br0.
@@ -50,6 +55,9 @@ impl fmt::Display for Exclusion {
             Self::NoDevice => f.write_str("not backed by a device"),
             Self::Wireless => f.write_str("wireless"),
             Self::Configured(pattern) => write!(f, "excluded by {pattern:?} in the configuration"),
+            Self::OtherAddress(net) => {
+                write!(f, "has {net} by another program; left alone")
+            }
             Self::NotBootedFrom => f.write_str("not the NIC booted from, and bootif is \"only\""),
             Self::OtherController(controller) => {
                 write!(
@@ -64,16 +72,16 @@ impl fmt::Display for Exclusion {
 /// Returns the candidates in the order of their indices.
 #[must_use]
 pub fn list(observed: &Observed, settings: &Settings) -> Vec<Candidate> {
-    let public = observed.bridge(PUBLIC_BRIDGE).map(|bridge| bridge.index);
     let links = observed.links.values();
     links
-        .filter(|link| check_with_settings(link, public, settings).is_ok())
+        .filter(|link| check_with_settings(link, observed, settings).is_ok())
         .filter_map(|link| {
             Some(Candidate {
                 index: link.index,
                 name: link.name.clone(),
                 mac: link.mac?,
                 carrier: link.up && link.carrier,
+                carrier_losses: link.carrier_losses,
             })
         })
         .collect()
@@ -97,10 +105,18 @@ pub fn nics(observed: &Observed, include: &[Pattern]) -> BTreeSet<LinkIndex> {
 /// Returns the first reason why it is not.
 pub fn check_with_settings(
     link: &Link,
-    public_bridge: Option<LinkIndex>,
+    observed: &Observed,
     settings: &Settings,
 ) -> Result<(), Exclusion> {
-    check(link, public_bridge, &settings.include, &settings.exclude)?;
+    let public = observed.bridge(PUBLIC_BRIDGE).map(|bridge| bridge.index);
+    check(link, public, &settings.include, &settings.exclude)?;
+    // As a port of br0, the NIC would receive nothing for the address. A NIC that is a port
+    // already stays one.
+    let mut others = observed.other_addresses.iter();
+    let address = others.find(|(index, _)| *index == link.index && link.controller.is_none());
+    if let Some((_, net)) = address {
+        return Err(Exclusion::OtherAddress(*net));
+    }
     match settings.required_nic() {
         Some(nic) if link.mac != Some(nic) => Err(Exclusion::NotBootedFrom),
         Some(_) | None => Ok(()),
@@ -182,6 +198,36 @@ mod tests {
             }),
             Ok(())
         );
+    }
+
+    #[test]
+    fn nic_with_address_of_other_program_is_excluded_unless_port_of_br0() {
+        let net: Ipv4Net = "192.0.2.5/24".parse().unwrap();
+        let observed = |controller| Observed {
+            links: [(
+                index(2),
+                Link {
+                    controller,
+                    ..nic()
+                },
+            )]
+            .into(),
+            other_addresses: vec![(index(2), net)],
+            ..Observed::default()
+        };
+        let settings = Settings::default();
+        let free = observed(None);
+        let checked = check_with_settings(&free.links[&index(2)], &free, &settings);
+        assert_eq!(checked, Err(Exclusion::OtherAddress(net)));
+        assert_eq!(list(&free, &settings), []);
+        let mut port = observed(Some(index(7)));
+        let bridge = Link {
+            name: PUBLIC_BRIDGE.parse().unwrap(),
+            bridge: Some(crate::observed::BridgeSettings::FORWARD_AT_ONCE),
+            ..fake::nic(index(7), PUBLIC_BRIDGE.parse().unwrap())
+        };
+        port.links.insert(index(7), bridge);
+        assert_eq!(list(&port, &settings).len(), 1);
     }
 
     #[test]

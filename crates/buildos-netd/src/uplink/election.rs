@@ -99,6 +99,8 @@ pub enum Effect {
     Report(LinkIndex, Ipv4Addr, Report),
     /// Log and record a decision.
     Notice(LinkIndex, Notice),
+    /// Log and record that a NIC went, and its lease with it.
+    Gone(Candidate, Box<Lease>),
 }
 
 /// The state of the election.
@@ -187,11 +189,18 @@ impl Election {
     /// Replaces the candidates. A contender keeps its client while its index and hardware
     /// address stay the same.
     pub fn set_candidates(&mut self, now: Instant, candidates: Vec<Candidate>) {
-        self.contenders.retain(|index, contender| {
-            candidates
-                .iter()
-                .any(|c| c.index == *index && c.mac == contender.candidate.mac)
+        let remains = |index: &LinkIndex, contender: &Contender| {
+            let mut candidates = candidates.iter();
+            candidates.any(|c| c.index == *index && c.mac == contender.candidate.mac)
+        };
+        let gone = self.contenders.iter().filter(|(i, c)| !remains(i, c));
+        let gone = gone.filter_map(|(_, contender)| {
+            let lease = contender.client.lease()?.clone();
+            Some(Effect::Gone(contender.candidate.clone(), Box::new(lease)))
         });
+        self.effects.extend(gone.collect::<Vec<_>>());
+        self.contenders
+            .retain(|index, contender| remains(index, contender));
         self.port = self.port.filter(|i| self.contenders.contains_key(i));
         for candidate in candidates {
             let seed = self.next_seed();
@@ -203,6 +212,7 @@ impl Election {
                 true => None,
                 false => contender.no_carrier_since.or(Some(now)),
             };
+            contender.confirm_after_flap(now, &candidate);
             contender.candidate = candidate;
         }
         self.advance(now);

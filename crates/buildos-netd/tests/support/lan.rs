@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use buildos_dhcp::address_conflict::Report;
-use buildos_dhcp::{Event, Instant, MessageKind, Transmit, arp};
+use buildos_dhcp::{Event, Instant, Lease, MessageKind, Transmit, arp};
 use buildos_netd::kernel::fake::{FakeKernel, Refused};
 use buildos_netd::observed::{Observed, PUBLIC_BRIDGE};
 use buildos_netd::plan::Op;
@@ -30,6 +30,8 @@ pub(crate) struct Lan {
     pub(crate) gateways: BTreeMap<LinkIndex, MacAddress>,
     /// ARP answers that the host has not received yet.
     pub(crate) answers: VecDeque<(LinkIndex, arp::Packet)>,
+    /// Operations that netd requested.
+    pub(crate) attempts: Vec<Op>,
     /// Operations that the kernel refused, with their times.
     pub(crate) refused: Vec<(Instant, Op)>,
 }
@@ -43,6 +45,7 @@ impl Lan {
             replies: VecDeque::new(),
             gateways: BTreeMap::new(),
             answers: VecDeque::new(),
+            attempts: Vec::new(),
             refused: Vec::new(),
         }
     }
@@ -61,6 +64,7 @@ impl Kernel for Lan {
 
     async fn apply(&mut self, op: &Op, observed: &Observed) -> Result<(), Refused> {
         let result = self.kernel.apply(op, observed).await;
+        self.attempts.push(op.clone());
         if result.is_err() {
             self.refused.push((self.now(), op.clone()));
         }
@@ -105,6 +109,8 @@ impl Network for Lan {
     fn record(&mut self, _: &Candidate, _: &Event) {}
 
     fn report(&mut self, _: &Candidate, _: Ipv4Addr, _: Report) {}
+
+    fn record_gone(&mut self, _: &Candidate, _: &Lease) {}
 
     fn notify(&mut self, _: &Candidate, _: &Notice) {}
 }

@@ -8,7 +8,8 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use buildos_dhcp::address_conflict::Report;
-use buildos_dhcp::{Event, Instant, MessageKind, Transmit, arp};
+use buildos_dhcp::{Event, Instant, Lease, MessageKind, Transmit, arp};
+use buildos_netd::history::GONE;
 use buildos_netd::kernel::fake::{self, FakeKernel, Refused};
 use buildos_netd::observed::{Link, Observed};
 use buildos_netd::plan::Op;
@@ -348,6 +349,10 @@ impl Network for Lan {
 
     fn report(&mut self, nic: &Candidate, address: Ipv4Addr, report: Report) {
         self.record_for(&nic.name, timeline::report(address, report));
+    }
+
+    fn record_gone(&mut self, nic: &Candidate, lease: &Lease) {
+        self.record_for(&nic.name, format!("loses {}: {GONE}", lease.address));
     }
 
     fn notify(&mut self, nic: &Candidate, notice: &Notice) {

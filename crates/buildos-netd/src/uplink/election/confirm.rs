@@ -22,6 +22,7 @@ use buildos_dhcp::{Client, Event, Input, Instant, Lease, Output, State};
 use buildos_types::{LinkIndex, MacAddress};
 
 use super::{Effect, Election, config};
+use crate::uplink::candidate::Candidate;
 use crate::uplink::contender::Contender;
 use crate::uplink::gateway::{Change, Monitor};
 use crate::uplink::notice::Notice;
@@ -64,10 +65,7 @@ impl Election {
                 let effect = notice.map(|notice| Effect::Notice(*index, notice));
                 self.effects.extend(effect);
                 // The server knows whether this is still the network of the lease.
-                if contender.client.state() == State::Bound {
-                    contender.client.handle(now, Input::Suspend);
-                    contender.client.handle(now, Input::Start);
-                }
+                contender.confirm(now);
             }
             if let Some(scout) = &mut contender.scout {
                 if scout.deadline().is_some_and(|at| at <= now) {
@@ -179,6 +177,22 @@ impl Election {
 }
 
 impl Contender {
+    /// Confirms the lease if carrier was lost and returned since the last observation.
+    pub(super) fn confirm_after_flap(&mut self, now: Instant, observed: &Candidate) {
+        let losses = observed.carrier_losses != self.candidate.carrier_losses;
+        if losses && observed.carrier && self.candidate.carrier && self.running {
+            self.confirm(now);
+        }
+    }
+
+    /// Asks the server to confirm the lease, as after carrier returned.
+    fn confirm(&mut self, now: Instant) {
+        if self.client.state() == State::Bound {
+            self.client.handle(now, Input::Suspend);
+            self.client.handle(now, Input::Start);
+        }
+    }
+
     /// Returns the address and the gateway of the lease while they can be checked.
     fn leased_gateway(&self) -> Option<(std::net::Ipv4Addr, std::net::Ipv4Addr)> {
         let lease = self.client.lease().filter(|_| self.running)?;
