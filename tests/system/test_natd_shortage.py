@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from host import Host
@@ -97,6 +98,9 @@ def test_connections_end_with_port_of_machine(online: Host, lan: Lan) -> None:
     process = _connect(lan, machine)
     try:
         assert usage(online, "TrackedConnections")[0] >= 2 * _CONNECTIONS
+        # natd looks at the ports every two seconds.
+        seen = time.monotonic() + 5
+        online.wait_for(lambda: time.monotonic() > seen, "natd has seen the port")
         online.run(f"ip link delete {machine.name}")
         online.wait_for(
             lambda: usage(online, "TrackedConnections")[0] < 1.5 * _CONNECTIONS,

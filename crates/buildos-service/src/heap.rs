@@ -1,6 +1,6 @@
-//! Returns free memory to the kernel.
+//! Returns free memory to the kernel, and measures the heap.
 
-#![allow(unsafe_code)] // malloc_trim(3) has no safe wrapper.
+#![allow(unsafe_code)] // malloc_trim(3) and mallinfo(3) have no safe wrapper.
 
 /// Returns free pages of the heap to the kernel.
 ///
@@ -13,5 +13,33 @@ pub fn trim() {
     // SAFETY: has no preconditions; malloc_trim(3) is thread-safe.
     unsafe {
         libc::malloc_trim(0);
+    }
+}
+
+/// Returns the bytes that the process has allocated, or 0 if the C library does not count them.
+#[must_use]
+pub fn allocated() -> usize {
+    #[cfg(target_env = "gnu")]
+    {
+        // SAFETY: has no preconditions; mallinfo(3) is thread-safe but for a total that other
+        // threads change meanwhile.
+        let info = unsafe { libc::mallinfo2() };
+        info.uordblks + info.hblkhd
+    }
+    #[cfg(not(target_env = "gnu"))]
+    0
+}
+
+#[cfg(all(test, target_env = "gnu"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn allocation_is_counted_until_it_is_freed() {
+        const SIZE: usize = 256 << 20;
+        let memory = vec![0_u8; SIZE];
+        assert!(allocated() >= SIZE);
+        drop(memory);
+        assert!(allocated() < SIZE);
     }
 }
