@@ -143,6 +143,37 @@ def test_why_names_agent_that_ends_repeatedly(host: Host, lan: Lan) -> None:
     assert (verdict["code"], verdict["step"]) == (18, "agent")
 
 
+def test_why_names_controller_that_demands_key(host: Host, lan: Lan, url: str) -> None:
+    lan.script_controller(all={"answer": 401})
+    host.configure("agentd", bbot(url))
+    host.start([lan])
+    wait_until_runs(host)
+    # Only root and members of systemd-journal may read the log of the agent.
+    host.wait_for(
+        lambda: "http status: 401" in host.run("buildosctl why"),
+        "buildosctl why quotes the log of the agent",
+    )
+    assert "set auth_key" in host.run("buildosctl why")
+    assert "401" not in str(why(host))
+
+
+def test_why_distinguishes_lost_full_size_packets(host: Host, lan: Lan, url: str) -> None:
+    host.configure("agentd", bbot(url))
+    host.start([lan])
+    wait_for_step(host, None, "ready")
+    # The table stands for a router that drops long packets and sends no ICMP message.
+    chain = "type filter hook output priority 0; tcp dport 8080 meta length > 1000 drop;"
+    host.run(["nft", f"table ip router {{ chain output {{ {chain} }}; }}"])
+    before = len(lan.task_requests())
+    # Task requests are small, and pass.
+    host.wait_for(lambda: len(lan.task_requests()) > before, "the agent polls")
+    verdict = why(host)
+    assert (verdict["code"], verdict["step"]) == (19, "controllers")
+    assert "full-size packets do not (path MTU)" in verdict["answer"]
+    # The measurement is no request.
+    assert {entry["status"] for entry in lan.task_requests()} == {200}
+
+
 def test_why_of_drained_or_stopped_agent_is_out_of_service(host: Host, lan: Lan) -> None:
     lan.serve_dhcp()
     slave(host)

@@ -137,6 +137,9 @@ pub trait Service {
     fn exec_start(
         &self,
     ) -> zbus::Result<Vec<(String, Vec<String>, bool, u64, u64, u64, u64, u32, i32, i32)>>;
+    /// Most RAM of the control group since its start, in bytes, or UINT64_MAX.
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn memory_peak(&self) -> zbus::Result<u64>;
     /// User of the processes, or (uid_t)-1.
     #[zbus(property, name = "UID")]
     fn uid(&self) -> zbus::Result<u32>;

@@ -5,13 +5,17 @@
 //! | `model` | the state as one value, from which all output derives |
 //! | `collect` | reads it from the daemons and systemd |
 //! | `controllers` | finds the controllers of agents, and tries to reach them |
+//! | `complaints` | finds faults that the logs of agents name |
+//! | `path_mtu` | measures whether full-size packets reach a controller |
 //! | `refusals` | finds commands that sudo refused to agents |
 //! | `ssh` | reads the fingerprints of the SSH server |
 //! | `watch` | waits for changes on the bus |
 
 pub(crate) mod collect;
+pub(crate) mod complaints;
 pub(crate) mod controllers;
 pub(crate) mod model;
+mod path_mtu;
 pub(crate) mod refusals;
 #[cfg(test)]
 pub(crate) mod samples;

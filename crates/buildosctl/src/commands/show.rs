@@ -11,7 +11,7 @@ use zbus::Connection;
 use super::{agents, leases, links, metrics, status, why};
 use crate::snapshot::model::Host;
 use crate::snapshot::watch::Changes;
-use crate::snapshot::{collect, controllers, refusals};
+use crate::snapshot::{collect, complaints, controllers, refusals};
 use crate::term::{Style, print};
 
 /// Maximum time between two screens of `--watch`. The times on a screen change without a
@@ -95,6 +95,7 @@ async fn render(bus: &Connection, request: &Request) -> Result<Output, String> {
                 .retain(|agent| request.agents.contains(&agent.id()));
         }
         controllers::try_all(&mut host.agents).await;
+        complaints::find(&mut host.agents);
     }
     if matches!(request.view, View::Why | View::Agents) {
         refusals::find(&mut host.agents);

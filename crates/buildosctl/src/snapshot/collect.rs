@@ -165,6 +165,12 @@ async fn unit_run(bus: &Connection, unit: &str) -> zbus::Result<Run> {
         // (uid_t)-1 is systemd's value for no user.
         uid: Some(service.uid().await?).filter(|uid| *uid != u32::MAX),
         start_usec: unit.inactive_exit_timestamp().await?,
+        // UINT64_MAX is systemd's value for an unknown peak.
+        memory_peak: service
+            .memory_peak()
+            .await
+            .ok()
+            .filter(|peak| *peak != u64::MAX),
     })
 }
 

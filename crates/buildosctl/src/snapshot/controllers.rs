@@ -8,6 +8,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::model::{Agent, Controller};
+use super::path_mtu;
 
 /// Limit for connecting to a controller. TCP repeats its first segment after one second
 /// and after another two (RFC 6298, section 2), so two repetitions fit.
@@ -52,8 +53,8 @@ pub(crate) async fn try_all(agents: &mut [Agent]) {
     }
 }
 
-/// Opens a TCP connection to the host of a URL. Sends no request, as the controller
-/// would count it.
+/// Opens a TCP connection to the host of a URL, and measures the path. Sends no complete
+/// request, as the controller would count it.
 async fn connect(url: &str) -> Result<(), String> {
     let (host, port) = authority(url).ok_or("its URL has no host")?;
     let attempt = async {
@@ -64,19 +65,19 @@ async fn connect(url: &str) -> Result<(), String> {
         let mut failure = format!("{host} has no address");
         for address in addresses {
             match TcpStream::connect(address).await {
-                Ok(_) => return Ok(()),
+                Ok(stream) => return Ok(stream),
                 Err(error) => failure = format!("{address}: {error}"),
             }
         }
         Err(failure)
     };
-    let outcome = timeout(CONNECT_TIMEOUT, attempt).await;
-    outcome.unwrap_or_else(|_elapsed| {
-        Err(format!(
+    let Ok(outcome) = timeout(CONNECT_TIMEOUT, attempt).await else {
+        return Err(format!(
             "{host}, port {port}, does not answer within {} s",
             CONNECT_TIMEOUT.as_secs()
-        ))
-    })
+        ));
+    };
+    path_mtu::check(&mut outcome?, url.starts_with("https:")).await
 }
 
 /// Returns host and port of an `http` or `https` URL (RFC 3986, section 3.2).

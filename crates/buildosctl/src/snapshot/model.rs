@@ -10,6 +10,8 @@ use buildos_dbus_api::watch::Snapshot;
 use serde::{Deserialize, Serialize};
 use zbus::zvariant::{Type, as_value};
 
+use super::complaints::Complaint;
+
 /// Version of the JSON format: raised if a key changes its meaning or is removed.
 pub(crate) const SCHEMA: u32 = 1;
 
@@ -288,6 +290,9 @@ pub(crate) struct Agent {
     /// Commands that sudo refused in its present or last run, the newest first; null if the
     /// journal was not read. Only `why` and `agents` read it.
     pub(crate) refused_commands: Option<Vec<String>>,
+    /// Faults that the log of its present run names, the newest first; null if the journal
+    /// was not read. Only `why` reads it.
+    pub(crate) complaints: Option<Vec<Complaint>>,
     /// Its present or last run
     #[serde(skip)]
     pub(crate) run: Run,
@@ -302,6 +307,8 @@ pub(crate) struct Run {
     pub(crate) uid: Option<u32>,
     /// Its start
     pub(crate) start_usec: u64,
+    /// Most RAM that it has used, in bytes; [`None`] if the kernel does not report it
+    pub(crate) memory_peak: Option<u64>,
 }
 
 impl Agent {

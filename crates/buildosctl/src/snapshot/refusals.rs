@@ -146,6 +146,7 @@ mod tests {
                 invocation: "one".into(),
                 uid,
                 start_usec,
+                ..Run::default()
             };
             assign(&mut agents, &journal);
             let commands = agents[0].refused_commands.as_deref().unwrap();

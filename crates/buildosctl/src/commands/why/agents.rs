@@ -4,6 +4,7 @@ use buildos_dbus_api::agent1::{InstanceState, Need};
 
 use super::agent_state::{running, state, waits_for};
 use super::step::{StepResult, unknown};
+use crate::snapshot::complaints::Fault;
 use crate::snapshot::model::{Agent, Daemon, Host};
 use crate::term::relative;
 
@@ -213,6 +214,46 @@ fn refused_commands(host: &Host) -> Vec<String> {
     refused.collect()
 }
 
+/// Returns the faults that the logs of running agents name, one line each.
+pub(super) fn complaints(host: &Host) -> Vec<String> {
+    let each = host.agents.iter().flat_map(|agent| {
+        let complaints = agent.complaints.as_deref().unwrap_or_default();
+        complaints.iter().map(|complaint| {
+            let age = relative(host.taken_usec, complaint.usec);
+            format!("{} logged {age}: {}", agent.id(), complaint.text)
+        })
+    });
+    each.collect()
+}
+
+/// Explains a fault that a log names, with what to do about it.
+pub(super) fn fault_advice(fault: Fault) -> &'static str {
+    match fault {
+        Fault::Unauthorized => {
+            "The controller demands a key (401): set auth_key, and give the controller its fingerprint (buildosctl agents)."
+        }
+        Fault::BadRequest => {
+            "The controller refuses the whole request (400): an auxiliary machine that is not named ARCHITECTURE-OS…, or a login (interactive) that no expression of the controller matches."
+        }
+        Fault::TooLong => {
+            "The request is too long (413): some 500 machines fill a task request, 15 MiB a result."
+        }
+        Fault::NotYetValid => {
+            "The certificate is not valid yet: compare the clock (timedatectl) with the certificate."
+        }
+        Fault::Expired => "The certificate has expired, or the clock is wrong: timedatectl",
+        Fault::UnknownIssuer => {
+            "No known authority has issued the certificate: add it to /usr/local/share/ca-certificates, and run update-ca-certificates. A proxy can replace certificates."
+        }
+        Fault::WrongName => {
+            "The certificate is the one of a different host: check the URL, and the address of the host in DNS."
+        }
+        Fault::Stalled => {
+            "A request got no answer in time: the controller is slow, or a firewall drops the connection."
+        }
+    }
+}
+
 pub(super) fn controllers(host: &Host) -> StepResult {
     let tried = host
         .agents
@@ -228,8 +269,24 @@ pub(super) fn controllers(host: &Host) -> StepResult {
     let urls: Vec<_> = reached.iter().map(|(url, _)| *url).collect();
     match (urls.is_empty(), errors.is_empty()) {
         (true, true) => StepResult::Passed("no controllers to try".to_owned()),
-        (false, true) => StepResult::Passed(format!("{} accepts connections", urls.join(", "))),
+        (false, true) => match complaints(host).first() {
+            None => StepResult::Passed(format!("{} accepts connections", urls.join(", "))),
+            Some(complaint) => StepResult::Remark(complaint.clone()),
+        },
         (false, false) => StepResult::Remark(format!("cannot be reached: {}", errors.join("; "))),
+        (true, false) if errors.iter().all(|error| error.contains("path MTU")) => {
+            StepResult::Failed(
+                format!(
+                    "results cannot reach the controllers: {}",
+                    errors.join("; ")
+                ),
+                vec![
+                    "Firewalls must pass ICMP \"fragmentation needed\" (RFC 1191, RFC 4890)."
+                        .to_owned(),
+                    "Or hand out the MTU of the path by DHCP (option 26).".to_owned(),
+                ],
+            )
+        }
         (true, false) => StepResult::Failed(
             format!("no controller can be reached: {}", errors.join("; ")),
             vec![

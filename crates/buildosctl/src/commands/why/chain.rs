@@ -1,11 +1,12 @@
 //! Checks the steps in order.
 
 use super::agent_state::{is_building, running};
-use super::agents::{agent, clock, controllers, needs};
+use super::agents::{agent, clock, controllers, fault_advice, needs};
 use super::network::{bridges, carrier, daemons, lease, name, nat};
 use super::step::{Step, StepResult};
 use super::verdict::{Finding, Mark, Outcome, Verdict};
 use crate::snapshot::model::{Host, SCHEMA};
+use crate::term::span;
 
 /// Checks one step.
 type Check = fn(&Host) -> StepResult;
@@ -68,19 +69,48 @@ pub(crate) fn judge(host: &Host) -> Verdict {
         verdict.outcome = Outcome::Building;
         verdict.answer = building.join(", ");
     } else if verdict.step.is_none() {
-        let agents = running(host);
-        let verbs = match agents.len() {
-            1 => "asks for tasks and gets none",
-            _ => "ask for tasks and get none",
-        };
-        verdict.answer = format!("{} {verbs}", agents.join(", "));
-        verdict.advice = vec![
-            "Check the controllers: do they have tasks for the machines and toolchains of this host?"
-                .to_owned(),
-            "journalctl -b -u 'buildos-bbot@*' -u 'buildos-bslave@*'".to_owned(),
-        ];
+        idle(host, &mut verdict);
     }
     verdict
+}
+
+/// RAM that no agent uses before its first machine runs, in bytes.
+const WITHOUT_MACHINE: u64 = 128 << 20;
+
+/// Time after which an agent without a task is remarkable, in microseconds.
+const LONG: u64 = 3_600_000_000;
+
+/// Answers for agents that run and have no task.
+fn idle(host: &Host, verdict: &mut Verdict) {
+    let agents = running(host);
+    let verbs = match agents.len() {
+        1 => "asks for tasks and gets none",
+        _ => "ask for tasks and get none",
+    };
+    verdict.answer = format!("{} {verbs}", agents.join(", "));
+    for agent in &host.agents {
+        let age = host.taken_usec.saturating_sub(agent.run.start_usec);
+        let no_machine = agent
+            .run
+            .memory_peak
+            .is_some_and(|peak| peak < WITHOUT_MACHINE);
+        if agents.contains(&agent.id()) && agent.run.start_usec > 0 && age > LONG && no_machine {
+            let (id, age) = (agent.id(), span(age));
+            verdict.answer += &format!("; {id} has had no task since its start {age} ago");
+        }
+    }
+    let faults = host.agents.iter().flat_map(|agent| &agent.complaints);
+    let faults = faults
+        .flatten()
+        .map(|complaint| fault_advice(complaint.fault));
+    verdict.advice = faults.map(str::to_owned).collect();
+    verdict.advice.extend([
+        "Check the controllers: do they have tasks for the machines and toolchains of this host?"
+            .to_owned(),
+        "A controller that does not know the key gives no task, and no error (buildosctl agents)."
+            .to_owned(),
+        "journalctl -b -u 'buildos-bbot@*' -u 'buildos-bslave@*'".to_owned(),
+    ]);
 }
 
 /// Describes the agents that run tasks.

@@ -3,6 +3,7 @@
 use super::chain::{CHAIN, judge};
 use super::step::Step;
 use super::verdict::{Mark, Outcome, Verdict};
+use crate::snapshot::complaints::{Complaint, Fault};
 use crate::snapshot::model::{Agent, Daemon, Host, Manager, Naming, Nat, Network};
 use crate::snapshot::samples::{self, NOW, agent, ready};
 use crate::term::Style;
@@ -425,6 +426,68 @@ fn command_that_sudo_refused_is_named() {
     assert_eq!(verdict.step, Some(Step::Agent));
     assert!(verdict.answer.ends_with("ip netns add x"), "{verdict:?}");
     assert!(verdict.advice[1].contains("/etc/sudoers.d"), "{verdict:?}");
+}
+
+#[test]
+fn fault_in_log_of_agent_is_named_with_advice() {
+    let mut host = ready();
+    host.agents[0].complaints = Some(vec![Complaint {
+        usec: NOW - 120_000_000,
+        fault: Fault::Unauthorized,
+        text: "curl: (22) The requested URL returned error: 401".into(),
+    }]);
+    let verdict = judge(&host);
+    assert_eq!(verdict.outcome, Outcome::Ready);
+    let step = verdict.chain.last().unwrap();
+    assert_eq!(step.mark, Mark::Remark);
+    assert_eq!(
+        step.what,
+        "bbot@default logged 2 min 0 s ago: curl: (22) The requested URL returned error: 401"
+    );
+    assert!(verdict.advice[0].contains("auth_key"), "{verdict:?}");
+}
+
+#[test]
+fn agent_without_task_since_hours_is_named() {
+    let mut host = ready();
+    host.agents[0].run.start_usec = NOW - 5 * 3_600_000_000;
+    host.agents[0].run.memory_peak = Some(4 << 30);
+    assert_eq!(
+        judge(&host).answer,
+        "bbot@default asks for tasks and gets none"
+    );
+    host.agents[0].run.memory_peak = Some(20 << 20);
+    let verdict = judge(&host);
+    assert!(
+        verdict
+            .answer
+            .ends_with("; bbot@default has had no task since its start 5 h 0 min ago"),
+        "{verdict:?}"
+    );
+    assert!(
+        verdict
+            .advice
+            .iter()
+            .any(|line| line.contains("does not know the key"))
+    );
+}
+
+#[test]
+fn lost_full_size_packets_are_distinguished_from_no_connection() {
+    let mut host = ready();
+    let failure = "small packets reach 192.0.2.1:443, full-size packets do not (path MTU)";
+    host.agents[0].controllers[0].failure = Some(failure.into());
+    let verdict = judge(&host);
+    assert_eq!(verdict.step, Some(Step::Controllers));
+    assert!(
+        verdict
+            .answer
+            .starts_with("results cannot reach the controllers: ")
+    );
+    assert!(
+        verdict.advice[0].contains("fragmentation needed"),
+        "{verdict:?}"
+    );
 }
 
 #[test]
