@@ -10,8 +10,8 @@ const MAXIMUM_SERVERS: usize = 16;
 /// Time for which other servers are preferred after a failure.
 const AVOID_FOR: Duration = Duration::from_secs(60);
 /// Time after which the server is accepted if no other server has made an OFFER: it
-/// might only be slow.
-const ACCEPT_ALONE_AFTER: Duration = Duration::from_secs(10);
+/// might only be slow. Other servers answer within this time, also after a ping check.
+const ACCEPT_ALONE_AFTER: Duration = Duration::from_secs(5);
 /// REQUESTs sent per OFFER; twice as many to a server that failed before.
 const REQUESTS: u32 = 2;
 

@@ -175,12 +175,14 @@ impl Client {
 
     /// Ends the exchange for an OFFER without a lease.
     pub(super) fn fail_request(&mut self, now: Instant, server: Ipv4Addr, reason: RequestFailure) {
-        let delay = match reason {
-            RequestFailure::Unanswered { .. } | RequestFailure::BadAck(_) => Duration::ZERO,
-            RequestFailure::Nak { .. } => nak_delay(self.naks),
-            RequestFailure::Conflict { .. } => self.count_conflict(now),
+        // A server that restarts, or that forgets its OFFER after the ping check, denies the
+        // first REQUEST and grants the next one.
+        let (delay, is_failure) = match reason {
+            RequestFailure::Unanswered { .. } | RequestFailure::BadAck(_) => (Duration::ZERO, true),
+            RequestFailure::Nak { .. } => (nak_delay(self.naks), self.naks > 1),
+            RequestFailure::Conflict { .. } => (self.count_conflict(now), false),
         };
-        if !matches!(reason, RequestFailure::Conflict { .. }) {
+        if is_failure {
             self.failed_servers.add(server, now);
         }
         self.last_failure = Some(format!("{server}: {reason}"));

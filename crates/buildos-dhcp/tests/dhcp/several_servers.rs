@@ -69,7 +69,7 @@ fn failed_server_is_refused_until_no_other_server_answers() {
     );
     assert_eq!(host.client.counters().refused, 2);
 
-    host.run_until(failed_at + 10.1);
+    host.run_until(failed_at + 5.1);
     host.reply(Reply::offer());
     assert_eq!(
         host.events(),
@@ -123,7 +123,7 @@ fn several_failed_servers_are_refused() {
     host.handle(Input::Select);
     host.run_until(4.0);
     host.handle(Input::Select);
-    host.run_until(8.0);
+    host.run_until(7.4);
     host.events();
     host.reply(Reply::offer());
     host.reply(Reply::offer_of(SECOND));
@@ -222,4 +222,29 @@ fn flood_of_invalid_offers_is_counted_and_reported_up_to_a_limit() {
     assert_eq!(host.events().len(), 64);
     host.reply(Reply::offer());
     assert!(matches!(host.events()[..], [Event::Offered { .. }]));
+}
+
+#[test]
+fn server_is_accepted_at_once_after_its_first_nak() {
+    let mut host = Host::in_state(State::Requesting);
+    host.reply(Reply::nak());
+    host.reply(Reply::offer());
+    host.handle(Input::Select);
+    host.reply(Reply::ack());
+    assert_eq!(host.state(), State::Bound);
+    assert_eq!(host.now, EPOCH, "no time has passed");
+}
+
+#[test]
+fn server_that_sends_naks_is_refused_beside_others_after_the_second() {
+    let mut host = Host::in_state(State::Requesting);
+    host.reply(Reply::nak());
+    host.reply(Reply::offer());
+    host.handle(Input::Select);
+    host.reply(Reply::nak());
+    host.run_until(2.0);
+    host.reply(Reply::offer());
+    assert!(host.client.offer().is_none());
+    host.reply(Reply::offer_of(SECOND));
+    assert_eq!(host.client.offer().map(|offer| offer.server), Some(SECOND));
 }
