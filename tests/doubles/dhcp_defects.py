@@ -134,7 +134,7 @@ LEASE_DEFECTS: dict[str, Change] = {
     "netmask missing": _without(1),
     "netmask with holes in it": _with(1, _HOLES),
     "netmask 0.0.0.0": _with(1, address("0.0.0.0")),
-    "gateway off the link": _with(3, address("10.99.99.1")),
+    "gateway with the leased address": lambda r: _with(3, address(r.yiaddr))(r),
     "lease of 0 seconds": _with(51, seconds(0)),
 }
 

@@ -42,16 +42,18 @@ pub struct Lease {
     pub routes: Vec<Route>,
     /// Name servers (option 6), in order of preference.
     pub dns: Vec<Ipv4Addr>,
-    /// Domain of the host (option 15), if a resolver can use it.
+    /// Domain of the host (option 15), if a resolver can use it. The first one, if the
+    /// option holds several.
     pub domain: Option<String>,
-    /// Search domains (option 119) that a resolver can use.
+    /// Search domains (option 119, or several names in option 15) that a resolver can use.
     pub search: Vec<String>,
     /// NTP servers (option 42), in order of preference.
     pub ntp: Vec<Ipv4Addr>,
     /// MTU (option 26) in bytes, if it is at least 576. The link might permit less.
     pub mtu: Option<u16>,
-    /// Broadcast address (option 28), if it is in the subnet.
-    pub broadcast: Option<Ipv4Addr>,
+    /// Relay that the answer came through (`giaddr`).
+    #[serde(default)]
+    pub relay: Option<Ipv4Addr>,
     /// Host name (option 12), not validated.
     pub hostname: Option<Escaped>,
     /// Fully qualified name (option 81), not validated.
@@ -103,7 +105,12 @@ impl Term {
 impl Lease {
     /// Validates an OFFER or ACK that answers a message sent at `acquired`.
     pub fn from_message(message: &ServerMessage, acquired: Instant) -> Result<Self, Refusal> {
-        Self::new(message.address, message.options.clone(), acquired)
+        Self::new(
+            message.address,
+            message.relay,
+            message.options.clone(),
+            acquired,
+        )
     }
 
     /// Validates a saved lease again, from its address, options and time alone.
@@ -111,10 +118,15 @@ impl Lease {
         if self.acquired > now {
             return Err(Refusal::AcquiredInFuture);
         }
-        Self::new(self.address, self.options, self.acquired)
+        Self::new(self.address, self.relay, self.options, self.acquired)
     }
 
-    fn new(address: Ipv4Addr, options: Options, acquired: Instant) -> Result<Self, Refusal> {
+    fn new(
+        address: Ipv4Addr,
+        relay: Option<Ipv4Addr>,
+        options: Options,
+        acquired: Instant,
+    ) -> Result<Self, Refusal> {
         let server = options.address(54).ok_or(Refusal::NoServer)?;
         if !is_host(&server) {
             return Err(Refusal::BadServer(server));
@@ -129,19 +141,18 @@ impl Lease {
             INFINITE => None,
             lease => Some(Term::new(lease, options.number(58), options.number(59))),
         };
+        let domains = options.get(15).map(text::domains).unwrap_or_default();
         Ok(Self {
             address,
             prefix: interface.prefix_len(),
             server,
             routes: routes(interface, &options)?,
             dns: options.hosts(6).unwrap_or_default(),
-            domain: options.get(15).and_then(text::domain),
-            search: search(&options),
+            search: search(&options, &domains),
+            domain: domains.into_iter().next(),
             ntp: options.hosts(42).unwrap_or_default(),
             mtu: mtu(&options),
-            broadcast: options
-                .address(28)
-                .filter(|address| interface.contains(address)),
+            relay,
             hostname: options.get(12).and_then(text::escape),
             fqdn: fqdn(&options),
             acquired,
@@ -206,13 +217,17 @@ fn interface(address: Ipv4Addr, mask: Ipv4Addr) -> Result<Ipv4Net, Refusal> {
 }
 
 fn mtu(options: &Options) -> Option<u16> {
-    let bytes: [u8; 2] = options.get(26)?.try_into().ok()?;
-    Some(u16::from_be_bytes(bytes)).filter(|mtu| *mtu >= MINIMUM_MTU)
+    let mtu = options.fixed(26).map(u16::from_be_bytes);
+    mtu.filter(|mtu| *mtu >= MINIMUM_MTU)
 }
 
-fn search(options: &Options) -> Vec<String> {
+/// Returns the search domains. `domains` are those of option 15: some servers list several
+/// there instead of option 119.
+fn search(options: &Options, domains: &[String]) -> Vec<String> {
     let Some(DhcpOption::DomainSearch(names)) = options.decode(119, &[]) else {
-        return Vec::new();
+        let several = Some(domains).filter(|domains| domains.len() > 1);
+        let several = several.unwrap_or_default().iter().cloned();
+        return several.take(SEARCH_DOMAINS).collect();
     };
     let names = names
         .iter()

@@ -9,7 +9,7 @@ use dhcproto::error::EncodeError;
 use dhcproto::v4::{DhcpOption, MessageType, OptionCode, UnknownOption};
 
 use crate::client_name::ClientName;
-use crate::options::{OPTIONS, Options, OptionsError};
+use crate::options::{OPTIONS, Options, OptionsError, is_host};
 use crate::text;
 
 const BOOTREQUEST: u8 = 1;
@@ -127,6 +127,8 @@ pub struct ServerMessage {
     pub address: Ipv4Addr,
     /// Server identifier (option 54).
     pub server: Option<Ipv4Addr>,
+    /// `giaddr`: the relay that the answer came through.
+    pub relay: Option<Ipv4Addr>,
     /// All options.
     pub options: Options,
 }
@@ -153,11 +155,11 @@ pub fn decode(payload: &[u8], mac: MacAddress) -> Result<ServerMessage, DecodeEr
         return Err(DecodeError::NoCookie);
     }
     let options = Options::parse(payload)?;
-    let kind = match options.get(53) {
+    let kind = match options.fixed(53) {
         Some([2]) => MessageKind::Offer,
         Some([5]) => MessageKind::Ack,
         Some([6]) => MessageKind::Nak,
-        _ => return Err(DecodeError::NoType),
+        Some(_) | None => return Err(DecodeError::NoType),
     };
     if options
         .get(61)
@@ -170,6 +172,10 @@ pub fn decode(payload: &[u8], mac: MacAddress) -> Result<ServerMessage, DecodeEr
         xid: u32::from_be_bytes([header[4], header[5], header[6], header[7]]),
         address: Ipv4Addr::new(header[16], header[17], header[18], header[19]),
         server: options.address(54),
+        relay: Some(Ipv4Addr::new(
+            header[24], header[25], header[26], header[27],
+        ))
+        .filter(is_host),
         options,
     })
 }

@@ -99,10 +99,18 @@ impl Options {
         self.0.iter().map(|(code, data)| (*code, data.as_slice()))
     }
 
+    /// Returns an option of `N` bytes. Some servers send it more than once, with the same
+    /// value.
+    pub(crate) fn fixed<const N: usize>(&self, code: u8) -> Option<[u8; N]> {
+        let data = self.get(code)?;
+        let first = *data.first_chunk::<N>()?;
+        let mut chunks = data.chunks(N);
+        chunks.all(|chunk| *chunk == first).then_some(first)
+    }
+
     /// Returns an option that holds one address.
     pub(crate) fn address(&self, code: u8) -> Option<Ipv4Addr> {
-        let octets: [u8; 4] = self.get(code)?.try_into().ok()?;
-        Some(octets.into())
+        self.fixed::<4>(code).map(Ipv4Addr::from)
     }
 
     /// Returns the host addresses in an option that lists one or more addresses.
@@ -119,7 +127,7 @@ impl Options {
 
     /// Returns an option that holds a 32-bit number.
     pub(crate) fn number(&self, code: u8) -> Option<u32> {
-        Some(u32::from_be_bytes(self.get(code)?.try_into().ok()?))
+        self.fixed(code).map(u32::from_be_bytes)
     }
 
     /// Decodes an option, with `tail` appended to its bytes.

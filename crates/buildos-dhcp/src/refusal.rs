@@ -45,9 +45,9 @@ pub enum Refusal {
     /// Option 3 is not a list of addresses.
     #[error("router list (option 3) is malformed")]
     BadRouters,
-    /// The default gateway is not reachable from the address.
-    #[error("gateway {0} is not on the link")]
-    GatewayOffLink(Ipv4Addr),
+    /// The default gateway is an address that no other host can have.
+    #[error("gateway {0} is not the address of another host")]
+    BadGateway(Ipv4Addr),
     /// The server is not in [`Config::allowed_servers`](crate::Config::allowed_servers).
     #[error("server {0} is not allowed by the configuration")]
     ServerNotAllowed(Ipv4Addr),

@@ -48,6 +48,13 @@ pub(crate) fn domain(bytes: &[u8]) -> Option<String> {
     (name.len() <= MAXIMUM_DOMAIN && name.split('.').all(valid)).then(|| name.to_ascii_lowercase())
 }
 
+/// Returns the domain names of a list separated by spaces. Empty if one of them is unusable.
+pub(crate) fn domains(bytes: &[u8]) -> Vec<String> {
+    let names = bytes.split(|byte| *byte == b' ');
+    let names = names.filter(|name| !name.is_empty() && *name != b"\0");
+    names.map(domain).collect::<Option<_>>().unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -63,6 +70,21 @@ mod tests {
         );
         assert_eq!(escape(b"\0abc"), None);
         assert_eq!(escape(b""), None);
+    }
+
+    #[test]
+    fn domains_are_separated_by_spaces_and_all_usable() {
+        for (bytes, expected) in [
+            (&b"Example.org"[..], &["example.org"][..]),
+            (b"a.example  b.example\0", &["a.example", "b.example"]),
+            (b"a.example \0", &["a.example"]),
+            (b"a.example b..example", &[]),
+            (b"a.example\nnameserver 6.6.6.6", &[]),
+            (b" ", &[]),
+            (b"", &[]),
+        ] {
+            assert_eq!(domains(bytes), expected, "{}", bytes.escape_ascii());
+        }
     }
 
     #[test]

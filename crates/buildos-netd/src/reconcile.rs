@@ -447,15 +447,15 @@ impl Reconciler {
     /// Derives the desired state. Changes the private network if the uplink overlaps with it.
     fn desired(&mut self, now: Instant) -> Desired {
         let occupied = self.election.lease().map(private_network::occupied);
-        let private = private_network::choose(
-            &self.settings.private,
-            self.private,
-            &occupied.unwrap_or_default(),
-        );
+        let occupied = occupied.unwrap_or_default();
+        let private = private_network::choose(&self.settings.private, self.private, &occupied);
         if let Some((old, new)) = self.private.zip(private).filter(|(old, new)| old != new) {
+            let overlap = private_network::overlapping(&occupied, old);
+            let overlap = overlap.map(|overlap| format!(": the lease has the {overlap}"));
             tracing::warn!(
                 message_id = messages::PRIVATE,
-                "br1 changes from {old} to {new}: the uplink's networks overlap with {old}"
+                "br1 changes from {old} to {new}{}",
+                overlap.unwrap_or_default()
             );
         }
         self.private = private;

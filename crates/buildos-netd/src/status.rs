@@ -358,7 +358,7 @@ pub(crate) mod samples {
             search: Vec::new(),
             ntp: Vec::new(),
             mtu: None,
-            broadcast: None,
+            relay: None,
             hostname: Some("host7".to_owned().into()),
             fqdn: None,
             acquired: Duration::from_secs(5),

@@ -226,8 +226,8 @@ fn unusable_ack_fails_the_request_at_once() {
             },
         ),
         (
-            Reply::ack().with(3, [10, 0, 0, 1]),
-            Refusal::GatewayOffLink(Ipv4Addr::new(10, 0, 0, 1)),
+            Reply::ack().with(3, ADDRESS.octets()),
+            Refusal::BadGateway(ADDRESS),
         ),
     ] {
         let mut host = Host::in_state(State::Requesting);

@@ -121,6 +121,10 @@ fn corpus() -> Vec<Vec<u8>> {
         rich(Reply::offer()),
         rich(Reply::ack()),
         rich(Reply::ack()).with(121, routes),
+        rich(Reply::ack())
+            .with(15, *b"a.example b.example")
+            .repeated(54, [192, 0, 2, 1]),
+        Reply::ack().with(121, [0, 10, 0, 0, 1, 32, 10, 0, 0, 1, 0, 0, 0, 0]),
         overload(rich(Reply::ack())),
         overload(Reply::offer_of(SECOND)),
         Reply::ack().lasting(u32::MAX).with(1, [255; 4]),

@@ -70,7 +70,7 @@ fn kinds() -> Vec<(&'static str, InvalidOffer)> {
         ("overload of two bytes", message(|r| r.with(52, [1, 1]))),
         (
             "repeated server id",
-            message(|r| r.repeated(54, ROGUE.octets())),
+            message(|r| r.repeated(54, SERVER.octets())),
         ),
         (
             "repeated lease time",
@@ -78,9 +78,9 @@ fn kinds() -> Vec<(&'static str, InvalidOffer)> {
         ),
         (
             "repeated mask",
-            message(|r| r.repeated(1, [255, 255, 255, 0])),
+            message(|r| r.repeated(1, [255, 255, 0, 0])),
         ),
-        ("repeated type", message(|r| r.repeated(53, [2]))),
+        ("repeated type", message(|r| r.repeated(53, [5]))),
         ("wrong xid", message(|r| r.xid(1))),
         ("wrong chaddr", message(|r| r.chaddr(MacAddress([2; 6])))),
         ("wrong op", message(|r| r.header(0, &[1]))),
@@ -148,14 +148,13 @@ fn kinds() -> Vec<(&'static str, InvalidOffer)> {
         ("mask with holes", message(|r| r.with(1, [255, 0, 255, 0]))),
         ("mask upside down", message(|r| r.with(1, [0, 0, 0, 255]))),
         ("empty mask", message(|r| r.with(1, [0; 4]))),
-        ("gateway off link", message(|r| r.with(3, [10, 0, 0, 1]))),
         (
             "gateway is broadcast",
             message(|r| r.with(3, [192, 0, 2, 255])),
         ),
         (
-            "gateway off link by 121",
-            message(|r| r.with(121, [0, 10, 0, 0, 1])),
+            "the gateway's own address by 121",
+            message(|r| r.with(121, [0, 192, 0, 2, 77])),
         ),
         (
             "identifier of another client",
@@ -212,7 +211,7 @@ fn invalid_ack_after_a_valid_offer_is_refused() {
         elsewhere([192, 0, 2, 255]),
         Reply::ack().without(1),
         Reply::ack().with(1, [255, 0, 255, 0]),
-        Reply::ack().with(3, [10, 0, 0, 1]),
+        Reply::ack().with(3, ADDRESS.octets()),
         Reply::ack().without(51),
         Reply::ack().lasting(0),
     ] {
@@ -239,8 +238,8 @@ fn refusal_text_names_the_defect() {
     for (reason, text) in [
         (Refusal::NoMask, "no subnet mask (option 1)"),
         (
-            Refusal::GatewayOffLink(Ipv4Addr::new(10, 0, 0, 1)),
-            "gateway 10.0.0.1 is not on the link",
+            Refusal::BadGateway(ADDRESS),
+            "gateway 192.0.2.77 is not the address of another host",
         ),
         (
             Refusal::InUse {

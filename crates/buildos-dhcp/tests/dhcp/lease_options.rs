@@ -33,7 +33,6 @@ fn options_become_fields_of_the_lease() {
             .with(12, *b"rack7\0")
             .with(15, *b"Example.org")
             .with(26, 1400u16.to_be_bytes())
-            .with(28, [192, 0, 2, 255])
             .with(42, [192, 0, 2, 123])
             .with(200, *b"site"),
     );
@@ -50,7 +49,6 @@ fn options_become_fields_of_the_lease() {
     assert_eq!(lease.hostname.as_deref(), Some("rack7"));
     assert_eq!(lease.domain.as_deref(), Some("example.org"));
     assert_eq!(lease.mtu, Some(1400));
-    assert_eq!(lease.broadcast, Some(Ipv4Addr::new(192, 0, 2, 255)));
     assert_eq!(lease.gateway(), Some(GATEWAY));
     assert_eq!(lease.options.get(200), Some(&b"site"[..]));
     let text = serde_json::to_string(&lease).unwrap();
@@ -63,9 +61,8 @@ fn malformed_option_does_not_affect_other_options() {
         Reply::ack()
             .with(6, [1, 2, 3])
             .with(12, *b"\0")
-            .with(15, *b"two domains")
+            .with(15, *b"bad..domain good")
             .with(26, [0])
-            .with(28, [10, 0, 0, 255])
             .with(33, [1, 2, 3])
             .with(42, [])
             .with(58, [0])
@@ -78,7 +75,7 @@ fn malformed_option_does_not_affect_other_options() {
         (lease.hostname, lease.domain, lease.fqdn),
         (None, None, None)
     );
-    assert_eq!((lease.mtu, lease.broadcast), (None, None));
+    assert_eq!(lease.mtu, None);
     assert_eq!(lease.routes, [route("0.0.0.0/0", GATEWAY)]);
     assert_eq!(lease.term.unwrap().renew.as_secs(), 1800);
 }
@@ -165,22 +162,84 @@ fn gateway_equal_to_the_leased_address_is_refused() {
     // The subnet as a direct route, then the default through the leased address.
     let routes = [24, 192, 0, 2, 0, 0, 0, 0, 0, 192, 0, 2, 77];
     let error = Lease::from_message(&message(Reply::ack().with(121, routes)), EPOCH);
-    assert_eq!(error, Err(Refusal::GatewayOffLink(ADDRESS)));
+    assert_eq!(error, Err(Refusal::BadGateway(ADDRESS)));
 }
 
 #[test]
-fn gateway_behind_an_earlier_route_is_accepted() {
+fn gateway_behind_a_direct_route_is_accepted_in_any_order() {
     let far = Ipv4Addr::new(10, 0, 0, 1);
     let direct = [32, 10, 0, 0, 1, 0, 0, 0, 0];
     let default = [0, 10, 0, 0, 1];
-    let good = lease(Reply::ack().with(121, [&direct[..], &default].concat()));
-    assert_eq!(
-        good.routes,
-        [route("10.0.0.1/32", None), route("0.0.0.0/0", far)]
-    );
     // The kernel adds routes one by one: the route to the gateway has to be first.
-    let bad = message(Reply::ack().with(121, [&default[..], &direct].concat()));
-    assert!(Lease::from_message(&bad, EPOCH).is_err());
+    for routes in [[&direct[..], &default], [&default, &direct]] {
+        assert_eq!(
+            lease(Reply::ack().with(121, routes.concat())).routes,
+            [route("10.0.0.1/32", None), route("0.0.0.0/0", far)]
+        );
+    }
+}
+
+#[test]
+fn default_gateway_outside_the_subnet_is_onlink() {
+    let far = Ipv4Addr::new(10, 0, 0, 1);
+    let onlink = Route {
+        onlink: true,
+        ..route("0.0.0.0/0", far)
+    };
+    let by_router = lease(Reply::ack().with(3, far.octets()));
+    assert_eq!(by_router.routes, [onlink.clone()]);
+    let by_route = lease(Reply::ack().with(121, [0, 10, 0, 0, 1]));
+    assert_eq!(by_route.routes, [onlink]);
+}
+
+#[test]
+fn first_gateway_to_a_destination_applies() {
+    let other = Ipv4Addr::new(192, 0, 2, 9);
+    let routes = [0, 192, 0, 2, 9, 0, 0, 0, 0, 0, 0, 192, 0, 2, 10];
+    let lease = lease(Reply::ack().with(121, routes));
+    assert_eq!(lease.routes, [route("0.0.0.0/0", other)]);
+}
+
+#[test]
+fn option_repeated_alike_is_accepted_and_different_is_refused() {
+    let numbers = [(53, 1), (54, 4), (51, 4), (1, 4), (58, 4), (59, 4)];
+    for (code, length) in numbers {
+        let ack = Reply::ack().with(58, [0, 0, 1, 0]).with(59, [0, 0, 2, 0]);
+        let expected = lease(ack.clone());
+        let value = expected.options.get(code).unwrap().to_vec();
+        assert_eq!(value.len(), length);
+        let twice = lease(ack.clone().repeated(code, value.clone()));
+        let (address, server, term) = (twice.address, twice.server, twice.term);
+        assert_eq!(
+            (address, server, term),
+            (expected.address, expected.server, expected.term),
+            "option {code}"
+        );
+        let mut other = value;
+        other[length - 1] ^= 3;
+        if let Ok(message) = decode(&ack.repeated(code, other).bytes(), MAC) {
+            let refused = Lease::from_message(&message, EPOCH).is_err();
+            assert!(refused || code > 57, "option {code}");
+        }
+    }
+}
+
+#[test]
+fn several_domains_in_option_15_are_the_search_list() {
+    let ack = Reply::ack().with(15, *b"a.example b.example");
+    let several = lease(ack.clone());
+    assert_eq!(several.domain.as_deref(), Some("a.example"));
+    assert_eq!(several.search, ["a.example", "b.example"]);
+    let search = [1, b'c', 7, b'e', b'x', b'a', b'm', b'p', b'l', b'e', 0];
+    assert_eq!(lease(ack.with(119, search)).search, ["c.example"]);
+}
+
+#[test]
+fn relay_of_the_answer_is_kept() {
+    let relay = Ipv4Addr::new(172, 23, 0, 9);
+    assert_eq!(lease(Reply::ack()).relay, None);
+    let relayed = lease(Reply::ack().header(24, &relay.octets()));
+    assert_eq!(relayed.relay, Some(relay));
 }
 
 #[test]
