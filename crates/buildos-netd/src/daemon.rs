@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use buildos_dhcp::address_conflict::Report;
 use buildos_dhcp::{Event, Instant, Lease, Transmit, arp};
@@ -44,6 +44,8 @@ use crate::{clock, messages, other_manager, state_file};
 
 /// Directory of published files, and of the state for a restarted netd.
 const RUNTIME_DIRECTORY: &str = "/run/buildos/netd";
+/// Delay before files that could not be written are written again: `/run` was full.
+const WRITE_RETRY: Duration = Duration::from_secs(10);
 /// Maximum number of queued D-Bus requests.
 const COMMANDS: usize = 4;
 
@@ -80,7 +82,8 @@ pub async fn run(mut service: Service<Settings>) -> Result<(), NetdError> {
     let bus = tokio::spawn(dbus::serve(netd.statuses.subscribe(), command_sender));
     service.ready();
     loop {
-        let deadline = netd.reconciler.deadline();
+        let deadline = [netd.reconciler.deadline(), netd.write_again_at];
+        let deadline = deadline.into_iter().flatten().min();
         let mut reload = false;
         tokio::select! {
             request = service.request() => match request {
@@ -143,6 +146,10 @@ struct Netd {
     statuses: watch::Sender<Status>,
     /// Content of the files in [`RUNTIME_DIRECTORY`].
     files: BTreeMap<&'static str, Vec<u8>>,
+    /// Content of the files that could not be written.
+    unwritten: BTreeMap<&'static str, Vec<u8>>,
+    /// Time of the next attempt to write them.
+    write_again_at: Option<Instant>,
 }
 
 impl Netd {
@@ -158,6 +165,8 @@ impl Netd {
             statuses: watch::Sender::new(Status::new(&reconciler, Vec::new(), clocks())),
             reconciler,
             files: BTreeMap::new(),
+            unwritten: BTreeMap::new(),
+            write_again_at: None,
         })
     }
 
@@ -207,17 +216,38 @@ impl Netd {
                 self.write("timesyncd.conf", text.into_bytes());
             }
         }
+        self.write_again();
         let listeners = self.reconciler.listeners();
         self.host.sockets.close_others(&listeners);
     }
 
     fn write(&mut self, name: &'static str, content: Vec<u8>) {
+        let was_unwritten = self.unwritten.remove(name).is_some();
         if self.files.get(name) == Some(&content) {
             return;
         }
         match file::replace(&Path::new(RUNTIME_DIRECTORY).join(name), &content, 0o644) {
             Ok(_) => drop(self.files.insert(name, content)),
-            Err(error) => tracing::error!(message_id = messages::FILE, "{}", text::chain(&error)),
+            Err(error) => {
+                if !was_unwritten {
+                    tracing::error!(message_id = messages::FILE, "{}", text::chain(&error));
+                }
+                self.unwritten.insert(name, content);
+                self.write_again_at = Some(clock::now().saturating_add(WRITE_RETRY));
+            }
+        }
+    }
+
+    /// Writes the files that could not be written before, if it is time.
+    fn write_again(&mut self) {
+        if self
+            .write_again_at
+            .take_if(|at| *at <= clock::now())
+            .is_some()
+        {
+            for (name, content) in self.unwritten.clone() {
+                self.write(name, content);
+            }
         }
     }
 }
