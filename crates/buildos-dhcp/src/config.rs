@@ -20,17 +20,21 @@ pub struct Config {
     pub allowed_servers: Vec<Ipv4Addr>,
     /// Networks in which no address is accepted.
     pub denied_networks: Vec<Ipv4Net>,
+    /// Moves T1 and T2 to earlier times, each by up to a tenth of the time before it. Hosts
+    /// that start together must not renew in the same instant (RFC 2131, section 4.4.5).
+    pub jitter: bool,
 }
 
 impl Config {
-    /// Returns the configuration of a client that sends no name and accepts every
-    /// server.
+    /// Returns the configuration of a client that sends no name, accepts every server, and
+    /// renews at T1.
     pub fn new(mac: MacAddress) -> Self {
         Self {
             mac,
             name: None,
             allowed_servers: Vec::new(),
             denied_networks: Vec::new(),
+            jitter: false,
         }
     }
 

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::message::ServerMessage;
 use crate::options::{Options, is_host};
+use crate::random::Random;
 use crate::refusal::Refusal;
 use crate::routes::routes;
 use crate::text;
@@ -71,9 +72,9 @@ pub struct Lease {
 /// `renew < rebind < lease`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Term {
-    /// T1: the client asks the server of the lease to extend it.
+    /// T1, with jitter: the client asks the server of the lease to extend it.
     pub renew: Duration,
-    /// T2: the client asks any server.
+    /// T2, with jitter: the client asks any server.
     pub rebind: Duration,
     /// Expiry.
     pub lease: Duration,
@@ -99,6 +100,15 @@ impl Term {
             && received.renew < received.rebind
             && received.rebind < received.lease;
         if ordered { received } else { default }
+    }
+}
+
+impl Term {
+    /// Adds jitter, see [`Config::jitter`](crate::Config::jitter).
+    fn spread(&mut self, random: &mut Random) {
+        let before_rebind = self.rebind.saturating_sub(self.renew);
+        self.renew -= random.up_to(self.renew / 10);
+        self.rebind -= random.up_to(before_rebind / 10);
     }
 }
 
@@ -159,6 +169,13 @@ impl Lease {
             term,
             options,
         })
+    }
+
+    /// Adds jitter to T1 and T2, see [`Config::jitter`](crate::Config::jitter).
+    pub(crate) fn spread(&mut self, random: &mut Random) {
+        if let Some(term) = &mut self.term {
+            term.spread(random);
+        }
     }
 
     /// Returns the subnet, with a host part of zero.

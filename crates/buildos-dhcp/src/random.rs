@@ -30,6 +30,11 @@ impl Random {
         (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32) as u32
     }
 
+    /// Returns a duration up to `limit`, in steps of a thousandth.
+    pub(crate) fn up_to(&mut self, limit: Duration) -> Duration {
+        limit * (self.next() % 1001) / 1000
+    }
+
     /// Returns `delay` plus or minus up to a tenth, and at most [`MAXIMUM_JITTER`].
     pub(crate) fn jitter(&mut self, delay: Duration) -> Duration {
         let most = (delay / 10).min(MAXIMUM_JITTER);
@@ -51,6 +56,15 @@ mod tests {
             seen.dedup();
             assert!(seen.len() > 990, "{seed}");
         }
+    }
+
+    #[test]
+    fn up_to_reaches_zero_and_limit() {
+        let mut random = Random::new(7);
+        let limit = Duration::from_secs(u32::MAX.into());
+        let durations: Vec<Duration> = (0..20_000).map(|_| random.up_to(limit)).collect();
+        assert_eq!(durations.iter().min(), Some(&Duration::ZERO));
+        assert_eq!(durations.iter().max(), Some(&limit));
     }
 
     #[test]

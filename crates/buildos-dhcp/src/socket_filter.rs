@@ -1,6 +1,6 @@
-//! Builds the socket filters of the packet sockets.
+//! Builds the socket filters of the packet sockets and of the UDP socket.
 //!
-//! They are classic BPF programs (linux/filter.h) for AF_PACKET sockets of type
+//! They are classic BPF programs (linux/filter.h), mostly for AF_PACKET sockets of type
 //! SOCK_DGRAM, whose packets begin after the Ethernet header. The kernel then wakes the
 //! process for relevant packets only. While a rack boots, most DHCP answers and ARP
 //! packets are for other machines.
@@ -102,6 +102,22 @@ pub fn dhcp_replies(mac: MacAddress) -> Vec<Instruction> {
     program.load(LOAD_WORD_AT_X, CHADDR);
     program.require(JUMP_EQUAL, upper);
     program.load(LOAD_HALF_AT_X, CHADDR + 4);
+    program.require(JUMP_EQUAL, lower);
+    program.finish()
+}
+
+/// Returns the filter of a UDP socket for BOOTP replies to this hardware address. Packets
+/// begin at the UDP header.
+pub fn dhcp_datagrams(mac: MacAddress) -> Vec<Instruction> {
+    let (upper, lower) = halves(mac);
+    let mut program = Program::default();
+    program.load(LOAD_HALF, UDP_LENGTH);
+    program.require(JUMP_NOT_BELOW, SHORTEST);
+    program.load(LOAD_BYTE, OP);
+    program.require(JUMP_EQUAL, BOOTREPLY);
+    program.load(LOAD_WORD, CHADDR);
+    program.require(JUMP_EQUAL, upper);
+    program.load(LOAD_HALF, CHADDR + 4);
     program.require(JUMP_EQUAL, lower);
     program.finish()
 }
@@ -361,6 +377,27 @@ mod tests {
     }
 
     #[test]
+    fn udp_filter_passes_only_replies_to_this_host() {
+        let passes = |packet: &[u8]| run(&dhcp_datagrams(MAC), IP_FRAME, packet) != 0;
+        let datagram = reply().split_off(20);
+        assert!(passes(&datagram));
+        type Change = fn(&mut Vec<u8>);
+        let cases: [(&str, Change); 6] = [
+            ("UDP too short", |p| p[4..6].copy_from_slice(&[0, 247])),
+            ("a request", |p| p[8] = 1),
+            ("another host, first byte", |p| p[36] ^= 1),
+            ("another host, last byte", |p| p[41] ^= 1),
+            ("cut inside the address", |p| p.truncate(41)),
+            ("nothing", Vec::clear),
+        ];
+        for (name, change) in cases {
+            let mut datagram = datagram.clone();
+            change(&mut datagram);
+            assert!(!passes(&datagram), "{name}");
+        }
+    }
+
+    #[test]
     fn arp_filter_passes_only_claims_of_other_hosts() {
         const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 77);
         let program = address_claims(&[ADDRESS], MAC);
@@ -428,7 +465,7 @@ mod tests {
     #[test]
     fn jumps_stay_inside_the_program() {
         let claims = address_claims(&[Ipv4Addr::LOCALHOST; 4], MAC);
-        for program in [dhcp_replies(MAC), claims] {
+        for program in [dhcp_replies(MAC), dhcp_datagrams(MAC), claims] {
             for (index, instruction) in program.iter().enumerate() {
                 let furthest = index + 1 + usize::from(instruction.jt.max(instruction.jf));
                 assert!(furthest < program.len() || instruction.code == RETURN);

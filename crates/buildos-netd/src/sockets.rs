@@ -204,8 +204,9 @@ impl Open {
                 let socket = PacketReceiver::open(*link, EtherType::Arp, &filter)?;
                 (None, tokio::spawn(read_packets(inbox, socket, claim)))
             }
-            Listen::Udp(_, device) => {
-                let socket = Arc::new(packet::udp(device)?);
+            Listen::Udp(_, device, mac) => {
+                let filter = socket_filter::dhcp_datagrams(*mac);
+                let socket = Arc::new(packet::udp(device, &filter)?);
                 let reader = tokio::spawn(read_udp(inbox, socket.clone()));
                 (Some(socket), reader)
             }

@@ -98,7 +98,10 @@ impl Client {
             Ok(Box::new(lease))
         });
         match (lease, self.take_phase()) {
-            (Ok(lease), phase) => {
+            (Ok(mut lease), phase) => {
+                if self.config.jitter {
+                    lease.spread(&mut self.random);
+                }
                 let event = match phase {
                     Phase::Requesting { .. } => Event::Bound(lease.clone()),
                     Phase::Init { .. }

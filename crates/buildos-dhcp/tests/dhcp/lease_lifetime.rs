@@ -3,9 +3,9 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use buildos_dhcp::{Event, Input, Lease, LeaseLoss, MessageKind, Refusal, State};
+use buildos_dhcp::{Config, Event, Input, Lease, LeaseLoss, MessageKind, Refusal, State};
 
-use crate::host::{EPOCH, Host, Sent};
+use crate::host::{EPOCH, Host, MAC, Sent};
 use crate::server_reply::{ADDRESS, Reply, SECOND, SERVER};
 
 fn bound(ack: Reply) -> Host {
@@ -475,5 +475,36 @@ fn release_is_sent_to_the_server_unless_without_carrier() {
                 (ADDRESS, Some(SERVER))
             );
         }
+    }
+}
+
+#[test]
+fn jitter_moves_renewal_and_rebinding_to_earlier_times_by_up_to_a_tenth() {
+    let times = |seed| {
+        let config = Config {
+            jitter: true,
+            ..Config::new(MAC)
+        };
+        let mut host = Host::with(config, seed);
+        host.handle(Input::Start);
+        host.reply(Reply::offer());
+        host.handle(Input::Select);
+        host.reply(Reply::ack());
+        let term = host.lease().term.unwrap();
+        assert_eq!(term.lease.as_secs(), 3600);
+        host.sent.clear();
+        host.run_until(1800.0);
+        assert_eq!(host.times(MessageKind::Request).len(), 1);
+        (term.renew, term.rebind)
+    };
+    let times: Vec<_> = (1..200).map(times).collect();
+    let seconds = Duration::from_secs;
+    let (renew, rebind): (Vec<_>, Vec<_>) = times.into_iter().unzip();
+    for (times, last, spread) in [(renew, 1800, 180), (rebind, 3150, 135)] {
+        let (first, last) = (seconds(last - spread), seconds(last));
+        let (least, most) = (times.iter().min().unwrap(), times.iter().max().unwrap());
+        assert!(*least >= first && *most <= last, "{least:?} {most:?}");
+        let seen = *most - *least;
+        assert!(seen > seconds(spread) * 9 / 10, "{seen:?}");
     }
 }

@@ -173,13 +173,14 @@ impl PacketReceiver {
 }
 
 /// Opens a UDP socket on the client port that sends and receives by one device, broadcasts
-/// included.
+/// included, and receives the datagrams that pass its filter.
 ///
 /// # Errors
 ///
 /// The socket is not permitted (CAP_NET_RAW, CAP_NET_BIND_SERVICE), or the device is missing.
-pub fn udp(device: &str) -> io::Result<UdpSocket> {
+pub fn udp(device: &str, program: &[Instruction]) -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::IPV4, Type::DGRAM.nonblocking(), Some(Protocol::UDP))?;
+    attach_filter(socket.as_raw_fd(), program)?;
     socket.set_reuse_address(true)?;
     socket.set_broadcast(true)?;
     socket.bind_device(Some(device.as_bytes()))?;

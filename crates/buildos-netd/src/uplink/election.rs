@@ -465,5 +465,6 @@ fn config(rules: &Rules, hostname: &Option<ClientName>, mac: MacAddress) -> Conf
         name: hostname.clone(),
         allowed_servers: rules.allowed_servers.clone(),
         denied_networks: rules.denied_networks.clone(),
+        jitter: true,
     }
 }

@@ -26,9 +26,9 @@ use crate::observed::{Observed, PUBLIC_BRIDGE};
 pub enum Listen {
     /// Packet socket on this link for DHCP messages to this hardware address.
     Replies(LinkIndex, MacAddress),
-    /// UDP socket on the bridge of this index and name. A recreated bridge has a
-    /// different index.
-    Udp(LinkIndex, &'static str),
+    /// UDP socket on the bridge of this index and name, for DHCP messages to this hardware
+    /// address. A recreated bridge has a different index.
+    Udp(LinkIndex, &'static str, MacAddress),
     /// Packet socket for ARP packets that claim one of the IPv4 addresses for a different
     /// hardware address.
     Claims {
@@ -57,7 +57,7 @@ pub fn listeners(election: &Election, observed: &Observed) -> Vec<(LinkIndex, Li
             State::Init | State::InitReboot => None,
             State::Bound | State::Renewing | State::Rebinding => observed
                 .bridge(PUBLIC_BRIDGE)
-                .map(|bridge| Listen::Udp(bridge.index, PUBLIC_BRIDGE)),
+                .map(|bridge| Listen::Udp(bridge.index, PUBLIC_BRIDGE, mac)),
             State::Selecting | State::Requesting | State::Rebooting => {
                 Some(Listen::Replies(link, mac))
             }
