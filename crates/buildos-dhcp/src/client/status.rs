@@ -22,7 +22,7 @@ impl Client {
                 Some(Offer { lease, .. }) => {
                     format!("holds an OFFER of {} from {}", lease.address, lease.server)
                 }
-                None => format!("{} unanswered", plural(self.counters.discovers, "DISCOVER")),
+                None => self.without_offer(),
             }),
             Phase::Requesting {
                 offer: Offer { lease, .. },
@@ -49,6 +49,16 @@ impl Client {
                 lease.address
             )),
         }
+    }
+}
+
+impl Client {
+    fn without_offer(&self) -> String {
+        let Some((server, refusal)) = &self.last_refusal else {
+            return format!("{} unanswered", plural(self.counters.discovers, "DISCOVER"));
+        };
+        let from = server.map(|server| format!(" from {server}"));
+        format!("refused the OFFER{}: {refusal}", from.unwrap_or_default())
     }
 }
 

@@ -284,7 +284,10 @@ fn new_search_resets_counters_and_refusals() {
         assert_eq!(host.events().len(), 1);
         assert_eq!(host.client.counters().refused, 2);
         assert_eq!(host.client.counters().discovers, 1);
-        assert_eq!(host.client.status(), "1 DISCOVER unanswered");
+        assert_eq!(
+            host.client.status(),
+            "refused the OFFER from 192.0.2.1: no subnet mask (option 1)"
+        );
         host.handle(Input::Stop);
     }
 }

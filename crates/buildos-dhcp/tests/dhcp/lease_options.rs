@@ -187,7 +187,7 @@ fn default_gateway_outside_the_subnet_is_onlink() {
         ..route("0.0.0.0/0", far)
     };
     let by_router = lease(Reply::ack().with(3, far.octets()));
-    assert_eq!(by_router.routes, [onlink.clone()]);
+    assert_eq!(by_router.routes, std::slice::from_ref(&onlink));
     let by_route = lease(Reply::ack().with(121, [0, 10, 0, 0, 1]));
     assert_eq!(by_route.routes, [onlink]);
 }

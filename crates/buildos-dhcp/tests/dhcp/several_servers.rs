@@ -248,3 +248,20 @@ fn server_that_sends_naks_is_refused_beside_others_after_the_second() {
     host.reply(Reply::offer_of(SECOND));
     assert_eq!(host.client.offer().map(|offer| offer.server), Some(SECOND));
 }
+
+#[test]
+fn status_names_the_refused_offer_and_its_defect() {
+    let mut host = Host::new();
+    host.handle(Input::Start);
+    assert_eq!(host.client.status(), "1 DISCOVER unanswered");
+    host.reply(Reply::offer().without(51));
+    assert_eq!(
+        host.client.status(),
+        "refused the OFFER from 192.0.2.1: no lease time (option 51)"
+    );
+    host.reply(Reply::offer());
+    assert_eq!(
+        host.client.status(),
+        "holds an OFFER of 192.0.2.77 from 192.0.2.1"
+    );
+}

@@ -75,18 +75,7 @@ pub(super) fn carrier(host: &Host) -> StepResult {
 pub(super) fn lease(host: &Host) -> StepResult {
     with_network(host, |network| {
         if network.address.is_empty() {
-            return StepResult::Failed(
-                network.reason.clone(),
-                vec![
-                    "Check that the network has a DHCP server with free addresses, and that it accepts this hardware address."
-                        .to_owned(),
-                    "buildosctl links".to_owned(),
-                    "journalctl -b -x -u buildos-netd".to_owned(),
-                    "netd records its decisions in /run/buildos/netd/ledger.json".to_owned(),
-                    "If netd refuses the offer, check allow_servers and deny_networks in buildos-netd.conf(5)."
-                        .to_owned(),
-                ],
-            );
+            return StepResult::Failed(network.reason.clone(), lease_advice(&network.reason));
         }
         if network.state == NetworkState::NoDefaultRoute.as_str() {
             return StepResult::Failed(
@@ -112,7 +101,10 @@ pub(super) fn lease(host: &Host) -> StepResult {
             false => "",
         };
         let (address, server) = (&network.address, &lease.server);
-        let text = format!("{address} from {server}, {end}{rest}");
+        let claims: String = claims(&network.reason)
+            .map(|part| format!("; {part}"))
+            .collect();
+        let text = format!("{address} from {server}, {end}{rest}{claims}");
         if network.gateway_reachability != Reachability::Unreachable.as_str() {
             return StepResult::Passed(text);
         }
@@ -135,6 +127,31 @@ fn gateway_advice(network: &Network) -> Vec<String> {
         "A second NIC takes br0 over when a gateway on its network answers: buildosctl links"
             .to_owned(),
     ]
+}
+
+/// Returns the parts of netd's reason about other hosts that claim the address.
+fn claims(reason: &str) -> impl Iterator<Item = &str> {
+    let is_claim =
+        |part: &&str| part.contains("claims this address") || part.contains("detect_conflicts");
+    reason.split("; ").filter(is_claim)
+}
+
+/// Returns the advice for a reason of netd that names what it waits for.
+fn lease_advice(reason: &str) -> Vec<String> {
+    let cause = if reason.contains("is in use by") {
+        "Remove the address of the other host from the DHCP server's range. If a device answers ARP for addresses of others (proxy ARP), set detect_conflicts = false in buildos-netd.conf(5)."
+    } else if reason.contains("refused the OFFER") {
+        "netd refuses the offer: correct the DHCP server, or allow_servers and deny_networks in buildos-netd.conf(5)."
+    } else {
+        "Check that the network has a DHCP server with free addresses, and that it accepts this hardware address."
+    };
+    let lines = [
+        cause,
+        "buildosctl links",
+        "journalctl -b -x -u buildos-netd",
+        "netd records its decisions in /run/buildos/netd/ledger.json",
+    ];
+    lines.iter().map(ToString::to_string).collect()
 }
 
 pub(super) fn bridges(host: &Host) -> StepResult {
@@ -233,9 +250,10 @@ fn nat_advice(nat: &Nat) -> Vec<String> {
                 "nft list ruleset",
             ],
             "names" => &[
-                "The name servers of the uplink do not answer, or answer wrongly:",
+                "The name servers of the uplink do not answer, or answer wrongly (SERVFAIL, REFUSED):",
                 "busctl get-property org.build2.buildos.network1 /org/build2/buildos/network1 org.build2.buildos.network1.Manager DNS",
                 "cat /run/buildos/netd/resolv.conf",
+                "If they resolve other names only, set probe_name in buildos-natd.conf(5).",
             ],
             "outside" => &[
                 "No target of the probe answers through NAT. Check the gateway:",

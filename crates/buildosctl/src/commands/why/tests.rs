@@ -57,7 +57,7 @@ fn shortage_is_a_note_on_ready_host() {
 }
 
 /// Faults: name, change to the host, failed step, and parts of answer and advice.
-const FAULTS: [(&str, Change, Step, &str, &str); 27] = [
+const FAULTS: [(&str, Change, Step, &str, &str); 29] = [
     (
         "silent daemon",
         |host| {
@@ -99,16 +99,34 @@ const FAULTS: [(&str, Change, Step, &str, &str); 27] = [
     ),
     (
         "no lease",
-        |host| {
-            let network = host.network.as_mut().unwrap();
-            network.state = "acquiring".into();
-            network.online = false;
-            network.address.clear();
-            network.reason = "no lease yet; eth0: no server has answered".into();
-        },
+        |host| without_lease(host, "eth0: no server has answered"),
         Step::Lease,
         "no server has answered",
         "DHCP server",
+    ),
+    (
+        "refused offer",
+        |host| {
+            without_lease(
+                host,
+                "eth0: refused the OFFER from 192.0.2.1: lease time is zero",
+            )
+        },
+        Step::Lease,
+        "lease time is zero",
+        "netd refuses the offer",
+    ),
+    (
+        "address in use",
+        |host| {
+            without_lease(
+                host,
+                "eth0: waits before the next DISCOVER (address is in use by 02:00:00:00:00:01)",
+            );
+        },
+        Step::Lease,
+        "in use by 02:00:00:00:00:01",
+        "detect_conflicts",
     ),
     (
         "uplink not in br0",
@@ -409,6 +427,31 @@ fn stopped_or_drained_agent_is_out_of_service() {
         assert_eq!(verdict.exit_code(), 3, "{state}");
         assert_eq!(verdict.advice, [advice], "{state}");
     }
+}
+
+fn without_lease(host: &mut Host, reason: &str) {
+    let network = host.network.as_mut().unwrap();
+    network.state = "acquiring".into();
+    network.online = false;
+    network.address.clear();
+    network.reason = format!("no lease yet; {reason}");
+}
+
+#[test]
+fn other_claimant_of_address_and_proxy_arp_are_named() {
+    let mut host = ready();
+    let network = host.network.as_mut().unwrap();
+    network.reason = "br0 has 192.0.2.7/24 by eth0 from 192.0.2.1; 02:00:00:00:00:01 claims \
+                      this address, too; 02:00:00:00:00:02 answers ARP for every address, \
+                      which is ignored (detect_conflicts); other"
+        .into();
+    let verdict = judge(&host);
+    assert_eq!(verdict.outcome, Outcome::Ready);
+    let step = verdict.chain.iter().find(|f| f.step == Step::Lease);
+    let what = &step.unwrap().what;
+    let expected = "; 02:00:00:00:00:01 claims this address, too; 02:00:00:00:00:02 answers \
+                    ARP for every address, which is ignored (detect_conflicts)";
+    assert!(what.ends_with(expected), "{what}");
 }
 
 #[test]
