@@ -6,36 +6,12 @@
 use std::process::Command;
 
 use buildos_service::text;
-use serde::Serialize;
 use serde_json::Value;
 
-use super::model::Agent;
+use super::model::{Agent, Complaint, Fault};
 
 /// Number of lines of a run that are read, the newest.
 const LINES: &str = "500";
-
-/// Fault that a line of a log names
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum Fault {
-    /// 401: the controller demands a key
-    Unauthorized,
-    /// 400: the controller refuses what the request contains
-    BadRequest,
-    /// 413: the request is too long
-    TooLong,
-    /// The certificate of the controller is not valid yet
-    NotYetValid,
-    /// The certificate of the controller has expired
-    Expired,
-    /// No known authority has issued the certificate of the controller
-    UnknownIssuer,
-    /// The certificate is the one of a different host
-    WrongName,
-    /// No answer in time, although the connection exists
-    Stalled,
-}
 
 /// Texts in lower case, each with its fault.
 const TABLE: [(&str, Fault); 15] = [
@@ -58,18 +34,6 @@ const TABLE: [(&str, Fault); 15] = [
     ("error: 413", Fault::TooLong),
     ("status: 413", Fault::TooLong),
 ];
-
-/// Line of a log that names a fault
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-pub(crate) struct Complaint {
-    /// Time of the line, in microseconds since 1970
-    pub(crate) usec: u64,
-    #[allow(missing_docs)]
-    pub(crate) fault: Fault,
-    /// The line
-    pub(crate) text: String,
-}
 
 /// Records the complaints in the present run of each running agent, the newest of each
 /// fault. A user who may not read the journal finds no complaint.

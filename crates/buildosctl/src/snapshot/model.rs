@@ -10,8 +10,6 @@ use buildos_dbus_api::watch::Snapshot;
 use serde::{Deserialize, Serialize};
 use zbus::zvariant::{Type, as_value};
 
-use super::complaints::Complaint;
-
 /// Version of the JSON format: raised if a key changes its meaning or is removed.
 pub(crate) const SCHEMA: u32 = 1;
 
@@ -296,6 +294,41 @@ pub(crate) struct Agent {
     /// Its present or last run
     #[serde(skip)]
     pub(crate) run: Run,
+}
+
+/// Line of a log that names a fault
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct Complaint {
+    /// Time of the line, in microseconds since 1970
+    pub(crate) usec: u64,
+    #[allow(missing_docs)]
+    pub(crate) fault: Fault,
+    /// The line
+    pub(crate) text: String,
+}
+
+/// Fault that a line of a log names
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Fault {
+    /// 401: the controller demands a key
+    Unauthorized,
+    /// 400: the controller refuses what the request contains
+    BadRequest,
+    /// 413: the request is too long
+    TooLong,
+    /// The certificate of the controller is not valid yet
+    NotYetValid,
+    /// The certificate of the controller has expired
+    Expired,
+    /// No known authority has issued the certificate of the controller
+    UnknownIssuer,
+    /// The certificate is the one of a different host
+    WrongName,
+    /// No answer in time, although the connection exists
+    Stalled,
 }
 
 /// Present or last run of a unit.

@@ -4,8 +4,7 @@ use buildos_dbus_api::agent1::{InstanceState, Need};
 
 use super::agent_state::{running, state, waits_for};
 use super::step::{StepResult, unknown};
-use crate::snapshot::complaints::Fault;
-use crate::snapshot::model::{Agent, Daemon, Host};
+use crate::snapshot::model::{Agent, Daemon, Fault, Host};
 use crate::term::relative;
 
 pub(super) fn clock(host: &Host) -> StepResult {

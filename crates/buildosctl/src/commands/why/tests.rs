@@ -3,8 +3,9 @@
 use super::chain::{CHAIN, judge};
 use super::step::Step;
 use super::verdict::{Mark, Outcome, Verdict};
-use crate::snapshot::complaints::{Complaint, Fault};
-use crate::snapshot::model::{Agent, Daemon, Host, Manager, Naming, Nat, Network};
+use crate::snapshot::model::{
+    Agent, Complaint, Daemon, Fault, Host, Manager, Naming, Nat, Network,
+};
 use crate::snapshot::samples::{self, NOW, agent, ready};
 use crate::term::Style;
 
