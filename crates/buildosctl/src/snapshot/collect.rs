@@ -1,5 +1,6 @@
 //! Reads the state of a host from the daemons and systemd. Reading starts no daemon.
 
+use std::fmt::Write as _;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -154,6 +155,13 @@ async fn arguments(bus: &Connection, unit: &str) -> zbus::Result<Vec<String>> {
     Ok(commands.into_iter().flat_map(|command| command.1).collect())
 }
 
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
 async fn unit_run(bus: &Connection, unit: &str) -> zbus::Result<Run> {
     let path = unit_path(unit);
     let service = ServiceProxy::builder(bus).path(path.as_str())?;
@@ -161,7 +169,7 @@ async fn unit_run(bus: &Connection, unit: &str) -> zbus::Result<Run> {
     let unit = UnitProxy::builder(bus).path(path.as_str())?.build().await?;
     let identifier = unit.invocation_id().await?;
     Ok(Run {
-        invocation: identifier.iter().map(|b| format!("{b:02x}")).collect(),
+        invocation: hexadecimal(&identifier),
         // (uid_t)-1 is systemd's value for no user.
         uid: Some(service.uid().await?).filter(|uid| *uid != u32::MAX),
         start_usec: unit.inactive_exit_timestamp().await?,
