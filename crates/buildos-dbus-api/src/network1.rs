@@ -91,6 +91,9 @@ pub trait Manager {
     /// MAC address of the uplink (`aa:bb:cc:dd:ee:ff`), or empty.
     #[zbus(property)]
     fn uplink_address(&self) -> zbus::Result<String>;
+    /// Names of the NICs that can become the uplink, including the uplink.
+    #[zbus(property)]
+    fn candidates(&self) -> zbus::Result<Vec<String>>;
     /// Name of the public bridge, `br0`.
     #[zbus(property)]
     fn public_bridge(&self) -> zbus::Result<String>;
@@ -199,6 +202,9 @@ pub struct Network {
     /// MAC address of the uplink, or empty.
     #[serde(with = "as_value")]
     pub uplink_address: String,
+    /// Names of the NICs that can become the uplink.
+    #[serde(with = "as_value")]
+    pub candidates: Vec<String>,
     /// Name of the public bridge.
     #[serde(with = "as_value")]
     pub public_bridge: String,

@@ -109,14 +109,15 @@ async fn follow(
     }
 }
 
-/// Returns true if [`Manager`] serves the same for both. It serves only the indices of links.
+/// Returns true if [`Manager`] serves the same for both. It serves only the indices of links,
+/// and the names of candidates.
 fn is_same_for_manager(a: &Status, b: &Status) -> bool {
     let indices = |status: &Status| status.links.iter().map(|l| l.index).collect::<Vec<_>>();
     let bare = |status: &Status| Status {
         links: Vec::new(),
         ..status.clone()
     };
-    indices(a) == indices(b) && bare(a) == bare(b)
+    indices(a) == indices(b) && a.candidates().eq(b.candidates()) && bare(a) == bare(b)
 }
 
 /// Adds, updates and removes the objects of links.
@@ -212,6 +213,12 @@ impl Manager {
     #[zbus(property)]
     fn uplink_address(&self) -> &str {
         &self.published.uplink_address
+    }
+
+    /// Names of the NICs that can become the uplink, including the uplink.
+    #[zbus(property)]
+    fn candidates(&self) -> &[String] {
+        &self.published.candidates
     }
 
     /// Name of the public bridge, `br0`.

@@ -151,6 +151,7 @@ impl Status {
             online: self.state == State::Online,
             uplink: text_or_empty(self.uplink.as_ref().map(|(name, _)| name)),
             uplink_address: text_or_empty(self.uplink.as_ref().map(|(_, mac)| mac)),
+            candidates: self.candidates().map(ToString::to_string).collect(),
             public_bridge: PUBLIC_BRIDGE.to_owned(),
             private_bridge: PRIVATE_BRIDGE.to_owned(),
             private_network: text_or_empty(self.private),
@@ -161,6 +162,14 @@ impl Status {
             hostname: text_or_empty(lease.and_then(|l| l.hostname.as_ref())),
             fqdn: text_or_empty(lease.and_then(|l| l.fqdn.as_ref())),
         }
+    }
+
+    /// Returns the names of the links that are the uplink or can become it.
+    pub fn candidates(&self) -> impl Iterator<Item = &InterfaceName> {
+        let links = self.links.iter();
+        links
+            .filter(|link| matches!(link.role, LinkRole::Uplink | LinkRole::Candidate))
+            .map(|link| &link.name)
     }
 
     /// Returns the search domains of the lease: option 119, else option 15.
