@@ -25,6 +25,8 @@ class Machine:
 
     def __init__(self, host: Host, bridge: str = "br1"):
         self.host = host
+        self.address = ""
+        """The address of the last lease."""
         number = next(_NUMBERS)
         self.name = f"machine{number}"
         self.mac = f"02:bd:01:00:{number // 256:02x}:{number % 256:02x}"
@@ -66,4 +68,6 @@ class Machine:
         if client_id:
             command += ["-C", "-x", f"0x3d:{client_id}"]
         self.run(command)
-        return self.run("ip -4 -brief address show dev eth0").split()[2].partition("/")[0]
+        shown = self.run("ip -4 -brief address show dev eth0")
+        self.address = shown.split()[2].partition("/")[0]
+        return self.address

@@ -209,7 +209,7 @@ def test_natd_killed_keeps_connections_and_counters(online: Host, lan: Lan) -> N
     )
     wait_until_ready(online)
     assert table_handle(online) == handle
-    assert len(messages(online, INSTALLED)) == 1
+    assert len(messages(online, INSTALLED)) == 2
 
 
 def test_natd_restart_keeps_connections(online: Host, lan: Lan) -> None:

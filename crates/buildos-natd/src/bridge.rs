@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `net.bridge.bridge-nf-call-*`, for all bridges | 0 |
 //! | `nf_call_iptables` of br1 (ip-link(8)) | 1 if configured, or if a rule matches on ports |
-//! | `isolated` of br1's ports (bridge(8)) | as configured; isolates machines from each other |
+//! | `isolated` of br1's ports (bridge(8)) | off; table `bridge buildos` isolates machines |
 //! | `fdb_max_learned` of both bridges (ip-link(8)) | [`LEARNED_ADDRESSES`] |
 //!
 //! With the module br_netfilter, bridged frames pass iptables on all bridges by default.
@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 use buildos_netlink::bridge::{self, InfoBridge, InfoBridgePort};
 use buildos_netlink::{Monitor, RouteNetlinkMessage, Socket};
-use buildos_types::{InterfaceName, LinkIndex};
+use buildos_types::{InterfaceName, LinkIndex, MacAddress};
 
 use crate::firewall::bytecode::{Expression, ForeignTable};
 use crate::limits::LEARNED_ADDRESSES;
@@ -94,7 +94,7 @@ struct Change {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Setting {
     PassIptables(bool),
-    Isolated(bool),
+    NotIsolated,
 }
 
 impl Change {
@@ -102,13 +102,14 @@ impl Change {
         let index = self.index;
         match self.setting {
             Setting::PassIptables(on) => bridge::set(index, vec![InfoBridge::NfCallIpTables(on)]),
-            Setting::Isolated(on) => bridge::set_port(index, vec![InfoBridgePort::Isolated(on)]),
+            Setting::NotIsolated => bridge::set_port(index, vec![InfoBridgePort::Isolated(false)]),
         }
     }
 }
 
-/// Returns the differences between observed and desired settings.
-fn plan(bridge: &Bridge, name: &InterfaceName, passes: bool, isolate: bool) -> Vec<Change> {
+/// Returns the differences between observed and desired settings. Ports are isolated if
+/// an earlier version of natd did it.
+fn plan(bridge: &Bridge, name: &InterfaceName, passes: bool) -> Vec<Change> {
     let of_bridge = (bridge.passes_iptables == Some(!passes)).then(|| Change {
         index: bridge.index,
         setting: Setting::PassIptables(passes),
@@ -117,14 +118,11 @@ fn plan(bridge: &Bridge, name: &InterfaceName, passes: bool, isolate: bool) -> V
             false => format!("keep bridged frames of {name} from iptables"),
         },
     });
-    let ports = bridge.ports.iter().filter(|port| port.isolated != isolate);
+    let ports = bridge.ports.iter().filter(|port| port.isolated);
     let of_ports = ports.map(|port| Change {
         index: port.index,
-        setting: Setting::Isolated(isolate),
-        description: match isolate {
-            true => format!("isolate port {} from other ports", port.name),
-            false => format!("end the isolation of port {}", port.name),
-        },
+        setting: Setting::NotIsolated,
+        description: format!("end the isolation of port {}", port.name),
     });
     of_bridge.into_iter().chain(of_ports).collect()
 }
@@ -171,13 +169,12 @@ impl Links {
         &self,
         private: &InterfaceName,
         passes: bool,
-        isolate: bool,
     ) -> Result<Vec<String>, BridgeError> {
         let Some(bridge) = read(&self.sysfs, private)? else {
             return Ok(Vec::new());
         };
         let mut done = Vec::new();
-        for change in plan(&bridge, private, passes, isolate) {
+        for change in plan(&bridge, private, passes) {
             // Files of sysfs belong to root; netlink requires CAP_NET_ADMIN only.
             let mut socket = Socket::open().map_err(BridgeError::Open)?;
             match socket.change(change.message()).await {
@@ -216,6 +213,23 @@ pub async fn limit_learning(name: &InterfaceName) -> Result<Option<String>, Brid
         Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(None),
         Err(error) => Err(BridgeError::Change(description, error)),
     }
+}
+
+/// Returns the addresses that a bridge has learned, with the indices of their ports;
+/// nothing if the kernel does not list them.
+pub async fn learned(name: &InterfaceName) -> Vec<(MacAddress, u32)> {
+    let list = async || -> io::Result<Vec<_>> {
+        let mut socket = Socket::open()?;
+        let link = socket.get(bridge::get(name)).await?;
+        let Some((index, _)) = bridge::settings(&link) else {
+            return Ok(Vec::new());
+        };
+        let table = socket.dump(bridge::get_learned()).await?;
+        let learned = table.iter().map(|entry| bridge::learned(entry, index));
+        let learned = learned.map(|entry| entry.map(|entry| (entry.mac, entry.port.get())));
+        Ok(learned.flatten().collect())
+    };
+    list().await.unwrap_or_default()
 }
 
 /// Returns true if the kernel has the limit, and a different value.
@@ -310,16 +324,16 @@ mod tests {
         }
     }
 
-    fn planned(passes: bool, isolate: bool) -> Vec<String> {
-        let changes = plan(&observed(), &br1(), passes, isolate);
+    fn planned(passes: bool) -> Vec<String> {
+        let changes = plan(&observed(), &br1(), passes);
         changes.into_iter().map(|c| c.description).collect()
     }
 
     #[test]
     fn plan_changes_different_settings_only() {
-        assert_eq!(planned(false, true), ["isolate port tap0 from other ports"]);
+        assert_eq!(planned(false), ["end the isolation of port tap1"]);
         assert_eq!(
-            planned(true, false),
+            planned(true),
             [
                 "pass bridged frames of br1 to iptables",
                 "end the isolation of port tap1"
@@ -330,7 +344,7 @@ mod tests {
             ports: Vec::new(),
             ..observed()
         };
-        assert_eq!(plan(&without_br_netfilter, &br1(), true, true), []);
+        assert_eq!(plan(&without_br_netfilter, &br1(), true), []);
     }
 
     #[test]
@@ -384,7 +398,7 @@ mod tests {
             bridge::set(index(7), vec![InfoBridge::NfCallIpTables(true)])
         );
         assert_eq!(
-            message(Setting::Isolated(false)),
+            message(Setting::NotIsolated),
             bridge::set_port(index(7), vec![InfoBridgePort::Isolated(false)])
         );
     }

@@ -7,6 +7,7 @@
 //! | a port of br1 changed | rtnetlink, by way of [`Pace`] |
 //! | dnsmasq or the probe wrote a file | inotify |
 //! | machines are short of a resource | [`UsageMonitor`] |
+//! | dnsmasq changed a lease; after a delay | inotify |
 //! | the time of the next check | clock |
 //! | stop, reload | systemd |
 //!
@@ -23,7 +24,7 @@ use tokio::time::sleep_until;
 
 use crate::bridge::{BridgeError, Links};
 use crate::dbus;
-use crate::dnsmasq::paths::{ACTIVE, PID};
+use crate::dnsmasq::paths::{ACTIVE, LEASES, PID};
 use crate::file_watch::{FileWatch, FileWatchError};
 use crate::firewall::error::FirewallError;
 use crate::firewall::monitor::RulesetMonitor;
@@ -71,11 +72,13 @@ pub async fn run(mut service: Service<Settings>) -> Result<(), DaemonError> {
     let files = FileWatch::new(root, &REPORTS)?;
     let mut usage = UsageMonitor::new(root);
     let mut link_pace = Pace::default();
+    let leases = FileWatch::of_open_files(root, &[LEASES])?;
 
     let mut reconciler = Reconciler::new(root, &connection, service.settings().clone());
     reconciler.set_network(network.next().await?);
     files.add_directories()?;
-    reconciler.reconcile(&links).await;
+    leases.add_directories()?;
+    reconciler.reconcile(&links, &ruleset).await;
     dbus::serve(&connection, root, reconciler.published(service.problems())).await?;
     service.status(&reconciler.status_line());
     service.ready();
@@ -99,10 +102,16 @@ pub async fn run(mut service: Service<Settings>) -> Result<(), DaemonError> {
             () = usage.changed(reconciler.network()) => {
                 reconciler.set_shortages(usage.shortages());
             }
+            lease = leases.changed() => {
+                lease?;
+                reconciler.leases_changed();
+                continue;
+            }
             () = sleep_until(reconciler.next_check()) => {}
         }
         files.add_directories()?;
-        reconciler.reconcile(&links).await;
+        leases.add_directories()?;
+        reconciler.reconcile(&links, &ruleset).await;
         dbus::publish(&connection, reconciler.published(service.problems())).await?;
         service.status(&reconciler.status_line());
         if reloaded {

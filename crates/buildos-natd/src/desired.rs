@@ -4,7 +4,9 @@ use buildos_probe::Request;
 
 use crate::dnsmasq::config::{configuration, resolv};
 use crate::firewall::bytecode::KernelTable;
-use crate::firewall::policy;
+use crate::firewall::port_policy::{self, Dispatch};
+use crate::firewall::{model, policy};
+use crate::ports::Ports;
 use crate::probe_request;
 use crate::settings::{BridgeNetfilter, Settings};
 use crate::uplink_network::UplinkNetwork;
@@ -16,14 +18,14 @@ pub struct Desired {
     pub network: UplinkNetwork,
     /// Table `inet buildos`.
     pub table: KernelTable,
+    /// Table `bridge buildos`.
+    pub port_table: KernelTable,
     /// Content of [`crate::dnsmasq::paths::DESIRED`].
     pub dnsmasq: String,
     /// Content of [`crate::dnsmasq::paths::RESOLV`].
     pub resolv: String,
     /// Decides whether frames bridged on br1 pass iptables.
     pub bridge_netfilter: BridgeNetfilter,
-    /// True if the ports of br1 are to be isolated from each other.
-    pub isolate: bool,
     /// The request to the probe, without its number; [`None`] if probes are off.
     pub probe: Option<Request>,
 }
@@ -31,15 +33,30 @@ pub struct Desired {
 impl Desired {
     /// Derives the desired state.
     #[must_use]
-    pub fn new(network: UplinkNetwork, settings: &Settings) -> Self {
+    pub fn new(
+        network: UplinkNetwork,
+        settings: &Settings,
+        ports: &Ports,
+        dispatch: Dispatch,
+    ) -> Self {
+        let port_table = port_policy::table(&network, settings, ports, dispatch);
         Self {
+            port_table: KernelTable::compile(&port_table),
             table: KernelTable::compile(&policy::table(&network, settings)),
             dnsmasq: configuration(&network, settings.lease),
             resolv: resolv(&network.dns),
             bridge_netfilter: settings.bridge_netfilter,
-            isolate: settings.isolate,
             probe: probe_request::desired(&network, settings),
             network,
         }
+    }
+
+    /// Returns the tables with their families.
+    #[must_use]
+    pub fn tables(&self) -> [(model::Family, &KernelTable); 2] {
+        [
+            (model::Family::Inet, &self.table),
+            (model::Family::Bridge, &self.port_table),
+        ]
     }
 }

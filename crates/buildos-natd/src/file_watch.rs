@@ -25,6 +25,7 @@ pub struct FileWatch {
     inotify: AsyncFd<Descriptor>,
     root: PathBuf,
     files: &'static [&'static str],
+    written: AddWatchFlags,
 }
 
 impl FileWatch {
@@ -44,6 +45,22 @@ impl FileWatch {
             inotify: inotify.map_err(|error| FileWatchError(error.into()))?,
             root: root.to_owned(),
             files,
+            written: AddWatchFlags::IN_CLOSE_WRITE,
+        })
+    }
+
+    /// As [`Self::new`], for files that their writer keeps open.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::new`].
+    pub fn of_open_files(
+        root: &Path,
+        files: &'static [&'static str],
+    ) -> Result<Self, FileWatchError> {
+        Ok(Self {
+            written: AddWatchFlags::IN_MODIFY,
+            ..Self::new(root, files)?
         })
     }
 
@@ -54,7 +71,7 @@ impl FileWatch {
     ///
     /// There is no watch left (`fs.inotify.max_user_watches`).
     pub fn add_directories(&self) -> Result<(), FileWatchError> {
-        let written = AddWatchFlags::IN_CLOSE_WRITE | AddWatchFlags::IN_MOVED_TO;
+        let written = self.written | AddWatchFlags::IN_MOVED_TO;
         for directory in self
             .files
             .iter()

@@ -1,6 +1,6 @@
 //! buildos-natd gives build machines on br1 network, addresses and names.
 //!
-//! It owns one nftables table for NAT and isolation, IPv4 forwarding on the two bridges,
+//! It owns nftables tables for NAT and for what ports may send, IPv4 forwarding on the two bridges,
 //! and the configuration of the dnsmasq that serves br1.
 //!
 //! ```text
@@ -19,6 +19,7 @@
 use std::process::ExitCode;
 
 pub mod audit;
+pub mod bindings;
 pub mod bridge;
 pub mod conntrack;
 pub mod daemon;
@@ -31,6 +32,7 @@ pub mod firewall;
 pub mod limits;
 mod messages;
 pub mod pace;
+pub mod ports;
 pub mod posture;
 pub mod probe_request;
 pub mod probe_scheduler;

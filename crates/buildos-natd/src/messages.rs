@@ -5,6 +5,7 @@ use buildos_service::text;
 use buildos_types::InterfaceName;
 
 use crate::audit::Finding;
+use crate::firewall::model::Family;
 use crate::firewall::monitor::Writer;
 use crate::firewall::policy::TABLE;
 use crate::shortage::Change;
@@ -66,17 +67,19 @@ pub(crate) fn status(status: &Status) {
     }
 }
 
-pub(crate) fn table_installed() {
-    tracing::info!(message_id = INSTALLED, "installed table inet {TABLE}");
+pub(crate) fn table_installed(family: Family) {
+    let family = family.as_str();
+    tracing::info!(message_id = INSTALLED, "installed table {family} {TABLE}");
 }
 
-pub(crate) fn table_restored(last_writer: Option<&Writer>, difference: &str) {
+pub(crate) fn table_restored(family: Family, last_writer: Option<&Writer>, difference: &str) {
+    let family = family.as_str();
     let writer = Process::from(last_writer);
     tracing::warn!(
         message_id = RESTORED,
         buildos_pid = writer.pid,
         buildos_command = writer.command,
-        "installed table inet {TABLE} again, which {} changed: {difference}",
+        "installed table {family} {TABLE} again, which {} changed: {difference}",
         writer.name,
     );
 }
@@ -112,7 +115,7 @@ pub(crate) fn forwarding(bridge: &InterfaceName) {
 pub(crate) fn closed(network: &UplinkNetwork) {
     tracing::warn!(
         message_id = CLOSED,
-        "{} and {} no longer forward, because table inet {TABLE} cannot be installed",
+        "{} and {} no longer forward, because their tables {TABLE} cannot be installed",
         network.private_bridge,
         network.public_bridge,
     );
@@ -129,7 +132,7 @@ pub(crate) fn bridge_changed(change: &str) {
 pub(crate) fn stopped(network: &UplinkNetwork) {
     tracing::info!(
         message_id = STOPPED,
-        "stopped: {} and {} no longer forward; table inet {TABLE} stays",
+        "stopped: {} and {} no longer forward; the tables {TABLE} stay",
         network.private_bridge,
         network.public_bridge,
     );

@@ -4,8 +4,9 @@
 //! this order packets are forwarded only after the table is installed, and the probe tests
 //! the complete setup.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use buildos_dbus_api::nat1::State;
 use buildos_dbus_api::network1::Network;
@@ -14,21 +15,26 @@ use buildos_probe::{REPORT, REQUEST};
 use buildos_service::{file, text};
 use buildos_types::InterfaceName;
 use serde::de::DeserializeOwned;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use zbus::Connection;
 
 use crate::audit::{self, Finding};
+use crate::bindings::{Bindings, Evidence};
 use crate::bridge::{self, Links};
 use crate::dbus::Published;
 use crate::desired::Desired;
 use crate::dnsmasq::observe::{self, Dnsmasq};
-use crate::firewall::bytecode::{ForeignTable, KernelTable};
-use crate::firewall::client;
+use crate::dnsmasq::{config, leases, paths::LEASES};
+use crate::firewall::bytecode::{ElementChange, ForeignTable, KernelTable};
+use crate::firewall::client::{self, Install};
 use crate::firewall::error::FirewallError;
-use crate::firewall::monitor::{Commit, Writer};
+use crate::firewall::model::Family;
+use crate::firewall::monitor::{Commit, RulesetMonitor, Writer};
 use crate::firewall::policy::TABLE;
+use crate::firewall::port_policy::Dispatch;
 use crate::limits;
 use crate::messages;
+use crate::ports::{self, Ports};
 use crate::posture::{Posture, TableError, posture};
 use crate::probe_request;
 use crate::probe_scheduler::{self, Health, ProbeScheduler};
@@ -42,6 +48,12 @@ use crate::uplink_network::{UplinkNetwork, UplinkNetworkError};
 const ACTIVE_INTERVAL: Duration = Duration::from_secs(60);
 /// The same while a part is missing.
 const RETRY_INTERVAL: Duration = Duration::from_secs(2);
+/// Limit of the time until a commit is notified.
+const NOTIFICATION_DELAY: Duration = Duration::from_millis(10);
+/// Delay from a change of the lease file to the next check.
+const LEASES_DELAY: Duration = Duration::from_secs(1);
+/// Limit of the lease file, bytes: 65,536 leases with the longest names and identifiers.
+const LEASES_LIMIT: usize = 64 << 20;
 /// Limit of the report of a probe, bytes.
 const REPORT_LIMIT: usize = 64 << 10;
 
@@ -57,8 +69,12 @@ pub struct Reconciler {
     /// The network that netd published, or the reason why it is not usable.
     network: Result<UplinkNetwork, String>,
     probes: ProbeScheduler,
-    /// The table that natd last read back.
-    installed: Option<KernelTable>,
+    /// The tables that natd last read back, in the order of [`Desired::tables`].
+    installed: Option<[KernelTable; 2]>,
+    /// The learned sets, as last read.
+    bindings: Option<Bindings>,
+    /// How rules recognise ports of br1 with this kernel.
+    dispatch: Dispatch,
     /// The process that changed the ruleset since the last reconciliation.
     last_writer: Option<Writer>,
     /// Rules of other tables that affect machines, as last observed.
@@ -85,6 +101,8 @@ impl Reconciler {
             network: Err(String::new()),
             probes: ProbeScheduler::resume(request, report, now),
             installed: None,
+            bindings: None,
+            dispatch: Dispatch::Bridge,
             last_writer: None,
             foreign: Vec::new(),
             shortages: Shortages::new(),
@@ -114,6 +132,12 @@ impl Reconciler {
         let changed = network != self.network;
         self.network = network;
         changed
+    }
+
+    /// Processes a change of the lease file. The next reconciliation follows soon, at
+    /// most once a second: dnsmasq can change the file thousands of times.
+    pub fn leases_changed(&mut self) {
+        self.next_check = self.next_check.min(Instant::now() + LEASES_DELAY);
     }
 
     /// Processes a notification of a changed ruleset.
@@ -162,11 +186,11 @@ impl Reconciler {
 
     /// Brings the host into the desired state, as far as possible, and logs a changed
     /// status.
-    pub async fn reconcile(&mut self, links: &Links) {
+    pub async fn reconcile(&mut self, links: &Links, ruleset: &RulesetMonitor) {
         let status = match self.network.clone() {
             Ok(network) => {
-                let desired = Desired::new(network, &self.settings);
-                let observed = self.apply(&desired, links).await;
+                let (desired, table) = self.apply_tables(network, ruleset).await;
+                let observed = self.apply(&desired, table, links).await;
                 let status = Status::judge(&desired.network, &observed);
                 self.observed = Some(observed);
                 status
@@ -192,8 +216,20 @@ impl Reconciler {
         self.next_check = self.probes.due().map_or(next, |due| due.min(next));
     }
 
-    async fn apply(&mut self, desired: &Desired, links: &Links) -> Observed {
-        let table = self.apply_table(&desired.table).await;
+    async fn apply(
+        &mut self,
+        desired: &Desired,
+        table: Result<(), TableError>,
+        links: &Links,
+    ) -> Observed {
+        if table.is_ok() {
+            if let Err(error) = self.apply_bindings(&desired.network).await {
+                tracing::warn!(
+                    "cannot follow the leases of machines: {}",
+                    text::chain(&error)
+                );
+            }
+        }
         let forwarding = match posture(&table) {
             Some(Posture::Open) => self.open(&desired.network),
             Some(Posture::Closed) => self.close(&desired.network),
@@ -225,38 +261,128 @@ impl Reconciler {
         observed
     }
 
-    /// Installs the table unless the kernel has it.
-    async fn apply_table(&mut self, desired: &KernelTable) -> Result<(), TableError> {
-        let name = desired.name.as_str();
-        let mut change: Option<String> = None;
+    /// Derives the desired state, and installs its tables unless the kernel has them.
+    async fn apply_tables(
+        &mut self,
+        network: UplinkNetwork,
+        ruleset: &RulesetMonitor,
+    ) -> (Desired, Result<(), TableError>) {
+        let ports = ports::read(&self.root, &network);
+        let (ports, error) = match ports {
+            Ok(ports) => (ports, None),
+            Err(error) => (Ports::default(), Some(FirewallError::Ports(error))),
+        };
+        let desired = Desired::new(network.clone(), &self.settings, &ports, self.dispatch);
+        if let Some(error) = error {
+            return (desired, Err(TableError::Unknown(error)));
+        }
+        let result = self.install_tables(&desired, &ports.private, ruleset).await;
+        let unsupported = |error: &TableError| match error {
+            TableError::NotInstalled(error) => error.is_unsupported(),
+            TableError::Unknown(_) => false,
+        };
+        if self.dispatch == Dispatch::Bridge && result.as_ref().is_err_and(unsupported) {
+            self.dispatch = Dispatch::Ports;
+            let desired = Desired::new(network, &self.settings, &ports, self.dispatch);
+            let result = self.install_tables(&desired, &ports.private, ruleset).await;
+            return (desired, result);
+        }
+        (desired, result)
+    }
+
+    /// Installs the tables that the kernel does not have, in one transaction.
+    async fn install_tables(
+        &mut self,
+        desired: &Desired,
+        ports: &BTreeSet<u32>,
+        ruleset: &RulesetMonitor,
+    ) -> Result<(), TableError> {
+        let mut changes: Vec<TableChange> = Vec::new();
         let mut installs = 0;
         loop {
-            let observed = client::read(name).await.map_err(TableError::Unknown)?;
-            let Some(difference) = desired.difference(observed.as_ref()) else {
-                if let Some(change) = change {
-                    self.report_install(desired, &change);
+            let different = different_tables(desired).await?;
+            let Some(first) = different.first() else {
+                if !changes.is_empty() {
+                    self.find_last_writer(ruleset).await;
                 }
-                self.installed = Some(desired.clone());
+                for change in &changes {
+                    self.report_install(desired, change);
+                }
+                self.installed = Some([desired.table.clone(), desired.port_table.clone()]);
                 return Ok(());
             };
             if installs == MAX_INSTALLS {
                 return Err(TableError::NotInstalled(FirewallError::ReadBack {
-                    table: name.to_owned(),
-                    difference,
+                    table: first.name(),
+                    difference: first.difference.clone(),
                 }));
             }
-            let installed = client::install(desired).await;
+            let bindings = self.bindings.as_ref();
+            let elements = bindings.map(|known| known.restored(ports, Instant::now()));
+            let elements = elements.unwrap_or_default();
+            let tables: Vec<_> = different.iter().map(|d| d.install(&elements)).collect();
+            let installed = client::install(&tables).await;
             installed.map_err(TableError::NotInstalled)?;
             installs += 1;
-            change.get_or_insert(difference);
+            for table in &different {
+                let change = TableChange {
+                    family: table.family,
+                    difference: table.difference.clone(),
+                };
+                if !changes.iter().any(|known| known.family == change.family) {
+                    changes.push(change);
+                }
+            }
         }
     }
 
-    fn report_install(&self, desired: &KernelTable, change: &str) {
-        if self.installed.as_ref() == Some(desired) {
-            messages::table_restored(self.last_writer.as_ref(), change);
+    /// Receives the notification of a commit that this reconciliation found by itself.
+    async fn find_last_writer(&mut self, ruleset: &RulesetMonitor) {
+        if self.installed.is_some() && self.last_writer.is_none() {
+            if let Ok(Ok(commit)) = timeout(NOTIFICATION_DELAY, ruleset.next()).await {
+                self.ruleset_changed(commit);
+            }
+        }
+    }
+
+    /// Corrects the learned sets by ports and leases.
+    async fn apply_bindings(&mut self, network: &UplinkNetwork) -> Result<(), FirewallError> {
+        let bindings = Bindings::read().await?;
+        // A port that appears after this line has no element yet.
+        let ports = ports::read(&self.root, network).map_err(FirewallError::Ports)?;
+        let leases = file::read_bounded(&self.root.join(LEASES), LEASES_LIMIT).ok();
+        let leases = leases.map(|text| leases::parse(&String::from_utf8_lossy(&text)).collect());
+        let evidence = Evidence {
+            ports: ports.private,
+            leases,
+            learned: bridge::learned(&network.private_bridge).await,
+            now_s: SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .map_or(0, |now| now.as_secs()),
+            lease: config::lease_time(network.private_network, self.settings.lease),
+        };
+        let changes = bindings.plan(&evidence);
+        if changes.is_empty() {
+            self.bindings = Some(bindings);
+            return Ok(());
+        }
+        client::change_elements(Family::Bridge, TABLE, &changes).await?;
+        self.bindings = Some(Bindings::read().await?);
+        Ok(())
+    }
+
+    fn report_install(&self, desired: &Desired, change: &TableChange) {
+        let was_installed = self.installed.as_ref().is_some_and(|tables| {
+            let mut pairs = tables.iter().zip(desired.tables());
+            pairs.any(|(installed, (family, desired))| {
+                family == change.family && installed == desired
+            })
+        });
+        if was_installed {
+            let writer = self.last_writer.as_ref();
+            messages::table_restored(change.family, writer, &change.difference);
         } else {
-            messages::table_installed();
+            messages::table_installed(change.family);
         }
     }
 
@@ -363,7 +489,7 @@ impl Reconciler {
         }
         let passes = bridge::passes_iptables(desired.bridge_netfilter, foreign_tables);
         let bridge = &desired.network.private_bridge;
-        let changes = links.apply(bridge, passes, desired.isolate).await;
+        let changes = links.apply(bridge, passes).await;
         for change in changes.map_err(|error| text::chain(&error))? {
             messages::bridge_changed(&change);
         }
@@ -401,6 +527,55 @@ impl Reconciler {
         }
         self.probes.health()
     }
+}
+
+/// A table that the kernel does not have as desired.
+struct DifferentTable<'a> {
+    family: Family,
+    desired: &'a KernelTable,
+    installed: Option<KernelTable>,
+    difference: String,
+}
+
+impl DifferentTable<'_> {
+    fn name(&self) -> String {
+        format!("table {} {}", self.family.as_str(), self.desired.name)
+    }
+
+    fn install<'a>(&'a self, elements: &'a [ElementChange]) -> Install<'a> {
+        Install {
+            elements: match self.family {
+                Family::Bridge => elements,
+                Family::Inet => &[],
+            },
+            family: self.family,
+            table: self.desired,
+            installed: self.installed.as_ref(),
+        }
+    }
+}
+
+/// A table that natd installed, and how it was different before.
+struct TableChange {
+    family: Family,
+    difference: String,
+}
+
+async fn different_tables(desired: &Desired) -> Result<Vec<DifferentTable<'_>>, TableError> {
+    let mut different = Vec::new();
+    for (family, desired) in desired.tables() {
+        let installed = client::read(family, &desired.name).await;
+        let installed = installed.map_err(TableError::Unknown)?;
+        if let Some(difference) = desired.difference(installed.as_ref()) {
+            different.push(DifferentTable {
+                family,
+                desired,
+                installed,
+                difference,
+            });
+        }
+    }
+    Ok(different)
 }
 
 /// Returns the reason for waiting. The error quotes what netd published, with escapes.

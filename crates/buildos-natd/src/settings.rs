@@ -11,7 +11,7 @@ use serde::Deserialize;
 use crate::firewall::model::Transport;
 
 /// The active settings.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     /// `dhcp_lease_s`; [`None`] for a time that suits the size of the network.
     pub lease: Option<LeaseTime>,
@@ -19,6 +19,8 @@ pub struct Settings {
     pub open: Vec<Port>,
     /// `isolate_machines`: machines cannot reach each other.
     pub isolate: bool,
+    /// `require_lease`: machines use only the addresses that dnsmasq leased to them.
+    pub require_lease: bool,
     /// `block_private`: machines cannot reach private networks behind the uplink.
     pub block_private: bool,
     /// `allow_private`: networks excepted from `block_private`.
@@ -34,6 +36,24 @@ pub struct Settings {
     /// `probe_targets`: a probe must reach one of them. Empty means the name servers and
     /// the gateway of the uplink.
     pub probe_targets: Vec<Target>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            lease: None,
+            open: Vec::new(),
+            isolate: false,
+            require_lease: true,
+            block_private: false,
+            allow_private: Vec::new(),
+            connections: ConnectionLimit::default(),
+            bridge_netfilter: BridgeNetfilter::default(),
+            probe_interval: ProbeInterval::default(),
+            probe_name: None,
+            probe_targets: Vec::new(),
+        }
+    }
 }
 
 /// A port of the host, written `tcp:8080`.
@@ -212,6 +232,11 @@ pub fn schema() -> Schema<Settings> {
             "isolate_machines",
             "Prevent machines on br1 from reaching each other (false).",
             |settings: &mut Settings, isolate| settings.isolate = isolate,
+        )
+        .key(
+            "require_lease",
+            "Let machines use only the addresses that they have by DHCP (true).",
+            |settings: &mut Settings, require| settings.require_lease = require,
         )
         .key(
             "block_private",

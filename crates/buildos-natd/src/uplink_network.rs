@@ -12,6 +12,10 @@ use ipnet::Ipv4Net;
 pub struct UplinkNetwork {
     /// The bridge with the uplink.
     pub public_bridge: InterfaceName,
+    /// The links that are the uplink or can become it, sorted.
+    pub uplinks: Vec<InterfaceName>,
+    /// The leased address of the public bridge.
+    pub address: Option<Ipv4Addr>,
     /// The bridge of the build machines.
     pub private_bridge: InterfaceName,
     /// The private bridge's address and network.
@@ -37,6 +41,8 @@ impl UplinkNetwork {
     pub(crate) fn example() -> Self {
         Self {
             public_bridge: InterfaceName::new("br0").unwrap(),
+            uplinks: vec![InterfaceName::new("eth0").unwrap()],
+            address: Some(Ipv4Addr::new(192, 0, 2, 7)),
             private_bridge: InterfaceName::new("br1").unwrap(),
             private_network: "172.23.0.1/16".parse().unwrap(),
             public_network: None,
@@ -76,7 +82,16 @@ impl TryFrom<&Network> for UplinkNetwork {
         let bridge =
             |property, name: &str| InterfaceName::new(name).map_err(|_| unusable(property, name));
         let private = &network.private_network;
+        let uplinks = network.candidates.iter().chain([&network.uplink]);
+        let mut uplinks: Vec<_> = uplinks
+            .filter_map(|name| InterfaceName::new(name).ok())
+            .collect();
+        uplinks.sort();
+        uplinks.dedup();
+        let address = network.address.split_once('/');
         Ok(Self {
+            uplinks,
+            address: address.and_then(|(address, _)| address.parse().ok()),
             public_bridge: bridge("public bridge", &network.public_bridge)?,
             private_bridge: bridge("private bridge", &network.private_bridge)?,
             private_network: private
@@ -108,7 +123,9 @@ mod tests {
             private_bridge: "br1".to_owned(),
             private_network: "172.23.0.1/16".to_owned(),
             online: true,
-            address: "192.0.2.9/24".to_owned(),
+            uplink: "eth1".to_owned(),
+            candidates: vec!["eth1".to_owned(), "eth0".to_owned()],
+            address: "192.0.2.7/24".to_owned(),
             gateway: "192.0.2.254".to_owned(),
             dns: vec![
                 "192.0.2.1".to_owned(),
@@ -131,6 +148,9 @@ mod tests {
         let public_network = network.public_network.map(|net| net.to_string());
         assert_eq!(public_network.as_deref(), Some("192.0.2.0/24"));
         assert_eq!(network.dns.len(), 2);
+        let names: Vec<_> = network.uplinks.iter().map(InterfaceName::as_str).collect();
+        assert_eq!(names, ["eth0", "eth1"]);
+        assert_eq!(network.address, Some(Ipv4Addr::new(192, 0, 2, 7)));
         let gateway = Some(Ipv4Addr::new(192, 0, 2, 254));
         assert_eq!(network.uplink, Ok(Uplink { gateway }));
     }

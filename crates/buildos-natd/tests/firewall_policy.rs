@@ -23,6 +23,8 @@ use proptest::sample::select;
 fn network() -> UplinkNetwork {
     UplinkNetwork {
         public_bridge: InterfaceName::new("br0").unwrap(),
+        uplinks: vec![InterfaceName::new("eth0").unwrap()],
+        address: Some(Ipv4Addr::new(192, 0, 2, 7)),
         private_bridge: InterfaceName::new("br1").unwrap(),
         private_network: "172.23.0.1/16".parse::<PrivateNetwork>().unwrap(),
         public_network: Some("11.77.0.0/16".parse().unwrap()),
@@ -164,6 +166,18 @@ fn holds(condition: &Match, packet: &Packet) -> bool {
         Match::EchoRequest => packet.ipv4 && packet.protocol == Protocol::Echo,
         Match::State(states) => packet.state.is_some_and(|state| states.contains(&state)),
         Match::DestinationNat => packet.redirected,
+        Match::NotFrom(_)
+        | Match::InputIn(..)
+        | Match::OutputNotIn(_)
+        | Match::InputBridge(..)
+        | Match::OutputBridge(_)
+        | Match::EthernetSource(..)
+        | Match::Key(..)
+        | Match::RateOver { .. }
+        | Match::DhcpAcknowledgement
+        | Match::DhcpAddress(_)
+        | Match::Arp
+        | Match::ArpSource(..) => panic!("no match of table inet buildos: {condition}"),
     }
 }
 

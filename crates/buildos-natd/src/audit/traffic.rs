@@ -80,6 +80,10 @@ impl Traffic {
         match key {
             MetaKey::InputName => Some(name(&self.input)),
             MetaKey::OutputName => Some(name(&self.output)),
+            MetaKey::InputInterface
+            | MetaKey::OutputInterface
+            | MetaKey::InputBridge
+            | MetaKey::OutputBridge => None,
             MetaKey::NetworkProtocol => Some(vec![libc::NFPROTO_IPV4 as u8]),
             MetaKey::TransportProtocol => self.protocol.map(|protocol| vec![protocol as u8]),
         }

@@ -112,7 +112,11 @@ fn effect<'a>(rule: &'a KernelRule, traffic: &Traffic) -> Option<(bool, Effect<'
             | Expression::HostToNetwork => {
                 register = None;
             }
-            Expression::Range(..) | Expression::CountConnections { .. } => certain = false,
+            Expression::Range(..)
+            | Expression::CountConnections { .. }
+            | Expression::Update { .. }
+            | Expression::LimitRate { .. }
+            | Expression::Lookup(..) => certain = false,
             Expression::Mask(mask) => {
                 let known = register.iter_mut().flatten();
                 known.zip(mask).for_each(|(byte, mask)| *byte &= mask);
@@ -130,6 +134,8 @@ fn effect<'a>(rule: &'a KernelRule, traffic: &Traffic) -> Option<(bool, Effect<'
                 register = None;
             }
             Expression::Counter
+            | Expression::MetaAt(..)
+            | Expression::PayloadAt { .. }
             | Expression::XtTarget(_)
             | Expression::Accept
             | Expression::Drop
@@ -143,7 +149,10 @@ fn effect<'a>(rule: &'a KernelRule, traffic: &Traffic) -> Option<(bool, Effect<'
         }
     }
     // A lookup that no verdict follows reads a verdict map.
-    let is_lookup = |e: &Expression| matches!(e, Expression::Other(name) if name == "lookup");
+    let is_lookup = |e: &Expression| {
+        matches!(e, Expression::Lookup(..))
+            || matches!(e, Expression::Other(name) if name == "lookup")
+    };
     match rule.expressions.iter().any(is_lookup) {
         true => Some((false, Effect::End(ACCEPT))),
         false => Some((certain, Effect::Continue)),
@@ -169,6 +178,11 @@ fn verdict(expression: &Expression) -> Option<Effect<'_>> {
         | Expression::Mask(_)
         | Expression::Compare(..)
         | Expression::Range(..)
+        | Expression::Lookup(..)
+        | Expression::MetaAt(..)
+        | Expression::PayloadAt { .. }
+        | Expression::Update { .. }
+        | Expression::LimitRate { .. }
         | Expression::Immediate(..)
         | Expression::CountConnections { .. }
         | Expression::HashConnection(_)

@@ -50,7 +50,8 @@ pub fn machines(network: PrivateNetwork) -> u32 {
 }
 
 /// Returns the lease time: the configured one, or one that suits the size of the network.
-fn lease_time(network: PrivateNetwork, configured: Option<LeaseTime>) -> Duration {
+#[must_use]
+pub fn lease_time(network: PrivateNetwork, configured: Option<LeaseTime>) -> Duration {
     let suited = LEASE_PER_ADDRESS.saturating_mul(machines(network));
     configured.map_or_else(
         || suited.clamp(LeaseTime::SHORTEST, LeaseTime::DEFAULT),

@@ -1,14 +1,6 @@
-//! Compiles [`super::model`] to nf_tables expressions, and compares tables in
-//! that form.
-//!
-//! The kernel has no "ip saddr". A rule is a list of expressions: one loads a
-//! field into a register, the next compares the register (libnftnl,
-//! `nftnl_expr`).
+//! Describes tables as the kernel keeps them, and compares tables in that form.
 
-use super::model::{
-    Chain, CompareOp, ConnectionState, Hook, Kind, Match, Priority, Rule, Set, Table, Transport,
-    Verdict,
-};
+use super::model::CompareOp;
 
 /// A table as the kernel keeps it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,17 +24,41 @@ pub struct ForeignTable {
     pub table: KernelTable,
 }
 
-/// A set as the kernel keeps it, without its elements.
+/// A set as the kernel keeps it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KernelSet {
     /// Name, at most 31 bytes.
     pub name: String,
     /// `enum nft_set_flags`.
     pub flags: u32,
+    /// nft(8)'s number of the type of a key.
+    pub key_type: u32,
     /// Length of a key in bytes.
     pub key_length: u32,
     /// Largest number of elements; 0 for no limit.
     pub size: u32,
+    /// Sorted; without those that rules add.
+    pub elements: Vec<Vec<u8>>,
+}
+
+/// An element that rules added to a set for a time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Element {
+    /// The key.
+    pub key: Vec<u8>,
+    /// Milliseconds from the last update to the end of the element.
+    pub timeout_ms: u64,
+    /// Milliseconds that are left.
+    pub remaining_ms: u64,
+}
+
+/// Elements that leave and join a learned set.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct ElementChange {
+    pub set: String,
+    pub removed: Vec<Element>,
+    pub added: Vec<Element>,
 }
 
 /// A chain as the kernel keeps it.
@@ -117,6 +133,44 @@ pub enum Expression {
         /// Largest number of connections for which the rule ends.
         limit: u32,
     },
+    /// As `Meta`, into a later 32-bit group of register 1.
+    MetaAt(u8, MetaKey),
+    /// As `Payload`, into a later 32-bit group of register 1.
+    PayloadAt {
+        /// Number of the group, 1 to 3.
+        at: u8,
+        /// Header from which `offset` counts.
+        base: PayloadBase,
+        /// In bytes.
+        offset: u32,
+        /// In bytes.
+        length: u32,
+    },
+    /// Adds the register to a set for a time; ends the rule if the set is full.
+    Update {
+        /// Name of the set.
+        set: String,
+        /// The time in milliseconds.
+        timeout_ms: u64,
+        /// True if the time starts again for an element of the set.
+        renew: bool,
+    },
+    /// Adds the register to a set, and ends the rule unless the token bucket of this
+    /// element is empty.
+    LimitRate {
+        /// Name of the set.
+        set: String,
+        /// Milliseconds after which an unused bucket is removed.
+        timeout_ms: u64,
+        /// Tokens that the bucket gains in each interval.
+        tokens: u64,
+        /// Seconds of an interval.
+        interval_s: u64,
+        /// Size of the bucket.
+        burst: u32,
+    },
+    /// Ends the rule unless a set contains the register (`Equal`), or does not (`NotEqual`).
+    Lookup(CompareOp, String),
     /// Counts packets and bytes.
     Counter,
     /// Ends the base chain and lets the packet pass.
@@ -167,6 +221,14 @@ pub enum MetaKey {
     OutputName = libc::NFT_META_OIFNAME as isize,
     /// `NFPROTO_*` of the packet.
     NetworkProtocol = libc::NFT_META_NFPROTO as isize,
+    /// Index of the input interface.
+    InputInterface = libc::NFT_META_IIF as isize,
+    /// Index of the output interface.
+    OutputInterface = libc::NFT_META_OIF as isize,
+    /// Name of the bridge of the input interface.
+    InputBridge = libc::NFT_META_BRI_IIFNAME as isize,
+    /// Name of the bridge of the output interface.
+    OutputBridge = libc::NFT_META_BRI_OIFNAME as isize,
     /// `IPPROTO_*` of the packet.
     TransportProtocol = libc::NFT_META_L4PROTO as isize,
 }
@@ -183,37 +245,25 @@ pub enum ConntrackKey {
 /// `enum nft_payload_bases`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PayloadBase {
-    /// The IP header.
+    /// The Ethernet header.
+    Link = libc::NFT_PAYLOAD_LL_HEADER as isize,
+    /// The IP header, or that of ARP.
     Network = libc::NFT_PAYLOAD_NETWORK_HEADER as isize,
     /// The TCP, UDP or ICMP header.
     Transport = libc::NFT_PAYLOAD_TRANSPORT_HEADER as isize,
 }
 
-/// Offset of the source address in the IPv4 header (RFC 791, section 3.1).
-const SOURCE: u32 = 12;
-/// As [`SOURCE`], of the destination address.
-const DESTINATION: u32 = 16;
-const IPV4_LENGTH: u32 = 4;
-/// Length of a 32-bit register.
-const GROUP_LENGTH: u32 = 4;
-/// Offset of the flags in the TCP header (RFC 9293, section 3.1).
-const TCP_FLAGS: u32 = 13;
-const TCP_SYN: u8 = 1 << 1;
-/// ICMP type of an echo request (RFC 792).
-const ECHO_REQUEST: u8 = 8;
-/// `IPS_DST_NAT` (linux/netfilter/nf_conntrack_common.h).
-const STATUS_DNAT: u32 = 1 << 5;
-
 impl KernelTable {
-    /// Compiles a table.
+    /// Returns true if the table has learned sets, and the installed table the same ones:
+    /// a replacement can then keep their elements.
     #[must_use]
-    pub fn compile(table: &Table) -> Self {
-        Self {
-            name: table.name.to_owned(),
-            flags: 0,
-            sets: table.sets.iter().map(KernelSet::compile).collect(),
-            chains: table.chains.iter().map(KernelChain::compile).collect(),
-        }
+    pub fn can_keep_elements_of(&self, installed: &Self) -> bool {
+        let learned = |table: &Self| -> Vec<KernelSet> {
+            let sets = table.sets.iter().filter(|set| set.is_learned());
+            sets.cloned().collect()
+        };
+        let sets = learned(self);
+        !sets.is_empty() && self.flags == installed.flags && sets == learned(installed)
     }
 
     /// Describes the first difference between this table and the installed one;
@@ -258,12 +308,16 @@ impl KernelTable {
 }
 
 impl KernelSet {
-    fn compile(set: &Set) -> Self {
+    /// Returns true for a set whose elements rules add for a time.
+    #[must_use]
+    pub fn is_learned(&self) -> bool {
+        self.flags & libc::NFT_SET_TIMEOUT as u32 != 0
+    }
+
+    pub(super) fn without_elements(&self) -> Self {
         Self {
-            name: set.name.to_owned(),
-            flags: libc::NFT_SET_EVAL as u32,
-            key_length: IPV4_LENGTH + GROUP_LENGTH,
-            size: set.size,
+            elements: Vec::new(),
+            ..self.clone()
         }
     }
 }
@@ -274,213 +328,6 @@ impl KernelChain {
     pub fn policy_drops(&self) -> bool {
         self.policy == Some(libc::NF_DROP as u32)
     }
-
-    fn compile(chain: &Chain) -> Self {
-        Self {
-            name: chain.hook.as_str().to_owned(),
-            kind: match chain.kind {
-                Kind::Filter => "filter",
-                Kind::Nat => "nat",
-            }
-            .to_owned(),
-            hook: Some(match chain.hook {
-                Hook::Prerouting => libc::NF_INET_PRE_ROUTING as u32,
-                Hook::Input => libc::NF_INET_LOCAL_IN as u32,
-                Hook::Forward => libc::NF_INET_FORWARD as u32,
-                Hook::Postrouting => libc::NF_INET_POST_ROUTING as u32,
-            }),
-            priority: match chain.priority {
-                Priority::Raw => libc::NF_IP_PRI_RAW,
-                Priority::Filter => libc::NF_IP_PRI_FILTER,
-                Priority::SourceNat => libc::NF_IP_PRI_NAT_SRC,
-            },
-            policy: Some(libc::NF_ACCEPT as u32),
-            rules: chain.rules.iter().map(KernelRule::compile).collect(),
-        }
-    }
-}
-
-impl KernelRule {
-    fn compile(rule: &Rule) -> Self {
-        let mut expressions = Vec::new();
-        for condition in &rule.matches {
-            let compiled = compile_match(condition);
-            // A rule checks a protocol once, as one written by nft(8) does.
-            let is_checked = |check: &[Expression]| {
-                let is_protocol = matches!(
-                    check,
-                    [
-                        Expression::Meta(MetaKey::NetworkProtocol | MetaKey::TransportProtocol),
-                        Expression::Compare(CompareOp::Equal, _)
-                    ]
-                );
-                is_protocol && expressions.windows(2).any(|pair| pair == check)
-            };
-            match compiled.split_at_checked(2) {
-                Some((check, rest)) if is_checked(check) => expressions.extend_from_slice(rest),
-                Some(_) | None => expressions.extend(compiled),
-            }
-        }
-        if rule.counted {
-            expressions.push(Expression::Counter);
-        }
-        match rule.verdict {
-            Verdict::Accept => expressions.push(Expression::Accept),
-            Verdict::Drop => expressions.push(Expression::Drop),
-            Verdict::Masquerade => expressions.push(Expression::Masquerade),
-            Verdict::MasqueradePorts(first, last) => expressions.extend([
-                Expression::Immediate(Register::One, first.to_be_bytes().into()),
-                Expression::Immediate(Register::Two, last.to_be_bytes().into()),
-                Expression::MasqueradePorts,
-            ]),
-            Verdict::ClampSegmentSize => expressions.extend([
-                Expression::RouteSegmentSize,
-                Expression::HostToNetwork,
-                Expression::WriteSegmentSize,
-            ]),
-        }
-        Self {
-            expressions,
-            comment: rule.comment.to_owned(),
-        }
-    }
-}
-
-/// Compiles a condition. Before it reads a header, it checks that the packet has
-/// that header.
-fn compile_match(condition: &Match) -> Vec<Expression> {
-    match condition {
-        Match::Input(is, name) => vec![
-            Expression::Meta(MetaKey::InputName),
-            Expression::Compare(*is, name_bytes(name.as_str())),
-        ],
-        Match::Output(name) => vec![
-            Expression::Meta(MetaKey::OutputName),
-            Expression::Compare(CompareOp::Equal, name_bytes(name.as_str())),
-        ],
-        Match::Ipv4(is) => ipv4(*is).into(),
-        Match::Source(is, net) => address(SOURCE, *is, net),
-        Match::Destination(is, net) => address(DESTINATION, *is, net),
-        Match::Protocol(transport) => protocol(number(*transport)).into(),
-        Match::SourcePort(transport, port) => {
-            transport_field(number(*transport), 0, port.to_be_bytes().into())
-        }
-        Match::Port(transport, port) => {
-            transport_field(number(*transport), 2, port.to_be_bytes().into())
-        }
-        Match::Ports(transport, first, last) => {
-            let range = Expression::Range(first.to_be_bytes().into(), last.to_be_bytes().into());
-            let mut expressions = Vec::from(protocol(number(*transport)));
-            expressions.extend([payload(PayloadBase::Transport, 2, 2), range]);
-            expressions
-        }
-        Match::Syn => {
-            let mut expressions = Vec::from(protocol(libc::IPPROTO_TCP));
-            expressions.extend([
-                payload(PayloadBase::Transport, TCP_FLAGS, 1),
-                Expression::Mask(vec![TCP_SYN]),
-                Expression::Compare(CompareOp::NotEqual, vec![0]),
-            ]);
-            expressions
-        }
-        Match::ConnectionsOver { set, groups, limit } => {
-            let mut expressions = Vec::from(ipv4(CompareOp::Equal));
-            expressions.extend([
-                payload(PayloadBase::Network, SOURCE, IPV4_LENGTH),
-                Expression::HashConnection(*groups),
-                Expression::CountConnections {
-                    set: (*set).to_owned(),
-                    limit: *limit,
-                },
-            ]);
-            expressions
-        }
-        Match::EchoRequest => transport_field(libc::IPPROTO_ICMP, 0, vec![ECHO_REQUEST]),
-        Match::State(states) => {
-            let bits = states
-                .iter()
-                .fold(0, |bits, state| bits | state_bit(*state));
-            any_bit(ConntrackKey::State, bits)
-        }
-        Match::DestinationNat => any_bit(ConntrackKey::Status, STATUS_DNAT),
-    }
-}
-
-fn ipv4(is: CompareOp) -> [Expression; 2] {
-    [
-        Expression::Meta(MetaKey::NetworkProtocol),
-        Expression::Compare(is, vec![libc::NFPROTO_IPV4 as u8]),
-    ]
-}
-
-fn payload(base: PayloadBase, offset: u32, length: u32) -> Expression {
-    Expression::Payload {
-        base,
-        offset,
-        length,
-    }
-}
-
-fn protocol(number: i32) -> [Expression; 2] {
-    [
-        Expression::Meta(MetaKey::TransportProtocol),
-        Expression::Compare(CompareOp::Equal, vec![number as u8]),
-    ]
-}
-
-fn number(transport: Transport) -> i32 {
-    match transport {
-        Transport::Tcp => libc::IPPROTO_TCP,
-        Transport::Udp => libc::IPPROTO_UDP,
-        Transport::Sctp => libc::IPPROTO_SCTP,
-        Transport::Dccp => libc::IPPROTO_DCCP,
-    }
-}
-
-/// Compares an address.
-fn address(offset: u32, is: CompareOp, net: &ipnet::Ipv4Net) -> Vec<Expression> {
-    let mut expressions = Vec::from(ipv4(CompareOp::Equal));
-    expressions.push(payload(PayloadBase::Network, offset, IPV4_LENGTH));
-    if net.prefix_len() < 32 {
-        expressions.push(Expression::Mask(net.netmask().octets().into()));
-    }
-    expressions.push(Expression::Compare(is, net.network().octets().into()));
-    expressions
-}
-
-/// Compares a field of the transport header: in protocols with ports, the source
-/// port is at offset 0 and the destination port at 2; in ICMP, the type is at 0.
-fn transport_field(number: i32, offset: u32, value: Vec<u8>) -> Vec<Expression> {
-    let mut expressions = Vec::from(protocol(number));
-    expressions.extend([
-        payload(PayloadBase::Transport, offset, value.len() as u32),
-        Expression::Compare(CompareOp::Equal, value),
-    ]);
-    expressions
-}
-
-fn any_bit(key: ConntrackKey, bits: u32) -> Vec<Expression> {
-    vec![
-        Expression::Conntrack(key),
-        Expression::Mask(bits.to_ne_bytes().into()),
-        Expression::Compare(CompareOp::NotEqual, 0_u32.to_ne_bytes().into()),
-    ]
-}
-
-/// `NF_CT_STATE_BIT` (linux/netfilter/nf_conntrack_common.h).
-fn state_bit(state: ConnectionState) -> u32 {
-    match state {
-        ConnectionState::Established => 1 << 1,
-        ConnectionState::Related => 1 << 2,
-        ConnectionState::New => 1 << 3,
-    }
-}
-
-/// Appends the NUL: without it, longer names with this prefix match too.
-fn name_bytes(name: &str) -> Vec<u8> {
-    let mut bytes = name.as_bytes().to_vec();
-    bytes.push(0);
-    bytes
 }
 
 #[cfg(test)]
@@ -526,10 +373,14 @@ mod tests {
             Some("the table is missing")
         );
         check(|table| table.flags = 1, "the table has flags 0x1");
-        let set = KernelSet::compile(&Set {
-            name: "connections",
+        let set = KernelSet {
+            name: "connections".to_owned(),
+            flags: 0,
+            key_type: 7,
+            key_length: 4,
             size: 1,
-        });
+            elements: Vec::new(),
+        };
         check(|table| table.sets.push(set), "the sets are different");
         check(|table| table.chains.truncate(1), "chain forward is missing");
         check(

@@ -1,4 +1,4 @@
-//! Reads tables from nf_tables, and replaces table `inet NAME` as a whole.
+//! Reads tables from nf_tables, and replaces a table as a whole.
 //!
 //! [`install`] uses one transaction: no packet meets half a table, or none.
 
@@ -7,36 +7,57 @@ use std::ops::Range;
 
 use buildos_netlink::{BatchError, NetfilterMessage, Socket};
 
-use super::bytecode::{Count, ForeignTable, KernelTable};
+use nftnl::Batch;
+
+use super::bytecode::{Count, Element, ElementChange, ForeignTable, KernelTable};
 use super::decode::{self, Dump};
-use super::encode;
+use super::encode::{self, Replacement};
 use super::error::FirewallError;
+use super::model::Family;
 
 /// Limit of attempts to read the ruleset without a commit in between.
 const MAX_READS: usize = 8;
 
-/// Reads the table `inet NAME`; [`None`] if it does not exist.
+/// Elements of a transaction, which has to fit into a socket's send buffer.
+const ELEMENTS_PER_TRANSACTION: usize = 1024;
+
+/// A table to be installed.
+#[derive(Debug, Clone, Copy)]
+pub struct Install<'a> {
+    /// Family of the table.
+    pub family: Family,
+    /// The desired table.
+    pub table: &'a KernelTable,
+    /// The installed table. Its learned sets keep their elements, if the desired table
+    /// has the same sets.
+    pub installed: Option<&'a KernelTable>,
+    /// Elements for a table whose sets do not keep theirs.
+    pub elements: &'a [ElementChange],
+}
+
+/// Reads a table; [`None`] if it does not exist.
 ///
 /// # Errors
 ///
 /// [`FirewallError`]; EPERM without CAP_NET_ADMIN.
-pub async fn read(name: &str) -> Result<Option<KernelTable>, FirewallError> {
-    let tables = read_all(libc::NFPROTO_INET, |table| table == name).await?;
+pub async fn read(family: Family, name: &str) -> Result<Option<KernelTable>, FirewallError> {
+    let tables = read_all(family.number(), |table| table == name).await?;
     Ok(tables.into_iter().map(|found| found.table).next())
 }
 
-/// Reads all tables of all families except `inet NAME`.
+/// Reads all tables of all families except those of that name in natd's families.
 ///
 /// # Errors
 ///
 /// As [`read`].
 pub async fn foreign_tables(name: &str) -> Result<Vec<ForeignTable>, FirewallError> {
     let mut tables = read_all(libc::NFPROTO_UNSPEC, |_| true).await?;
-    tables.retain(|found| found.family != libc::NFPROTO_INET || found.table.name != name);
+    let families = [Family::Inet, Family::Bridge].map(Family::number);
+    tables.retain(|found| !families.contains(&found.family) || found.table.name != name);
     Ok(tables)
 }
 
-/// Reads the counters of table `inet NAME` with the comments of their rules.
+/// Reads the counters of natd's tables of that name with the comments of their rules.
 ///
 /// # Errors
 ///
@@ -48,29 +69,80 @@ pub async fn counts(name: &str) -> Result<Vec<(String, Count)>, FirewallError> {
 async fn counts_once(name: &str) -> Result<Vec<(String, Count)>, FirewallError> {
     let mut counts = Vec::new();
     let mut socket = Socket::open().map_err(FirewallError::Open)?;
-    for message in dump(&mut socket, Dump::Rules, libc::NFPROTO_INET).await? {
-        let listed = decode::rule(&message.attributes)?;
-        if let Some(count) = listed.count.filter(|_| listed.table == name) {
-            counts.push((listed.rule.comment, count));
+    for family in [Family::Inet, Family::Bridge] {
+        for message in dump(&mut socket, Dump::Rules, family.number()).await? {
+            let listed = decode::rule(&message.attributes)?;
+            if let Some(count) = listed.count.filter(|_| listed.table == name) {
+                counts.push((listed.rule.comment, count));
+            }
         }
     }
     Ok(counts)
 }
 
-/// Replaces the table of that name, or adds it.
+/// Installs tables in one transaction.
 ///
 /// # Errors
 ///
 /// [`FirewallError`]; the ruleset is unchanged then.
-pub async fn install(table: &KernelTable) -> Result<(), FirewallError> {
-    let (batch, objects) = encode::replacement(table);
+pub async fn install(tables: &[Install<'_>]) -> Result<(), FirewallError> {
+    let replacements: Vec<_> = tables
+        .iter()
+        .map(|install| Replacement {
+            family: install.family,
+            table: install.table,
+            keep: install
+                .installed
+                .filter(|installed| install.table.can_keep_elements_of(installed)),
+            elements: install.elements,
+        })
+        .collect();
+    let (batch, objects) = encode::replacements(&replacements);
+    commit(batch, &objects).await?;
+    for replacement in replacements.iter().filter(|r| r.has_more_elements()) {
+        let (family, table) = (replacement.family, &replacement.table.name);
+        change_elements(family, table, replacement.elements).await?;
+    }
+    Ok(())
+}
+
+/// Removes elements from learned sets of a table, and adds others.
+///
+/// # Errors
+///
+/// As [`install`]. A large change takes several transactions.
+pub async fn change_elements(
+    family: Family,
+    table: &str,
+    changes: &[ElementChange],
+) -> Result<(), FirewallError> {
+    for change in changes {
+        let parts = change.removed.len().max(change.added.len());
+        for start in (0..parts).step_by(ELEMENTS_PER_TRANSACTION) {
+            let part = |elements: &[Element]| {
+                let rest = elements.iter().skip(start);
+                rest.take(ELEMENTS_PER_TRANSACTION).cloned().collect()
+            };
+            let part = ElementChange {
+                set: change.set.clone(),
+                removed: part(&change.removed),
+                added: part(&change.added),
+            };
+            let batch = encode::element_changes(family, table, &[part]);
+            commit(batch, &[]).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn commit(batch: Batch, objects: &[String]) -> Result<(), FirewallError> {
     let batch = batch.finalize();
     let numbers = batch.sequence_numbers();
     // One datagram, because the kernel commits at the end of each.
     let bytes: Vec<u8> = batch.iter().flatten().copied().collect();
     let mut socket = Socket::open().map_err(FirewallError::Open)?;
     let committed = socket.commit(&bytes, numbers.clone()).await;
-    committed.map_err(|error| commit_error(error, numbers, &objects))
+    committed.map_err(|error| commit_error(error, numbers, objects))
 }
 
 /// Names the object whose message the kernel refused.
@@ -130,8 +202,13 @@ async fn read_once(
     }
     if !tables.is_empty() {
         for message in dump(&mut socket, Dump::Sets, family).await? {
-            let (table, set) = decode::set(&message.attributes)?;
+            let (table, mut set) = decode::set(&message.attributes)?;
             if let Some(found) = find(&mut tables, &message, &table) {
+                if family != libc::NFPROTO_UNSPEC && set.flags & libc::NFT_SET_EVAL as u32 == 0 {
+                    let elements = elements(&mut socket, family, &table, &set.name).await?;
+                    set.elements = elements.into_iter().map(|element| element.key).collect();
+                    set.elements.sort();
+                }
                 found.table.sets.push(set);
             }
         }
@@ -184,6 +261,39 @@ async fn dump(
 ) -> Result<Vec<NetfilterMessage>, FirewallError> {
     let answer = socket.dump(request(kind.request(), family)).await;
     answer.map_err(|error| failure(kind.name(), error))
+}
+
+/// Reads the elements of a learned set.
+///
+/// # Errors
+///
+/// As [`read`]; ENOENT if the table or the set does not exist.
+pub async fn learned(
+    family: Family,
+    table: &str,
+    set: &str,
+) -> Result<Vec<Element>, FirewallError> {
+    let mut socket = Socket::open().map_err(FirewallError::Open)?;
+    elements(&mut socket, family.number(), table, set).await
+}
+
+async fn elements(
+    socket: &mut Socket<NetfilterMessage>,
+    family: i32,
+    table: &str,
+    set: &str,
+) -> Result<Vec<Element>, FirewallError> {
+    let kind = Dump::Elements;
+    let request = NetfilterMessage {
+        attributes: decode::select_elements(table, set),
+        ..request(kind.request(), family)
+    };
+    let answer = socket.dump(request).await;
+    let mut elements = Vec::new();
+    for message in answer.map_err(|error| failure(kind.name(), error))? {
+        elements.extend(decode::elements(&message.attributes)?);
+    }
+    Ok(elements)
 }
 
 fn request(kind: i32, family: i32) -> NetfilterMessage {

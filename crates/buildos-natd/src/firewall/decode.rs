@@ -6,9 +6,9 @@ mod expression;
 
 use netlink_packet_core::{DecodeError, parse_u32_be, parse_u64_be};
 
-use super::bytecode::{Count, KernelChain, KernelRule, KernelSet, KernelTable};
+use super::bytecode::{Count, Element, KernelChain, KernelRule, KernelSet, KernelTable};
 use super::error::FirewallError;
-use attributes::{each, named_data, numbers, text};
+use attributes::{DATA_VALUE, attribute, data_value, each, named_data, numbers, text};
 use expression::{expression, iptables_match};
 
 // enum nft_table_attributes
@@ -18,10 +18,20 @@ const TABLE_FLAGS: u16 = 2;
 const SET_TABLE: u16 = 1;
 const SET_NAME: u16 = 2;
 const SET_FLAGS: u16 = 3;
+const SET_KEY_TYPE: u16 = 4;
 const SET_KEY_LENGTH: u16 = 5;
 const SET_DESCRIPTION: u16 = 9;
 // enum nft_set_desc_attributes
 const DESCRIPTION_SIZE: u16 = 1;
+// enum nft_set_elem_list_attributes, nft_set_elem_attributes
+const ELEMENTS_TABLE: u16 = 1;
+const ELEMENTS_SET: u16 = 2;
+const ELEMENTS_LIST: u16 = 3;
+/// `NFTA_LIST_ELEM`.
+const LIST_ELEMENT: u16 = 1;
+const ELEMENT_KEY: u16 = 1;
+const ELEMENT_TIMEOUT: u16 = 4;
+const ELEMENT_EXPIRATION: u16 = 5;
 // enum nft_chain_attributes
 const CHAIN_TABLE: u16 = 1;
 const CHAIN_NAME: u16 = 3;
@@ -51,6 +61,7 @@ const USERDATA_COMMENT: u8 = 0;
 pub(super) enum Dump {
     Tables,
     Sets,
+    Elements,
     Chains,
     Rules,
 }
@@ -60,6 +71,7 @@ impl Dump {
         match self {
             Self::Tables => libc::NFT_MSG_GETTABLE,
             Self::Sets => libc::NFT_MSG_GETSET,
+            Self::Elements => libc::NFT_MSG_GETSETELEM,
             Self::Chains => libc::NFT_MSG_GETCHAIN,
             Self::Rules => libc::NFT_MSG_GETRULE,
         }
@@ -69,6 +81,7 @@ impl Dump {
         match self {
             Self::Tables => "tables",
             Self::Sets => "sets",
+            Self::Elements => "elements of sets",
             Self::Chains => "chains",
             Self::Rules => "rules",
         }
@@ -125,14 +138,17 @@ pub(super) fn set(attributes: &[u8]) -> Result<(String, KernelSet), FirewallErro
     let mut set = KernelSet {
         name: String::new(),
         flags: 0,
+        key_type: 0,
         key_length: 0,
         size: 0,
+        elements: Vec::new(),
     };
     each(attributes, |kind, value| {
         match kind {
             SET_TABLE => table = text(value)?,
             SET_NAME => set.name = text(value)?,
             SET_FLAGS => set.flags = parse_u32_be(value)?,
+            SET_KEY_TYPE => set.key_type = parse_u32_be(value)?,
             SET_KEY_LENGTH => set.key_length = parse_u32_be(value)?,
             SET_DESCRIPTION => {
                 let [size] = numbers(value, [DESCRIPTION_SIZE])?;
@@ -144,6 +160,75 @@ pub(super) fn set(attributes: &[u8]) -> Result<(String, KernelSet), FirewallErro
     })
     .map_err(FirewallError::Malformed)?;
     Ok((table, set))
+}
+
+/// Encodes the attributes that select the elements of a set.
+pub(super) fn select_elements(table: &str, set: &str) -> Vec<u8> {
+    [
+        attribute(ELEMENTS_TABLE, &[table.as_bytes(), &[0]].concat()),
+        attribute(ELEMENTS_SET, &[set.as_bytes(), &[0]].concat()),
+    ]
+    .concat()
+}
+
+/// Encodes the attributes that add or remove elements of a set.
+pub(super) fn change_elements(table: &str, set: &str, elements: &[Element]) -> Vec<u8> {
+    let elements: Vec<u8> = elements.iter().flat_map(encode_element).collect();
+    let mut attributes = select_elements(table, set);
+    attributes.extend(nested(ELEMENTS_LIST, &elements));
+    attributes
+}
+
+fn encode_element(element: &Element) -> Vec<u8> {
+    let mut attributes = nested(ELEMENT_KEY, &attribute(DATA_VALUE, &element.key));
+    if element.timeout_ms > 0 {
+        // A rule can extend an element beyond its own timeout. The kernel takes no such
+        // element.
+        let left = element.remaining_ms.max(1);
+        let timeout = element.timeout_ms.max(left);
+        attributes.extend(attribute(ELEMENT_TIMEOUT, &timeout.to_be_bytes()));
+        attributes.extend(attribute(ELEMENT_EXPIRATION, &left.to_be_bytes()));
+    }
+    nested(LIST_ELEMENT, &attributes)
+}
+
+/// Encodes an attribute of attributes.
+fn nested(kind: u16, value: &[u8]) -> Vec<u8> {
+    attribute(kind | libc::NLA_F_NESTED as u16, value)
+}
+
+/// Decodes elements of a set.
+pub(super) fn elements(attributes: &[u8]) -> Result<Vec<Element>, FirewallError> {
+    let mut found = Vec::new();
+    each(attributes, |kind, value| {
+        if kind == ELEMENTS_LIST {
+            each(value, |_, value| {
+                found.push(element(value)?);
+                Ok(())
+            })?;
+        }
+        Ok(())
+    })
+    .map_err(FirewallError::Malformed)?;
+    Ok(found)
+}
+
+fn element(attributes: &[u8]) -> Result<Element, DecodeError> {
+    let mut element = Element {
+        key: Vec::new(),
+        timeout_ms: 0,
+        remaining_ms: 0,
+    };
+    each(attributes, |kind, value| {
+        match kind {
+            ELEMENT_KEY => element.key = data_value(value)?,
+            ELEMENT_TIMEOUT => element.timeout_ms = parse_u64_be(value)?,
+            ELEMENT_EXPIRATION => element.remaining_ms = parse_u64_be(value)?,
+            _ => {}
+        }
+        Ok(())
+    })?;
+    Ok(element)
 }
 
 /// Decodes the name of a chain's table, and the chain without its rules.
@@ -257,7 +342,7 @@ fn comment(userdata: &[u8]) -> String {
 mod tests {
     use proptest::prelude::*;
 
-    use super::attributes::{EXPRESSION_DATA, EXPRESSION_NAME, attribute};
+    use super::attributes::{EXPRESSION_DATA, EXPRESSION_NAME};
     use super::*;
     use crate::firewall::bytecode::Expression;
 
@@ -306,6 +391,8 @@ mod tests {
                 "range",
                 "hash",
                 "dynset",
+                "limit",
+                "lookup",
                 "masq",
                 "rt",
                 "byteorder",
@@ -327,7 +414,7 @@ mod tests {
 
         #[test]
         fn random_attributes_do_not_panic(bytes in attributes()) {
-            let _ = (generation(&bytes), table(&bytes), set(&bytes), chain(&bytes), rule(&bytes));
+            let _ = (generation(&bytes), table(&bytes), set(&bytes), elements(&bytes), chain(&bytes), rule(&bytes));
             for name in [
                 "meta", "ct", "payload", "bitwise", "cmp", "immediate", "lookup", "target", "range",
                 "hash", "dynset", "masq", "rt", "byteorder", "exthdr",

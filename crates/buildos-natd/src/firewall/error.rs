@@ -37,14 +37,37 @@ pub enum FirewallError {
     #[error("cannot commit a transaction to nf_tables")]
     Commit(#[source] io::Error),
     /// The kernel returns a table that differs from the installed table.
-    #[error("table inet {table} reads back different from the one installed: {difference}")]
+    #[error("{table} reads back different from the one installed: {difference}")]
     ReadBack {
-        /// Name of the table.
+        /// The table, as nft(8) writes it.
         table: String,
         /// The first difference.
         difference: String,
     },
+    /// The ports of the bridges cannot be listed.
+    #[error("cannot list the ports of bridges")]
+    Ports(#[source] io::Error),
     /// Receiving notifications failed.
     #[error("lost the notifications of nf_tables")]
     Disconnected(#[source] io::Error),
+}
+
+impl FirewallError {
+    /// Returns true if the kernel does not have what a rule uses.
+    #[must_use]
+    pub fn is_unsupported(&self) -> bool {
+        match self {
+            Self::Refused { source, .. } => {
+                matches!(source.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOENT))
+            }
+            Self::Open(_)
+            | Self::Read { .. }
+            | Self::Malformed(_)
+            | Self::Unstable
+            | Self::Commit(_)
+            | Self::ReadBack { .. }
+            | Self::Ports(_)
+            | Self::Disconnected(_) => false,
+        }
+    }
 }

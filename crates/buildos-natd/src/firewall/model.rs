@@ -1,38 +1,130 @@
-//! Describes an nftables table of family `inet`, and prints it as nft(8) lists
-//! it.
+//! Describes an nftables table, and prints it as nft(8) lists it.
 //!
 //! # Limits
 //!
-//! The model has only what [`super::policy`] uses: dynamic sets of IPv4 addresses,
-//! base chains with policy accept, and rules made of matches, an optional counter,
-//! a verdict and a comment.
+//! The model has only what [`super::policy`] and [`super::port_policy`] use: three kinds
+//! of sets, chains with policy accept, and rules made of matches, updates of sets, an
+//! optional counter, a verdict and a comment.
 
-use std::fmt;
+use std::time::Duration;
 
+use buildos_types::{InterfaceName, MacAddress};
 use ipnet::Ipv4Net;
 
-use buildos_types::InterfaceName;
+mod print;
 
-/// A table of family `inet`.
+/// A table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub struct Table {
+    pub family: Family,
     pub name: &'static str,
     pub sets: Vec<Set>,
     pub chains: Vec<Chain>,
 }
 
-/// A set that counts the connections of IPv4 addresses (nft(8), "flags dynamic"). Its
-/// key is the address with the number of a group.
+/// Family of a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    /// Packets of IPv4 and IPv6.
+    Inet,
+    /// Frames on bridges.
+    Bridge,
+}
+
+/// A set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Set {
     /// Name, at most 31 bytes.
     pub name: &'static str,
-    /// Largest number of elements.
-    pub size: u32,
+    /// What it contains.
+    pub elements: Elements,
 }
 
-/// A base chain with policy accept, named after its hook.
+/// Elements of a set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Elements {
+    /// IPv4 addresses with the number of a group, which rules add (nft(8), "flags
+    /// dynamic"), up to this number. They count the connections of the address.
+    AddedAddresses(u32),
+    /// These interfaces, sorted by name.
+    Interfaces(Vec<InterfaceName>),
+    /// Keys of these parts that rules add for a time, up to this number (nft(8), "flags
+    /// dynamic,timeout"). They survive a replacement of the rules.
+    Learned(&'static [KeyPart], u32),
+}
+
+/// A part of the key of a set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyPart {
+    /// A MAC address.
+    HardwareAddress,
+    /// An IPv4 address.
+    Address,
+    /// The index of an interface.
+    Interface,
+}
+
+/// A field of the frame that is part of a key.
+///
+/// The kernel reads the bytes at the place of the field. A rule checks first that the
+/// frame has that header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Field {
+    /// Source in the Ethernet header.
+    EthernetSource,
+    /// IPv4 source address.
+    Source,
+    /// Index of the input interface.
+    InputInterface,
+    /// Index of the output interface.
+    OutputInterface,
+    /// MAC address of ARP's sender.
+    ArpHardwareAddress,
+    /// IPv4 address of ARP's sender.
+    ArpAddress,
+    /// `chaddr` of a DHCP message: MAC address of the client.
+    DhcpHardwareAddress,
+    /// `yiaddr` of a DHCP message: the assigned address.
+    DhcpAddress,
+}
+
+/// Fields that are a key together.
+pub type Key = &'static [Field];
+
+/// A token bucket (nft(8), "limit rate over").
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RateLimit {
+    /// Tokens that the bucket gains in each interval.
+    pub tokens: u32,
+    /// Length of an interval.
+    pub interval: Interval,
+    /// Size of the bucket.
+    pub burst: u32,
+}
+
+/// Interval of a [`RateLimit`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Interval {
+    Second,
+    Minute,
+}
+
+/// Adds a key to a set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Update {
+    /// Name of the set.
+    pub set: &'static str,
+    /// The key.
+    pub key: Key,
+    /// Time after which the kernel removes the key.
+    pub timeout: Duration,
+    /// True if the time starts again for a key that the set has.
+    pub renew: bool,
+}
+
+/// A chain with policy accept. A base chain has the name of its hook.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub struct Chain {
@@ -51,8 +143,12 @@ pub enum Hook {
     Input,
     /// Packets routed through the host.
     Forward,
+    /// Packets that the host sends.
+    Output,
     /// Every packet that leaves.
     Postrouting,
+    /// No hook: rules of other chains jump to the chain of this name.
+    Called(&'static str),
 }
 
 /// Type of a base chain.
@@ -72,6 +168,8 @@ pub enum Priority {
     Raw,
     /// 0.
     Filter,
+    /// -200, which nft(8) lists as `filter` in tables of bridges.
+    BridgeFilter,
     /// 100: where the kernel changes source addresses.
     SourceNat,
 }
@@ -83,6 +181,8 @@ pub struct Rule {
     pub matches: Vec<Match>,
     /// Adds a counter of packets and bytes.
     pub counted: bool,
+    /// Keys that the rule adds to sets.
+    pub updates: Vec<Update>,
     /// Verdict for matching packets.
     pub verdict: Verdict,
     /// At most 127 bytes; empty for no comment.
@@ -94,8 +194,40 @@ pub struct Rule {
 pub enum Match {
     /// Compares the input interface.
     Input(CompareOp, InterfaceName),
+    /// The input interface does not have this name.
+    NotFrom(&'static str),
     /// The output interface has this name.
     Output(InterfaceName),
+    /// The input interface is in a set, or not.
+    InputIn(CompareOp, &'static str),
+    /// The output interface is not in a set.
+    OutputNotIn(&'static str),
+    /// Compares the bridge of the input interface.
+    InputBridge(CompareOp, InterfaceName),
+    /// The output interface is a port of this bridge.
+    OutputBridge(InterfaceName),
+    /// Compares the source in the Ethernet header.
+    EthernetSource(CompareOp, MacAddress),
+    /// The fields are a key in the set, or not.
+    Key(CompareOp, Key, &'static str),
+    /// The packets with this key are more than the limit.
+    RateOver {
+        /// Name of the set with the buckets.
+        set: &'static str,
+        /// The key.
+        key: Key,
+        /// The limit of each key.
+        limit: RateLimit,
+    },
+    /// The UDP datagram is dnsmasq's DHCPACK: a BOOTP reply whose first option is the
+    /// message type.
+    DhcpAcknowledgement,
+    /// The address that a DHCP message assigns is in this network.
+    DhcpAddress(Ipv4Net),
+    /// The frame is one of ARP for IPv4 over Ethernet.
+    Arp,
+    /// Compares the network of the sender's IPv4 address in ARP.
+    ArpSource(CompareOp, Ipv4Net),
     /// Compares the network protocol with IPv4.
     Ipv4(CompareOp),
     /// Compares the network of the IPv4 source address.
@@ -171,6 +303,10 @@ pub enum Verdict {
     Accept,
     /// Drops the packet.
     Drop,
+    /// Continues with the next rule.
+    Continue,
+    /// Continues in this chain, and then with the next rule.
+    Jump(&'static str),
     /// Replaces the source address by that of the output interface.
     Masquerade,
     /// As [`Self::Masquerade`], and replaces source ports outside of this range.
@@ -187,6 +323,7 @@ impl Rule {
         Self {
             matches,
             counted: false,
+            updates: Vec::new(),
             verdict,
             comment: "",
         }
@@ -201,10 +338,37 @@ impl Rule {
         }
     }
 
+    /// Adds a key to a set.
+    #[must_use]
+    pub fn updating(mut self, update: Update) -> Self {
+        self.updates.push(update);
+        self
+    }
+
     /// Sets the comment.
     #[must_use]
     pub fn comment(self, comment: &'static str) -> Self {
         Self { comment, ..self }
+    }
+}
+
+impl Family {
+    /// Returns the name that nft(8) uses.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Inet => "inet",
+            Self::Bridge => "bridge",
+        }
+    }
+
+    /// Returns `NFPROTO_*` (linux/netfilter.h).
+    #[must_use]
+    pub fn number(self) -> i32 {
+        match self {
+            Self::Inet => libc::NFPROTO_INET,
+            Self::Bridge => libc::NFPROTO_BRIDGE,
+        }
     }
 }
 
@@ -216,7 +380,29 @@ impl Hook {
             Self::Prerouting => "prerouting",
             Self::Input => "input",
             Self::Forward => "forward",
+            Self::Output => "output",
             Self::Postrouting => "postrouting",
+            Self::Called(name) => name,
+        }
+    }
+}
+
+impl Interval {
+    /// Returns the name that nft(8) uses.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Second => "second",
+            Self::Minute => "minute",
+        }
+    }
+
+    /// Returns the length in seconds.
+    #[must_use]
+    pub fn seconds(self) -> u64 {
+        match self {
+            Self::Second => 1,
+            Self::Minute => 60,
         }
     }
 }
@@ -238,7 +424,7 @@ impl Priority {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Raw => "raw",
-            Self::Filter => "filter",
+            Self::Filter | Self::BridgeFilter => "filter",
             Self::SourceNat => "srcnat",
         }
     }
@@ -265,129 +451,6 @@ impl ConnectionState {
             Self::Established => "established",
             Self::Related => "related",
             Self::New => "new",
-        }
-    }
-}
-
-/// Prints the table as `nft --stateless --terse list table` does.
-impl fmt::Display for Table {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "table inet {} {{", self.name)?;
-        for set in &self.sets {
-            writeln!(f, "{set}\n")?;
-        }
-        for (i, chain) in self.chains.iter().enumerate() {
-            if i > 0 {
-                writeln!(f)?;
-            }
-            write!(f, "{chain}")?;
-        }
-        writeln!(f, "}}")
-    }
-}
-
-impl fmt::Display for Set {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, size } = self;
-        writeln!(
-            f,
-            "\tset {name} {{\n\t\ttype ipv4_addr . mark\n\t\tsize {size}"
-        )?;
-        f.write_str("\t\tflags dynamic\n\t}")
-    }
-}
-
-impl fmt::Display for Chain {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (hook, kind) = (self.hook.as_str(), self.kind.as_str());
-        let priority = self.priority.as_str();
-        writeln!(f, "\tchain {hook} {{")?;
-        writeln!(
-            f,
-            "\t\ttype {kind} hook {hook} priority {priority}; policy accept;"
-        )?;
-        for rule in &self.rules {
-            writeln!(f, "\t\t{rule}")?;
-        }
-        writeln!(f, "\t}}")
-    }
-}
-
-impl fmt::Display for Rule {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for condition in &self.matches {
-            write!(f, "{condition} ")?;
-        }
-        if self.counted {
-            f.write_str("counter ")?;
-        }
-        write!(f, "{}", self.verdict)?;
-        if !self.comment.is_empty() {
-            write!(f, " comment \"{}\"", self.comment)?;
-        }
-        Ok(())
-    }
-}
-
-impl fmt::Display for Match {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Input(is, name) => write!(f, "iifname {is}\"{name}\""),
-            Self::Output(name) => write!(f, "oifname \"{name}\""),
-            Self::Ipv4(is) => write!(f, "meta nfproto {is}ipv4"),
-            Self::Source(is, net) => write!(f, "ip saddr {is}{}", Net(*net)),
-            Self::Destination(is, net) => write!(f, "ip daddr {is}{}", Net(*net)),
-            Self::Protocol(transport) => write!(f, "meta l4proto {}", transport.as_str()),
-            Self::SourcePort(transport, port) => write!(f, "{} sport {port}", transport.as_str()),
-            Self::Port(transport, port) => write!(f, "{} dport {port}", transport.as_str()),
-            Self::Ports(transport, first, last) => {
-                write!(f, "{} dport {first}-{last}", transport.as_str())
-            }
-            Self::Syn => f.write_str("tcp flags syn"),
-            Self::ConnectionsOver { set, groups, limit } => write!(
-                f,
-                "add @{set} {{ ip saddr . symhash mod {groups} ct count over {limit} }}"
-            ),
-            Self::EchoRequest => f.write_str("icmp type echo-request"),
-            Self::State(states) => {
-                let names: Vec<_> = states.iter().map(|state| state.as_str()).collect();
-                write!(f, "ct state {}", names.join(","))
-            }
-            Self::DestinationNat => f.write_str("ct status dnat"),
-        }
-    }
-}
-
-impl fmt::Display for Verdict {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Accept => f.write_str("accept"),
-            Self::Drop => f.write_str("drop"),
-            Self::Masquerade => f.write_str("masquerade"),
-            Self::MasqueradePorts(first, last) => write!(f, "masquerade to :{first}-{last}"),
-            Self::ClampSegmentSize => f.write_str("tcp option maxseg size set rt mtu"),
-        }
-    }
-}
-
-impl fmt::Display for CompareOp {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Equal => Ok(()),
-            Self::NotEqual => f.write_str("!= "),
-        }
-    }
-}
-
-/// Prints a network, or a single address without its `/32`.
-struct Net(Ipv4Net);
-
-impl fmt::Display for Net {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.prefix_len() == 32 {
-            self.0.addr().fmt(f)
-        } else {
-            self.0.fmt(f)
         }
     }
 }

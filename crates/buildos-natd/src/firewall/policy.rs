@@ -25,8 +25,8 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 
 use crate::firewall::model::{
-    Chain, CompareOp, ConnectionState, Hook, Kind, Match, Priority, Rule, Set, Table, Transport,
-    Verdict,
+    Chain, CompareOp, ConnectionState, Elements, Family, Hook, Kind, Match, Priority, Rule, Set,
+    Table, Transport, Verdict,
 };
 use crate::settings::Settings;
 use crate::uplink_network::UplinkNetwork;
@@ -130,6 +130,7 @@ pub const DROPPED_NAMES: [&str; 1] = [TOO_MANY_TO_NAMES];
 pub fn table(network: &UplinkNetwork, settings: &Settings) -> Table {
     let rules = Rules { network, settings };
     Table {
+        family: Family::Inet,
         name: TABLE,
         sets: [
             (OUTSIDE_CONNECTIONS, GROUPS),
@@ -138,7 +139,7 @@ pub fn table(network: &UplinkNetwork, settings: &Settings) -> Table {
         ]
         .map(|(name, groups)| Set {
             name,
-            size: SET_SIZE * groups,
+            elements: Elements::AddedAddresses(SET_SIZE * groups),
         })
         .into(),
         chains: vec![

@@ -44,9 +44,23 @@ pub(super) fn text(value: &[u8]) -> Result<String, DecodeError> {
     parse_string(value)
 }
 
+/// `NFTA_DATA_VALUE`.
+pub(super) const DATA_VALUE: u16 = 1;
 // enum nft_expr_attributes
 pub(super) const EXPRESSION_NAME: u16 = 1;
 pub(super) const EXPRESSION_DATA: u16 = 2;
+
+/// Returns `NFTA_DATA_VALUE` of a nested `nft_data_attributes`.
+pub(super) fn data_value(attributes: &[u8]) -> Result<Vec<u8>, DecodeError> {
+    let mut found = Vec::new();
+    each(attributes, |kind, value| {
+        if kind == DATA_VALUE {
+            found = value.to_vec();
+        }
+        Ok(())
+    })?;
+    Ok(found)
+}
 
 /// Returns the name of an expression, and its attributes.
 pub(super) fn named_data(attributes: &[u8]) -> Result<(String, &[u8]), DecodeError> {
@@ -63,7 +77,6 @@ pub(super) fn named_data(attributes: &[u8]) -> Result<(String, &[u8]), DecodeErr
 }
 
 /// Encodes an attribute with padding, as the kernel does.
-#[cfg(test)]
 pub(super) fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
     let length = (NLA_HEADER_SIZE + value.len()) as u16;
     let mut bytes = [length.to_ne_bytes(), kind.to_ne_bytes()].concat();

@@ -1,9 +1,9 @@
-//! Decodes expressions: those of `inet buildos`, and those of foreign tables that
+//! Decodes expressions: those of natd's tables, and those of foreign tables that
 //! decide whether a packet passes.
 
-use netlink_packet_core::{DecodeError, parse_u32_be};
+use netlink_packet_core::{DecodeError, parse_u32_be, parse_u64_be};
 
-use super::attributes::{each, named_data, numbers, text};
+use super::attributes::{data_value, each, named_data, numbers, text};
 use crate::firewall::bytecode::{ConntrackKey, Expression, MetaKey, PayloadBase, Register};
 use crate::firewall::model::CompareOp;
 
@@ -27,6 +27,11 @@ const BITWISE_OPERATION: u16 = 6;
 const CMP_REGISTER: u16 = 1;
 const CMP_OPERATION: u16 = 2;
 const CMP_DATA: u16 = 3;
+// enum nft_lookup_attributes
+const LOOKUP_SET: u16 = 1;
+const LOOKUP_REGISTER: u16 = 2;
+const LOOKUP_DATA_REGISTER: u16 = 3;
+const LOOKUP_FLAGS: u16 = 5;
 // enum nft_range_attributes
 const RANGE_REGISTER: u16 = 1;
 const RANGE_OPERATION: u16 = 2;
@@ -43,8 +48,19 @@ const DYNSET_SET: u16 = 1;
 const DYNSET_OPERATION: u16 = 3;
 const DYNSET_KEY_REGISTER: u16 = 4;
 const DYNSET_DATA_REGISTER: u16 = 5;
+const DYNSET_TIMEOUT: u16 = 6;
 const DYNSET_EXPRESSION: u16 = 7;
 const DYNSET_EXPRESSIONS: u16 = 10;
+// enum nft_limit_attributes
+const LIMIT_RATE: u16 = 1;
+const LIMIT_UNIT: u16 = 2;
+const LIMIT_BURST: u16 = 3;
+const LIMIT_TYPE: u16 = 4;
+const LIMIT_FLAGS: u16 = 5;
+/// `NFT_LIMIT_PKTS`.
+const LIMIT_PACKETS: u32 = 0;
+/// `NFT_LIMIT_F_INV`: packets over the limit match.
+const LIMIT_OVER: u32 = 1;
 // enum nft_connlimit_attributes
 const CONNLIMIT_COUNT: u16 = 1;
 const CONNLIMIT_FLAGS: u16 = 2;
@@ -79,7 +95,6 @@ const SEGMENT_SIZE_OPTION: u8 = 2;
 const IMMEDIATE_REGISTER: u16 = 1;
 const IMMEDIATE_DATA: u16 = 2;
 // enum nft_data_attributes, nft_verdict_attributes
-const DATA_VALUE: u16 = 1;
 const DATA_VERDICT: u16 = 2;
 const VERDICT_CODE: u16 = 1;
 const VERDICT_CHAIN: u16 = 2;
@@ -104,9 +119,10 @@ pub(super) fn expression(name: String, data: &[u8]) -> Result<Expression, Decode
         "cmp" => compare(data)?,
         "counter" => Some(Expression::Counter),
         "range" => range(data)?,
+        "lookup" => lookup(data)?,
         "immediate" => immediate(data)?,
         "hash" => hash_connection(data)?,
-        "dynset" => count_connections(data)?,
+        "dynset" => dynamic_set(data)?,
         "masq" => masquerade(data)?,
         "rt" => route_segment_size(data)?,
         "byteorder" => host_to_network(data)?,
@@ -125,11 +141,17 @@ fn meta(data: &[u8]) -> Result<Option<Expression>, DecodeError> {
         MetaKey::OutputName,
         MetaKey::NetworkProtocol,
         MetaKey::TransportProtocol,
+        MetaKey::InputInterface,
+        MetaKey::OutputInterface,
+        MetaKey::InputBridge,
+        MetaKey::OutputBridge,
     ];
     let key = keys.into_iter().find(|k| Some(*k as u32) == key);
-    Ok(key
-        .filter(|_| is_register_1(register))
-        .map(Expression::Meta))
+    Ok(match (group(register), key) {
+        (Some(0), Some(key)) => Some(Expression::Meta(key)),
+        (Some(at), Some(key)) => Some(Expression::MetaAt(at, key)),
+        _ => None,
+    })
 }
 
 fn connection(data: &[u8]) -> Result<Option<Expression>, DecodeError> {
@@ -151,15 +173,27 @@ fn payload(data: &[u8]) -> Result<Option<Expression>, DecodeError> {
             PAYLOAD_LENGTH,
         ],
     )?;
-    let bases = [PayloadBase::Network, PayloadBase::Transport];
+    let bases = [
+        PayloadBase::Link,
+        PayloadBase::Network,
+        PayloadBase::Transport,
+    ];
     let base = bases.into_iter().find(|b| Some(*b as u32) == base);
     let (Some(base), Some(offset), Some(length)) = (base, offset, length) else {
         return Ok(None);
     };
-    Ok(is_register_1(register).then_some(Expression::Payload {
-        base,
-        offset,
-        length,
+    Ok(group(register).map(|at| match at {
+        0 => Expression::Payload {
+            base,
+            offset,
+            length,
+        },
+        at => Expression::PayloadAt {
+            at,
+            base,
+            offset,
+            length,
+        },
     }))
 }
 
@@ -202,6 +236,25 @@ fn compare(data: &[u8]) -> Result<Option<Expression>, DecodeError> {
     Ok(is_register_1(register).then_some(Expression::Compare(is, value)))
 }
 
+/// Decodes a lookup in a set. A lookup in a map is not modelled.
+fn lookup(data: &[u8]) -> Result<Option<Expression>, DecodeError> {
+    let kinds = [LOOKUP_REGISTER, LOOKUP_DATA_REGISTER, LOOKUP_FLAGS];
+    let [register, value, flags] = numbers(data, kinds)?;
+    let mut set = String::new();
+    each(data, |kind, name| {
+        if kind == LOOKUP_SET {
+            set = text(name)?;
+        }
+        Ok(())
+    })?;
+    let is = match flags.unwrap_or(0) {
+        0 => CompareOp::Equal,
+        _ => CompareOp::NotEqual,
+    };
+    let supported = is_register_1(register) && value.is_none();
+    Ok(supported.then_some(Expression::Lookup(is, set)))
+}
+
 fn range(data: &[u8]) -> Result<Option<Expression>, DecodeError> {
     let [register, operation] = numbers(data, [RANGE_REGISTER, RANGE_OPERATION])?;
     let (mut from, mut to) = (Vec::new(), Vec::new());
@@ -229,38 +282,82 @@ fn hash_connection(data: &[u8]) -> Result<Option<Expression>, DecodeError> {
         .map(Expression::HashConnection))
 }
 
-/// Decodes "add @set { … ct count over LIMIT }".
-fn count_connections(data: &[u8]) -> Result<Option<Expression>, DecodeError> {
+/// Decodes an expression that adds to a set: "add @set { … ct count over LIMIT }",
+/// "update @set { … timeout TIME limit rate over LIMIT }", "add @set { … timeout TIME }".
+fn dynamic_set(data: &[u8]) -> Result<Option<Expression>, DecodeError> {
     let [operation, key, value] = numbers(
         data,
         [DYNSET_OPERATION, DYNSET_KEY_REGISTER, DYNSET_DATA_REGISTER],
     )?;
-    let (mut set, mut over) = (String::new(), None);
+    let (mut set, mut timeout_ms, mut nested) = (String::new(), 0, None);
     let mut more = false;
-    each(data, |kind, nested| {
+    each(data, |kind, value| {
         match kind {
-            DYNSET_SET => set = text(nested)?,
-            DYNSET_EXPRESSION => over = connection_limit(nested)?,
+            DYNSET_SET => set = text(value)?,
+            DYNSET_TIMEOUT => timeout_ms = parse_u64_be(value)?,
+            DYNSET_EXPRESSION => nested = Some(named_data(value)?),
             DYNSET_EXPRESSIONS => more = true,
             _ => {}
         }
         Ok(())
     })?;
-    let supported = is_register_1(key)
-        && value.is_none()
-        && operation == Some(libc::NFT_DYNSET_OP_ADD as u32)
-        && !more;
-    Ok(over
+    let renew = match operation {
+        Some(number) if number == libc::NFT_DYNSET_OP_ADD as u32 => false,
+        Some(number) if number == libc::NFT_DYNSET_OP_UPDATE as u32 => true,
+        Some(_) | None => return Ok(None),
+    };
+    if !is_register_1(key) || value.is_some() || more {
+        return Ok(None);
+    }
+    let (name, data) = match nested {
+        None => {
+            return Ok(Some(Expression::Update {
+                set,
+                timeout_ms,
+                renew,
+            }));
+        }
+        Some((name, data)) => (name, data),
+    };
+    Ok(match (name.as_str(), renew, timeout_ms) {
+        ("connlimit", false, 0) => {
+            connection_limit(data)?.map(|limit| Expression::CountConnections { set, limit })
+        }
+        ("limit", true, _) => rate_limit(data, set, timeout_ms)?,
+        _ => None,
+    })
+}
+
+/// Decodes "limit rate over TOKENS/INTERVAL burst BURST packets".
+fn rate_limit(
+    data: &[u8],
+    set: String,
+    timeout_ms: u64,
+) -> Result<Option<Expression>, DecodeError> {
+    let [burst, kind, flags] = numbers(data, [LIMIT_BURST, LIMIT_TYPE, LIMIT_FLAGS])?;
+    let (mut tokens, mut interval_s) = (0, 0);
+    each(data, |kind, value| {
+        match kind {
+            LIMIT_RATE => tokens = parse_u64_be(value)?,
+            LIMIT_UNIT => interval_s = parse_u64_be(value)?,
+            _ => {}
+        }
+        Ok(())
+    })?;
+    let supported = kind == Some(LIMIT_PACKETS) && flags == Some(LIMIT_OVER);
+    Ok(burst
         .filter(|_| supported)
-        .map(|limit| Expression::CountConnections { set, limit }))
+        .map(|burst| Expression::LimitRate {
+            set,
+            timeout_ms,
+            tokens,
+            interval_s,
+            burst,
+        }))
 }
 
 /// Decodes "ct count over LIMIT".
-fn connection_limit(attributes: &[u8]) -> Result<Option<u32>, DecodeError> {
-    let (name, data) = named_data(attributes)?;
-    if name != "connlimit" {
-        return Ok(None);
-    }
+fn connection_limit(data: &[u8]) -> Result<Option<u32>, DecodeError> {
     let [limit, flags] = numbers(data, [CONNLIMIT_COUNT, CONNLIMIT_FLAGS])?;
     Ok(limit.filter(|_| flags == Some(CONNLIMIT_OVER)))
 }
@@ -415,20 +512,18 @@ fn extension(data: &[u8]) -> Result<String, DecodeError> {
     Ok(name)
 }
 
-fn is_register_1(register: Option<u32>) -> bool {
-    register == Some(libc::NFT_REG_1 as u32)
+/// Returns the number of the 32-bit group of register 1.
+fn group(register: Option<u32>) -> Option<u8> {
+    if is_register_1(register) {
+        return Some(0);
+    }
+    let first = libc::NFT_REG32_00 as u32;
+    let at = register?.checked_sub(first)?;
+    u8::try_from(at).ok().filter(|at| (1..4).contains(at))
 }
 
-/// Returns `NFTA_DATA_VALUE` of a nested `nft_data_attributes`.
-fn data_value(attributes: &[u8]) -> Result<Vec<u8>, DecodeError> {
-    let mut found = Vec::new();
-    each(attributes, |kind, value| {
-        if kind == DATA_VALUE {
-            found = value.to_vec();
-        }
-        Ok(())
-    })?;
-    Ok(found)
+fn is_register_1(register: Option<u32>) -> bool {
+    register == Some(libc::NFT_REG_1 as u32)
 }
 
 #[cfg(test)]

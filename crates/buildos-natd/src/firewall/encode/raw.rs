@@ -3,13 +3,18 @@
 #![allow(unsafe_code)] // The functions of libnftnl take pointers.
 
 use std::ffi::{CStr, CString, c_void};
-use std::net::Ipv4Addr;
 use std::ptr::{self, NonNull};
 
 use nftnl::nftnl_sys as sys;
-use nftnl::{ProtoFamily, Rule, Table, set};
+use nftnl::{MsgType, NlMsg, Rule, Table, set};
 
-use crate::firewall::bytecode::{KernelSet, Register};
+use crate::firewall::bytecode::{Element, KernelSet, MetaKey, PayloadBase, Register};
+use crate::firewall::compile::{TYPE_INTERFACE, TYPE_INTERFACE_NAME};
+use crate::firewall::decode::change_elements;
+use crate::firewall::model::{CompareOp, Family};
+
+/// `NFT_MSG_DESTROYSETELEM`: removes elements, and ignores missing ones.
+const DESTROY_ELEMENTS: i32 = 30;
 
 /// `TCPOPT_MAXSEG`: kind of TCP's option (RFC 9293, section 3.7.1).
 const MAXIMUM_SEGMENT_SIZE: u8 = 2;
@@ -23,10 +28,10 @@ const PORTS_SPECIFIED: u32 = 2;
 const SYMMETRIC: u32 = 1;
 /// `NFT_REG32_01`: the second 32 bits of register 1.
 const AFTER_ADDRESS: u32 = libc::NFT_REG32_01 as u32;
-/// nft(8)'s numbers of the types of a key, six bits each: IPv4 address and mark.
-const ADDRESS_AND_NUMBER: u32 = (7 << 6) | 19;
-/// `NFT_CONNLIMIT_F_INV`: more connections than the limit match.
+/// `NFT_CONNLIMIT_F_INV`, `NFT_LIMIT_F_INV`: what exceeds the limit matches.
 const OVER: u32 = 1;
+/// `NFT_LIMIT_PKTS`.
+const PACKETS: u32 = 0;
 
 /// An expression by the attributes of libnftnl (libnftnl/expr.h).
 pub(super) struct Raw {
@@ -37,6 +42,7 @@ pub(super) struct Raw {
 enum Value {
     Byte(u8),
     Number(u32),
+    Wide(u64),
     Data(Vec<u8>),
     Text(CString),
     Expression(Raw),
@@ -45,6 +51,39 @@ enum Value {
 impl Raw {
     fn new(name: &'static CStr, attributes: Vec<(u32, Value)>) -> Self {
         Self { name, attributes }
+    }
+
+    pub(super) fn lookup(set: CString, is: CompareOp) -> Self {
+        let inverted = match is {
+            CompareOp::Equal => 0,
+            CompareOp::NotEqual => libc::NFT_LOOKUP_F_INV as u32,
+        };
+        let attributes = vec![
+            (sys::NFTNL_EXPR_LOOKUP_SREG, register(Register::One)),
+            (sys::NFTNL_EXPR_LOOKUP_SET, Value::Text(set)),
+            (sys::NFTNL_EXPR_LOOKUP_FLAGS, Value::Number(inverted)),
+        ];
+        Self::new(c"lookup", attributes)
+    }
+
+    /// Loads into a 32-bit group of register 1.
+    pub(super) fn meta(at: u8, key: MetaKey) -> Self {
+        let attributes = vec![
+            (sys::NFTNL_EXPR_META_KEY, Value::Number(key as u32)),
+            (sys::NFTNL_EXPR_META_DREG, group(at)),
+        ];
+        Self::new(c"meta", attributes)
+    }
+
+    /// As [`Self::meta`].
+    pub(super) fn payload(at: u8, base: PayloadBase, offset: u32, length: u32) -> Self {
+        let attributes = vec![
+            (sys::NFTNL_EXPR_PAYLOAD_BASE, Value::Number(base as u32)),
+            (sys::NFTNL_EXPR_PAYLOAD_OFFSET, Value::Number(offset)),
+            (sys::NFTNL_EXPR_PAYLOAD_LEN, Value::Number(length)),
+            (sys::NFTNL_EXPR_PAYLOAD_DREG, group(at)),
+        ];
+        Self::new(c"payload", attributes)
     }
 
     pub(super) fn range(from: &[u8], to: &[u8]) -> Self {
@@ -109,6 +148,46 @@ impl Raw {
         Self::new(c"dynset", attributes)
     }
 
+    pub(super) fn update(set: CString, timeout_ms: u64, renew: bool) -> Self {
+        let attributes = Self::dynamic_set(set, timeout_ms, renew);
+        Self::new(c"dynset", attributes)
+    }
+
+    pub(super) fn limit_rate(
+        set: CString,
+        timeout_ms: u64,
+        tokens: u64,
+        interval_s: u64,
+        burst: u32,
+    ) -> Self {
+        let limit = Self::new(
+            c"limit",
+            vec![
+                (sys::NFTNL_EXPR_LIMIT_RATE, Value::Wide(tokens)),
+                (sys::NFTNL_EXPR_LIMIT_UNIT, Value::Wide(interval_s)),
+                (sys::NFTNL_EXPR_LIMIT_BURST, Value::Number(burst)),
+                (sys::NFTNL_EXPR_LIMIT_TYPE, Value::Number(PACKETS)),
+                (sys::NFTNL_EXPR_LIMIT_FLAGS, Value::Number(OVER)),
+            ],
+        );
+        let mut attributes = Self::dynamic_set(set, timeout_ms, true);
+        attributes.push((sys::NFTNL_EXPR_DYNSET_EXPR, Value::Expression(limit)));
+        Self::new(c"dynset", attributes)
+    }
+
+    fn dynamic_set(set: CString, timeout_ms: u64, renew: bool) -> Vec<(u32, Value)> {
+        let operation = match renew {
+            true => libc::NFT_DYNSET_OP_UPDATE,
+            false => libc::NFT_DYNSET_OP_ADD,
+        };
+        vec![
+            (sys::NFTNL_EXPR_DYNSET_SREG_KEY, register(Register::One)),
+            (sys::NFTNL_EXPR_DYNSET_OP, Value::Number(operation as u32)),
+            (sys::NFTNL_EXPR_DYNSET_TIMEOUT, Value::Wide(timeout_ms)),
+            (sys::NFTNL_EXPR_DYNSET_SET_NAME, Value::Text(set)),
+        ]
+    }
+
     pub(super) fn route_segment_size() -> Self {
         let attributes = vec![
             (sys::NFTNL_EXPR_RT_KEY, Value::Number(ROUTE_SEGMENT_SIZE)),
@@ -164,6 +243,14 @@ fn register(register: Register) -> Value {
     Value::Number(register as u32)
 }
 
+/// Returns a 32-bit group of register 1.
+fn group(at: u8) -> Value {
+    match at {
+        0 => register(Register::One),
+        at => Value::Number(libc::NFT_REG32_00 as u32 + u32::from(at)),
+    }
+}
+
 fn set_attribute(expression: NonNull<sys::nftnl_expr>, attribute: u16, value: &Value) {
     let pointer = expression.as_ptr();
     // SAFETY: `expression` is a valid expression. libnftnl copies data and text, whose
@@ -172,6 +259,7 @@ fn set_attribute(expression: NonNull<sys::nftnl_expr>, attribute: u16, value: &V
         match value {
             Value::Byte(byte) => sys::nftnl_expr_set_u8(pointer, attribute, *byte),
             Value::Number(number) => sys::nftnl_expr_set_u32(pointer, attribute, *number),
+            Value::Wide(number) => sys::nftnl_expr_set_u64(pointer, attribute, *number),
             Value::Data(data) => {
                 let (start, length) = (data.as_ptr().cast::<c_void>(), data.len() as u32);
                 sys::nftnl_expr_set(pointer, attribute, start, length);
@@ -193,21 +281,97 @@ impl nftnl::expr::Expression for Raw {
     }
 }
 
-/// Encodes a set of IPv4 addresses with a number, without elements.
+/// A key of a set as the kernel keeps it.
+pub(super) struct Key(Vec<u8>);
+
+impl set::SetKey for Key {
+    // `set` replaces both.
+    const TYPE: u32 = 0;
+    const LEN: u32 = 0;
+
+    fn data(&self) -> Box<[u8]> {
+        self.0.as_slice().into()
+    }
+}
+
+/// Encodes a set with its elements.
 pub(super) fn set<'a>(
     table: &'a Table,
     name: &CStr,
     id: u32,
     compiled: &KernelSet,
-) -> set::Set<'a, Ipv4Addr> {
-    let set = set::Set::<Ipv4Addr>::new_named(name, id, table, ProtoFamily::Inet);
+) -> set::Set<'a, Key> {
+    let mut set = set::Set::<Key>::new_named(name, id, table, table.get_family());
     let pointer = set.as_ptr().as_ptr();
-    // SAFETY: the pointer is valid as long as `set`.
-    unsafe {
-        sys::nftnl_set_set_u32(pointer, sys::NFTNL_SET_FLAGS as u16, compiled.flags);
-        sys::nftnl_set_set_u32(pointer, sys::NFTNL_SET_DESC_SIZE as u16, compiled.size);
-        sys::nftnl_set_set_u32(pointer, sys::NFTNL_SET_KEY_LEN as u16, compiled.key_length);
-        sys::nftnl_set_set_u32(pointer, sys::NFTNL_SET_KEY_TYPE as u16, ADDRESS_AND_NUMBER);
+    let number = |attribute: u32, value| {
+        // SAFETY: the pointer is valid as long as `set`.
+        unsafe { sys::nftnl_set_set_u32(pointer, attribute as u16, value) }
+    };
+    number(sys::NFTNL_SET_FLAGS, compiled.flags);
+    number(sys::NFTNL_SET_KEY_TYPE, compiled.key_type);
+    number(sys::NFTNL_SET_KEY_LEN, compiled.key_length);
+    if let TYPE_INTERFACE | TYPE_INTERFACE_NAME = compiled.key_type {
+        // SAFETY: as above; libnftnl copies the bytes.
+        unsafe {
+            let (bytes, length) = (HOST_BYTE_ORDER.as_ptr(), HOST_BYTE_ORDER.len() as u32);
+            sys::nftnl_set_set_data(
+                pointer,
+                sys::NFTNL_SET_USERDATA as u16,
+                bytes.cast(),
+                length,
+            );
+        }
+    }
+    if compiled.size > 0 {
+        number(sys::NFTNL_SET_DESC_SIZE, compiled.size);
+    }
+    for element in &compiled.elements {
+        set.add(&Key(element.clone()));
     }
     set
+}
+
+/// nft(8)'s note that a key is in host byte order: `NFTNL_UDATA_SET_KEYBYTEORDER` with
+/// `BYTEORDER_HOST_ENDIAN`. Without it, nft(8) lists other elements.
+const HOST_BYTE_ORDER: [u8; 6] = {
+    let [a, b, c, d] = 1_u32.to_ne_bytes();
+    [0, 4, a, b, c, d]
+};
+
+/// Elements of a message: their attributes fit into one attribute, which has a length of
+/// 16 bits.
+pub(super) const ELEMENTS_PER_MESSAGE: usize = 256;
+
+/// Adds or removes elements of a set.
+pub(super) struct ElementsMessage<'a> {
+    pub(super) family: Family,
+    pub(super) table: &'a str,
+    pub(super) set: &'a str,
+    /// At most [`ELEMENTS_PER_MESSAGE`].
+    pub(super) elements: &'a [Element],
+}
+
+// SAFETY: `write` writes less than a page for the names, and 64 bytes for each element.
+unsafe impl NlMsg for ElementsMessage<'_> {
+    unsafe fn write(&self, buffer: *mut c_void, sequence: u32, kind: MsgType) {
+        let (message, flags) = match kind {
+            MsgType::Add => (libc::NFT_MSG_NEWSETELEM, libc::NLM_F_CREATE),
+            MsgType::Del => (DESTROY_ELEMENTS, 0),
+        };
+        let attributes = change_elements(self.table, self.set, self.elements);
+        // SAFETY: the caller passes a buffer with room for the longest message, which is
+        // longer than this one.
+        unsafe {
+            let header = sys::nftnl_nlmsg_build_hdr(
+                buffer.cast(),
+                message as u16,
+                self.family.number() as u16,
+                (flags | libc::NLM_F_ACK) as u16,
+                sequence,
+            );
+            let end = buffer.byte_add((*header).nlmsg_len as usize);
+            ptr::copy_nonoverlapping(attributes.as_ptr(), end.cast(), attributes.len());
+            (*header).nlmsg_len += attributes.len() as u32;
+        }
+    }
 }
