@@ -191,6 +191,16 @@ impl Lease {
         self.routes.iter().find(|route| route.is_default())?.gateway
     }
 
+    /// Returns true for each of these in order: a default route, a name server, an address
+    /// that is not link-local. A greater array is a better lease.
+    pub fn qualities(&self) -> [bool; 3] {
+        [
+            self.routes.iter().any(|route| route.is_default()),
+            !self.dns.is_empty(),
+            !self.address.is_link_local(),
+        ]
+    }
+
     /// Returns the time of T1; `None` for an infinite lease.
     pub fn renew_at(&self) -> Option<Instant> {
         self.term

@@ -1,5 +1,6 @@
 //! Holds the OFFERs of one search.
 
+use core::cmp::Reverse;
 use core::time::Duration;
 use std::net::Ipv4Addr;
 
@@ -27,7 +28,7 @@ impl Offer {
     }
 }
 
-/// The OFFERs of one search, in the order of arrival.
+/// The OFFERs of one search: better leases first, then in the order of arrival.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Offers(Vec<Offer>);
 
@@ -50,13 +51,19 @@ impl Offers {
         let server = offer.lease.server;
         if let Some(held) = self.0.iter_mut().find(|held| held.lease.server == server) {
             *held = offer;
+            self.sort();
             return Ok(false);
         }
         if self.0.len() == MAXIMUM_OFFERS {
             return Err(Refusal::TooManyOffers);
         }
         self.0.push(offer);
+        self.sort();
         Ok(true)
+    }
+
+    fn sort(&mut self) {
+        self.0.sort_by_key(|held| Reverse(held.lease.qualities()));
     }
 
     /// Removes and returns the OFFER to request next.

@@ -24,6 +24,7 @@ use buildos_service::{Refused, Request, Service, file, random, text};
 use buildos_types::LinkIndex;
 use tokio::sync::{mpsc, watch};
 
+use crate::change_budget::ChangeBudget;
 use crate::clock::Alarm;
 use crate::dbus::{self, Command};
 use crate::exports::{interfaces, resolv_conf, timesyncd};
@@ -82,7 +83,12 @@ pub async fn run(mut service: Service<Settings>) -> Result<(), NetdError> {
     let bus = tokio::spawn(dbus::serve(netd.statuses.subscribe(), command_sender));
     service.ready();
     loop {
-        let deadline = [netd.reconciler.deadline(), netd.write_again_at];
+        let paused_until = netd.changes.paused_until().filter(|at| *at > clock::now());
+        let deadline = [
+            netd.reconciler.deadline(),
+            netd.write_again_at,
+            paused_until,
+        ];
         let deadline = deadline.into_iter().flatten().min();
         let mut reload = false;
         tokio::select! {
@@ -94,7 +100,10 @@ pub async fn run(mut service: Service<Settings>) -> Result<(), NetdError> {
                 Command::Renew => netd.reconciler.renew(clock::now()),
                 Command::Reconfigure => reload = true,
             },
-            change = netd.host.kernel.changed() => netd.reconciler.kernel_changed(change?.by),
+            change = netd.host.kernel.changed(), if paused_until.is_none() => {
+                netd.changes.spend(clock::now());
+                netd.reconciler.kernel_changed(change?.by);
+            }
             incoming = netd.host.sockets.receive() => netd.receive(&incoming),
             () = hostname_changed(netd.hostname.as_mut()) => netd.update_hostname(),
             fired = alarm.wait(deadline) => {
@@ -142,6 +151,7 @@ async fn hostname_changed(hostname: Option<&mut HostnameMonitor>) {
 struct Netd {
     reconciler: Reconciler,
     host: Host,
+    changes: ChangeBudget,
     hostname: Option<HostnameMonitor>,
     statuses: watch::Sender<Status>,
     /// Content of the files in [`RUNTIME_DIRECTORY`].
@@ -161,6 +171,7 @@ impl Netd {
                 sockets: Sockets::open().map_err(NetdError::Socket)?,
                 history: History::default(),
             },
+            changes: ChangeBudget::default(),
             hostname: HostnameMonitor::open().ok(),
             statuses: watch::Sender::new(Status::new(&reconciler, Vec::new(), clocks())),
             reconciler,

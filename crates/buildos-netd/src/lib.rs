@@ -17,11 +17,13 @@
 //! | [`kernel`] | rtnetlink, sysctl; a fake kernel |
 //! | [`sockets`] | packet and UDP sockets of the DHCP clients |
 //! | [`status`] | the state that D-Bus ([`dbus`]), files ([`exports`], [`state_file`]) and `STATUS=` show |
+//! | [`change_budget`] | limit of readings of the kernel |
 //! | [`history`] | decisions of the election |
 //! | [`other_manager`] | other programs that configure the network |
 
 use std::process::ExitCode;
 
+pub mod change_budget;
 pub mod clock;
 pub mod daemon;
 pub mod dbus;

@@ -15,7 +15,6 @@ use crate::settings::{OnlineRequires, Settings};
 use crate::uplink::candidate;
 use crate::uplink::contender::Contender;
 use crate::uplink::election::Election;
-use crate::uplink::rank::has_default_route;
 
 /// The status of the network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -198,10 +197,13 @@ fn state(election: &Election, lease: Option<&Lease>, required: OnlineRequires) -
     let has_carrier = |contender: &Contender| contender.candidate.carrier;
     match lease {
         Some(_) if !election.port().is_some_and(has_carrier) => State::CarrierLost,
-        Some(lease) => match required {
-            OnlineRequires::DefaultRoute if !has_default_route(lease) => State::NoDefaultRoute,
-            OnlineRequires::DefaultRoute | OnlineRequires::Lease => State::Online,
-        },
+        Some(lease) => {
+            let [has_default_route, ..] = lease.qualities();
+            match required {
+                OnlineRequires::DefaultRoute if !has_default_route => State::NoDefaultRoute,
+                OnlineRequires::DefaultRoute | OnlineRequires::Lease => State::Online,
+            }
+        }
         None if election.contenders().any(has_carrier) => State::Acquiring,
         None => State::NoCarrier,
     }

@@ -200,6 +200,17 @@ fn flood_of_servers_fills_eight_offers() {
 }
 
 #[test]
+fn offer_with_default_route_and_name_server_is_requested_before_earlier_offers() {
+    const THIRD: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 4);
+    let mut host = Host::new();
+    host.handle(Input::Start);
+    host.reply(Reply::offer_of(SERVER).without(3));
+    host.reply(Reply::offer_of(SECOND).with(6, [192, 0, 2, 1]));
+    host.reply(Reply::offer_of(THIRD));
+    assert_eq!(host.client.offer().map(|offer| offer.server), Some(SECOND));
+}
+
+#[test]
 fn offers_are_collected_while_requesting() {
     let mut host = Host::in_state(State::Requesting);
     host.reply(Reply::offer_of(SECOND));

@@ -30,13 +30,13 @@ impl Rank {
     /// Returns the rank of a lease on a NIC that the machine booted from or did not.
     #[must_use]
     pub fn new(lease: &Lease, booted_from: bool, required: OnlineRequires) -> Self {
-        let has_default_route = has_default_route(lease);
+        let [has_default_route, has_name_server, is_routable] = lease.qualities();
         Self {
             meets_requirement: required == OnlineRequires::Lease || has_default_route,
             booted_from,
             has_default_route,
-            has_name_server: !lease.dns.is_empty(),
-            is_routable: !lease.address.is_link_local(),
+            has_name_server,
+            is_routable,
         }
     }
 
@@ -70,12 +70,6 @@ impl Rank {
             ..self
         }
     }
-}
-
-/// Returns true if the lease has a default route.
-#[must_use]
-pub fn has_default_route(lease: &Lease) -> bool {
-    lease.routes.iter().any(|route| route.is_default())
 }
 
 /// Lists the properties that a better lease would have, for operators.
