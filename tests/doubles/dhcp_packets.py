@@ -320,6 +320,13 @@ class Reply:
         return ethernet + packet + udp + payload
 
 
+def tagged(frame: bytes, vlan: int | None) -> bytes:
+    """Returns the Ethernet frame with the tag of a VLAN, if there is one (IEEE 802.1Q)."""
+    if vlan is None:
+        return frame
+    return frame[:12] + struct.pack("!HH", 0x8100, vlan) + frame[12:]
+
+
 def overload(options: Options, file: Sequence[int], sname: Sequence[int]) -> Options:
     """Returns the option field without the options placed in `file` and `sname`, and with
     option 52 that declares them."""

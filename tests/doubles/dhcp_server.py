@@ -70,6 +70,7 @@ from dhcp_packets import (
     parse,
     parse_arp,
     seconds,
+    tagged,
 )
 
 STATES = ("discover", "selecting", "init-reboot", "renewing", "rebinding")
@@ -116,6 +117,8 @@ class Behaviour:
     """`broadcast`, as in RFC 2131, or `unicast`."""
     defect: str | None = None
     """Name of the defect of every OFFER and ACK, see dhcp_defects.py."""
+    vlan: int | None = None
+    """VLAN in the tag of each frame (IEEE 802.1Q); no tag if None. 0 is a priority tag."""
     addresses_in_use: frozenset[str] = frozenset()
     """Addresses for which another host on the link answers ARP."""
 
@@ -422,7 +425,8 @@ class Program:
         for server in self._answering:
             if (answer := server.answer(request)) is not None:
                 delay, reply = answer
-                waiting = (reply, reply.encode(), server.behaviour, request.state)
+                frame = tagged(reply.encode(), server.behaviour.vlan)
+                waiting = (reply, frame, server.behaviour, request.state)
                 heapq.heappush(self._pending, (now + delay, next(self._sequence), *waiting))
         # Answers without a delay are sent before the log is written.
         self._send_due(first=received(request, now))

@@ -136,6 +136,19 @@ def test_bad_offer_does_not_prevent_good_offer(site: Site, kind: str) -> None:
         assert {bytes.fromhex(e["options"]["54"]) for e in chosen} == {bytes([198, 51, 100, 1])}
 
 
+def test_priority_tag_of_answers_is_accepted_at_first_and_when_renewing(site: Site) -> None:
+    site.begin(Behaviour(GOOD, vlan=0, lease=120, t1=3, t2=60))
+    assert site.wait_online(deadline=10) == "198.51.100.100"
+    site.double.wait_received("renewing", count=2)
+    site.host.wait_for(lambda: site.lifetime() >= 119, "the lease is extended")
+    assert not site.double.received("rebinding")
+
+
+def test_answers_in_other_vlan_are_ignored(site: Site) -> None:
+    site.begin(Behaviour(ROGUE, first=200, vlan=20), Behaviour(GOOD, delay={"discover": GAP}))
+    assert site.wait_online(deadline=10) == "198.51.100.100"
+
+
 @pytest.mark.parametrize("kind", LEASE_DEFECTS)
 def test_impossible_lease_is_refused(site: Site, kind: str) -> None:
     rogue = Behaviour(ROGUE, first=200, defect=kind)
