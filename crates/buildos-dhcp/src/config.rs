@@ -6,14 +6,17 @@ use buildos_types::MacAddress;
 use ipnet::Ipv4Net;
 
 use crate::client_name::ClientName;
+use crate::identity::Identity;
 use crate::lease::Lease;
 use crate::refusal::Refusal;
 
 /// The configuration of a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// Hardware address of the link. With hardware type 1 it is the client identifier.
+    /// Hardware address of the link.
     pub mac: MacAddress,
+    /// Identification of the client.
+    pub identity: Identity,
     /// Name sent to the server.
     pub name: Option<ClientName>,
     /// Accepted server identifiers (option 54); empty accepts all.
@@ -31,6 +34,7 @@ impl Config {
     pub fn new(mac: MacAddress) -> Self {
         Self {
             mac,
+            identity: Identity::default(),
             name: None,
             allowed_servers: Vec::new(),
             denied_networks: Vec::new(),

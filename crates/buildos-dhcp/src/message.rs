@@ -9,6 +9,7 @@ use dhcproto::error::EncodeError;
 use dhcproto::v4::{DhcpOption, MessageType, OptionCode, UnknownOption};
 
 use crate::client_name::ClientName;
+use crate::identity::{ClientId, Identity};
 use crate::options::{OPTIONS, Options, OptionsError, is_host};
 use crate::text;
 
@@ -31,6 +32,9 @@ const MAXIMUM_LENGTH: u16 = 1472;
 /// routers that they replace (RFC 3442); a server with too little room drops the end.
 const PARAMETERS: [u8; 14] = [1, 121, 33, 3, 6, 15, 119, 12, 81, 26, 28, 42, 58, 59];
 
+/// Vendor class identifier (RFC 2132, section 9.13) and user class (RFC 3004).
+const VENDOR_CLASS: u8 = 60;
+const USER_CLASS: u8 = 77;
 /// Option 81 and its flags: the server may update the DNS, and the name is in DNS
 /// wire format (RFC 4702, section 2.1).
 const CLIENT_FQDN: u8 = 81;
@@ -140,8 +144,18 @@ impl ServerMessage {
     }
 }
 
-/// Decodes the UDP payload of a message to the client with this hardware address.
+/// Decodes the UDP payload of a message to the client with this hardware address as client
+/// identifier.
 pub fn decode(payload: &[u8], mac: MacAddress) -> Result<ServerMessage, DecodeError> {
+    decode_for(payload, mac, &ClientId::Mac)
+}
+
+/// Decodes the UDP payload of a message to the client with these identifiers.
+pub(crate) fn decode_for(
+    payload: &[u8],
+    mac: MacAddress,
+    client_id: &ClientId,
+) -> Result<ServerMessage, DecodeError> {
     let Some((header, _)) = payload.split_first_chunk::<OPTIONS>() else {
         return Err(DecodeError::TooShort(payload.len()));
     };
@@ -163,7 +177,7 @@ pub fn decode(payload: &[u8], mac: MacAddress) -> Result<ServerMessage, DecodeEr
     };
     if options
         .get(61)
-        .is_some_and(|id| id != client_identifier(mac))
+        .is_some_and(|id| id != client_identifier(mac, client_id))
     {
         return Err(DecodeError::OtherIdentifier);
     }
@@ -180,11 +194,13 @@ pub fn decode(payload: &[u8], mac: MacAddress) -> Result<ServerMessage, DecodeEr
     })
 }
 
-/// Returns hardware type and address, as the PXE ROM sends them. The server then
-/// grants the address that the machine booted with.
-fn client_identifier(mac: MacAddress) -> [u8; 7] {
-    let [a, b, c, d, e, f] = mac.0;
-    [ETHERNET, a, b, c, d, e, f]
+/// Returns the client identifier. By default it is hardware type and address, as the PXE
+/// ROM sends them. The server then grants the address that the machine booted with.
+fn client_identifier(mac: MacAddress, client_id: &ClientId) -> Vec<u8> {
+    match client_id {
+        ClientId::Mac => [&[ETHERNET], &mac.0[..]].concat(),
+        ClientId::Bytes(bytes) => bytes.clone(),
+    }
 }
 
 /// The fields in which the client's messages differ.
@@ -222,6 +238,7 @@ impl ClientMessage {
     pub(crate) fn encode(
         &self,
         mac: MacAddress,
+        identity: &Identity,
         name: Option<&ClientName>,
     ) -> Result<Vec<u8>, EncodeError> {
         let mut bytes = Vec::with_capacity(MINIMUM_LENGTH);
@@ -237,7 +254,7 @@ impl ClientMessage {
         // An encoder overwrites its buffer from the beginning.
         let mut options = Vec::new();
         let mut encoder = Encoder::new(&mut options);
-        for option in self.options(mac, name) {
+        for option in self.options(mac, identity, name) {
             option.encode(&mut encoder)?;
         }
         DhcpOption::End.encode(&mut encoder)?;
@@ -249,15 +266,25 @@ impl ClientMessage {
     }
 
     /// Returns the options that RFC 2131, table 5 permits in this message.
-    fn options(&self, mac: MacAddress, name: Option<&ClientName>) -> Vec<DhcpOption> {
+    fn options(
+        &self,
+        mac: MacAddress,
+        identity: &Identity,
+        name: Option<&ClientName>,
+    ) -> Vec<DhcpOption> {
+        let client_id = client_identifier(mac, &identity.client_id);
         let mut options = vec![
             DhcpOption::MessageType(self.kind.wire()),
-            DhcpOption::ClientIdentifier(client_identifier(mac).to_vec()),
+            DhcpOption::ClientIdentifier(client_id),
         ];
         options.extend(self.requested.map(DhcpOption::RequestedIpAddress));
         options.extend(self.server.map(DhcpOption::ServerIdentifier));
         if matches!(self.kind, MessageKind::Discover | MessageKind::Request) {
             options.push(DhcpOption::MaxMessageSize(MAXIMUM_LENGTH));
+            let vendor = identity.vendor_class.as_ref();
+            options.extend(vendor.map(|class| unknown(VENDOR_CLASS, class.as_bytes().to_vec())));
+            let user = identity.user_class.as_ref();
+            options.extend(user.map(|class| unknown(USER_CLASS, class.user_class())));
             options.extend(name.and_then(name_option));
             options.push(DhcpOption::ParameterRequestList(
                 PARAMETERS.into_iter().map(OptionCode::from).collect(),
@@ -265,6 +292,10 @@ impl ClientMessage {
         }
         options
     }
+}
+
+fn unknown(code: u8, data: Vec<u8>) -> DhcpOption {
+    DhcpOption::Unknown(UnknownOption::new(OptionCode::from(code), data))
 }
 
 /// Returns option 12 or 81, of which a client sends one (RFC 4702, section 3.1).
@@ -285,8 +316,7 @@ fn name_option(name: &ClientName) -> Option<DhcpOption> {
             if name.contains('.') {
                 data.push(0);
             }
-            let code = OptionCode::from(CLIENT_FQDN);
-            Some(DhcpOption::Unknown(UnknownOption::new(code, data)))
+            Some(unknown(CLIENT_FQDN, data))
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use buildos_dhcp::ClientName;
+use buildos_dhcp::{ClientName, Identity};
 use buildos_service::config::Schema;
 use buildos_types::{MacAddress, PrivateNetwork};
 use ipnet::Ipv4Net;
@@ -40,6 +40,8 @@ pub struct Settings {
     pub deny_networks: Vec<Ipv4Net>,
     /// Option that carries the hostname.
     pub send_name: SendName,
+    /// Identification of the host to servers.
+    pub identity: Identity,
 }
 
 /// Role of the NIC that the machine booted from.
@@ -142,6 +144,7 @@ impl Default for Settings {
             allow_servers: Vec::new(),
             deny_networks: Vec::new(),
             send_name: SendName::default(),
+            identity: Identity::default(),
         }
     }
 }
@@ -214,11 +217,27 @@ pub fn schema() -> Schema<Settings> {
             "Option by which servers learn the hostname: \"hostname\" (12), \"fqdn\" (81) or \"none\".",
             |s: &mut Settings, option| s.send_name = option,
         )
+        .key(
+            "vendor_class",
+            "Vendor class (option 60) that servers receive.",
+            |s: &mut Settings, class| s.identity.vendor_class = Some(class),
+        )
+        .key(
+            "user_class",
+            "User class (option 77) that servers receive.",
+            |s: &mut Settings, class| s.identity.user_class = Some(class),
+        )
+        .key(
+            "client_id",
+            "Client identifier (option 61): \"mac\", or its bytes in hexadecimal.",
+            |s: &mut Settings, id| s.identity.client_id = id,
+        )
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use buildos_dhcp::ClientId;
     use buildos_service::config::{Fragment, Origin, evaluate};
 
     fn evaluated(cmdline: &str) -> (Settings, Vec<String>) {
@@ -283,6 +302,28 @@ mod tests {
         assert_eq!(settings.online_requires, OnlineRequires::Lease);
         let (_, problems) = evaluated("buildos.netd.bootif=always");
         assert!(problems[0].contains("\"only\""), "{problems:?}");
+    }
+
+    #[test]
+    fn command_line_sets_identity_of_host() {
+        let (settings, problems) = evaluated(
+            "buildos.netd.vendor_class=buildos buildos.netd.user_class=ci \
+             buildos.netd.client_id=ff:00:01",
+        );
+        assert_eq!(problems, [""; 0]);
+        let class = |name: &str| Some(name.to_owned().try_into().unwrap());
+        let expected = Identity {
+            vendor_class: class("buildos"),
+            user_class: class("ci"),
+            client_id: ClientId::Bytes(vec![0xff, 0, 1]),
+        };
+        assert_eq!(settings.identity, expected);
+        let (settings, problems) = evaluated("buildos.netd.client_id=ff");
+        assert_eq!(settings, Settings::default());
+        assert!(
+            problems[0].contains("2 to 255 bytes in hexadecimal"),
+            "{problems:?}"
+        );
     }
 
     #[test]

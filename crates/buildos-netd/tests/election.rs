@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use buildos_dhcp::address_conflict::Report;
 use buildos_dhcp::arp::Packet;
-use buildos_dhcp::{ClientName, Event, Instant, Lease, MessageKind, State};
+use buildos_dhcp::{ClientName, Event, Identity, Instant, Lease, MessageKind, State};
 use buildos_netd::settings::OnlineRequires;
 use buildos_netd::uplink::candidate::Candidate;
 use buildos_netd::uplink::election::{Effect, Election, Rules};
@@ -656,6 +656,7 @@ fn rules() -> Rules {
         detect_conflicts: true,
         allowed_servers: Vec::new(),
         denied_networks: Vec::new(),
+        identity: Identity::default(),
     }
 }
 

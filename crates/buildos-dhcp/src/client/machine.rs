@@ -133,7 +133,11 @@ impl Client {
     #[expect(clippy::expect_used, reason = "the message says why it cannot fail")]
     pub(super) fn transmit(&mut self, destination: Ipv4Addr, message: ClientMessage) {
         let payload = message
-            .encode(self.config.mac, self.config.name.as_ref())
+            .encode(
+                self.config.mac,
+                &self.config.identity,
+                self.config.name.as_ref(),
+            )
             .expect("numbers, addresses and byte strings always have an encoding");
         self.outputs.push_back(Output::Transmit(Transmit {
             kind: message.kind,

@@ -7,7 +7,7 @@ use super::machine::Client;
 use super::phase::Phase;
 use crate::event::{Event, LeaseLoss, RequestFailure};
 use crate::lease::Lease;
-use crate::message::{MessageKind, ServerMessage, decode};
+use crate::message::{MessageKind, ServerMessage, decode_for};
 use crate::offers::Offer;
 use crate::refusal::Refusal;
 use crate::retransmission::nak_delay;
@@ -19,7 +19,7 @@ const MAXIMUM_REFUSAL_EVENTS: u32 = 64;
 
 impl Client {
     pub(super) fn receive(&mut self, now: Instant, payload: &[u8]) {
-        match decode(payload, self.config.mac) {
+        match decode_for(payload, self.config.mac, &self.config.identity.client_id) {
             Ok(message) if message.xid == self.exchange.xid && self.answer(now, &message) => {}
             _ => self.counters.ignored = self.counters.ignored.saturating_add(1),
         }

@@ -1,6 +1,6 @@
 //! Compares the client's messages byte by byte.
 
-use buildos_dhcp::{ClientName, Config, Input, State};
+use buildos_dhcp::{ClientName, Config, Identity, Input, State};
 use buildos_types::MacAddress;
 
 use crate::host::{Host, MAC};
@@ -166,4 +166,33 @@ fn release_and_decline_have_the_expected_bytes() {
         options,
         format!("35 01 04 {IDENTIFIER} 32 04 {ADDRESS} 36 04 c0 00 02 01 ff")
     );
+}
+
+#[test]
+fn identity_is_sent_and_expected_in_answers() {
+    let text = |text: &str| Some(text.to_owned().try_into().unwrap());
+    let mut config = Config::new(MAC);
+    config.identity = Identity {
+        vendor_class: text("buildos"),
+        user_class: text("ci"),
+        client_id: "00:41:42".to_owned().try_into().unwrap(),
+    };
+    let mut host = Host::with(config, 42);
+    host.handle(Input::Start);
+    let (_, options) = split(&host.last().transmit.payload);
+    let classes = "3c 07 62 75 69 6c 64 6f 73 4d 03 02 63 69";
+    let expected = format!("35 01 01 3d 03 00 41 42 39 02 05 c0 {classes} {PARAMETERS} ff");
+    assert_eq!(options, expected);
+    host.reply(Reply::offer().with(61, [1, 0x52, 0x54, 0, 0x12, 0x34, 0x56]));
+    assert!(
+        host.client.offer().is_none(),
+        "the identifier of a different client"
+    );
+    host.reply(Reply::offer().with(61, [0, 0x41, 0x42]));
+    host.handle(Input::Select);
+    host.reply(Reply::ack());
+    assert_eq!(host.state(), State::Bound);
+    host.handle(Input::Release);
+    let (_, options) = split(&host.last().transmit.payload);
+    assert!(options.contains("3d 03 00 41 42"), "{options}");
 }

@@ -30,7 +30,7 @@ use std::time::Duration;
 use buildos_dhcp::address_conflict::{self, Detector, Report};
 use buildos_dhcp::arp;
 use buildos_dhcp::{
-    Client, ClientName, Config, Event, Input, Instant, Lease, Output, State, Transmit,
+    Client, ClientName, Config, Event, Identity, Input, Instant, Lease, Output, State, Transmit,
 };
 use buildos_types::{LinkIndex, MacAddress};
 use ipnet::Ipv4Net;
@@ -67,6 +67,8 @@ pub struct Rules {
     pub allowed_servers: Vec<Ipv4Addr>,
     /// Networks in which no address is accepted.
     pub denied_networks: Vec<Ipv4Net>,
+    /// Identification of the host to servers.
+    pub identity: Identity,
 }
 
 impl From<&Settings> for Rules {
@@ -80,6 +82,7 @@ impl From<&Settings> for Rules {
             detect_conflicts: settings.detect_conflicts,
             allowed_servers: settings.allow_servers.clone(),
             denied_networks: settings.deny_networks.clone(),
+            identity: settings.identity.clone(),
         }
     }
 }
@@ -466,5 +469,6 @@ fn config(rules: &Rules, hostname: &Option<ClientName>, mac: MacAddress) -> Conf
         allowed_servers: rules.allowed_servers.clone(),
         denied_networks: rules.denied_networks.clone(),
         jitter: true,
+        identity: rules.identity.clone(),
     }
 }
