@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `model` | the state as one value, from which all output derives |
 //! | `collect` | reads it from the daemons and systemd |
+//! | `auth_keys` | computes the fingerprints of the keys of agents |
 //! | `controllers` | finds the controllers of agents, and tries to reach them |
 //! | `complaints` | finds faults that the logs of agents name |
 //! | `path_mtu` | measures whether full-size packets reach a controller |
@@ -11,6 +12,7 @@
 //! | `ssh` | reads the fingerprints of the SSH server |
 //! | `watch` | waits for changes on the bus |
 
+pub(crate) mod auth_keys;
 pub(crate) mod collect;
 pub(crate) mod complaints;
 pub(crate) mod controllers;

@@ -20,6 +20,9 @@ pub(crate) fn render(agents: &[Agent]) -> String {
         for (_, text) in instance.needs.iter().skip(usize::from(waits)) {
             rows.push(row(&["", "", &format!("{verb}: {text}")]));
         }
+        if let Some(fingerprint) = &agent.auth_key {
+            rows.push(row(&["", "", &format!("key: {fingerprint}")]));
+        }
         for command in agent.refused_commands.iter().flatten() {
             rows.push(row(&["", "", &format!("sudo refused: {command}")]));
         }
@@ -61,11 +64,13 @@ mod tests {
             ("private-network", "NAT: no br1"),
         ];
         let second = agent("bbot@second", "waiting", &needs);
+        first.auth_key = Some("ab12".into());
         first.refused_commands = Some(vec!["/usr/sbin/ip netns add x".into()]);
         assert_eq!(
             render(&[first, second]),
             "bbot@a       running  runs as process 7\n\
              \x20                     lacks: NAT: gone\n\
+             \x20                     key: ab12\n\
              \x20                     sudo refused: /usr/sbin/ip netns add x\n\
              bbot@second  waiting  waits: no carrier\n\
              \x20                     waits: NAT: no br1\n"

@@ -11,7 +11,7 @@ use zbus::Connection;
 use super::{agents, leases, links, metrics, status, why};
 use crate::snapshot::model::Host;
 use crate::snapshot::watch::Changes;
-use crate::snapshot::{collect, complaints, controllers, refusals};
+use crate::snapshot::{auth_keys, collect, complaints, controllers, refusals};
 use crate::term::{Style, print};
 
 /// Maximum time between two screens of `--watch`. The times on a screen change without a
@@ -99,6 +99,9 @@ async fn render(bus: &Connection, request: &Request) -> Result<Output, String> {
     }
     if matches!(request.view, View::Why | View::Agents) {
         refusals::find(&mut host.agents);
+    }
+    if request.view == View::Agents {
+        auth_keys::find(&mut host.agents);
     }
     if request.json {
         let output = request.view.json(&host);

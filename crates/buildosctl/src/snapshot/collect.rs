@@ -13,7 +13,7 @@ use zbus::names::InterfaceName;
 use zbus::zvariant::OwnedObjectPath;
 
 use super::model::{Agent, Daemon, Host, Instance, Link, Run, SCHEMA};
-use super::{controllers, ssh};
+use super::{auth_keys, controllers, ssh};
 
 /// Reads the state of the host. A daemon that does not answer is recorded as silent.
 pub(crate) async fn host(bus: &Connection) -> Host {
@@ -127,11 +127,12 @@ async fn agent(bus: &Connection, instance: Instance) -> Agent {
         ..Agent::default()
     };
     // Errors are normal here: systemd may have unloaded the unit of a stopped agent.
-    if let Ok(arguments) = arguments(bus, &agent.instance.unit).await {
-        agent.controllers = controllers::from_arguments(&arguments);
-    }
     if let Ok(run) = unit_run(bus, &agent.instance.unit).await {
         agent.run = run;
+    }
+    if let Ok(arguments) = arguments(bus, &agent.instance.unit).await {
+        agent.controllers = controllers::from_arguments(&arguments);
+        agent.run.key_file = auth_keys::file(&agent.instance.unit, &arguments);
     }
     if let Ok(processes) = processes(bus, &agent.instance.unit).await {
         let others = processes
@@ -173,6 +174,7 @@ async fn unit_run(bus: &Connection, unit: &str) -> zbus::Result<Run> {
         // (uid_t)-1 is systemd's value for no user.
         uid: Some(service.uid().await?).filter(|uid| *uid != u32::MAX),
         start_usec: unit.inactive_exit_timestamp().await?,
+        key_file: None,
         // UINT64_MAX is systemd's value for an unknown peak.
         memory_peak: service
             .memory_peak()

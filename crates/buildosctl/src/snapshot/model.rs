@@ -5,6 +5,7 @@
 //! means that there is no such time.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use buildos_dbus_api::watch::Snapshot;
 use serde::{Deserialize, Serialize};
@@ -288,6 +289,10 @@ pub(crate) struct Agent {
     /// Commands that sudo refused in its present or last run, the newest first; null if the
     /// journal was not read. Only `why` and `agents` read it.
     pub(crate) refused_commands: Option<Vec<String>>,
+    /// Fingerprint of the key that signs its answers, as controllers compute it: the SHA-256
+    /// sum of the public RSA key in DER. A sentence if the key has none; null if it has no
+    /// key, does not run, or the key may not be read. Only `agents` reads it.
+    pub(crate) auth_key: Option<String>,
     /// Faults that the log of its present run names, the newest first; null if the journal
     /// was not read. Only `why` reads it.
     pub(crate) complaints: Option<Vec<Complaint>>,
@@ -340,6 +345,8 @@ pub(crate) struct Run {
     pub(crate) uid: Option<u32>,
     /// Its start
     pub(crate) start_usec: u64,
+    /// File with the key that signs its answers
+    pub(crate) key_file: Option<PathBuf>,
     /// Most RAM that it has used, in bytes; [`None`] if the kernel does not report it
     pub(crate) memory_peak: Option<u64>,
 }
