@@ -70,6 +70,19 @@ def test_slow_names_of_machine_leave_answers_to_others(resolving: Host, lan: Lan
     assert resolving.bus_property("nat1", "Ready")
 
 
+def test_flood_of_names_of_machine_leaves_answers_to_others(resolving: Host, lan: Lan) -> None:
+    attacker, other = _machine(resolving), _machine(resolving)
+    dropped = "a machine with too many questions to the name server"
+    with _asking(attacker, lan, rate=3000, questions=400):
+        assert _answered(other) >= 0.99
+    assert packets(resolving, dropped) > 1000
+    assert "names" in resolving.bus_property("nat1", "Shortages")
+    resolving.wait_for(
+        lambda: resolving.bus_property("nat1", "Shortages") == {}, "the shortage is over"
+    )
+    assert _answered(attacker) >= 0.99
+
+
 def test_tcp_connections_of_machine_leave_name_server_to_others(resolving: Host) -> None:
     attacker, other = _machine(resolving), _machine(resolving)
     attack = [*_STRANGER, "connections", _SERVER, "53", "40"]

@@ -543,14 +543,16 @@ impl DifferentTable<'_> {
     }
 
     fn install<'a>(&'a self, elements: &'a [ElementChange]) -> Install<'a> {
+        let (elements, installed) = match self.family {
+            Family::Bridge => (elements, self.installed.as_ref()),
+            // What this table learned, the rates of questions, may start again.
+            Family::Inet => (&[][..], None),
+        };
         Install {
-            elements: match self.family {
-                Family::Bridge => elements,
-                Family::Inet => &[],
-            },
+            elements,
             family: self.family,
             table: self.desired,
-            installed: self.installed.as_ref(),
+            installed,
         }
     }
 }

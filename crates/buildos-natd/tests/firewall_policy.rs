@@ -162,7 +162,7 @@ fn holds(condition: &Match, packet: &Packet) -> bool {
             matches!(packet.protocol, Protocol::Port(Transport::Tcp, _))
                 && packet.state == Some(ConnectionState::New)
         }
-        Match::ConnectionsOver { .. } => packet.ipv4 && packet.over_limit,
+        Match::ConnectionsOver { .. } | Match::RateOver { .. } => packet.ipv4 && packet.over_limit,
         Match::EchoRequest => packet.ipv4 && packet.protocol == Protocol::Echo,
         Match::State(states) => packet.state.is_some_and(|state| states.contains(&state)),
         Match::DestinationNat => packet.redirected,
@@ -173,7 +173,6 @@ fn holds(condition: &Match, packet: &Packet) -> bool {
         | Match::OutputBridge(_)
         | Match::EthernetSource(..)
         | Match::Key(..)
-        | Match::RateOver { .. }
         | Match::DhcpAcknowledgement
         | Match::DhcpAddress(_)
         | Match::Arp
@@ -342,7 +341,8 @@ proptest! {
         let new = packet.state == Some(ConnectionState::New);
         let asks = packet.source == Ipv4Addr::UNSPECIFIED
             && packet.protocol == Protocol::Port(Transport::Udp, 67);
-        let refused = new && packet.over_limit && !asks;
+        let names = packet.protocol == Protocol::Port(Transport::Udp, 53);
+        let refused = packet.over_limit && (names || (new && !asks));
         let may = packet.ipv4 && !refused && (offered || answer || packet.redirected);
         prop_assert_eq!(reaches, packet.input != "br1" || may);
     }

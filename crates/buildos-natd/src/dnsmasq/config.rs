@@ -16,8 +16,8 @@ const LEASES_LIMIT: u32 = 65_536;
 
 /// `dns-forward-max`: queries that wait for an answer at a time. dnsmasq waits for ten
 /// seconds and refuses queries above the limit, so one machine that asks for names of a
-/// silent zone must not reach it: see [`crate::firewall::policy`] for what a machine
-/// gets. A waiting query takes 300 bytes.
+/// silent zone must not reach it: the table limits the questions of a machine
+/// ([`crate::firewall::policy::NAMES`]). A waiting query takes 300 bytes.
 const QUERIES: u32 = 10_000;
 /// `max-tcp-connections`: clients that ask by TCP at a time. dnsmasq has a process for
 /// each.

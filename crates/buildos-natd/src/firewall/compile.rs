@@ -238,7 +238,12 @@ fn compile_match(condition: &Match, family: Family) -> Vec<Expression> {
             expressions
         }
         Match::RateOver { set, key, limit } => {
-            let mut expressions = load(key);
+            // A rule for frames on a bridge has this condition itself.
+            let mut expressions = match family {
+                Family::Inet => Vec::from(ipv4(CompareOp::Equal)),
+                Family::Bridge => Vec::new(),
+            };
+            expressions.extend(load(key));
             expressions.push(Expression::LimitRate {
                 set: (*set).to_owned(),
                 timeout_ms: BUCKET_TIMEOUT_MS,

@@ -25,8 +25,8 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 
 use crate::firewall::model::{
-    Chain, CompareOp, ConnectionState, Elements, Family, Hook, Kind, Match, Priority, Rule, Set,
-    Table, Transport, Verdict,
+    Chain, CompareOp, ConnectionState, Elements, Family, Field, Hook, Interval, KeyPart, Kind,
+    Match, Priority, RateLimit, Rule, Set, Table, Transport, Verdict,
 };
 use crate::settings::Settings;
 use crate::uplink_network::UplinkNetwork;
@@ -103,6 +103,16 @@ pub const NAME_CONNECTIONS: &str = "name_connections";
 /// TCP connections of an address to the name server. dnsmasq has a process for each, 200
 /// in all.
 const NAME_LIMIT: u32 = 5;
+/// Set of the addresses that ask the host's name server by UDP.
+pub const NAMES: &str = "names";
+/// Questions of an address to the name server. dnsmasq waits ten seconds for the answer of a
+/// silent server, so an address takes a tenth of its queries. The bucket is for a build
+/// that begins.
+const NAME_RATE: RateLimit = RateLimit {
+    tokens: 50,
+    interval: Interval::Second,
+    burst: 500,
+};
 /// Groups of an address's connections, see [`Match::ConnectionsOver`].
 const GROUPS: u32 = 16;
 /// Room for every address of a /16. Without room for an element, its connections are not
@@ -120,10 +130,11 @@ pub const NEW_CONNECTIONS: &str = "new connections";
 const TOO_MANY_OUTSIDE: &str = "a machine with too many connections to the outside";
 const TOO_MANY_TO_HOST: &str = "a machine with too many connections to the host";
 const TOO_MANY_TO_NAMES: &str = "a machine with too many TCP connections to the name server";
+const TOO_MANY_NAMES: &str = "a machine with too many questions to the name server";
 /// Comments of the rules that limit connections of machines.
 pub const DROPPED_CONNECTIONS: [&str; 2] = [TOO_MANY_OUTSIDE, TOO_MANY_TO_HOST];
 /// Comments of the rules that limit questions to the name server.
-pub const DROPPED_NAMES: [&str; 1] = [TOO_MANY_TO_NAMES];
+pub const DROPPED_NAMES: [&str; 2] = [TOO_MANY_NAMES, TOO_MANY_TO_NAMES];
 
 /// Builds the table for an uplink network and the operator's settings.
 #[must_use]
@@ -132,16 +143,7 @@ pub fn table(network: &UplinkNetwork, settings: &Settings) -> Table {
     Table {
         family: Family::Inet,
         name: TABLE,
-        sets: [
-            (OUTSIDE_CONNECTIONS, GROUPS),
-            (HOST_CONNECTIONS, GROUPS),
-            (NAME_CONNECTIONS, 1),
-        ]
-        .map(|(name, groups)| Set {
-            name,
-            elements: Elements::AddedAddresses(SET_SIZE * groups),
-        })
-        .into(),
+        sets: sets(),
         chains: vec![
             chain(
                 Hook::Prerouting,
@@ -164,6 +166,22 @@ pub fn table(network: &UplinkNetwork, settings: &Settings) -> Table {
             ),
         ],
     }
+}
+
+fn sets() -> Vec<Set> {
+    let connections = |name, groups| Set {
+        name,
+        elements: Elements::AddedAddresses(SET_SIZE * groups),
+    };
+    vec![
+        connections(OUTSIDE_CONNECTIONS, GROUPS),
+        connections(HOST_CONNECTIONS, GROUPS),
+        connections(NAME_CONNECTIONS, 1),
+        Set {
+            name: NAMES,
+            elements: Elements::Learned(&[KeyPart::Address], SET_SIZE),
+        },
+    ]
 }
 
 fn chain(hook: Hook, kind: Kind, priority: Priority, rules: Vec<Rule>) -> Chain {
@@ -255,6 +273,20 @@ impl Rules<'_> {
             )
             .comment("not from a machine"),
             Rule::new(vec![Match::Ipv4(CompareOp::NotEqual)], Verdict::Drop),
+            // All questions from one port are one connection.
+            Rule::new(
+                vec![
+                    Match::Port(Transport::Udp, DNS),
+                    Match::RateOver {
+                        set: NAMES,
+                        key: &[Field::Source],
+                        limit: NAME_RATE,
+                    },
+                ],
+                Verdict::Drop,
+            )
+            .counted()
+            .comment(TOO_MANY_NAMES),
             Rule::new(
                 vec![Match::State(vec![
                     ConnectionState::Established,
