@@ -114,6 +114,7 @@ pub async fn run(mut service: Service<Settings>) -> Result<(), NetdError> {
         if reload {
             netd.configure(service.reload().clone());
         }
+        netd.host.kernel.begin_step();
         netd.reconciler.step(&mut netd.host).await?;
         netd.publish(&mut service);
         if reload {

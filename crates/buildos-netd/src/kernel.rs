@@ -45,6 +45,8 @@ const GROUPS: i32 = libc::RTMGRP_LINK
 pub struct Rtnetlink {
     handle: Handle,
     monitor: Monitor,
+    /// Time by which the kernel must have answered all requests of the current step.
+    deadline: tokio::time::Instant,
     /// Netlink port of the requests. Notifications of their effects carry it.
     port: u32,
 }
@@ -67,8 +69,14 @@ impl Rtnetlink {
         Ok(Self {
             handle,
             monitor,
+            deadline: tokio::time::Instant::now() + TIMEOUT,
             port,
         })
+    }
+
+    /// Begins a step of the event loop, in which the kernel has [`TIMEOUT`] for all requests.
+    pub fn begin_step(&mut self) {
+        self.deadline = tokio::time::Instant::now() + TIMEOUT;
     }
 
     /// Waits for a change by another process or the kernel. Combines all changes since the
@@ -85,14 +93,24 @@ impl Rtnetlink {
     }
 
     async fn set(&self, operation: &str, message: LinkMessage) -> Result<(), KernelError> {
-        request(operation, self.handle.link().set(message).execute()).await
+        request(
+            self.deadline,
+            operation,
+            self.handle.link().set(message).execute(),
+        )
+        .await
     }
 
     /// Applies the bridge settings with RTM_NEWLINK: RTM_SETLINK ignores settings of the
     /// link kind.
     async fn set_bridge(&self, operation: &str, index: LinkIndex) -> Result<(), KernelError> {
         for message in build::bridge_settings(index) {
-            request(operation, self.handle.link().change(message).execute()).await?;
+            request(
+                self.deadline,
+                operation,
+                self.handle.link().change(message).execute(),
+            )
+            .await?;
         }
         Ok(())
     }
@@ -108,12 +126,22 @@ impl Kernel for Rtnetlink {
     async fn observe(&mut self) -> Result<Observed, KernelError> {
         let links = self.handle.link().get();
         let links = links.set_filter_mask(AddressFamily::Unspec, vec![LinkExtentMask::SkipStats]);
-        let links = request("list links", links.execute().try_collect::<Vec<_>>()).await?;
+        let links = request(
+            self.deadline,
+            "list links",
+            links.execute().try_collect::<Vec<_>>(),
+        )
+        .await?;
         let addresses = self.handle.address().get().execute();
-        let addresses = request("list addresses", addresses.try_collect::<Vec<_>>()).await?;
+        let addresses = request(
+            self.deadline,
+            "list addresses",
+            addresses.try_collect::<Vec<_>>(),
+        )
+        .await?;
         let routes = RouteMessageBuilder::<Ipv4Addr>::new().build();
         let routes = self.handle.route().get(routes).execute();
-        let routes = request("list routes", routes.try_collect::<Vec<_>>()).await?;
+        let routes = request(self.deadline, "list routes", routes.try_collect::<Vec<_>>()).await?;
         let now = self.now();
         let parsed = addresses.iter().filter_map(|m| parse::address(m, now));
         let (marked, others): (Vec<_>, Vec<_>) = parsed.partition(|(_, marked)| *marked);
@@ -140,7 +168,12 @@ impl Kernel for Rtnetlink {
         match op {
             Op::CreateBridge(name, mac) => {
                 let bridge = build::new_bridge(name, *mac);
-                request(&operation, self.handle.link().add(bridge).execute()).await
+                request(
+                    self.deadline,
+                    &operation,
+                    self.handle.link().add(bridge).execute(),
+                )
+                .await
             }
             Op::DisableIpv6AndArp(index) => sysctl(index, &sysctl::IPV6_AND_ARP_OFF),
             Op::DisableIpv6(index) => sysctl(index, &sysctl::IPV6_OFF),
@@ -172,20 +205,30 @@ impl Kernel for Rtnetlink {
                 let mut add = add.add(link, ip, address.net.prefix_len()).replace();
                 let attributes = build::lifetime_and_mark(address, self.now());
                 add.message_mut().attributes.extend(attributes);
-                request(&operation, add.execute()).await
+                request(self.deadline, &operation, add.execute()).await
             }
             Op::RemoveAddress(address) => {
                 let message = build::removal(address);
-                request(&operation, self.handle.address().del(message).execute()).await
+                request(
+                    self.deadline,
+                    &operation,
+                    self.handle.address().del(message).execute(),
+                )
+                .await
             }
             Op::AddRoute(route) => {
                 let add = self.handle.route().add(build::route(route));
                 // Without replacing: a route of an administrator keeps its place.
-                request(&operation, add.execute()).await
+                request(self.deadline, &operation, add.execute()).await
             }
             Op::RemoveRoute(route) => {
                 let message = build::route(route);
-                request(&operation, self.handle.route().del(message).execute()).await
+                request(
+                    self.deadline,
+                    &operation,
+                    self.handle.route().del(message).execute(),
+                )
+                .await
             }
         }
     }
@@ -194,6 +237,7 @@ impl Kernel for Rtnetlink {
 /// Awaits the kernel's answer. An object that already exists, or is already gone, is not an
 /// error: the next observation shows the result.
 async fn request<T: Default>(
+    deadline: tokio::time::Instant,
     operation: &str,
     answer: impl Future<Output = Result<T, rtnetlink::Error>>,
 ) -> Result<T, KernelError> {
@@ -204,7 +248,7 @@ async fn request<T: Default>(
         -libc::EADDRNOTAVAIL,
     ];
     let operation = || operation.to_owned();
-    let answer = tokio::time::timeout(TIMEOUT, answer).await;
+    let answer = tokio::time::timeout_at(deadline, answer).await;
     match answer.map_err(|_| KernelError::Timeout {
         operation: operation(),
     })? {

@@ -3,9 +3,9 @@
 use std::io;
 use std::time::Duration;
 
-/// Limit for the kernel's answer to a request. The first bridge makes the kernel load a
-/// module, which takes seconds while a machine boots. The limit must stay below
-/// `WatchdogSec=` of the unit.
+/// Limit for the kernel's answers to all requests of a step of the event loop. The first
+/// bridge makes the kernel load a module, which takes seconds while a machine boots. The limit
+/// must stay below `WatchdogSec=` of the unit.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Reason why a request to the kernel failed.
