@@ -79,6 +79,37 @@ def test_container_on_br0_has_a_lease_and_answers(host: BootedHost) -> None:
     assert name in host.shell.output("ip -brief link show master br0")
 
 
+# A machine that asks for the host from many addresses that it does not have.
+NEIGHBOURS = """
+ip netns add neighbours
+ip link add neighbours0 type veth peer eth0 netns neighbours
+ip link set neighbours0 master br1 up
+ip netns exec neighbours sh -ec '
+    ip link set eth0 up
+    for n in $(seq 60); do
+        ip address add 172.23.77.$n/16 dev eth0
+        busybox arping -c 1 -w 1 -I eth0 -s 172.23.77.$n 172.23.0.1 >/dev/null &
+    done
+    wait'
+ip netns del neighbours
+"""
+
+
+def test_rules_for_ports_have_the_name_of_the_bridge(host: BootedHost) -> None:
+    # The kernel of the image has NFT_BRIDGE_META, that of the system lane has not.
+    table = host.shell.output("nft list table bridge buildos")
+    assert 'ibrname != "br1"' in table
+    assert 'obrname "br1"' in table
+    assert "other_ports" not in table
+
+
+def test_machine_does_not_fill_the_table_of_neighbours(host: BootedHost) -> None:
+    host.shell.output(NEIGHBOURS)
+    assert "172.23.77." not in host.shell.output("ip neigh show dev br1")
+    counted = 'grep -c "172.23.77" || true'
+    assert host.shell.output(f"nft list set bridge buildos addresses | {counted}").strip() == "0"
+
+
 def test_slices_limit_cpu_ram_and_processes_of_agents(host: BootedHost) -> None:
     def setting(group: str, name: str) -> str:
         return host.shell.output(f"cat /sys/fs/cgroup/{group}/{name}").strip()
