@@ -222,6 +222,17 @@ def test_hardware_address_moves_with_machine_to_new_port(online: Host) -> None:
     assert again.take_lease() == machine.address
 
 
+def test_released_address_is_closed(online: Host) -> None:
+    machine = _machine(online)
+    # udhcpc(8) releases its lease at this signal.
+    machine.run("timeout -s USR2 -k 1 5 udhcpc -i eth0 -s /bin/true -n -f", check=False)
+    online.wait_for(
+        lambda: machine.address not in online.read("/run/buildos/dnsmasq/leases"), "a release"
+    )
+    online.wait_for(lambda: machine.address not in _elements(online, "addresses"), "it is closed")
+    assert not machine.succeeds(f"ping -c 1 -W 1 {_HOST}")
+
+
 def test_static_address_needs_setting(host: Host, lan: Lan) -> None:
     host.configure("natd", "require_lease = false")
     lan.serve_dhcp()

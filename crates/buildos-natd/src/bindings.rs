@@ -33,7 +33,7 @@ use crate::firewall::port_policy::{ADDRESSES, HARDWARE_ADDRESSES, LEASE_MARGIN, 
 
 /// Age up to which an address can lack its line in the lease file: dnsmasq writes the
 /// file after it has sent the DHCPACK.
-const GRACE: Duration = Duration::from_secs(10);
+pub const GRACE: Duration = Duration::from_secs(10);
 
 /// The elements of the learned sets.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,6 +57,15 @@ pub struct Evidence {
     pub now_s: u64,
     /// `dhcp_lease_s`, for leases without an end.
     pub lease: Duration,
+}
+
+type Leases = Option<HashSet<(MacAddress, Ipv4Addr)>>;
+
+impl Evidence {
+    fn leases(&self) -> Leases {
+        let leases = self.leases.as_ref()?.iter();
+        Some(leases.map(|lease| (lease.mac, lease.address)).collect())
+    }
 }
 
 impl Bindings {
@@ -127,24 +136,21 @@ impl Bindings {
         .into()
     }
 
+    /// Returns true if an address without a lease is too young to be removed.
+    #[must_use]
+    pub fn is_pending(&self, evidence: &Evidence) -> bool {
+        let leases = evidence.leases();
+        let mut addresses = self.addresses.iter();
+        addresses.any(|element| is_young(element) && lacks_lease(element, &leases))
+    }
+
     /// Returns the corrections, without empty ones.
     #[must_use]
     pub fn plan(&self, evidence: &Evidence) -> Vec<ElementChange> {
         let is_gone =
             |element: &Element| port(element).is_none_or(|port| !evidence.ports.contains(&port));
-        let leases: Option<HashSet<(MacAddress, Ipv4Addr)>> = evidence.leases.as_ref().map(|l| {
-            let leases = l.iter().map(|lease| (lease.mac, lease.address));
-            leases.collect()
-        });
-        let has_ended = |element: &Element| {
-            let age = element.timeout_ms.saturating_sub(element.remaining_ms);
-            let old = u128::from(age) > GRACE.as_millis();
-            let lease = hardware_address(element).zip(address(element));
-            old && leases
-                .as_ref()
-                .zip(lease)
-                .is_some_and(|(l, lease)| !l.contains(&lease))
-        };
+        let leases = evidence.leases();
+        let has_ended = |element: &Element| !is_young(element) && lacks_lease(element, &leases);
         let (ended, kept): (Vec<_>, Vec<_>) = self
             .addresses
             .iter()
@@ -211,6 +217,17 @@ fn missing(
         missing.2.push(element(&[&mac, &[0; 2], &address, &port]));
     }
     missing
+}
+
+fn is_young(element: &Element) -> bool {
+    let age = element.timeout_ms.saturating_sub(element.remaining_ms);
+    u128::from(age) <= GRACE.as_millis()
+}
+
+fn lacks_lease(element: &Element, leases: &Leases) -> bool {
+    let lease = hardware_address(element).zip(address(element));
+    let found = leases.as_ref().zip(lease);
+    found.is_some_and(|(leases, lease)| !leases.contains(&lease))
 }
 
 async fn learned(set: &str) -> Result<Vec<Element>, FirewallError> {

@@ -1,8 +1,8 @@
 //! Observes the host, applies the difference from the desired state and judges the result.
 //!
-//! Order: the table, forwarding, limits, bridge settings, dnsmasq's files, the probe. In
-//! this order packets are forwarded only after the table is installed, and the probe tests
-//! the complete setup.
+//! Order: the tables, forwarding, limits, bridge settings, dnsmasq's files, the probe, the
+//! learned sets. In this order packets are forwarded only after the tables are installed,
+//! and the probe tests the complete setup.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -19,12 +19,15 @@ use tokio::time::{Instant, timeout};
 use zbus::Connection;
 
 use crate::audit::{self, Finding};
-use crate::bindings::{Bindings, Evidence};
+use crate::bindings::{Bindings, Evidence, GRACE};
 use crate::bridge::{self, Links};
 use crate::dbus::Published;
 use crate::desired::Desired;
 use crate::dnsmasq::observe::{self, Dnsmasq};
-use crate::dnsmasq::{config, leases, paths::LEASES};
+use crate::dnsmasq::{
+    config, leases,
+    paths::{LEASES, PID},
+};
 use crate::firewall::bytecode::{ElementChange, ForeignTable, KernelTable};
 use crate::firewall::client::{self, Install};
 use crate::firewall::error::FirewallError;
@@ -54,6 +57,8 @@ const NOTIFICATION_DELAY: Duration = Duration::from_millis(10);
 const LEASES_DELAY: Duration = Duration::from_secs(1);
 /// Limit of the lease file, bytes: 65,536 leases with the longest names and identifiers.
 const LEASES_LIMIT: usize = 64 << 20;
+/// Limit of the PID file, bytes.
+const PID_LIMIT: usize = 64;
 /// Limit of the report of a probe, bytes.
 const REPORT_LIMIT: usize = 64 << 10;
 
@@ -71,8 +76,12 @@ pub struct Reconciler {
     probes: ProbeScheduler,
     /// The tables that natd last read back, in the order of [`Desired::tables`].
     installed: Option<[KernelTable; 2]>,
+    /// Last content of dnsmasq's PID file.
+    dnsmasq_pid: Option<Vec<u8>>,
     /// The learned sets, as last read.
     bindings: Option<Bindings>,
+    /// Time of the next check of an address without a lease.
+    bindings_due: Option<Instant>,
     /// How rules recognise ports of br1 with this kernel.
     dispatch: Dispatch,
     /// The process that changed the ruleset since the last reconciliation.
@@ -101,7 +110,9 @@ impl Reconciler {
             network: Err(String::new()),
             probes: ProbeScheduler::resume(request, report, now),
             installed: None,
+            dnsmasq_pid: None,
             bindings: None,
+            bindings_due: None,
             dispatch: Dispatch::Bridge,
             last_writer: None,
             foreign: Vec::new(),
@@ -213,7 +224,8 @@ impl Reconciler {
             RETRY_INTERVAL
         };
         let next = Instant::now() + interval;
-        self.next_check = self.probes.due().map_or(next, |due| due.min(next));
+        let due = [self.probes.due(), self.bindings_due.take()];
+        self.next_check = due.into_iter().flatten().fold(next, Instant::min);
     }
 
     async fn apply(
@@ -222,14 +234,6 @@ impl Reconciler {
         table: Result<(), TableError>,
         links: &Links,
     ) -> Observed {
-        if table.is_ok() {
-            if let Err(error) = self.apply_bindings(&desired.network).await {
-                tracing::warn!(
-                    "cannot follow the leases of machines: {}",
-                    text::chain(&error)
-                );
-            }
-        }
         let forwarding = match posture(&table) {
             Some(Posture::Open) => self.open(&desired.network),
             Some(Posture::Closed) => self.close(&desired.network),
@@ -247,6 +251,7 @@ impl Reconciler {
                 Ok(false)
             }
         };
+        let installed = table.is_ok();
         let mut observed = Observed {
             table: table.map_err(|error| text::chain(&error)),
             forwarding,
@@ -258,6 +263,14 @@ impl Reconciler {
         };
         let possible = observed.can_be_probed(&desired.network);
         observed.probe = self.probe(desired, possible).await;
+        if installed {
+            if let Err(error) = self.apply_bindings(&desired.network).await {
+                tracing::warn!(
+                    "cannot follow the leases of machines: {}",
+                    text::chain(&error)
+                );
+            }
+        }
         observed
     }
 
@@ -361,6 +374,9 @@ impl Reconciler {
                 .map_or(0, |now| now.as_secs()),
             lease: config::lease_time(network.private_network, self.settings.lease),
         };
+        self.bindings_due = bindings
+            .is_pending(&evidence)
+            .then(|| Instant::now() + GRACE);
         let changes = bindings.plan(&evidence);
         if changes.is_empty() {
             self.bindings = Some(bindings);
@@ -501,7 +517,12 @@ impl Reconciler {
             .map_err(|error| text::chain(&error))?;
         let dnsmasq = observe::observe(&self.root, &self.connection, &desired.dnsmasq).await;
         let last = self.observed.as_ref().map(|last| &last.dnsmasq);
-        if dnsmasq == Dnsmasq::Starting && last != Some(&Ok(Dnsmasq::Starting)) {
+        let starts = dnsmasq == Dnsmasq::Starting && last != Some(&Ok(Dnsmasq::Starting));
+        // dnsmasq can start again between two observations.
+        let pid = file::read_bounded(&self.root.join(PID), PID_LIMIT).ok();
+        let restarted = pid.is_some() && self.dnsmasq_pid.is_some() && pid != self.dnsmasq_pid;
+        self.dnsmasq_pid = pid.or(self.dnsmasq_pid.take());
+        if starts || restarted {
             // The last result is that of the previous dnsmasq.
             self.probes.hold();
         }

@@ -95,6 +95,8 @@ fn address_goes_with_its_lease() {
 fn new_address_does_not_need_a_line_in_the_lease_file() {
     let new = bindings(&[(A, IP_A, 4, HOUR_MS - 9_000)]);
     assert_eq!(new.plan(&evidence(&[4], &[])), []);
+    assert!(new.is_pending(&evidence(&[4], &[])));
+    assert!(!new.is_pending(&evidence(&[4], &[(A, IP_A)])));
     let old = bindings(&[(A, IP_A, 4, 1)]);
     let unreadable = Evidence {
         leases: None,
