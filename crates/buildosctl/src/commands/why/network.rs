@@ -101,10 +101,11 @@ pub(super) fn lease(host: &Host) -> StepResult {
             false => "",
         };
         let (address, server) = (&network.address, &lease.server);
-        let claims: String = claims(&network.reason)
-            .map(|part| format!("; {part}"))
+        let lease = format!("{address} from {server}, {end}{rest}");
+        let parts: Vec<&str> = std::iter::once(lease.as_str())
+            .chain(claims(&network.reason))
             .collect();
-        let text = format!("{address} from {server}, {end}{rest}{claims}");
+        let text = parts.join("; ");
         if network.gateway_reachability != Reachability::Unreachable.as_str() {
             return StepResult::Passed(text);
         }
