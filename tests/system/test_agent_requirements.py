@@ -78,6 +78,21 @@ def test_credentials_reach_agent_only(host: Host, lan: Lan, url: str) -> None:
     assert not host.succeeds([*unprivileged, "cat", key])
 
 
+def test_missing_tool_is_named(host: Host, lan: Lan, url: str) -> None:
+    tools = 'bbot_tools = ["/usr/bin/curl", "/opt/a", "/opt/b"]\n'
+    host.configure("agentd", tools + bbot(url))
+    host.start([lan])
+    reason = "/opt/a, /opt/b, which it calls, are not installed"
+    host.wait_for(lambda: needs(host) == {"tools": reason}, "only the tools are missing")
+    why = host.run("buildosctl why", check=False)
+    assert reason in why and "Install buildos-bbot-runtime" in why
+    host.run("touch /opt/a /opt/b; chmod +x /opt/a")
+    reason = "/opt/b, which it calls, is not installed"
+    host.wait_for(lambda: needs(host) == {"tools": reason}, "one tool is not executable")
+    host.run("chmod +x /opt/b")
+    wait_until_runs(host)
+
+
 def test_encrypted_credential_is_decrypted_for_agent(host: Host, lan: Lan, url: str) -> None:
     script = """#!/bin/bash
     cat "$CREDENTIALS_DIRECTORY/token" "$CREDENTIALS_DIRECTORY/key" >/build/secrets

@@ -183,9 +183,9 @@ impl Agent {
         self.instance.reason()
     }
 
-    /// Requirements that are not met: a name (`configuration`, `program`, `credentials`,
-    /// `kvm`, `memory`, `network`, `hostname`, `private-network`, `clock`) and a line for
-    /// operators.
+    /// Requirements that are not met: a name (`configuration`, `program`, `tools`,
+    /// `credentials`, `kvm`, `memory`, `network`, `hostname`, `private-network`, `clock`) and a
+    /// line for operators.
     #[zbus(property)]
     fn needs(&self) -> Vec<(String, String)> {
         let unmet = self.instance.unmet().iter();

@@ -9,6 +9,7 @@ use buildos_service::config::Schema;
 use crate::agent::bbot_option::{OptionName, OptionNames, Setting};
 use crate::agent::controller::Controllers;
 use crate::agent::drain::Budgets;
+use crate::agent::exec::Program;
 use crate::agent::id::{Id, Name};
 use crate::agent::settings::AgentSettings;
 
@@ -23,6 +24,10 @@ pub struct Settings {
     pub budgets: Budgets,
     /// Time that agents wait for a synchronised clock once the host is online.
     pub clock_deadline: Duration,
+    /// Programs that each bbot calls.
+    pub bbot_tools: Vec<Program>,
+    /// Programs that each bslave calls.
+    pub bslave_tools: Vec<Program>,
     /// RAM that agents leave to the operating system, MiB; default: see
     /// [`Hardware::reserve`](crate::resources::hardware::Hardware::reserve).
     pub memory_reserve: Option<u64>,
@@ -36,12 +41,23 @@ impl Default for Settings {
             budgets: Budgets::default(),
             // systemd-timesyncd waits 5 s for a server, and tries four of them.
             clock_deadline: Duration::from_secs(30),
+            bbot_tools: Program::bbot_tools(),
+            bslave_tools: Vec::new(),
             memory_reserve: None,
         }
     }
 }
 
 impl Settings {
+    /// Returns the programs that agents of a kind call.
+    #[must_use]
+    pub fn tools(&self, kind: Kind) -> &[Program] {
+        match kind {
+            Kind::Bbot => &self.bbot_tools,
+            Kind::Bslave => &self.bslave_tools,
+        }
+    }
+
     fn agent(&mut self, kind: Kind, name: Name) -> &mut AgentSettings {
         self.agents
             .entry(Id { kind, name })
@@ -138,6 +154,16 @@ pub fn schema() -> Schema<Settings> {
             "clock_deadline_s",
             "Seconds that agents wait for a synchronised clock once the host is online.",
             |s: &mut Settings, seconds: u32| s.clock_deadline = Duration::from_secs(seconds.into()),
+        )
+        .key(
+            "bbot_tools",
+            "List of programs that bbots call, for which they wait.",
+            |s: &mut Settings, tools| s.bbot_tools = tools,
+        )
+        .key(
+            "bslave_tools",
+            "List of programs that bslaves call, for which they wait.",
+            |s: &mut Settings, tools| s.bslave_tools = tools,
         )
         .key(
             "memory_reserve_mib",

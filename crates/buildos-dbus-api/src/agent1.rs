@@ -38,6 +38,8 @@ string_enum! {
         Configuration = "configuration",
         /// The program, installed and executable.
         Program = "program",
+        /// The programs that the agent calls.
+        Tools = "tools",
         /// The credentials of the agent.
         Credentials = "credentials",
         /// `/dev/kvm`, unless it is waived.

@@ -44,6 +44,24 @@ impl Program {
         Self("/usr/bin/bbot-agent".to_owned())
     }
 
+    /// Returns the programs that bbot-agent calls: the dependencies of buildos-bbot-runtime.
+    #[must_use]
+    pub fn bbot_tools() -> Vec<Self> {
+        [
+            "/usr/bin/btrfs",
+            "/usr/bin/curl",
+            "/usr/bin/ip",
+            "/usr/bin/lz4",
+            "/usr/bin/openssl",
+            "/usr/bin/qemu-system-x86_64",
+            "/usr/bin/sudo",
+            "/usr/sbin/in.tftpd",
+            "/usr/sbin/iptables",
+        ]
+        .map(|path| Self(path.to_owned()))
+        .into()
+    }
+
     /// Returns `/usr/bin/bslave`, the path in the package of bslave.
     #[must_use]
     pub fn bslave() -> Self {
@@ -175,7 +193,9 @@ mod tests {
 
     #[test]
     fn default_programs_are_valid() {
-        for program in [Program::bbot_agent(), Program::bslave()] {
+        let mut programs = Program::bbot_tools();
+        programs.extend([Program::bbot_agent(), Program::bslave()]);
+        for program in programs {
             assert_eq!(program.0.parse(), Ok(program));
         }
     }

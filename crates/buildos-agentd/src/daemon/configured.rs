@@ -38,7 +38,12 @@ impl Configured {
             let resources = resources(id, settings, hardware);
             let command = Command::new(id, agent, &settings.options, resources);
             let configured = ConfiguredAgent {
-                requirements: Requirements::new(agent, &command, resources),
+                requirements: Requirements::new(
+                    agent,
+                    settings.tools(id.kind),
+                    &command,
+                    resources,
+                ),
                 drain_method: agent.drain,
                 dropin: command.as_ref().ok().map(dropin::text),
             };

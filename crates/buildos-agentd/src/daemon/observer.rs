@@ -28,7 +28,9 @@ impl Observer {
     /// Updates `host` with everything that the agents require.
     pub(super) fn observe(&mut self, host: &mut Host, agents: &Agents) {
         let root = Path::new("/");
-        let programs = agents.requirements().map(|r| r.program.clone());
+        let programs = agents
+            .requirements()
+            .flat_map(|r| r.tools.iter().chain([&r.program]).cloned());
         let credentials = agents
             .requirements()
             .flat_map(|r| r.credentials.iter().cloned());
@@ -54,7 +56,7 @@ impl Observer {
     pub(super) fn next_poll(&self, agents: &Agents) -> Option<Duration> {
         // The clock cannot become synchronised while the host has never been online.
         let clock = self.clock.is_running() && agents.any_awaits(&[Need::Clock]);
-        let files = agents.any_awaits(&[Need::Program, Need::Credentials, Need::Kvm]);
+        let files = agents.any_awaits(&[Need::Program, Need::Tools, Need::Credentials, Need::Kvm]);
         if clock && agents.any_awaits_only(Need::Clock) {
             Some(CLOCK_INTERVAL)
         } else {

@@ -23,6 +23,8 @@ pub struct Requirements {
     pub configuration: Option<CommandError>,
     /// Program that must be executable.
     pub program: Program,
+    /// Programs that it calls.
+    pub tools: Vec<Program>,
     /// Credentials that must exist.
     pub credentials: Vec<Credential>,
     /// True if it requires `/dev/kvm`.
@@ -38,6 +40,7 @@ impl Requirements {
     #[must_use]
     pub fn new(
         settings: &AgentSettings,
+        tools: &[Program],
         command: &Result<Command, CommandError>,
         resources: Resources,
     ) -> Self {
@@ -45,6 +48,7 @@ impl Requirements {
         Self {
             configuration: command.as_ref().err().cloned(),
             program: settings.program.clone(),
+            tools: tools.to_vec(),
             credentials: credentials.unwrap_or_default(),
             kvm: settings.kvm == Kvm::Required,
             memory: resources.ram_total(),
@@ -94,6 +98,7 @@ fn missing(need: Need, agent: &Requirements, host: &Host) -> Option<String> {
                 Some(format!("program {} is not installed", agent.program))
             }
         },
+        Need::Tools => missing_tools(&agent.tools, host),
         Need::Credentials => {
             let absent = |c: &&Credential| !host.credentials.get(c).is_some_and(|there| *there);
             let names: Vec<_> = agent
@@ -133,11 +138,29 @@ fn missing(need: Need, agent: &Requirements, host: &Host) -> Option<String> {
     }
 }
 
+fn missing_tools(tools: &[Program], host: &Host) -> Option<String> {
+    let missing = |tool: &&Program| host.programs.get(tool) != Some(&Presence::Executable);
+    let missing: Vec<_> = tools
+        .iter()
+        .filter(missing)
+        .map(ToString::to_string)
+        .collect();
+    match missing.as_slice() {
+        [] => None,
+        [tool] => Some(format!("{tool}, which it calls, is not installed")),
+        tools => Some(format!(
+            "{}, which it calls, are not installed",
+            tools.join(", ")
+        )),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::agent::bbot_option::OptionNames;
     use crate::agent::id::Id;
+    use buildos_dbus_api::agent1::Kind;
     use buildos_dbus_api::hostname1::Naming;
     use buildos_dbus_api::nat1::Nat;
     use buildos_dbus_api::network1::Network;
@@ -157,12 +180,23 @@ mod tests {
             tasks: NonZeroU32::MIN,
         };
         let command = Command::new(&id, &settings, &OptionNames::default(), resources);
-        Requirements::new(&settings, &command, resources)
+        let tools = ["/usr/bin/curl", "/usr/bin/lz4"].map(|path| path.parse().unwrap());
+        let tools = if id.kind == Kind::Bbot {
+            &tools[..]
+        } else {
+            &[]
+        };
+        Requirements::new(&settings, tools, &command, resources)
     }
 
     fn complete_host() -> Host {
-        let programs = ["/usr/bin/bbot-agent", "/usr/bin/bslave"]
-            .map(|path| (path.parse().unwrap(), Presence::Executable));
+        let programs = [
+            "/usr/bin/bbot-agent",
+            "/usr/bin/bslave",
+            "/usr/bin/curl",
+            "/usr/bin/lz4",
+        ]
+        .map(|path| (path.parse().unwrap(), Presence::Executable));
         Host {
             network: Some(Network {
                 online: true,
@@ -218,7 +252,9 @@ mod tests {
         for (need, host, reason) in [
             (
                 Need::Program,
-                without(|h| h.programs.clear()),
+                without(|h| {
+                    h.programs.remove(&"/usr/bin/bbot-agent".parse().unwrap());
+                }),
                 "program /usr/bin/bbot-agent is not installed",
             ),
             (
@@ -229,6 +265,13 @@ mod tests {
                     host
                 },
                 "program /usr/bin/bbot-agent is not executable",
+            ),
+            (
+                Need::Tools,
+                without(|h| {
+                    h.programs.remove(&"/usr/bin/lz4".parse().unwrap());
+                }),
+                "/usr/bin/lz4, which it calls, is not installed",
             ),
             (
                 Need::Kvm,
@@ -335,6 +378,7 @@ mod tests {
             missing(&waived, &empty_host),
             [
                 "program /usr/bin/bbot-agent is not installed",
+                "/usr/bin/curl, /usr/bin/lz4, which it calls, are not installed",
                 "buildos-netd is not running",
                 "buildos-hostnamed is not running"
             ]

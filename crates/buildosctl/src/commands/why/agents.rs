@@ -97,6 +97,9 @@ fn need_advice(key: &str) -> &'static str {
         Ok(Need::Program) => {
             "Install the program (image/build --package adds it to the image), or set `program`."
         }
+        Ok(Need::Tools) => {
+            "Install buildos-bbot-runtime, or list what the agent calls in bbot_tools, bslave_tools."
+        }
         Ok(Need::Credentials) => {
             "Provide the credential, for example in /etc/credstore, see systemd-creds(1)."
         }

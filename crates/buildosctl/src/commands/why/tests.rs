@@ -58,7 +58,7 @@ fn shortage_is_a_note_on_ready_host() {
 }
 
 /// Faults: name, change to the host, failed step, and parts of answer and advice.
-const FAULTS: [(&str, Change, Step, &str, &str); 29] = [
+const FAULTS: [(&str, Change, Step, &str, &str); 30] = [
     (
         "silent daemon",
         |host| {
@@ -253,6 +253,16 @@ const FAULTS: [(&str, Change, Step, &str, &str); 29] = [
         Step::Needs,
         "is not installed",
         "Install the program",
+    ),
+    (
+        "tools",
+        |host| {
+            let reason = "/usr/bin/curl, which it calls, is not installed";
+            host.agents = vec![waiting("tools", reason)]
+        },
+        Step::Needs,
+        "/usr/bin/curl",
+        "buildos-bbot-runtime",
     ),
     (
         "credentials",
