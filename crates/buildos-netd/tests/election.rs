@@ -339,6 +339,8 @@ fn lease_is_kept_while_other_offers_are_not_better() {
     world.pass(HEAD_START);
     let port = world.port();
     assert!(port.is_some());
+    let rank = world.election.rank().unwrap();
+    assert_eq!(rank.to_string(), "no default route");
     world
         .servers
         .insert(other(port.unwrap()), Server::LinkLocal);

@@ -157,8 +157,10 @@ impl Election {
         Rank::best(self.is_booted_from(contender))
     }
 
+    /// Returns true if the machine booted from the NIC, or from an unknown one.
     fn is_booted_from(&self, contender: &Contender) -> bool {
-        self.rules.bootif == Some(contender.candidate.mac)
+        let bootif = self.rules.bootif;
+        bootif.is_none_or(|mac| mac == contender.candidate.mac)
     }
 
     /// Returns true if the NIC is not the port of br0 and could bring a better lease.
@@ -170,9 +172,9 @@ impl Election {
     /// Returns true if an offer replaces a lease. The NIC that the machine booted from has
     /// precedence for a while only, so that a late cable does not change a network that works.
     fn beats(&self, offer: Rank, lease: Rank) -> bool {
-        match self.bootif_until {
-            Some(_) => offer > lease,
-            None => offer.without_preference() > lease,
+        match self.rules.bootif.is_some() && self.bootif_until.is_none() {
+            true => offer.without_preference() > lease,
+            false => offer > lease,
         }
     }
 }
