@@ -23,6 +23,7 @@ _PACKAGES = [
     "libnftnl11",
     "libnss-myhostname",
     "nftables",
+    "openssl",
     "procps",
     "qemu-system-x86",
     "sudo",

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import subprocess
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from agents import BBOT, BSLAVE, LEAKED, bbot, bslave, messages, state, wait_until_runs
 from host import Host
 from roots import KERNEL
+from simlan.agent_keys import fingerprint
 from simlan.errors import CommandFailed
 from simlan.lan import Lan
 
@@ -90,6 +93,58 @@ def test_task_is_built_on_br1(host: Host, lan: Lan) -> None:
     host.wait_for(lambda: not leftovers(host), "the task has left nothing")
     assert messages(host, LEAKED) == []
     assert host.failed_units() == []
+
+
+def make_key(directory: Path) -> str:
+    """Makes an RSA key, with its public key in `directory`; returns the private key."""
+    key = subprocess.check_output(["openssl", "genrsa", "2048"], text=True)
+    public = ["openssl", "pkey", "-pubout", "-out", str(directory / "agent.pem")]
+    subprocess.run(public, input=key, text=True, check=True)
+    return key
+
+
+AUTH_KEY = 'auth_key = "bbot-key:/etc/bbot/key"'
+
+
+def test_agent_with_key_signs_result_and_uploads(host: Host, lan: Lan, tmp_path: Path) -> None:
+    web = serve_sources(lan, hello=HELLO)
+    host.file("/etc/bbot/key", make_key(tmp_path))
+    url = lan.start_controller(tmp_path)
+    lan.script_controller(
+        all={"tasks": 1, "source": f"{web}hello.c", "upload": {"archive": 0, "tiny": 1}}
+    )
+    start_site(host, lan, bbot(url, POLL_OFTEN, AUTH_KEY))
+    (result,) = wait_for_results(host, lan, 1)
+    assert result["status"] == "success"
+    # The operator compares it with the keys of the controller.
+    assert f"key: {fingerprint(tmp_path / 'agent.pem')}\n" in host.run("buildosctl agents")
+    assert [entry["error"] for entry in lan.results()] == [None]
+    requests = lan.json_log("controller.jsonl")
+    uploads = [(r["path"], r["status"], r["error"]) for r in requests if "?upload=" in r["path"]]
+    assert uploads == [
+        ("/?upload=archive", 200, None),
+        ("/?upload=tiny", 413, "more than 1 bytes"),
+    ]
+
+
+def test_agent_with_unknown_key_gets_no_task(host: Host, lan: Lan, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    make_key(tmp_path)
+    host.file("/etc/bbot/key", make_key(tmp_path / "other"))
+    url = lan.start_controller(tmp_path)
+    lan.script_controller(all={"tasks": 1})
+    start_site(host, lan, bbot(url, POLL_OFTEN, AUTH_KEY))
+    host.wait_for(lambda: len(lan.task_requests()) >= 3, "the agent polls")
+    assert {entry["status"] for entry in lan.task_requests()} == {200}
+    assert {entry["session"] for entry in lan.task_requests()} == {None}
+
+
+def test_agent_without_key_is_unauthorized(host: Host, lan: Lan, tmp_path: Path) -> None:
+    make_key(tmp_path)
+    url = lan.start_controller(tmp_path)
+    start_site(host, lan, bbot(url, POLL_OFTEN))
+    host.wait_for(lambda: lan.task_requests(), "the agent polls")
+    assert lan.task_requests()[0]["status"] == 401
 
 
 # Prints the version of the kernel.
