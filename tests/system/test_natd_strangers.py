@@ -171,6 +171,9 @@ def test_kernel_limits_are_restored(online: Host) -> None:
 def test_table_of_another_owner_closes_forwarding(online: Host, lan: Lan) -> None:
     machine = _machine(online)
     assert machine.succeeds(f"ping -c 1 -W 5 {lan.address}")
+    online.run("systemd-run --unit=secret busybox httpd -f -p 8001 -h /usr/lib")
+    fetch = "curl --silent --max-time 2 http://172.23.0.1:8001/os-release"
+    online.wait_for(lambda: online.succeeds(fetch), "the closed port answers the host")
     # nft owns the table until it ends.
     own = "delete table inet buildos; add table inet buildos { flags owner; }"
     online.run(
@@ -187,6 +190,11 @@ def test_table_of_another_owner_closes_forwarding(online: Host, lan: Lan) -> Non
     assert len(messages(online, CLOSED)) == 1
     assert not machine.succeeds(f"ping -c 1 -W 1 {lan.address}")
     assert not online.bus_property("nat1", "Ready")
+    online.wait_for(lambda: not machine.succeeds(fetch), "the port is closed")
+    # What the host offers stays.
+    assert machine.succeeds("getent ahostsv4 gateway.lan.example")
     online.systemctl("stop", "owner.service")
     wait_until_ready(online)
+    assert not machine.succeeds(fetch)
+    assert "buildos_closed" not in online.run("nft list tables")
     assert machine.succeeds(f"ping -c 1 -W 5 {lan.address}")

@@ -9,10 +9,13 @@
 //! Without the table, machines would reach other networks with private and forged
 //! addresses.
 //!
+//! While the posture is closed, a smaller table keeps the ports of the host closed
+//! ([`crate::firewall::policy::closed_table`]).
+//!
 //! # Limits
 //!
-//! While the posture is closed, machines reach every port of the host that other tables
-//! do not close.
+//! If the kernel refuses that table too, machines reach every port of the host that other
+//! tables do not close. The status says so.
 
 use crate::firewall::error::FirewallError;
 

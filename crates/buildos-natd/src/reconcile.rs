@@ -33,7 +33,7 @@ use crate::firewall::client::{self, Install};
 use crate::firewall::error::FirewallError;
 use crate::firewall::model::Family;
 use crate::firewall::monitor::{Commit, RulesetMonitor, Writer};
-use crate::firewall::policy::TABLE;
+use crate::firewall::policy::{self, TABLE};
 use crate::firewall::port_policy::Dispatch;
 use crate::limits;
 use crate::messages;
@@ -234,14 +234,20 @@ impl Reconciler {
         table: Result<(), TableError>,
         links: &Links,
     ) -> Observed {
-        let forwarding = match posture(&table) {
+        let posture = posture(&table);
+        let mut forwarding = match posture {
             Some(Posture::Open) => self.open(&desired.network),
             Some(Posture::Closed) => self.close(&desired.network),
             None => Forwarding::Held,
         };
         let limits = self.apply_limits(&desired.network).await;
         let bridge = match client::foreign_tables(TABLE).await {
-            Ok(foreign_tables) => {
+            Ok(mut foreign_tables) => {
+                let closed = foreign_tables.iter().position(is_closed_table);
+                let closed = closed.map(|at| foreign_tables.remove(at));
+                if let Err(error) = self.apply_closed_table(desired, posture, closed).await {
+                    forwarding = Forwarding::Exposed(text::chain(&error));
+                }
                 self.audit(&foreign_tables, &desired.network);
                 self.apply_bridge(desired, &foreign_tables, links).await
             }
@@ -385,6 +391,41 @@ impl Reconciler {
         client::change_elements(Family::Bridge, TABLE, &changes).await?;
         self.bindings = Some(Bindings::read().await?);
         Ok(())
+    }
+
+    /// Installs the table that closes the host while the desired table is missing, and
+    /// removes it afterwards.
+    async fn apply_closed_table(
+        &self,
+        desired: &Desired,
+        posture: Option<Posture>,
+        installed: Option<ForeignTable>,
+    ) -> Result<(), FirewallError> {
+        let installed = installed.map(|found| found.table);
+        match posture {
+            Some(Posture::Closed) => {
+                let table = policy::closed_table(&desired.network, &self.settings);
+                let table = KernelTable::compile(&table);
+                if table.difference(installed.as_ref()).is_none() {
+                    return Ok(());
+                }
+                client::install(&[Install {
+                    family: Family::Inet,
+                    table: &table,
+                    installed: None,
+                    elements: &[],
+                }])
+                .await
+            }
+            Some(Posture::Open) if installed.is_some() => {
+                // The desired table closes the host, too.
+                if let Err(error) = client::remove(policy::CLOSED_TABLE).await {
+                    tracing::warn!("cannot remove a table: {}", text::chain(&error));
+                }
+                Ok(())
+            }
+            Some(Posture::Open) | None => Ok(()),
+        }
     }
 
     fn report_install(&self, desired: &Desired, change: &TableChange) {
@@ -599,6 +640,10 @@ async fn different_tables(desired: &Desired) -> Result<Vec<DifferentTable<'_>>, 
         }
     }
     Ok(different)
+}
+
+fn is_closed_table(found: &ForeignTable) -> bool {
+    found.family == Family::Inet.number() && found.table.name == policy::CLOSED_TABLE
 }
 
 /// Returns the reason for waiting. The error quotes what netd published, with escapes.

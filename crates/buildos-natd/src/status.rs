@@ -54,6 +54,8 @@ pub enum Forwarding {
     Held,
     /// Neither forwards, because the table is not the desired one.
     Closed,
+    /// Neither forwards, and machines reach all ports of the host, for this reason.
+    Exposed(String),
     /// Cannot be switched, for this reason.
     Failed(String),
 }
@@ -91,6 +93,10 @@ impl Status {
         if let Err(error) = &observed.table {
             return Self::degraded(match &observed.forwarding {
                 Forwarding::Closed => format!("no NAT, and nothing is forwarded: {error}"),
+                Forwarding::Exposed(failure) => format!(
+                    "no NAT, nothing is forwarded, and machines reach all ports of the host \
+                     ({failure}): {error}"
+                ),
                 Forwarding::Failed(failure) => {
                     format!("no NAT, and forwarding cannot be switched off ({failure}): {error}")
                 }
@@ -104,7 +110,7 @@ impl Status {
             Forwarding::NoBridge(name) => {
                 return Self::waiting(format!("waiting for bridge {name}"));
             }
-            Forwarding::Held | Forwarding::Closed => {
+            Forwarding::Held | Forwarding::Closed | Forwarding::Exposed(_) => {
                 return Self::degraded("no NAT: nothing is forwarded");
             }
             Forwarding::Failed(error) => {
@@ -250,6 +256,11 @@ mod tests {
             "no NAT: nf_tables refused table inet buildos",
         );
         for (forwarding, reason) in [
+            (
+                Forwarding::Exposed("EPERM".to_owned()),
+                "no NAT, nothing is forwarded, and machines reach all ports of the host (EPERM): \
+                 nf_tables refused table inet buildos",
+            ),
             (
                 Forwarding::Closed,
                 "no NAT, and nothing is forwarded: nf_tables refused table inet buildos",

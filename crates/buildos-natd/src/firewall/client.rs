@@ -21,6 +21,16 @@ const MAX_READS: usize = 8;
 /// Elements of a transaction, which has to fit into a socket's send buffer.
 const ELEMENTS_PER_TRANSACTION: usize = 1024;
 
+/// Removes a table of family `inet`, if it exists.
+///
+/// # Errors
+///
+/// [`FirewallError`]; the ruleset is unchanged then.
+pub async fn remove(name: &str) -> Result<(), FirewallError> {
+    let (batch, objects) = encode::removal(name);
+    commit(batch, &objects).await
+}
+
 /// A table to be installed.
 #[derive(Debug, Clone, Copy)]
 pub struct Install<'a> {

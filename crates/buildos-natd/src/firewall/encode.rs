@@ -46,6 +46,20 @@ pub(super) fn replacements(replacements: &[Replacement<'_>]) -> (Batch, Vec<Stri
     (transaction.batch, transaction.objects)
 }
 
+/// Returns the messages that remove a table of family `inet`.
+pub(super) fn removal(name: &str) -> (Batch, Vec<String>) {
+    let mut transaction = Transaction {
+        batch: Batch::new(),
+        objects: Vec::new(),
+    };
+    let table = Table::new(c_string(name), protocol(Family::Inet));
+    // Deleting a missing table fails.
+    for kind in [MsgType::Add, MsgType::Del] {
+        transaction.add(&table, kind, format!("table inet {name}"));
+    }
+    (transaction.batch, transaction.objects)
+}
+
 /// The messages of one transaction.
 struct Transaction {
     batch: Batch,

@@ -136,6 +136,44 @@ pub const DROPPED_CONNECTIONS: [&str; 2] = [TOO_MANY_OUTSIDE, TOO_MANY_TO_HOST];
 /// Comments of the rules that limit questions to the name server.
 pub const DROPPED_NAMES: [&str; 2] = [TOO_MANY_NAMES, TOO_MANY_TO_NAMES];
 
+/// Name of the table that keeps the host closed while [`TABLE`] cannot be installed.
+pub const CLOSED_TABLE: &str = "buildos_closed";
+
+/// Builds the table for the time without [`TABLE`]: machines reach what the host offers
+/// them, and nothing is forwarded. It has no limits, so that it needs few parts of the
+/// kernel.
+#[must_use]
+pub fn closed_table(network: &UplinkNetwork, settings: &Settings) -> Table {
+    let rules = Rules { network, settings };
+    let is_limit = |condition: &Match| {
+        matches!(
+            condition,
+            Match::ConnectionsOver { .. } | Match::RateOver { .. }
+        )
+    };
+    let mut input = rules.input();
+    input.retain(|rule| !rule.matches.iter().any(is_limit));
+    let forward = [
+        rules.between_machines(),
+        Rule::new(vec![rules.private_input()], Verdict::Drop),
+        Rule::new(vec![rules.private_output()], Verdict::Drop),
+    ];
+    Table {
+        family: Family::Inet,
+        name: CLOSED_TABLE,
+        sets: Vec::new(),
+        chains: vec![
+            chain(Hook::Input, Kind::Filter, Priority::Filter, input),
+            chain(
+                Hook::Forward,
+                Kind::Filter,
+                Priority::Filter,
+                forward.into(),
+            ),
+        ],
+    }
+}
+
 /// Builds the table for an uplink network and the operator's settings.
 #[must_use]
 pub fn table(network: &UplinkNetwork, settings: &Settings) -> Table {
