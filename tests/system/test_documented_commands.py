@@ -32,7 +32,7 @@ NOT_RUN = {
     r"^systemctl edit ": "starts an editor on a terminal",
     r"^buildosctl check$": "is the name of a command in a sentence",
     r"systemd-journal-upload$|^journalctl -D /var/log/journal/remote": "needs a farm's log server",
-    r"\bjq\b|^systemctl disable (NetworkManager|connman|dhcpcd)$": (
+    r"\bjq\b|^systemctl disable (--now tftpd-hpa|NetworkManager|connman|dhcpcd)$": (
         "the program is not on the hosts of the tests"
     ),
 }
