@@ -82,7 +82,9 @@ class Lan(Closing):
         self.add_bridge(BRIDGE, "address", MAC)
         # Kea serves no interface without carrier; this pair gives the bridge its own.
         self._ip("link add anchor type veth peer name chain")
-        self._ip("link set chain up")
+        # Without ARP: else the kernel answers for the LAN's address with the pair's MAC address,
+        # too, and servers ignore packets that arrive at it.
+        self._ip("link set chain arp off up")
         self._ip(f"link set anchor master {BRIDGE} up")
         self._set_up()
 
