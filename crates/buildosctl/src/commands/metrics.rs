@@ -89,28 +89,17 @@ fn network(host: &Host, out: &mut Page) {
         "gauge",
         "1 for the current state of the network, 0 for the others.",
     );
-    for state in State::ALL {
-        let is = network.state == state.as_str();
-        out.sample(
-            "buildos_network_state",
-            &[("state", state.as_str())],
-            is.into(),
-        );
-    }
+    let states = State::ALL.iter().map(|state| state.as_str());
+    out.states("buildos_network_state", &[], states, &network.state);
     if !network.gateway_reachability.is_empty() {
         out.family(
             "buildos_gateway_reachability",
             "gauge",
             "1 for what ARP shows of the gateway, 0 for the others.",
         );
-        for reachability in Reachability::ALL {
-            let is = network.gateway_reachability == reachability.as_str();
-            out.sample(
-                "buildos_gateway_reachability",
-                &[("state", reachability.as_str())],
-                is.into(),
-            );
-        }
+        let states = Reachability::ALL.iter().map(|state| state.as_str());
+        let current = &network.gateway_reachability;
+        out.states("buildos_gateway_reachability", &[], states, current);
     }
     out.family(
         "buildos_lease_provisional",
@@ -224,11 +213,9 @@ fn agents(host: &Host, out: &mut Page) {
         "1 for the current state of an agent, 0 for the others.",
     );
     for (agent, id) in each() {
-        for state in InstanceState::ALL {
-            let labels = [("agent", id.as_str()), ("state", state.as_str())];
-            let is = agent.instance.state == state.as_str();
-            out.sample("buildos_agent_state", &labels, is.into());
-        }
+        let states = InstanceState::ALL.iter().map(|state| state.as_str());
+        let current = &agent.instance.state;
+        out.states("buildos_agent_state", &[("agent", id)], states, current);
     }
     out.family(
         "buildos_agent_task_processes",
@@ -271,6 +258,21 @@ impl Page {
     fn family(&mut self, name: &str, kind: &str, help: &str) {
         // Writing to a String cannot fail.
         let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
+    }
+
+    /// Appends a sample of each state, with label `state`: 1 for the current one, 0 for the
+    /// others.
+    fn states<'a>(
+        &mut self,
+        name: &str,
+        labels: &[(&str, &str)],
+        all: impl Iterator<Item = &'a str>,
+        current: &str,
+    ) {
+        for state in all {
+            let labels = [labels, &[("state", state)]].concat();
+            self.sample(name, &labels, (state == current).into());
+        }
     }
 
     fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: u64) {
