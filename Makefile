@@ -1,6 +1,5 @@
 # Delegates to debian/build, image/build, image/boot and tests/.
 
-PYTEST = /usr/bin/python3 -m pytest
 # Without links to files of a running host: make would look for the files.
 IMAGE_FILES = $(shell find image -not -type d -not -xtype l -not -path '*/__pycache__/*' \
 	-not -path 'image/simlan/*')
@@ -34,13 +33,13 @@ check-fast: host-packages
 	tests/fast
 
 check-system: build/debs/.stamp
-	$(PYTEST) tests/system
+	tests/lane tests/system
 
 check-boot: build/demo/SHA256SUMS
-	$(PYTEST) tests/boot
+	tests/lane tests/boot
 
 check-boot-all: build/demo/SHA256SUMS
-	$(PYTEST) tests/boot --all
+	tests/lane tests/boot --all
 
 # The booted image has the stand-ins for agents and the shipped compression.
 measure: build/image/SHA256SUMS
