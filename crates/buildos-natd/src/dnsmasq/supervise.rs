@@ -343,7 +343,7 @@ while :; do sleep 0.05; done
         }
 
         async fn wait_for(&self, path: &str, part: &str) {
-            let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+            let deadline = tokio::time::Instant::now() + Duration::from_secs(120);
             while !self.read(path).contains(part) {
                 assert!(
                     tokio::time::Instant::now() < deadline,
