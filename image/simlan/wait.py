@@ -10,7 +10,7 @@ from .errors import CommandFailed, TimedOut
 
 T = TypeVar("T")
 
-DEADLINE = 30.0
+DEADLINE = 60.0
 """Default deadline, seconds. A boot of a host in namespaces takes two; a machine under
 load takes a multiple of that."""
 

@@ -21,7 +21,7 @@ use tokio::time::timeout;
 use zbus::fdo::PropertiesProxy;
 
 /// Limit of each wait. Every step takes milliseconds.
-const DEADLINE: Duration = Duration::from_secs(10);
+const DEADLINE: Duration = Duration::from_secs(60);
 
 fn id(text: &str) -> Id {
     text.parse().unwrap()

@@ -140,7 +140,7 @@ mod tests {
     use tempfile::TempDir;
     use tokio::time::timeout;
 
-    const DEADLINE: Duration = Duration::from_secs(10);
+    const DEADLINE: Duration = Duration::from_secs(60);
     const CONFIGURATION: &str = "run/buildos/dnsmasq/dnsmasq.conf";
     const PID: &str = "run/buildos/dnsmasq/dnsmasq.pid";
     const REPORT: &str = "run/buildos/probe/report.json";
