@@ -8,6 +8,9 @@ use buildos_dhcp::{Instant, Lease};
 use buildos_types::{LinkIndex, PrivateNetwork, Route};
 use ipnet::Ipv4Net;
 
+use crate::observed::{Link, Observed, PUBLIC_BRIDGE};
+use crate::settings::{Ipv6, Settings};
+use crate::uplink::candidate;
 use crate::uplink::election::Election;
 
 /// Shortest remaining lifetime with which netd applies a lease: the kernel counts
@@ -27,6 +30,14 @@ pub struct Desired {
     pub lease: Option<UplinkSpec>,
     /// Address and prefix of br1.
     pub private: Option<Ipv4Net>,
+    /// Configured MTU of br0 and of the NICs in `up`.
+    pub mtu: Option<u32>,
+    /// Smallest MTU of br0's ports that are not NICs. The kernel applies it to br0, too.
+    pub other_ports_mtu: Option<u32>,
+    /// Metric of the routes.
+    pub metric: u32,
+    /// br0 has IPv6.
+    pub ipv6: bool,
 }
 
 /// IPv4 configuration of br0, from a lease.
@@ -47,16 +58,21 @@ impl Desired {
     #[must_use]
     pub fn new(
         election: &Election,
-        nics: BTreeSet<LinkIndex>,
+        settings: &Settings,
+        observed: &Observed,
         private: Option<PrivateNetwork>,
         now: Instant,
     ) -> Self {
+        let nics = candidate::nics(observed, &settings.include);
+        let ports = observed.ports(PUBLIC_BRIDGE);
+        let other_ports = ports.filter(|port| !nics.contains(&port.index));
         let is_usable = |lease: &&Lease| {
             lease
                 .remaining(now)
                 .is_none_or(|left| left >= SHORTEST_LIFETIME)
         };
         Self {
+            other_ports_mtu: other_ports.map(|port| port.mtu).min(),
             nics,
             up: election
                 .contenders()
@@ -65,7 +81,19 @@ impl Desired {
             uplink: election.port().map(|port| port.candidate.index),
             lease: election.lease().filter(is_usable).map(UplinkSpec::from),
             private: private.map(PrivateNetwork::interface),
+            mtu: settings.mtu.map(u32::from),
+            metric: settings.route_metric,
+            ipv6: settings.ipv6 == Ipv6::Auto,
         }
+    }
+}
+
+impl Desired {
+    /// Returns the desired MTU of a NIC, if one is configured: at most what its driver accepts.
+    #[must_use]
+    pub fn nic_mtu(&self, nic: &Link) -> Option<u32> {
+        let limit = nic.max_mtu.unwrap_or(u32::MAX);
+        self.mtu.map(|mtu| mtu.min(limit))
     }
 }
 

@@ -44,6 +44,8 @@ pub struct Link {
     pub mac: Option<MacAddress>,
     /// Largest packet in bytes.
     pub mtu: u32,
+    /// Largest MTU that the driver accepts (`IFLA_MAX_MTU`), if there is a limit.
+    pub max_mtu: Option<u32>,
     /// Administratively up (`IFF_UP`).
     pub up: bool,
     /// Carrier (`IFF_LOWER_UP`); meaningless unless [`Link::up`].

@@ -4,7 +4,7 @@
 //!
 //! | order | operations | reason |
 //! |---|---|---|
-//! | 1 | NICs: IPv6 and ARP off, up | hardware takes seconds to find its carrier |
+//! | 1 | NICs: IPv6 and ARP off, MTU, up | hardware takes seconds to find its carrier; some loses it when the MTU changes |
 //! | 2 | bridges: create, settings, port, up | a former uplink leaves br0 before the new one joins |
 //! | 3 | routes, then addresses: remove | a route needs its source address |
 //! | 4 | addresses, then routes: add | same |
@@ -33,9 +33,6 @@ pub const PRIVATE_MAC: MacAddress = MacAddress([0x02, 0x62, 0x6f, 0x73, 0x00, 0x
 /// Hardware address of br0 until it has a port. udev replaces a random address of a new
 /// link at any time (systemd.link(5), `MACAddressPolicy=`), but not a fixed one.
 const PORTLESS_MAC: MacAddress = MacAddress([0x02, 0x62, 0x6f, 0x73, 0x00, 0x00]);
-
-/// Metric of netd's routes. Routes of an administrator normally have 0 and win.
-pub const METRIC: u32 = 1024;
 
 /// Largest difference between two lifetimes that count as equal. The kernel counts
 /// lifetimes in whole seconds.
@@ -120,6 +117,9 @@ fn prepare_nics(desired: &Desired, observed: &Observed, ops: &mut Vec<Op>) {
         if link.ipv6 == Some(true) || link.answers_arp {
             ops.push(Op::DisableIpv6AndArp(link.index));
         }
+        if let Some(mtu) = desired.nic_mtu(link).filter(|mtu| link.mtu != *mtu) {
+            ops.push(Op::SetMtu(link.index, mtu));
+        }
         if !link.up {
             ops.push(Op::SetUp(link.index));
         }
@@ -150,7 +150,8 @@ fn public_bridge(desired: &Desired, observed: &Observed, bridge: &Link, ops: &mu
     // The kernel derives the link-local address from the hardware address at the time when
     // br0 goes up, and keeps it. Therefore IPv6 is off until br0 has its port's address.
     let mut ipv6 = bridge.ipv6;
-    if ipv6 == Some(true) && (other_mac || (uplink.is_none() && !bridge.up)) {
+    let is_early = other_mac || (uplink.is_none() && !bridge.up);
+    if ipv6 == Some(true) && (is_early || !desired.ipv6) {
         ops.push(Op::DisableIpv6(bridge.index));
         ipv6 = Some(false);
     }
@@ -167,14 +168,21 @@ fn public_bridge(desired: &Desired, observed: &Observed, bridge: &Link, ops: &mu
             bridge: bridge.index,
         });
     }
-    let leased_mtu = desired.lease.as_ref().and_then(|lease| lease.mtu);
-    let mtu = leased_mtu.unwrap_or(uplink.mtu).min(uplink.mtu);
+    let mtu = public_mtu(desired, uplink);
     if bridge.mtu != mtu {
         ops.push(Op::SetMtu(bridge.index, mtu));
     }
-    if ipv6 == Some(false) && !observed.ipv6_disabled {
+    if ipv6 == Some(false) && desired.ipv6 && !observed.ipv6_disabled {
         ops.push(Op::EnableIpv6(bridge.index));
     }
+}
+
+/// Returns the MTU of br0. A bridge drops packets that are larger than the MTU of the port.
+fn public_mtu(desired: &Desired, uplink: &Link) -> u32 {
+    let leased = desired.lease.as_ref().and_then(|lease| lease.mtu);
+    let limits = [desired.mtu.or(leased), desired.other_ports_mtu];
+    let limits = limits.into_iter().flatten();
+    limits.chain([uplink.mtu]).min().unwrap_or(uplink.mtu)
 }
 
 /// Detaches NICs that are not the uplink. Two NICs on one network in a bridge without
@@ -238,7 +246,7 @@ fn routes(desired: &Desired, public: Option<&Link>) -> Vec<InstalledRoute> {
         if !routes.iter().any(is_duplicate) {
             routes.push(InstalledRoute {
                 link: bridge.index,
-                metric: METRIC,
+                metric: desired.metric,
                 route,
                 source: lease.net.addr(),
             });

@@ -459,8 +459,8 @@ impl Reconciler {
             );
         }
         self.private = private;
-        let nics = candidate::nics(&self.observed, &self.settings.include);
-        Desired::new(&self.election, nics, private, now)
+        let (settings, observed) = (&self.settings, &self.observed);
+        Desired::new(&self.election, settings, observed, private, now)
     }
 
     fn private_network_of_br1(&self) -> Option<PrivateNetwork> {

@@ -38,6 +38,12 @@ pub struct Settings {
     pub allow_servers: Vec<Ipv4Addr>,
     /// Networks in which no lease is accepted.
     pub deny_networks: Vec<Ipv4Net>,
+    /// MTU of br0 and of the NICs that can become the uplink; [`None`] for that of the lease.
+    pub mtu: Option<Mtu>,
+    /// Metric of the routes.
+    pub route_metric: u32,
+    /// IPv6 on br0.
+    pub ipv6: Ipv6,
     /// Option that carries the hostname.
     pub send_name: SendName,
     /// Identification of the host to servers.
@@ -85,6 +91,40 @@ pub enum OnlineRequires {
     DefaultRoute,
     /// A lease.
     Lease,
+}
+
+/// Largest packet in bytes that a link carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "u32")]
+pub struct Mtu(u32);
+
+impl TryFrom<u32> for Mtu {
+    type Error = String;
+
+    /// Accepts what every host must accept (RFC 791) up to the largest IPv4 packet.
+    fn try_from(bytes: u32) -> Result<Self, Self::Error> {
+        match bytes {
+            576..=65535 => Ok(Self(bytes)),
+            _ => Err(format!("{bytes} is not an MTU from 576 to 65535")),
+        }
+    }
+}
+
+impl From<Mtu> for u32 {
+    fn from(mtu: Mtu) -> Self {
+        mtu.0
+    }
+}
+
+/// IPv6 on br0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ipv6 {
+    /// By router advertisements, unless an administrator disabled IPv6 in the kernel.
+    #[default]
+    Auto,
+    /// None.
+    Off,
 }
 
 /// Option by which DHCP servers learn the hostname.
@@ -143,6 +183,10 @@ impl Default for Settings {
             detect_conflicts: true,
             allow_servers: Vec::new(),
             deny_networks: Vec::new(),
+            mtu: None,
+            // Routes of an administrator normally have 0 and win.
+            route_metric: 1024,
+            ipv6: Ipv6::default(),
             send_name: SendName::default(),
             identity: Identity::default(),
         }
@@ -211,6 +255,21 @@ pub fn schema() -> Schema<Settings> {
             "detect_conflicts",
             "Detect addresses in use by other hosts with ARP and decline them (true).",
             |s: &mut Settings, detect| s.detect_conflicts = detect,
+        )
+        .key(
+            "mtu",
+            "Largest packet in bytes, of br0 and of the NICs that can become the uplink (576 to 65535); without it that of the lease.",
+            |s: &mut Settings, mtu: Mtu| s.mtu = Some(mtu),
+        )
+        .key(
+            "route_metric",
+            "Metric of the IPv4 routes of br0 (1024); a smaller one has precedence.",
+            |s: &mut Settings, metric| s.route_metric = metric,
+        )
+        .key(
+            "ipv6",
+            "IPv6 on br0: \"auto\" (by router advertisements) or \"off\".",
+            |s: &mut Settings, ipv6| s.ipv6 = ipv6,
         )
         .key(
             "send_name",
@@ -324,6 +383,27 @@ mod tests {
             problems[0].contains("2 to 255 bytes in hexadecimal"),
             "{problems:?}"
         );
+    }
+
+    #[test]
+    fn command_line_sets_mtu_metric_and_ipv6() {
+        let (settings, problems) =
+            evaluated("buildos.netd.mtu=9000 buildos.netd.route_metric=100 buildos.netd.ipv6=off");
+        assert_eq!(problems, [""; 0]);
+        assert_eq!(settings.mtu.map(u32::from), Some(9000));
+        assert_eq!((settings.route_metric, settings.ipv6), (100, Ipv6::Off));
+        for (cmdline, error) in [
+            (
+                "buildos.netd.mtu=575",
+                "575 is not an MTU from 576 to 65535",
+            ),
+            ("buildos.netd.route_metric=-1", "u32"),
+            ("buildos.netd.ipv6=on", "`auto` or `off`"),
+        ] {
+            let (settings, problems) = evaluated(cmdline);
+            assert_eq!(settings, Settings::default());
+            assert!(problems[0].contains(error), "{problems:?}");
+        }
     }
 
     #[test]

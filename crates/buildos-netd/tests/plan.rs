@@ -13,7 +13,7 @@ use buildos_netd::kernel::fake::{self, FakeKernel};
 use buildos_netd::observed::{
     Address, BridgeSettings, InstalledRoute, Link, Observed, PRIVATE_BRIDGE, PUBLIC_BRIDGE,
 };
-use buildos_netd::plan::{METRIC, Op, plan};
+use buildos_netd::plan::{Op, plan};
 use buildos_netd::reconcile::Kernel as _;
 use buildos_types::{LinkIndex, Route};
 use ipnet::Ipv4Net;
@@ -21,6 +21,7 @@ use nics::{index, mac, nic};
 use proptest::prelude::*;
 
 const NOW: Instant = Duration::from_secs(1000);
+const METRIC: u32 = 1024;
 
 fn two_nics() -> FakeKernel {
     let mut kernel = FakeKernel::new(NOW);
@@ -57,6 +58,10 @@ fn desired(uplink: Option<u32>) -> Desired {
             mtu: None,
         }),
         private: Some(net("172.23.0.1/16")),
+        mtu: None,
+        other_ports_mtu: None,
+        metric: METRIC,
+        ipv6: true,
     }
 }
 
@@ -245,6 +250,63 @@ proptest! {
             prop_assert_eq!(leased.count(), usize::from(desired.lease.is_some()));
         }
     }
+}
+
+#[test]
+fn plan_sets_configured_mtu_on_nics_and_br0() {
+    let mut kernel = two_nics();
+    kernel.observed.links.get_mut(&index(3)).unwrap().max_mtu = Some(1500);
+    let mut desired = desired(Some(2));
+    desired.mtu = Some(9000);
+    // The key has precedence over the lease.
+    desired.lease.as_mut().unwrap().mtu = Some(1400);
+    let ops = plan(&desired, &kernel.observed);
+    let up = ops.iter().position(|op| *op == Op::SetUp(index(2)));
+    let mtu = ops.iter().position(|op| *op == Op::SetMtu(index(2), 9000));
+    assert!(mtu < up, "{ops:?}");
+    settle(&mut kernel, &desired);
+    let links = &kernel.observed.links;
+    let mtus = [index(2), index(3), br0(&kernel)].map(|index| links[&index].mtu);
+    assert_eq!(mtus, [9000, 1500, 9000]);
+}
+
+#[test]
+fn plan_leaves_mtu_of_br0_at_that_of_smaller_port() {
+    let mut kernel = two_nics();
+    settle(&mut kernel, &desired(Some(2)));
+    kernel.observed.links.get_mut(&br0(&kernel)).unwrap().mtu = 1400;
+    let desired = Desired {
+        other_ports_mtu: Some(1400),
+        ..desired(Some(2))
+    };
+    assert_eq!(plan(&desired, &kernel.observed), []);
+}
+
+#[test]
+fn plan_for_other_metric_replaces_routes() {
+    let mut kernel = two_nics();
+    settle(&mut kernel, &desired(Some(2)));
+    let desired = Desired {
+        metric: 100,
+        ..desired(Some(2))
+    };
+    let ops = settle(&mut kernel, &desired);
+    assert!(matches!(ops[..], [Op::RemoveRoute(_), Op::AddRoute(_)]));
+    assert_eq!(kernel.observed.routes[0].metric, 100);
+}
+
+#[test]
+fn plan_without_ipv6_disables_it_on_br0_and_keeps_it_off() {
+    let mut kernel = two_nics();
+    settle(&mut kernel, &desired(Some(2)));
+    let without = Desired {
+        ipv6: false,
+        ..desired(Some(2))
+    };
+    let ops = settle(&mut kernel, &without);
+    assert_eq!(ops, [Op::DisableIpv6(br0(&kernel))]);
+    let ops = settle(&mut kernel, &desired(Some(2)));
+    assert_eq!(ops, [Op::EnableIpv6(br0(&kernel))]);
 }
 
 #[test]

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use buildos_dhcp::Instant;
 use buildos_netd::kernel::fake;
-use buildos_netd::observed::{PRIVATE_BRIDGE, PUBLIC_BRIDGE};
+use buildos_netd::observed::{Link, PRIVATE_BRIDGE, PUBLIC_BRIDGE};
 use buildos_netd::plan::Op;
 use buildos_netd::reconcile::{Kernel as _, RETRY, Reconciler};
 use buildos_netd::settings::Settings;
@@ -201,6 +201,28 @@ fn link_with_name_of_bridge_is_reported_and_retried_with_backoff() {
     reconciler.kernel_changed(None);
     settle(&mut reconciler, &mut lan);
     assert!(reconciler.is_settled());
+}
+
+#[test]
+fn mtu_follows_smaller_port_of_other_program() {
+    let (mut reconciler, mut lan) = host();
+    start(&mut reconciler, &mut lan);
+    let br0 = lan.kernel.observed.bridge(PUBLIC_BRIDGE).unwrap().index;
+    let port = index(20);
+    lan.kernel.add_link(Link {
+        mtu: 1400,
+        controller: Some(br0),
+        kind: Some("veth".to_owned()),
+        device: false,
+        ..nic(port, "ve-slave")
+    });
+    reconciler.kernel_changed(None);
+    settle(&mut reconciler, &mut lan);
+    assert_eq!(lan.kernel.observed.links[&br0].mtu, 1400);
+    lan.kernel.observed.links.remove(&port);
+    reconciler.kernel_changed(None);
+    settle(&mut reconciler, &mut lan);
+    assert_eq!(lan.kernel.observed.links[&br0].mtu, 1500);
 }
 
 #[test]

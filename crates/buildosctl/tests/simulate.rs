@@ -47,7 +47,7 @@ fn descriptions() -> Vec<PathBuf> {
 }
 
 /// Final state and hostname of each description, which `BUILDOS_BLESS` does not change.
-const ENDS: [(&str, &str, Option<&str>); 15] = [
+const ENDS: [(&str, &str, Option<&str>); 16] = [
     ("three-nics", "online", Some("build-adbeefb8da")),
     ("no-server", "acquiring", None),
     ("slow-server", "online", Some("build-0000000001")),
@@ -63,6 +63,7 @@ const ENDS: [(&str, &str, Option<&str>); 15] = [
     ("no-default-route", "no-default-route", None),
     ("gateway-silent", "online", Some("build-0000000002")),
     ("moved", "online", Some("build-0000000001")),
+    ("settings", "online", Some("build-0000000001")),
 ];
 
 #[test]

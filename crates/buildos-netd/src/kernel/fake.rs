@@ -45,6 +45,7 @@ pub fn nic(index: LinkIndex, name: InterfaceName) -> Link {
         name,
         mac: None,
         mtu: 1500,
+        max_mtu: None,
         up: false,
         carrier: false,
         carrier_losses: 0,

@@ -32,6 +32,7 @@ pub(super) fn link(message: &LinkMessage) -> Option<Link> {
         name,
         mac: None,
         mtu: 0,
+        max_mtu: None,
         up: message.header.flags.contains(LinkFlags::Up),
         carrier: message.header.flags.contains(LinkFlags::LowerUp),
         controller: None,
@@ -51,6 +52,8 @@ pub(super) fn link(message: &LinkMessage) -> Option<Link> {
                 link.mac = <[u8; 6]>::try_from(bytes.as_slice()).ok().map(MacAddress);
             }
             LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+            // 0 is no limit.
+            LinkAttribute::MaxMtu(max) => link.max_mtu = Some(*max).filter(|max| *max > 0),
             LinkAttribute::CarrierDownCount(count) => link.carrier_losses = *count,
             LinkAttribute::ParentDevName(_) => link.device = true,
             LinkAttribute::Controller(index) => link.controller = LinkIndex::new(*index),

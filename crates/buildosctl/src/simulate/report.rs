@@ -126,6 +126,8 @@ struct RouteLine {
     device: String,
     /// Preferred source address
     source: String,
+    /// Metric; of two routes to a destination, the one with the smaller metric applies
+    metric: u32,
 }
 
 /// Host name at the end of a simulation
@@ -336,6 +338,7 @@ fn route(world: &World, installed: &InstalledRoute) -> RouteLine {
         gateway: route.gateway.map(|gateway| gateway.to_string()),
         device: device.map_or_else(String::new, |link| link.name.to_string()),
         source: installed.source.to_string(),
+        metric: installed.metric,
     }
 }
 
@@ -383,8 +386,13 @@ impl RouteLine {
         let via = gateway
             .map(|gateway| format!(" via {gateway}"))
             .unwrap_or_default();
+        let usual = self.metric == buildos_netd::settings::Settings::default().route_metric;
+        let metric = match usual {
+            true => String::new(),
+            false => format!(" metric {}", self.metric),
+        };
         format!(
-            "{}{via} dev {} src {}",
+            "{}{via} dev {} src {}{metric}",
             self.destination, self.device, self.source
         )
     }
