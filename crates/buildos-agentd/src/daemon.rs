@@ -36,13 +36,13 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use zbus::Connection;
 
-use self::agents::{Agent, Agents};
+use self::agents::{Agent, Agents, Suspension};
 use self::configured::Configured;
 use self::error::Error;
 use self::observer::Observer;
 use self::time::until;
 use self::units::Units;
-use crate::agent::drain::Budgets;
+use crate::agent::drain::{Budgets, Suspended};
 use crate::agent::id::Id;
 use crate::dbus::{MethodCall, Publisher};
 use crate::lifecycle::instance::Event;
@@ -130,6 +130,9 @@ struct Daemon {
     /// Agents with `enabled = false`.
     disabled: Vec<Id>,
     budgets: Budgets,
+    suspension: Suspension,
+    /// Time of the last observation of machines.
+    machines_observed: Instant,
     /// Present until READY=1 of the first start.
     ready_delay: Option<ReadyDelay>,
     trim_at: Option<Instant>,
@@ -166,6 +169,11 @@ async fn start(service: &Service<Settings>) -> Result<(Daemon, Inputs), Error> {
         agents: Agents::default(),
         disabled: Vec::new(),
         budgets: Budgets::default(),
+        suspension: Suspension {
+            policy: Suspended::Leave,
+            after: Duration::MAX,
+        },
+        machines_observed: Instant::now(),
         ready_delay: None,
         trim_at: None,
     };
@@ -183,6 +191,10 @@ impl Daemon {
         let valid = service.problems().is_empty();
         let configured = Configured::new(settings, valid, self.hardware);
         self.budgets = settings.budgets;
+        self.suspension = Suspension {
+            policy: settings.suspended,
+            after: settings.suspended_after,
+        };
         self.observer.clock_deadline = settings.clock_deadline;
         self.host.memory = configured.memory;
         self.units.apply(&configured).await?;
@@ -204,11 +216,13 @@ impl Daemon {
             if let Some(agent) = self.agents.get_mut(&id) {
                 agent.requirements = new.requirements;
                 agent.drain_method = new.drain_method;
+                agent.interactive = new.interactive;
                 continue;
             }
             let agent = Agent::new(
                 new.requirements,
                 new.drain_method,
+                new.interactive,
                 remembered.remove(&id).unwrap_or_default(),
                 &self.host,
                 self.units.supervise(&id),
@@ -274,6 +288,7 @@ impl Daemon {
     async fn settle(&mut self, service: &mut Service<Settings>) -> Result<(), Error> {
         self.observer.observe(&mut self.host, &self.agents);
         self.agents.check(&self.host);
+        self.observe_machines();
         let instances = self.agents.instances();
         let remembered = instances.iter().map(|(&id, i)| (id, i.remember()));
         let saved = self.state_file.save(remembered);
@@ -293,12 +308,27 @@ impl Daemon {
         Ok(())
     }
 
+    fn observe_machines(&mut self) {
+        if self.machines_due().is_some_and(|due| due <= Instant::now()) {
+            self.machines_observed = Instant::now();
+            self.agents
+                .observe_machines(Path::new("/"), self.suspension);
+        }
+    }
+
+    /// Returns the time of the next observation of machines.
+    fn machines_due(&self) -> Option<Instant> {
+        let interval = self.agents.machines_interval()?;
+        Some(self.machines_observed + interval)
+    }
+
     /// Returns the time of the next [`Daemon::settle`] without an event.
     fn deadline(&self) -> Option<Instant> {
         let poll = self.observer.next_poll(&self.agents);
         let ready = self.ready_delay.as_ref().map(ReadyDelay::deadline);
         let deadlines = [
             self.agents.deadline(),
+            self.machines_due(),
             poll.map(|after| Instant::now() + after),
             ready,
             self.state_unsaved

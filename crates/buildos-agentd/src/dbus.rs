@@ -1,7 +1,7 @@
 //! Serves `org.build2.buildos.agent1`: properties of the host and of each agent, and the
 //! methods Restart, Drain and Resume.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use buildos_dbus_api::agent1::{NAME, PATH};
@@ -229,6 +229,44 @@ impl Agent {
     #[zbus(property, name = "NextStartUSec")]
     fn next_start_usec(&self) -> u64 {
         self.instance.next_start_usec()
+    }
+
+    /// Virtual machines in the unit: process of QEMU, its taps, start, and time since which it
+    /// got no CPU time. Times are CLOCK_REALTIME microseconds. The second is 0 while the
+    /// machine is not suspended.
+    #[zbus(property)]
+    fn machines(&self) -> Vec<(u32, Vec<String>, u64, u64)> {
+        let machines = self.instance.machines().list.iter();
+        machines
+            .map(|machine| {
+                let taps = machine.taps.iter().map(ToString::to_string);
+                let taps = taps.collect();
+                (
+                    machine.pid,
+                    taps,
+                    machine.since_usec,
+                    machine.suspended_usec,
+                )
+            })
+            .collect()
+    }
+
+    /// Sums over the machines that have ended since buildos-agentd was started: `ended`
+    /// (number), `time_usec`, `cpu_usec`, `received` and `sent` (bytes); and `memory_peak`,
+    /// most RAM that one of them used (bytes).
+    #[zbus(property)]
+    fn machine_totals(&self) -> HashMap<&str, u64> {
+        let totals = &self.instance.machines().totals;
+        let used = &totals.used;
+        let usec = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        HashMap::from([
+            ("ended", totals.ended),
+            ("time_usec", usec(used.time)),
+            ("cpu_usec", usec(used.cpu)),
+            ("memory_peak", used.memory_peak),
+            ("received", used.traffic.received),
+            ("sent", used.traffic.sent),
+        ])
     }
 
     /// Time at which the remaining tasks are stopped, CLOCK_REALTIME microseconds, or 0 if

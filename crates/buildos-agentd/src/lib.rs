@@ -17,6 +17,7 @@
 //! | [`unit`](mod@unit) | unit of an agent: drop-in, command line, observed phase, exit status |
 //! | [`requirements`] | what an agent waits for before its start |
 //! | [`lifecycle`] | state machine of an agent, as one table |
+//! | [`machine`] | virtual machines of agents: use of resources, suspension |
 //! | [`systemd`] | D-Bus calls to systemd, one supervisor task per agent |
 //! | [`daemon`] | event loop |
 //! | [`ready_delay`] | delay of READY=1 on the first start after boot |
@@ -33,6 +34,7 @@ pub mod daemon;
 pub mod dbus;
 pub mod inspection;
 pub mod lifecycle;
+pub mod machine;
 mod messages;
 pub mod ready_delay;
 pub mod requirements;

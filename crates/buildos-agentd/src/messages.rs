@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use buildos_dbus_api::agent1::InstanceState;
 use buildos_service::file::WriteError;
-use buildos_service::text::{Escaped, chain};
+use buildos_service::text::{Escaped, chain, size};
 
 use crate::agent::id::Id;
 use crate::lifecycle::instance::Instance;
+use crate::machine::tracker::Change;
 
 /// An agent waits for a requirement.
 const WAITING: &str = "a5b7471c640e43188c3c75afdf7fde8a";
@@ -32,6 +33,12 @@ const CRASH_LOOP: &str = "3f895cd92a28480eacf6520d9a71439f";
 const CLOCK: &str = "dff2e49b009c4d95a8660a36e3eee045";
 /// A leftover of an agent is removed.
 const LEAKED: &str = "755d46fb7eea44a8ab52bd32aaaf47b7";
+/// A machine is suspended.
+const MACHINE_SUSPENDED: &str = "b54ba12a3be54dfc9b37a826e744240a";
+/// A suspended machine runs again.
+const MACHINE_RESUMED: &str = "411f1cbb54784c5cb6f882d1772908f1";
+/// A machine has ended.
+const MACHINE_ENDED: &str = "86c419d73c6a4059ba7b9b9012934b21";
 /// The settings of an agent yield no command line.
 const INVALID: &str = "be308baf30dc47e6a2669ebdb21cf211";
 /// An agent is no longer configured.
@@ -109,6 +116,57 @@ pub(crate) fn removed(id: &Id) {
         object_systemd_unit = id.unit(),
         "{id} is no longer configured and is stopped"
     );
+}
+
+/// Logs a change of a machine. `after`: time without CPU time after which it is suspended.
+pub(crate) fn machine(id: &Id, change: &Change, after: Duration) {
+    let (buildos_agent, object_systemd_unit) = (id.to_string(), id.unit());
+    let (Change::Suspended(machine) | Change::Resumed(machine) | Change::Ended(machine, _)) =
+        change;
+    let (name, buildos_pid) = (machine.name(), machine.pid);
+    let interface = machine.taps.first().map(ToString::to_string);
+    match change {
+        Change::Suspended(_) => tracing::info!(
+            message_id = MACHINE_SUSPENDED,
+            buildos_agent,
+            object_systemd_unit,
+            interface,
+            buildos_pid,
+            "machine {name} of {id} is suspended: it got no CPU time for {} s",
+            after.as_secs()
+        ),
+        Change::Resumed(_) => tracing::info!(
+            message_id = MACHINE_RESUMED,
+            buildos_agent,
+            object_systemd_unit,
+            interface,
+            buildos_pid,
+            "machine {name} of {id} runs again"
+        ),
+        Change::Ended(_, used) => tracing::info!(
+            message_id = MACHINE_ENDED,
+            buildos_agent,
+            object_systemd_unit,
+            interface,
+            buildos_pid,
+            buildos_time_ms = milliseconds(used.time),
+            buildos_cpu_ms = milliseconds(used.cpu),
+            buildos_memory_peak = used.memory_peak,
+            buildos_received = used.traffic.received,
+            buildos_sent = used.traffic.sent,
+            "machine {name} of {id} has ended after {:.0} s: {:.1} s of CPU, up to {} of RAM, \
+             {} received, {} sent",
+            used.time.as_secs_f64(),
+            used.cpu.as_secs_f64(),
+            size(used.memory_peak),
+            size(used.traffic.received),
+            size(used.traffic.sent)
+        ),
+    }
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Logs that an agent is not stopped because the configuration has errors.

@@ -1,6 +1,7 @@
 //! Defines the configuration keys and defaults (buildos-agentd.conf(5)).
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use buildos_dbus_api::agent1::Kind;
@@ -8,7 +9,7 @@ use buildos_service::config::Schema;
 
 use crate::agent::bbot_option::{OptionName, OptionNames, Setting};
 use crate::agent::controller::Controllers;
-use crate::agent::drain::Budgets;
+use crate::agent::drain::{Budgets, Suspended};
 use crate::agent::exec::Program;
 use crate::agent::id::{Id, Name};
 use crate::agent::settings::AgentSettings;
@@ -22,6 +23,10 @@ pub struct Settings {
     pub options: OptionNames,
     /// Time that tasks have to end in a drain.
     pub budgets: Budgets,
+    /// What a drain does with suspended machines.
+    pub suspended: Suspended,
+    /// Time without CPU time after which a machine is suspended.
+    pub suspended_after: Duration,
     /// Time that agents wait for a synchronised clock once the host is online.
     pub clock_deadline: Duration,
     /// Programs that each bbot calls.
@@ -39,6 +44,8 @@ impl Default for Settings {
             agents: BTreeMap::new(),
             options: OptionNames::default(),
             budgets: Budgets::default(),
+            suspended: Suspended::Leave,
+            suspended_after: Duration::from_secs(60),
             // systemd-timesyncd waits 5 s for a server, and tries four of them.
             clock_deadline: Duration::from_secs(30),
             bbot_tools: Program::bbot_tools(),
@@ -148,6 +155,18 @@ pub fn schema() -> Schema<Settings> {
             "Seconds that tasks have to end when the host shuts down.",
             |s: &mut Settings, seconds: u32| {
                 s.budgets.shutdown = Duration::from_secs(seconds.into());
+            },
+        )
+        .key(
+            "suspended",
+            "\"wait\": a drain waits for suspended machines; \"leave\": it does not.",
+            |s: &mut Settings, suspended| s.suspended = suspended,
+        )
+        .key(
+            "suspended_after_s",
+            "Seconds without CPU time after which a machine is suspended.",
+            |s: &mut Settings, seconds: NonZeroU32| {
+                s.suspended_after = Duration::from_secs(seconds.get().into());
             },
         )
         .key(

@@ -1,5 +1,7 @@
 //! `org.build2.buildos.agent1` of buildos-agentd: the agents of the host.
 
+use std::collections::HashMap;
+
 use serde::Deserialize;
 use zbus::zvariant::{OwnedObjectPath, Type, as_value};
 
@@ -158,6 +160,13 @@ pub trait Instance {
     /// Time of the next start, CLOCK_REALTIME microseconds, or 0.
     #[zbus(property, name = "NextStartUSec")]
     fn next_start_usec(&self) -> zbus::Result<u64>;
+    /// Virtual machines: process of QEMU, taps, start, and time since which it got no CPU time
+    /// or 0, CLOCK_REALTIME microseconds.
+    #[zbus(property)]
+    fn machines(&self) -> zbus::Result<Vec<(u32, Vec<String>, u64, u64)>>;
+    /// Sums over the machines that have ended.
+    #[zbus(property)]
+    fn machine_totals(&self) -> zbus::Result<HashMap<String, u64>>;
     /// Deadline for its tasks while it drains, CLOCK_REALTIME microseconds, or 0.
     #[zbus(property, name = "DrainDeadlineUSec")]
     fn drain_deadline_usec(&self) -> zbus::Result<u64>;

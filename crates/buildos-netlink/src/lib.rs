@@ -20,6 +20,7 @@ mod endpoint;
 mod exchange;
 mod frame;
 mod monitor;
+pub mod namespace;
 mod netfilter;
 mod protocol;
 mod socket;

@@ -31,6 +31,27 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     out
 }
 
+/// Returns a number of bytes in its largest binary unit with three digits: `1.50 GiB`,
+/// `812 MiB`.
+#[must_use]
+pub fn size(bytes: u64) -> String {
+    let mut value = bytes as f64;
+    let mut unit = "B";
+    for larger in ["KiB", "MiB", "GiB", "TiB"] {
+        if value < 1000.0 {
+            break;
+        }
+        value /= 1024.0;
+        unit = larger;
+    }
+    match value {
+        _ if unit == "B" => format!("{bytes} B"),
+        0.0..10.0 => format!("{value:.2} {unit}"),
+        10.0..100.0 => format!("{value:.1} {unit}"),
+        _ => format!("{value:.0} {unit}"),
+    }
+}
+
 /// Returns at most `limit` bytes of the text, cut at a character boundary.
 pub(crate) fn truncate(text: &str, limit: usize) -> &str {
     if text.len() <= limit {
@@ -54,6 +75,21 @@ mod tests {
         struct Outer(#[source] std::io::Error);
         let error = Outer(std::io::Error::other("disk on fire"));
         assert_eq!(chain(&error), "cannot read the lease: disk on fire");
+    }
+
+    #[test]
+    fn size_has_three_digits() {
+        for (bytes, text) in [
+            (0, "0 B"),
+            (999, "999 B"),
+            (1000, "0.98 KiB"),
+            (1 << 20, "1.00 MiB"),
+            (812 << 20, "812 MiB"),
+            (3 << 29, "1.50 GiB"),
+            (u64::MAX, "16777216 TiB"),
+        ] {
+            assert_eq!(size(bytes), text);
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! | `auth_keys` | computes the fingerprints of the keys of agents |
 //! | `controllers` | finds the controllers of agents, and tries to reach them |
 //! | `complaints` | finds faults that the logs of agents name |
+//! | `machines` | finds the machines at the ports of the bridges |
 //! | `path_mtu` | measures whether full-size packets reach a controller |
 //! | `refusals` | finds commands that sudo refused to agents |
 //! | `ssh` | reads the fingerprints of the SSH server |
@@ -16,6 +17,7 @@ pub(crate) mod auth_keys;
 pub(crate) mod collect;
 pub(crate) mod complaints;
 pub(crate) mod controllers;
+pub(crate) mod machines;
 pub(crate) mod model;
 mod path_mtu;
 pub(crate) mod refusals;

@@ -113,11 +113,13 @@ impl Hypervisor {
     ) -> Result<VirtualMachine, VirtualMachineError> {
         let initramfs = Initramfs::new(&env::temp_dir().join(name), &self.version)?;
         let tap = Tap::new(name, bridge)?;
+        let monitor = env::temp_dir().join(format!("{name}-monitor"));
         // The kernel kills QEMU when the agent ends, even by SIGKILL.
         let qemu = Command::new("setpriv")
             .args(["--pdeathsig=KILL", QEMU])
             .args(["-nodefaults", "-no-user-config", "-display", "none"])
             .args(["-no-reboot", "-serial", "stdio", "-cpu", "max"])
+            .args(["-monitor", &monitor_option(&monitor)])
             .args(["-accel", accelerator(), "-m", &MEMORY.to_string()])
             .args(nic_options(tap.name(), RandomState::new().hash_one(name)))
             .arg("-kernel")
@@ -135,6 +137,7 @@ impl Hypervisor {
         Ok(VirtualMachine {
             qemu,
             tap,
+            monitor,
             _initramfs: initramfs,
         })
     }
@@ -145,6 +148,8 @@ impl Hypervisor {
 pub struct VirtualMachine {
     qemu: Child,
     tap: Tap,
+    /// Socket of QEMU's monitor.
+    monitor: PathBuf,
     _initramfs: Initramfs,
 }
 
@@ -166,6 +171,7 @@ impl Drop for VirtualMachine {
         // The machine has no state to save.
         let _ = self.qemu.kill();
         let _ = self.qemu.wait();
+        let _ = fs::remove_file(&self.monitor);
     }
 }
 
@@ -181,6 +187,11 @@ fn nic_options(tap: &str, random: u64) -> [String; 4] {
         "-device".to_owned(),
         format!("virtio-net-pci,netdev=net0,mac={mac}"),
     ]
+}
+
+/// Returns QEMU's option for a monitor on a Unix socket.
+fn monitor_option(path: &Path) -> String {
+    format!("unix:{},server=on,wait=off", path.display())
 }
 
 /// Returns `kvm` if the user may open /dev/kvm, else `tcg`.

@@ -64,6 +64,16 @@ impl TryFrom<String> for DrainMethod {
     }
 }
 
+/// What a drain does with suspended machines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Suspended {
+    /// It waits for them as for tasks.
+    Wait,
+    /// It does not wait for them. They end with their agent.
+    Leave,
+}
+
 /// Time that tasks have to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Budgets {

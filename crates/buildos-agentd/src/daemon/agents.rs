@@ -1,20 +1,36 @@
 //! Holds the configured agents: each with its requirements, instance and supervisor.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Instant;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use buildos_dbus_api::agent1::{InstanceState, Need};
 use buildos_service::random;
 
 use super::time::now;
-use crate::agent::drain::DrainMethod;
+use crate::agent::drain::{DrainMethod, Suspended};
 use crate::agent::id::Id;
 use crate::dbus::Targets;
-use crate::lifecycle::instance::{Event, Instance, Remembered};
+use crate::lifecycle::instance::{Event, Instance, Machines, Remembered};
+use crate::machine::group;
+use crate::machine::tracker::Tracker;
 use crate::messages;
 use crate::requirements::check::{Requirements, unmet};
 use crate::requirements::host::Host;
 use crate::systemd::supervisor::SupervisorHandle;
+
+/// Interval of observations of machines.
+const MACHINES_INTERVAL: Duration = Duration::from_secs(5);
+/// Interval while an agent drains or has ended: a machine that runs again must hold the drain.
+const MACHINES_INTERVAL_IN_DRAIN: Duration = Duration::from_secs(1);
+
+/// When a machine is suspended, and what a drain does with it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Suspension {
+    pub(super) policy: Suspended,
+    /// Time without CPU time.
+    pub(super) after: Duration,
+}
 
 /// The configured agents.
 #[derive(Default)]
@@ -24,8 +40,13 @@ pub(super) struct Agents(BTreeMap<Id, Agent>);
 pub(super) struct Agent {
     pub(super) requirements: Requirements,
     pub(super) drain_method: DrainMethod,
+    /// True if it accepts builds to which a person logs in.
+    pub(super) interactive: bool,
     instance: Instance,
     supervisor: SupervisorHandle,
+    tracker: Tracker,
+    /// Control group of the unit, while processes were observed there.
+    group: Option<PathBuf>,
     /// State and unmet requirements that were logged last.
     logged: Option<(InstanceState, Vec<Need>)>,
 }
@@ -34,6 +55,7 @@ impl Agent {
     pub(super) fn new(
         requirements: Requirements,
         drain_method: DrainMethod,
+        interactive: bool,
         remembered: Remembered,
         host: &Host,
         supervisor: SupervisorHandle,
@@ -42,8 +64,11 @@ impl Agent {
         Self {
             requirements,
             drain_method,
+            interactive,
             instance: Instance::new(remembered, unmet, now()),
             supervisor,
+            tracker: Tracker::default(),
+            group: None,
             logged: None,
         }
     }
@@ -54,6 +79,49 @@ impl Agent {
         if let Some(command) = self.instance.handle(event, now(), jitter) {
             self.supervisor.command(command, self.drain_method);
         }
+    }
+
+    /// Observes the machines in the unit, and logs what changed.
+    fn observe_machines(&mut self, id: &Id, root: &Path, suspension: Suspension) {
+        let main = self.instance.main_pid();
+        if main != 0 {
+            let directory = group::directory(root, main);
+            let unit = id.unit();
+            // The agent may have moved itself to a group below.
+            let of_unit = directory.as_deref().and_then(|directory| {
+                let mut groups = directory.ancestors();
+                groups.find(|group| group.ends_with(&unit))
+            });
+            self.group = of_unit.map(Path::to_owned).or(self.group.take());
+        }
+        let Some(directory) = &self.group else {
+            return;
+        };
+        let (now, after) = (now(), suspension.after);
+        let processes = group::processes(root, directory);
+        for change in self.tracker.update(processes, now, after) {
+            messages::machine(id, &change, after);
+        }
+        if main == 0 && self.tracker.is_empty() {
+            self.group = None;
+        }
+        let leaves_suspended = suspension.policy == Suspended::Leave;
+        let ignored = match leaves_suspended {
+            true => self.tracker.suspended(main, now, after),
+            false => BTreeSet::new(),
+        };
+        self.supervisor.ignore(ignored);
+        self.handle(Event::Machines(Machines {
+            list: self.tracker.machines(),
+            totals: self.tracker.totals(),
+            leaves_suspended,
+            interactive: self.interactive,
+        }));
+    }
+
+    /// Returns true if the unit has, or had at the last observation, processes.
+    fn is_up(&self) -> bool {
+        self.instance.main_pid() != 0 || self.group.is_some()
     }
 
     /// Returns the unmet requirements that the agent waits for.
@@ -122,6 +190,29 @@ impl Agents {
             agent.handle(Event::Due);
             agent.log(id);
         }
+    }
+
+    /// Observes the machines of all agents.
+    pub(super) fn observe_machines(&mut self, root: &Path, suspension: Suspension) {
+        for (id, agent) in &mut self.0 {
+            agent.observe_machines(id, root, suspension);
+        }
+    }
+
+    /// Returns the time from one observation of the machines to the next; [`None`] if there can
+    /// be no machines.
+    pub(super) fn machines_interval(&self) -> Option<Duration> {
+        let mut up = self.0.values().filter(|agent| agent.is_up()).peekable();
+        up.peek()?;
+        let hurry = up.any(|agent| {
+            let has_ended = agent.instance.main_pid() == 0;
+            has_ended || agent.instance.state() == InstanceState::Draining
+        });
+        Some(if hurry {
+            MACHINES_INTERVAL_IN_DRAIN
+        } else {
+            MACHINES_INTERVAL
+        })
     }
 
     pub(super) fn requirements(&self) -> impl Iterator<Item = &Requirements> {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::agent::bbot_value::Interactive;
 use crate::agent::drain::DrainMethod;
 use crate::agent::id::Id;
 use crate::requirements::check::Requirements;
@@ -26,6 +27,8 @@ pub(super) struct Configured {
 pub(super) struct ConfiguredAgent {
     pub(super) requirements: Requirements,
     pub(super) drain_method: DrainMethod,
+    /// True if it accepts builds to which a person logs in.
+    pub(super) interactive: bool,
     /// Text of the drop-in; [`None`] if the settings yield no command.
     dropin: Option<String>,
 }
@@ -45,6 +48,10 @@ impl Configured {
                     resources,
                 ),
                 drain_method: agent.drain,
+                interactive: matches!(
+                    agent.interactive,
+                    Some(Interactive::True | Interactive::Both)
+                ),
                 dropin: command.as_ref().ok().map(dropin::text),
             };
             (id.clone(), configured)

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::backoff::{HEALTHY, backoff};
 use super::table::{Action, Command, DrainDeadline, Facts, Now, State, Trigger, transition};
+use crate::machine::tracker::{Machine, Totals};
 use crate::requirements::check::Unmet;
 use crate::unit::phase::{Phase, Unit};
 
@@ -33,6 +34,21 @@ pub enum Event {
     Resume,
     /// No task runs in the unit.
     Idle,
+    /// The machines of the unit were observed.
+    Machines(Machines),
+}
+
+/// Machines of an agent, and what a drain does with them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Machines {
+    /// Machines that exist.
+    pub list: Vec<Machine>,
+    /// Sums over those that have ended.
+    pub totals: Totals,
+    /// True if a drain does not wait for suspended ones.
+    pub leaves_suspended: bool,
+    /// True if people can log in to them, as the configuration says.
+    pub interactive: bool,
 }
 
 /// State of an agent that survives a restart of agentd and that systemd does not know.
@@ -74,6 +90,7 @@ pub struct Instance {
     pub(super) since_usec: u64,
     pub(super) unit: Option<Unit>,
     pub(super) unmet: Vec<Unmet>,
+    pub(super) machines: Machines,
     /// `drain` is the value at the start of agentd; [`Instance::remember`] derives the
     /// current one from the state.
     pub(super) remembered: Remembered,
@@ -96,6 +113,7 @@ impl Instance {
             since_usec: now.realtime_usec,
             unit: None,
             unmet,
+            machines: Machines::default(),
             remembered,
         }
     }
@@ -124,6 +142,10 @@ impl Instance {
             }
             Event::Resume => self.step_plain(Trigger::Resume, now),
             Event::Idle => self.step_plain(Trigger::Idle, now),
+            Event::Machines(machines) => {
+                self.machines = machines;
+                None
+            }
         };
         let startable = matches!(self.phase(), Some(Phase::Down | Phase::Ended));
         if command.is_none() && startable && self.unmet.is_empty() {

@@ -3,8 +3,9 @@
 use buildos_dbus_api::agent1::{InstanceState, Need};
 
 use super::backoff::CRASH_LOOP;
-use super::instance::Instance;
+use super::instance::{Instance, Machines};
 use super::table::{DrainDeadline, State};
+use crate::machine::tracker::Machine;
 use crate::requirements::check::Unmet;
 
 impl Instance {
@@ -70,11 +71,18 @@ impl Instance {
             }
             State::Stopped => "was stopped; systemctl start starts it again".into(),
             State::Draining(DrainDeadline { budget, .. }) => format!(
-                "drains: its tasks have up to {} s to end; remaining tasks are then stopped",
-                budget.as_secs_f64().ceil()
+                "drains: its tasks have up to {} s to end; remaining tasks are then stopped{}",
+                budget.as_secs_f64().ceil(),
+                self.machines.in_drain()
             ),
             State::StoppingAfterDrain { overdue: false, .. } => {
-                "is drained; its unit is being stopped".into()
+                let suspended = self.machines.names(Machine::is_suspended);
+                match suspended.as_str() {
+                    "" => "is drained; its unit is being stopped".into(),
+                    names => format!(
+                        "is drained; its unit is being stopped, and with it suspended {names}"
+                    ),
+                }
             }
             State::StoppingAfterDrain { overdue: true, .. } => {
                 "did not end its tasks in time; its unit is being stopped".into()
@@ -95,6 +103,12 @@ impl Instance {
     #[must_use]
     pub fn unmet(&self) -> &[Unmet] {
         &self.unmet
+    }
+
+    /// Returns the machines of the agent.
+    #[must_use]
+    pub fn machines(&self) -> &Machines {
+        &self.machines
     }
 
     /// Returns systemd's count of starts after an unexpected end.
@@ -155,5 +169,34 @@ impl Instance {
             | State::StoppingAfterDrain { .. }
             | State::Drained => 0,
         }
+    }
+}
+
+impl Machines {
+    /// Returns the names of the machines with a property, separated by commas.
+    fn names(&self, has: fn(&Machine) -> bool) -> String {
+        let names = self.list.iter().filter(|machine| has(machine));
+        names.map(Machine::name).collect::<Vec<_>>().join(", ")
+    }
+
+    /// Returns which machines a drain waits for, to follow other text.
+    fn in_drain(&self) -> String {
+        let mut text = String::new();
+        let running = self.names(|machine| !machine.is_suspended());
+        if !running.is_empty() {
+            text.push_str(&format!("; waits for {running}"));
+            if self.interactive {
+                text.push_str(" (a person can be logged in)");
+            }
+        }
+        let suspended = self.names(Machine::is_suspended);
+        if !suspended.is_empty() {
+            let waits = match self.leaves_suspended {
+                true => "does not wait",
+                false => "waits",
+            };
+            text.push_str(&format!("; {waits} for suspended {suspended}"));
+        }
+        text
     }
 }

@@ -1,5 +1,6 @@
 //! Supervises the unit of one agent: reports its changes and carries out commands.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use buildos_dbus_api::system::{JobRemoved, SYSTEMD_NAME, ServiceProxy, SystemdProxy, unit_path};
@@ -44,6 +45,8 @@ pub struct Report {
 #[derive(Debug)]
 pub struct SupervisorHandle {
     commands: watch::Sender<Option<(Command, DrainMethod)>>,
+    /// Processes that a drain does not wait for.
+    ignored: watch::Sender<BTreeSet<u32>>,
     task: JoinHandle<()>,
 }
 
@@ -58,6 +61,7 @@ impl SupervisorHandle {
         reports: mpsc::Sender<Report>,
     ) -> Self {
         let (commands, receiver) = watch::channel(None);
+        let (ignored, ignored_receiver) = watch::channel(BTreeSet::new());
         let mut jobs = Jobs::default();
         if let Some(job) = stop_job {
             jobs.add(job);
@@ -69,11 +73,13 @@ impl SupervisorHandle {
             jobs,
             referenced: false,
             idle_poll: None,
+            ignored: ignored_receiver,
             commands: receiver,
             reports,
         };
         Self {
             commands,
+            ignored,
             task: tokio::spawn(supervisor.run()),
         }
     }
@@ -81,6 +87,11 @@ impl SupervisorHandle {
     /// Requests a command. It replaces a command that was not begun yet.
     pub fn command(&self, command: Command, method: DrainMethod) {
         self.commands.send_replace(Some((command, method)));
+    }
+
+    /// Sets the processes that a drain does not wait for.
+    pub fn ignore(&self, processes: BTreeSet<u32>) {
+        self.ignored.send_replace(processes);
     }
 }
 
@@ -99,6 +110,7 @@ struct Supervisor {
     referenced: bool,
     /// Present while the agent drains with [`DrainMethod::Idle`].
     idle_poll: Option<IdlePoll>,
+    ignored: watch::Receiver<BTreeSet<u32>>,
     commands: watch::Receiver<Option<(Command, DrainMethod)>>,
     reports: mpsc::Sender<Report>,
 }
@@ -255,12 +267,15 @@ impl Supervisor {
         }))
     }
 
-    /// Checks whether the agent runs tasks: processes of the unit besides the main process.
+    /// Checks whether the agent runs tasks: processes of the unit besides the main process, and
+    /// those of suspended machines that the drain ignores.
     async fn check_idle(&mut self) -> zbus::Result<Option<Event>> {
         let service: ServiceProxy<'_> = uncached(&self.connection, &self.id.unit()).await?;
         let main = service.main_pid().await?;
         let processes = self.manager.get_unit_processes(&self.id.unit()).await?;
-        let tasks = processes.iter().filter(|(_, pid, _)| *pid != main).count();
+        let ignored = self.ignored.borrow().clone();
+        let is_task = |pid: &u32| *pid != main && !ignored.contains(pid);
+        let tasks = processes.iter().filter(|(_, pid, _)| is_task(pid)).count();
         let Some(poll) = &mut self.idle_poll else {
             return Ok(None);
         };

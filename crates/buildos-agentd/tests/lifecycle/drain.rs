@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use buildos_agentd::lifecycle::instance::{Drain, Event};
+use buildos_agentd::lifecycle::instance::{Drain, Event, Machines};
 use buildos_agentd::lifecycle::table::Command;
+use buildos_agentd::machine::tracker::Machine;
 use buildos_agentd::unit::phase::Phase;
 use buildos_dbus_api::agent1::InstanceState as S;
 
@@ -48,6 +49,43 @@ fn drain_ends_at_deadline_and_can_be_shortened() {
     assert_eq!(
         life.instance.reason(),
         "is drained; buildosctl resume starts it again"
+    );
+}
+
+#[test]
+fn drain_names_its_machines() {
+    let machine = |pid: u32, suspended_usec| Machine {
+        pid,
+        taps: vec![format!("tap{pid}").parse().unwrap()],
+        since_usec: 1,
+        suspended_usec,
+    };
+    let mut machines = Machines {
+        list: vec![machine(8, 0), machine(9, 5)],
+        interactive: true,
+        ..Machines::default()
+    };
+    let mut life = draining();
+    let mut reason = |machines: &Machines| {
+        life.handle(Event::Machines(machines.clone()));
+        let reason = life.instance.reason();
+        let names = reason.split_once("then stopped").unwrap().1;
+        names.to_owned()
+    };
+    assert_eq!(
+        reason(&machines),
+        "; waits for tap8 (process 8) (a person can be logged in); waits for suspended tap9 (process 9)"
+    );
+    machines.leaves_suspended = true;
+    machines.list.remove(0);
+    assert_eq!(
+        reason(&machines),
+        "; does not wait for suspended tap9 (process 9)"
+    );
+    assert_eq!(life.handle(Event::Idle), Some(Command::Stop));
+    assert_eq!(
+        life.instance.reason(),
+        "is drained; its unit is being stopped, and with it suspended tap9 (process 9)"
     );
 }
 

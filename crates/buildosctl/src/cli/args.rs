@@ -118,6 +118,7 @@ fn invocation(command: &Command, given: Given) -> Result<Invocation, lexopt::Err
         Id::Links => show(View::Links, given.operands),
         Id::Leases => show(View::Leases, given.operands),
         Id::Agents => show(View::Agents, given.operands),
+        Id::Machines => show(View::Machines, given.operands),
         Id::Metrics => show(View::Metrics, given.operands),
         Id::Drain => Invocation::Drain(drain::Request {
             agents: given.operands,
@@ -179,6 +180,7 @@ mod tests {
             ("links", View::Links),
             ("leases", View::Leases),
             ("agents", View::Agents),
+            ("machines", View::Machines),
             ("metrics", View::Metrics),
         ] {
             assert_eq!(parsed(&[word]), Ok(Invocation::Show(show(view))));

@@ -12,6 +12,7 @@ pub(crate) enum Id {
     Links,
     Leases,
     Agents,
+    Machines,
     Drain,
     Resume,
     Renew,
@@ -103,7 +104,7 @@ const SHOW: Form = Form {
 };
 
 /// All commands, in the order of the help.
-pub(crate) static COMMANDS: [Command; 13] = [
+pub(crate) static COMMANDS: [Command; 14] = [
     Command {
         id: Id::Status,
         name: "status",
@@ -152,6 +153,17 @@ stopped or drained, otherwise with the number of the failed step:
         name: "agents",
         summary: "List the agents, with their state and what they wait for",
         details: "",
+        forms: &[SHOW],
+    },
+    Command {
+        id: Id::Machines,
+        name: "machines",
+        summary: "List the machines on the bridges, and what they use",
+        details: "\
+Lists each port of br1 and br0 with the address of its machine, and with its
+agent, process, age, CPU time, RAM and state. For a container, PROCESS is its
+first process; CPU and RAM are sums.
+",
         forms: &[SHOW],
     },
     Command {

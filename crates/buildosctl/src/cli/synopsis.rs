@@ -2,6 +2,9 @@
 
 use super::commands::{COMMANDS, Command, DEFAULT, Flag, Form, Operands};
 
+/// Most commands that share a line, which has at most 80 columns.
+const SHARED: usize = 4;
+
 /// One line of the synopsis. Commands that are called in the same way share a line.
 struct Line {
     commands: Vec<&'static Command>,
@@ -14,7 +17,8 @@ fn lines() -> Vec<Line> {
     for command in &COMMANDS {
         for form in command.forms {
             let has_flags = !form.required.is_empty() || !form.optional.is_empty();
-            let shared = lines.iter_mut().find(|line| line.form == form);
+            let is_open = |line: &&mut Line| line.form == form && line.commands.len() < SHARED;
+            let shared = lines.iter_mut().find(is_open);
             match shared.filter(|_| has_flags) {
                 Some(line) => line.commands.push(command),
                 None => lines.push(Line {

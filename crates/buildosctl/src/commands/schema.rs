@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::show::View;
 use super::why::Verdict;
-use super::{agents, leases, links};
+use super::{agents, leases, links, machines};
 use crate::generated::compare;
 use crate::simulate::Report;
 use crate::snapshot::model::Host;
@@ -23,6 +23,7 @@ fn schema() -> Value {
     generator.subschema_for::<links::Json<'_>>();
     generator.subschema_for::<leases::Json<'_>>();
     generator.subschema_for::<agents::Json<'_>>();
+    generator.subschema_for::<machines::Json<'_>>();
     generator.subschema_for::<Report>();
     let definitions = generator.take_definitions(true);
     let mut schema = json!({
@@ -194,6 +195,7 @@ fn json_output_of_views_follows_schema() {
         (View::Links, "links"),
         (View::Leases, "leases"),
         (View::Agents, "agents"),
+        (View::Machines, "machines"),
     ] {
         let output = view.json(&ready()).unwrap();
         let value: Value = serde_json::from_str(&output.text).unwrap();

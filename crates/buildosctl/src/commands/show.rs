@@ -8,10 +8,10 @@ use buildos_service::text;
 use serde_json::Value;
 use zbus::Connection;
 
-use super::{agents, leases, links, metrics, status, why};
+use super::{agents, leases, links, machines, metrics, status, why};
 use crate::snapshot::model::Host;
 use crate::snapshot::watch::Changes;
-use crate::snapshot::{auth_keys, collect, complaints, controllers, refusals};
+use crate::snapshot::{auth_keys, collect, complaints, controllers, machines as found, refusals};
 use crate::term::{Style, print};
 
 /// Maximum time between two screens of `--watch`. The times on a screen change without a
@@ -27,6 +27,7 @@ pub(crate) enum View {
     Links,
     Leases,
     Agents,
+    Machines,
     Metrics,
 }
 
@@ -100,6 +101,9 @@ async fn render(bus: &Connection, request: &Request) -> Result<Output, String> {
     if matches!(request.view, View::Why | View::Agents) {
         refusals::find(&mut host.agents);
     }
+    if request.view == View::Machines {
+        found::find(&mut host);
+    }
     if request.view == View::Agents {
         auth_keys::find(&mut host.agents);
     }
@@ -126,6 +130,7 @@ impl View {
             Self::Links => links::render(host),
             Self::Leases => leases::render(host),
             Self::Agents => agents::render(&host.agents),
+            Self::Machines => machines::render(host),
             Self::Metrics => metrics::render(host),
         };
         let code = self.code(host);
@@ -146,6 +151,7 @@ impl View {
             Self::Links => serde_json::to_value(links::Json::of(host))?,
             Self::Leases => serde_json::to_value(leases::Json::of(host))?,
             Self::Agents => serde_json::to_value(agents::Json::of(host))?,
+            Self::Machines => serde_json::to_value(machines::Json::of(host))?,
         };
         let text = format!("{value}\n");
         Ok(Output { text, code })
@@ -156,6 +162,7 @@ impl View {
         let known = match self {
             Self::Status => host.silent.is_empty(),
             Self::Links => host.network.is_some(),
+            Self::Machines => host.network.is_some() && host.manager.is_some(),
             Self::Leases => host.network.is_some() && host.nat.is_some(),
             Self::Agents => host.manager.is_some(),
             // `why` has its own exit codes; buildos_up shows which daemons answer.

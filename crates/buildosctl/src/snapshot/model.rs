@@ -45,6 +45,9 @@ pub(crate) struct Host {
     pub(crate) manager: Option<Manager>,
     /// All agents
     pub(crate) agents: Vec<Agent>,
+    /// Machines on the bridges. Only `machines` reads them.
+    #[serde(skip)]
+    pub(crate) machines: Vec<Machine>,
     /// Host keys of the SSH server; empty if it does not run
     pub(crate) ssh_host_keys: Vec<HostKey>,
 }
@@ -389,9 +392,61 @@ properties! {
         main_pid as "MainPID": u32,
         /// Time of the next start, in microseconds since 1970, or 0
         next_start_usec as "NextStartUSec": u64,
+        /// Virtual machines: process of QEMU, its taps, start, and time since which it got no
+        /// CPU time (0: it is not suspended), in microseconds since 1970
+        machines as "Machines": Vec<(u32, Vec<String>, u64, u64)>,
+        /// Sums over the machines that have ended since buildos-agentd was started: ended,
+        /// time_usec, cpu_usec, received, sent; and memory_peak, most RAM of one of them
+        machine_totals as "MachineTotals": BTreeMap<String, u64>,
         /// Time when a drain stops its tasks, in microseconds since 1970, or 0
         drain_deadline_usec as "DrainDeadlineUSec": u64,
     }
+}
+
+/// Port of a bridge with its machine
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct Machine {
+    /// Port of the bridge, or empty if the machine has no known port
+    pub(crate) port: String,
+    /// Bridge of the port, or empty
+    pub(crate) bridge: String,
+    /// IPv4 address of a lease or of a neighbour of the host, or empty if none is known
+    pub(crate) address: String,
+    /// MAC address, or empty if the machine has sent nothing
+    pub(crate) hardware_address: String,
+    /// Agent in whose unit its process is, or empty
+    pub(crate) agent: String,
+    /// Unit of its process, or empty
+    pub(crate) unit: String,
+    /// qemu, container, or unknown if no process was found
+    pub(crate) kind: MachineKind,
+    /// Process of QEMU, or first process of a container; 0 if none was found
+    pub(crate) process: u32,
+    /// Start of the process, in microseconds since 1970, or 0
+    pub(crate) since_usec: u64,
+    /// CPU time that it used, in microseconds
+    pub(crate) cpu_usec: u64,
+    /// RAM that it uses, in bytes
+    pub(crate) memory: u64,
+    /// Time since which it got no CPU time, in microseconds since 1970; 0 if it is not suspended
+    pub(crate) suspended_usec: u64,
+    /// Bytes that the machine received by this port
+    pub(crate) received: u64,
+    /// Bytes that the machine sent by this port
+    pub(crate) sent: u64,
+}
+
+/// Kind of a machine
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs)]
+pub(crate) enum MachineKind {
+    Qemu,
+    Container,
+    #[default]
+    Unknown,
 }
 
 /// Controller of an agent
