@@ -62,7 +62,7 @@ impl Wait {
 mod tests {
     use super::*;
 
-    const DEADLINE: Duration = Duration::from_secs(60);
+    const DEADLINE: Duration = Duration::from_secs(30);
 
     #[test]
     fn clock_deadline_begins_online_and_synchronised_is_final() {
