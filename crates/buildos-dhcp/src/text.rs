@@ -4,11 +4,7 @@
 
 use std::fmt::Write;
 
-use buildos_types::Escaped;
-
-/// Longest domain name, without the root's dot (RFC 1035, section 2.3.4).
-const MAXIMUM_DOMAIN: usize = 253;
-const MAXIMUM_LABEL: usize = 63;
+use buildos_types::{DomainName, Escaped};
 
 /// Returns the text before the first NUL, or `None` if it is empty.
 ///
@@ -34,18 +30,14 @@ pub(crate) fn escape(bytes: &[u8]) -> Option<Escaped> {
 
 /// Returns a domain name for resolv.conf, in lower case and without the trailing dot.
 ///
-/// Its labels have letters, digits, hyphens and underscores (RFC 1123, RFC 2181). A
-/// resolver cannot use any other name: the result is `None`.
+/// A resolver cannot use a name that is not a [`DomainName`]: the result is `None`.
 pub(crate) fn domain(bytes: &[u8]) -> Option<String> {
-    let text = escape(bytes)?;
-    let name = text.strip_suffix('.').unwrap_or(&text);
-    let valid = |label: &str| {
-        (1..=MAXIMUM_LABEL).contains(&label.len())
-            && label
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
-    };
-    (name.len() <= MAXIMUM_DOMAIN && name.split('.').all(valid)).then(|| name.to_ascii_lowercase())
+    let name = DomainName::try_from(escape(bytes)?.to_ascii_lowercase()).ok()?;
+    let mut name = String::from(name);
+    if name.ends_with('.') {
+        name.pop();
+    }
+    Some(name)
 }
 
 /// Returns the domain names of a list separated by spaces. Empty if one of them is unusable.

@@ -3,8 +3,9 @@
 
 use std::time::Duration;
 
-use buildos_probe::{Name, Target};
+use buildos_probe::Target;
 use buildos_service::config::Schema;
+use buildos_types::DomainName;
 use ipnet::Ipv4Net;
 use serde::Deserialize;
 
@@ -32,7 +33,7 @@ pub struct Settings {
     /// `probe_interval_s`.
     pub probe_interval: ProbeInterval,
     /// `probe_name`: a name that must resolve.
-    pub probe_name: Option<Name>,
+    pub probe_name: Option<DomainName>,
     /// `probe_targets`: a probe must reach one of them. Empty means the name servers and
     /// the gateway of the uplink.
     pub probe_targets: Vec<Target>,

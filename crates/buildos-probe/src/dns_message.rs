@@ -35,7 +35,7 @@ pub(crate) fn query(id: u16, question: &Question) -> Vec<u8> {
     let kind = match question {
         Question::Address(name) => {
             for label in name.labels() {
-                // Labels of a Name have at most 63 bytes.
+                // Labels of a DomainName have at most 63 bytes.
                 bytes.push(label.len() as u8);
                 bytes.extend_from_slice(label.as_bytes());
             }

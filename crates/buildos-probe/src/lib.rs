@@ -34,7 +34,7 @@ mod targets;
 
 pub use identity::{INTERFACE, MAC};
 pub use report::{Outcome, REPORT, Report, Step};
-pub use request::{Name, NotAName, NotATarget, Question, REQUEST, Request, Target};
+pub use request::{NotATarget, Question, REQUEST, Request, Target};
 pub use steps::{ProbeError, run};
 
 /// Runs the program. A failed step is part of the report, not a failure of the program.
