@@ -12,7 +12,10 @@ _DHCP_SCRIPT = """#!/bin/sh
 case $1 in bound|renew)
     ip address replace "$ip/$mask" dev "$interface"
     [ -z "$router" ] || ip route replace default via "$router"
-    for server in $dns; do echo "nameserver $server"; done >/etc/resolv.conf
+    {
+        echo "search ${search:-$domain}"
+        for server in $dns; do echo "nameserver $server"; done
+    } >/etc/resolv.conf
 esac
 """
 _SCRIPT = "/run/buildos-test-dhcp"
@@ -65,6 +68,7 @@ class Machine:
             ["sh", "-ec", f"cat >{_SCRIPT} <<'END'\n{_DHCP_SCRIPT}END\nchmod +x {_SCRIPT}"]
         )
         command = ["udhcpc", "-i", "eth0", "-s", _SCRIPT, "-n", "-q", "-f", "-t", "40", "-T", "1"]
+        command += ["-O", "search"]
         if client_id:
             command += ["-C", "-x", f"0x3d:{client_id}"]
         self.run(command)

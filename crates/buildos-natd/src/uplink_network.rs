@@ -1,10 +1,10 @@
 //! Validates the network that netd publishes: the two bridges, the private network, name
-//! servers and the uplink.
+//! servers, search domains and the uplink.
 
 use std::net::{IpAddr, Ipv4Addr};
 
 use buildos_dbus_api::network1::Network;
-use buildos_types::{InterfaceName, PrivateNetwork};
+use buildos_types::{DomainName, InterfaceName, PrivateNetwork};
 use ipnet::Ipv4Net;
 
 /// The part of netd's properties that natd acts on.
@@ -24,6 +24,8 @@ pub struct UplinkNetwork {
     pub public_network: Option<Ipv4Net>,
     /// Name servers of the uplink, in the order of the lease.
     pub dns: Vec<IpAddr>,
+    /// Search domains of the uplink, in the order of the lease.
+    pub search_domains: Vec<DomainName>,
     /// The uplink, or netd's reason why there is no uplink.
     pub uplink: Result<Uplink, String>,
 }
@@ -37,7 +39,7 @@ pub struct Uplink {
 
 #[cfg(test)]
 impl UplinkNetwork {
-    /// Returns a network without name servers and without a gateway.
+    /// Returns a network without name servers, search domains and a gateway.
     pub(crate) fn example() -> Self {
         Self {
             public_bridge: InterfaceName::new("br0").unwrap(),
@@ -47,6 +49,7 @@ impl UplinkNetwork {
             private_network: "172.23.0.1/16".parse().unwrap(),
             public_network: None,
             dns: vec![],
+            search_domains: vec![],
             uplink: Ok(Uplink { gateway: None }),
         }
     }
@@ -103,6 +106,11 @@ impl TryFrom<&Network> for UplinkNetwork {
                 .iter()
                 .filter_map(|server| server.parse().ok())
                 .collect(),
+            search_domains: network
+                .search_domains
+                .iter()
+                .filter_map(|name| DomainName::try_from(name.clone()).ok())
+                .collect(),
             uplink: match network.online {
                 true => Ok(Uplink {
                     gateway: network.gateway.parse().ok(),
@@ -132,6 +140,11 @@ mod tests {
                 "nonsense".to_owned(),
                 "2001:db8::1".to_owned(),
             ],
+            search_domains: vec![
+                "lan.example".to_owned(),
+                "nonsense\nport=53".to_owned(),
+                "example".to_owned(),
+            ],
             ..Network::default()
         }
     }
@@ -148,6 +161,12 @@ mod tests {
         let public_network = network.public_network.map(|net| net.to_string());
         assert_eq!(public_network.as_deref(), Some("192.0.2.0/24"));
         assert_eq!(network.dns.len(), 2);
+        let search: Vec<_> = network
+            .search_domains
+            .iter()
+            .map(DomainName::to_string)
+            .collect();
+        assert_eq!(search, ["lan.example", "example"]);
         let names: Vec<_> = network.uplinks.iter().map(InterfaceName::as_str).collect();
         assert_eq!(names, ["eth0", "eth1"]);
         assert_eq!(network.address, Some(Ipv4Addr::new(192, 0, 2, 7)));

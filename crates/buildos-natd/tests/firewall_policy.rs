@@ -15,7 +15,7 @@ use buildos_natd::firewall::model::{
 use buildos_natd::firewall::policy;
 use buildos_natd::settings::{LeaseTime, Port, Settings};
 use buildos_natd::uplink_network::UplinkNetwork;
-use buildos_types::{InterfaceName, PrivateNetwork};
+use buildos_types::{DomainName, InterfaceName, PrivateNetwork};
 use ipnet::Ipv4Net;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -29,6 +29,9 @@ fn network() -> UplinkNetwork {
         private_network: "172.23.0.1/16".parse::<PrivateNetwork>().unwrap(),
         public_network: Some("11.77.0.0/16".parse().unwrap()),
         dns: vec!["192.0.2.1".parse().unwrap()],
+        search_domains: ["lan.example", "example"]
+            .map(|name| DomainName::try_from(name.to_owned()).unwrap())
+            .to_vec(),
         uplink: Err(String::new()),
     }
 }

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use buildos_types::PrivateNetwork;
+use buildos_types::{DomainName, PrivateNetwork};
 
 use crate::dnsmasq::paths::{LEASES, RESOLV};
 use crate::settings::LeaseTime;
@@ -22,6 +22,9 @@ const QUERIES: u32 = 10_000;
 /// `max-tcp-connections`: clients that ask by TCP at a time. dnsmasq has a process for
 /// each.
 const TCP_CLIENTS: u32 = 200;
+
+/// Longest DHCP option that dnsmasq accepts. It does not start with a longer one.
+const OPTION_LIMIT: usize = 255;
 
 /// Time that an address stays taken after its machine is gone, for each address of the
 /// network: a small network then has an address for a new machine every four seconds.
@@ -77,7 +80,8 @@ bind-dynamic
 resolv-file=/{RESOLV}
 no-hosts
 domain-needed
-bogus-priv
+# No server knows the names of machines. Other private addresses have names there.
+rev-server={machines}
 # More than some machines can use up together.
 dns-forward-max={QUERIES}
 max-tcp-connections={TCP_CLIENTS}
@@ -96,12 +100,43 @@ dhcp-ignore-clid
 no-ping
 # Probes and short-lived machines would fill the journal.
 quiet-dhcp
-",
+{search}",
         bridge = network.private_bridge,
         seconds = lease_time(network.private_network, lease).as_secs(),
         probe = buildos_probe::MAC,
         leases = max_leases(network.private_network),
+        machines = network.private_network.network(),
+        search = search(&network.search_domains),
     )
+}
+
+/// Returns the options by which a machine has the search list of the host: option 119, and
+/// for clients without it (RFC 3397) option 15 with the first domain.
+fn search(domains: &[DomainName]) -> String {
+    let domains = &domains[..fitting(domains)];
+    let Some(first) = domains.first() else {
+        return String::new();
+    };
+    let list: Vec<_> = domains.iter().map(DomainName::to_string).collect();
+    format!(
+        "\
+# The search list of the host.
+dhcp-option=15,{first}
+dhcp-option=option:domain-search,{list}
+",
+        list = list.join(",")
+    )
+}
+
+/// Returns how many of the domains fit in option 119.
+fn fitting(domains: &[DomainName]) -> usize {
+    let mut length = 0_usize;
+    let fits = |domain: &&DomainName| {
+        let labels = domain.labels().map(|label| label.len().saturating_add(1));
+        length = labels.fold(length.saturating_add(1), usize::saturating_add);
+        length <= OPTION_LIMIT
+    };
+    domains.iter().take_while(fits).count()
 }
 
 /// Returns the name servers in the format of resolv.conf(5).
@@ -140,6 +175,23 @@ mod tests {
         let small = addresses([192, 168, 213, 2], [192, 168, 213, 14]);
         assert_eq!(range("192.168.213.1/28"), small);
         assert_eq!(machines("192.168.213.1/28".parse().unwrap()), 12);
+    }
+
+    #[test]
+    fn search_list_is_cut_to_what_dnsmasq_accepts() {
+        let domain = |text: String| DomainName::try_from(text).unwrap();
+        let of_length =
+            |length| domain(["a"].repeat(length / 2 + 1).join(".")[..length].to_owned());
+        assert_eq!(search(&[]), "");
+        // Each label has a length byte, and each name ends with that of the root.
+        let longest = [of_length(253)];
+        assert!(search(&longest).contains(&format!("domain-search,{}\n", longest[0])));
+        let (long, rest) = (of_length(197), domain(format!("{}.b", "c".repeat(52))));
+        assert_eq!(fitting(&[long.clone(), rest]), 2);
+        let rest = domain(format!("{}.b", "c".repeat(53)));
+        assert_eq!(fitting(&[long.clone(), rest.clone()]), 1);
+        let text = search(&[long.clone(), rest, domain("example".to_owned())]);
+        assert!(text.ends_with(&format!("domain-search,{long}\n")), "{text}");
     }
 
     #[test]
