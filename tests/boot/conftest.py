@@ -9,7 +9,7 @@ every running machine.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -92,6 +92,7 @@ def booting(image: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[B
             names: dict[str, str] | None = None,
             credentials: dict[str, str] | None = None,
             published: Path | None = None,
+            dhcp_boot: Sequence[str] | None = None,
             **options: Any,
         ) -> BootedHost:
             """Boots a machine.
@@ -102,6 +103,7 @@ def booting(image: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[B
             names        host names from DHCP, by MAC address
             credentials  credentials besides the shell's
             published    a filled netboot directory, in place of a new one
+            dhcp_boot    lines of dnsmasq.conf that lead machines there, in place of the way's
             options      of qemu.Machine
             """
             directory = tmp_path_factory.mktemp("host")
@@ -117,7 +119,8 @@ def booting(image: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[B
                 uefi=qemu.uefi_variables(directory) if way == "uefi" else None,
                 **options,
             )
-            dhcp_boot = netboot.dhcp_boot(way, BOOT_URL)
+            if dhcp_boot is None:
+                dhcp_boot = netboot.dhcp_boot(way, BOOT_URL)
             lan = stack.enter_context(BootLan(directory, names, published, dhcp_boot))
             guest = Guest(lan, machine, image / "buildos-image", directory)
             stack.enter_context(guest)

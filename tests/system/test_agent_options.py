@@ -86,4 +86,4 @@ def test_unquoted_query_string_in_grub_is_reported(running: Host, parameters: st
     text = netboot.grub_configuration(parameters, 50).replace("'", "")
     running.run(["sh", "-ec", 'printf %s "$1" >/tmp/boot', "sh", text])
     problems = running.run("buildosctl check /tmp/boot 2>&1 || true")
-    assert "GRUB ends the command at &: put the parameter in single quotes" in problems
+    assert "GRUB does not boot with a syntax error at &: put the parameter in single quotes" in problems

@@ -90,7 +90,11 @@ fn grub_words(line: &str, problem: &mut Option<String>) -> Vec<String> {
             (None, c) if c.is_whitespace() => words.extend(word.take()),
             (None, '&' | ';' | '|' | '<' | '>') => {
                 problem.get_or_insert_with(|| {
-                    format!("GRUB ends the command at {c}: put the parameter in single quotes")
+                    let effect = match c {
+                        ';' => "ends the command at",
+                        _ => "does not boot with a syntax error at",
+                    };
+                    format!("GRUB {effect} {c}: put the parameter in single quotes")
                 });
                 word.get_or_insert_default().push(c);
             }
@@ -220,7 +224,11 @@ mod tests {
         };
         assert_eq!(
             problem("a=https://x/?b=1&c=2"),
-            "GRUB ends the command at &: put the parameter in single quotes"
+            "GRUB does not boot with a syntax error at &: put the parameter in single quotes"
+        );
+        assert_eq!(
+            problem("a=b;c"),
+            "GRUB ends the command at ;: put the parameter in single quotes"
         );
         assert!(problem("\"a=['x']\"").contains("with a backslash before each quote"));
         assert_eq!(problem("'a=b c'"), "");
