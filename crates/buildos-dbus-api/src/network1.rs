@@ -47,6 +47,18 @@ string_enum! {
 }
 
 string_enum! {
+    /// Origin of the address of br0.
+    AddressOrigin("network1 address origin") {
+        /// A lease.
+        Lease = "lease",
+        /// A lease that expired, with `keep_expired`.
+        ExpiredLease = "expired-lease",
+        /// The configuration (`static`, `boot_address`, `ip=`).
+        Static = "static",
+    }
+}
+
+string_enum! {
     /// Role of a link.
     LinkRole("network1 link role") {
         /// netd does not use it; the link's reason says why.
@@ -107,6 +119,9 @@ pub trait Manager {
     /// Leased address with its prefix (`192.0.2.7/24`), or empty.
     #[zbus(property)]
     fn address(&self) -> zbus::Result<String>;
+    /// Where the address is from, an [`AddressOrigin`]; empty without an address.
+    #[zbus(property)]
+    fn address_origin(&self) -> zbus::Result<String>;
     /// Default gateway, or empty.
     #[zbus(property)]
     fn gateway(&self) -> zbus::Result<String>;

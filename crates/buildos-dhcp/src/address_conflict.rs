@@ -164,6 +164,11 @@ impl Detector {
         !is_defending || self.check.as_ref().is_some_and(Check::is_early)
     }
 
+    /// Returns true after the probes, while no claim is examined.
+    pub fn is_unanswered(&self) -> bool {
+        !matches!(self.phase, Phase::Probing { .. }) && self.check.is_none()
+    }
+
     /// Returns the hardware address of a router that does proxy ARP.
     pub fn proxy(&self) -> Option<MacAddress> {
         self.proxies.first().copied()

@@ -12,7 +12,7 @@ use crate::message::ServerMessage;
 use crate::options::{Options, is_host};
 use crate::random::Random;
 use crate::refusal::Refusal;
-use crate::routes::routes;
+use crate::routes::{routes, through};
 use crate::text;
 use crate::time::Instant;
 
@@ -36,7 +36,7 @@ pub struct Lease {
     pub address: Ipv4Addr,
     /// Length of the subnet mask (option 1), 1 to 32.
     pub prefix: u8,
-    /// Server identifier (option 54).
+    /// Server identifier (option 54); 0.0.0.0 if no server granted it.
     pub server: Ipv4Addr,
     /// Routes in the order in which the kernel accepts them: from option 121, else from
     /// options 33 and 3.
@@ -121,6 +121,43 @@ impl Lease {
             message.options.clone(),
             acquired,
         )
+    }
+
+    /// Returns a configured address as a lease without server, options and end.
+    ///
+    /// # Errors
+    ///
+    /// No host can have the address, or no other host that of the gateway.
+    pub fn configured(
+        address: Ipv4Net,
+        gateway: Option<Ipv4Addr>,
+        dns: Vec<Ipv4Addr>,
+        acquired: Instant,
+    ) -> Result<Self, Refusal> {
+        let interface = interface(address.addr(), address.netmask())?;
+        let routes = gateway.map(|gateway| through(interface, gateway));
+        Ok(Self {
+            address: interface.addr(),
+            prefix: interface.prefix_len(),
+            server: Ipv4Addr::UNSPECIFIED,
+            routes: routes.transpose()?.unwrap_or_default(),
+            dns,
+            domain: None,
+            search: Vec::new(),
+            ntp: Vec::new(),
+            mtu: None,
+            relay: None,
+            hostname: None,
+            fqdn: None,
+            acquired,
+            term: None,
+            options: Options::default(),
+        })
+    }
+
+    /// Returns true if no server granted it, see [`Lease::configured`].
+    pub fn is_configured(&self) -> bool {
+        self.server.is_unspecified()
     }
 
     /// Validates a saved lease again, from its address, options and time alone.

@@ -32,6 +32,11 @@ pub(crate) fn routes(interface: Ipv4Net, options: &Options) -> Result<Vec<Route>
     }
 }
 
+/// Returns the default route through a configured gateway.
+pub(crate) fn through(interface: Ipv4Net, gateway: Ipv4Addr) -> Result<Vec<Route>, Refusal> {
+    reachable(interface, vec![(Ipv4Net::default(), gateway)])
+}
+
 /// Destination and gateway, as received; the gateway 0.0.0.0 means "on the link".
 type Pair = (Ipv4Net, Ipv4Addr);
 

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
-use buildos_dbus_api::network1::{LINK_PREFIX, NAME, Network, PATH, Reachability};
+use buildos_dbus_api::network1::{AddressOrigin, LINK_PREFIX, NAME, Network, PATH, Reachability};
 use buildos_dbus_api::{system_bus, update};
 use buildos_types::LinkIndex;
 use futures_util::StreamExt as _;
@@ -165,7 +165,7 @@ struct Manager {
 impl Manager {
     /// Asks the DHCP server to extend the lease now.
     async fn renew(&self) -> fdo::Result<()> {
-        if self.status.lease.is_none() {
+        if self.status.address_origin != Some(AddressOrigin::Lease) {
             return Err(fdo::Error::Failed(format!(
                 "no lease to renew: {}",
                 self.status.reason
@@ -240,10 +240,18 @@ impl Manager {
         &self.published.private_network
     }
 
-    /// Leased address with its prefix (`192.0.2.7/24`), or empty.
+    /// Address of br0 with its prefix (`192.0.2.7/24`), or empty.
     #[zbus(property)]
     fn address(&self) -> &str {
         &self.published.address
+    }
+
+    /// Where the address is from: `lease`, `expired-lease` (`keep_expired`) or `static`; empty
+    /// without an address.
+    #[zbus(property)]
+    fn address_origin(&self) -> &str {
+        let origin = self.status.address_origin;
+        origin.map_or("", AddressOrigin::as_str)
     }
 
     /// Default gateway, or empty.
@@ -396,7 +404,8 @@ impl Link {
 
 /// Returns the lease as a dictionary: its parameters, and the options as received.
 fn lease(status: &Status) -> zvariant::Result<HashMap<String, OwnedValue>> {
-    let Some(lease) = &status.lease else {
+    let lease = status.lease.as_ref();
+    let Some(lease) = lease.filter(|lease| !lease.is_configured()) else {
         return Ok(HashMap::new());
     };
     let mut entries: Vec<(String, Value<'_>)> = vec![

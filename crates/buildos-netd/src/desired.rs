@@ -45,7 +45,7 @@ pub struct Desired {
 pub struct UplinkSpec {
     /// Address and prefix.
     pub net: Ipv4Net,
-    /// End of the lease; [`None`] for an unlimited one.
+    /// End of the lease; [`None`] if the address has no end.
     pub expires: Option<Instant>,
     /// Routes, in the order of the lease: the first one to a destination applies.
     pub routes: Vec<Route>,
@@ -71,6 +71,9 @@ impl Desired {
                 .remaining(now)
                 .is_none_or(|left| left >= SHORTEST_LIFETIME)
         };
+        let keep = settings.keep_expired;
+        let lease = election.lease();
+        let lease = lease.filter(|lease| keep || is_usable(lease));
         Self {
             other_ports_mtu: other_ports.map(|port| port.mtu).min(),
             nics,
@@ -79,7 +82,7 @@ impl Desired {
                 .map(|contender| contender.candidate.index)
                 .collect(),
             uplink: election.port().map(|port| port.candidate.index),
-            lease: election.lease().filter(is_usable).map(UplinkSpec::from),
+            lease: lease.map(|lease| UplinkSpec::new(lease, settings.keep_expired)),
             private: private.map(PrivateNetwork::interface),
             mtu: settings.mtu.map(u32::from),
             metric: settings.route_metric,
@@ -97,11 +100,13 @@ impl Desired {
     }
 }
 
-impl From<&Lease> for UplinkSpec {
-    fn from(lease: &Lease) -> Self {
+impl UplinkSpec {
+    /// Returns the configuration by a lease. With `keep_expired`, the kernel must not remove the
+    /// address at the end of the lease.
+    fn new(lease: &Lease, keep_expired: bool) -> Self {
         Self {
             net: Ipv4Net::new_assert(lease.address, lease.prefix),
-            expires: lease.expires_at(),
+            expires: lease.expires_at().filter(|_| !keep_expired),
             routes: lease.routes.clone(),
             mtu: lease.mtu.map(u32::from),
         }

@@ -42,7 +42,8 @@ pub struct Decision {
     /// Name of the NIC.
     pub interface: String,
     /// `sent DISCOVER`, `offered`, `refused`, `failed`, `bound`, `extended`,
-    /// `unconfirmed`, `contested`, `proxy ARP`, `lost`, `replaced`, `moved`,
+    /// `unconfirmed`, `contested`, `proxy ARP`, `lost`, `replaced`, `moved`, `kept`, `static`,
+    /// `claimed` (the address of the last two), `ended` (their use),
     /// `gateway silent` or `gateway answers`.
     pub decision: String,
     /// The server (option 54).
@@ -138,7 +139,7 @@ impl History {
             Decision {
                 interface: interface.to_owned(),
                 decision: "lost".to_owned(),
-                server: Some(lease.server),
+                server: (!lease.is_configured()).then_some(lease.server),
                 address: Some(lease.address),
                 reason: Some(GONE.to_owned()),
             },
@@ -159,6 +160,18 @@ impl History {
             } => {
                 let reason = format!("{server} offers an address of {network}");
                 ("moved", Some(lease.server), lease.address, Some(reason))
+            }
+            Notice::FallbackUsed(lease) => ("static", None, lease.address, None),
+            Notice::Kept(lease) => ("kept", Some(lease.server), lease.address, None),
+            Notice::FallbackClaimed { address, by } => (
+                "claimed",
+                None,
+                *address,
+                Some(format!("address is in use by {by}")),
+            ),
+            Notice::FallbackEnded { address, granted } => {
+                let reason = format!("a server granted {granted}");
+                ("ended", None, *address, Some(reason))
             }
             Notice::GatewaySilent(gateway) => ("gateway silent", None, *gateway, None),
             Notice::GatewayAnswers(gateway) => ("gateway answers", None, *gateway, None),

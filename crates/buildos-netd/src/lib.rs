@@ -17,6 +17,7 @@
 //! | [`kernel`] | rtnetlink, sysctl; a fake kernel |
 //! | [`sockets`] | packet and UDP sockets of the DHCP clients |
 //! | [`status`] | the state that D-Bus ([`dbus`]), files ([`exports`], [`state_file`]) and `STATUS=` show |
+//! | [`static_address`] | address of br0 without a DHCP server |
 //! | [`change_budget`] | limit of readings of the kernel |
 //! | [`history`] | decisions of the election |
 //! | [`other_manager`] | other programs that configure the network |
@@ -42,6 +43,7 @@ pub mod reconcile;
 pub mod settings;
 pub mod sockets;
 pub mod state_file;
+pub mod static_address;
 pub mod status;
 pub mod uplink;
 pub mod wait_online;

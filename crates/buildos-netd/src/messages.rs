@@ -22,6 +22,14 @@ pub const UNCONFIRMED: &str = "94f1f0f6d2c64f7e8b1e0b9d7c3a2e15";
 pub const REPLACED: &str = "46d1c1cf3cbd4b0ea4a5e4ed0b83b0ce";
 /// The lease ended because the host was moved to another network.
 pub const MOVED: &str = "8f0d3a5c6e914b27a1d4c0b97f52e638";
+/// br0 has the static address, as no server grants a lease.
+pub const STATIC: &str = "c2a9de0e6cbb4d0f9f9fb8a4d7a1c35e";
+/// br0 keeps the address of an expired lease.
+pub const KEPT: &str = "0d8f4b52a7e14c6fb0a95dd1e0f6728b";
+/// Another host has the address that br0 has, or would have, without a lease.
+pub const FALLBACK_CLAIMED: &str = "7be1f0a93c5a4d2d86c04a1f5e92d7b3";
+/// A server granted a lease, with a different address than br0 had without it.
+pub const FALLBACK_ENDED: &str = "a45d7c1f28e64be3972f60b8c1d3e9fa";
 /// The gateway does not answer any more.
 pub const GATEWAY_SILENT: &str = "b1c7e90d24f84a3f9d6e5a08c3712fb4";
 /// The gateway answers again.
@@ -121,7 +129,8 @@ pub fn gone(nic: &Candidate, lease: &Lease) {
         message_id = LOST,
         interface,
         buildos_address = %lease.address,
-        "{interface}: lost the lease of {}: {GONE}",
+        "{interface}: lost {}{}: {GONE}",
+        if lease.is_configured() { "the static address " } else { "the lease of " },
         lease.address
     );
 }
@@ -149,6 +158,35 @@ pub fn notice(nic: &Candidate, notice: &Notice) {
             "{interface}: the lease of {} ended: neither its server nor its gateway answers, \
              and {server} offers an address of {network}",
             lease.address
+        ),
+        Notice::FallbackUsed(lease) => tracing::warn!(
+            message_id = STATIC,
+            interface,
+            buildos_address = %lease.address,
+            "{interface}: no server grants a lease; br0 has the static address {}/{}",
+            lease.address,
+            lease.prefix
+        ),
+        Notice::Kept(lease) => tracing::warn!(
+            message_id = KEPT,
+            interface,
+            buildos_address = %lease.address,
+            buildos_server = %lease.server,
+            "{interface}: the lease of {} expired; br0 keeps the address (keep_expired)",
+            lease.address
+        ),
+        Notice::FallbackClaimed { address, by } => tracing::warn!(
+            message_id = FALLBACK_CLAIMED,
+            interface,
+            buildos_address = %address,
+            buildos_mac = %by,
+            "{interface}: br0 does not have {address} without a lease: {by} has it"
+        ),
+        Notice::FallbackEnded { address, granted } => tracing::info!(
+            message_id = FALLBACK_ENDED,
+            interface,
+            buildos_address = %granted,
+            "{interface}: br0 has {granted} by a lease instead of {address}"
         ),
         Notice::GatewaySilent(gateway) => tracing::warn!(
             message_id = GATEWAY_SILENT,

@@ -41,13 +41,14 @@ pub fn occupied(lease: &Lease) -> Vec<Occupied> {
         .routes
         .iter()
         .filter_map(|route| route.gateway.as_ref());
+    let server = Some(&lease.server).filter(|_| !lease.is_configured());
     [of_kind("network")(lease.network())]
         .into_iter()
         .chain(routes.map(|route| of_kind("route")(route.destination)))
         .chain(gateways.map(host("gateway")))
         .chain(lease.dns.iter().map(host("name server")))
         .chain(lease.ntp.iter().map(host("time server")))
-        .chain([&lease.server].map(host("DHCP server")))
+        .chain(server.map(host("DHCP server")))
         .chain(lease.relay.iter().map(host("relay")))
         .collect()
 }

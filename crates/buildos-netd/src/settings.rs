@@ -10,6 +10,7 @@ use ipnet::Ipv4Net;
 use serde::Deserialize;
 
 use crate::pattern::Pattern;
+use crate::static_address::{BootAddress, StaticAddress};
 
 /// Settings of buildos-netd.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,6 +45,16 @@ pub struct Settings {
     pub route_metric: u32,
     /// IPv6 on br0.
     pub ipv6: Ipv6,
+    /// Address of br0 while no server grants a lease.
+    pub static_address: Option<StaticAddress>,
+    /// The same, of the boot by PXELINUX. `static_address` has precedence.
+    pub boot_address: Option<StaticAddress>,
+    /// Name servers used with these addresses.
+    pub static_dns: Vec<Ipv4Addr>,
+    /// Duration without a lease after which one of these addresses is used.
+    pub static_wait: Duration,
+    /// br0 keeps the address of an expired lease until a server grants a lease.
+    pub keep_expired: bool,
     /// Option that carries the hostname.
     pub send_name: SendName,
     /// Identification of the host to servers.
@@ -153,6 +164,12 @@ impl SendName {
 }
 
 impl Settings {
+    /// Returns the address of br0 while no server grants a lease.
+    #[must_use]
+    pub fn fallback_address(&self) -> Option<&StaticAddress> {
+        self.static_address.as_ref().or(self.boot_address.as_ref())
+    }
+
     /// Returns the hardware address of the only NIC that may become the uplink, if `bootif`
     /// restricts it.
     #[must_use]
@@ -187,6 +204,13 @@ impl Default for Settings {
             // Routes of an administrator normally have 0 and win.
             route_metric: 1024,
             ipv6: Ipv6::default(),
+            static_address: None,
+            boot_address: None,
+            static_dns: Vec::new(),
+            // A switch port with spanning tree forwards after 30 s. DISCOVERs follow each other
+            // at 3 s.
+            static_wait: Duration::from_secs(40),
+            keep_expired: false,
             send_name: SendName::default(),
             identity: Identity::default(),
         }
@@ -270,6 +294,32 @@ pub fn schema() -> Schema<Settings> {
             "ipv6",
             "IPv6 on br0: \"auto\" (by router advertisements) or \"off\".",
             |s: &mut Settings, ipv6| s.ipv6 = ipv6,
+        )
+        .key(
+            "static",
+            "Address of br0 while no server grants a lease (\"192.0.2.10/24 via 192.0.2.1\").",
+            |s: &mut Settings, address| s.static_address = Some(address),
+        )
+        .key(
+            "boot_address",
+            "The same in the notation of PXELINUX (CLIENT:BOOT:GATEWAY:NETMASK); static has precedence.",
+            |s: &mut Settings, BootAddress(address)| s.boot_address = address,
+        )
+        .alias("ip")
+        .key(
+            "static_dns",
+            "Name servers used with the address of static or boot_address.",
+            |s: &mut Settings, servers| s.static_dns = servers,
+        )
+        .key(
+            "static_wait_s",
+            "Seconds without a lease after which the address of static or boot_address is used (40).",
+            |s: &mut Settings, seconds: u32| s.static_wait = Duration::from_secs(seconds.into()),
+        )
+        .key(
+            "keep_expired",
+            "Keep the address of a lease that expired until a server grants a lease (false).",
+            |s: &mut Settings, keep| s.keep_expired = keep,
         )
         .key(
             "send_name",
@@ -404,6 +454,32 @@ mod tests {
             assert_eq!(settings, Settings::default());
             assert!(problems[0].contains(error), "{problems:?}");
         }
+    }
+
+    #[test]
+    fn command_line_sets_static_address() {
+        let address = |text: &str| Some(text.to_owned().try_into().unwrap());
+        let (settings, problems) = evaluated(
+            "\"buildos.netd.static=192.0.2.10/24 via 192.0.2.1\" buildos.netd.static_wait_s=5 \
+             buildos.netd.static_dns=192.0.2.1,192.0.2.2 buildos.netd.keep_expired=true \
+             ip=192.0.2.77:192.0.2.2:192.0.2.1:255.255.255.0",
+        );
+        assert_eq!(problems, [""; 0]);
+        let expected = address("192.0.2.10/24 via 192.0.2.1");
+        assert_eq!(settings.fallback_address().cloned(), expected);
+        let expected = address("192.0.2.77/24 via 192.0.2.1");
+        assert_eq!(settings.boot_address, expected);
+        assert_eq!(settings.static_dns.len(), 2);
+        assert_eq!(settings.static_wait, Duration::from_secs(5));
+        assert!(settings.keep_expired);
+        let (settings, problems) = evaluated("ip=dhcp");
+        assert_eq!((settings, problems), (Settings::default(), Vec::new()));
+        let (settings, problems) = evaluated("buildos.netd.static=192.0.2.0/24");
+        assert_eq!(settings, Settings::default());
+        assert!(
+            problems[0].contains("192.0.2.0 is not a host's"),
+            "{problems:?}"
+        );
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use std::net::Ipv4Addr;
 
-use buildos_dbus_api::network1::{LinkRole, Network, Reachability, State};
+use buildos_dbus_api::network1::{AddressOrigin, LinkRole, Network, Reachability, State};
 use buildos_dhcp::{Instant, Lease};
 use buildos_types::{InterfaceName, LinkIndex, MacAddress, PrivateNetwork};
 use ipnet::{Ipv4Net, Ipv6Net};
@@ -29,8 +29,10 @@ pub struct Status {
     pub uplink: Option<(InterfaceName, MacAddress)>,
     /// Address of the host on br1; [`None`] until br1 has it.
     pub private: Option<PrivateNetwork>,
-    /// The lease of br0; [`None`] until br0 has its address.
+    /// The lease of br0, or what br0 has without one; [`None`] until br0 has its address.
     pub lease: Option<Lease>,
+    /// Origin of the address of br0; [`None`] without one.
+    pub address_origin: Option<AddressOrigin>,
     /// Whether the gateway answers; [`None`] without a gateway.
     pub gateway_reachability: Option<Reachability>,
     /// Hardware address of the gateway, if it answered.
@@ -127,6 +129,7 @@ impl Status {
                 .port()
                 .map(|port| (port.candidate.name.clone(), port.candidate.mac)),
             private,
+            address_origin: lease.map(|lease| origin(lease, election)),
             gateway_reachability: lease.and_then(|_| election.gateway_reachability()),
             gateway_mac: election.gateway_mac(),
             acquired_usec: lease.map_or(0, |lease| clocks.seconds_usec(lease.acquired)),
@@ -191,6 +194,14 @@ fn has_address(observed: &Observed, bridge: &str, matches: impl Fn(&Ipv4Net) -> 
     let bridge = observed.bridge(bridge).map(|bridge| bridge.index);
     let mut addresses = observed.addresses.iter();
     addresses.any(|address| Some(address.link) == bridge && matches(&address.net))
+}
+
+fn origin(lease: &Lease, election: &Election) -> AddressOrigin {
+    match lease.is_configured() {
+        true => AddressOrigin::Static,
+        false if election.is_lease_expired() => AddressOrigin::ExpiredLease,
+        false => AddressOrigin::Lease,
+    }
 }
 
 fn state(election: &Election, lease: Option<&Lease>, required: OnlineRequires) -> State {
@@ -290,14 +301,24 @@ fn reason(state: State, election: &Election, lease: Option<&Lease>, settings: &S
     let port = text_or_empty(election.port().map(|port| &port.candidate.name));
     match (state, lease) {
         (State::Online | State::NoDefaultRoute, Some(lease)) => {
-            let (address, prefix, server) = (lease.address, lease.prefix, lease.server);
+            let net = format!("{}/{}", lease.address, lease.prefix);
+            let has = match origin(lease, election) {
+                AddressOrigin::Lease => format!("has {net} by {port} from {}", lease.server),
+                AddressOrigin::Static => {
+                    format!("has the static address {net} by {port}, as no server grants a lease")
+                }
+                AddressOrigin::ExpiredLease => format!(
+                    "keeps {net} by {port} from {}, although its lease expired (keep_expired)",
+                    lease.server
+                ),
+            };
             let claims = election.port().map(claims).unwrap_or_default();
             let gateway = lease.gateway().filter(|_| election.is_gateway_silent());
             let gateway = gateway
                 .map(|gateway| format!("; gateway {gateway} does not answer"))
                 .unwrap_or_default();
             let rest = shortcomings(state, election);
-            format!("br0 has {address}/{prefix} by {port} from {server}{claims}{gateway}{rest}")
+            format!("br0 {has}{claims}{gateway}{rest}")
         }
         (State::CarrierLost, Some(lease)) => {
             let (address, prefix) = (lease.address, lease.prefix);
@@ -318,8 +339,19 @@ fn reason(state: State, election: &Election, lease: Option<&Lease>, settings: &S
             let reasons: Vec<_> = with_carrier
                 .map(|c| format!("{}: {}", c.candidate.name, c.client.status()))
                 .collect();
-            format!("no lease yet; {}", reasons.join("; "))
+            let fallback = fallback(election, settings);
+            format!("no lease yet; {}{fallback}", reasons.join("; "))
         }
+    }
+}
+
+/// Returns the end of the reason while br0 waits for a lease or the static address.
+fn fallback(election: &Election, settings: &Settings) -> String {
+    let wait = settings.static_wait.as_secs();
+    match (election.fallback_claim(), settings.fallback_address()) {
+        (Some(claim), _) => format!("; {} is in use by {}", claim.address, claim.by),
+        (None, Some(_)) => format!("; the static address is used after {wait} s"),
+        (None, None) => String::new(),
     }
 }
 
@@ -387,6 +419,7 @@ pub(crate) mod samples {
             uplink: Some(("enp1s0".parse().unwrap(), mac)),
             private: Some("172.23.0.1/16".parse().unwrap()),
             lease: Some(lease),
+            address_origin: Some(AddressOrigin::Lease),
             gateway_reachability: Some(Reachability::Reachable),
             gateway_mac: Some(MacAddress([2, 0, 0, 0, 0, 0xfe])),
             acquired_usec: 1_700_000_000_000_000,
@@ -413,6 +446,7 @@ pub(crate) mod samples {
             reason: "no carrier on enp1s0".into(),
             uplink: None,
             lease: None,
+            address_origin: None,
             gateway_reachability: None,
             gateway_mac: None,
             acquired_usec: 0,

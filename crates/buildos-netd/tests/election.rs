@@ -658,6 +658,10 @@ fn rules() -> Rules {
         detect_conflicts: true,
         allowed_servers: Vec::new(),
         denied_networks: Vec::new(),
+        static_address: None,
+        static_dns: Vec::new(),
+        static_wait: Duration::from_secs(40),
+        keep_expired: false,
         identity: Identity::default(),
     }
 }

@@ -29,6 +29,8 @@ use nics::{index, mac, nic};
 use proptest::prelude::*;
 use servers::{Server, address};
 
+/// A static address that a server grants, too.
+const STATIC: &str = "192.0.2.102/24 via 192.0.2.1";
 const NICS: std::ops::RangeInclusive<u32> = 1..=3;
 
 fn all_nics() -> impl Iterator<Item = LinkIndex> {
@@ -138,15 +140,18 @@ struct World {
     lan: Lan,
     excluded: BTreeSet<LinkIndex>,
     refusing: bool,
+    /// A static address is configured, and expired leases are kept.
+    fallback: bool,
 }
 
 impl World {
-    fn new() -> Self {
+    fn new(fallback: bool) -> Self {
         let mut world = Self {
-            reconciler: Reconciler::new(settings(&BTreeSet::new()), 1),
+            reconciler: Reconciler::new(settings(&BTreeSet::new(), fallback), 1),
             lan: Lan::new(Duration::from_secs(100)),
             excluded: BTreeSet::new(),
             refusing: false,
+            fallback,
         };
         for nic in all_nics() {
             world.lan.servers.insert(nic, (Server::Good, 3600));
@@ -183,7 +188,7 @@ impl World {
                     true => self.excluded.insert(nic),
                     false => self.excluded.remove(&nic),
                 };
-                let settings = settings(&self.excluded);
+                let settings = settings(&self.excluded, self.fallback);
                 self.reconciler.configure(now, settings);
             }
             Step::Server(nic, server, lease) => {
@@ -256,7 +261,7 @@ impl World {
                 lease: lease.clone(),
             });
         let seed = u64::try_from(self.now().as_nanos()).unwrap();
-        self.reconciler = Reconciler::new(settings(&self.excluded), seed);
+        self.reconciler = Reconciler::new(settings(&self.excluded, self.fallback), seed);
         self.lan.replies.clear();
         self.start(former);
     }
@@ -345,8 +350,11 @@ impl World {
             let granted = all_nics()
                 .filter(|nic| servers::address(*nic) == address.net.addr())
                 .filter_map(|nic| self.lan.granted.get(&nic));
+            let is_static = address.net.to_string() == "192.0.2.102/24";
+            let granted = granted.max();
             assert!(
-                granted.max().is_some_and(|until| *until >= self.now()),
+                (self.fallback && (is_static || granted.is_some()))
+                    || granted.is_some_and(|until| *until >= self.now()),
                 "{address:?} at {:?}",
                 self.now()
             );
@@ -360,11 +368,13 @@ impl World {
     }
 }
 
-fn settings(excluded: &BTreeSet<LinkIndex>) -> Settings {
+fn settings(excluded: &BTreeSet<LinkIndex>, fallback: bool) -> Settings {
     let exclude = excluded.iter().map(|nic| Pattern(format!("eth{nic}")));
     Settings {
         bootif: Some(mac(index(1))),
         exclude: exclude.collect(),
+        static_address: fallback.then(|| STATIC.to_owned().try_into().unwrap()),
+        keep_expired: fallback,
         ..Settings::default()
     }
 }
@@ -374,8 +384,8 @@ proptest! {
 
     /// Runs 100 steps 100 times.
     #[test]
-    fn invariants_hold_after_every_step(steps in steps()) {
-        let mut world = World::new();
+    fn invariants_hold_after_every_step(steps in steps(), fallback in any::<bool>()) {
+        let mut world = World::new(fallback);
         world.check();
         for step in &steps {
             world.step(step);
@@ -389,8 +399,9 @@ proptest! {
     fn host_with_one_working_nic_is_online_within_five_minutes(
         steps in steps(),
         nic in NICS.prop_map(index),
+        fallback in any::<bool>(),
     ) {
-        let mut world = World::new();
+        let mut world = World::new(fallback);
         for step in &steps {
             world.step(step);
         }
@@ -406,5 +417,6 @@ proptest! {
         prop_assert!(observed.addresses.iter().any(|a| a.link == br0));
         let port = world.reconciler.election().port().unwrap();
         prop_assert!(port.candidate.carrier, "the port has no carrier");
+        prop_assert!(port.client.lease().is_some(), "the address is no lease");
     }
 }

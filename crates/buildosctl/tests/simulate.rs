@@ -47,7 +47,7 @@ fn descriptions() -> Vec<PathBuf> {
 }
 
 /// Final state and hostname of each description, which `BUILDOS_BLESS` does not change.
-const ENDS: [(&str, &str, Option<&str>); 16] = [
+const ENDS: [(&str, &str, Option<&str>); 18] = [
     ("three-nics", "online", Some("build-adbeefb8da")),
     ("no-server", "acquiring", None),
     ("slow-server", "online", Some("build-0000000001")),
@@ -64,6 +64,8 @@ const ENDS: [(&str, &str, Option<&str>); 16] = [
     ("gateway-silent", "online", Some("build-0000000002")),
     ("moved", "online", Some("build-0000000001")),
     ("settings", "online", Some("build-0000000001")),
+    ("static", "online", Some("build-0000000002")),
+    ("keep-expired", "online", Some("build-0000000001")),
 ];
 
 #[test]

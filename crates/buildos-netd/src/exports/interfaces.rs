@@ -26,7 +26,16 @@ fn write(out: &mut String, status: &Status) -> std::fmt::Result {
     )?;
     writeln!(out, "auto lo\niface lo inet loopback\n")?;
     writeln!(out, "# {}", status.reason)?;
-    writeln!(out, "auto {PUBLIC_BRIDGE}\niface {PUBLIC_BRIDGE} inet dhcp")?;
+    let configured = status.lease.as_ref().filter(|lease| lease.is_configured());
+    let method = if configured.is_some() {
+        "static"
+    } else {
+        "dhcp"
+    };
+    writeln!(
+        out,
+        "auto {PUBLIC_BRIDGE}\niface {PUBLIC_BRIDGE} inet {method}"
+    )?;
     let uplink = status.uplink.as_ref();
     let port = uplink.map_or("none", |(name, _)| name.as_str());
     write_bridge(out, port)?;
@@ -34,9 +43,12 @@ fn write(out: &mut String, status: &Status) -> std::fmt::Result {
         writeln!(out, "    hwaddress ether {mac}")?;
     }
     if let Some(lease) = &status.lease {
-        writeln!(out, "    # address {}/{}", lease.address, lease.prefix)?;
+        // ifupdown refuses these keywords in a method other than static.
+        let comment = if configured.is_some() { "" } else { "# " };
+        let (address, prefix) = (lease.address, lease.prefix);
+        writeln!(out, "    {comment}address {address}/{prefix}")?;
         if let Some(gateway) = lease.gateway() {
-            writeln!(out, "    # gateway {gateway}")?;
+            writeln!(out, "    {comment}gateway {gateway}")?;
         }
     }
     if let Some(private) = status.private {
@@ -61,6 +73,16 @@ fn write_bridge(out: &mut String, ports: &str) -> std::fmt::Result {
 mod tests {
     use super::*;
     use crate::status::samples::{offline, online};
+
+    #[test]
+    fn interfaces_with_static_address_has_method_static() {
+        let mut status = online();
+        let lease = status.lease.as_mut().unwrap();
+        lease.server = std::net::Ipv4Addr::UNSPECIFIED;
+        let text = render(&status);
+        assert!(text.contains("\niface br0 inet static\n"), "{text}");
+        assert!(text.contains("\n    address 192.0.2.10/24\n    gateway 192.0.2.1\n"));
+    }
 
     #[test]
     fn interfaces_has_both_bridges() {

@@ -1,5 +1,7 @@
 //! Renders `resolv.conf` (resolv.conf(5)).
 
+use buildos_dhcp::Lease;
+
 use crate::status::Status;
 
 /// Limit of name servers that glibc uses (`MAXNS`).
@@ -8,8 +10,12 @@ const NAME_SERVERS: usize = 3;
 /// Returns the content of the file.
 #[must_use]
 pub fn render(status: &Status) -> String {
-    let mut out =
-        "# Made by buildos-netd from the DHCP lease of br0; changes are lost.\n".to_owned();
+    let is_configured = status.lease.as_ref().is_some_and(Lease::is_configured);
+    let source = match is_configured {
+        true => "static address",
+        false => "DHCP lease",
+    };
+    let mut out = format!("# Made by buildos-netd from the {source} of br0; changes are lost.\n");
     let Some(lease) = &status.lease else {
         out.push_str("# There is no lease now.\n");
         return out;

@@ -3,12 +3,32 @@
 use std::net::Ipv4Addr;
 
 use buildos_dhcp::address_conflict::Detector;
-use buildos_dhcp::{Client, Config, Input, Instant, State};
+use buildos_dhcp::{Client, Config, Input, Instant, Lease, State};
 use buildos_types::MacAddress;
 use ipnet::Ipv4Net;
 
 use super::candidate::Candidate;
 use super::gateway::Monitor;
+
+/// What br0 has while no server grants a lease.
+#[derive(Debug)]
+pub(super) struct Fallback {
+    /// The expired lease, or the static address.
+    pub(super) lease: Box<Lease>,
+    /// br0 has the address: no other host answered for it.
+    pub(super) in_use: bool,
+}
+
+/// Another host has the address of the fallback.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Claim {
+    /// The address.
+    pub address: Ipv4Addr,
+    /// Hardware address of the other host.
+    pub by: MacAddress,
+    /// Time of the next attempt.
+    pub(super) retry_at: Instant,
+}
 
 /// A NIC in the election.
 #[derive(Debug)]
@@ -25,6 +45,8 @@ pub struct Contender {
     pub(super) known_gateway: Option<(Ipv4Addr, MacAddress)>,
     /// No server confirmed the lease since carrier returned or the gateway fell silent.
     pub(super) unconfirmed: bool,
+    /// Configuration of br0 while the client has no lease.
+    pub(super) fallback: Option<Fallback>,
     /// Searches beside the unconfirmed lease.
     pub(super) scout: Option<Client>,
     /// The client has been started and not stopped or suspended since.
@@ -44,6 +66,7 @@ impl Contender {
             monitor: None,
             known_gateway: None,
             unconfirmed: false,
+            fallback: None,
             scout: None,
             running: false,
             offered_at: None,
@@ -51,9 +74,24 @@ impl Contender {
         }
     }
 
-    /// Returns the address that the client requests or has, which no other host may use,
-    /// with its prefix.
+    /// Returns the lease of the client, else the fallback that br0 has.
+    #[must_use]
+    pub fn lease(&self) -> Option<&Lease> {
+        let fallback = self.fallback.as_ref().filter(|fallback| fallback.in_use);
+        let fallback = fallback.map(|fallback| &*fallback.lease);
+        self.client.lease().or(fallback)
+    }
+
+    /// Returns the address that no other host may use, with its prefix: that of the client, else
+    /// that of the fallback.
     pub(super) fn claimed_address(&self) -> Option<Ipv4Net> {
+        let fallback = self.fallback.as_ref().map(|fallback| &*fallback.lease);
+        let fallback = fallback.map(|lease| Ipv4Net::new_assert(lease.address, lease.prefix));
+        self.address_of_client().or(fallback)
+    }
+
+    /// Returns the address that the client requests or has, with its prefix.
+    pub(super) fn address_of_client(&self) -> Option<Ipv4Net> {
         let lease = match self.client.state() {
             State::Init | State::Selecting | State::InitReboot => None,
             State::Requesting => self.client.offer(),

@@ -19,6 +19,8 @@
 //!   it, the client declines it.
 //! - The winner remains the port of br0 until another NIC wins. The election is open again
 //!   when the lease is lost, or when carrier has been missing for longer than the grace time.
+//! - While no server grants a lease, br0 can have an expired one or a static address
+//!   ([`fallback`]).
 //!
 //! The module is pure: its inputs are links, packets and the time, its outputs are
 //! packets and events.
@@ -30,18 +32,21 @@ use std::time::Duration;
 use buildos_dhcp::address_conflict::{self, Detector, Report};
 use buildos_dhcp::arp;
 use buildos_dhcp::{
-    Client, ClientName, Config, Event, Identity, Input, Instant, Lease, Output, State, Transmit,
+    Client, ClientName, Config, Event, Identity, Input, Instant, Lease, LeaseLoss, Output, State,
+    Transmit,
 };
 use buildos_types::{LinkIndex, MacAddress};
 use ipnet::Ipv4Net;
 
 use super::candidate::Candidate;
-use super::contender::Contender;
+use super::contender::{Claim, Contender, Fallback};
 use super::gateway::{Monitor, Request};
 use super::notice::Notice;
 use crate::settings::{OnlineRequires, Settings};
+use crate::static_address::StaticAddress;
 
 mod confirm;
+mod fallback;
 mod order;
 
 /// Delay before a changed hostname is sent to the DHCP server. At boot the name is set
@@ -67,8 +72,23 @@ pub struct Rules {
     pub allowed_servers: Vec<Ipv4Addr>,
     /// Networks in which no address is accepted.
     pub denied_networks: Vec<Ipv4Net>,
+    /// Address of br0 while no server grants a lease.
+    pub static_address: Option<StaticAddress>,
+    /// Name servers used with it.
+    pub static_dns: Vec<Ipv4Addr>,
+    /// Duration without a lease after which it is used.
+    pub static_wait: Duration,
+    /// br0 keeps the address of an expired lease.
+    pub keep_expired: bool,
     /// Identification of the host to servers.
     pub identity: Identity,
+}
+
+impl Rules {
+    /// Returns the static address as a lease since `now`.
+    fn static_lease(&self, now: Instant) -> Option<Lease> {
+        self.static_address.as_ref()?.lease(&self.static_dns, now)
+    }
 }
 
 impl From<&Settings> for Rules {
@@ -82,6 +102,10 @@ impl From<&Settings> for Rules {
             detect_conflicts: settings.detect_conflicts,
             allowed_servers: settings.allow_servers.clone(),
             denied_networks: settings.deny_networks.clone(),
+            static_address: settings.fallback_address().cloned(),
+            static_dns: settings.static_dns.clone(),
+            static_wait: settings.static_wait,
+            keep_expired: settings.keep_expired,
             identity: settings.identity.clone(),
         }
     }
@@ -122,6 +146,10 @@ pub struct Election {
     open_since: Option<Instant>,
     /// Time until which the NIC that the machine booted from may take br0 over.
     bootif_until: Option<Instant>,
+    /// Time since which NICs with carrier have had no lease.
+    no_lease_since: Option<Instant>,
+    /// The host that has the address of the fallback.
+    fallback_claim: Option<Claim>,
     effects: VecDeque<Effect>,
     seed: u64,
 }
@@ -139,6 +167,8 @@ impl Election {
             own_macs: BTreeSet::new(),
             open_since: None,
             bootif_until: None,
+            no_lease_since: None,
+            fallback_claim: None,
             effects: VecDeque::new(),
             seed,
         }
@@ -198,7 +228,7 @@ impl Election {
         };
         let gone = self.contenders.iter().filter(|(i, c)| !remains(i, c));
         let gone = gone.filter_map(|(_, contender)| {
-            let lease = contender.client.lease()?.clone();
+            let lease = contender.lease()?.clone();
             Some(Effect::Gone(contender.candidate.clone(), Box::new(lease)))
         });
         self.effects.extend(gone.collect::<Vec<_>>());
@@ -211,6 +241,10 @@ impl Election {
                 let config = config(&self.rules, &self.hostname, candidate.mac);
                 Contender::new(candidate.clone(), config, seed)
             });
+            if contender.no_carrier_since.is_some() && contender.fallback.is_some() {
+                // Another host may have the address now.
+                contender.detector.take_if(|_| candidate.carrier);
+            }
             contender.no_carrier_since = match candidate.carrier {
                 true => None,
                 false => contender.no_carrier_since.or(Some(now)),
@@ -235,7 +269,15 @@ impl Election {
         let known_gateway = lease.gateway().zip(gateway_mac);
         let config = config(&self.rules, &self.hostname, candidate.mac);
         let mut contender = Contender::new(candidate, config, self.next_seed());
-        contender.client.handle(now, Input::Resume(Box::new(lease)));
+        if lease.is_configured() {
+            contender.client.handle(now, Input::Start);
+            contender.fallback = Some(Fallback {
+                lease: Box::new(lease),
+                in_use: true,
+            });
+        } else {
+            contender.client.handle(now, Input::Resume(Box::new(lease)));
+        }
         contender.running = true;
         contender.known_gateway = known_gateway;
         contender.no_carrier_since = (!contender.candidate.carrier).then_some(now);
@@ -311,7 +353,7 @@ impl Election {
         });
         let head_start = self
             .open_since
-            .filter(|_| self.contenders.values().any(Contender::holds_offer))
+            .filter(|_| self.contenders.values().any(|c| self.may_request(c)))
             .filter(|_| !self.is_requesting())
             .map(|since| since.saturating_add(self.rules.head_start));
         let grace = self
@@ -319,7 +361,13 @@ impl Election {
             .filter(|_| self.open_since.is_none())
             .and_then(|port| port.no_carrier_since)
             .map(|since| since.saturating_add(self.rules.carrier_grace));
-        let others = [head_start, grace, self.bootif_until, self.send_hostname_at];
+        let others = [
+            head_start,
+            grace,
+            self.bootif_until,
+            self.send_hostname_at,
+            self.fallback_deadline(),
+        ];
         timers.chain(others).flatten().min()
     }
 
@@ -345,10 +393,10 @@ impl Election {
         self.contenders.get(&self.port?)
     }
 
-    /// Returns the lease of the port of br0.
+    /// Returns the lease of the port of br0, or what br0 has without one ([`fallback`]).
     #[must_use]
     pub fn lease(&self) -> Option<&Lease> {
-        self.port()?.client.lease()
+        self.port()?.lease()
     }
 
     fn input(&mut self, now: Instant, index: LinkIndex, input: Input<'_>) {
@@ -371,32 +419,44 @@ impl Election {
             }
             self.collect_outputs(now);
         }
+        self.update_fallback(now);
         self.update_detectors(now);
         self.update_monitors(now);
     }
 
     /// Collects the packets and reports of the detectors, and passes conflicts to the clients.
     fn collect_findings(&mut self, now: Instant) {
+        let mut claims = Vec::new();
         for (index, contender) in &mut self.contenders {
             let Some(detector) = &mut contender.detector else {
                 continue;
             };
             let address = detector.address();
+            let fallback = contender.fallback.as_ref();
+            let fallback = fallback.filter(|fallback| fallback.lease.address == address);
+            let is_expired = fallback.is_some_and(|fallback| !fallback.lease.is_configured());
             while let Some(output) = detector.poll() {
                 match output {
                     address_conflict::Output::Send(packet) => {
                         self.effects.push_back(Effect::Arp(*index, packet));
                     }
                     address_conflict::Output::Conflict(mac) => {
+                        claims.extend(fallback.map(|_| (*index, mac)));
                         let conflict = Input::Conflict { address, mac };
                         contender.client.handle(now, conflict);
                     }
                     address_conflict::Output::Report(report) => {
+                        if let (Report::Contested(mac), true) = (report, is_expired) {
+                            claims.push((*index, mac));
+                        }
                         let effect = Effect::Report(*index, address, report);
                         self.effects.push_back(effect);
                     }
                 }
             }
+        }
+        for (index, mac) in claims {
+            self.claim_fallback(now, index, mac);
         }
     }
 
@@ -406,6 +466,8 @@ impl Election {
             let claimed = contender.claimed_address();
             let claimed = claimed.filter(|_| self.rules.detect_conflicts);
             let watched = contender.detector().map(Detector::address);
+            let address_of_client = contender.address_of_client().map(|net| net.addr());
+            let in_use = contender.lease().map(|lease| lease.address);
             if watched != claimed.map(|interface| interface.addr()) {
                 let mac = contender.candidate.mac;
                 contender.detector = claimed.map(|interface| Detector::new(now, mac, interface));
@@ -413,10 +475,11 @@ impl Election {
             let Some(detector) = &mut contender.detector else {
                 continue;
             };
-            if !contender.client.may_decline(now) {
+            let of_client = address_of_client == Some(detector.address());
+            if of_client && !contender.client.may_decline(now) {
                 detector.keep();
             }
-            if contender.client.lease().is_some() {
+            if in_use == Some(detector.address()) {
                 detector.grant(now);
             }
         }
@@ -442,6 +505,19 @@ impl Election {
                         contender.offered_at = None;
                     }
                     Event::Unconfirmed(_) => contender.unconfirmed = true,
+                    Event::Lost {
+                        lease,
+                        reason: LeaseLoss::Expired,
+                    } if self.rules.keep_expired && self.port == Some(*index) => {
+                        contender.unconfirmed = false;
+                        contender.fallback = Some(Fallback {
+                            lease: lease.clone(),
+                            in_use: true,
+                        });
+                        let notice = Notice::Kept(lease.clone());
+                        self.effects.push_back(Effect::Notice(*index, notice));
+                        continue;
+                    }
                     Event::Renewed(_) | Event::Lost { .. } => contender.unconfirmed = false,
                     Event::RequestFailed { .. } | Event::Refused { .. } => {}
                 }

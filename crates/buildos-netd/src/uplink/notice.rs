@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use buildos_dhcp::Lease;
-use buildos_types::InterfaceName;
+use buildos_types::{InterfaceName, MacAddress};
 use ipnet::Ipv4Net;
 
 /// A decision about a NIC.
@@ -27,6 +27,24 @@ pub enum Notice {
         server: Ipv4Addr,
         /// The network of the offer.
         network: Ipv4Net,
+    },
+    /// No server grants a lease; br0 has the static address.
+    FallbackUsed(Box<Lease>),
+    /// The lease expired; br0 keeps its address.
+    Kept(Box<Lease>),
+    /// Another host has the static address, or that of the expired lease. br0 does not have it.
+    FallbackClaimed {
+        #[allow(missing_docs)]
+        address: Ipv4Addr,
+        /// Hardware address of the other host.
+        by: MacAddress,
+    },
+    /// A server granted a lease with a different address than br0 had without it.
+    FallbackEnded {
+        /// The former address.
+        address: Ipv4Addr,
+        /// The address of the lease.
+        granted: Ipv4Addr,
     },
     /// The gateway of br0 answered ARP before, and does not any more.
     GatewaySilent(Ipv4Addr),

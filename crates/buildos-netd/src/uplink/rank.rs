@@ -52,6 +52,12 @@ impl Rank {
         }
     }
 
+    /// Returns true if the host is online with it.
+    #[must_use]
+    pub fn meets_requirement(self) -> bool {
+        self.meets_requirement
+    }
+
     /// Returns the rank without a preference for the NIC that the machine booted from.
     #[must_use]
     pub(super) fn without_preference(self) -> Self {

@@ -1,5 +1,6 @@
 //! `buildosctl leases`: lists the lease of the host and those of the machines on br1.
 
+use buildos_dbus_api::network1::AddressOrigin;
 use serde::Serialize;
 
 use crate::snapshot::model::{Host, Lease, SCHEMA};
@@ -14,7 +15,12 @@ pub(crate) fn render(host: &Host) -> String {
     };
     let mut rows = vec![row(&["ADDRESS", "HARDWARE ADDRESS", "ENDS", "WHO"])];
     if let Some(network) = host.network.as_ref().filter(|n| !n.address.is_empty()) {
-        let holder = format!("this host, from {}", network.lease.server);
+        let holder = match network.address_origin.parse() {
+            Ok(AddressOrigin::Static) => "this host, static address".to_owned(),
+            Ok(AddressOrigin::Lease | AddressOrigin::ExpiredLease) | Err(_) => {
+                format!("this host, from {}", network.lease.server)
+            }
+        };
         let ends = end(network.lease.expires_usec);
         rows.push(row(&[
             &network.address,

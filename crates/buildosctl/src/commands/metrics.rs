@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use buildos_dbus_api::agent1::InstanceState;
 use buildos_dbus_api::nat1::Resource;
-use buildos_dbus_api::network1::{Reachability, State};
+use buildos_dbus_api::network1::{AddressOrigin, Reachability, State};
 
 use super::why::judge;
 use crate::snapshot::model::{Agent, Daemon, Host};
@@ -100,6 +100,16 @@ fn network(host: &Host, out: &mut Page) {
         let states = Reachability::ALL.iter().map(|state| state.as_str());
         let current = &network.gateway_reachability;
         out.states("buildos_gateway_reachability", &[], states, current);
+    }
+    if !network.address_origin.is_empty() {
+        out.family(
+            "buildos_address_origin",
+            "gauge",
+            "1 for the origin of the address of br0, 0 for the others.",
+        );
+        let origins = AddressOrigin::ALL.iter().map(|origin| origin.as_str());
+        let current = &network.address_origin;
+        out.states("buildos_address_origin", &[], origins, current);
     }
     out.family(
         "buildos_lease_provisional",

@@ -2,7 +2,7 @@
 
 use buildos_dbus_api::agent1::InstanceState;
 use buildos_dbus_api::nat1::{ProbeState, State as NatState};
-use buildos_dbus_api::network1::{Reachability, State as NetworkState};
+use buildos_dbus_api::network1::{AddressOrigin, Reachability, State as NetworkState};
 use buildos_service::text;
 
 use crate::snapshot::model::{Daemon, Host, Network};
@@ -100,6 +100,14 @@ fn network(host: &Host, lines: &mut Vec<Line>) {
 
 fn lease(now: u64, network: &Network) -> String {
     let lease = &network.lease;
+    match network.address_origin.parse() {
+        Ok(AddressOrigin::Static) => return "none; the address is static".to_owned(),
+        Ok(AddressOrigin::ExpiredLease) => {
+            let ago = relative(now, lease.expires_usec);
+            return format!("from {}, ended {ago}; the address is kept", lease.server);
+        }
+        Ok(AddressOrigin::Lease) | Err(_) => {}
+    }
     let times = if lease.expires_usec == 0 {
         "never ends".to_owned()
     } else {

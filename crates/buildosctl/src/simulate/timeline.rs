@@ -56,6 +56,14 @@ pub(crate) fn notice(notice: &Notice) -> String {
             "ends its lease of {}: {server} offers an address of {network}",
             lease.address
         ),
+        Notice::FallbackUsed(lease) => {
+            format!("uses the static address {}/{}", lease.address, lease.prefix)
+        }
+        Notice::Kept(lease) => format!("keeps {}, whose lease expired", lease.address),
+        Notice::FallbackClaimed { address, by } => format!("gives {address} up, which {by} has"),
+        Notice::FallbackEnded { address, granted } => {
+            format!("gives {address} up for the leased {granted}")
+        }
         Notice::GatewaySilent(gateway) => format!("misses answers of the gateway {gateway}"),
         Notice::GatewayAnswers(gateway) => format!("is answered by the gateway {gateway} again"),
         Notice::Replaced { lease, by, reason } => {

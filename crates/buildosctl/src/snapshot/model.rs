@@ -142,8 +142,10 @@ properties! {
         private_ports as "PrivatePorts": Vec<String>,
         /// Address of the host on br1 with its prefix, or empty
         private_network as "PrivateNetwork": String,
-        /// Leased address with its prefix, or empty
+        /// Address of br0 with its prefix, or empty
         address as "Address": String,
+        /// lease, expired-lease or static; empty without an address
+        address_origin as "AddressOrigin": String,
         /// IPv6 addresses of br0 with their prefixes
         ipv6_addresses as "IPv6Addresses": Vec<String>,
         /// Default gateway, or empty

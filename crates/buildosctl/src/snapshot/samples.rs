@@ -28,6 +28,7 @@ pub(crate) fn ready() -> Host {
         private_ports: strings(&["tap0"]),
         private_network: "172.23.0.1/16".into(),
         address: "192.0.2.7/24".into(),
+        address_origin: "lease".into(),
         gateway: "192.0.2.1".into(),
         gateway_reachability: "reachable".into(),
         dns: strings(&["192.0.2.1"]),

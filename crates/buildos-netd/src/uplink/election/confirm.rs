@@ -41,7 +41,7 @@ impl Election {
     #[must_use]
     pub fn gateway_reachability(&self) -> Option<Reachability> {
         let port = self.port()?;
-        port.client.lease()?.gateway()?;
+        port.lease()?.gateway()?;
         let monitor = port.monitor.as_ref();
         Some(monitor.map_or(Reachability::Unknown, Monitor::reachability))
     }
@@ -50,7 +50,7 @@ impl Election {
     #[must_use]
     pub fn gateway_mac(&self) -> Option<MacAddress> {
         let port = self.port()?;
-        let gateway = port.client.lease()?.gateway()?;
+        let gateway = port.lease()?.gateway()?;
         let (known, mac) = port.known_gateway?;
         (known == gateway).then_some(mac)
     }
@@ -195,7 +195,7 @@ impl Contender {
 
     /// Returns the address and the gateway of the lease while they can be checked.
     fn leased_gateway(&self) -> Option<(std::net::Ipv4Addr, std::net::Ipv4Addr)> {
-        let lease = self.client.lease().filter(|_| self.running)?;
+        let lease = self.lease().filter(|_| self.running)?;
         Some((lease.address, lease.gateway()?))
     }
 

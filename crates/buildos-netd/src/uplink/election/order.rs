@@ -126,10 +126,18 @@ impl Election {
             .filter(|(_, c, rank)| {
                 lease.is_none_or(|lease| self.beats(*rank, lease) && self.is_proven(c))
             })
+            .filter(|(.., rank)| !self.is_worse_than_fallback(*rank))
             .filter(|(.., rank)| !(head_start && could_do_better(*rank)))
             .map(|(index, c, rank)| (Reverse(rank), c.offered_at, *index))
             .min()
             .map(|(.., index)| index)
+    }
+
+    /// Returns true if the contender holds an offer that is not worse than what br0 has
+    /// without it.
+    pub(super) fn may_request(&self, contender: &Contender) -> bool {
+        let rank = self.offer_rank(contender);
+        rank.is_some_and(|rank| !self.is_worse_than_fallback(rank))
     }
 
     /// Returns true unless br0's gateway is silent and that of the offer, too: an untried
@@ -148,7 +156,7 @@ impl Election {
         Some(self.rank_of(contender, offer))
     }
 
-    fn rank_of(&self, contender: &Contender, lease: &buildos_dhcp::Lease) -> Rank {
+    pub(super) fn rank_of(&self, contender: &Contender, lease: &buildos_dhcp::Lease) -> Rank {
         let required = self.rules.online_requires;
         Rank::new(lease, self.is_booted_from(contender), required)
     }
@@ -158,7 +166,7 @@ impl Election {
     }
 
     /// Returns true if the machine booted from the NIC, or from an unknown one.
-    fn is_booted_from(&self, contender: &Contender) -> bool {
+    pub(super) fn is_booted_from(&self, contender: &Contender) -> bool {
         let bootif = self.rules.bootif;
         bootif.is_none_or(|mac| mac == contender.candidate.mac)
     }

@@ -1,7 +1,7 @@
 //! Checks the steps from the daemons to NAT.
 
 use buildos_dbus_api::agent1::Need;
-use buildos_dbus_api::network1::{LinkRole, Reachability, State as NetworkState};
+use buildos_dbus_api::network1::{AddressOrigin, LinkRole, Reachability, State as NetworkState};
 
 use super::agent_state::is_needed;
 use super::step::{StepResult, unknown};
@@ -101,13 +101,29 @@ pub(super) fn lease(host: &Host) -> StepResult {
             false => "",
         };
         let (address, server) = (&network.address, &lease.server);
-        let lease = format!("{address} from {server}, {end}{rest}");
+        let origin = network
+            .address_origin
+            .parse()
+            .unwrap_or(AddressOrigin::Lease);
+        let lease = match origin {
+            AddressOrigin::Lease => format!("{address} from {server}, {end}{rest}"),
+            AddressOrigin::ExpiredLease => {
+                let ago = relative(host.taken_usec, lease.expires_usec);
+                format!("{address} from {server}, whose lease ended {ago} (keep_expired)")
+            }
+            AddressOrigin::Static => {
+                format!("static address {address}, as no DHCP server grants a lease")
+            }
+        };
         let parts: Vec<&str> = std::iter::once(lease.as_str())
             .chain(claims(&network.reason))
             .collect();
         let text = parts.join("; ");
         if network.gateway_reachability != Reachability::Unreachable.as_str() {
-            return StepResult::Passed(text);
+            return match origin {
+                AddressOrigin::Lease => StepResult::Passed(text),
+                AddressOrigin::ExpiredLease | AddressOrigin::Static => StepResult::Remark(text),
+            };
         }
         let text = format!("{text}; gateway {} does not answer ARP", network.gateway);
         match host.nat.as_ref().is_some_and(|nat| nat.ready) {

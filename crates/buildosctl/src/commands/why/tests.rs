@@ -19,6 +19,30 @@ fn after(change: Change) -> Verdict {
 }
 
 #[test]
+fn remark_names_static_address_and_expired_lease() {
+    for (origin, text) in [
+        (
+            "static",
+            "static address 192.0.2.7/24, as no DHCP server grants a lease",
+        ),
+        (
+            "expired-lease",
+            "192.0.2.7/24 from 192.0.2.1, whose lease ended 5 min 0 s ago (keep_expired)",
+        ),
+    ] {
+        let mut host = ready();
+        let network = host.network.as_mut().unwrap();
+        network.address_origin = origin.into();
+        network.lease.expires_usec = NOW - 300_000_000;
+        let verdict = judge(&host);
+        assert_eq!(verdict.outcome, Outcome::Ready);
+        let texts = verdict.chain.iter().filter(|f| f.mark == Mark::Remark);
+        let texts: Vec<_> = texts.map(|finding| finding.what.as_str()).collect();
+        assert_eq!(texts, [text]);
+    }
+}
+
+#[test]
 fn verdict_on_host_without_fault_is_ready() {
     let verdict = after(|_| {});
     assert_eq!(verdict.outcome, Outcome::Ready);
