@@ -98,11 +98,11 @@ def test_unusual_search_domains_reach_machines(host: Host, lan: Lan) -> None:
     """dnsmasq does not start with an option that it refuses."""
     long = ".".join(["a" * 63] * 3)
     expected = ["10", "_tcp.example", "-x.example", "1.2.3.4", "fe", long]
-    options = {6: address(lan.address), 119: domain_names(*expected, "does-not-fit-anymore.example")}
+    options = {6: address(lan.address), 119: domain_names(*expected, "one-too-many.lan.example")}
     DhcpDouble(lan, Behaviour(lan.address, options=options))
     host.start([lan])
     host.wait_for(lambda: dnsmasq_pid(host), "dnsmasq serves")
-    assert host.bus_property("network1", "SearchDomains")[-1] == "does-not-fit-anymore.example"
+    assert host.bus_property("network1", "SearchDomains")[-1] == "one-too-many.lan.example"
     machine = leased(host)
     # 255 bytes have no room for the last.
     assert search_list(machine).split() == expected
