@@ -2,7 +2,8 @@
 //!
 //! | function | after | delays |
 //! |---|---|---|
-//! | [`discovery_delay`] | DISCOVER, REQUEST in REBOOTING | 0.1, 0.4, 1, 2, 3, 3 … s; after two minutes 8, 16, 32, 64 s |
+//! | [`discovery_delay`] | DISCOVER | 0.1, 0.4, 1, 2, 2 … s; after two minutes 8, 16, 32, 64 s |
+//! | [`confirmation_delay`] | REQUEST in REBOOTING | 0.02 s, then as a DISCOVER |
 //! | [`request_delay`] | REQUEST for an OFFER | 1, 2, 4, 4 … s |
 //! | [`renewal_delay`] | REQUEST in RENEWING, REBINDING | half of the remaining time, at least a minute |
 //! | [`nak_delay`] | NAKs in a row | 0, 1, 2, 4 … 64 s |
@@ -22,23 +23,41 @@ const LONGEST: Duration = Duration::from_secs(64);
 const RENEWAL_MINIMUM: Duration = Duration::from_secs(60);
 const RENEWAL_FRACTION: u32 = 32;
 
-/// Returns the delay after message number `sent` (from 1) of a search or confirmation
-/// that began `elapsed` ago.
+/// Delay after the first REQUEST of a confirmation. A server answers it from memory within a
+/// few milliseconds, and a second REQUEST costs a server nothing.
+const FIRST_CONFIRMATION: Duration = Duration::from_millis(20);
+/// Longest delay of the first two minutes. A server that comes back gets a DISCOVER after
+/// 1 s in the median.
+const EAGER_LONGEST: u32 = 2;
+
+/// Returns the delay after message number `sent` (from 1) of a search that began `elapsed`
+/// ago.
 ///
 /// The first two are short because the first message is often lost. A port of a switch
-/// or a bridge begins to forward some milliseconds after carrier. Later delays are at most
-/// 3 s for two minutes: a server that comes back gets a DISCOVER after 1.5 s in the median.
+/// or a bridge begins to forward some milliseconds after carrier.
 pub(crate) fn discovery_delay(sent: u32, elapsed: Duration) -> Duration {
     if elapsed < EAGER {
         match sent {
             0 | 1 => SECOND / 10,
             2 => SECOND * 2 / 5,
-            more => SECOND * (more - 2).min(3),
+            more => SECOND * (more - 2).min(EAGER_LONGEST),
         }
     } else {
         // Each step of the doubling lasts as long as all steps before it.
         let past = elapsed.saturating_sub(EAGER);
         past.saturating_add(8 * SECOND).min(LONGEST)
+    }
+}
+
+/// Returns the delay after REQUEST number `sent` (from 1) of a confirmation that began
+/// `elapsed` ago.
+///
+/// The host has its address meanwhile, but its network waits for the confirmation. A search
+/// has no such short delay: a second DISCOVER can make a server check a second address.
+pub(crate) fn confirmation_delay(sent: u32, elapsed: Duration) -> Duration {
+    match sent {
+        0 | 1 => FIRST_CONFIRMATION,
+        more => discovery_delay(more - 1, elapsed),
     }
 }
 
@@ -91,7 +110,7 @@ mod tests {
         let delays = |elapsed| {
             [1, 2, 3, 4, 5, 6, u32::MAX].map(|sent| discovery_delay(sent, elapsed).as_millis())
         };
-        let eager = [100, 400, 1000, 2000, 3000, 3000, 3000];
+        let eager = [100, 400, 1000, 2000, 2000, 2000, 2000];
         assert_eq!(delays(Duration::ZERO), eager);
         assert_eq!(delays(seconds(119)), eager);
         for (elapsed, delay) in [(120, 8), (128, 16), (144, 32), (176, 64), (10_000, 64)] {
@@ -103,6 +122,13 @@ mod tests {
         }
         assert_eq!(discovery_delay(50, Duration::MAX), LONGEST);
         assert_eq!(discovery_delay(0, Duration::ZERO), SECOND / 10);
+    }
+
+    #[test]
+    fn confirmation_delay_is_twenty_milliseconds_then_that_of_discovery() {
+        let delays =
+            [0, 1, 2, 3, 4, 5, 6].map(|sent| confirmation_delay(sent, Duration::ZERO).as_millis());
+        assert_eq!(delays, [20, 20, 100, 400, 1000, 2000, 2000]);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use super::phase::Phase;
 use crate::lease::Lease;
 use crate::message::{ClientMessage, MessageKind};
 use crate::offers::{Offer, Offers};
-use crate::retransmission::{discovery_delay, renewal_delay, request_delay};
+use crate::retransmission::{confirmation_delay, discovery_delay, renewal_delay, request_delay};
 use crate::time::Instant;
 
 impl Client {
@@ -83,7 +83,7 @@ impl Client {
         };
         self.transmit(Ipv4Addr::BROADCAST, message);
         self.phase = Phase::Selecting {
-            retry_at: self.discovery_retry(now),
+            retry_at: self.broadcast_retry(now, discovery_delay),
         };
     }
 
@@ -115,7 +115,7 @@ impl Client {
         self.transmit(Ipv4Addr::BROADCAST, message);
         self.phase = Phase::Rebooting {
             lease,
-            retry_at: self.discovery_retry(now),
+            retry_at: self.broadcast_retry(now, confirmation_delay),
         };
     }
 
@@ -154,11 +154,11 @@ impl Client {
         now.saturating_add(renewal_delay(remaining, lease.term.map(|term| term.lease)))
     }
 
-    fn discovery_retry(&mut self, now: Instant) -> Instant {
+    /// Returns the time of the next broadcast of the exchange, by the number of messages sent
+    /// and the time since its beginning.
+    fn broadcast_retry(&mut self, now: Instant, delay: fn(u32, Duration) -> Duration) -> Instant {
         let elapsed = now.saturating_sub(self.exchange.began);
-        let delay = self
-            .random
-            .jitter(discovery_delay(self.exchange.sent, elapsed));
+        let delay = self.random.jitter(delay(self.exchange.sent, elapsed));
         now.saturating_add(delay)
     }
 }

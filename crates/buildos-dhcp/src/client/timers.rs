@@ -8,7 +8,7 @@ use crate::time::Instant;
 
 /// REQUESTs sent in REBOOTING, within about ten seconds, before the client uses the
 /// lease unconfirmed.
-const CONFIRMATION_REQUESTS: u32 = 6;
+const CONFIRMATION_REQUESTS: u32 = 8;
 
 impl Client {
     /// Returns the time by which to call [`Client::handle`] with

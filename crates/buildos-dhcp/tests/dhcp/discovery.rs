@@ -63,7 +63,7 @@ fn discovers_are_frequent_for_two_minutes_then_back_off() {
         let gaps = gaps(&times);
         for (index, gap) in gaps[..fast].iter().enumerate() {
             // The last of these delays began within the two minutes.
-            let expected = [0.1, 0.4, 1.0, 2.0, 3.0][index.min(4)];
+            let expected = [0.1, 0.4, 1.0, 2.0][index.min(3)];
             assert!(near(*gap, expected), "gap {index} of {gaps:?}");
         }
         for pair in gaps[fast..].windows(2) {
@@ -122,7 +122,7 @@ fn every_second_discover_after_four_has_the_broadcast_flag() {
         .map(|(_, sent)| Sent::new(sent).broadcast)
         .collect();
     assert_eq!(
-        flags,
+        flags[..8],
         [false, false, false, false, true, false, true, false]
     );
 }

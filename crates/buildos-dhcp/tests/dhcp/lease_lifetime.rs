@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use buildos_dhcp::{Config, Event, Input, Lease, LeaseLoss, MessageKind, Refusal, State};
 
-use crate::host::{EPOCH, Host, MAC, Sent};
+use crate::host::{EPOCH, Host, MAC, Sent, near};
 use crate::server_reply::{ADDRESS, Reply, SECOND, SERVER};
 
 fn bound(ack: Reply) -> Host {
@@ -351,12 +351,26 @@ fn lease_is_kept_without_carrier_and_confirmed_when_carrier_returns() {
 }
 
 #[test]
+fn confirmation_is_repeated_after_twenty_milliseconds() {
+    let mut host = Host::in_state(State::Rebooting);
+    host.run_until(5.0);
+    let mut before = 0.0;
+    let times = host.times(MessageKind::Request);
+    for (time, expected) in times.into_iter().zip([0.02, 0.1, 0.4, 1.0, 2.0]) {
+        assert!(near(time - before, expected), "{time} after {before}");
+        before = time;
+    }
+    host.reply(Reply::ack());
+    assert_eq!(host.state(), State::Bound);
+}
+
+#[test]
 fn unconfirmed_lease_is_used_until_expiry() {
     let mut host = Host::in_state(State::Rebooting);
     host.run_until(13.0);
     assert_eq!(
         host.times(MessageKind::Request).len(),
-        5,
+        7,
         "in addition to the first"
     );
     let flags: Vec<_> = host
@@ -364,7 +378,7 @@ fn unconfirmed_lease_is_used_until_expiry() {
         .iter()
         .map(|(_, sent)| Sent::new(sent).broadcast)
         .collect();
-    assert_eq!(flags, [false, false, false, true, false]);
+    assert_eq!(flags, [false, false, false, true, false, true, false]);
     let lease = Box::new(host.lease().clone());
     assert_eq!(host.events(), [Event::Unconfirmed(lease)]);
     assert_eq!(host.state(), State::Bound);
