@@ -12,6 +12,7 @@
 //! `docs/dbus/` has the XML of record.
 
 pub mod agent1;
+mod fields;
 pub mod hostname1;
 pub mod nat1;
 pub mod network1;

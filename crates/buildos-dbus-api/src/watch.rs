@@ -1,9 +1,11 @@
 //! Follows the properties of another daemon across its restarts.
 //!
 //! A [`Watch`] reads all properties of one object in one call. It reads them again after
-//! each `PropertiesChanged` and each change of the bus name's owner. A peer that is not
+//! each `PropertiesChanged` that names one of its properties, and each change of the bus
+//! name's owner. A peer that is not
 //! on the bus is a normal state, [`None`]; reading never starts it.
 
+use std::collections::HashMap;
 use std::io;
 
 use futures_util::StreamExt as _;
@@ -13,10 +15,11 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use zbus::names::OwnedBusName;
 use zbus::proxy::MethodFlags;
-use zbus::zvariant::{OwnedObjectPath, Type};
+use zbus::zvariant::{OwnedObjectPath, Type, Value};
 use zbus::{Connection, MatchRule, MessageStream, Proxy, message};
 
 use crate::PEER_TIMEOUT;
+use crate::fields::fields;
 
 const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
 /// Errors for a bus name without owner, if the call does not start one.
@@ -94,7 +97,7 @@ impl<S: Snapshot> Watch<S> {
             peer: peer.try_into()?,
             path: path.try_into()?,
             events,
-            drain: tokio::spawn(drain(owner, properties, sender)),
+            drain: tokio::spawn(drain(owner, properties, fields::<S>(), sender)),
             reading: Reading::Stale,
             last: None,
         })
@@ -206,18 +209,36 @@ impl<S> Drop for Watch<S> {
     }
 }
 
-async fn drain(mut owner: MessageStream, mut properties: MessageStream, sender: mpsc::Sender<()>) {
+/// Requests a reading after each change of the owner, and each change of these properties.
+async fn drain(
+    mut owner: MessageStream,
+    mut properties: MessageStream,
+    names: &'static [&'static str],
+    sender: mpsc::Sender<()>,
+) {
     loop {
-        let message = tokio::select! {
-            message = owner.next() => message,
-            message = properties.next() => message,
+        let (message, is_relevant): (_, fn(&_, &_) -> _) = tokio::select! {
+            message = owner.next() => (message, |_, _| true),
+            message = properties.next() => (message, names_property),
         };
         match message {
-            Some(Ok(_)) => {
-                // Full: a reading is due. Closed: this task is about to be aborted.
-                let _ = sender.try_send(());
+            Some(Ok(message)) => {
+                if is_relevant(&message, names) {
+                    // Full: a reading is due. Closed: this task is about to be aborted.
+                    let _ = sender.try_send(());
+                }
             }
             Some(Err(_)) | None => return,
         }
     }
+}
+
+/// Returns true if `PropertiesChanged` names one of these properties, or is malformed.
+fn names_property(signal: &message::Message, names: &[&str]) -> bool {
+    let body = signal.body();
+    let changes = body.deserialize::<(&str, HashMap<&str, Value<'_>>, Vec<&str>)>();
+    changes.map_or(true, |(_, changed, invalidated)| {
+        let mut named = changed.into_keys().chain(invalidated);
+        named.any(|name| names.contains(&name))
+    })
 }

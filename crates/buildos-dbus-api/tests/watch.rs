@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // A test fails by panicking.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 #[path = "support/bus.rs"]
@@ -13,14 +14,18 @@ use bus::Bus;
 use zbus::Connection;
 
 /// A netd with two properties, one of a later version.
+#[derive(Default)]
 struct Netd {
     uplink: String,
+    /// Number of readings.
+    readings: AtomicUsize,
 }
 
 #[zbus::interface(name = "org.build2.buildos.network1.Manager")]
 impl Netd {
     #[zbus(property)]
     fn uplink(&self) -> &str {
+        self.readings.fetch_add(1, Ordering::Relaxed);
         &self.uplink
     }
 
@@ -34,6 +39,7 @@ async fn start_netd(bus: &Bus, uplink: &str) -> Connection {
     let connection = bus.connect().await;
     let netd = Netd {
         uplink: uplink.to_owned(),
+        ..Netd::default()
     };
     connection
         .object_server()
@@ -56,6 +62,14 @@ async fn change(netd: &Connection, uplink: &str) {
         .uplink_changed(interface.signal_emitter())
         .await
         .unwrap();
+}
+
+async fn change_moon(netd: &Connection) {
+    let served = netd.object_server().interface::<_, Netd>(network1::PATH);
+    let interface = served.await.unwrap();
+    let state = interface.get().await;
+    let emitter = interface.signal_emitter();
+    state.moon_phase_changed(emitter).await.unwrap();
 }
 
 async fn next(watch: &mut Watch<Network>) -> Result<Option<Network>, BusLost> {
@@ -87,6 +101,26 @@ async fn watch_follows_peer_across_its_restart() {
     assert_eq!(next(&mut watch).await.unwrap(), None);
     let _netd = start_netd(&bus, "eth1").await;
     assert_eq!(next(&mut watch).await.unwrap(), uplink("eth1"));
+}
+
+#[tokio::test]
+async fn change_of_other_property_is_not_read() {
+    let bus = Bus::new();
+    let connection = bus.connect().await;
+    let netd = start_netd(&bus, "eth0").await;
+    let mut watch = network1::watch(&connection).await.unwrap();
+    assert_eq!(next(&mut watch).await.unwrap(), uplink("eth0"));
+    let served = netd.object_server().interface::<_, Netd>(network1::PATH);
+    let interface = served.await.unwrap();
+    let before = interface.get().await.readings.load(Ordering::Relaxed);
+    for _ in 0..10 {
+        change_moon(&netd).await;
+    }
+    change(&netd, "eth1").await;
+    assert_eq!(next(&mut watch).await.unwrap(), uplink("eth1"));
+    let after = interface.get().await.readings.load(Ordering::Relaxed);
+    // The change of the uplink is read for its signal, and by the watch.
+    assert!(after - before <= 2, "{before} {after}");
 }
 
 /// zbus reads nothing from a connection while a signal queue is full. A watch that is not
