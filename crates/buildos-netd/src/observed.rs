@@ -122,6 +122,15 @@ pub struct InstalledRoute {
 }
 
 impl Observed {
+    /// Replaces the lifetime of an address with that of `address`.
+    pub fn set_lifetime(&mut self, address: &Address) {
+        let mut addresses = self.addresses.iter_mut();
+        let old = addresses.find(|other| other.is_same_apart_from_lifetime(address));
+        if let Some(old) = old {
+            old.expires = address.expires;
+        }
+    }
+
     /// Returns the bridge of that name.
     #[must_use]
     pub fn bridge(&self, name: &str) -> Option<&Link> {

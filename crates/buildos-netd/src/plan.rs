@@ -270,6 +270,17 @@ impl Op {
         matches!(self, Self::Detach(_))
     }
 
+    /// Returns the address of an operation that only replaces its lifetime.
+    #[must_use]
+    pub fn only_lifetime(&self, observed: &Observed) -> Option<&Address> {
+        let Self::SetAddress(address) = self else {
+            return None;
+        };
+        let mut addresses = observed.addresses.iter();
+        let is_present = addresses.any(|other| other.is_same_apart_from_lifetime(address));
+        is_present.then_some(address)
+    }
+
     /// Returns true if the operation only changes a lifetime, by at most the rounding of
     /// two renewals in a row. Such an operation is not a repair.
     #[must_use]

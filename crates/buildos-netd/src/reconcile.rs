@@ -12,7 +12,10 @@
 //!
 //! One event takes as many rounds as the plan needs: three from an empty kernel to two
 //! configured bridges. The last observation is reused in the first round unless the kernel
-//! reported changes.
+//! reported changes, and after a round that replaced lifetimes only, as a renewal does.
+//!
+//! Messages are received between the operations too, and answered at once. A message that
+//! changes the desired state ends the round.
 //!
 //! | event | reaction |
 //! |---|---|
@@ -20,7 +23,7 @@
 //! | the kernel refuses to detach the former uplink | do not attach the new one |
 //! | an operation is needed although the desired state did not change | log a repair |
 //! | the kernel accepts an operation without effect | log once, apply the others, retry in 2, 4, … 64 s |
-//! | the plan is not empty after five rounds | retry in 2 s: another program undoes the changes |
+//! | the plan is not empty after eight rounds | retry in 2 s: another program undoes the changes |
 //!
 //! The daemon, `buildosctl simulate` and the model test drive the same [`Reconciler`], with
 //! different implementations of [`Kernel`] and [`Network`].
@@ -40,6 +43,7 @@ use crate::observed::{Observed, PRIVATE_BRIDGE};
 use crate::plan::{self, Op};
 use crate::private_network;
 use crate::settings::Settings;
+use crate::sockets::{Incoming, Message};
 use crate::uplink::candidate::{self, Candidate};
 use crate::uplink::election::{Effect, Election, Rules};
 use crate::uplink::gateway::Request;
@@ -47,7 +51,7 @@ use crate::uplink::listeners::{Listen, listeners, receiving_link};
 use crate::uplink::notice::Notice;
 
 /// Limit of rounds for one event.
-const ROUNDS: usize = 5;
+const ROUNDS: usize = 8;
 /// Delay before a refused operation is applied again.
 pub const RETRY: Duration = Duration::from_secs(2);
 
@@ -72,6 +76,11 @@ pub trait Kernel {
 
 /// The sockets of the DHCP clients, and the observer of their events.
 pub trait Network {
+    /// Returns the next received message, without waiting for one.
+    fn received(&mut self) -> Option<Incoming> {
+        None
+    }
+
     /// Opens the given sockets in addition to the open ones.
     fn listen(&mut self, listeners: &[(LinkIndex, Listen)]);
 
@@ -212,6 +221,14 @@ impl Reconciler {
         self.election.set_hostname(now, hostname);
     }
 
+    /// Processes a message of a NIC's network.
+    pub fn receive(&mut self, now: Instant, incoming: &Incoming) {
+        match &incoming.message {
+            Message::Dhcp(payload) => self.packet(now, incoming.client, payload),
+            Message::Arp(packet) => self.arp(now, incoming.client, packet),
+        }
+    }
+
     /// Processes a DHCP message for the client of a NIC.
     pub fn packet(&mut self, now: Instant, nic: LinkIndex, payload: &[u8]) {
         self.election.packet(now, nic, payload);
@@ -290,10 +307,12 @@ impl Reconciler {
         let mut refused: Vec<Op> = Vec::new();
         let mut applied: Vec<Op> = Vec::new();
         let mut has_ineffective = false;
-        for round in 0..ROUNDS {
-            if observe || round > 0 {
+        let mut observe = observe;
+        for _ in 0..ROUNDS {
+            if observe {
                 self.observed = host.observe().await?;
                 self.update_candidates(host);
+                self.take_received(host);
             }
             let desired = self.desired(host.now());
             let mut ops = plan::plan(&desired, &self.observed);
@@ -318,11 +337,12 @@ impl Reconciler {
                 self.refused = refused;
                 return Ok(());
             }
-            if self.settled.take() == Some(desired) {
+            if self.settled.take().as_ref() == Some(&desired) {
                 self.report_repairs(&ops);
             }
-            let refused_now = self.apply(host, &ops).await;
+            let refused_now = self.apply(host, &desired, &mut ops).await;
             ops.retain(|op| !refused_now.contains(op));
+            observe = !refused_now.is_empty() || !self.set_lifetimes(&ops);
             applied.extend(ops);
             refused.extend(refused_now);
         }
@@ -331,12 +351,38 @@ impl Reconciler {
         Ok(())
     }
 
+    /// Takes over the lifetimes that the operations set, and returns true if they set nothing
+    /// else: the kernel need not be observed then.
+    fn set_lifetimes(&mut self, ops: &[Op]) -> bool {
+        let lifetimes = ops.iter().map(|op| op.only_lifetime(&self.observed));
+        let Some(lifetimes) = lifetimes.collect::<Option<Vec<_>>>() else {
+            return false;
+        };
+        for address in lifetimes {
+            self.observed.set_lifetime(address);
+        }
+        true
+    }
+
     /// Applies the operations and returns those that the kernel refused. One refusal does
     /// not stop the others: a NIC that cannot be set up must not cost the host its network.
     /// The exception is a port that remains in br0: a second one would close a loop.
-    async fn apply<H: Kernel>(&self, host: &mut H, ops: &[Op]) -> Vec<Op> {
+    ///
+    /// A message that changes the desired state ends the round. It removes the operations that
+    /// were not tried from `ops`.
+    async fn apply<H: Kernel + Network>(
+        &mut self,
+        host: &mut H,
+        desired: &Desired,
+        ops: &mut Vec<Op>,
+    ) -> Vec<Op> {
         let mut refused = Vec::new();
-        for op in ops {
+        let mut tried = 0;
+        for op in &*ops {
+            if self.take_received(host) && self.desired(host.now()) != *desired {
+                break;
+            }
+            tried += 1;
             if is_blocked(op, &refused) {
                 refused.push(op.clone());
                 continue;
@@ -353,6 +399,7 @@ impl Reconciler {
                 refused.push(op.clone());
             }
         }
+        ops.truncate(tried);
         refused
     }
 
@@ -383,6 +430,20 @@ impl Reconciler {
         for op in ops.iter().filter(undoes_change) {
             messages::repaired(&op.describe(&self.observed), self.changed_by);
         }
+    }
+
+    /// Processes the messages that were received meanwhile, and sends the answers. Returns
+    /// false if there were none.
+    fn take_received<H: Kernel + Network>(&mut self, host: &mut H) -> bool {
+        let mut any = false;
+        while let Some(incoming) = host.received() {
+            self.receive(host.now(), &incoming);
+            any = true;
+        }
+        if any {
+            self.exchange(host);
+        }
+        any
     }
 
     /// Derives the candidates from the observed links.

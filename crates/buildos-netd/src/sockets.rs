@@ -169,6 +169,11 @@ impl Sockets {
         }
     }
 
+    /// Returns the next message if there is one.
+    pub fn try_receive(&mut self) -> Option<Incoming> {
+        self.receiver.try_recv().ok()
+    }
+
     /// Waits for the next message. Cancel-safe.
     pub async fn receive(&mut self) -> Incoming {
         match self.receiver.recv().await {

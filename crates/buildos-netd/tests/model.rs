@@ -84,6 +84,8 @@ enum Step {
     /// Another host claims the address.
     Claim(LinkIndex),
     Renew,
+    /// netd receives messages between operations, or only after them.
+    Immediate(bool),
     /// netd is killed and restarted with its saved state.
     Restart,
     /// The kernel refuses operations from now on.
@@ -123,6 +125,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         2 => (0u32..5_000_000).prop_map(Step::Pass),
         1 => nic().prop_map(Step::Claim),
         1 => Just(Step::Renew),
+        1 => any::<bool>().prop_map(Step::Immediate),
         1 => Just(Step::Restart),
         2 => refusal.prop_map(Step::Refuse),
         2 => Just(Step::Accept),
@@ -205,6 +208,7 @@ impl World {
                 self.reconciler.arp(now, nic, &claim);
             }
             Step::Renew => self.reconciler.renew(now),
+            Step::Immediate(on) => self.lan.immediate = on,
             Step::Restart => return self.restart(),
             Step::Refuse(refusal) => {
                 self.refusing = true;

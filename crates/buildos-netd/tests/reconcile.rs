@@ -234,3 +234,62 @@ fn kernel_is_observed_only_after_changes() {
     settle(&mut reconciler, &mut lan);
     assert_eq!(*reconciler.observed(), observed);
 }
+
+#[test]
+fn renewal_sets_lifetime_without_observing_kernel() {
+    let (mut reconciler, mut lan) = host();
+    start(&mut reconciler, &mut lan);
+    pass(&mut reconciler, &mut lan, Duration::from_secs(60));
+    let before = reconciler.election().lease().unwrap().clone();
+    lan.observed_at.clear();
+    lan.attempts.clear();
+    reconciler.renew(lan.now());
+    settle(&mut reconciler, &mut lan);
+    let after = reconciler.election().lease().unwrap();
+    assert!(after.acquired > before.acquired);
+    assert!(
+        matches!(lan.attempts[..], [Op::SetAddress(_)]),
+        "{:?}",
+        lan.attempts
+    );
+    assert_eq!(lan.observed_at, []);
+    assert!(reconciler.is_settled());
+    // The kernel, which counts whole seconds, has what the reconciler assumes.
+    lan.attempts.clear();
+    reconciler.kernel_changed(None);
+    settle(&mut reconciler, &mut lan);
+    assert_eq!(lan.attempts, []);
+}
+
+#[test]
+fn refused_lifetime_is_retried() {
+    let (mut reconciler, mut lan) = host();
+    start(&mut reconciler, &mut lan);
+    pass(&mut reconciler, &mut lan, Duration::from_secs(60));
+    lan.kernel.refuse(|op| matches!(op, Op::SetAddress(_)));
+    reconciler.renew(lan.now());
+    settle(&mut reconciler, &mut lan);
+    assert!(!reconciler.is_settled());
+    lan.kernel.refuse(|_| false);
+    pass(&mut reconciler, &mut lan, RETRY);
+    assert!(reconciler.is_settled());
+    let expires = reconciler.election().lease().unwrap().expires_at().unwrap();
+    let mut addresses = lan.kernel.observed.addresses.iter();
+    let is_kept = |end: Instant| end.abs_diff(expires) <= Duration::from_secs(3);
+    assert!(addresses.any(|address| address.expires.is_some_and(is_kept)));
+}
+
+#[test]
+fn offer_is_requested_before_remaining_operations() {
+    let (mut reconciler, mut lan) = host();
+    lan.immediate = true;
+    let start = reconciler.start(&mut lan, None);
+    fake::run(start).unwrap().unwrap();
+    // One call configures the host: no message waits for the end of the operations.
+    assert!(reconciler.is_settled());
+    let port = reconciler.election().port().unwrap().candidate.index;
+    let attach = |op: &Op| matches!(op, Op::Attach { port: p, .. } if *p == port);
+    let private = |op: &Op| matches!(op, Op::SetAddress(a) if a.expires.is_none());
+    let position = |is: &dyn Fn(&Op) -> bool| lan.attempts.iter().position(is).unwrap();
+    assert!(position(&attach) < position(&private), "{:?}", lan.attempts);
+}

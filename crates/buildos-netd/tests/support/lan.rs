@@ -10,6 +10,7 @@ use buildos_netd::kernel::fake::{FakeKernel, Refused};
 use buildos_netd::observed::{Observed, PUBLIC_BRIDGE};
 use buildos_netd::plan::Op;
 use buildos_netd::reconcile::{Kernel, Network};
+use buildos_netd::sockets::{Incoming, Message};
 use buildos_netd::uplink::candidate::Candidate;
 use buildos_netd::uplink::gateway::Request;
 use buildos_netd::uplink::listeners::Listen;
@@ -30,6 +31,10 @@ pub(crate) struct Lan {
     pub(crate) gateways: BTreeMap<LinkIndex, MacAddress>,
     /// ARP answers that the host has not received yet.
     pub(crate) answers: VecDeque<(LinkIndex, arp::Packet)>,
+    /// netd receives messages between operations, too.
+    pub(crate) immediate: bool,
+    /// Times at which netd read the kernel.
+    pub(crate) observed_at: Vec<Instant>,
     /// Operations that netd requested.
     pub(crate) attempts: Vec<Op>,
     /// Operations that the kernel refused, with their times.
@@ -45,6 +50,8 @@ impl Lan {
             replies: VecDeque::new(),
             gateways: BTreeMap::new(),
             answers: VecDeque::new(),
+            immediate: false,
+            observed_at: Vec::new(),
             attempts: Vec::new(),
             refused: Vec::new(),
         }
@@ -59,6 +66,7 @@ impl Kernel for Lan {
     }
 
     async fn observe(&mut self) -> Result<Observed, Refused> {
+        self.observed_at.push(self.now());
         self.kernel.observe().await
     }
 
@@ -76,6 +84,15 @@ impl Kernel for Lan {
 }
 
 impl Network for Lan {
+    fn received(&mut self) -> Option<Incoming> {
+        if !self.immediate {
+            return None;
+        }
+        let (client, payload) = self.replies.pop_front()?;
+        let message = Message::Dhcp(payload);
+        Some(Incoming { client, message })
+    }
+
     fn listen(&mut self, _: &[(LinkIndex, Listen)]) {}
 
     fn transmit(&mut self, nic: &Candidate, transmit: &Transmit) {
