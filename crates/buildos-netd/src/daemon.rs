@@ -12,7 +12,6 @@
 //!
 //! The loop waits only for events and for the kernel.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -20,7 +19,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use buildos_dhcp::address_conflict::Report;
 use buildos_dhcp::{Event, Instant, Lease, Transmit, arp};
-use buildos_service::{Refused, Request, Service, file, random, text};
+use buildos_service::{Refused, Request, Service, heap, random};
 use buildos_types::LinkIndex;
 use tokio::sync::{mpsc, watch};
 
@@ -34,8 +33,9 @@ use crate::kernel::{KernelError, Rtnetlink};
 use crate::observed::Observed;
 use crate::plan::Op;
 use crate::reconcile::{Kernel, Network, Reconciler};
+use crate::runtime_files::RuntimeFiles;
 use crate::settings::Settings;
-use crate::sockets::{Incoming, Message, Sockets};
+use crate::sockets::{Incoming, Sockets};
 use crate::status::{Clocks, Status};
 use crate::uplink::candidate::Candidate;
 use crate::uplink::gateway;
@@ -45,8 +45,13 @@ use crate::{clock, messages, other_manager, state_file};
 
 /// Directory of published files, and of the state for a restarted netd.
 const RUNTIME_DIRECTORY: &str = "/run/buildos/netd";
-/// Delay before files that could not be written are written again: `/run` was full.
-const WRITE_RETRY: Duration = Duration::from_secs(10);
+/// Delay of the files after changes other than of the lease. A renewal, which changes the
+/// state of the client twice, is over by then, and the kernel is configured.
+const FILES_DELAY: Duration = Duration::from_millis(20);
+/// Number of links that appeared or disappeared after which netd returns free memory.
+const MANY_LINKS: usize = 16;
+/// Delay of that: the bus has published the links by then.
+const TRIM_DELAY: Duration = Duration::from_secs(5);
 /// Maximum number of queued D-Bus requests.
 const COMMANDS: usize = 4;
 
@@ -86,7 +91,9 @@ pub async fn run(mut service: Service<Settings>) -> Result<(), NetdError> {
         let paused_until = netd.changes.paused_until().filter(|at| *at > clock::now());
         let deadline = [
             netd.reconciler.deadline(),
-            netd.write_again_at,
+            netd.files.deadline(),
+            netd.files_due,
+            netd.trim_at,
             paused_until,
         ];
         let deadline = deadline.into_iter().flatten().min();
@@ -104,7 +111,7 @@ pub async fn run(mut service: Service<Settings>) -> Result<(), NetdError> {
                 netd.changes.spend(clock::now());
                 netd.reconciler.kernel_changed(change?.by);
             }
-            incoming = netd.host.sockets.receive() => netd.receive(&incoming),
+            incoming = netd.host.sockets.receive() => netd.reconciler.receive(clock::now(), &incoming),
             () = hostname_changed(netd.hostname.as_mut()) => netd.update_hostname(),
             fired = alarm.wait(deadline) => {
                 fired.map_err(NetdError::Timer)?;
@@ -155,12 +162,13 @@ struct Netd {
     changes: ChangeBudget,
     hostname: Option<HostnameMonitor>,
     statuses: watch::Sender<Status>,
-    /// Content of the files in [`RUNTIME_DIRECTORY`].
-    files: BTreeMap<&'static str, Vec<u8>>,
-    /// Content of the files that could not be written.
-    unwritten: BTreeMap<&'static str, Vec<u8>>,
-    /// Time of the next attempt to write them.
-    write_again_at: Option<Instant>,
+    files: RuntimeFiles,
+    /// Time at which the files follow a change.
+    files_due: Option<Instant>,
+    /// Number of links at the last return of free memory.
+    links: usize,
+    /// Time of the next return of free memory.
+    trim_at: Option<Instant>,
 }
 
 impl Netd {
@@ -176,9 +184,10 @@ impl Netd {
             hostname: HostnameMonitor::open().ok(),
             statuses: watch::Sender::new(Status::new(&reconciler, Vec::new(), clocks())),
             reconciler,
-            files: BTreeMap::new(),
-            unwritten: BTreeMap::new(),
-            write_again_at: None,
+            files: RuntimeFiles::new(RUNTIME_DIRECTORY),
+            files_due: Some(Instant::ZERO),
+            links: 0,
+            trim_at: None,
         })
     }
 
@@ -198,68 +207,66 @@ impl Netd {
         self.reconciler.set_hostname(clock::now(), hostname);
     }
 
-    fn receive(&mut self, incoming: &Incoming) {
-        let (now, client) = (clock::now(), incoming.client);
-        match &incoming.message {
-            Message::Dhcp(payload) => self.reconciler.packet(now, client, payload),
-            Message::Arp(packet) => self.reconciler.arp(now, client, packet),
-        }
-    }
-
     /// Publishes the status, then closes unused sockets: the kernel takes up to 20 ms to
     /// close a packet socket.
     fn publish(&mut self, service: &mut Service<Settings>) {
-        let status = Status::new(&self.reconciler, service.problems(), clocks());
+        let clocks = clocks();
+        let now = clocks.boottime;
+        let status = Status::new(&self.reconciler, service.problems(), clocks);
         service.status(&status.reason);
-        if let Some(history) = self.host.history.take_changes() {
-            self.write("ledger.json", history);
-        }
-        let changed = self.statuses.send_if_modified(|old| {
+        let mut delay = self.host.history.is_changed().then_some(FILES_DELAY);
+        self.statuses.send_if_modified(|old| {
             let changed = *old != status;
-            old.clone_from(&status);
+            if changed {
+                let same_lease = old.lease == status.lease;
+                delay = Some(if same_lease {
+                    FILES_DELAY
+                } else {
+                    Duration::ZERO
+                });
+                *old = status;
+            }
             changed
         });
-        // At the first call the files do not exist, even if the status has not changed.
-        if changed || !self.files.contains_key("state.json") {
-            self.write("state.json", state_file::encode(&status));
-            self.write("resolv.conf", resolv_conf::render(&status).into_bytes());
-            self.write("interfaces", interfaces::render(&status).into_bytes());
-            if let Some(text) = timesyncd::render(&status) {
-                self.write("timesyncd.conf", text.into_bytes());
-            }
+        let due = delay.map(|delay| now.saturating_add(delay));
+        self.files_due = self.files_due.into_iter().chain(due).min();
+        if self.files_due.take_if(|at| *at <= now).is_some() {
+            self.write_files(now);
         }
-        self.write_again();
+        self.files.timeout(now);
+        self.trim(now);
         let listeners = self.reconciler.listeners();
         self.host.sockets.close_others(&listeners);
     }
 
-    fn write(&mut self, name: &'static str, content: Vec<u8>) {
-        let was_unwritten = self.unwritten.remove(name).is_some();
-        if self.files.get(name) == Some(&content) {
-            return;
+    fn write_files(&mut self, now: Instant) {
+        if let Some(history) = self.host.history.take_changes() {
+            self.files.write(now, "ledger.json", history);
         }
-        match file::replace(&Path::new(RUNTIME_DIRECTORY).join(name), &content, 0o644) {
-            Ok(_) => drop(self.files.insert(name, content)),
-            Err(error) => {
-                if !was_unwritten {
-                    tracing::error!(message_id = messages::FILE, "{}", text::chain(&error));
-                }
-                self.unwritten.insert(name, content);
-                self.write_again_at = Some(clock::now().saturating_add(WRITE_RETRY));
-            }
+        let status = self.statuses.borrow();
+        let files = &mut self.files;
+        files.write(now, "state.json", state_file::encode(&status));
+        files.write(
+            now,
+            "resolv.conf",
+            resolv_conf::render(&status).into_bytes(),
+        );
+        files.write(now, "interfaces", interfaces::render(&status).into_bytes());
+        if let Some(text) = timesyncd::render(&status) {
+            files.write(now, "timesyncd.conf", text.into_bytes());
         }
     }
 
-    /// Writes the files that could not be written before, if it is time.
-    fn write_again(&mut self) {
-        if self
-            .write_again_at
-            .take_if(|at| *at <= clock::now())
-            .is_some()
-        {
-            for (name, content) in self.unwritten.clone() {
-                self.write(name, content);
-            }
+    /// Returns free memory to the kernel a while after many links appeared or disappeared: the
+    /// heap has grown with them.
+    fn trim(&mut self, now: Instant) {
+        let links = self.reconciler.observed().links.len();
+        if links.abs_diff(self.links) >= MANY_LINKS {
+            self.links = links;
+            self.trim_at = Some(now.saturating_add(TRIM_DELAY));
+        }
+        if self.trim_at.take_if(|at| *at <= now).is_some() {
+            heap::trim();
         }
     }
 }
@@ -288,6 +295,10 @@ impl Kernel for Host {
 }
 
 impl Network for Host {
+    fn received(&mut self) -> Option<Incoming> {
+        self.sockets.try_receive()
+    }
+
     fn listen(&mut self, listeners: &[(LinkIndex, Listen)]) {
         for (client, error) in self.sockets.listen(listeners) {
             tracing::debug!(client = client.get(), %error, "cannot listen");

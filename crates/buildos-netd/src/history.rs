@@ -188,6 +188,12 @@ impl History {
         );
     }
 
+    /// Returns true if the history changed since the last [`History::take_changes`].
+    #[must_use]
+    pub fn is_changed(&self) -> bool {
+        self.changed
+    }
+
     /// Returns the history as JSON if it changed since the last call.
     pub fn take_changes(&mut self) -> Option<Vec<u8>> {
         // JSON fails only for maps whose keys are not strings; there are none.

@@ -18,6 +18,7 @@
 //! | [`sockets`] | packet and UDP sockets of the DHCP clients |
 //! | [`status`] | the state that D-Bus ([`dbus`]), files ([`exports`], [`state_file`]) and `STATUS=` show |
 //! | [`static_address`] | address of br0 without a DHCP server |
+//! | [`runtime_files`] | writes those files, and retries |
 //! | [`change_budget`] | limit of readings of the kernel |
 //! | [`history`] | decisions of the election |
 //! | [`other_manager`] | other programs that configure the network |
@@ -40,6 +41,7 @@ pub mod pattern;
 pub mod plan;
 pub mod private_network;
 pub mod reconcile;
+pub mod runtime_files;
 pub mod settings;
 pub mod sockets;
 pub mod state_file;

@@ -55,12 +55,21 @@ pub fn replace(path: &Path, content: &[u8], mode: u32) -> Result<bool, WriteErro
     if read_bounded(path, content.len()).is_ok_and(|old| old == content) {
         return Ok(false);
     }
+    overwrite(path, content, mode).map(|()| true)
+}
+
+/// Replaces the content of a file as [`replace`], without comparing it: for the only writer of
+/// a file, who knows that the content differs.
+///
+/// # Errors
+///
+/// As [`replace`].
+pub fn overwrite(path: &Path, content: &[u8], mode: u32) -> Result<(), WriteError> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".new");
     let beside = path.with_file_name(name);
     write(&beside, content, mode)
         .and_then(|()| fs::rename(&beside, path))
-        .map(|()| true)
         .map_err(|source| WriteError {
             path: path.to_owned(),
             source,
@@ -68,17 +77,16 @@ pub fn replace(path: &Path, content: &[u8], mode: u32) -> Result<bool, WriteErro
 }
 
 fn write(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
-    // A file left by a crash might have a different mode.
-    match fs::remove_file(path) {
-        Ok(()) => {}
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-        Err(e) => return Err(e),
-    }
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(mode)
-        .open(path)?;
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true).mode(mode);
+    let mut file = match options.open(path) {
+        // A file left by a crash might have a different mode.
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+            fs::remove_file(path)?;
+            options.open(path)?
+        }
+        opened => opened?,
+    };
     // The umask must not restrict readers.
     file.set_permissions(Permissions::from_mode(mode))?;
     file.write_all(content)
