@@ -4,6 +4,7 @@
 
 #![allow(unsafe_code)] // clock_gettime(2) and timerfd(2) have no safe wrapper here.
 
+use std::cell::Cell;
 use std::io;
 use std::mem::zeroed;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
@@ -30,7 +31,11 @@ pub fn now() -> Instant {
 
 /// A timer that expires on time even if the machine slept. Timers of tokio use
 /// CLOCK_MONOTONIC, which stops while the machine sleeps.
-pub struct Alarm(AsyncFd<OwnedFd>);
+pub struct Alarm {
+    timer: AsyncFd<OwnedFd>,
+    /// Deadline that the timer is set to.
+    set_to: Cell<Option<Instant>>,
+}
 
 impl Alarm {
     /// Creates a timer.
@@ -50,7 +55,10 @@ impl Alarm {
         // SAFETY: an OwnedFd returns the same open descriptor until it is
         // dropped, and the AsyncFd owns it.
         let fd = unsafe { AsyncFd::register(fd) }.map_err(io::Error::from)?;
-        Ok(Self(fd))
+        Ok(Self {
+            timer: fd,
+            set_to: Cell::new(None),
+        })
     }
 
     /// Waits until `deadline`, or indefinitely without one. Cancel-safe.
@@ -65,21 +73,29 @@ impl Alarm {
         if deadline <= now() {
             return Ok(());
         }
+        if self.set_to.get() != Some(deadline) {
+            self.set(deadline)?;
+        }
+        while now() < deadline {
+            // The readiness might belong to an earlier deadline.
+            self.timer.readable().await?.clear_ready();
+        }
+        Ok(())
+    }
+
+    fn set(&self, deadline: Instant) -> io::Result<()> {
         // SAFETY: an itimerspec of zeroes is valid: a timer that expires once.
         let mut timer: libc::itimerspec = unsafe { zeroed() };
         timer.it_value.tv_sec = deadline.as_secs().try_into().unwrap_or(libc::time_t::MAX);
         timer.it_value.tv_nsec = deadline.subsec_nanos().into();
-        let (fd, absolute) = (self.0.as_raw_fd(), libc::TFD_TIMER_ABSTIME);
+        let (fd, absolute) = (self.timer.as_raw_fd(), libc::TFD_TIMER_ABSTIME);
         // SAFETY: `timer` lives in this function; the kernel writes nothing back.
         // Setting the timer clears an earlier expiry.
         let set = unsafe { libc::timerfd_settime(fd, absolute, &raw const timer, null_mut()) };
         if set < 0 {
             return Err(io::Error::last_os_error());
         }
-        while now() < deadline {
-            // The readiness might belong to an earlier deadline.
-            self.0.readable().await?.clear_ready();
-        }
+        self.set_to.set(Some(deadline));
         Ok(())
     }
 }

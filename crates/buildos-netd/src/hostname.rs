@@ -6,12 +6,15 @@
 #![allow(unsafe_code)] // AsyncFd has no safe constructor.
 
 use std::fs::File;
-use std::io::{self, Read as _, Seek as _};
+use std::io;
+use std::os::unix::fs::FileExt as _;
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 const PATH: &str = "/proc/sys/kernel/hostname";
+/// Size of the file: the kernel's limit of a hostname is 64 bytes.
+const SIZE: usize = 128;
 
 /// Follows the hostname.
 pub struct HostnameMonitor(AsyncFd<File>);
@@ -32,11 +35,9 @@ impl HostnameMonitor {
 
     /// Returns the hostname, or [`None`] if the host has no meaningful one.
     pub fn read(&mut self) -> Option<String> {
-        let mut text = String::new();
-        let file = self.0.get_mut();
-        file.rewind().ok()?;
-        file.read_to_string(&mut text).ok()?;
-        meaningful(&text)
+        let mut text = [0; SIZE];
+        let length = self.0.get_ref().read_at(&mut text, 0).ok()?;
+        meaningful(std::str::from_utf8(text.get(..length)?).ok()?)
     }
 
     /// Waits for a change. Cancel-safe.
