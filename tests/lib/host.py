@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -353,6 +354,24 @@ class Host(Closing):
     def main_pid(self, unit: str) -> int:
         """Returns the unit's main process in the host's PID namespace; 0 if it has none."""
         return int(self.unit(unit, "MainPID")["MainPID"])
+
+    def outside_pid(self, unit: str) -> int:
+        """Returns the unit's main process in the PID namespace of the tests."""
+        namespace = os.readlink(f"/proc/{self._pid}/ns/pid")
+        inside = self.main_pid(unit)
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                if os.readlink(process / "ns/pid") != namespace:
+                    continue
+                numbers = re.search(r"^NSpid:(.*)", (process / "status").read_text(), re.M)
+                if numbers and int(numbers[1].split()[-1]) == inside:
+                    return int(process.name)
+        raise AssertionError(f"{unit} has no process")
+
+    def resident(self, unit: str) -> int:
+        """Returns the resident memory of the unit's main process, in kB."""
+        status = self.read(f"/proc/{self.main_pid(unit)}/status")
+        return int(status.split("VmRSS:")[1].split()[0])
 
     # Waiting and reporting
 
