@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from host import Host
+
+HOSTILE_MACHINE = [sys.executable, str(Path(__file__).resolve().parents[1] / "hostile-machine")]
+"""The command line of an attack, without its name."""
 
 # The script of udhcpc(8). `ip netns exec` mounts a resolv.conf for each machine.
 _DHCP_SCRIPT = """#!/bin/sh
@@ -75,3 +80,10 @@ class Machine:
         shown = self.run("ip -4 -brief address show dev eth0")
         self.address = shown.split()[2].partition("/")[0]
         return self.address
+
+
+def machine_with_lease(host: Host) -> Machine:
+    """Returns a new machine on br1 with an address."""
+    machine = Machine(host)
+    machine.take_lease()
+    return machine

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from subprocess import Popen
 
 import pytest
 from host import Host
-from machine import Machine
+from machine import HOSTILE_MACHINE, Machine
 from simlan.lan import BRIDGE, MAC, Lan
 from simlan.process import end, start
 
@@ -18,7 +16,6 @@ _LOST = "5e1c9b7f8a0240b6b2c4d09e3f7a1d58"
 _REFUSED = "e0b3c8d1a7f94c5cb6d2f1e4a9078b63"
 _CONTESTED = "b4c30b76a4764c599b011671668df086"
 _MAC = "02:bd:00:00:00:55"
-_STRANGER = [sys.executable, str(Path(__file__).resolve().parents[1] / "hostile-machine")]
 _LONG = ("--rate", "20", "--seconds", "60")
 _PROXY_ARP = "597ab9d38d844c758b8f3ce1c77c4858"
 _CLAIMANT = "02:55:00:00:00:01"
@@ -60,7 +57,7 @@ def test_address_in_use_is_kept_and_defended_while_a_neighbour_claims_it(
     host.wait_for(lambda: lan.announcements(address) >= 2, "two announcements")
     before = lan.announcements(address)
     claims = ["claims", address, "--interface", BRIDGE, "--rate", "10", "--seconds", "1"]
-    lan.run([*_STRANGER, *claims])
+    lan.run([*HOSTILE_MACHINE, *claims])
     host.wait_for(lambda: lan.announcements(address) > before, "the address is defended")
     (entry,) = host.wait_for(lambda: host.journal(f"MESSAGE_ID={_CONTESTED}"), "a message")
     assert entry["BUILDOS_MAC"] == _CLAIMANT
@@ -94,7 +91,7 @@ def test_claim_by_container_on_br0_is_not_believed(host: Host, lan: Lan) -> None
 
     def claim() -> Popen[str]:
         container = Machine(host, "br0")
-        return start(container.outside([*_STRANGER, "claims", _IN_USE, *_LONG]))
+        return start(container.outside([*HOSTILE_MACHINE, "claims", _IN_USE, *_LONG]))
 
     _start_while_claimed(host, lan, claim)
     assert (host.addresses("br0"), _declines(lan)) == ([f"{_IN_USE}/24"], 0)
@@ -105,7 +102,7 @@ def test_claim_in_other_vlan_is_not_believed(
     host: Host, lan: Lan, vlan: str, believed: bool
 ) -> None:
     lan.watch_arp()
-    claims = [*_STRANGER, "claims", _IN_USE, "--vlan", vlan, "--interface", BRIDGE, *_LONG]
+    claims = [*HOSTILE_MACHINE, "claims", _IN_USE, "--vlan", vlan, "--interface", BRIDGE, *_LONG]
     _start_while_claimed(host, lan, lambda: lan.start(claims, "claims.log"))
     assert bool(_declines(lan)) == believed
     assert (host.addresses("br0") != [f"{_IN_USE}/24"]) == believed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from host import Host
-from machine import Machine
+from machine import Machine, machine_with_lease
 from nat import dnsmasq_pid, public_address, usage, wait_for_status, wait_until_ready
 from simlan.errors import CommandFailed
 from simlan.lan import Lan
@@ -33,13 +33,6 @@ def _serve_dns(lan: Lan, address: str, name: str) -> None:
     )
 
 
-def _machine(host: Host) -> Machine:
-    """Creates a machine with a lease."""
-    machine = Machine(host)
-    machine.take_lease()
-    return machine
-
-
 def _set_lease_time(host: Host, seconds: int) -> None:
     """Changes dnsmasq's configuration by a setting of natd."""
     text = f"dhcp_lease_s = {seconds}"
@@ -48,7 +41,7 @@ def _set_lease_time(host: Host, seconds: int) -> None:
 
 
 def test_dnsmasq_serves_machines_only(online: Host, lan: Lan) -> None:
-    assert lan.address in _machine(online).run("getent ahostsv4 gateway.lan.example")
+    assert lan.address in machine_with_lease(online).run("getent ahostsv4 gateway.lan.example")
     listening = online.run("ss -H -lntu '( sport = :53 or sport = :67 )'")
     addresses = {line.split()[4] for line in listening.splitlines()}
     assert addresses == {"172.23.0.1:53", "0.0.0.0%br1:67"}, listening
@@ -126,7 +119,7 @@ def test_dnsmasq_starts_with_port_in_use_on_other_addresses(host: Host, lan: Lan
     host.start([lan])
     wait_until_ready(host)
     assert host.active("other-dns.service")
-    assert lan.address in _machine(host).run("getent ahostsv4 gateway.lan.example")
+    assert lan.address in machine_with_lease(host).run("getent ahostsv4 gateway.lan.example")
 
 
 def test_dnsmasq_follows_name_servers_of_uplink(host: Host, lan: Lan) -> None:
@@ -134,7 +127,7 @@ def test_dnsmasq_follows_name_servers_of_uplink(host: Host, lan: Lan) -> None:
     lan.serve_dhcp("--except-interface=lo")
     host.start([lan])
     wait_until_ready(host)
-    machine = _machine(host)
+    machine = machine_with_lease(host)
     assert machine.succeeds("getent ahostsv4 gateway.lan.example")
     assert not machine.succeeds("getent ahostsv4 second.example")
     pid = dnsmasq_pid(host)
@@ -210,7 +203,7 @@ def test_host_names_sent_by_machines_do_not_resolve(online: Host) -> None:
     machine.run(
         ["udhcpc", "-i", "eth0", "-s", "/bin/true", "-n", "-q", "-f", "-x", "hostname:rack-7"]
     )
-    other = _machine(online)
+    other = machine_with_lease(online)
     assert not other.succeeds("getent ahostsv4 rack-7")
     assert "rack-7" not in online.read("/run/buildos/dnsmasq/leases")
 

@@ -6,35 +6,27 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 from conftest import NewHost
 from host import Host
-from machine import Machine
+from machine import HOSTILE_MACHINE, Machine, machine_with_lease
 from nat import packets, public_address, usage, wait_until_ready
 from simlan.lan import Lan
 from simlan.process import end, start
 from simlan.wait import wait_for
 
-_HOSTILE = str(Path(__file__).resolve().parents[1] / "hostile-machine")
 _HOST = "172.23.0.1"
 _FOREIGN = "a machine under a foreign address"
 
 
-def _machine(host: Host) -> Machine:
-    machine = Machine(host)
-    machine.take_lease()
-    return machine
-
-
 def _attack(machine: Machine, *arguments: str) -> None:
-    subprocess.run(machine.outside([_HOSTILE, *arguments]), check=True)
+    subprocess.run(machine.outside([*HOSTILE_MACHINE, *arguments]), check=True)
 
 
 @contextmanager
 def _attacking(machine: Machine, *arguments: str) -> Iterator[None]:
-    process = start(machine.outside([_HOSTILE, *arguments]), stdout=subprocess.PIPE)
+    process = start(machine.outside([*HOSTILE_MACHINE, *arguments]), stdout=subprocess.PIPE)
     try:
         yield
     finally:
@@ -61,7 +53,7 @@ def _elements(host: Host, name: str) -> str:
 
 
 def test_arp_for_host_is_dropped(online: Host, lan: Lan) -> None:
-    attacker, other = _machine(online), _machine(online)
+    attacker, other = machine_with_lease(online), machine_with_lease(online)
     before = packets(online, "a machine under the host's address")
     with _attacking(attacker, "arp", _HOST, "--rate", "50"):
         _loses_nothing(other, _HOST, lan.address)
@@ -72,7 +64,7 @@ def test_arp_for_host_is_dropped(online: Host, lan: Lan) -> None:
 
 
 def test_arp_for_other_machine_is_dropped(online: Host) -> None:
-    attacker, one, two = _machine(online), _machine(online), _machine(online)
+    attacker, one, two = (machine_with_lease(online) for _ in range(3))
     before = packets(online, _FOREIGN)
     with _attacking(attacker, "arp", two.address, "--rate", "50"):
         _loses_nothing(one, two.address)
@@ -82,12 +74,12 @@ def test_arp_for_other_machine_is_dropped(online: Host) -> None:
 
 
 def test_machine_is_no_dhcp_server(online: Host) -> None:
-    attacker = _machine(online)
+    attacker = machine_with_lease(online)
     network = attacker.address.rpartition(".")[0]
     probed = online.bus_property("nat1", "ProbeUSec")
     with _attacking(attacker, "dhcp-server", attacker.address, "--seconds", "60"):
         for _ in range(4):
-            other = _machine(online)
+            other = machine_with_lease(online)
             assert other.address != f"{network}.200"
             assert f"default via {_HOST}" in other.run("ip route")
         # The probe passes, too.
@@ -110,7 +102,7 @@ def test_machine_cannot_fail_probe_by_its_hardware_address(online: Host) -> None
 
 
 def test_router_advertisements_are_dropped(online: Host) -> None:
-    attacker, other = _machine(online), _machine(online)
+    attacker, other = machine_with_lease(online), machine_with_lease(online)
     other.run("sysctl -q -w net.ipv6.conf.eth0.accept_ra=2")
     before = packets(online, "a machine without IPv4")
     _attack(attacker, "router-advertisements", "--seconds", "1")
@@ -120,8 +112,8 @@ def test_router_advertisements_are_dropped(online: Host) -> None:
 
 @pytest.mark.parametrize("owns_mac", [True, False])
 def test_machine_cannot_send_as_other_machine(online: Host, lan: Lan, *, owns_mac: bool) -> None:
-    attacker, other = _machine(online), _machine(online)
-    lan.start_server("receive", [_HOSTILE, "receive", lan.address, "7000"], "listening")
+    attacker, other = machine_with_lease(online), machine_with_lease(online)
+    lan.start_server("receive", [*HOSTILE_MACHINE, "receive", lan.address, "7000"], "listening")
     assert attacker.succeeds(f"ping -c 1 -W 5 {_HOST}")
     before = packets(online, _FOREIGN)
     mac = [] if owns_mac else ["--mac", other.mac]
@@ -136,10 +128,10 @@ def test_new_port_is_isolated_without_natd(host: Host, lan: Lan) -> None:
     lan.serve_dhcp()
     host.start([lan])
     wait_until_ready(host)
-    one = _machine(host)
+    one = machine_with_lease(host)
     host.run(f"kill -STOP {host.main_pid('buildos-natd.service')}")
     for _ in range(10):
-        two = _machine(host)
+        two = machine_with_lease(host)
         assert not two.succeeds(f"ping -c 2 -i 0.1 -W 0.2 {one.address}")
     _loses_nothing(two, lan.address)
     host.run(f"kill -CONT {host.main_pid('buildos-natd.service')}")
@@ -147,29 +139,29 @@ def test_new_port_is_isolated_without_natd(host: Host, lan: Lan) -> None:
 
 
 def test_hardware_addresses_without_lease_are_not_learned(online: Host) -> None:
-    attacker, other = _machine(online), _machine(online)
+    attacker, other = machine_with_lease(online), machine_with_lease(online)
     _attack(attacker, "hardware-addresses", "50000")
     assert online.run("bridge fdb show br br1").count("\n") < 50
     _loses_nothing(other, _HOST)
-    assert _machine(online).address
+    assert machine_with_lease(online).address
 
 
 def test_arp_does_not_fill_table_of_neighbours(online: Host) -> None:
-    attacker, other = _machine(online), _machine(online)
+    attacker, other = machine_with_lease(online), machine_with_lease(online)
     _attack(attacker, "neighbours", "172.23", "5000")
     assert online.run("ip neigh show dev br1").count("\n") < 20
     _loses_nothing(other, _HOST)
 
 
 def test_requested_leases_of_port_are_limited(online: Host, lan: Lan) -> None:
-    attacker, other = Machine(online), _machine(online)
+    attacker, other = Machine(online), machine_with_lease(online)
     _attack(attacker, "leases", "172.23", "3000")
     # The attacker has eight, and at most one more after a minute.
     leases = len(usage(online, "Machines"))
     assert leases <= 11, leases
     assert packets(online, "a machine with too many DHCP requests") > 2000
     began = time.monotonic()
-    assert _machine(online).address
+    assert machine_with_lease(online).address
     assert time.monotonic() - began < 5
     _loses_nothing(other, lan.address)
     assert online.bus_property("nat1", "Ready")
@@ -177,7 +169,7 @@ def test_requested_leases_of_port_are_limited(online: Host, lan: Lan) -> None:
 
 def test_leases_are_learned_without_natd(online: Host, lan: Lan) -> None:
     online.run(f"kill -STOP {online.main_pid('buildos-natd.service')}")
-    machine = _machine(online)
+    machine = machine_with_lease(online)
     _loses_nothing(machine, _HOST, lan.address)
     online.run(f"kill -CONT {online.main_pid('buildos-natd.service')}")
 
@@ -194,7 +186,7 @@ def test_leases_are_learned_without_natd(online: Host, lan: Lan) -> None:
 def test_machine_keeps_its_lease_when_table_is_replaced(
     online: Host, lan: Lan, damage: str
 ) -> None:
-    machine = _machine(online)
+    machine = machine_with_lease(online)
     _loses_nothing(machine, lan.address)
     # natd has read the lease.
     online.run("ip link add event type bridge && ip link del event")
@@ -210,7 +202,7 @@ def test_machine_keeps_its_lease_when_table_is_replaced(
 
 
 def test_hardware_address_moves_with_machine_to_new_port(online: Host) -> None:
-    machine = _machine(online)
+    machine = machine_with_lease(online)
     assert machine.mac in _elements(online, "hardware_addresses")
     online.run(f"ip link del {machine.name}")
     online.wait_for(
@@ -223,7 +215,7 @@ def test_hardware_address_moves_with_machine_to_new_port(online: Host) -> None:
 
 
 def test_released_address_is_closed(online: Host) -> None:
-    machine = _machine(online)
+    machine = machine_with_lease(online)
     # udhcpc(8) releases its lease at this signal.
     machine.run("timeout -s USR2 -k 1 5 udhcpc -i eth0 -s /bin/true -n -f", check=False)
     online.wait_for(
@@ -238,7 +230,7 @@ def test_static_address_needs_setting(host: Host, lan: Lan) -> None:
     lan.serve_dhcp()
     host.start([lan])
     wait_until_ready(host)
-    machine, dynamic = Machine(host), _machine(host)
+    machine, dynamic = Machine(host), machine_with_lease(host)
     machine.run(
         f"ip address add 172.23.0.99/16 dev eth0; ip route add default via {_HOST}",
     )
@@ -260,7 +252,8 @@ def test_container_on_br0_cannot_take_part_of_lan(online: Host, lan: Lan) -> Non
     online.wait_for(
         lambda: container.succeeds(f"ping -c 1 -W 1 {lan.address}"), "the container is on the LAN"
     )
-    lan.start_server("receive", [_HOSTILE, "receive", lan.address, "68", "7000"], "listening")
+    receive = [*HOSTILE_MACHINE, "receive", lan.address, "68", "7000"]
+    lan.start_server("receive", receive, "listening")
     for source, port in ((67, 68), (5000, 7000)):
         _attack(container, "datagram", str(source), lan.address, str(port))
     wait_for(lambda: "7000 " in lan.log("receive.log"), "the LAN gets the other datagram")
@@ -276,7 +269,7 @@ def test_isolation_flag_of_older_version_is_cleared(new_host: NewHost, lan: Lan)
     lan.serve_dhcp()
     host.start([lan])
     wait_until_ready(host)
-    one, two = _machine(host), _machine(host)
+    one, two = machine_with_lease(host), machine_with_lease(host)
     host.run(f"ip link set {one.name} type bridge_slave isolated on")
     host.run(f"ip link set {two.name} type bridge_slave isolated on")
     host.wait_for(lambda: one.succeeds(f"ping -c 1 -W 1 {two.address}"), "the flag is cleared")

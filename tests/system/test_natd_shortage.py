@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 from host import Host
-from machine import Machine
+from machine import HOSTILE_MACHINE, Machine, machine_with_lease
 from nat import messages, now, usage, wait_for_status, wait_until_ready
 from simlan.lan import Lan
 from simlan.process import end, start
 
-_STRANGER = [sys.executable, str(Path(__file__).resolve().parents[1] / "hostile-machine")]
 _CONNECTIONS = 500
 
 # See units/systemd/catalog/buildos-natd.catalog.
 _SHORTAGE = "8fda1a6e3dce499ca8a5c9b2bffe5cde"
 _OVER = "8138e073c57647cab7466fd24e2b5f95"
-
-
-def _machine(host: Host) -> Machine:
-    machine = Machine(host)
-    machine.take_lease()
-    return machine
 
 
 def _shortages(host: Host) -> dict[str, str]:
@@ -43,9 +34,9 @@ def test_used_up_addresses_are_named(host: Host, lan: Lan) -> None:
     host.start([lan])
     wait_until_ready(host)
     assert ",120\n" in host.read("/run/buildos/dnsmasq/dnsmasq.conf")
-    machines = [_machine(host) for _ in range(10)]
+    machines = [machine_with_lease(host) for _ in range(10)]
     assert _shortages(host) == {}
-    machines += [_machine(host) for _ in range(2)]
+    machines += [machine_with_lease(host) for _ in range(2)]
     host.wait_for(lambda: "addresses" in _shortages(host), "the shortage is published")
     wait_for_status(host, "short of addresses: nine tenths of the 12 addresses")
     assert "note nat         short of addresses" in host.run("buildosctl why", check=False)
@@ -72,12 +63,12 @@ def test_used_up_addresses_are_named(host: Host, lan: Lan) -> None:
 
 
 def _accept(lan: Lan) -> None:
-    lan.start_server("accept", [*_STRANGER, "accept", lan.address, "7000"], "listening")
+    lan.start_server("accept", [*HOSTILE_MACHINE, "accept", lan.address, "7000"], "listening")
 
 
 def _connect(lan: Lan, machine: Machine) -> subprocess.Popen[str]:
     """Opens connections that stay."""
-    attack = [*_STRANGER, "connections", lan.address, "7000", str(_CONNECTIONS)]
+    attack = [*HOSTILE_MACHINE, "connections", lan.address, "7000", str(_CONNECTIONS)]
     process = start(machine.outside(attack), stdout=subprocess.PIPE)
     assert process.stdout is not None
     assert int(process.stdout.readline()) == _CONNECTIONS
@@ -92,7 +83,7 @@ def _wait_until_removed(host: Host) -> None:
 
 
 def test_connections_end_with_port_of_machine(online: Host, lan: Lan) -> None:
-    machine, other = _machine(online), _machine(online)
+    machine, other = machine_with_lease(online), machine_with_lease(online)
     _accept(lan)
     other_process = _connect(lan, other)
     process = _connect(lan, machine)
@@ -114,7 +105,7 @@ def test_connections_end_with_port_of_machine(online: Host, lan: Lan) -> None:
 
 
 def test_connections_end_with_lease_of_machine(online: Host, lan: Lan) -> None:
-    machine = _machine(online)
+    machine = machine_with_lease(online)
     _accept(lan)
     process = _connect(lan, machine)
     try:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import subprocess
-import sys
-from pathlib import Path
 
 from conftest import NewHost
 from host import Host
-from machine import Machine
+from machine import HOSTILE_MACHINE, Machine, machine_with_lease
 from nat import (
     CLOSED,
     messages,
@@ -22,25 +20,18 @@ from simlan.lan import Lan
 from simlan.process import end, start
 from simlan.wait import wait_for
 
-_STRANGER = [sys.executable, str(Path(__file__).resolve().parents[1] / "hostile-machine")]
 _LIMIT = 2048
 _LEARNED = 16_384
 
 
-def _machine(host: Host) -> Machine:
-    machine = Machine(host)
-    machine.take_lease()
-    return machine
-
-
 def _send(machine: Machine, source: int, address: str, port: int) -> None:
-    command = [*_STRANGER, "datagram", str(source), address, str(port)]
+    command = [*HOSTILE_MACHINE, "datagram", str(source), address, str(port)]
     subprocess.run(machine.outside(command), check=True)
 
 
 def test_machine_cannot_use_dhcp_of_lan(online: Host, lan: Lan) -> None:
-    machine = _machine(online)
-    lan.start_server("receive", [*_STRANGER, "receive", lan.address, "68", "546", "547"], "list")
+    machine = machine_with_lease(online)
+    lan.start_server("receive", [*HOSTILE_MACHINE, "receive", lan.address, "68", "546", "547"], "list")
     before = packets(online, "DHCP for the network of the uplink")
     for source, port in ((68, 67), (67, 67), (67, 68), (68, 68), (546, 547), (547, 546)):
         _send(machine, source, lan.address, port)
@@ -50,8 +41,8 @@ def test_machine_cannot_use_dhcp_of_lan(online: Host, lan: Lan) -> None:
 
 
 def test_machine_does_not_send_from_system_port_of_host(online: Host, lan: Lan) -> None:
-    machine = _machine(online)
-    lan.start_server("receive", [*_STRANGER, "receive", lan.address, "5000"], "listening")
+    machine = machine_with_lease(online)
+    lan.start_server("receive", [*HOSTILE_MACHINE, "receive", lan.address, "5000"], "listening")
     for source in (53, 68, 1023, 1024, 5001):
         _send(machine, source, lan.address, 5000)
     wait_for(lambda: lan.log("receive.log").count("\n") == 6, "the LAN gets all datagrams")
@@ -64,7 +55,7 @@ def test_machine_does_not_send_from_system_port_of_host(online: Host, lan: Lan) 
 
 
 def test_machine_does_not_reach_link_local_addresses(online: Host, lan: Lan) -> None:
-    machine = _machine(online)
+    machine = machine_with_lease(online)
     lan.own_address("169.254.169.254")
     assert online.succeeds("ping -c 1 -W 5 169.254.169.254")
     assert not machine.succeeds("ping -c 1 -W 1 169.254.169.254")
@@ -81,10 +72,10 @@ def test_host_does_not_route_between_computers_on_br0(online: Host, lan: Lan) ->
 
 
 def test_connections_of_machine_leave_room_for_others(online: Host, lan: Lan) -> None:
-    attacker, other = _machine(online), _machine(online)
+    attacker, other = machine_with_lease(online), machine_with_lease(online)
     url = lan.serve_web("still there\n")
-    lan.start_server("accept", [*_STRANGER, "accept", lan.address, "7000"], "listening")
-    attack = [*_STRANGER, "connections", lan.address, "7000", str(2 * _LIMIT)]
+    lan.start_server("accept", [*HOSTILE_MACHINE, "accept", lan.address, "7000"], "listening")
+    attack = [*HOSTILE_MACHINE, "connections", lan.address, "7000", str(2 * _LIMIT)]
     process = start(attacker.outside(attack), stdout=subprocess.PIPE)
     try:
         assert process.stdout is not None
@@ -102,9 +93,9 @@ def test_connections_of_machine_leave_room_for_others(online: Host, lan: Lan) ->
 
 
 def test_queries_of_machine_leave_room_for_others(online: Host) -> None:
-    attacker, other = _machine(online), _machine(online)
+    attacker, other = machine_with_lease(online), machine_with_lease(online)
     # The host answers nothing there: the connections of unanswered datagrams stay.
-    flood = [*_STRANGER, "flows", "172.23.0.1", "69", str(2 * _LIMIT)]
+    flood = [*HOSTILE_MACHINE, "flows", "172.23.0.1", "69", str(2 * _LIMIT)]
     subprocess.run(attacker.outside(flood), check=True)
     assert packets(online, "a machine with too many connections to the host") > _LIMIT // 2
     assert usage(online, "TrackedConnections")[0] < _LIMIT + 200
@@ -118,9 +109,9 @@ def test_segments_to_machine_fit_mtu_of_uplink(lan: Lan, new_host: NewHost) -> N
     lan.serve_dhcp("--dhcp-option=option:mtu,1400")
     host.start([lan])
     wait_until_ready(host)
-    machine = _machine(host)
-    lan.start_server("accept", [*_STRANGER, "accept", lan.address, "7000"], "listening")
-    connect = [*_STRANGER, "connections", lan.address, "7000", "1"]
+    machine = machine_with_lease(host)
+    lan.start_server("accept", [*HOSTILE_MACHINE, "accept", lan.address, "7000"], "listening")
+    connect = [*HOSTILE_MACHINE, "connections", lan.address, "7000", "1"]
     process = start(machine.outside(connect), stdout=subprocess.PIPE)
     try:
         wait_for(lambda: "segment" in lan.log("accept.log"), "the machine is connected")
@@ -142,7 +133,7 @@ def test_page_arrives_through_uplink_that_drops_larger_frames(
     # command keeps the LAN's own kernel from sending several segments in one frame.
     lan.run(["ip", "link", "set", host.nics[0].cable, "mtu", "1400"])
     lan.run(["ip", "link", "set", "lan0", "mtu", "1500", "gso_max_segs", "1"])
-    machine = _machine(host)
+    machine = machine_with_lease(host)
     page = machine.run(["curl", "--silent", "--max-time", "20", url])
     assert len(page) == 200_000
 
@@ -169,7 +160,7 @@ def test_kernel_limits_are_restored(online: Host) -> None:
 
 
 def test_table_of_another_owner_closes_forwarding(online: Host, lan: Lan) -> None:
-    machine = _machine(online)
+    machine = machine_with_lease(online)
     assert machine.succeeds(f"ping -c 1 -W 5 {lan.address}")
     online.run("systemd-run --unit=secret busybox httpd -f -p 8001 -h /usr/lib")
     fetch = "curl --silent --max-time 2 http://172.23.0.1:8001/os-release"
