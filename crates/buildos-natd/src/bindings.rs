@@ -20,6 +20,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use buildos_netlink::bridge::Learned;
 use buildos_types::MacAddress;
 use tokio::time::Instant;
 
@@ -52,7 +53,7 @@ pub struct Evidence {
     /// Content of the lease file; [`None`] if it cannot be read.
     pub leases: Option<Vec<Lease>>,
     /// Addresses that br1 has learned, with their ports.
-    pub learned: Vec<(MacAddress, u32)>,
+    pub learned: Vec<Learned>,
     /// Seconds since 1970.
     pub now_s: u64,
     /// `dhcp_lease_s`, for leases without an end.
@@ -188,7 +189,10 @@ fn missing(
         .iter()
         .filter_map(|element| hardware_address(element).zip(address(element)))
         .collect();
-    let learned: HashMap<_, _> = evidence.learned.iter().copied().collect();
+    let learned: HashMap<_, _> = {
+        let learned = evidence.learned.iter();
+        learned.map(|entry| (entry.mac, entry.port.get())).collect()
+    };
     for lease in evidence.leases.iter().flatten() {
         let left = match lease.expires {
             0 => evidence.lease,

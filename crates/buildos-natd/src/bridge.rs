@@ -15,9 +15,9 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use buildos_netlink::bridge::{self, InfoBridge, InfoBridgePort};
+use buildos_netlink::bridge::{self, InfoBridge, InfoBridgePort, Learned};
 use buildos_netlink::{Monitor, RouteNetlinkMessage, Socket};
-use buildos_types::{InterfaceName, LinkIndex, MacAddress};
+use buildos_types::{InterfaceName, LinkIndex};
 
 use crate::firewall::bytecode::{Expression, ForeignTable};
 use crate::limits::LEARNED_ADDRESSES;
@@ -215,21 +215,15 @@ pub async fn limit_learning(name: &InterfaceName) -> Result<Option<String>, Brid
     }
 }
 
-/// Returns the addresses that a bridge has learned, with the indices of their ports;
-/// nothing if the kernel does not list them.
-pub async fn learned(name: &InterfaceName) -> Vec<(MacAddress, u32)> {
-    let list = async || -> io::Result<Vec<_>> {
-        let mut socket = Socket::open()?;
-        let link = socket.get(bridge::get(name)).await?;
-        let Some((index, _)) = bridge::settings(&link) else {
-            return Ok(Vec::new());
-        };
-        let table = socket.dump(bridge::get_learned()).await?;
-        let learned = table.iter().map(|entry| bridge::learned(entry, index));
-        let learned = learned.map(|entry| entry.map(|entry| (entry.mac, entry.port.get())));
-        Ok(learned.flatten().collect())
-    };
-    list().await.unwrap_or_default()
+/// Returns the addresses that a bridge has learned, with their ports; [`None`] if the
+/// kernel does not list them.
+pub async fn learned(name: &InterfaceName) -> Option<Vec<Learned>> {
+    let mut socket = Socket::open().ok()?;
+    let link = socket.get(bridge::get(name)).await.ok()?;
+    let (index, _) = bridge::settings(&link)?;
+    let entries = socket.dump(bridge::get_learned()).await.ok()?;
+    let learned = entries.iter().map(|entry| bridge::learned(entry, index));
+    Some(learned.flatten().collect())
 }
 
 /// Returns true if the kernel has the limit, and a different value.

@@ -41,6 +41,7 @@ pub mod settings;
 pub mod shortage;
 pub mod status;
 pub mod sysctl;
+pub mod tables;
 pub mod uplink_network;
 pub mod usage;
 

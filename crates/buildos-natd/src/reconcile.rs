@@ -4,9 +4,8 @@
 //! learned sets. In this order packets are forwarded only after the tables are installed,
 //! and the probe tests the complete setup.
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use buildos_dbus_api::nat1::State;
 use buildos_dbus_api::network1::Network;
@@ -15,29 +14,21 @@ use buildos_probe::{REPORT, REQUEST};
 use buildos_service::{file, text};
 use buildos_types::InterfaceName;
 use serde::de::DeserializeOwned;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 use zbus::Connection;
 
 use crate::audit::{self, Finding};
-use crate::bindings::{Bindings, Evidence, GRACE};
 use crate::bridge::{self, Links};
 use crate::dbus::Published;
 use crate::desired::Desired;
 use crate::dnsmasq::observe::{self, Dnsmasq};
-use crate::dnsmasq::{
-    config, leases,
-    paths::{LEASES, PID},
-};
-use crate::firewall::bytecode::{ElementChange, ForeignTable, KernelTable};
-use crate::firewall::client::{self, Install};
-use crate::firewall::error::FirewallError;
-use crate::firewall::model::Family;
-use crate::firewall::monitor::{Commit, RulesetMonitor, Writer};
-use crate::firewall::policy::{self, TABLE};
-use crate::firewall::port_policy::Dispatch;
+use crate::dnsmasq::paths::PID;
+use crate::firewall::bytecode::ForeignTable;
+use crate::firewall::client;
+use crate::firewall::monitor::{Commit, RulesetMonitor};
+use crate::firewall::policy::TABLE;
 use crate::limits;
 use crate::messages;
-use crate::ports::{self, Ports};
 use crate::posture::{Posture, TableError, posture};
 use crate::probe_request;
 use crate::probe_scheduler::{self, Health, ProbeScheduler};
@@ -45,25 +36,19 @@ use crate::settings::Settings;
 use crate::shortage::Shortages;
 use crate::status::{Forwarding, Observed, Status};
 use crate::sysctl::{self, SysctlError, Sysctls};
+use crate::tables::{Tables, is_closed_table};
 use crate::uplink_network::{UplinkNetwork, UplinkNetworkError};
 
 /// Time between two checks while NAT is active: a changed sysctl causes no event.
 const ACTIVE_INTERVAL: Duration = Duration::from_secs(60);
 /// The same while a part is missing.
 const RETRY_INTERVAL: Duration = Duration::from_secs(2);
-/// Limit of the time until a commit is notified.
-const NOTIFICATION_DELAY: Duration = Duration::from_millis(10);
 /// Delay from a change of the lease file to the next check.
 const LEASES_DELAY: Duration = Duration::from_secs(1);
-/// Limit of the lease file, bytes: 65,536 leases with the longest names and identifiers.
-const LEASES_LIMIT: usize = 64 << 20;
 /// Limit of the PID file, bytes.
 const PID_LIMIT: usize = 64;
 /// Limit of the report of a probe, bytes.
 const REPORT_LIMIT: usize = 64 << 10;
-
-/// Installations of the table in one reconciliation, while another process changes it.
-const MAX_INSTALLS: usize = 3;
 
 /// Keeps the host in the desired state.
 pub struct Reconciler {
@@ -74,18 +59,11 @@ pub struct Reconciler {
     /// The network that netd published, or the reason why it is not usable.
     network: Result<UplinkNetwork, String>,
     probes: ProbeScheduler,
-    /// The tables that natd last read back, in the order of [`Desired::tables`].
-    installed: Option<[KernelTable; 2]>,
+    tables: Tables,
     /// Last content of dnsmasq's PID file.
     dnsmasq_pid: Option<Vec<u8>>,
-    /// The learned sets, as last read.
-    bindings: Option<Bindings>,
     /// Time of the next check of an address without a lease.
     bindings_due: Option<Instant>,
-    /// How rules recognise ports of br1 with this kernel.
-    dispatch: Dispatch,
-    /// The process that changed the ruleset since the last reconciliation.
-    last_writer: Option<Writer>,
     /// Rules of other tables that affect machines, as last observed.
     foreign: Vec<Finding>,
     shortages: Shortages,
@@ -109,12 +87,9 @@ impl Reconciler {
             settings,
             network: Err(String::new()),
             probes: ProbeScheduler::resume(request, report, now),
-            installed: None,
+            tables: Tables::new(root),
             dnsmasq_pid: None,
-            bindings: None,
             bindings_due: None,
-            dispatch: Dispatch::Bridge,
-            last_writer: None,
             foreign: Vec::new(),
             shortages: Shortages::new(),
             observed: None,
@@ -153,7 +128,7 @@ impl Reconciler {
 
     /// Processes a notification of a changed ruleset.
     pub fn ruleset_changed(&mut self, commit: Commit) {
-        self.last_writer = commit.last_writer;
+        self.tables.ruleset_changed(commit);
         // The change might affect machines.
         self.probes.expedite(Instant::now());
     }
@@ -200,7 +175,11 @@ impl Reconciler {
     pub async fn reconcile(&mut self, links: &Links, ruleset: &RulesetMonitor) {
         let status = match self.network.clone() {
             Ok(network) => {
-                let (desired, table) = self.apply_tables(network, ruleset).await;
+                let (settings, writer) = (&self.settings, self.tables.last_writer().is_some());
+                let (desired, table) = self.tables.apply(network, settings, ruleset).await;
+                if !writer && self.tables.last_writer().is_some() {
+                    self.probes.expedite(Instant::now());
+                }
                 let observed = self.apply(&desired, table, links).await;
                 let status = Status::judge(&desired.network, &observed);
                 self.observed = Some(observed);
@@ -212,7 +191,7 @@ impl Reconciler {
                 Status::waiting(reason)
             }
         };
-        self.last_writer = None;
+        self.tables.forget_writer();
         if status != self.status {
             messages::status(&status);
             self.status = status;
@@ -245,7 +224,9 @@ impl Reconciler {
             Ok(mut foreign_tables) => {
                 let closed = foreign_tables.iter().position(is_closed_table);
                 let closed = closed.map(|at| foreign_tables.remove(at));
-                if let Err(error) = self.apply_closed_table(desired, posture, closed).await {
+                if let Err(error) =
+                    Tables::apply_closed(&desired.network, &self.settings, posture, closed).await
+                {
                     forwarding = Forwarding::Exposed(text::chain(&error));
                 }
                 self.audit(&foreign_tables, &desired.network);
@@ -270,177 +251,16 @@ impl Reconciler {
         let possible = observed.can_be_probed(&desired.network);
         observed.probe = self.probe(desired, possible).await;
         if installed {
-            if let Err(error) = self.apply_bindings(&desired.network).await {
-                tracing::warn!(
+            let network = &desired.network;
+            match self.tables.correct_bindings(network, &self.settings).await {
+                Ok(due) => self.bindings_due = due,
+                Err(error) => tracing::warn!(
                     "cannot follow the leases of machines: {}",
                     text::chain(&error)
-                );
+                ),
             }
         }
         observed
-    }
-
-    /// Derives the desired state, and installs its tables unless the kernel has them.
-    async fn apply_tables(
-        &mut self,
-        network: UplinkNetwork,
-        ruleset: &RulesetMonitor,
-    ) -> (Desired, Result<(), TableError>) {
-        let ports = ports::read(&self.root, &network);
-        let (ports, error) = match ports {
-            Ok(ports) => (ports, None),
-            Err(error) => (Ports::default(), Some(FirewallError::Ports(error))),
-        };
-        let desired = Desired::new(network.clone(), &self.settings, &ports, self.dispatch);
-        if let Some(error) = error {
-            return (desired, Err(TableError::Unknown(error)));
-        }
-        let result = self.install_tables(&desired, &ports.private, ruleset).await;
-        let unsupported = |error: &TableError| match error {
-            TableError::NotInstalled(error) => error.is_unsupported(),
-            TableError::Unknown(_) => false,
-        };
-        if self.dispatch == Dispatch::Bridge && result.as_ref().is_err_and(unsupported) {
-            self.dispatch = Dispatch::Ports;
-            let desired = Desired::new(network, &self.settings, &ports, self.dispatch);
-            let result = self.install_tables(&desired, &ports.private, ruleset).await;
-            return (desired, result);
-        }
-        (desired, result)
-    }
-
-    /// Installs the tables that the kernel does not have, in one transaction.
-    async fn install_tables(
-        &mut self,
-        desired: &Desired,
-        ports: &BTreeSet<u32>,
-        ruleset: &RulesetMonitor,
-    ) -> Result<(), TableError> {
-        let mut changes: Vec<TableChange> = Vec::new();
-        let mut installs = 0;
-        loop {
-            let different = different_tables(desired).await?;
-            let Some(first) = different.first() else {
-                if !changes.is_empty() {
-                    self.find_last_writer(ruleset).await;
-                }
-                for change in &changes {
-                    self.report_install(desired, change);
-                }
-                self.installed = Some([desired.table.clone(), desired.port_table.clone()]);
-                return Ok(());
-            };
-            if installs == MAX_INSTALLS {
-                return Err(TableError::NotInstalled(FirewallError::ReadBack {
-                    table: first.name(),
-                    difference: first.difference.clone(),
-                }));
-            }
-            let bindings = self.bindings.as_ref();
-            let elements = bindings.map(|known| known.restored(ports, Instant::now()));
-            let elements = elements.unwrap_or_default();
-            let tables: Vec<_> = different.iter().map(|d| d.install(&elements)).collect();
-            let installed = client::install(&tables).await;
-            installed.map_err(TableError::NotInstalled)?;
-            installs += 1;
-            for table in &different {
-                let change = TableChange {
-                    family: table.family,
-                    difference: table.difference.clone(),
-                };
-                if !changes.iter().any(|known| known.family == change.family) {
-                    changes.push(change);
-                }
-            }
-        }
-    }
-
-    /// Receives the notification of a commit that this reconciliation found by itself.
-    async fn find_last_writer(&mut self, ruleset: &RulesetMonitor) {
-        if self.installed.is_some() && self.last_writer.is_none() {
-            if let Ok(Ok(commit)) = timeout(NOTIFICATION_DELAY, ruleset.next()).await {
-                self.ruleset_changed(commit);
-            }
-        }
-    }
-
-    /// Corrects the learned sets by ports and leases.
-    async fn apply_bindings(&mut self, network: &UplinkNetwork) -> Result<(), FirewallError> {
-        let bindings = Bindings::read().await?;
-        // A port that appears after this line has no element yet.
-        let ports = ports::read(&self.root, network).map_err(FirewallError::Ports)?;
-        let leases = file::read_bounded(&self.root.join(LEASES), LEASES_LIMIT).ok();
-        let leases = leases.map(|text| leases::parse(&String::from_utf8_lossy(&text)).collect());
-        let evidence = Evidence {
-            ports: ports.private,
-            leases,
-            learned: bridge::learned(&network.private_bridge).await,
-            now_s: SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .map_or(0, |now| now.as_secs()),
-            lease: config::lease_time(network.private_network, self.settings.lease),
-        };
-        self.bindings_due = bindings
-            .is_pending(&evidence)
-            .then(|| Instant::now() + GRACE);
-        let changes = bindings.plan(&evidence);
-        if changes.is_empty() {
-            self.bindings = Some(bindings);
-            return Ok(());
-        }
-        client::change_elements(Family::Bridge, TABLE, &changes).await?;
-        self.bindings = Some(Bindings::read().await?);
-        Ok(())
-    }
-
-    /// Installs the table that closes the host while the desired table is missing, and
-    /// removes it afterwards.
-    async fn apply_closed_table(
-        &self,
-        desired: &Desired,
-        posture: Option<Posture>,
-        installed: Option<ForeignTable>,
-    ) -> Result<(), FirewallError> {
-        let installed = installed.map(|found| found.table);
-        match posture {
-            Some(Posture::Closed) => {
-                let table = policy::closed_table(&desired.network, &self.settings);
-                let table = KernelTable::compile(&table);
-                if table.difference(installed.as_ref()).is_none() {
-                    return Ok(());
-                }
-                client::install(&[Install {
-                    family: Family::Inet,
-                    table: &table,
-                    installed: None,
-                    elements: &[],
-                }])
-                .await
-            }
-            Some(Posture::Open) if installed.is_some() => {
-                // The desired table closes the host, too.
-                if let Err(error) = client::remove(policy::CLOSED_TABLE).await {
-                    tracing::warn!("cannot remove a table: {}", text::chain(&error));
-                }
-                Ok(())
-            }
-            Some(Posture::Open) | None => Ok(()),
-        }
-    }
-
-    fn report_install(&self, desired: &Desired, change: &TableChange) {
-        let was_installed = self.installed.as_ref().is_some_and(|tables| {
-            let mut pairs = tables.iter().zip(desired.tables());
-            pairs.any(|(installed, (family, desired))| {
-                family == change.family && installed == desired
-            })
-        });
-        if was_installed {
-            let writer = self.last_writer.as_ref();
-            messages::table_restored(change.family, writer, &change.difference);
-        } else {
-            messages::table_installed(change.family);
-        }
     }
 
     fn open(&self, network: &UplinkNetwork) -> Forwarding {
@@ -520,7 +340,7 @@ impl Reconciler {
         };
         let (before, now) = (certain(&self.foreign), certain(&found));
         for finding in now.iter().filter(|finding| !before.contains(finding)) {
-            messages::foreign_drop(finding, self.last_writer.as_ref());
+            messages::foreign_drop(finding, self.tables.last_writer());
         }
         if now.is_empty() && !before.is_empty() {
             messages::foreign_drop_gone();
@@ -589,61 +409,6 @@ impl Reconciler {
         }
         self.probes.health()
     }
-}
-
-/// A table that the kernel does not have as desired.
-struct DifferentTable<'a> {
-    family: Family,
-    desired: &'a KernelTable,
-    installed: Option<KernelTable>,
-    difference: String,
-}
-
-impl DifferentTable<'_> {
-    fn name(&self) -> String {
-        format!("table {} {}", self.family.as_str(), self.desired.name)
-    }
-
-    fn install<'a>(&'a self, elements: &'a [ElementChange]) -> Install<'a> {
-        let (elements, installed) = match self.family {
-            Family::Bridge => (elements, self.installed.as_ref()),
-            // What this table learned, the rates of questions, may start again.
-            Family::Inet => (&[][..], None),
-        };
-        Install {
-            elements,
-            family: self.family,
-            table: self.desired,
-            installed,
-        }
-    }
-}
-
-/// A table that natd installed, and how it was different before.
-struct TableChange {
-    family: Family,
-    difference: String,
-}
-
-async fn different_tables(desired: &Desired) -> Result<Vec<DifferentTable<'_>>, TableError> {
-    let mut different = Vec::new();
-    for (family, desired) in desired.tables() {
-        let installed = client::read(family, &desired.name).await;
-        let installed = installed.map_err(TableError::Unknown)?;
-        if let Some(difference) = desired.difference(installed.as_ref()) {
-            different.push(DifferentTable {
-                family,
-                desired,
-                installed,
-                difference,
-            });
-        }
-    }
-    Ok(different)
-}
-
-fn is_closed_table(found: &ForeignTable) -> bool {
-    found.family == Family::Inet.number() && found.table.name == policy::CLOSED_TABLE
 }
 
 /// Returns the reason for waiting. The error quotes what netd published, with escapes.

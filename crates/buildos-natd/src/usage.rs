@@ -15,10 +15,10 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use buildos_netlink::{Socket, bridge};
 use buildos_types::{InterfaceName, LinkIndex};
 use tokio::time::{Instant, sleep_until};
 
+use crate::bridge::learned;
 use crate::conntrack;
 use crate::departure::Departures;
 use crate::dnsmasq::leases::Lease;
@@ -179,18 +179,4 @@ async fn dropped() -> Option<(u64, u64)> {
         sum(&policy::DROPPED_CONNECTIONS),
         sum(&policy::DROPPED_NAMES),
     ))
-}
-
-/// Returns the addresses that a bridge learned.
-async fn learned(name: &InterfaceName) -> Option<Vec<bridge::Learned>> {
-    let mut socket = Socket::open().ok()?;
-    let link = socket.get(bridge::get(name)).await.ok()?;
-    let (index, _) = bridge::settings(&link)?;
-    let entries = socket.dump(bridge::get_learned()).await.ok()?;
-    Some(
-        entries
-            .iter()
-            .filter_map(|entry| bridge::learned(entry, index))
-            .collect(),
-    )
 }

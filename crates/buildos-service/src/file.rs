@@ -15,14 +15,14 @@ pub struct WriteError {
     source: io::Error,
 }
 
-/// Reads a file that another user writes.
+/// Opens a file that another user writes.
 ///
 /// Returns at once, with an error, if the file is a FIFO, a device or a symbolic link.
 ///
 /// # Errors
 ///
-/// The file cannot be read, is not a regular file, or has more than `limit` bytes.
-pub fn read_bounded(path: &Path, limit: usize) -> io::Result<Vec<u8>> {
+/// The file cannot be opened, or is not a regular file.
+pub fn open_regular(path: &Path) -> io::Result<fs::File> {
     // O_NONBLOCK: open(2) of a FIFO waits for a writer otherwise.
     let file = OpenOptions::new()
         .read(true)
@@ -32,12 +32,28 @@ pub fn read_bounded(path: &Path, limit: usize) -> io::Result<Vec<u8>> {
         let text = "not a regular file";
         return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
     }
+    Ok(file)
+}
+
+/// Returns the error for a file of more than `limit` bytes.
+#[must_use]
+pub fn too_large(limit: usize) -> io::Error {
+    let text = format!("larger than {limit} bytes");
+    io::Error::new(io::ErrorKind::FileTooLarge, text)
+}
+
+/// Reads a file that another user writes, as [`open_regular`] opens it.
+///
+/// # Errors
+///
+/// The file cannot be read, is not a regular file, or has more than `limit` bytes.
+pub fn read_bounded(path: &Path, limit: usize) -> io::Result<Vec<u8>> {
+    let file = open_regular(path)?;
     let limit_and_one = u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1);
     let mut content = Vec::new();
     file.take(limit_and_one).read_to_end(&mut content)?;
     if content.len() > limit {
-        let text = format!("larger than {limit} bytes");
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, text));
+        return Err(too_large(limit));
     }
     Ok(content)
 }

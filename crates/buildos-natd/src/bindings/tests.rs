@@ -1,4 +1,5 @@
 use super::*;
+use buildos_types::LinkIndex;
 
 const LEASE: Duration = Duration::from_secs(3600);
 const A: MacAddress = MacAddress([2, 0, 0, 0, 0, 0xa]);
@@ -47,6 +48,13 @@ fn evidence(ports: &[u32], leases: &[(MacAddress, Ipv4Addr)]) -> Evidence {
         learned: Vec::new(),
         now_s: 1000,
         lease: LEASE,
+    }
+}
+
+fn learned(mac: MacAddress, port: u32) -> Learned {
+    Learned {
+        mac,
+        port: LinkIndex::new(port).unwrap(),
     }
 }
 
@@ -107,11 +115,11 @@ fn new_address_does_not_need_a_line_in_the_lease_file() {
 
 #[test]
 fn lost_elements_of_lease_are_added_for_learned_port() {
-    let learned = |learned: &[(MacAddress, u32)]| Evidence {
-        learned: learned.to_vec(),
+    let learned = |mac, port| Evidence {
+        learned: vec![learned(mac, port)],
         ..evidence(&[4, 5], &[(A, IP_A)])
     };
-    let plan = bindings(&[]).plan(&learned(&[(A, 4)]));
+    let plan = bindings(&[]).plan(&learned(A, 4));
     assert_eq!(
         counts(&plan),
         [(HARDWARE_ADDRESSES, 0, 1), (PORTS, 0, 1), (ADDRESSES, 0, 1)]
@@ -121,8 +129,8 @@ fn lost_elements_of_lease_are_added_for_learned_port() {
     assert_eq!(&added.key, expected);
     assert_eq!(added.remaining_ms, 1_060_000);
     // br1 has not learned the machine, or only on a port that is gone.
-    assert_eq!(bindings(&[]).plan(&learned(&[(B, 4)])), []);
-    assert_eq!(bindings(&[]).plan(&learned(&[(A, 6)])), []);
+    assert_eq!(bindings(&[]).plan(&learned(B, 4)), []);
+    assert_eq!(bindings(&[]).plan(&learned(A, 6)), []);
 }
 
 #[test]
@@ -130,7 +138,7 @@ fn address_of_another_port_is_not_added() {
     let mut bindings = bindings(&[(A, IP_A, 4, HOUR_MS)]);
     bindings.addresses.clear();
     let learned = |port| Evidence {
-        learned: vec![(A, port)],
+        learned: vec![learned(A, port)],
         ..evidence(&[4, 5], &[(A, IP_A)])
     };
     assert_eq!(bindings.plan(&learned(5)), []);

@@ -1,4 +1,4 @@
-//! Parses dnsmasq's lease file: the machines that have an address.
+//! Reads dnsmasq's lease file: the machines that have an address.
 //!
 //! The fields of a line, separated by spaces (dnsmasq(8)):
 //!
@@ -13,9 +13,16 @@
 //! Fields 4 and 5 are chosen by the machine and ignored. dnsmasq rewrites the file in
 //! place, so the last line may be incomplete.
 
+use std::io::{self, BufRead as _, BufReader};
 use std::net::Ipv4Addr;
+use std::path::Path;
 
+use buildos_service::file::{open_regular, too_large};
 use buildos_types::MacAddress;
+
+/// Limit of the lease file, bytes: 65,536 leases with the longest names and client
+/// identifiers. dnsmasq's user writes the file.
+const LIMIT: usize = 64 << 20;
 
 /// A lease of a machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,9 +35,32 @@ pub struct Lease {
     pub expires: u64,
 }
 
-/// Returns the leases in the text of the file. Other and incomplete lines are skipped.
-pub fn parse(text: &str) -> impl Iterator<Item = Lease> {
-    text.lines().filter_map(lease)
+/// Reads the leases, also that of the probe. Other and incomplete lines are skipped. The
+/// file itself is never in memory as a whole.
+///
+/// # Errors
+///
+/// The file cannot be read, is not a regular file, or is too large.
+pub fn read(path: &Path) -> io::Result<Vec<Lease>> {
+    parse(open_regular(path)?, LIMIT)
+}
+
+/// Returns the leases in the first `limit` bytes, or an error if there are more bytes.
+fn parse(text: impl io::Read, limit: usize) -> io::Result<Vec<Lease>> {
+    let limit_and_one = u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1);
+    let mut text = BufReader::new(text.take(limit_and_one));
+    let (mut leases, mut line, mut length) = (Vec::new(), Vec::new(), 0);
+    loop {
+        line.clear();
+        length += text.read_until(b'\n', &mut line)?;
+        if length > limit {
+            return Err(too_large(limit));
+        }
+        if line.is_empty() {
+            return Ok(leases);
+        }
+        leases.extend(lease(String::from_utf8_lossy(&line).trim_end_matches('\n')));
+    }
 }
 
 fn lease(line: &str) -> Option<Lease> {
@@ -53,7 +83,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn leases(text: &str) -> Vec<Lease> {
-        parse(text).collect()
+        parse(text.as_bytes(), LIMIT).unwrap()
     }
 
     const FILE: &str = "\
@@ -97,6 +127,13 @@ duid 00:01:00:01
         }
     }
 
+    #[test]
+    fn file_above_its_limit_is_refused() {
+        assert_eq!(parse(FILE.as_bytes(), FILE.len()).unwrap().len(), 2);
+        let error = parse(FILE.as_bytes(), FILE.len() - 1).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::FileTooLarge);
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(4096))]
 
@@ -120,7 +157,7 @@ duid 00:01:00:01
                     }
                 }
             }
-            for lease in parse(&String::from_utf8_lossy(&bytes)) {
+            for lease in parse(&*bytes, LIMIT).unwrap() {
                 let mac = lease.mac.to_string();
                 prop_assert_eq!(mac.len(), 17);
                 prop_assert!(mac.chars().all(|c| c == ':' || c.is_ascii_hexdigit()));

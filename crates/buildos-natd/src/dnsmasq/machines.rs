@@ -8,7 +8,6 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use buildos_service::file::read_bounded;
 use buildos_service::heap;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep};
@@ -16,9 +15,6 @@ use tokio::time::{Instant, sleep};
 use super::leases::{self, Lease};
 use super::paths;
 
-/// Limit of the lease file, bytes. 65,536 leases without names and client identifiers take
-/// 4 MiB.
-const LIMIT: usize = 16 << 20;
 /// Age from which a large lease file is read again.
 const LIFETIME: Duration = Duration::from_secs(1);
 /// Allocated bytes up to which a large reply is made. natd itself needs a tenth.
@@ -93,17 +89,15 @@ impl Machines {
 ///
 /// As [`Machines::list`].
 pub(crate) fn read(path: &Path) -> io::Result<Vec<Lease>> {
-    // The user of dnsmasq writes the file.
-    let file = match read_bounded(path, LIMIT) {
-        Ok(file) => file,
+    let mut leases = match leases::read(path) {
+        Ok(leases) => leases,
         // dnsmasq never ran.
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(error),
     };
-    Ok(leases::parse(&String::from_utf8_lossy(&file))
-        // The probe is not a machine.
-        .filter(|lease| lease.mac != buildos_probe::MAC)
-        .collect())
+    // The probe is not a machine.
+    leases.retain(|lease| lease.mac != buildos_probe::MAC);
+    Ok(leases)
 }
 
 #[cfg(test)]
