@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from statistics import median
 
+from report import markdown
 from rows import Figure, Value
 
 NETD = "netd"
@@ -64,18 +65,6 @@ def ratio(figure: Figure, results: Results, clients: Sequence[str]) -> list[str]
     median_of_netd = middle(own)
     times = f"{medians[best] / median_of_netd:.1f}" if median_of_netd else ""
     return [*head, f"{cell(figure, peers[best])}{unit} {best}", times]
-
-
-def markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """Makes a Markdown table with aligned columns."""
-    rows = [list(head), *map(list, lines)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-
-    def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(c.ljust(w) for c, w in zip(cells, widths, strict=True)) + " |"
-
-    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
-    return "\n".join([line(rows[0]), rule, *map(line, rows[1:])])
 
 
 def tables(figures: Sequence[Figure], clients: Sequence[str], results: Results) -> tuple[str, str]:

@@ -83,6 +83,18 @@ def kea_root() -> Path:
         return make_root("kea", ["kea-dhcp4-server"]).directories[0]
 
 
+def host_debs() -> list[Path]:
+    """Returns the packages of this project, made by debian/build.
+
+    Without buildos-bbot-runtime: the root does not have all of its dependencies, which the
+    stand-ins do not call. The image has it.
+    """
+    found = sorted((BUILD / "debs").glob("*.deb"))
+    assert found, "build/debs has no packages: run debian/build (make debs)"
+    left_out = ("-dbgsym_", "buildos-bbot-runtime_")
+    return [deb for deb in found if not any(part in deb.name for part in left_out)]
+
+
 def host_root(debs: list[Path]) -> Root:
     """Makes the root of a host: the packages `debs` are installed."""
     base = base_root()

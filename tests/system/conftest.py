@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 from agents import bbot, wait_until_runs
-from buildroot import BUILD, Root
+from buildroot import Root
 from host import Host
 from nat import wait_until_ready
-from roots import host_root
+from roots import host_debs, host_root
 from simlan.lan import Lan
 
 NewHost = Callable[..., Host]
@@ -23,15 +23,8 @@ _figures: list[str] = []
 
 @pytest.fixture(scope="session")
 def debs() -> list[Path]:
-    """The packages of this project, made by debian/build.
-
-    Without buildos-bbot-runtime: the root does not have all of its dependencies, which the
-    stand-ins do not call. The image has it.
-    """
-    found = sorted((BUILD / "debs").glob("*.deb"))
-    assert found, "build/debs has no packages: run debian/build (make debs)"
-    left_out = ("-dbgsym_", "buildos-bbot-runtime_")
-    return [deb for deb in found if not any(part in deb.name for part in left_out)]
+    """The packages of this project, see `host_debs`."""
+    return host_debs()
 
 
 @pytest.fixture(scope="session")
