@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from host import Host
@@ -71,3 +73,16 @@ def messages(host: Host, message: str, since: str = "") -> list[dict[str, str]]:
 def now(host: Host) -> str:
     """Returns the time in the format of journalctl(1)."""
     return host.run(["date", "+%s.%N"]).strip()
+
+
+_QUIET = 10
+"""Journal lines of all units that an attack may cause in a minute."""
+
+
+@contextmanager
+def quiet_journal(host: Host) -> Iterator[None]:
+    """Asserts that the host logs few lines while the context lasts, up to a minute."""
+    cursor = host.journal("--lines=1")[-1]["__CURSOR"]
+    yield
+    lines = [str(line["MESSAGE"]) for line in host.journal(f"--after-cursor={cursor}")]
+    assert len(lines) <= _QUIET, lines

@@ -5,13 +5,13 @@ from __future__ import annotations
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import pytest
 from conftest import NewHost
 from host import Host
 from machine import HOSTILE_MACHINE, Machine, machine_with_lease
-from nat import packets, public_address, usage, wait_until_ready
+from nat import packets, public_address, quiet_journal, usage, wait_until_ready
 from simlan.lan import Lan
 from simlan.process import end, start
 from simlan.wait import wait_for
@@ -21,16 +21,19 @@ _FOREIGN = "a machine under a foreign address"
 
 
 def _attack(machine: Machine, *arguments: str) -> None:
-    subprocess.run(machine.outside([*HOSTILE_MACHINE, *arguments]), check=True)
+    with quiet_journal(machine.host):
+        subprocess.run(machine.outside([*HOSTILE_MACHINE, *arguments]), check=True)
 
 
 @contextmanager
-def _attacking(machine: Machine, *arguments: str) -> Iterator[None]:
-    process = start(machine.outside([*HOSTILE_MACHINE, *arguments]), stdout=subprocess.PIPE)
-    try:
-        yield
-    finally:
-        end(process)
+def _attacking(machine: Machine, *arguments: str, quiet: bool = True) -> Iterator[None]:
+    """Attacks while the context lasts. With `quiet`, the host must log little meanwhile."""
+    with quiet_journal(machine.host) if quiet else nullcontext():
+        process = start(machine.outside([*HOSTILE_MACHINE, *arguments]), stdout=subprocess.PIPE)
+        try:
+            yield
+        finally:
+            end(process)
 
 
 def _loses_nothing(machine: Machine, *addresses: str) -> None:
@@ -77,11 +80,14 @@ def test_machine_is_no_dhcp_server(online: Host) -> None:
     attacker = machine_with_lease(online)
     network = attacker.address.rpartition(".")[0]
     probed = online.bus_property("nat1", "ProbeUSec")
-    with _attacking(attacker, "dhcp-server", attacker.address, "--seconds", "60"):
+    serve = ["dhcp-server", attacker.address, "--seconds", "60"]
+    with _attacking(attacker, *serve):
         for _ in range(4):
             other = machine_with_lease(online)
             assert other.address != f"{network}.200"
             assert f"default via {_HOST}" in other.run("ip route")
+    # A restart logs lines.
+    with _attacking(attacker, *serve, quiet=False):
         # The probe passes, too.
         online.systemctl("restart", "buildos-dnsmasq.service")
         online.wait_for(lambda: online.bus_property("nat1", "ProbeUSec") > probed, "a probe")
@@ -167,6 +173,49 @@ def test_requested_leases_of_port_are_limited(online: Host, lan: Lan) -> None:
     assert online.bus_property("nat1", "Ready")
 
 
+def test_port_does_not_fill_small_network(host: Host, lan: Lan) -> None:
+    host.configure("netd", 'private = "192.168.213.1/28"')
+    lan.serve_dhcp()
+    host.start([lan])
+    wait_until_ready(host)
+    attacker = Machine(host)
+    _attack(attacker, "leases", "192.168.213", "50")
+    host.wait_for(lambda: _elements(host, "full_ports"), "the port is full")
+    # A quarter of 12 addresses.
+    assert len(usage(host, "Machines")) <= 3
+    dropped = packets(host, "a machine with too many leases")
+    _attack(attacker, "leases", "192.168.213", "50")
+    assert packets(host, "a machine with too many leases") > dropped
+    for _ in range(9):
+        assert machine_with_lease(host).address
+    # The addresses become free with the port.
+    host.run(f"ip link delete {attacker.name}")
+    host.wait_for(lambda: not _elements(host, "full_ports"), "the port is forgotten")
+
+
+def test_number_of_leases_of_port_is_a_setting(host: Host, lan: Lan) -> None:
+    host.configure("natd", "machine_leases = 1")
+    lan.serve_dhcp()
+    host.start([lan])
+    wait_until_ready(host)
+    machine = machine_with_lease(host)
+    _attack(machine, "leases", "172.23", "5")
+    assert [found[0] for found in usage(host, "Machines")] == [machine.address]
+    host.run("rm /etc/buildos/natd.conf.d/50-test.toml")
+    host.systemctl("reload", "buildos-natd.service")
+    host.wait_for(lambda: not _elements(host, "full_ports"), "the port has room")
+    other = Machine(host)
+    _attack(other, "leases", "172.23", "3")
+    host.wait_for(lambda: len(usage(host, "Machines")) == 4, "further leases")
+
+
+def test_refused_dhcp_messages_are_not_logged(online: Host) -> None:
+    attacker = machine_with_lease(online)
+    _attack(attacker, "refused-dhcp", _HOST, attacker.address, "--seconds", "1")
+    # The machine gave up its address, and gets another.
+    assert attacker.take_lease()
+
+
 def test_leases_are_learned_without_natd(online: Host, lan: Lan) -> None:
     online.run(f"kill -STOP {online.main_pid('buildos-natd.service')}")
     machine = machine_with_lease(online)
@@ -197,6 +246,26 @@ def test_machine_keeps_its_lease_when_table_is_replaced(
         "the table is back with the lease",
     )
     online.wait_for(lambda: online.bus_property("nat1", "ProbeUSec") > since, "the next probe")
+    wait_until_ready(online)
+    _loses_nothing(machine, _HOST, lan.address)
+
+
+def test_idle_machine_keeps_its_lease_when_table_is_flushed_without_natd(
+    online: Host, lan: Lan
+) -> None:
+    machine = machine_with_lease(online)
+    online.wait_for(
+        lambda: machine.mac in online.read("/run/buildos/natd/bindings.json"), "natd has the lease"
+    )
+    # The machine sends nothing by itself.
+    machine.run("sysctl -q -w net.ipv6.conf.eth0.disable_ipv6=1")
+    online.systemctl("stop", "buildos-natd.service")
+    online.run("nft flush ruleset; ip link set br1 type bridge fdb_flush")
+    assert machine.mac not in online.run("bridge fdb show br br1 dynamic")
+    online.systemctl("start", "buildos-natd.service")
+    online.wait_for(
+        lambda: machine.address in _elements(online, "addresses"), "the table has the lease"
+    )
     wait_until_ready(online)
     _loses_nothing(machine, _HOST, lan.address)
 
@@ -241,7 +310,8 @@ def test_static_address_needs_setting(host: Host, lan: Lan) -> None:
     host.run("rm /etc/buildos/natd.conf.d/50-test.toml")
     host.systemctl("reload", "buildos-natd.service")
     host.wait_for(
-        lambda: not machine.succeeds(f"ping -c 1 -W 1 {lan.address}"), "the static address is closed"
+        lambda: not machine.succeeds(f"ping -c 1 -W 1 {lan.address}"),
+        "the static address is closed",
     )
     _loses_nothing(dynamic, lan.address)
 

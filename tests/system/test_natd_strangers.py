@@ -31,7 +31,8 @@ def _send(machine: Machine, source: int, address: str, port: int) -> None:
 
 def test_machine_cannot_use_dhcp_of_lan(online: Host, lan: Lan) -> None:
     machine = machine_with_lease(online)
-    lan.start_server("receive", [*HOSTILE_MACHINE, "receive", lan.address, "68", "546", "547"], "list")
+    receive = [*HOSTILE_MACHINE, "receive", lan.address, "68", "546", "547"]
+    lan.start_server("receive", receive, "listening")
     before = packets(online, "DHCP for the network of the uplink")
     for source, port in ((68, 67), (67, 67), (67, 68), (68, 68), (546, 547), (547, 546)):
         _send(machine, source, lan.address, port)

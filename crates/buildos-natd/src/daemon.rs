@@ -79,6 +79,7 @@ pub async fn run(mut service: Service<Settings>) -> Result<(), DaemonError> {
     files.add_directories()?;
     leases.add_directories()?;
     reconciler.reconcile(&links, &ruleset).await;
+    usage.remove_connections_of(reconciler.take_departed());
     dbus::serve(&connection, root, reconciler.published(service.problems())).await?;
     service.status(&reconciler.status_line());
     service.ready();
@@ -112,6 +113,7 @@ pub async fn run(mut service: Service<Settings>) -> Result<(), DaemonError> {
         files.add_directories()?;
         leases.add_directories()?;
         reconciler.reconcile(&links, &ruleset).await;
+        usage.remove_connections_of(reconciler.take_departed());
         dbus::publish(&connection, reconciler.published(service.problems())).await?;
         service.status(&reconciler.status_line());
         if reloaded {

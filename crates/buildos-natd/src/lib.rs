@@ -24,7 +24,6 @@ pub mod bridge;
 pub mod conntrack;
 pub mod daemon;
 pub mod dbus;
-pub mod departure;
 pub mod desired;
 pub mod dnsmasq;
 pub mod file_watch;

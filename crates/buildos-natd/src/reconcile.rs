@@ -4,6 +4,7 @@
 //! learned sets. In this order packets are forwarded only after the tables are installed,
 //! and the probe tests the complete setup.
 
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -64,6 +65,8 @@ pub struct Reconciler {
     dnsmasq_pid: Option<Vec<u8>>,
     /// Time of the next check of an address without a lease.
     bindings_due: Option<Instant>,
+    /// Addresses of gone machines, until [`Reconciler::take_departed`].
+    departed: Vec<Ipv4Addr>,
     /// Rules of other tables that affect machines, as last observed.
     foreign: Vec<Finding>,
     shortages: Shortages,
@@ -90,6 +93,7 @@ impl Reconciler {
             tables: Tables::new(root),
             dnsmasq_pid: None,
             bindings_due: None,
+            departed: Vec::new(),
             foreign: Vec::new(),
             shortages: Shortages::new(),
             observed: None,
@@ -136,6 +140,11 @@ impl Reconciler {
     /// Replaces the shortages, which are published with the status.
     pub fn set_shortages(&mut self, shortages: Shortages) {
         self.shortages = shortages;
+    }
+
+    /// Returns the addresses of machines that are gone since the last call.
+    pub fn take_departed(&mut self) -> Vec<Ipv4Addr> {
+        std::mem::take(&mut self.departed)
     }
 
     /// Returns the last network that netd published, if it is usable.
@@ -253,7 +262,10 @@ impl Reconciler {
         if installed {
             let network = &desired.network;
             match self.tables.correct_bindings(network, &self.settings).await {
-                Ok(due) => self.bindings_due = due,
+                Ok(corrected) => {
+                    self.bindings_due = corrected.due;
+                    self.departed.extend(corrected.departed);
+                }
                 Err(error) => tracing::warn!(
                     "cannot follow the leases of machines: {}",
                     text::chain(&error)

@@ -28,6 +28,8 @@ pub struct Settings {
     pub allow_private: Vec<Ipv4Net>,
     /// `machine_connections`.
     pub connections: ConnectionLimit,
+    /// `machine_leases`; [`None`] for a number that suits the size of the network.
+    pub leases: Option<LeaseLimit>,
     /// `bridge_netfilter`.
     pub bridge_netfilter: BridgeNetfilter,
     /// `probe_interval_s`.
@@ -49,6 +51,7 @@ impl Default for Settings {
             block_private: false,
             allow_private: Vec::new(),
             connections: ConnectionLimit::default(),
+            leases: None,
             bridge_netfilter: BridgeNetfilter::default(),
             probe_interval: ProbeInterval::default(),
             probe_name: None,
@@ -126,6 +129,35 @@ impl TryFrom<u32> for ConnectionLimit {
         match number {
             256..=65_536 => Ok(Self(number)),
             _ => Err(NotAConnectionLimit(number)),
+        }
+    }
+}
+
+/// Largest number of leases of the machines behind one port of br1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "u32")]
+pub struct LeaseLimit(u32);
+
+/// A limit outside of its range.
+#[derive(Debug, thiserror::Error)]
+#[error("{0} is not between 1 and 65536 leases")]
+pub struct NotALeaseLimit(u32);
+
+impl LeaseLimit {
+    /// Returns the number.
+    #[must_use]
+    pub fn get(self) -> u32 {
+        self.0
+    }
+}
+
+impl TryFrom<u32> for LeaseLimit {
+    type Error = NotALeaseLimit;
+
+    fn try_from(number: u32) -> Result<Self, Self::Error> {
+        match number {
+            1..=65_536 => Ok(Self(number)),
+            _ => Err(NotALeaseLimit(number)),
         }
     }
 }
@@ -257,6 +289,11 @@ pub fn schema() -> Schema<Settings> {
             |settings: &mut Settings, limit| settings.connections = limit,
         )
         .key(
+            "machine_leases",
+            "Leases that the machines behind one port of br1 may have at a time (a quarter of the addresses, at most 64).",
+            |settings: &mut Settings, limit| settings.leases = Some(limit),
+        )
+        .key(
             "bridge_netfilter",
             "Whether bridged frames of br1 pass iptables: auto (while a rule of iptables needs it), on, off.",
             |settings: &mut Settings, when| settings.bridge_netfilter = when,
@@ -314,6 +351,18 @@ mod tests {
         for bad in ["255", "65537", "-1"] {
             let (settings, problems) = load(&format!("machine_connections = {bad}"));
             assert_eq!(settings.connections.get(), 2048);
+            assert_eq!(problems.len(), 1, "{problems:?}");
+        }
+    }
+
+    #[test]
+    fn lease_limit_outside_its_range_is_refused() {
+        let (settings, problems) = load("machine_leases = 1");
+        let limit = settings.leases.map(LeaseLimit::get);
+        assert_eq!((limit, problems), (Some(1), vec![]));
+        for bad in ["0", "65537"] {
+            let (settings, problems) = load(&format!("machine_leases = {bad}"));
+            assert_eq!(settings.leases, None);
             assert_eq!(problems.len(), 1, "{problems:?}");
         }
     }

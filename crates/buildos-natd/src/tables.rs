@@ -5,26 +5,29 @@
 //! | `inet buildos`, `bridge buildos` | while the kernel has a different one, both in one transaction |
 //! | `inet buildos_closed` | while the other two are not, so that the host's ports stay closed |
 //!
-//! A new `bridge buildos` takes over what the last one learned.
+//! A new `bridge buildos` takes over what the last one learned. natd remembers the bindings
+//! of machines in a file in `/run`, for a table that is flushed while natd does not run.
 
 use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use buildos_service::text;
+use buildos_service::{file, text};
 use tokio::time::{Instant, timeout};
 
-use crate::bindings::{Bindings, Evidence, GRACE};
+use crate::bindings::{Binding, Bindings, Evidence};
 use crate::bridge;
 use crate::desired::Desired;
-use crate::dnsmasq::{config, leases, paths::LEASES};
+use crate::dnsmasq::leases::{self, Lease};
+use crate::dnsmasq::{config, paths::LEASES};
 use crate::firewall::bytecode::{ElementChange, ForeignTable, KernelTable};
 use crate::firewall::client::{self, Install};
 use crate::firewall::error::FirewallError;
 use crate::firewall::model::Family;
 use crate::firewall::monitor::{Commit, RulesetMonitor, Writer};
 use crate::firewall::policy::{self, TABLE};
-use crate::firewall::port_policy::Dispatch;
+use crate::firewall::port_policy::{self, Dispatch};
 use crate::messages;
 use crate::ports::{self, Ports};
 use crate::posture::{Posture, TableError};
@@ -35,6 +38,10 @@ use crate::uplink_network::UplinkNetwork;
 const NOTIFICATION_DELAY: Duration = Duration::from_millis(10);
 /// Installations of the tables in one reconciliation, while another process changes them.
 const MAX_INSTALLS: usize = 3;
+/// The bindings that natd remembers, as JSON.
+const KNOWN: &str = "run/buildos/natd/bindings.json";
+/// Limit of that file, bytes: 65,536 bindings.
+const KNOWN_LIMIT: usize = 8 << 20;
 
 /// The tables of natd in the kernel.
 pub struct Tables {
@@ -43,6 +50,10 @@ pub struct Tables {
     installed: Option<[KernelTable; 2]>,
     /// The learned sets, as last read.
     bindings: Option<Bindings>,
+    /// The content of [`KNOWN`].
+    known: BTreeSet<Binding>,
+    /// The last reading of the lease file.
+    leases: Option<Vec<Lease>>,
     /// How rules recognise ports of br1 with this kernel.
     dispatch: Dispatch,
     /// The process that changed the ruleset since the last reconciliation.
@@ -50,10 +61,15 @@ pub struct Tables {
 }
 
 impl Tables {
-    /// Creates the state of a natd that has read nothing, for the host below `root`.
+    /// Resumes with the bindings that an earlier natd remembered, on the host below `root`.
     #[must_use]
     pub fn new(root: &Path) -> Self {
+        let known = file::read_bounded(&root.join(KNOWN), KNOWN_LIMIT).ok();
         Self {
+            known: known
+                .and_then(|text| serde_json::from_slice(&text).ok())
+                .unwrap_or_default(),
+            leases: None,
             root: root.to_owned(),
             installed: None,
             bindings: None,
@@ -165,8 +181,6 @@ impl Tables {
 
     /// Corrects the learned sets by ports and leases.
     ///
-    /// Returns the time of the next correction if an address waits for its lease.
-    ///
     /// # Errors
     ///
     /// The sets or the ports cannot be read; the kernel refuses a correction.
@@ -174,31 +188,44 @@ impl Tables {
         &mut self,
         network: &UplinkNetwork,
         settings: &Settings,
-    ) -> Result<Option<Instant>, FirewallError> {
+    ) -> Result<Corrected, FirewallError> {
         let bindings = Bindings::read().await?;
         // A port that appears after this line has no element yet.
         let ports = ports::read(&self.root, network).map_err(FirewallError::Ports)?;
+        let leases = leases::read(&self.root.join(LEASES)).ok();
+        let learned = bridge::learned(&network.private_bridge).await;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let evidence = Evidence {
             ports: ports.private,
-            leases: leases::read(&self.root.join(LEASES)).ok(),
-            learned: bridge::learned(&network.private_bridge)
-                .await
-                .unwrap_or_default(),
-            now_s: SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .map_or(0, |now| now.as_secs()),
+            last_leases: std::mem::replace(&mut self.leases, leases.clone()),
+            leases,
+            known: self.known.clone(),
+            learned: learned.unwrap_or_default(),
+            now_s: now.map_or(0, |now| now.as_secs()),
             lease: config::lease_time(network.private_network, settings.lease),
+            limit: port_policy::hardware_address_limit(network, settings),
         };
-        let pending = bindings.is_pending(&evidence);
-        let due = pending.then(|| Instant::now() + GRACE);
-        let changes = bindings.plan(&evidence);
-        if changes.is_empty() {
-            self.bindings = Some(bindings);
-            return Ok(due);
+        let plan = bindings.plan(&evidence);
+        self.bindings = Some(bindings);
+        if !plan.changes.is_empty() {
+            client::change_elements(Family::Bridge, TABLE, &plan.changes).await?;
+            self.bindings = Some(Bindings::read().await?);
         }
-        client::change_elements(Family::Bridge, TABLE, &changes).await?;
-        self.bindings = Some(Bindings::read().await?);
-        Ok(due)
+        if self.known != plan.known {
+            self.known = plan.known;
+            self.remember();
+        }
+        Ok(Corrected {
+            departed: plan.departed,
+            due: plan.recheck.map(|after| Instant::now() + after),
+        })
+    }
+
+    fn remember(&self) {
+        let text = serde_json::to_vec(&self.known).unwrap_or_default();
+        if let Err(error) = file::replace(&self.root.join(KNOWN), &text, 0o640) {
+            tracing::warn!("{}", text::chain(&error));
+        }
     }
 
     /// Installs the table that closes the host while the desired table is missing, and
@@ -254,6 +281,15 @@ impl Tables {
             messages::table_installed(change.family);
         }
     }
+}
+
+/// The result of [`Tables::correct_bindings`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Corrected {
+    /// Addresses whose machine is gone.
+    pub departed: Vec<Ipv4Addr>,
+    /// Time of the next correction, if an address waits for its lease.
+    pub due: Option<Instant>,
 }
 
 /// A table that the kernel does not have as desired.

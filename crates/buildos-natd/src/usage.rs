@@ -2,10 +2,9 @@
 //!
 //! | observed | for |
 //! |---|---|
-//! | dnsmasq's lease file, if it changed | shortage of addresses, ended leases |
+//! | dnsmasq's lease file, if it changed | shortage of addresses |
 //! | `nf_conntrack_count`, `nf_conntrack_max` | shortage of connections |
 //! | counters of the table | machines at their limits |
-//! | addresses that br1 learned | ports that left |
 //!
 //! None of these has a notification that a machine could not make arrive a thousand times
 //! a second, so they are read every two seconds.
@@ -15,13 +14,9 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use buildos_types::{InterfaceName, LinkIndex};
 use tokio::time::{Instant, sleep_until};
 
-use crate::bridge::learned;
 use crate::conntrack;
-use crate::departure::Departures;
-use crate::dnsmasq::leases::Lease;
 use crate::dnsmasq::{config, machines, paths};
 use crate::firewall::{client, policy};
 use crate::messages;
@@ -40,7 +35,6 @@ pub struct UsageMonitor {
     root: PathBuf,
     next: Instant,
     shortages: Monitor,
-    departures: Departures,
     /// Time and size of the lease file that was read last.
     read: Option<(SystemTime, u64)>,
     leases: Option<u32>,
@@ -58,7 +52,6 @@ impl UsageMonitor {
             root: root.to_owned(),
             next: Instant::now(),
             shortages: Monitor::default(),
-            departures: Departures::default(),
             read: None,
             leases: None,
             gone: VecDeque::new(),
@@ -70,6 +63,11 @@ impl UsageMonitor {
     #[must_use]
     pub fn shortages(&self) -> Shortages {
         self.shortages.shortages()
+    }
+
+    /// Queues the connections of machines that are gone for removal.
+    pub fn remove_connections_of(&mut self, departed: Vec<Ipv4Addr>) {
+        self.gone.extend(departed);
     }
 
     /// Observes in intervals until the shortages change. Cancel-safe.
@@ -88,9 +86,6 @@ impl UsageMonitor {
 
     async fn observe(&mut self, network: &UplinkNetwork) -> bool {
         self.read_leases();
-        if self.departures.has_leases() {
-            self.find_gone_ports(&network.private_bridge).await;
-        }
         let (dropped_connections, dropped_names) = dropped().await.unzip();
         let readings = Readings {
             addresses: self.leases.map(|used| Use {
@@ -108,30 +103,17 @@ impl UsageMonitor {
         !changes.is_empty()
     }
 
-    /// Reads the lease file if it changed, or if the last reading may have been incomplete.
+    /// Reads the lease file if it changed.
     fn read_leases(&mut self) {
         let path = self.root.join(paths::LEASES);
         let stamp = std::fs::metadata(&path).and_then(|data| Ok((data.modified()?, data.len())));
         let stamp = stamp.ok();
-        if stamp == self.read && !self.departures.is_incomplete() {
+        if stamp == self.read {
             return;
         }
         self.read = stamp;
-        let leases: Option<Vec<Lease>> = machines::read(&path).ok();
-        self.leases = leases
-            .as_ref()
-            .map(|l| l.len().try_into().unwrap_or(u32::MAX));
-        if let Some(leases) = leases {
-            self.gone.extend(self.departures.leases(&leases));
-        }
-    }
-
-    async fn find_gone_ports(&mut self, bridge: &InterfaceName) {
-        // Without an answer, ports are found to be gone at the next observation.
-        if let Some(learned) = learned(bridge).await {
-            let ports: Vec<LinkIndex> = learned.iter().map(|entry| entry.port).collect();
-            self.gone.extend(self.departures.ports(&ports, &learned));
-        }
+        let leases = machines::read(&path).ok();
+        self.leases = leases.map(|leases| leases.len().try_into().unwrap_or(u32::MAX));
     }
 
     async fn remove_connections(&mut self) {

@@ -8,6 +8,7 @@
 //! | [`HARDWARE_ADDRESSES`] | MAC address that a port owns | at the first DHCP request |
 //! | [`PORTS`] | MAC address, port | at the first DHCP request |
 //! | [`ADDRESSES`] | MAC address, IPv4 address, port | when dnsmasq's DHCPACK leaves the host |
+//! | [`FULL_PORTS`] | port | never: natd does, while the port has [`hardware_address_limit`] MAC addresses |
 //! | [`REQUESTS`], [`NEW_HARDWARE_ADDRESSES`] | port, with a token bucket | at DHCP requests |
 //!
 //! The rules learn a lease from the DHCPACK itself. A machine therefore never has a lease
@@ -43,7 +44,7 @@ use crate::firewall::model::{
 };
 use crate::firewall::policy::TABLE;
 use crate::ports::Ports;
-use crate::settings::Settings;
+use crate::settings::{LeaseLimit, Settings};
 use crate::uplink_network::UplinkNetwork;
 
 /// Set of MAC addresses that a port owns.
@@ -52,6 +53,9 @@ pub const HARDWARE_ADDRESSES: &str = "hardware_addresses";
 pub const PORTS: &str = "ports";
 /// Set of MAC addresses with their IPv4 address and port.
 pub const ADDRESSES: &str = "addresses";
+/// Set of ports without room for a further MAC address. natd adds and removes its elements,
+/// see [`crate::bindings`].
+pub const FULL_PORTS: &str = "full_ports";
 /// Set of the token buckets of DHCP requests.
 const REQUESTS: &str = "requests";
 /// Set of the token buckets of new MAC addresses.
@@ -78,13 +82,14 @@ const REQUESTS_OF_PORT: RateLimit = RateLimit {
     interval: Interval::Second,
     burst: 50,
 };
-/// New MAC addresses of a port, and thereby its leases. Machines that follow each other
+/// New MAC addresses of a port at once, and thereby its leases. Machines that follow each other
 /// on a port can have random addresses.
-const MACS_OF_PORT: RateLimit = RateLimit {
-    tokens: 1,
-    interval: Interval::Minute,
-    burst: 8,
-};
+const NEW_MACS: u32 = 8;
+/// MAC addresses of a port, without a setting. Behind a port can be a host with virtual
+/// machines.
+const MACS_OF_PORT: u32 = 64;
+/// Ports that fill the network together, without a setting, if it is small.
+const PORTS_THAT_FILL: u32 = 4;
 
 /// Time from the first DHCP request to the lease.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
@@ -118,6 +123,14 @@ const LEASE: &[Field] = &[
     Field::DhcpAddress,
     Field::OutputInterface,
 ];
+
+/// Returns the largest number of MAC addresses, and thereby of leases, of a port.
+#[must_use]
+pub fn hardware_address_limit(network: &UplinkNetwork, settings: &Settings) -> u32 {
+    let share = config::machines(network.private_network) / PORTS_THAT_FILL;
+    let suited = share.clamp(1, MACS_OF_PORT);
+    settings.leases.map_or(suited, LeaseLimit::get)
+}
 
 /// How rules recognise ports of br1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -207,6 +220,7 @@ impl Rules<'_> {
                     KeyPart::Interface,
                 ],
             ),
+            learned(FULL_PORTS, &[KeyPart::Interface]),
             learned(REQUESTS, &[KeyPart::Interface]),
             learned(NEW_HARDWARE_ADDRESSES, &[KeyPart::Interface]),
         ];
@@ -358,10 +372,15 @@ impl Rules<'_> {
                 "a machine under a foreign address",
             ),
             dropped(
+                vec![is_in(PORT, FULL_PORTS)],
+                "a machine with too many leases",
+            ),
+            // Until natd has added a port to the set.
+            dropped(
                 vec![Match::RateOver {
                     set: NEW_HARDWARE_ADDRESSES,
                     key: PORT,
-                    limit: MACS_OF_PORT,
+                    limit: self.new_hardware_addresses(),
                 }],
                 "a machine with too many hardware addresses",
             ),
@@ -372,6 +391,14 @@ impl Rules<'_> {
             dropped(vec![], foreign),
         ]);
         rules
+    }
+
+    fn new_hardware_addresses(&self) -> RateLimit {
+        RateLimit {
+            tokens: 1,
+            interval: Interval::Minute,
+            burst: hardware_address_limit(self.network, self.settings).min(NEW_MACS),
+        }
     }
 
     /// Drops requests with hardware addresses of the host, the probe and other machines.
