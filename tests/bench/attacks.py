@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -66,9 +67,10 @@ def serve(lan: Lan) -> None:
 
 @contextmanager
 def _until_end(command: Sequence[str]) -> Iterator[None]:
-    process = start(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = start(command, stdout=subprocess.DEVNULL)
     try:
         yield
+        assert process.poll() in (None, 0), f"{command} failed"
     finally:
         end(process)
 
@@ -104,6 +106,15 @@ def _flows(scene: Scene, seconds: float) -> Iterator[None]:
 
 
 @contextmanager
+def _renewals(scene: Scene, seconds: float) -> Iterator[None]:
+    """Renews the leases of eight hardware addresses, as often as a port may."""
+    renew = shlex.join([*HOSTILE_MACHINE, "leases", "172.23", "8"])
+    loop = ["sh", "-c", f"while {renew}; do sleep 0.2; done"]
+    with _until_end(scene.attacker.outside(loop)):
+        yield
+
+
+@contextmanager
 def _fifo(scene: Scene, seconds: float) -> Iterator[None]:
     """Puts a FIFO in the place of a file that natd reads."""
     leases = "/run/buildos/dnsmasq/leases"
@@ -112,6 +123,13 @@ def _fifo(scene: Scene, seconds: float) -> Iterator[None]:
         yield
     finally:
         scene.host.run(f"mv {leases}.kept {leases}")
+
+
+@contextmanager
+def _flapping_cable(scene: Scene, seconds: float) -> Iterator[None]:
+    command = ["flap", "--interface", scene.host.nics[0].cable, "--seconds", str(seconds)]
+    with _until_end(scene.lan.command([*HOSTILE_MACHINE, *command])):
+        yield
 
 
 @contextmanager
@@ -256,6 +274,13 @@ ATTACKS = [
         _by_machine("leases", "172.23", "300000", timed=False),
         _new_machine_has_lease,
     ),
+    Attack("renewals", "renewals of eight leases, 20/s", _renewals, _new_machine_has_lease),
+    Attack(
+        "refused-dhcp",
+        "DHCP messages that are refused, 20/s",
+        _by_machine("refused-dhcp", HOST, "{scene.attacker.address}", "--rate", "20"),
+        _new_machine_has_lease,
+    ),
     Attack(
         "slow-names",
         "names of a silent server, 40/s",
@@ -276,6 +301,7 @@ ATTACKS = [
     ),
     Attack("fifo", "FIFO in the place of the leases", _fifo, _lists_machines),
     Attack("flap", "port that flaps 200 times a second", _by_machine("flap"), _is_ready),
+    Attack("cable", "cable of the uplink that flaps 200 times a second", _flapping_cable, _is_online),
     Attack("claims", "claims of br0's address by the LAN, 2/s", _claims, _is_online),
     Attack(
         "claims-container",
