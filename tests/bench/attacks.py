@@ -126,13 +126,6 @@ def _fifo(scene: Scene, seconds: float) -> Iterator[None]:
 
 
 @contextmanager
-def _flapping_cable(scene: Scene, seconds: float) -> Iterator[None]:
-    command = ["flap", "--interface", scene.host.nics[0].cable, "--seconds", str(seconds)]
-    with _until_end(scene.lan.command([*HOSTILE_MACHINE, *command])):
-        yield
-
-
-@contextmanager
 def _claims(scene: Scene, seconds: float) -> Iterator[None]:
     command = ["claims", public_address(scene.host), "--interface", BRIDGE]
     command += ["--seconds", str(seconds)]
@@ -301,7 +294,6 @@ ATTACKS = [
     ),
     Attack("fifo", "FIFO in the place of the leases", _fifo, _lists_machines),
     Attack("flap", "port that flaps 200 times a second", _by_machine("flap"), _is_ready),
-    Attack("cable", "cable of the uplink that flaps 200 times a second", _flapping_cable, _is_online),
     Attack("claims", "claims of br0's address by the LAN, 2/s", _claims, _is_online),
     Attack(
         "claims-container",
