@@ -64,7 +64,8 @@ pub fn choose(settings: &Settings, network: Option<&Network>, sent: &[String]) -
             refused: Vec::new(),
         });
     }
-    let network = network.filter(|network| network.online)?;
+    // A lease without a default route names the host, too.
+    let network = network.filter(|network| !network.address.is_empty())?;
     let mac = network.uplink_address.parse::<MacAddress>().ok();
     let made = mac.map(Hostname::from_mac);
     let mut refused = Vec::new();
@@ -101,7 +102,10 @@ pub fn choose(settings: &Settings, network: Option<&Network>, sent: &[String]) -
     Some(Choice {
         name,
         source: Source::Mac,
-        reason: format!("made from the MAC address of {}: {cause}", network.uplink),
+        reason: format!(
+            "made from the MAC address of {}: {cause}",
+            network.public_bridge
+        ),
         refused,
     })
 }
@@ -123,8 +127,8 @@ mod tests {
 
     fn network() -> Network {
         Network {
-            online: true,
-            uplink: "eth0".to_owned(),
+            address: "192.0.2.7/24".to_owned(),
+            public_bridge: "br0".to_owned(),
             uplink_address: "de:ad:be:ef:b8:da".to_owned(),
             ..Network::default()
         }
@@ -155,7 +159,7 @@ mod tests {
         assert_eq!((name.as_str(), source), ("build-adbeefb8da", Source::Mac));
         assert_eq!(
             reason,
-            "made from the MAC address of eth0: no name in the lease"
+            "made from the MAC address of br0: no name in the lease"
         );
     }
 
@@ -182,7 +186,7 @@ mod tests {
             (
                 "build-adbeefb8da".to_owned(),
                 Source::Mac,
-                "made from the MAC address of eth0: no name in the lease".to_owned(),
+                "made from the MAC address of br0: no name in the lease".to_owned(),
                 vec![]
             )
         );
@@ -225,15 +229,26 @@ mod tests {
         assert_eq!((name.as_str(), source), ("build-adbeefb8da", Source::Mac));
         assert_eq!(
             reason,
-            "made from the MAC address of eth0: no usable name in the lease (\"x\\u{a}y\" from DHCP \
+            "made from the MAC address of br0: no usable name in the lease (\"x\\u{a}y\" from DHCP \
              option 12: '\\\\' at position 2 is not a letter, a digit, a hyphen or a dot)"
         );
     }
 
     #[test]
+    fn choice_needs_lease_but_no_default_route() {
+        let network = Network {
+            online: false,
+            state: "no-default-route".to_owned(),
+            ..network()
+        };
+        let (name, source, ..) = chosen(&Settings::default(), Some(&network));
+        assert_eq!((name.as_str(), source), ("build-adbeefb8da", Source::Mac));
+    }
+
+    #[test]
     fn choice_without_lease_is_none() {
         let offline = Network {
-            online: false,
+            address: String::new(),
             hostname: "b12".to_owned(),
             ..network()
         };
