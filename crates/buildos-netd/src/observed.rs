@@ -61,6 +61,8 @@ pub struct Link {
     pub kind: Option<String>,
     /// Backed by a device (`/sys/class/net/NAME/device` exists).
     pub device: bool,
+    /// A virtual function of another NIC (SR-IOV).
+    pub virtual_function: bool,
     /// A wireless interface.
     pub wireless: bool,
     /// The kernel configures IPv6 on it (`disable_ipv6` is 0); [`None`] if it cannot, as

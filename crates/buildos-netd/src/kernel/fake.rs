@@ -53,6 +53,7 @@ pub fn nic(index: LinkIndex, name: InterfaceName) -> Link {
         ethernet: true,
         kind: None,
         device: true,
+        virtual_function: false,
         wireless: false,
         ipv6: Some(true),
         answers_arp: true,

@@ -39,6 +39,7 @@ pub(super) fn link(message: &LinkMessage) -> Option<Link> {
         ethernet: message.header.link_layer_type == LinkLayerType::Ether,
         kind: None,
         device: false,
+        virtual_function: false,
         carrier_losses: 0,
         wireless: false,
         ipv6: None,
@@ -71,6 +72,7 @@ pub(super) fn link(message: &LinkMessage) -> Option<Link> {
         let sysfs = Path::new("/sys/class/net").join(link.name.as_str());
         // The link may have been renamed since the message.
         link.device |= sysfs.join("device").exists();
+        link.virtual_function = link.device && sysfs.join("device/physfn").exists();
         link.wireless = sysfs.join("wireless").exists() || sysfs.join("phy80211").exists();
     }
     Some(link)

@@ -1,7 +1,8 @@
 //! Decides which links may become the uplink.
 //!
 //! A candidate is a physical, wired Ethernet NIC: `ARPHRD_ETHER`, without a link kind,
-//! backed by a device in sysfs, and not a port of a bridge other than br0. The
+//! backed by a device in sysfs, not a virtual function of another NIC (SR-IOV), and not a port
+//! of a bridge other than br0. The
 //! configuration adds links (`include`, for virtual NICs) and removes links (`exclude`).
 
 use std::collections::BTreeSet;
@@ -35,6 +36,8 @@ pub enum Exclusion {
     Virtual(String),
     /// Not backed by a device.
     NoDevice,
+    /// A virtual function of another NIC (SR-IOV), for virtual machines.
+    VirtualFunction,
     /// A wireless interface.
     Wireless,
     /// Excluded by this pattern of the configuration.
@@ -53,6 +56,7 @@ impl fmt::Display for Exclusion {
             Self::NotEthernet => f.write_str("not an Ethernet link"),
             Self::Virtual(kind) => write!(f, "virtual link of kind {kind}"),
             Self::NoDevice => f.write_str("not backed by a device"),
+            Self::VirtualFunction => f.write_str("virtual function of another NIC (SR-IOV)"),
             Self::Wireless => f.write_str("wireless"),
             Self::Configured(pattern) => write!(f, "excluded by {pattern:?} in the configuration"),
             Self::OtherAddress(net) => {
@@ -159,6 +163,7 @@ fn check(
         Some(kind) => Err(Exclusion::Virtual(kind.clone())),
         None if link.wireless => Err(Exclusion::Wireless),
         None if !link.device => Err(Exclusion::NoDevice),
+        None if link.virtual_function => Err(Exclusion::VirtualFunction),
         None => Ok(()),
     }
 }
@@ -253,6 +258,13 @@ mod tests {
                     ..nic()
                 },
                 Exclusion::NoDevice,
+            ),
+            (
+                Link {
+                    virtual_function: true,
+                    ..nic()
+                },
+                Exclusion::VirtualFunction,
             ),
             (
                 Link {
