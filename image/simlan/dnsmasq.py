@@ -12,6 +12,9 @@ STARTED = "DHCP, IP range"
 RELAY_STARTED = "DHCP relay from"
 """The same, as relay agent."""
 
+RA_STARTED = "IPv6 router advertisement enabled"
+"""The same, as sender of router advertisements."""
+
 _COMMON = (
     "dnsmasq",
     "--keep-in-foreground",
@@ -30,6 +33,19 @@ _COMMON = (
 def relay_command(address: str, server: str) -> list[str]:
     """Returns the command line of a relay agent with `address` in the clients' network."""
     return [*_COMMON, "--port=0", f"--dhcp-relay={address},{server}"]
+
+
+def advertisement_command(interface: str, prefix: str) -> list[str]:
+    """Returns the command line of a router that only advertises PREFIX/64 on `interface`."""
+    return [
+        *_COMMON,
+        "--port=0",
+        f"--interface={interface}",
+        "--bind-dynamic",
+        "--leasefile-ro",
+        "--enable-ra",
+        f"--dhcp-range={prefix},ra-only",
+    ]
 
 
 def command(

@@ -243,6 +243,12 @@ class Lan(Closing):
         )
         self.start_server("dnsmasq", command, dnsmasq.STARTED)
 
+    def advertise_ipv6(self, prefix: str) -> None:
+        """Gives the LAN the address 1 of the IPv6 network PREFIX/64, and advertises it."""
+        self._ip(f"address add {prefix}1/64 dev {BRIDGE} nodad")
+        command = dnsmasq.advertisement_command(BRIDGE, prefix)
+        self.start_server("advertisements", command, dnsmasq.RA_STARTED)
+
     def relay_dhcp(self, remote: Lan) -> None:
         """Connects the LAN with `remote` by a router, which relays DHCP to the server of
         `remote`."""

@@ -7,8 +7,10 @@ import subprocess
 
 import pytest
 from conftest import NewLan
+from connections import hold
 from host import Host
 from machine import Machine
+from nat import wait_until_ready
 from simlan.lan import BRIDGE, Lan, Nic
 
 NETD = "buildos-netd.service"
@@ -190,6 +192,60 @@ def test_second_nic_takes_over_and_machine_keeps_address(
         lambda: "carrier" in _reason(host, "eth0"), "netd notices carrier on the first NIC"
     )
     assert _port(host) == "eth1"
+
+
+_CONNECTIONS = 200
+
+
+def test_nic_on_same_lan_takes_over_with_address_and_connections(host: Host, lan: Lan) -> None:
+    lan.serve_dhcp()
+    host.start([lan, lan])
+    address = host.wait_online()
+    wait_until_ready(host)
+    first = _port(host)
+    assert first is not None
+    before = host.link("br0")
+    index = [nic.name for nic in host.nics].index(first)
+    machine = Machine(host)
+    machine.take_lease()
+    host.run("ip -4 -o monitor address dev br0 </dev/null >/run/monitor 2>&1 &")
+    with hold(machine, lan, _CONNECTIONS) as connections:
+        for number, port in enumerate([1 - index, index]):
+            unplugged, other = host.nics[1 - port], host.nics[port]
+            unplugged.unplug()
+            host.wait_for(lambda nic=other: _port(host) == nic.name, "the other NIC is the uplink")
+            assert connections.alive() == _CONNECTIONS, number
+            # The former NIC has carrier again, with the hardware address of br0.
+            unplugged.plug()
+            host.wait_for(
+                lambda nic=unplugged: "carrier" in _reason(host, nic.name), "it has carrier again"
+            )
+            with lan.ping(address) as echoes:
+                assert connections.alive() == _CONNECTIONS, number
+            assert echoes.lost() == []
+            assert lan.answers_for(address) == [before["address"]]
+    assert host.addresses("br0") == [f"{address}/24"]
+    assert host.link("br0")["address"] == before["address"]
+    assert list(lan.leases().values()) == [address]
+    assert "Deleted" not in host.read("/run/monitor")
+    # netd restarts with the identity, and renews the lease with it.
+    host.nics[index].unplug()
+    host.wait_for(lambda: _port(host) == host.nics[1 - index].name, "the other NIC is the uplink")
+    host.systemctl("restart", NETD)
+    host.call("network1", "Renew")
+    host.wait_for(lambda: host.bus_property("network1", "Online"), "the host is online")
+    assert host.bus_property("network1", "UplinkAddress") == before["address"]
+    assert host.link("br0")["address"] == before["address"]
+    assert list(lan.leases().values()) == [address]
+
+
+def test_lease_without_default_route_names_host(host: Host, lan: Lan) -> None:
+    lan.serve_dhcp("--dhcp-option=3", "--dhcp-host=02:bd:00:00:*:*,rack7")
+    host.start([lan])
+    host.wait_for(
+        lambda: host.bus_property("network1", "State") == "no-default-route", "br0 has a lease"
+    )
+    host.wait_for(lambda: host.run(["hostname"]).strip() == "rack7", "the host has its name")
 
 
 def test_nic_plugged_in_later_becomes_uplink(host: Host, lan: Lan) -> None:

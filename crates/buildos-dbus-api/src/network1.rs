@@ -100,7 +100,8 @@ pub trait Manager {
     /// Name of the NIC in br0, or empty.
     #[zbus(property)]
     fn uplink(&self) -> zbus::Result<String>;
-    /// MAC address of the uplink (`aa:bb:cc:dd:ee:ff`), or empty.
+    /// MAC address of br0 (`aa:bb:cc:dd:ee:ff`): that of the NIC that the lease was granted
+    /// on. Empty without an uplink.
     #[zbus(property)]
     fn uplink_address(&self) -> zbus::Result<String>;
     /// Names of the NICs that can become the uplink, including the uplink.
@@ -214,7 +215,7 @@ pub struct Network {
     /// Name of the NIC in br0, or empty.
     #[serde(with = "as_value")]
     pub uplink: String,
-    /// MAC address of the uplink, or empty.
+    /// MAC address of br0, or empty.
     #[serde(with = "as_value")]
     pub uplink_address: String,
     /// Names of the NICs that can become the uplink.

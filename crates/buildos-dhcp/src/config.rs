@@ -26,6 +26,9 @@ pub struct Config {
     /// Moves T1 and T2 to earlier times, each by up to a tenth of the time before it. Hosts
     /// that start together must not renew in the same instant (RFC 2131, section 4.4.5).
     pub jitter: bool,
+    /// Asks servers to broadcast their answers, for a link whose hardware address is not
+    /// `mac` (RFC 2131, section 4.1).
+    pub broadcast: bool,
 }
 
 impl Config {
@@ -39,6 +42,7 @@ impl Config {
             allowed_servers: Vec::new(),
             denied_networks: Vec::new(),
             jitter: false,
+            broadcast: false,
         }
     }
 

@@ -30,7 +30,7 @@ use crate::exports::{interfaces, resolv_conf, timesyncd};
 use crate::history::History;
 use crate::hostname::HostnameMonitor;
 use crate::kernel::{KernelError, Rtnetlink};
-use crate::observed::Observed;
+use crate::observed::{Link, Observed};
 use crate::plan::Op;
 use crate::reconcile::{Kernel, Network, Reconciler};
 use crate::runtime_files::RuntimeFiles;
@@ -287,6 +287,10 @@ impl Kernel for Host {
 
     async fn observe(&mut self) -> Result<Observed, KernelError> {
         self.kernel.observe().await
+    }
+
+    fn has_link(&self, link: &Link) -> bool {
+        self.kernel.has_link(link)
     }
 
     async fn apply(&mut self, op: &Op, observed: &Observed) -> Result<(), KernelError> {

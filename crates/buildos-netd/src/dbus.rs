@@ -209,7 +209,8 @@ impl Manager {
         &self.published.uplink
     }
 
-    /// MAC address of the uplink (`aa:bb:cc:dd:ee:ff`), or empty.
+    /// MAC address of br0 (`aa:bb:cc:dd:ee:ff`): that of the NIC that the lease was granted
+    /// on. Empty without an uplink.
     #[zbus(property)]
     fn uplink_address(&self) -> &str {
         &self.published.uplink_address

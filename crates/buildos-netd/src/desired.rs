@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use buildos_dhcp::{Instant, Lease};
-use buildos_types::{LinkIndex, PrivateNetwork, Route};
+use buildos_types::{LinkIndex, MacAddress, PrivateNetwork, Route};
 use ipnet::Ipv4Net;
 
 use crate::observed::{Link, Observed, PUBLIC_BRIDGE};
@@ -26,6 +26,8 @@ pub struct Desired {
     pub up: BTreeSet<LinkIndex>,
     /// Port of br0.
     pub uplink: Option<LinkIndex>,
+    /// Hardware address of br0; [`None`] for that of its port.
+    pub mac: Option<MacAddress>,
     /// IPv4 configuration of br0.
     pub lease: Option<UplinkSpec>,
     /// Address and prefix of br1.
@@ -82,6 +84,7 @@ impl Desired {
                 .map(|contender| contender.candidate.index)
                 .collect(),
             uplink: election.port().map(|port| port.candidate.index),
+            mac: election.port().map(|port| port.client.mac()),
             lease: lease.map(|lease| UplinkSpec::new(lease, settings.keep_expired)),
             private: private.map(PrivateNetwork::interface),
             mtu: settings.mtu.map(u32::from),

@@ -42,8 +42,8 @@ pub struct Decision {
     /// Name of the NIC.
     pub interface: String,
     /// `sent DISCOVER`, `offered`, `refused`, `failed`, `bound`, `extended`,
-    /// `unconfirmed`, `contested`, `proxy ARP`, `lost`, `replaced`, `moved`, `kept`, `static`,
-    /// `claimed` (the address of the last two), `ended` (their use),
+    /// `unconfirmed`, `contested`, `proxy ARP`, `lost`, `replaced`, `moved`, `taken over`,
+    /// `IPv6 only`, `kept`, `static`, `claimed` (the address of the last two), `ended` (their use),
     /// `gateway silent` or `gateway answers`.
     pub decision: String,
     /// The server (option 54).
@@ -151,7 +151,12 @@ impl History {
         let (decision, server, address, reason) = match notice {
             Notice::Replaced { lease, by, reason } => {
                 let reason = format!("{by} took br0 over: {reason}");
-                ("replaced", Some(lease.server), lease.address, Some(reason))
+                (
+                    "replaced",
+                    Some(lease.server),
+                    Some(lease.address),
+                    Some(reason),
+                )
             }
             Notice::Moved {
                 lease,
@@ -159,22 +164,38 @@ impl History {
                 network,
             } => {
                 let reason = format!("{server} offers an address of {network}");
-                ("moved", Some(lease.server), lease.address, Some(reason))
+                (
+                    "moved",
+                    Some(lease.server),
+                    Some(lease.address),
+                    Some(reason),
+                )
             }
-            Notice::FallbackUsed(lease) => ("static", None, lease.address, None),
-            Notice::Kept(lease) => ("kept", Some(lease.server), lease.address, None),
+            Notice::FallbackUsed(lease) => ("static", None, Some(lease.address), None),
+            Notice::Kept(lease) => ("kept", Some(lease.server), Some(lease.address), None),
             Notice::FallbackClaimed { address, by } => (
                 "claimed",
                 None,
-                *address,
+                Some(*address),
                 Some(format!("address is in use by {by}")),
             ),
             Notice::FallbackEnded { address, granted } => {
                 let reason = format!("a server granted {granted}");
-                ("ended", None, *address, Some(reason))
+                ("ended", None, Some(*address), Some(reason))
             }
-            Notice::GatewaySilent(gateway) => ("gateway silent", None, *gateway, None),
-            Notice::GatewayAnswers(gateway) => ("gateway answers", None, *gateway, None),
+            Notice::TakenOver {
+                lease,
+                from,
+                reason,
+                confirmed_by,
+            } => {
+                let reason = format!("from {from}: {reason}; {confirmed_by}");
+                let (server, address) = (Some(lease.server), Some(lease.address));
+                ("taken over", server, address, Some(reason))
+            }
+            Notice::Ipv6Only => ("IPv6 only", None, None, None),
+            Notice::GatewaySilent(gateway) => ("gateway silent", None, Some(*gateway), None),
+            Notice::GatewayAnswers(gateway) => ("gateway answers", None, Some(*gateway), None),
         };
         self.add(
             usec,
@@ -182,7 +203,7 @@ impl History {
                 interface: interface.to_owned(),
                 decision: decision.to_owned(),
                 server,
-                address: Some(address),
+                address,
                 reason,
             },
         );

@@ -30,7 +30,7 @@ use rtnetlink::{Handle, RouteMessageBuilder};
 pub use self::error::KernelError;
 use self::error::TIMEOUT;
 use crate::clock;
-use crate::observed::Observed;
+use crate::observed::{Link, Observed};
 use crate::plan::Op;
 use crate::reconcile::Kernel;
 
@@ -159,6 +159,12 @@ impl Kernel for Rtnetlink {
         })
     }
 
+    fn has_link(&self, link: &Link) -> bool {
+        let path = format!("/sys/class/net/{}/ifindex", link.name);
+        let index = std::fs::read_to_string(path).unwrap_or_default();
+        index.trim() == link.index.to_string()
+    }
+
     async fn apply(&mut self, op: &Op, observed: &Observed) -> Result<(), KernelError> {
         let operation = op.describe(observed);
         let sysctl = |index, settings| match observed.links.get(index) {
@@ -175,7 +181,12 @@ impl Kernel for Rtnetlink {
                 )
                 .await
             }
-            Op::DisableIpv6AndArp(index) => sysctl(index, &sysctl::IPV6_AND_ARP_OFF),
+            Op::DisableIpv6AndArp(index) => {
+                if let Some(link) = observed.links.get(index) {
+                    sysctl::disable_lro(&link.name);
+                }
+                sysctl(index, &sysctl::IPV6_AND_ARP_OFF)
+            }
             Op::DisableIpv6(index) => sysctl(index, &sysctl::IPV6_OFF),
             Op::EnableIpv6(index) => sysctl(index, &sysctl::IPV6_ON),
             Op::SetBridge(index) => self.set_bridge(&operation, *index).await,

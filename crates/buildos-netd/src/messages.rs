@@ -20,6 +20,10 @@ pub const LOST: &str = "5e1c9b7f8a0240b6b2c4d09e3f7a1d58";
 pub const UNCONFIRMED: &str = "94f1f0f6d2c64f7e8b1e0b9d7c3a2e15";
 /// Another NIC took br0 over.
 pub const REPLACED: &str = "46d1c1cf3cbd4b0ea4a5e4ed0b83b0ce";
+/// br0 moved to another NIC of the same LAN.
+pub const TAKEN_OVER: &str = "a4d3c9e1b7584f06932ce8d15f60b27a";
+/// br0 has a port for IPv6 only.
+pub const IPV6_ONLY: &str = "c07d2b5e94a34f1c8be6f3a1d5927084";
 /// The lease ended because the host was moved to another network.
 pub const MOVED: &str = "8f0d3a5c6e914b27a1d4c0b97f52e638";
 /// br0 has the static address, as no server grants a lease.
@@ -44,6 +48,8 @@ pub const PROXY_ARP: &str = "597ab9d38d844c758b8f3ce1c77c4858";
 pub const CANDIDATE: &str = "1f8e7d6c5b4a49389271605f4e3d2c1b";
 /// The private network changed.
 pub const PRIVATE: &str = "7c2f9d1e6b3a4850a1f4c8e7d0b95263";
+/// No private network is free.
+pub const OVERLAP: &str = "f21e6c0d8a7b4935b0c4d96e1fa8725d";
 /// The kernel refused an operation.
 pub const KERNEL: &str = "d95b0e3c7a1f4268be90f2d4c6a8173e";
 /// netd undid a change by another program.
@@ -187,6 +193,24 @@ pub fn notice(nic: &Candidate, notice: &Notice) {
             interface,
             buildos_address = %granted,
             "{interface}: br0 has {granted} by a lease instead of {address}"
+        ),
+        Notice::TakenOver {
+            lease,
+            from,
+            reason,
+            confirmed_by,
+        } => tracing::warn!(
+            message_id = TAKEN_OVER,
+            interface,
+            buildos_address = %lease.address,
+            "{interface}: takes br0 over from {from} ({reason}) with the lease of {}: \
+             {confirmed_by}",
+            lease.address
+        ),
+        Notice::Ipv6Only => tracing::info!(
+            message_id = IPV6_ONLY,
+            interface,
+            "{interface}: becomes the port of br0 for IPv6, as no DHCP server grants a lease"
         ),
         Notice::GatewaySilent(gateway) => tracing::warn!(
             message_id = GATEWAY_SILENT,

@@ -145,10 +145,10 @@ fn public_bridge(desired: &Desired, observed: &Observed, bridge: &Link, ops: &mu
     }
     detach_former_uplinks(desired, observed, bridge, ops);
     let uplink = desired.uplink.and_then(|index| observed.links.get(&index));
-    let mac = uplink.and_then(|link| link.mac);
+    let mac = uplink.and_then(|link| desired.mac.or(link.mac));
     let other_mac = mac.is_some() && mac != bridge.mac;
     // The kernel derives the link-local address from the hardware address at the time when
-    // br0 goes up, and keeps it. Therefore IPv6 is off until br0 has its port's address.
+    // br0 goes up, and keeps it. Therefore IPv6 is off until br0 has its final address.
     let mut ipv6 = bridge.ipv6;
     let is_early = other_mac || (uplink.is_none() && !bridge.up);
     if ipv6 == Some(true) && (is_early || !desired.ipv6) {

@@ -29,7 +29,7 @@
 //! different implementations of [`Kernel`] and [`Network`].
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use buildos_dhcp::address_conflict::Report;
@@ -39,10 +39,10 @@ use buildos_types::{LinkIndex, MacAddress, PrivateNetwork};
 
 use crate::desired::Desired;
 use crate::messages;
-use crate::observed::{Observed, PRIVATE_BRIDGE};
+use crate::observed::{Link, Observed, PRIVATE_BRIDGE, PUBLIC_BRIDGE};
 use crate::plan::{self, Op};
-use crate::private_network;
-use crate::settings::Settings;
+use crate::private_network::{self, Occupied};
+use crate::settings::{Ipv6, Settings};
 use crate::sockets::{Incoming, Message};
 use crate::uplink::candidate::{self, Candidate};
 use crate::uplink::election::{Effect, Election, Rules};
@@ -65,6 +65,11 @@ pub trait Kernel {
 
     /// Reads the network configuration.
     fn observe(&mut self) -> impl Future<Output = Result<Observed, Self::Error>>;
+
+    /// Returns true if the link exists, by another source than [`Kernel::observe`].
+    fn has_link(&self, _: &Link) -> bool {
+        false
+    }
 
     /// Applies one operation. `observed` supplies the names of links.
     fn apply(
@@ -114,6 +119,8 @@ pub struct FormerUplink {
     pub mac: MacAddress,
     /// Hardware address of the gateway, if it answered.
     pub gateway_mac: Option<MacAddress>,
+    /// Hardware address of br0, if another NIC had the lease first.
+    pub identity: Option<MacAddress>,
     pub lease: Lease,
 }
 
@@ -127,6 +134,8 @@ pub struct Reconciler {
     /// the last reconciliation.
     settled: Option<Desired>,
     private: Option<PrivateNetwork>,
+    /// What `private` overlaps with: no private network is free.
+    overlap: Option<Occupied>,
     /// The next step reads the kernel before it plans.
     observe_due: bool,
     /// Author of the last change by others, as a netlink port.
@@ -148,6 +157,7 @@ impl Reconciler {
             observed: Observed::default(),
             settled: None,
             private: None,
+            overlap: None,
             observe_due: false,
             changed_by: None,
             refused: Vec::new(),
@@ -173,10 +183,12 @@ impl Reconciler {
         let candidates = candidate::list(&self.observed, &self.settings);
         let former = former.and_then(|former| {
             let nic = candidates.iter().find(|nic| nic.mac == former.mac)?;
-            Some((nic.clone(), former.lease, former.gateway_mac))
+            Some((nic.clone(), former))
         });
-        if let Some((nic, lease, gateway_mac)) = former {
-            self.election.resume(host.now(), nic, lease, gateway_mac);
+        if let Some((nic, former)) = former {
+            let (lease, gateway, identity) = (former.lease, former.gateway_mac, former.identity);
+            self.election
+                .resume(host.now(), nic, lease, gateway, identity);
         }
         self.update_candidates(host);
         self.reconcile(host, false).await
@@ -281,6 +293,12 @@ impl Reconciler {
         self.private
     }
 
+    /// Returns what the network of br1 overlaps with, if no private network is free.
+    #[must_use]
+    pub fn overlap(&self) -> Option<Occupied> {
+        self.overlap
+    }
+
     /// Returns true if the kernel had the desired state at the end of the last reconciliation.
     #[must_use]
     pub fn is_settled(&self) -> bool {
@@ -310,7 +328,7 @@ impl Reconciler {
         let mut observe = observe;
         for _ in 0..ROUNDS {
             if observe {
-                self.observed = host.observe().await?;
+                self.observe(host).await?;
                 self.update_candidates(host);
                 self.take_received(host);
             }
@@ -453,8 +471,39 @@ impl Reconciler {
         messages::candidates_changed(&before.collect::<Vec<_>>(), &candidates);
         let own = self.observed.links.values().filter_map(|link| link.mac);
         self.election.set_own_macs(own.collect::<BTreeSet<_>>());
+        self.set_ipv6();
         self.election.set_candidates(host.now(), candidates);
+        let port = self.election.port().map(|port| port.candidate.index);
+        let mut ports = self.observed.ports(PUBLIC_BRIDGE);
+        let is_attached = ports.any(|link| Some(link.index) == port);
+        drop(ports);
+        if is_attached {
+            self.election.port_attached();
+        }
         self.exchange(host);
+    }
+
+    /// Reads the kernel. A link that exists although it is missing in the answer stays as it was:
+    /// netd cannot decode the kernel's message about it, which must not cost a lease.
+    async fn observe<H: Kernel>(&mut self, host: &mut H) -> Result<(), H::Error> {
+        let mut observed = host.observe().await?;
+        for (index, link) in &self.observed.links {
+            if !observed.links.contains_key(index) && host.has_link(link) {
+                tracing::debug!("{}: the kernel's message is not understood", link.name);
+                observed.links.insert(*index, link.clone());
+            }
+        }
+        self.observed = observed;
+        Ok(())
+    }
+
+    /// Passes the state of IPv6 to the election.
+    fn set_ipv6(&mut self) {
+        let br0 = self.observed.bridge(PUBLIC_BRIDGE).map(|br0| br0.index);
+        let mut addresses = self.observed.ipv6.iter();
+        let has_address = addresses.any(|(link, net)| Some(*link) == br0 && is_global(&net.addr()));
+        let possible = self.settings.ipv6 == Ipv6::Auto && !self.observed.ipv6_disabled;
+        self.election.set_ipv6(possible, has_address);
     }
 
     /// Opens sockets for the clients and performs their actions, which may start clients
@@ -520,8 +569,23 @@ impl Reconciler {
             );
         }
         self.private = private;
+        self.update_overlap(&occupied);
         let (settings, observed) = (&self.settings, &self.observed);
         Desired::new(&self.election, settings, observed, private, now)
+    }
+
+    /// Logs that no private network is free, once.
+    fn update_overlap(&mut self, occupied: &[Occupied]) {
+        let private = self.private;
+        let overlap = private.and_then(|private| private_network::overlapping(occupied, private));
+        if let Some((private, with)) = private.zip(overlap).filter(|_| overlap != self.overlap) {
+            tracing::warn!(
+                message_id = messages::OVERLAP,
+                "every private network overlaps with the lease; br1 keeps {private}, and machines \
+                 do not reach the {with}"
+            );
+        }
+        self.overlap = overlap;
     }
 
     fn private_network_of_br1(&self) -> Option<PrivateNetwork> {
@@ -530,6 +594,11 @@ impl Reconciler {
         let address = addresses.find(|address| address.link == br1)?;
         address.net.to_string().parse().ok()
     }
+}
+
+/// Returns true for an address that is not link-local (fe80::/10).
+pub(crate) fn is_global(address: &Ipv6Addr) -> bool {
+    address.segments()[0] & 0xffc0 != 0xfe80
 }
 
 /// Returns true if the operation must not follow these refusals: while the former uplink

@@ -59,6 +59,8 @@ pub struct Settings {
     pub send_name: SendName,
     /// Identification of the host to servers.
     pub identity: Identity,
+    /// If true, br0 keeps its hardware address when its port changes within one LAN.
+    pub keep_identity: bool,
 }
 
 /// Role of the NIC that the machine booted from.
@@ -213,6 +215,7 @@ impl Default for Settings {
             keep_expired: false,
             send_name: SendName::default(),
             identity: Identity::default(),
+            keep_identity: true,
         }
     }
 }
@@ -340,6 +343,11 @@ pub fn schema() -> Schema<Settings> {
             "client_id",
             "Client identifier (option 61): \"mac\", or its bytes in hexadecimal.",
             |s: &mut Settings, id| s.identity.client_id = id,
+        )
+        .key(
+            "keep_identity",
+            "br0 keeps hardware address, client identifier and lease when its port changes within one LAN (true).",
+            |s: &mut Settings, keep| s.keep_identity = keep,
         )
 }
 

@@ -21,6 +21,9 @@ struct Resume {
     boot_id: String,
     /// Hardware address of the port of br0.
     uplink: MacAddress,
+    /// Hardware address of br0, if another NIC had the lease first.
+    #[serde(default)]
+    identity: Option<MacAddress>,
     /// Hardware address of the gateway, if it answered.
     #[serde(default)]
     gateway_mac: Option<MacAddress>,
@@ -42,13 +45,14 @@ struct Saved {
 /// Returns the content of the file.
 #[must_use]
 pub fn encode(status: &Status) -> Vec<u8> {
+    let identity = status.uplink.as_ref().map(|(_, mac)| *mac);
     let resume = status
-        .uplink
-        .as_ref()
+        .port_mac
         .zip(status.lease.as_ref())
-        .map(|((_, mac), lease)| Resume {
+        .map(|(mac, lease)| Resume {
             boot_id: boot_id(),
-            uplink: *mac,
+            uplink: mac,
+            identity: identity.filter(|identity| *identity != mac),
             gateway_mac: status.gateway_mac,
             lease: lease.clone(),
         });
@@ -67,6 +71,7 @@ fn decode(bytes: &[u8], boot_id: &str) -> Option<FormerUplink> {
     let resume = saved.resume.filter(|resume| resume.boot_id == boot_id)?;
     Some(FormerUplink {
         mac: resume.uplink,
+        identity: resume.identity,
         gateway_mac: resume.gateway_mac,
         lease: resume.lease,
     })
@@ -88,6 +93,17 @@ mod tests {
         let former = decode(&encode(&online()), &boot_id()).unwrap();
         assert_eq!(Some(former.lease), online().lease);
         assert_eq!(former.mac, "de:ad:be:ef:b8:da".parse().unwrap());
+        assert_eq!(former.identity, None);
+    }
+
+    #[test]
+    fn state_file_keeps_identity_of_other_nic() {
+        let nic = MacAddress([2, 0, 0, 0, 0, 7]);
+        let mut status = online();
+        status.port_mac = Some(nic);
+        let former = decode(&encode(&status), &boot_id()).unwrap();
+        assert_eq!(former.mac, nic);
+        assert_eq!(former.identity, Some("de:ad:be:ef:b8:da".parse().unwrap()));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use ipnet::{Ipv4Net, Ipv6Net};
 use serde::Serialize;
 
 use crate::observed::{Link, Observed, PRIVATE_BRIDGE, PUBLIC_BRIDGE};
-use crate::reconcile::Reconciler;
+use crate::reconcile::{Reconciler, is_global};
 use crate::settings::{OnlineRequires, Settings};
 use crate::uplink::candidate;
 use crate::uplink::contender::Contender;
@@ -25,8 +25,12 @@ pub struct Status {
     pub reason: String,
     /// br0 has a lease that a better one on another NIC would replace.
     pub provisional: bool,
-    /// Name and hardware address of the port of br0.
+    /// Name of the port of br0, and hardware address of br0: that of the NIC that the lease
+    /// was granted on.
     pub uplink: Option<(InterfaceName, MacAddress)>,
+    /// Hardware address of the port of br0.
+    #[serde(skip)]
+    pub port_mac: Option<MacAddress>,
     /// Address of the host on br1; [`None`] until br1 has it.
     pub private: Option<PrivateNetwork>,
     /// The lease of br0, or what br0 has without one; [`None`] until br0 has its address.
@@ -120,14 +124,17 @@ impl Status {
         Self {
             state,
             reason: format!(
-                "{}{}",
+                "{}{}{}{}",
                 problem(reconciler),
-                reason(state, election, lease, reconciler.settings())
+                reason(state, election, lease, reconciler.settings()),
+                ipv6_only(observed, election),
+                overlap(reconciler)
             ),
             provisional,
             uplink: election
                 .port()
-                .map(|port| (port.candidate.name.clone(), port.candidate.mac)),
+                .map(|port| (port.candidate.name.clone(), port.client.mac())),
+            port_mac: election.port().map(|port| port.candidate.mac),
             private,
             address_origin: lease.map(|lease| origin(lease, election)),
             gateway_reachability: lease.and_then(|_| election.gateway_reachability()),
@@ -355,6 +362,32 @@ fn fallback(election: &Election, settings: &Settings) -> String {
     }
 }
 
+/// Returns the end of the reason if no private network is free.
+fn overlap(reconciler: &Reconciler) -> String {
+    let private = reconciler.private_network().zip(reconciler.overlap());
+    text_or_empty(private.map(|(private, with)| {
+        format!(
+            "; br1 has {private}, which overlaps with the {with}, as no private network is free"
+        )
+    }))
+}
+
+/// Returns the end of the reason if people reach the host by IPv6 only.
+fn ipv6_only(observed: &Observed, election: &Election) -> String {
+    let public = observed.bridge(PUBLIC_BRIDGE).map(|bridge| bridge.index);
+    let port = election.port().filter(|_| election.lease().is_none());
+    let mut addresses = observed.ipv6.iter();
+    let is_of_br0 = |(link, _): &&(LinkIndex, Ipv6Net)| Some(*link) == public;
+    let address = addresses.find(|entry| is_of_br0(entry) && is_global(&entry.1.addr()));
+    match port.zip(address) {
+        Some((port, (_, net))) => {
+            let (address, port) = (net.addr(), &port.candidate.name);
+            format!("; br0 has {address} by {port}, for IPv6 only")
+        }
+        None => String::new(),
+    }
+}
+
 /// Returns the beginning of the reason if br0 or its address cannot be made.
 fn problem(reconciler: &Reconciler) -> String {
     let refused = reconciler.refused().first();
@@ -417,6 +450,7 @@ pub(crate) mod samples {
             reason: "br0 has 192.0.2.10/24 by enp1s0 from 192.0.2.1".into(),
             provisional: false,
             uplink: Some(("enp1s0".parse().unwrap(), mac)),
+            port_mac: Some(mac),
             private: Some("172.23.0.1/16".parse().unwrap()),
             lease: Some(lease),
             address_origin: Some(AddressOrigin::Lease),
@@ -445,6 +479,7 @@ pub(crate) mod samples {
             state: State::NoCarrier,
             reason: "no carrier on enp1s0".into(),
             uplink: None,
+            port_mac: None,
             lease: None,
             address_origin: None,
             gateway_reachability: None,

@@ -104,7 +104,8 @@ impl World {
     /// Resumes the lease of an earlier netd.
     fn resume(&mut self, index: LinkIndex, lease: Lease, gateway: Option<MacAddress>) {
         let nic = self.candidates().into_iter().find(|nic| nic.index == index);
-        self.election.resume(self.now, nic.unwrap(), lease, gateway);
+        self.election
+            .resume(self.now, nic.unwrap(), lease, gateway, None);
         self.links();
     }
 
@@ -627,7 +628,7 @@ fn lease_resumed_is_confirmed_and_kept_meanwhile() {
         mac: mac(port),
         carrier: true,
     };
-    world.election.resume(world.now, uplink, lease, None);
+    world.election.resume(world.now, uplink, lease, None, None);
     assert_eq!(world.leased(), Some(address(port)));
     world.links();
     assert_eq!(world.leased(), Some(address(port)));
@@ -663,6 +664,7 @@ fn rules() -> Rules {
         static_wait: Duration::from_secs(40),
         keep_expired: false,
         identity: Identity::default(),
+        keep_identity: false,
     }
 }
 
@@ -845,7 +847,7 @@ fn address_resumed_is_defended_not_probed() {
         mac: mac(index(1)),
         carrier: true,
     };
-    world.election.resume(world.now, uplink, lease, None);
+    world.election.resume(world.now, uplink, lease, None, None);
     world.exchange();
     assert_eq!(world.arp, []);
     world.election.arp(world.now, index(1), &claim(index(1)));

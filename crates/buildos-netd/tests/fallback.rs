@@ -252,6 +252,7 @@ fn static_address_survives_restart_and_follows_configuration() {
     let lease = host.reconciler.election().lease().cloned().unwrap();
     host.reconciler = Reconciler::new(with_static(), 2);
     host.start(Some(FormerUplink {
+        identity: None,
         mac: mac(index(1)),
         gateway_mac: None,
         lease,
@@ -301,6 +302,7 @@ fn expired_lease_is_kept_until_server_grants_one() {
     let lease = host.reconciler.election().lease().cloned().unwrap();
     host.reconciler = Reconciler::new(keeping(), 2);
     host.start(Some(FormerUplink {
+        identity: None,
         mac: mac(index(1)),
         gateway_mac: None,
         lease,

@@ -51,6 +51,7 @@ fn desired(uplink: Option<u32>) -> Desired {
         nics: [index(2), index(3)].into(),
         up: [index(2), index(3)].into(),
         uplink: uplink.map(index),
+        mac: None,
         lease: uplink.map(|_| UplinkSpec {
             net: net("192.0.2.10/24"),
             expires: Some(NOW + Duration::from_secs(3600)),

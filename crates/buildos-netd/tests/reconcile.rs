@@ -18,7 +18,7 @@ use buildos_netd::kernel::fake;
 use buildos_netd::observed::{Link, PRIVATE_BRIDGE, PUBLIC_BRIDGE};
 use buildos_netd::plan::Op;
 use buildos_netd::reconcile::{Kernel as _, RETRY, Reconciler};
-use buildos_netd::settings::Settings;
+use buildos_netd::settings::{Ipv6, Settings};
 use buildos_netd::status::{Clocks, Status};
 use errors::errors_logged;
 use lan::Lan;
@@ -292,4 +292,93 @@ fn offer_is_requested_before_remaining_operations() {
     let private = |op: &Op| matches!(op, Op::SetAddress(a) if a.expires.is_none());
     let position = |is: &dyn Fn(&Op) -> bool| lan.attempts.iter().position(is).unwrap();
     assert!(position(&attach) < position(&private), "{:?}", lan.attempts);
+}
+
+#[test]
+fn link_whose_message_is_not_decoded_keeps_its_lease() {
+    let (mut reconciler, mut lan) = host();
+    start(&mut reconciler, &mut lan);
+    let port = reconciler.election().port().unwrap().candidate.index;
+    let configured = lan.kernel.observed.clone();
+    lan.undecodable = Some(port);
+    reconciler.kernel_changed(None);
+    settle(&mut reconciler, &mut lan);
+    assert!(reconciler.election().lease().is_some());
+    assert_eq!(lan.kernel.observed, configured);
+    lan.kernel.observed.links.remove(&port);
+    reconciler.kernel_changed(None);
+    settle(&mut reconciler, &mut lan);
+    assert!(reconciler.election().contender(port).is_none());
+}
+
+#[test]
+fn overlap_with_every_private_network_is_in_status() {
+    let (_, mut lan) = host();
+    let settings = Settings {
+        private: vec!["192.0.2.1/24".parse().unwrap()],
+        ..Settings::default()
+    };
+    let mut reconciler = Reconciler::new(settings, 1);
+    start(&mut reconciler, &mut lan);
+    let reason = Status::new(&reconciler, Vec::new(), CLOCKS).reason;
+    let expected = "; br1 has 192.0.2.1/24, which overlaps with the network 192.0.2.0/24, as no \
+                    private network is free";
+    assert!(reason.ends_with(expected), "{reason}");
+}
+
+/// Returns the ports of br0.
+fn ports(lan: &Lan) -> Vec<u32> {
+    let ports = lan.kernel.observed.ports(PUBLIC_BRIDGE);
+    ports.map(|port| port.index.get()).collect()
+}
+
+#[test]
+fn nics_without_lease_are_port_of_br0_in_turn_until_one_has_ipv6() {
+    let (mut reconciler, mut lan) = host();
+    for number in [1, 2] {
+        lan.servers.insert(index(number), (Server::Silent, LEASE));
+    }
+    start(&mut reconciler, &mut lan);
+    let mut pass_for = |seconds, lan: &mut Lan| {
+        pass(&mut reconciler, lan, Duration::from_secs(seconds));
+        ports(lan)
+    };
+    assert_eq!(pass_for(9, &mut lan), [0; 0]);
+    assert_eq!(pass_for(2, &mut lan), [1]);
+    assert_eq!(pass_for(15, &mut lan), [2]);
+    // The next round is slow.
+    assert_eq!(pass_for(60, &mut lan), [2]);
+    assert_eq!(pass_for(300, &mut lan), [1]);
+    let br0 = lan.kernel.observed.bridge(PUBLIC_BRIDGE).unwrap().index;
+    let address = "2001:db8::7/64".parse().unwrap();
+    lan.kernel.observed.ipv6.push((br0, address));
+    reconciler.kernel_changed(None);
+    settle(&mut reconciler, &mut lan);
+    pass(&mut reconciler, &mut lan, Duration::from_secs(3000));
+    assert_eq!(ports(&lan), [1]);
+    let reason = Status::new(&reconciler, Vec::new(), CLOCKS).reason;
+    assert!(
+        reason.contains("br0 has 2001:db8::7 by eth1, for IPv6 only"),
+        "{reason}"
+    );
+    // The first lease decides.
+    lan.servers.insert(index(2), (Server::Good, LEASE));
+    pass(&mut reconciler, &mut lan, Duration::from_secs(120));
+    assert_eq!(ports(&lan), [2]);
+}
+
+#[test]
+fn br0_has_no_port_without_lease_if_ipv6_is_off() {
+    let (_, mut lan) = host();
+    let settings = Settings {
+        ipv6: Ipv6::Off,
+        ..Settings::default()
+    };
+    lan.servers
+        .values_mut()
+        .for_each(|server| server.0 = Server::Silent);
+    let mut reconciler = Reconciler::new(settings, 1);
+    start(&mut reconciler, &mut lan);
+    pass(&mut reconciler, &mut lan, Duration::from_secs(100));
+    assert_eq!(ports(&lan), [0; 0]);
 }

@@ -49,10 +49,11 @@ impl Exchange {
         }
     }
 
-    /// Counts a broadcast message and sets its broadcast flag.
-    pub(super) fn count_broadcast(&mut self) {
+    /// Counts a broadcast message and sets its broadcast flag, which `always` requires.
+    pub(super) fn count_broadcast(&mut self, always: bool) {
         self.sent = self.sent.saturating_add(1);
-        self.broadcast = self.sent % 2 == 1 && self.sent > UNICAST_ATTEMPTS;
+        let now_and_then = self.sent % 2 == 1 && self.sent > UNICAST_ATTEMPTS;
+        self.broadcast = always || now_and_then;
     }
 
     pub(super) fn set_secs(&mut self, now: Instant) {

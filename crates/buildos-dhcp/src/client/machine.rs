@@ -16,6 +16,7 @@ use crate::random::Random;
 use crate::refusal::Refusal;
 use crate::state::State;
 use crate::time::Instant;
+use buildos_types::MacAddress;
 
 /// A DHCP client for one link.
 #[derive(Debug)]
@@ -65,11 +66,20 @@ impl Client {
         }
     }
 
-    /// Replaces the configuration, from the next message on, except for `mac`. The
-    /// client keeps a lease.
+    /// Replaces the configuration, from the next message on, except for `mac` and
+    /// `broadcast`. The client keeps a lease.
     pub fn configure(&mut self, config: Config) {
-        let mac = self.config.mac;
-        self.config = Config { mac, ..config };
+        let (mac, broadcast) = (self.config.mac, self.config.broadcast);
+        self.config = Config {
+            mac,
+            broadcast,
+            ..config
+        };
+    }
+
+    /// Returns the hardware address in messages.
+    pub fn mac(&self) -> MacAddress {
+        self.config.mac
     }
 
     /// Returns the next output, in order.

@@ -74,7 +74,7 @@ impl Client {
     }
 
     pub(super) fn send_discover(&mut self, now: Instant) {
-        self.exchange.count_broadcast();
+        self.exchange.count_broadcast(self.config.broadcast);
         self.counters.discovers = self.counters.discovers.saturating_add(1);
         self.exchange.set_secs(now);
         let message = ClientMessage {
@@ -105,7 +105,7 @@ impl Client {
     }
 
     pub(super) fn send_confirmation(&mut self, now: Instant, lease: Box<Lease>) {
-        self.exchange.count_broadcast();
+        self.exchange.count_broadcast(self.config.broadcast);
         self.counters.requests = self.counters.requests.saturating_add(1);
         self.exchange.set_secs(now);
         let message = ClientMessage {

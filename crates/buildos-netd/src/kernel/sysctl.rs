@@ -38,6 +38,19 @@ pub(super) fn is_ipv6_disabled() -> bool {
     })
 }
 
+/// Disables large receive offload of a NIC (LRO), as the kernel does when the NIC becomes a port
+/// of a bridge. Some drivers reset the NIC for it, which must happen before the first lease. The
+/// kernel also does it when a link begins to forward packets (`dev_disable_lro`).
+pub(super) fn disable_lro(link: &InterfaceName) {
+    let path = format!("/proc/sys/net/ipv4/conf/{link}/forwarding");
+    if std::fs::read_to_string(&path).is_ok_and(|value| value.trim() == "0") {
+        let written = std::fs::write(&path, "1").and_then(|()| std::fs::write(&path, "0"));
+        if let Err(error) = written {
+            tracing::debug!(%error, "cannot disable LRO of {link}");
+        }
+    }
+}
+
 /// Writes the settings in order. Skips those that do not exist: a kernel without IPv6 has
 /// no settings for it.
 pub(super) fn write(link: &InterfaceName, settings: &[Setting]) -> Result<(), KernelError> {

@@ -9,6 +9,7 @@ use ipnet::Ipv4Net;
 
 use super::candidate::Candidate;
 use super::gateway::Monitor;
+use super::takeover::Takeover;
 
 /// What br0 has while no server grants a lease.
 #[derive(Debug)]
@@ -47,8 +48,12 @@ pub struct Contender {
     pub(super) unconfirmed: bool,
     /// Configuration of br0 while the client has no lease.
     pub(super) fallback: Option<Fallback>,
+    /// The search beside the lease found its network, while the lease is being confirmed.
+    pub(super) scouted: bool,
     /// Searches beside the unconfirmed lease.
     pub(super) scout: Option<Client>,
+    /// Asks whether the NIC is on the LAN of br0's lease.
+    pub(super) takeover: Option<Takeover>,
     /// The client has been started and not stopped or suspended since.
     pub(super) running: bool,
     /// Arrival of the first offer of this search; meaningful only while the client holds one.
@@ -67,7 +72,9 @@ impl Contender {
             known_gateway: None,
             unconfirmed: false,
             fallback: None,
+            scouted: false,
             scout: None,
+            takeover: None,
             running: false,
             offered_at: None,
             no_carrier_since: None,
@@ -118,6 +125,13 @@ impl Contender {
     #[must_use]
     pub fn has_scout(&self) -> bool {
         self.scout.is_some()
+    }
+
+    /// Returns the hardware addresses of the clients that run beside the one of the contender.
+    pub(super) fn other_clients(&self) -> impl Iterator<Item = MacAddress> {
+        let scout = self.scout.as_ref().map(Client::mac);
+        let takeover = self.takeover.as_ref().filter(|t| t.is_asking());
+        scout.into_iter().chain(takeover.map(Takeover::mac))
     }
 
     /// Ends the client's lease or search, without an event.

@@ -41,13 +41,17 @@ use ipnet::Ipv4Net;
 use super::candidate::Candidate;
 use super::contender::{Claim, Contender, Fallback};
 use super::gateway::{Monitor, Request};
+use super::ipv6_port::Ipv6Port;
 use super::notice::Notice;
+use super::takeover::Takeover;
 use crate::settings::{OnlineRequires, Settings};
 use crate::static_address::StaticAddress;
 
 mod confirm;
 mod fallback;
+mod ipv6_port;
 mod order;
+mod takeover;
 
 /// Delay before a changed hostname is sent to the DHCP server. At boot the name is set
 /// when agents start. They need the CPU more urgently, and the name might change again.
@@ -82,6 +86,8 @@ pub struct Rules {
     pub keep_expired: bool,
     /// Identification of the host to servers.
     pub identity: Identity,
+    /// br0 keeps its hardware address when its port changes within one LAN.
+    pub keep_identity: bool,
 }
 
 impl Rules {
@@ -107,6 +113,7 @@ impl From<&Settings> for Rules {
             static_wait: settings.static_wait,
             keep_expired: settings.keep_expired,
             identity: settings.identity.clone(),
+            keep_identity: settings.keep_identity,
         }
     }
 }
@@ -150,6 +157,9 @@ pub struct Election {
     no_lease_since: Option<Instant>,
     /// The host that has the address of the fallback.
     fallback_claim: Option<Claim>,
+    /// br0 moved to another NIC, and its address has not been announced since.
+    announcement_due: bool,
+    ipv6_port: Ipv6Port,
     effects: VecDeque<Effect>,
     seed: u64,
 }
@@ -169,6 +179,8 @@ impl Election {
             bootif_until: None,
             no_lease_since: None,
             fallback_claim: None,
+            announcement_due: false,
+            ipv6_port: Ipv6Port::default(),
             effects: VecDeque::new(),
             seed,
         }
@@ -256,18 +268,24 @@ impl Election {
     }
 
     /// Makes a candidate the port of br0, with the lease of an earlier netd of this boot and
-    /// the hardware address of its gateway. Call it before the first
-    /// [`Election::set_candidates`], so that no client starts from INIT.
+    /// the hardware address of its gateway. `identity` is the hardware address of br0, unless it
+    /// is the candidate's. Call it before the first [`Election::set_candidates`], so that no
+    /// client starts from INIT.
     pub fn resume(
         &mut self,
         now: Instant,
         candidate: Candidate,
         lease: Lease,
         gateway_mac: Option<MacAddress>,
+        identity: Option<MacAddress>,
     ) {
         let index = candidate.index;
         let known_gateway = lease.gateway().zip(gateway_mac);
-        let config = config(&self.rules, &self.hostname, candidate.mac);
+        let mac = identity.unwrap_or(candidate.mac);
+        let config = Config {
+            broadcast: mac != candidate.mac,
+            ..config(&self.rules, &self.hostname, mac)
+        };
         let mut contender = Contender::new(candidate, config, self.next_seed());
         if lease.is_configured() {
             contender.client.handle(now, Input::Start);
@@ -282,7 +300,6 @@ impl Election {
         contender.known_gateway = known_gateway;
         contender.no_carrier_since = (!contender.candidate.carrier).then_some(now);
         // The address is in use: it is defended, not probed for.
-        let mac = contender.candidate.mac;
         contender.detector = contender
             .claimed_address()
             .filter(|_| self.rules.detect_conflicts)
@@ -295,8 +312,13 @@ impl Election {
     /// Processes a DHCP message for the client of that link.
     pub fn packet(&mut self, now: Instant, index: LinkIndex, payload: &[u8]) {
         let contender = self.contenders.get_mut(&index);
-        if let Some(scout) = contender.and_then(|c| c.scout.as_mut()) {
-            scout.handle(now, Input::Packet(payload));
+        if let Some(contender) = contender {
+            if let Some(scout) = &mut contender.scout {
+                scout.handle(now, Input::Packet(payload));
+            }
+            if let Some(takeover) = &mut contender.takeover {
+                takeover.packet(now, payload);
+            }
         }
         self.input(now, index, Input::Packet(payload));
     }
@@ -337,6 +359,9 @@ impl Election {
             if let Some(detector) = &mut contender.detector {
                 detector.timeout(now);
             }
+            if let Some(takeover) = &mut contender.takeover {
+                takeover.timeout(now);
+            }
         }
         self.advance(now);
     }
@@ -349,12 +374,19 @@ impl Election {
             let detector = detector.and_then(Detector::deadline);
             let monitor = contender.monitor.as_ref().map(Monitor::deadline);
             let scout = contender.scout.as_ref().and_then(Client::deadline);
-            [contender.client.deadline(), detector, monitor, scout]
+            let takeover = contender.takeover.as_ref().and_then(Takeover::deadline);
+            [
+                contender.client.deadline(),
+                detector,
+                monitor,
+                scout,
+                takeover,
+            ]
         });
         let head_start = self
             .open_since
             .filter(|_| self.contenders.values().any(|c| self.may_request(c)))
-            .filter(|_| !self.is_requesting())
+            .filter(|_| !self.is_requesting() && !self.do_offers_wait_for_takeover())
             .map(|since| since.saturating_add(self.rules.head_start));
         let grace = self
             .port()
@@ -367,6 +399,8 @@ impl Election {
             self.bootif_until,
             self.send_hostname_at,
             self.fallback_deadline(),
+            self.takeover_at(),
+            self.next_ipv6_port_at(),
         ];
         timers.chain(others).flatten().min()
     }
@@ -411,6 +445,8 @@ impl Election {
         self.collect_findings(now);
         self.collect_outputs(now);
         self.update_scouts(now);
+        self.update_takeovers(now);
+        self.update_ipv6_port(now);
         self.start_and_stop_clients(now);
         self.collect_outputs(now);
         if let Some(index) = self.next_to_request(now) {
@@ -469,7 +505,7 @@ impl Election {
             let address_of_client = contender.address_of_client().map(|net| net.addr());
             let in_use = contender.lease().map(|lease| lease.address);
             if watched != claimed.map(|interface| interface.addr()) {
-                let mac = contender.candidate.mac;
+                let mac = contender.client.mac();
                 contender.detector = claimed.map(|interface| Detector::new(now, mac, interface));
             }
             let Some(detector) = &mut contender.detector else {
@@ -487,6 +523,7 @@ impl Election {
     }
 
     fn collect_outputs(&mut self, now: Instant) {
+        let seed = self.next_seed();
         for (index, contender) in &mut self.contenders {
             while let Some(output) = contender.client.poll_output() {
                 let event = match output {
@@ -504,7 +541,7 @@ impl Election {
                         self.port = Some(*index);
                         contender.offered_at = None;
                     }
-                    Event::Unconfirmed(_) => contender.unconfirmed = true,
+                    Event::Unconfirmed(_) => contender.unconfirmed = !contender.scouted,
                     Event::Lost {
                         lease,
                         reason: LeaseLoss::Expired,
@@ -521,7 +558,16 @@ impl Election {
                     Event::Renewed(_) | Event::Lost { .. } => contender.unconfirmed = false,
                     Event::RequestFailed { .. } | Event::Refused { .. } => {}
                 }
+                let is_lost = matches!(event, Event::Lost { .. });
                 self.effects.push_back(Effect::Event(*index, event));
+                if is_lost && contender.has_taken_identity() {
+                    // The identity of br0 lasts as long as the lease.
+                    let own = config(&self.rules, &self.hostname, contender.candidate.mac);
+                    contender.client = Client::new(own, seed);
+                    if contender.running {
+                        contender.client.handle(now, Input::Start);
+                    }
+                }
             }
         }
     }
@@ -545,6 +591,7 @@ fn config(rules: &Rules, hostname: &Option<ClientName>, mac: MacAddress) -> Conf
         allowed_servers: rules.allowed_servers.clone(),
         denied_networks: rules.denied_networks.clone(),
         jitter: true,
+        broadcast: false,
         identity: rules.identity.clone(),
     }
 }

@@ -5,7 +5,7 @@
 //! | a check begins | one to the known hardware address, else a broadcast |
 //! | unanswered | two broadcasts, 1 s apart; then the gateway is silent |
 //! | answered, or silent | the next check begins after 30 s, with 10 % of jitter |
-//! | never answered | the next check begins after 300 s, with 10 % of jitter |
+//! | never answered | the next check begins after 300 s, with 10 % of jitter; from 0.0.0.0 after 30 s |
 //!
 //! A gateway that never answered is [`Reachability::Unknown`], not unreachable: some routers
 //! answer no ARP, and the host works as without checks.
@@ -189,8 +189,8 @@ impl Monitor {
         const MULTIPLIER: u64 = 6_364_136_223_846_793_005;
         self.random = self.random.wrapping_mul(MULTIPLIER).wrapping_add(1);
         let interval = match self.reachability {
-            Reachability::Unknown => INTERVAL_UNKNOWN,
-            Reachability::Reachable | Reachability::Unreachable => INTERVAL,
+            Reachability::Unknown if !self.address().is_unspecified() => INTERVAL_UNKNOWN,
+            Reachability::Unknown | Reachability::Reachable | Reachability::Unreachable => INTERVAL,
         };
         let span = interval / JITTER_FRACTION;
         let part = u32::from_be_bytes(self.random.to_be_bytes()[..4].try_into().unwrap_or([0; 4]));

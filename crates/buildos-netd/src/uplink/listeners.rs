@@ -6,6 +6,7 @@
 //! | SELECTING, REQUESTING, REBOOTING | a packet socket, which needs no address |
 //! | BOUND, RENEWING, REBINDING | a UDP socket on br0 |
 //! | the same, with a search beside the lease | also a packet socket |
+//! | not the port of br0, while another NIC fails | also a packet socket, for the identity of br0 |
 //!
 //! A bridge takes frames from its ports before packet sockets see them. The packet socket of
 //! br0's port is therefore bound to br0. The exception is the socket for claims of the address
@@ -51,7 +52,7 @@ pub enum Listen {
 pub fn listeners(election: &Election, observed: &Observed) -> Vec<(LinkIndex, Listen)> {
     let mut listeners = Vec::new();
     for contender in election.contenders() {
-        let (index, mac) = (contender.candidate.index, contender.candidate.mac);
+        let (index, mac) = (contender.candidate.index, contender.client.mac());
         let link = receiving_link(contender, observed);
         let messages = match contender.client.state() {
             State::Init | State::InitReboot => None,
@@ -68,7 +69,8 @@ pub fn listeners(election: &Election, observed: &Observed) -> Vec<(LinkIndex, Li
             addresses: detector.watched(),
             mac,
         });
-        let offers = contender.has_scout().then_some(Listen::Replies(link, mac));
+        let offers = contender.other_clients();
+        let offers = offers.map(|mac| Listen::Replies(link, mac));
         let gateway = contender
             .monitor()
             .map(|monitor| Listen::Gateway(link, monitor.gateway(), monitor.address()));

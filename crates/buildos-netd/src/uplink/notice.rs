@@ -46,6 +46,19 @@ pub enum Notice {
         /// The address of the lease.
         granted: Ipv4Addr,
     },
+    /// The NIC took br0 over with its lease, as it is on the same LAN as the former port.
+    TakenOver {
+        /// The lease of br0.
+        lease: Box<Lease>,
+        /// The former port of br0.
+        from: InterfaceName,
+        /// The reason to leave it, for operators.
+        reason: &'static str,
+        /// The proof that both are on one LAN, for operators.
+        confirmed_by: &'static str,
+    },
+    /// No server grants a lease. The NIC becomes the port of br0 for IPv6.
+    Ipv6Only,
     /// The gateway of br0 answered ARP before, and does not any more.
     GatewaySilent(Ipv4Addr),
     /// The gateway of br0 answers ARP again.

@@ -1,5 +1,7 @@
 //! A host with a fake kernel, and one DHCP server on the network of each NIC.
 
+#![allow(dead_code)] // Each test uses a part of it.
+
 use std::collections::{BTreeMap, VecDeque};
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -7,7 +9,7 @@ use std::time::Duration;
 use buildos_dhcp::address_conflict::Report;
 use buildos_dhcp::{Event, Instant, Lease, MessageKind, Transmit, arp};
 use buildos_netd::kernel::fake::{FakeKernel, Refused};
-use buildos_netd::observed::{Observed, PUBLIC_BRIDGE};
+use buildos_netd::observed::{Link, Observed, PUBLIC_BRIDGE};
 use buildos_netd::plan::Op;
 use buildos_netd::reconcile::{Kernel, Network};
 use buildos_netd::sockets::{Incoming, Message};
@@ -17,13 +19,13 @@ use buildos_netd::uplink::listeners::Listen;
 use buildos_netd::uplink::notice::Notice;
 use buildos_types::{LinkIndex, MacAddress};
 
-use crate::servers::{Server, answer, reply};
+use crate::servers::{Server, answer, client_nic, reply};
 
 pub(crate) struct Lan {
     pub(crate) kernel: FakeKernel,
     /// Behaviour and lease time in seconds of the server on the network of each NIC.
     pub(crate) servers: BTreeMap<LinkIndex, (Server, u32)>,
-    /// End of the last lease that the server of a NIC granted.
+    /// End of the last lease that a server granted to the hardware address of a NIC.
     pub(crate) granted: BTreeMap<LinkIndex, Instant>,
     /// Messages from servers that the host has not received yet.
     pub(crate) replies: VecDeque<(LinkIndex, Vec<u8>)>,
@@ -35,6 +37,12 @@ pub(crate) struct Lan {
     pub(crate) immediate: bool,
     /// Times at which netd read the kernel.
     pub(crate) observed_at: Vec<Instant>,
+    /// A link whose message netd cannot decode.
+    pub(crate) undecodable: Option<LinkIndex>,
+    /// Messages that netd sent.
+    pub(crate) sent: Vec<(LinkIndex, MessageKind)>,
+    /// Links and ARP packets that netd broadcast.
+    pub(crate) arp: Vec<(LinkIndex, arp::Packet)>,
     /// Operations that netd requested.
     pub(crate) attempts: Vec<Op>,
     /// Operations that the kernel refused, with their times.
@@ -52,6 +60,9 @@ impl Lan {
             answers: VecDeque::new(),
             immediate: false,
             observed_at: Vec::new(),
+            undecodable: None,
+            sent: Vec::new(),
+            arp: Vec::new(),
             attempts: Vec::new(),
             refused: Vec::new(),
         }
@@ -67,7 +78,15 @@ impl Kernel for Lan {
 
     async fn observe(&mut self) -> Result<Observed, Refused> {
         self.observed_at.push(self.now());
-        self.kernel.observe().await
+        let mut observed = self.kernel.observe().await?;
+        observed
+            .links
+            .retain(|index, _| Some(*index) != self.undecodable);
+        Ok(observed)
+    }
+
+    fn has_link(&self, link: &Link) -> bool {
+        self.kernel.observed.links.contains_key(&link.index)
     }
 
     async fn apply(&mut self, op: &Op, observed: &Observed) -> Result<(), Refused> {
@@ -96,6 +115,7 @@ impl Network for Lan {
     fn listen(&mut self, _: &[(LinkIndex, Listen)]) {}
 
     fn transmit(&mut self, nic: &Candidate, transmit: &Transmit) {
+        self.sent.push((nic.index, transmit.kind));
         let (server, lease) = self.servers[&nic.index];
         let reached = self.kernel.is_plugged(nic.index)
             && self.kernel.observed.links.contains_key(&nic.index);
@@ -104,13 +124,21 @@ impl Network for Lan {
         };
         if transmit.kind == MessageKind::Request && server == Server::Good {
             let until = self.now() + Duration::from_secs(lease.into());
-            self.granted.insert(nic.index, until);
+            // The answer on a NIC with a different hardware address may be unused.
+            let owner = client_nic(transmit);
+            let granted = self.granted.entry(owner).or_insert(until);
+            *granted = match owner == nic.index {
+                true => until,
+                false => until.max(*granted),
+            };
         }
         let message = reply(server, nic.index, transmit, kind, lease);
         self.replies.push_back((nic.index, message));
     }
 
-    fn send_arp(&mut self, _: &Candidate, _: LinkIndex, _: &arp::Packet) {}
+    fn send_arp(&mut self, _: &Candidate, link: LinkIndex, packet: &arp::Packet) {
+        self.arp.push((link, *packet));
+    }
 
     fn ask_gateway(&mut self, nic: &Candidate, _: LinkIndex, request: &Request) {
         let gateway = self.gateways.get(&nic.index);

@@ -5,9 +5,7 @@
 use std::net::Ipv4Addr;
 
 use buildos_dhcp::{MessageKind, Options, Transmit};
-use buildos_types::LinkIndex;
-
-use crate::nics::mac;
+use buildos_types::{LinkIndex, MacAddress};
 
 /// Lease time in seconds.
 pub(crate) const LEASE: u32 = 3600;
@@ -67,7 +65,19 @@ pub(crate) fn answer(server: Server, to: &Transmit) -> Option<u8> {
     }
 }
 
+/// Returns the hardware address that a message names (`chaddr`).
+pub(crate) fn client_mac(message: &Transmit) -> MacAddress {
+    MacAddress(message.payload[28..34].try_into().unwrap())
+}
+
+/// Returns the NIC with the hardware address that a message names.
+pub(crate) fn client_nic(message: &Transmit) -> LinkIndex {
+    let MacAddress([.., last]) = client_mac(message);
+    LinkIndex::new(last.into()).unwrap()
+}
+
 /// Returns a reply of the server on the network of that NIC (RFC 2131, table 3).
+/// [`Server::Good`] is one server on one LAN: it gives a host the same address on every NIC.
 pub(crate) fn reply(
     server: Server,
     index: LinkIndex,
@@ -78,8 +88,8 @@ pub(crate) fn reply(
     let address = match server {
         Server::LinkLocal => link_local_address(index),
         Server::Elsewhere => address_elsewhere(index),
-        Server::Good
-        | Server::OffersOnly
+        Server::Good => address(client_nic(to)),
+        Server::OffersOnly
         | Server::Silent
         | Server::Refuses
         | Server::NoRoute
@@ -89,7 +99,7 @@ pub(crate) fn reply(
     message[..3].copy_from_slice(&[2, 1, 6]);
     message[4..8].copy_from_slice(&to.payload[4..8]);
     message[16..20].copy_from_slice(&address.octets());
-    message[28..34].copy_from_slice(&mac(index).0);
+    message[28..34].copy_from_slice(&client_mac(to).0);
     message[236..240].copy_from_slice(&[99, 130, 83, 99]);
     let [a, b, c, _] = address.octets();
     message.extend([53, 1, kind, 54, 4, 192, 0, 2, 1]);

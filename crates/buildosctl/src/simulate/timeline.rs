@@ -64,6 +64,16 @@ pub(crate) fn notice(notice: &Notice) -> String {
         Notice::FallbackEnded { address, granted } => {
             format!("gives {address} up for the leased {granted}")
         }
+        Notice::TakenOver {
+            lease,
+            from,
+            reason,
+            confirmed_by,
+        } => format!(
+            "takes br0 over from {from} ({reason}) with the lease of {}: {confirmed_by}",
+            lease.address
+        ),
+        Notice::Ipv6Only => "becomes the port of br0 for IPv6".to_owned(),
         Notice::GatewaySilent(gateway) => format!("misses answers of the gateway {gateway}"),
         Notice::GatewayAnswers(gateway) => format!("is answered by the gateway {gateway} again"),
         Notice::Replaced { lease, by, reason } => {

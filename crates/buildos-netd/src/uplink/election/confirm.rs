@@ -6,7 +6,8 @@
 //! - its gateway, by an ARP answer of the hardware address known from before (RFC 4436).
 //!
 //! Servers that are not authoritative do not answer REQUESTs of hosts from other networks. If
-//! server and gateway are silent, a second client therefore searches beside the lease:
+//! server and gateway are silent, a second client therefore searches beside the lease, after
+//! about 1.5 s:
 //!
 //! | first offer | consequence |
 //! |---|---|
@@ -29,6 +30,10 @@ use crate::uplink::notice::Notice;
 
 /// Delay of the first check after a lease was granted. At boot the CPU is needed elsewhere.
 const FIRST_CHECK: Duration = Duration::from_secs(3);
+
+/// Unanswered REQUESTs of INIT-REBOOT after which the search beside the lease begins: about
+/// 1.5 s. A server that has the lease answers the first one.
+const SEARCH_AFTER_REQUESTS: u32 = 4;
 
 impl Election {
     /// Returns true if the gateway of br0 answered before and does not any more.
@@ -106,7 +111,14 @@ impl Election {
             let is_port = self.port == Some(*index);
             let checked = match is_port {
                 true => contender.leased_gateway(),
-                false => contender.offered_gateway().filter(|_| failover),
+                false => contender
+                    .takeover_gateway()
+                    .or_else(|| contender.offered_gateway().filter(|_| failover)),
+            };
+            // ARP of a port of br0 comes from br0.
+            let mac = match is_port {
+                true => contender.client.mac(),
+                false => contender.candidate.mac,
             };
             let same = |monitor: &Monitor| {
                 checked.is_some_and(|(address, gateway)| monitor.checks(address, gateway))
@@ -118,14 +130,7 @@ impl Election {
                     let known = contender.known_gateway.filter(|(ip, _)| *ip == gateway);
                     let known = known.map(|(_, mac)| mac);
                     let start = now.saturating_add(delay);
-                    Monitor::new(
-                        start,
-                        contender.candidate.mac,
-                        address,
-                        gateway,
-                        known,
-                        seed,
-                    )
+                    Monitor::new(start, mac, address, gateway, known, seed)
                 });
             }
             let Some(monitor) = &mut contender.monitor else {
@@ -144,6 +149,9 @@ impl Election {
     pub(super) fn update_scouts(&mut self, now: Instant) {
         let seed = self.next_seed();
         for (index, contender) in &mut self.contenders {
+            if contender.client.state() != State::Rebooting {
+                contender.scouted = false;
+            }
             if !contender.needs_scout() {
                 contender.scout = None;
                 continue;
@@ -208,15 +216,14 @@ impl Contender {
     /// Returns true if neither server nor gateway confirmed the lease.
     fn needs_scout(&self) -> bool {
         let confirmed = self.monitor.as_ref().is_some_and(Monitor::confirms_network);
-        let is_in_use = match self.client.state() {
-            State::Bound | State::Renewing | State::Rebinding => true,
-            State::Init
-            | State::Selecting
-            | State::Requesting
-            | State::InitReboot
-            | State::Rebooting => false,
+        let is_doubtful = match self.client.state() {
+            State::Bound | State::Renewing | State::Rebinding => self.unconfirmed,
+            State::Rebooting => {
+                !self.scouted && self.client.counters().requests >= SEARCH_AFTER_REQUESTS
+            }
+            State::Init | State::Selecting | State::Requesting | State::InitReboot => false,
         };
-        self.unconfirmed && is_in_use && !confirmed
+        is_doubtful && !confirmed
     }
 
     /// Keeps the lease if the offer is of its network. Otherwise ends the lease, and continues
@@ -226,6 +233,7 @@ impl Contender {
         self.unconfirmed = false;
         let scout = self.scout.take()?;
         if is_same_network(&lease, offer) {
+            self.scouted = true;
             return None;
         }
         self.stop();

@@ -109,7 +109,7 @@ impl Election {
     /// While the head start lasts, an offer waits for clients that could still be offered
     /// something better.
     pub(super) fn next_to_request(&self, now: Instant) -> Option<LinkIndex> {
-        if self.is_requesting() {
+        if self.is_requesting() || self.do_offers_wait_for_takeover() {
             return None;
         }
         let lease = self.rank().filter(|_| self.open_since.is_none());
@@ -171,10 +171,13 @@ impl Election {
         bootif.is_none_or(|mac| mac == contender.candidate.mac)
     }
 
-    /// Returns true if the NIC is not the port of br0 and could bring a better lease.
+    /// Returns true if the NIC is not the port of br0 and could bring a better lease. A NIC
+    /// whose hardware address br0 has by another port is on the same LAN, and silent.
     fn could_beat(&self, contender: &Contender, lease: Rank) -> bool {
         let is_port = self.port == Some(contender.candidate.index);
-        !is_port && self.beats(self.best_rank(contender), lease)
+        let identity = self.port().map(|port| port.client.mac());
+        let gave_identity = identity == Some(contender.candidate.mac);
+        !is_port && !gave_identity && self.beats(self.best_rank(contender), lease)
     }
 
     /// Returns true if an offer replaces a lease. The NIC that the machine booted from has

@@ -75,7 +75,15 @@ pub(super) fn carrier(host: &Host) -> StepResult {
 pub(super) fn lease(host: &Host) -> StepResult {
     with_network(host, |network| {
         if network.address.is_empty() {
-            return StepResult::Failed(network.reason.clone(), lease_advice(&network.reason));
+            let mut advice = lease_advice(&network.reason);
+            let global = network.ipv6_addresses.iter();
+            advice.extend(
+                global
+                    .filter(|address| !address.starts_with("fe80:"))
+                    .filter_map(|address| address.split('/').next())
+                    .map(|address| format!("Until then, the host is reached by IPv6: {address}")),
+            );
+            return StepResult::Failed(network.reason.clone(), advice);
         }
         if network.state == NetworkState::NoDefaultRoute.as_str() {
             return StepResult::Failed(
@@ -179,11 +187,16 @@ pub(super) fn bridges(host: &Host) -> StepResult {
         } else if network.private_network.is_empty() {
             format!("{private} has no address")
         } else {
-            return StepResult::Passed(format!(
+            let text = format!(
                 "{public} with {}; {private} has {}",
                 network.public_ports.join(", "),
                 network.private_network
-            ));
+            );
+            let mut reasons = network.reason.split("; ");
+            return match reasons.find(|reason| reason.contains("no private network is free")) {
+                Some(overlap) => StepResult::Remark(format!("{text}; {overlap}")),
+                None => StepResult::Passed(text),
+            };
         };
         StepResult::Failed(
             missing,

@@ -82,7 +82,7 @@ fn shortage_is_a_note_on_ready_host() {
 }
 
 /// Faults: name, change to the host, failed step, and parts of answer and advice.
-const FAULTS: [(&str, Change, Step, &str, &str); 30] = [
+const FAULTS: [(&str, Change, Step, &str, &str); 31] = [
     (
         "silent daemon",
         |host| {
@@ -152,6 +152,17 @@ const FAULTS: [(&str, Change, Step, &str, &str); 30] = [
         Step::Lease,
         "in use by 02:00:00:00:00:01",
         "detect_conflicts",
+    ),
+    (
+        "IPv6 only",
+        |host| {
+            without_lease(host, "eth0: 9 DISCOVERs unanswered");
+            let network = host.network.as_mut().unwrap();
+            network.ipv6_addresses = vec!["fe80::1/64".into(), "2001:db8::7/64".into()];
+        },
+        Step::Lease,
+        "unanswered",
+        "reached by IPv6: 2001:db8::7",
     ),
     (
         "uplink not in br0",
