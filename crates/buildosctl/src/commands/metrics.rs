@@ -43,6 +43,7 @@ pub(crate) fn render(host: &Host) -> String {
     network(host, &mut out);
     nat(host, &mut out);
     agents(host, &mut out);
+    agent_machines(host, &mut out);
     out.0
 }
 
@@ -256,6 +257,81 @@ fn agents(host: &Host, out: &mut Page) {
     }
 }
 
+/// Metrics of machines that have ended: name, kind, help, key in `machine_totals`, and the number
+/// that is one unit.
+const TOTALS: [(&str, &str, &str, &str, u64); 6] = [
+    (
+        "buildos_agent_machines_ended_total",
+        "counter",
+        "Virtual machines of an agent that have ended since agentd was started.",
+        "ended",
+        1,
+    ),
+    (
+        "buildos_agent_machine_seconds_total",
+        "counter",
+        "Time from start to end of these machines.",
+        "time_usec",
+        1_000_000,
+    ),
+    (
+        "buildos_agent_machine_cpu_seconds_total",
+        "counter",
+        "CPU time of these machines.",
+        "cpu_usec",
+        1_000_000,
+    ),
+    (
+        "buildos_agent_machine_memory_peak_bytes",
+        "gauge",
+        "Most RAM that one of these machines used.",
+        "memory_peak",
+        1,
+    ),
+    (
+        "buildos_agent_machine_received_bytes_total",
+        "counter",
+        "Bytes that these machines received.",
+        "received",
+        1,
+    ),
+    (
+        "buildos_agent_machine_sent_bytes_total",
+        "counter",
+        "Bytes that these machines sent.",
+        "sent",
+        1,
+    ),
+];
+
+fn agent_machines(host: &Host, out: &mut Page) {
+    let ids: Vec<String> = host.agents.iter().map(Agent::id).collect();
+    let each = || host.agents.iter().zip(&ids);
+    out.family(
+        "buildos_agent_machines",
+        "gauge",
+        "Virtual machines of an agent: those that run, and suspended ones.",
+    );
+    for (agent, id) in each() {
+        let machines = &agent.instance.machines;
+        let suspended = machines.iter().filter(|machine| machine.3 != 0).count();
+        for (state, number) in [
+            ("running", machines.len() - suspended),
+            ("suspended", suspended),
+        ] {
+            let labels = [("agent", id.as_str()), ("state", state)];
+            out.sample("buildos_agent_machines", &labels, count(number));
+        }
+    }
+    for (name, kind, help, key, unit) in TOTALS {
+        out.family(name, kind, help);
+        for (agent, id) in each() {
+            let total = agent.instance.machine_totals.get(key).copied();
+            out.sample(name, &[("agent", id)], total.unwrap_or(0) / unit);
+        }
+    }
+}
+
 fn count(n: usize) -> u64 {
     u64::try_from(n).unwrap_or(u64::MAX)
 }
@@ -324,6 +400,26 @@ mod tests {
             "buildos_link_carrier{link=\"eth1\",role=\"candidate\"} 0",
             "buildos_nat_packets_total{what=\"new connections\"} 5",
             "buildos_agent_state{agent=\"bbot@default\",state=\"running\"} 1",
+        ] {
+            assert!(page.lines().any(|l| l == line), "{line}\n{page}");
+        }
+    }
+
+    #[test]
+    fn page_has_use_of_machines() {
+        let mut host = ready();
+        let instance = &mut host.agents[0].instance;
+        instance.machines = vec![(7, vec![], 1, 0), (8, vec![], 1, 5), (9, vec![], 1, 5)];
+        let totals = [("ended", 3), ("cpu_usec", 7_900_000), ("memory_peak", 99)];
+        instance.machine_totals = totals.map(|(key, total)| (key.to_owned(), total)).into();
+        let page = render(&host);
+        for line in [
+            "buildos_agent_machines{agent=\"bbot@default\",state=\"running\"} 1",
+            "buildos_agent_machines{agent=\"bbot@default\",state=\"suspended\"} 2",
+            "buildos_agent_machines_ended_total{agent=\"bbot@default\"} 3",
+            "buildos_agent_machine_cpu_seconds_total{agent=\"bbot@default\"} 7",
+            "buildos_agent_machine_memory_peak_bytes{agent=\"bbot@default\"} 99",
+            "buildos_agent_machine_seconds_total{agent=\"bbot@default\"} 0",
         ] {
             assert!(page.lines().any(|l| l == line), "{line}\n{page}");
         }
