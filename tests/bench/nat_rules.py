@@ -1,15 +1,19 @@
-"""NAT rule sets for the benchmark: natd's table, and those of other programs.
+"""NAT rule sets for the benchmark: natd's tables, and those of other programs.
 
 The latter are the output of `nft list ruleset` and `iptables-save` for a network of one
 bridge, with the benchmark's bridges and addresses."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 NETWORK = "172.23.0.0/16"
-_GOLDEN = Path(__file__).resolve().parents[2] / "crates/buildos-natd/tests/golden/ruleset.nft"
+MACHINE, MACHINE_MAC = "172.23.0.9", "02:00:00:00:00:09"
+PORT = "machine"
+"""The machine's port of br1."""
+_GOLDEN = Path(__file__).resolve().parents[2] / "crates/buildos-natd/tests/golden"
 
 _BARE = """
 table ip nat {
@@ -89,8 +93,12 @@ COMMIT
 COMMIT
 """
 
-# Docker 28 with one bridge network.
+# Docker 28.2 with one bridge network and one container (for table raw see moby/moby, pull
+# request 49829).
 _DOCKER = f"""
+*raw
+-A PREROUTING -d {MACHINE}/32 ! -i br1 -j DROP
+COMMIT
 *nat
 :DOCKER -
 -A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER
@@ -123,38 +131,60 @@ COMMIT
 """
 
 
-def _flowtable(table: str) -> str:
-    """Adds a flowtable to natd's table: packets of established connections then bypass
-    routing and rules (nft(8), "flowtables")."""
-    first = "\tchain prerouting {"
-    fast = "\tflowtable fast { hook ingress priority filter; devices = { br0, br1 }; }\n"
-    rule = '\t\tiifname "br1" oifname "br0" ip daddr !='
-    add = "\t\tmeta l4proto { tcp, udp } ct state established flow add @fast\n"
-    assert first in table and rule in table
-    return table.replace(first, fast + first, 1).replace(rule, add + rule, 1)
+# natd's table of a machine with a lease.
+_LEASE = f"""
+add element bridge buildos hardware_addresses {{ {MACHINE_MAC} timeout 1h }}
+add element bridge buildos ports {{ {MACHINE_MAC} . "{PORT}" timeout 1h }}
+add element bridge buildos addresses {{ {MACHINE_MAC} . {MACHINE} . "{PORT}" timeout 1h }}
+"""
+
+# Packets of established connections then bypass routing and rules (nft(8), "flowtables").
+_FLOWTABLE = """
+add flowtable inet buildos fast { hook ingress priority filter; devices = { br0, br1 }; }
+insert rule inet buildos forward meta l4proto { tcp, udp } ct state established flow add @fast
+"""
+
+
+def _inet() -> str:
+    return (_GOLDEN / "ruleset.nft").read_text()
+
+
+def _bridge() -> str:
+    """Returns table bridge buildos with a lease.
+
+    nft(8) does not read keys with fields of DHCP messages, which natd encodes itself. They
+    are left out: only DHCP messages reach them."""
+    table = (_GOLDEN / "ports.nft").read_text()
+    table = re.sub(r" @th,64,8 .*?(?= counter accept)", "", table)
+    return table.replace("@th,288,48 . iif", "ether saddr . iif") + _LEASE
 
 
 @dataclass(frozen=True)
 class Rules:
-    """A rule set, and the command that reads it."""
+    """A rule set, and the commands that read its parts."""
 
     name: str
-    command: tuple[str, ...]
-    text: str
-    full: bool
-    """True if the rules also filter; false for NAT alone."""
+    parts: tuple[tuple[tuple[str, ...], str], ...]
 
 
-def rule_sets(flowtable: bool) -> list[Rules]:
+def _nft(name: str, *texts: str) -> Rules:
+    return Rules(name, tuple((("nft", "-f", "-"), text) for text in texts))
+
+
+def _iptables(name: str, text: str) -> Rules:
+    return Rules(name, ((("iptables-restore", "--noflush"), text),))
+
+
+def rule_sets() -> list[Rules]:
     """Returns all rule sets. The others are compared with `bare`."""
-    nft, iptables = ("nft", "-f", "-"), ("iptables-restore", "--noflush")
-    fast = [Rules("flowtable", nft, _flowtable(_GOLDEN.read_text()), True)] if flowtable else []
     return [
-        *fast,
-        Rules("none", nft, "", False),
-        Rules("bare", nft, _BARE, False),
-        Rules("buildos", nft, _GOLDEN.read_text(), True),
-        Rules("networkd", nft, _NETWORKD, False),
-        Rules("libvirt", iptables, _LIBVIRT, True),
-        Rules("docker", iptables, _DOCKER, True),
+        _nft("none"),
+        _nft("bare", _BARE),
+        _nft("networkd", _NETWORKD),
+        _nft("buildos", _inet(), _bridge()),
+        _nft("inet", _inet()),
+        _nft("bridge", _BARE, _bridge()),
+        _iptables("docker", _DOCKER),
+        _iptables("libvirt", _LIBVIRT),
+        _nft("flowtable", _inet(), _bridge(), _FLOWTABLE),
     ]

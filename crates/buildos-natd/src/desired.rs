@@ -42,7 +42,7 @@ impl Desired {
         let port_table = port_policy::table(&network, settings, ports, dispatch);
         Self {
             port_table: KernelTable::compile(&port_table),
-            table: KernelTable::compile(&policy::table(&network, settings)),
+            table: KernelTable::compile(&policy::table(&network, settings, ports)),
             dnsmasq: configuration(&network, settings.lease),
             resolv: resolv(&network.dns),
             bridge_netfilter: settings.bridge_netfilter,

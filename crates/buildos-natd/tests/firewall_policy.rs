@@ -10,9 +10,11 @@ use std::net::Ipv4Addr;
 use buildos_natd::dnsmasq::config as dnsmasq;
 use buildos_natd::firewall::bytecode::{Expression, KernelTable};
 use buildos_natd::firewall::model::{
-    CompareOp, ConnectionState, Hook, Match, Rule, Table, Transport, Verdict,
+    CompareOp, ConnectionState, Hash, Hook, Link, Match, Rule, Table, Transport, Verdict,
 };
 use buildos_natd::firewall::policy;
+use buildos_natd::firewall::port_policy::{self, Dispatch};
+use buildos_natd::ports::{Bridge, Ports};
 use buildos_natd::settings::{LeaseTime, Port, Settings};
 use buildos_natd::uplink_network::UplinkNetwork;
 use buildos_types::{DomainName, InterfaceName, PrivateNetwork};
@@ -50,8 +52,27 @@ fn strict() -> Settings {
     }
 }
 
+/// Bridges of one MTU.
+fn bridges() -> Ports {
+    let bridge = |index| Some(Bridge { index, mtu: 1500 });
+    Ports {
+        uplinks: vec![Link {
+            name: InterfaceName::new("eth0").unwrap(),
+            index: 4,
+        }],
+        private_bridge: bridge(3),
+        public_bridge: bridge(2),
+        ..Ports::default()
+    }
+}
+
 fn plain() -> Table {
-    policy::table(&network(), &Settings::default())
+    policy::table(&network(), &Settings::default(), &bridges())
+}
+
+/// Has the rule for an uplink with a smaller MTU, and none with numbers of bridges.
+fn strictest() -> Table {
+    policy::table(&network(), &strict(), &Ports::default())
 }
 
 #[track_caller]
@@ -70,8 +91,20 @@ fn default_table_prints_as_nft_lists_it() {
 
 #[test]
 fn strictest_table_prints_as_nft_lists_it() {
-    let table = policy::table(&network(), &strict());
-    check_golden(&table.to_string(), "ruleset-strict.nft");
+    check_golden(&strictest().to_string(), "ruleset-strict.nft");
+}
+
+/// nft(8) lists this table only on kernels with NFT_BRIDGE_META. `tests/bench/nat-guest`
+/// loads the file on such a kernel.
+#[test]
+fn table_of_ports_matches_golden_file() {
+    let table = port_policy::table(
+        &network(),
+        &Settings::default(),
+        &bridges(),
+        Dispatch::Bridge,
+    );
+    check_golden(&table.to_string(), "ports.nft");
 }
 
 #[test]
@@ -95,8 +128,7 @@ fn dnsmasq_lease_limit_fits_small_network() {
 
 #[test]
 fn compiled_table_has_known_expressions_and_short_comments() {
-    let tables =
-        [plain(), policy::table(&network(), &strict())].map(|table| KernelTable::compile(&table));
+    let tables = [plain(), strictest()].map(|table| KernelTable::compile(&table));
     for rule in tables
         .iter()
         .flat_map(|table| &table.chains)
@@ -143,15 +175,18 @@ fn holds(condition: &Match, packet: &Packet) -> bool {
     let within = |net: &Ipv4Net, address| packet.ipv4 && net.contains(address);
     match condition {
         Match::Input(wanted, name) => is(*wanted, packet.input == name.as_str()),
-        Match::Output(name) => packet.output == name.as_str(),
+        Match::Output(wanted, name) => is(*wanted, packet.output == name.as_str()),
+        Match::InputLink(link) => packet.input == link.name.as_str(),
+        Match::OutputLink(link) => packet.output == link.name.as_str(),
         Match::Ipv4(wanted) => is(*wanted, packet.ipv4),
         Match::Source(wanted, net) => packet.ipv4 && is(*wanted, within(net, &packet.source)),
         Match::Destination(wanted, net) => {
             packet.ipv4 && is(*wanted, within(net, &packet.destination))
         }
-        Match::Protocol(transport) => {
-            matches!(packet.protocol, Protocol::Port(t, _) if t == *transport)
-        }
+        Match::Protocol(wanted, transport) => is(
+            *wanted,
+            matches!(packet.protocol, Protocol::Port(t, _) if t == *transport),
+        ),
         Match::SourcePort(transport, port) => {
             matches!(packet.protocol, Protocol::Port(t, _) if t == *transport)
                 && packet.source_port == *port
@@ -165,7 +200,14 @@ fn holds(condition: &Match, packet: &Packet) -> bool {
             matches!(packet.protocol, Protocol::Port(Transport::Tcp, _))
                 && packet.state == Some(ConnectionState::New)
         }
-        Match::ConnectionsOver { .. } | Match::RateOver { .. } => packet.ipv4 && packet.over_limit,
+        Match::ConnectionsOver { hash, .. } => {
+            let has_hash = match hash {
+                Hash::Connection => true,
+                Hash::SourcePort => matches!(packet.protocol, Protocol::Port(Transport::Tcp, _)),
+            };
+            packet.ipv4 && packet.over_limit && has_hash
+        }
+        Match::RateOver { .. } => packet.ipv4 && packet.over_limit,
         Match::EchoRequest => packet.ipv4 && packet.protocol == Protocol::Echo,
         Match::State(states) => packet.state.is_some_and(|state| states.contains(&state)),
         Match::DestinationNat => packet.redirected,
@@ -178,30 +220,30 @@ fn holds(condition: &Match, packet: &Packet) -> bool {
         | Match::Key(..)
         | Match::DhcpAcknowledgement
         | Match::DhcpAddress(_)
+        | Match::Ipv4Frame
         | Match::Arp
         | Match::ArpSource(..) => panic!("no match of table inet buildos: {condition}"),
     }
 }
 
-/// Returns the verdict of the chain at that hook; every chain has policy accept.
+/// Returns the verdict of the chain at that hook; every base chain has policy accept.
 fn verdict(table: &Table, hook: Hook, packet: &Packet) -> Verdict {
-    let applies = |rule: &&Rule| {
-        rule.verdict != Verdict::ClampSegmentSize
-            && rule
-                .matches
-                .iter()
-                .all(|condition| holds(condition, packet))
-    };
-    let chain = table
-        .chains
+    verdict_of(table, hook, packet).unwrap_or(Verdict::Accept)
+}
+
+/// Returns [`None`] if no rule of the chain decides.
+fn verdict_of(table: &Table, hook: Hook, packet: &Packet) -> Option<Verdict> {
+    let mut chains = table.chains.iter();
+    let rules = &chains.find(|chain| chain.hook == hook).unwrap().rules;
+    let applies = |rule: &&Rule| rule.matches.iter().all(|c| holds(c, packet));
+    rules
         .iter()
-        .find(|chain| chain.hook == hook)
-        .unwrap();
-    chain
-        .rules
-        .iter()
-        .find(applies)
-        .map_or(Verdict::Accept, |rule| rule.verdict)
+        .filter(applies)
+        .find_map(|rule| match rule.verdict {
+            Verdict::Jump(chain) => verdict_of(table, Hook::Called(chain), packet),
+            Verdict::ClampSegmentSize => None,
+            verdict => Some(verdict),
+        })
 }
 
 fn address() -> impl Strategy<Value = Ipv4Addr> {
@@ -369,7 +411,7 @@ proptest! {
 
     #[test]
     fn settings_change_only_verdicts_that_they_name(packet in packet()) {
-        let strict = policy::table(&network(), &strict());
+        let strict = strictest();
         for hook in [Hook::Prerouting, Hook::Postrouting] {
             prop_assert_eq!(verdict(&plain(), hook, &packet), verdict(&strict, hook, &packet));
         }

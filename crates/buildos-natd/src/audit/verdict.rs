@@ -108,6 +108,7 @@ fn effect<'a>(rule: &'a KernelRule, traffic: &Traffic) -> Option<(bool, Effect<'
             | Expression::Payload { .. }
             | Expression::Immediate(..)
             | Expression::HashConnection(_)
+            | Expression::HashPort(_)
             | Expression::RouteSegmentSize
             | Expression::HostToNetwork => {
                 register = None;
@@ -186,6 +187,7 @@ fn verdict(expression: &Expression) -> Option<Effect<'_>> {
         | Expression::Immediate(..)
         | Expression::CountConnections { .. }
         | Expression::HashConnection(_)
+        | Expression::HashPort(_)
         | Expression::RouteSegmentSize
         | Expression::HostToNetwork
         | Expression::WriteSegmentSize

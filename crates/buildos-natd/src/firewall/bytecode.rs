@@ -125,6 +125,8 @@ pub enum Expression {
     /// Loads a number below the modulus, the same one for both directions of a
     /// connection, into the register after an IPv4 address in register 1.
     HashConnection(u32),
+    /// As `HashConnection`, of the port that `PayloadAt` loaded after that register.
+    HashPort(u32),
     /// Adds the register to a set, and ends the rule unless more connections than
     /// the limit have this element.
     CountConnections {

@@ -9,8 +9,8 @@ use super::bytecode::{
     PayloadBase, Register,
 };
 use super::model::{
-    Chain, CompareOp, ConnectionState, Elements, Family, Field, Hook, Key, KeyPart, Kind, Match,
-    Priority, Rule, Set, Table, Transport, Update, Verdict,
+    Chain, CompareOp, ConnectionState, Elements, Family, Field, Hash, Hook, Key, KeyPart, Kind,
+    Match, Priority, Rule, Set, Table, Transport, Update, Verdict,
 };
 
 /// Offset of the source address in the IPv4 header (RFC 791, section 3.1).
@@ -19,6 +19,7 @@ const SOURCE: u32 = 12;
 const DESTINATION: u32 = 16;
 const IPV4_LENGTH: u32 = 4;
 const MAC_LENGTH: u32 = 6;
+const PORT_LENGTH: u32 = 2;
 /// Length of a 32-bit register.
 const GROUP_LENGTH: u32 = 4;
 /// Offset of the source in the Ethernet header.
@@ -276,11 +277,20 @@ fn compile_match(condition: &Match, family: Family) -> Vec<Expression> {
             Expression::Meta(MetaKey::InputName),
             Expression::Compare(CompareOp::NotEqual, name_bytes(name)),
         ],
-        Match::Output(name) => vec![
+        Match::Output(is, name) => vec![
             Expression::Meta(MetaKey::OutputName),
-            Expression::Compare(CompareOp::Equal, name_bytes(name.as_str())),
+            Expression::Compare(*is, name_bytes(name.as_str())),
+        ],
+        Match::InputLink(link) => vec![
+            Expression::Meta(MetaKey::InputInterface),
+            Expression::Compare(CompareOp::Equal, link.index.to_ne_bytes().into()),
+        ],
+        Match::OutputLink(link) => vec![
+            Expression::Meta(MetaKey::OutputInterface),
+            Expression::Compare(CompareOp::Equal, link.index.to_ne_bytes().into()),
         ],
         Match::Ipv4(is) => ipv4(*is).into(),
+        Match::Ipv4Frame => ethernet_type(CompareOp::Equal, libc::ETH_P_IP).into(),
         Match::Source(is, net) => {
             let mut expressions = Vec::from(ipv4(CompareOp::Equal));
             expressions.extend(address(SOURCE, *is, net));
@@ -291,7 +301,10 @@ fn compile_match(condition: &Match, family: Family) -> Vec<Expression> {
             expressions.extend(address(DESTINATION, *is, net));
             expressions
         }
-        Match::Protocol(transport) => protocol(number(*transport)).into(),
+        Match::Protocol(is, transport) => vec![
+            Expression::Meta(MetaKey::TransportProtocol),
+            Expression::Compare(*is, vec![number(*transport) as u8]),
+        ],
         Match::SourcePort(transport, port) => {
             transport_field(number(*transport), 0, port.to_be_bytes().into())
         }
@@ -313,16 +326,36 @@ fn compile_match(condition: &Match, family: Family) -> Vec<Expression> {
             ]);
             expressions
         }
-        Match::ConnectionsOver { set, groups, limit } => {
+        Match::ConnectionsOver {
+            set,
+            hash,
+            groups,
+            limit,
+        } => {
             let mut expressions = Vec::from(ipv4(CompareOp::Equal));
-            expressions.extend([
-                payload(PayloadBase::Network, SOURCE, IPV4_LENGTH),
-                Expression::HashConnection(*groups),
-                Expression::CountConnections {
-                    set: (*set).to_owned(),
-                    limit: *limit,
-                },
-            ]);
+            let source = payload(PayloadBase::Network, SOURCE, IPV4_LENGTH);
+            match hash {
+                Hash::Connection => {
+                    expressions.extend([source, Expression::HashConnection(*groups)]);
+                }
+                Hash::SourcePort => {
+                    expressions.extend(protocol(libc::IPPROTO_TCP));
+                    expressions.extend([
+                        source,
+                        Expression::PayloadAt {
+                            at: 2,
+                            base: PayloadBase::Transport,
+                            offset: 0,
+                            length: PORT_LENGTH,
+                        },
+                        Expression::HashPort(*groups),
+                    ]);
+                }
+            }
+            expressions.push(Expression::CountConnections {
+                set: (*set).to_owned(),
+                limit: *limit,
+            });
             expressions
         }
         Match::EchoRequest => transport_field(libc::IPPROTO_ICMP, 0, vec![ECHO_REQUEST]),

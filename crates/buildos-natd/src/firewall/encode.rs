@@ -257,6 +257,7 @@ fn add_expression(rule: &mut Rule<'_>, expression: &Expression) {
         Expression::Range(from, to) => rule.add_expr(&Raw::range(from, to)),
         Expression::Immediate(to, data) => rule.add_expr(&Raw::immediate(*to, data)),
         Expression::HashConnection(groups) => rule.add_expr(&Raw::hash_connection(*groups)),
+        Expression::HashPort(groups) => rule.add_expr(&Raw::hash_port(*groups)),
         Expression::CountConnections { set, limit } => {
             rule.add_expr(&Raw::count_connections(c_string(set), *limit));
         }
@@ -381,6 +382,7 @@ mod tests {
             Expression::Immediate(Register::One, vec![4, 0]),
             Expression::Immediate(Register::Two, vec![255, 255]),
             Expression::HashConnection(16),
+            Expression::HashPort(16),
             Expression::CountConnections {
                 set: "connections".to_owned(),
                 limit: 2048,

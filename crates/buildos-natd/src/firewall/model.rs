@@ -196,8 +196,13 @@ pub enum Match {
     Input(CompareOp, InterfaceName),
     /// The input interface does not have this name.
     NotFrom(&'static str),
-    /// The output interface has this name.
-    Output(InterfaceName),
+    /// Compares the output interface.
+    Output(CompareOp, InterfaceName),
+    /// The input interface is this link. The kernel compares a number, which costs it a
+    /// third of the comparison of a name.
+    InputLink(Link),
+    /// The output interface is this link.
+    OutputLink(Link),
     /// The input interface is in a set, or not.
     InputIn(CompareOp, &'static str),
     /// The output interface is not in a set.
@@ -230,12 +235,14 @@ pub enum Match {
     ArpSource(CompareOp, Ipv4Net),
     /// Compares the network protocol with IPv4.
     Ipv4(CompareOp),
+    /// The frame is one of IPv4.
+    Ipv4Frame,
     /// Compares the network of the IPv4 source address.
     Source(CompareOp, Ipv4Net),
     /// Compares the network of the IPv4 destination address.
     Destination(CompareOp, Ipv4Net),
-    /// The transport protocol.
-    Protocol(Transport),
+    /// Compares the transport protocol.
+    Protocol(CompareOp, Transport),
     /// From this port.
     SourcePort(Transport, u16),
     /// To this port.
@@ -253,7 +260,9 @@ pub enum Match {
     ConnectionsOver {
         /// Name of the set.
         set: &'static str,
-        /// Number of groups, into which the kernel hashes connections.
+        /// What the kernel hashes into groups.
+        hash: Hash,
+        /// Number of groups.
         groups: u32,
         /// Limit of each group.
         limit: u32,
@@ -264,6 +273,24 @@ pub enum Match {
     State(Vec<ConnectionState>),
     /// DNAT changed the destination of the connection.
     DestinationNat,
+}
+
+/// What puts a connection into a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hash {
+    /// Addresses, protocol and ports.
+    Connection,
+    /// The source port of a TCP connection. Other protocols do not match. It costs the
+    /// kernel a fraction of [`Self::Connection`], for which the kernel reads all headers.
+    SourcePort,
+}
+
+/// A network interface by its number, which the kernel does not use again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Link {
+    pub name: InterfaceName,
+    pub index: u32,
 }
 
 /// Operator of a comparison.

@@ -12,6 +12,13 @@
 //! The host does not route between computers on br0. Other traffic without br1 passes
 //! unchanged.
 //!
+//! # Cost
+//!
+//! `tests/bench/nat-guest` measures it. The packets of established connections come first,
+//! and new connections have chains of their own, which compare a bridge once. Most
+//! expensive are names of interfaces, twice as much as all other comparisons, and the limit
+//! of connections.
+//!
 //! # Limits
 //!
 //! Accepting a packet here does not keep other tables from dropping it.
@@ -22,12 +29,14 @@
 
 use std::net::Ipv4Addr;
 
+use buildos_types::InterfaceName;
 use ipnet::Ipv4Net;
 
 use crate::firewall::model::{
-    Chain, CompareOp, ConnectionState, Elements, Family, Field, Hook, Interval, KeyPart, Kind,
-    Match, Priority, RateLimit, Rule, Set, Table, Transport, Verdict,
+    Chain, CompareOp, ConnectionState, Elements, Family, Field, Hash, Hook, Interval, KeyPart,
+    Kind, Link, Match, Priority, RateLimit, Rule, Set, Table, Transport, Verdict,
 };
+use crate::ports::{Bridge, Ports};
 use crate::settings::Settings;
 use crate::uplink_network::UplinkNetwork;
 
@@ -113,6 +122,15 @@ const NAME_RATE: RateLimit = RateLimit {
     interval: Interval::Second,
     burst: 500,
 };
+/// Chain for forwarded packets of machines.
+const FROM_MACHINES: &str = "from_machines";
+/// Chain for new connections of machines to the outside.
+const NEW_TO_OUTSIDE: &str = "new_to_outside";
+/// Chain for forwarded packets to machines.
+const TO_MACHINES: &str = "to_machines";
+/// Chain for new connections that get the host's address.
+const MASQUERADE: &str = "masqueraded";
+
 /// Groups of an address's connections, see [`Match::ConnectionsOver`].
 const GROUPS: u32 = 16;
 /// Room for every address of a /16. Without room for an element, its connections are not
@@ -144,7 +162,11 @@ pub const CLOSED_TABLE: &str = "buildos_closed";
 /// kernel.
 #[must_use]
 pub fn closed_table(network: &UplinkNetwork, settings: &Settings) -> Table {
-    let rules = Rules { network, settings };
+    let rules = Rules {
+        network,
+        settings,
+        ports: &Ports::default(),
+    };
     let is_limit = |condition: &Match| {
         matches!(
             condition,
@@ -153,8 +175,10 @@ pub fn closed_table(network: &UplinkNetwork, settings: &Settings) -> Table {
     };
     let mut input = rules.input();
     input.retain(|rule| !rule.matches.iter().any(is_limit));
+    let mut among = rules.between_machines();
+    among.matches.insert(0, rules.private_input());
     let forward = [
-        rules.between_machines(),
+        among,
         Rule::new(vec![rules.private_input()], Verdict::Drop),
         Rule::new(vec![rules.private_output()], Verdict::Drop),
     ];
@@ -174,15 +198,24 @@ pub fn closed_table(network: &UplinkNetwork, settings: &Settings) -> Table {
     }
 }
 
-/// Builds the table for an uplink network and the operator's settings.
+/// Builds the table for an uplink network, the operator's settings and the bridges.
 #[must_use]
-pub fn table(network: &UplinkNetwork, settings: &Settings) -> Table {
-    let rules = Rules { network, settings };
+pub fn table(network: &UplinkNetwork, settings: &Settings, ports: &Ports) -> Table {
+    let rules = Rules {
+        network,
+        settings,
+        ports,
+    };
+    let called = |name, rules| chain(Hook::Called(name), Kind::Filter, Priority::Filter, rules);
     Table {
         family: Family::Inet,
         name: TABLE,
         sets: sets(),
         chains: vec![
+            called(FROM_MACHINES, rules.forward_from_machines()),
+            called(NEW_TO_OUTSIDE, rules.new_to_outside()),
+            called(TO_MACHINES, rules.forward_to_machines()),
+            called(MASQUERADE, masquerade()),
             chain(
                 Hook::Prerouting,
                 Kind::Filter,
@@ -234,6 +267,7 @@ fn chain(hook: Hook, kind: Kind, priority: Priority, rules: Vec<Rule>) -> Chain 
 struct Rules<'a> {
     network: &'a UplinkNetwork,
     settings: &'a Settings,
+    ports: &'a Ports,
 }
 
 impl Rules<'_> {
@@ -244,24 +278,29 @@ impl Rules<'_> {
         let host = self.network.private_network.address().into();
         let dropped =
             |matches, comment| Rule::new(matches, Verdict::Drop).counted().comment(comment);
-        vec![
-            Rule::new(
-                vec![
-                    self.private_input(),
-                    Match::Source(CompareOp::Equal, self.network()),
-                    Match::Source(CompareOp::NotEqual, host),
-                ],
-                Verdict::Accept,
-            ),
-            // Answers to masqueraded connections still carry the host's address here.
-            Rule::new(
-                vec![
-                    self.public_input(),
-                    Match::Source(CompareOp::NotEqual, self.network()),
-                    Match::Destination(CompareOp::NotEqual, self.network()),
-                ],
-                Verdict::Accept,
-            ),
+        let accepted = |input: Match, addresses: [Match; 2]| {
+            let [first, second] = addresses;
+            Rule::new(vec![input, first, second], Verdict::Accept)
+        };
+        let of_machines = [
+            Match::Source(CompareOp::Equal, self.network()),
+            Match::Source(CompareOp::NotEqual, host),
+        ];
+        // Answers to masqueraded connections still carry the host's address here.
+        let of_others = [
+            Match::Source(CompareOp::NotEqual, self.network()),
+            Match::Destination(CompareOp::NotEqual, self.network()),
+        ];
+        let mut rules = Vec::new();
+        if let Some((private, public)) = self.links() {
+            rules.extend([
+                accepted(Match::InputLink(private), of_machines.clone()),
+                accepted(Match::InputLink(public), of_others.clone()),
+            ]);
+        }
+        rules.extend([
+            accepted(self.private_input(), of_machines),
+            accepted(self.public_input(), of_others),
             Rule::new(
                 vec![
                     self.private_input(),
@@ -294,7 +333,8 @@ impl Rules<'_> {
                 vec![self.public_input(), Match::Ipv4(CompareOp::Equal)],
                 "an outsider past the NAT",
             ),
-        ]
+        ]);
+        rules
     }
 
     /// Accepts the host's services for machines, and drops the rest.
@@ -341,7 +381,7 @@ impl Rules<'_> {
                 Verdict::Accept,
             )
             .comment("asks for an address"),
-            self.limit(vec![], HOST_CONNECTIONS)
+            self.limit(vec![], HOST_CONNECTIONS, Hash::Connection)
                 .comment(TOO_MANY_TO_HOST),
             Rule::new(vec![Match::DestinationNat], Verdict::Accept)
                 .comment("the host redirects it to itself, as an agent does for TFTP"),
@@ -366,67 +406,20 @@ impl Rules<'_> {
         rules
     }
 
-    /// Forwards from br1 to br0 and answers back; established connections first.
+    /// Forwards from br1 to br0 and answers back.
     fn forward(&self) -> Vec<Rule> {
-        let established =
-            || Match::State(vec![ConnectionState::Established, ConnectionState::Related]);
-        let agent = |is| Match::Destination(is, AGENT_TFTP.into());
-        let mut rules = vec![
-            Rule::new(
-                vec![
-                    self.private_input(),
-                    self.public_output(),
-                    agent(CompareOp::NotEqual),
-                    established(),
-                ],
-                Verdict::Accept,
-            )
-            .counted()
-            .comment(TO_OUTSIDE),
-            Rule::new(
-                vec![
-                    self.public_input(),
-                    self.private_output(),
-                    Match::Ipv4(CompareOp::Equal),
-                    established(),
-                ],
-                Verdict::Accept,
-            )
-            .counted()
-            .comment(FROM_OUTSIDE),
-            self.limit(vec![self.private_input()], OUTSIDE_CONNECTIONS)
-                .comment(TOO_MANY_OUTSIDE),
-            self.between_machines(),
-            Rule::new(
-                vec![self.private_input(), agent(CompareOp::Equal)],
-                Verdict::Drop,
-            )
-            .counted()
-            .comment("for an agent on this host; its redirection is missing"),
-        ];
-        rules.extend(self.never_forwarded());
-        rules.push(self.clamp_segment_size());
-        rules.extend(self.private_ranges());
+        let [to_outside, from_outside] = self.established();
+        let private_to_public =
+            |rule| self.between_links(rule, |private, public| [private, public]);
+        let public_to_private =
+            |rule| self.between_links(rule, |private, public| [public, private]);
+        let mut rules = Vec::new();
+        rules.extend(private_to_public(to_outside));
+        rules.extend(public_to_private(from_outside));
+        rules.extend(private_to_public(new_connection()));
         rules.extend([
-            // NAT ignores packets without a connection: they would leave with a
-            // private source address.
-            Rule::new(
-                vec![
-                    self.private_input(),
-                    self.public_output(),
-                    Match::Ipv4(CompareOp::Equal),
-                    Match::State(vec![ConnectionState::New]),
-                ],
-                Verdict::Accept,
-            )
-            .counted()
-            .comment(TO_OUTSIDE),
-            Rule::new(vec![self.private_input()], Verdict::Drop)
-                .counted()
-                .comment("machines have no other way"),
-            Rule::new(vec![self.private_output()], Verdict::Drop)
-                .counted()
-                .comment("new connections to machines"),
+            Rule::new(vec![self.private_input()], Verdict::Jump(FROM_MACHINES)),
+            Rule::new(vec![self.private_output()], Verdict::Jump(TO_MACHINES)),
             Rule::new(
                 vec![self.public_input(), self.public_output()],
                 Verdict::Drop,
@@ -437,16 +430,129 @@ impl Rules<'_> {
         rules
     }
 
-    /// Drops new connections of addresses with too many connections.
-    fn limit(&self, mut matches: Vec<Match>, set: &'static str) -> Rule {
-        matches.extend([
-            Match::State(vec![ConnectionState::New]),
-            Match::ConnectionsOver {
-                set,
-                groups: GROUPS,
-                limit: self.settings.connections.get() / GROUPS,
-            },
+    /// Limits a rule to packets between two links; [`None`] while natd does not know their
+    /// numbers. A rule that compares names follows for the same packets: a new bridge has
+    /// its name at once, and another number.
+    fn between_links(
+        &self,
+        mut rule: Rule,
+        input_output: impl Fn(Link, Link) -> [Link; 2],
+    ) -> Option<Rule> {
+        let (private, public) = self.links()?;
+        let [input, output] = input_output(private, public);
+        let links = [Match::InputLink(input), Match::OutputLink(output)];
+        rule.matches.splice(0..0, links);
+        Some(rule)
+    }
+
+    /// Returns br1 and br0.
+    fn links(&self) -> Option<(Link, Link)> {
+        let link = |name: &InterfaceName, bridge: Option<Bridge>| {
+            bridge.map(|Bridge { index, .. }| Link {
+                name: name.clone(),
+                index,
+            })
+        };
+        let private = link(&self.network.private_bridge, self.ports.private_bridge);
+        private.zip(link(&self.network.public_bridge, self.ports.public_bridge))
+    }
+
+    /// Returns the rules that accept packets of established connections, without their
+    /// interfaces: those to the outside and those from there.
+    fn established(&self) -> [Rule; 2] {
+        let established =
+            Match::State(vec![ConnectionState::Established, ConnectionState::Related]);
+        let accepted = |matches, comment| {
+            Rule::new(matches, Verdict::Accept)
+                .counted()
+                .comment(comment)
+        };
+        let not_agent = Match::Destination(CompareOp::NotEqual, AGENT_TFTP.into());
+        [
+            accepted(vec![established.clone(), not_agent], TO_OUTSIDE),
+            accepted(
+                vec![established, Match::Ipv4(CompareOp::Equal)],
+                FROM_OUTSIDE,
+            ),
+        ]
+    }
+
+    /// Forwards to br0, and new connections there only as [`Self::new_to_outside`] allows.
+    fn forward_from_machines(&self) -> Vec<Rule> {
+        let [mut to_outside, _] = self.established();
+        to_outside.matches.push(self.public_output());
+        let mut new = new_connection();
+        new.matches.push(self.public_output());
+        let mut rules = vec![to_outside, new];
+        rules.extend(self.limit_forwarded().map(|mut rule| {
+            rule.matches.insert(0, self.private_output());
+            rule
+        }));
+        rules.extend([
+            self.between_machines(),
+            Rule::new(vec![], Verdict::Drop)
+                .counted()
+                .comment("machines have no other way"),
         ]);
+        rules
+    }
+
+    /// Accepts new connections to the outside, except those that are closed.
+    fn new_to_outside(&self) -> Vec<Rule> {
+        let mut rules = Vec::from(self.limit_forwarded());
+        rules.push(
+            Rule::new(
+                vec![Match::Destination(CompareOp::Equal, AGENT_TFTP.into())],
+                Verdict::Drop,
+            )
+            .counted()
+            .comment("for an agent on this host; its redirection is missing"),
+        );
+        rules.extend(never_forwarded());
+        if self.ports.has_smaller_uplink() {
+            rules.push(clamp_segment_size());
+        }
+        rules.extend(self.private_ranges());
+        rules.push(
+            Rule::new(vec![], Verdict::Accept)
+                .counted()
+                .comment(TO_OUTSIDE),
+        );
+        rules
+    }
+
+    /// Accepts answers from br0.
+    fn forward_to_machines(&self) -> Vec<Rule> {
+        let [_, mut from_outside] = self.established();
+        from_outside.matches.push(self.public_input());
+        vec![
+            from_outside,
+            Rule::new(vec![], Verdict::Drop)
+                .counted()
+                .comment("new connections to machines"),
+        ]
+    }
+
+    /// Drops forwarded new connections of addresses with too many connections.
+    fn limit_forwarded(&self) -> [Rule; 2] {
+        let other = Match::Protocol(CompareOp::NotEqual, Transport::Tcp);
+        [
+            self.limit(vec![], OUTSIDE_CONNECTIONS, Hash::SourcePort),
+            self.limit(vec![other], OUTSIDE_CONNECTIONS, Hash::Connection),
+        ]
+        .map(|rule| rule.comment(TOO_MANY_OUTSIDE))
+    }
+
+    /// Drops new connections of addresses with too many connections.
+    fn limit(&self, other: Vec<Match>, set: &'static str, hash: Hash) -> Rule {
+        let mut matches = vec![Match::State(vec![ConnectionState::New])];
+        matches.extend(other);
+        matches.push(Match::ConnectionsOver {
+            set,
+            hash,
+            groups: GROUPS,
+            limit: self.settings.connections.get() / GROUPS,
+        });
         Rule::new(matches, Verdict::Drop).counted()
     }
 
@@ -457,6 +563,7 @@ impl Rules<'_> {
             Match::State(vec![ConnectionState::New]),
             Match::ConnectionsOver {
                 set: NAME_CONNECTIONS,
+                hash: Hash::Connection,
                 groups: 1,
                 limit: NAME_LIMIT,
             },
@@ -465,36 +572,10 @@ impl Rules<'_> {
         rule.comment(TOO_MANY_TO_NAMES)
     }
 
-    /// Drops packets to the outside that could only be meant for the uplink's network
-    /// or for the host itself.
-    fn never_forwarded(&self) -> Vec<Rule> {
-        let dropped = |condition, comment| {
-            let matches = vec![self.private_input(), self.public_output(), condition];
-            Rule::new(matches, Verdict::Drop).counted().comment(comment)
-        };
-        let ports = [(DHCP_SERVER, DHCP_CLIENT), (DHCPV6_CLIENT, DHCPV6_SERVER)]
-            .map(|(first, last)| Match::Ports(Transport::Udp, first, last))
-            .map(|ports| dropped(ports, "DHCP for the network of the uplink"));
-        let ranges = SPECIAL_RANGES
-            .map(|net| Match::Destination(CompareOp::Equal, net))
-            .map(|range| dropped(range, "an address that has no meaning outside"));
-        ports.into_iter().chain(ranges).collect()
-    }
-
-    /// Makes servers send segments that pass br0, because a path can lose larger
-    /// packets without an error message (RFC 2923, section 2.1).
-    ///
-    /// Machines get the host's error message for their larger packets, so this rule
-    /// need not see the answers.
-    fn clamp_segment_size(&self) -> Rule {
-        let matches = vec![self.private_input(), self.public_output(), Match::Syn];
-        Rule::new(matches, Verdict::ClampSegmentSize)
-    }
-
-    /// Accepts or drops packets from br1 to br1: frames that br_netfilter passes
+    /// Accepts or drops packets of machines to br1: frames that br_netfilter passes
     /// to iptables, and packets routed back into the bridge.
     fn between_machines(&self) -> Rule {
-        let matches = vec![self.private_input(), self.private_output()];
+        let matches = vec![self.private_output()];
         match self.settings.isolate {
             false => Rule::new(matches, Verdict::Accept)
                 .comment("frames within the bridge, when br_netfilter shows them"),
@@ -511,12 +592,7 @@ impl Rules<'_> {
             return Vec::new();
         }
         let to = |net: &Ipv4Net, verdict| {
-            let matches = vec![
-                self.private_input(),
-                self.public_output(),
-                Match::Destination(CompareOp::Equal, *net),
-                Match::State(vec![ConnectionState::New]),
-            ];
+            let matches = vec![Match::Destination(CompareOp::Equal, *net)];
             Rule::new(matches, verdict).counted()
         };
         let exceptions = self.settings.allow_private.iter();
@@ -528,33 +604,15 @@ impl Rules<'_> {
         exceptions.chain(blocked).collect()
     }
 
-    /// Replaces machines' source addresses by the host's, and their system ports.
+    /// Masquerades new connections from br1 to br0.
     fn postrouting(&self) -> Vec<Rule> {
-        let masqueraded = |protocol: Option<Transport>| {
-            let mut matches = vec![
-                self.private_input(),
-                self.public_output(),
-                Match::Source(CompareOp::Equal, self.network()),
-            ];
-            matches.extend(protocol.map(Match::Protocol));
-            let verdict = match protocol {
-                Some(_) => Verdict::MasqueradePorts(FIRST_USER_PORT, u16::MAX),
-                None => Verdict::Masquerade,
-            };
-            Rule::new(matches, verdict)
-                .counted()
-                .comment(NEW_CONNECTIONS)
-        };
-        [
-            Some(Transport::Tcp),
-            Some(Transport::Udp),
-            Some(Transport::Sctp),
-            Some(Transport::Dccp),
-            // ICMP and the protocols without ports.
-            None,
-        ]
-        .map(masqueraded)
-        .into()
+        let source = Match::Source(CompareOp::Equal, self.network());
+        let rule = |matches| Rule::new(matches, Verdict::Jump(MASQUERADE));
+        let by_number = self.between_links(rule(vec![source.clone()]), |private, public| {
+            [private, public]
+        });
+        let by_name = rule(vec![self.private_input(), self.public_output(), source]);
+        by_number.into_iter().chain([by_name]).collect()
     }
 
     fn private_input(&self) -> Match {
@@ -566,14 +624,75 @@ impl Rules<'_> {
     }
 
     fn private_output(&self) -> Match {
-        Match::Output(self.network.private_bridge.clone())
+        Match::Output(CompareOp::Equal, self.network.private_bridge.clone())
     }
 
     fn public_output(&self) -> Match {
-        Match::Output(self.network.public_bridge.clone())
+        Match::Output(CompareOp::Equal, self.network.public_bridge.clone())
     }
 
     fn network(&self) -> Ipv4Net {
         self.network.private_network.network()
     }
+}
+
+/// Continues with the rules for new connections to the outside. NAT ignores packets without
+/// a connection: they would leave with a private source address.
+fn new_connection() -> Rule {
+    let matches = vec![
+        Match::State(vec![ConnectionState::New]),
+        Match::Ipv4(CompareOp::Equal),
+    ];
+    Rule::new(matches, Verdict::Jump(NEW_TO_OUTSIDE))
+}
+
+/// Drops new connections to the outside that could only be meant for the uplink's network or
+/// for the host itself.
+fn never_forwarded() -> Vec<Rule> {
+    let dropped = |condition, comment| {
+        let rule = Rule::new(vec![condition], Verdict::Drop);
+        rule.counted().comment(comment)
+    };
+    let ports = [(DHCP_SERVER, DHCP_CLIENT), (DHCPV6_CLIENT, DHCPV6_SERVER)]
+        .map(|(first, last)| Match::Ports(Transport::Udp, first, last))
+        .map(|ports| dropped(ports, "DHCP for the network of the uplink"));
+    let ranges = SPECIAL_RANGES
+        .map(|net| Match::Destination(CompareOp::Equal, net))
+        .map(|range| dropped(range, "an address that has no meaning outside"));
+    ports.into_iter().chain(ranges).collect()
+}
+
+/// Makes servers send segments that pass br0, because a path can lose larger packets
+/// without an error message (RFC 2923, section 2.1).
+///
+/// Machines get the host's error message for their larger packets, so this rule need not
+/// see the answers. The kernel looks up a route for each segment size, which costs as much
+/// as all other rules for a new connection.
+fn clamp_segment_size() -> Rule {
+    Rule::new(vec![Match::Syn], Verdict::ClampSegmentSize)
+}
+
+fn masquerade() -> Vec<Rule> {
+    let with_ports = [
+        Transport::Tcp,
+        Transport::Udp,
+        Transport::Sctp,
+        Transport::Dccp,
+    ];
+    let mut rules: Vec<Rule> = with_ports.map(|t| masqueraded(Some(t))).into();
+    // ICMP and the protocols without ports.
+    rules.push(masqueraded(None));
+    rules
+}
+
+/// Replaces machines' source addresses by the host's, and their system ports.
+fn masqueraded(protocol: Option<Transport>) -> Rule {
+    let matches = protocol.map(|protocol| Match::Protocol(CompareOp::Equal, protocol));
+    let verdict = match protocol {
+        Some(_) => Verdict::MasqueradePorts(FIRST_USER_PORT, u16::MAX),
+        None => Verdict::Masquerade,
+    };
+    Rule::new(matches.into_iter().collect(), verdict)
+        .counted()
+        .comment(NEW_CONNECTIONS)
 }

@@ -194,7 +194,7 @@ fn is_in(key: &'static [Field], set: &'static str) -> Match {
     Match::Key(CompareOp::Equal, key, set)
 }
 
-const IPV4: Match = Match::Ipv4(CompareOp::Equal);
+const IPV4: Match = Match::Ipv4Frame;
 
 struct Rules<'a> {
     network: &'a UplinkNetwork,
@@ -259,12 +259,20 @@ impl Rules<'_> {
 
     /// The rules for most frames come as early as they can.
     fn prerouting(&self) -> Vec<Rule> {
-        let tcp = Match::Protocol(Transport::Tcp);
-        let mut rules = vec![Rule::new(
-            vec![self.sent_by_others()],
-            Verdict::Jump(OTHERS),
-        )];
-        rules.extend(self.ipv4(vec![IPV4, tcp]));
+        let tcp = Match::Protocol(CompareOp::Equal, Transport::Tcp);
+        let uplinks = self.ports.uplinks.iter().cloned();
+        let mut rules: Vec<Rule> = uplinks
+            .map(|link| accepted(vec![Match::InputLink(link)]))
+            .collect();
+        let dispatch = Rule::new(vec![self.sent_by_others()], Verdict::Jump(OTHERS));
+        if self.settings.require_lease {
+            // A key has a port of br1. On other bridges, all frames of TCP pass.
+            rules.extend(self.ipv4(vec![IPV4, tcp]));
+            rules.push(dispatch);
+        } else {
+            rules.push(dispatch);
+            rules.extend(self.ipv4(vec![IPV4, tcp]));
+        }
         rules.extend([
             dropped(
                 vec![IPV4, Match::SourcePort(Transport::Udp, DHCP_SERVER)],
@@ -469,9 +477,10 @@ impl Rules<'_> {
         vec![
             Rule::new(
                 vec![
-                    IPV4,
+                    // Most frames are no datagrams.
                     Match::SourcePort(Transport::Udp, DHCP_SERVER),
                     Match::Port(Transport::Udp, DHCP_CLIENT),
+                    IPV4,
                     to_machine,
                     Match::DhcpAcknowledgement,
                     Match::DhcpAddress(self.network.private_network.network()),

@@ -3,6 +3,7 @@
 use buildos_dbus_api::network1::Network;
 use buildos_natd::dnsmasq::config as dnsmasq;
 use buildos_natd::firewall::policy;
+use buildos_natd::ports::Ports;
 use buildos_natd::settings::Settings;
 use buildos_natd::uplink_network::UplinkNetwork;
 
@@ -26,7 +27,7 @@ impl Nat {
     pub(crate) fn new(network: &Network, settings: &Settings) -> Result<Self, String> {
         let uplink = UplinkNetwork::try_from(network).map_err(|error| error.to_string())?;
         Ok(Self {
-            table: policy::table(&uplink, settings).to_string(),
+            table: policy::table(&uplink, settings, &Ports::default()).to_string(),
             dnsmasq: dnsmasq::configuration(&uplink, settings.lease),
             resolv: dnsmasq::resolv(&uplink.dns),
         })

@@ -38,10 +38,13 @@ const RANGE_OPERATION: u16 = 2;
 const RANGE_FROM: u16 = 3;
 const RANGE_TO: u16 = 4;
 // enum nft_hash_attributes, nft_hash_types
+const HASH_SOURCE: u16 = 1;
 const HASH_REGISTER: u16 = 2;
+const HASH_LENGTH: u16 = 3;
 const HASH_MODULUS: u16 = 4;
 const HASH_OFFSET: u16 = 6;
 const HASH_TYPE: u16 = 7;
+const HASH_JENKINS: u32 = 0;
 const HASH_SYMMETRIC: u32 = 1;
 // enum nft_dynset_attributes
 const DYNSET_SET: u16 = 1;
@@ -121,7 +124,7 @@ pub(super) fn expression(name: String, data: &[u8]) -> Result<Expression, Decode
         "range" => range(data)?,
         "lookup" => lookup(data)?,
         "immediate" => immediate(data)?,
-        "hash" => hash_connection(data)?,
+        "hash" => hash(data)?,
         "dynset" => dynamic_set(data)?,
         "masq" => masquerade(data)?,
         "rt" => route_segment_size(data)?,
@@ -270,16 +273,22 @@ fn range(data: &[u8]) -> Result<Option<Expression>, DecodeError> {
     Ok(supported.then_some(Expression::Range(from, to)))
 }
 
-/// Decodes "symhash mod NUMBER" in a key after an IPv4 address.
-fn hash_connection(data: &[u8]) -> Result<Option<Expression>, DecodeError> {
+/// Decodes "symhash mod NUMBER" and "jhash tcp sport mod NUMBER" in a key after an IPv4
+/// address.
+fn hash(data: &[u8]) -> Result<Option<Expression>, DecodeError> {
     let kinds = [HASH_REGISTER, HASH_MODULUS, HASH_OFFSET, HASH_TYPE];
     let [register, modulus, offset, kind] = numbers(data, kinds)?;
-    let supported = register == Some(libc::NFT_REG32_01 as u32)
-        && offset.unwrap_or(0) == 0
-        && kind == Some(HASH_SYMMETRIC);
-    Ok(modulus
-        .filter(|_| supported)
-        .map(Expression::HashConnection))
+    let [source, length] = numbers(data, [HASH_SOURCE, HASH_LENGTH])?;
+    let supported = register == Some(libc::NFT_REG32_01 as u32) && offset.unwrap_or(0) == 0;
+    let Some(modulus) = modulus.filter(|_| supported) else {
+        return Ok(None);
+    };
+    let is_port = source == Some(libc::NFT_REG32_02 as u32) && length == Some(2);
+    Ok(match kind {
+        Some(HASH_SYMMETRIC) => Some(Expression::HashConnection(modulus)),
+        Some(HASH_JENKINS) if is_port => Some(Expression::HashPort(modulus)),
+        _ => None,
+    })
 }
 
 /// Decodes an expression that adds to a set: "add @set { … ct count over LIMIT }",

@@ -24,6 +24,8 @@ const TCP_OPTION: u32 = 1;
 const ROUTE_SEGMENT_SIZE: u32 = 3;
 /// `NF_NAT_RANGE_PROTO_SPECIFIED` (linux/netfilter/nf_nat.h).
 const PORTS_SPECIFIED: u32 = 2;
+/// `NFT_HASH_JENKINS`. Without a seed in the attributes, the kernel takes a random one.
+const JENKINS: u32 = 0;
 /// `NFT_HASH_SYM`.
 const SYMMETRIC: u32 = 1;
 /// `NFT_REG32_01`: the second 32 bits of register 1.
@@ -124,6 +126,17 @@ impl Raw {
             (sys::NFTNL_EXPR_HASH_DREG, Value::Number(AFTER_ADDRESS)),
             (sys::NFTNL_EXPR_HASH_MODULUS, Value::Number(modulus)),
             (sys::NFTNL_EXPR_HASH_TYPE, Value::Number(SYMMETRIC)),
+        ];
+        Self::new(c"hash", attributes)
+    }
+
+    pub(super) fn hash_port(modulus: u32) -> Self {
+        let attributes = vec![
+            (sys::NFTNL_EXPR_HASH_SREG, group(2)),
+            (sys::NFTNL_EXPR_HASH_DREG, Value::Number(AFTER_ADDRESS)),
+            (sys::NFTNL_EXPR_HASH_LEN, Value::Number(2)),
+            (sys::NFTNL_EXPR_HASH_MODULUS, Value::Number(modulus)),
+            (sys::NFTNL_EXPR_HASH_TYPE, Value::Number(JENKINS)),
         ];
         Self::new(c"hash", attributes)
     }

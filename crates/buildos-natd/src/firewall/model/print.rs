@@ -10,7 +10,8 @@ use std::fmt;
 use ipnet::Ipv4Net;
 
 use super::{
-    Chain, CompareOp, Elements, Field, Hook, KeyPart, Match, Rule, Set, Table, Update, Verdict,
+    Chain, CompareOp, Elements, Field, Hash, Hook, KeyPart, Match, Rule, Set, Table, Update,
+    Verdict,
 };
 
 /// Prints the table as `nft --stateless --terse list table` does.
@@ -99,7 +100,9 @@ impl fmt::Display for Match {
         match self {
             Self::Input(is, name) => write!(f, "iifname {is}\"{name}\""),
             Self::NotFrom(name) => write!(f, "iifname != \"{name}\""),
-            Self::Output(name) => write!(f, "oifname \"{name}\""),
+            Self::Output(is, name) => write!(f, "oifname {is}\"{name}\""),
+            Self::InputLink(link) => write!(f, "iif \"{}\"", link.name),
+            Self::OutputLink(link) => write!(f, "oif \"{}\"", link.name),
             Self::InputIn(is, set) => write!(f, "iifname {is}@{set}"),
             Self::OutputNotIn(set) => write!(f, "oifname != @{set}"),
             Self::OutputBridge(name) => write!(f, "meta obrname \"{name}\""),
@@ -119,18 +122,26 @@ impl fmt::Display for Match {
             Self::Arp => f.write_str("ether type arp"),
             Self::ArpSource(is, net) => write!(f, "arp saddr ip {is}{}", Net(*net)),
             Self::Ipv4(is) => write!(f, "meta nfproto {is}ipv4"),
+            Self::Ipv4Frame => f.write_str("ether type ip"),
             Self::Source(is, net) => write!(f, "ip saddr {is}{}", Net(*net)),
             Self::Destination(is, net) => write!(f, "ip daddr {is}{}", Net(*net)),
-            Self::Protocol(transport) => write!(f, "meta l4proto {}", transport.as_str()),
+            Self::Protocol(is, transport) => {
+                write!(f, "meta l4proto {is}{}", transport.as_str())
+            }
             Self::SourcePort(transport, port) => write!(f, "{} sport {port}", transport.as_str()),
             Self::Port(transport, port) => write!(f, "{} dport {port}", transport.as_str()),
             Self::Ports(transport, first, last) => {
                 write!(f, "{} dport {first}-{last}", transport.as_str())
             }
             Self::Syn => f.write_str("tcp flags syn"),
-            Self::ConnectionsOver { set, groups, limit } => write!(
+            Self::ConnectionsOver {
+                set,
+                hash,
+                groups,
+                limit,
+            } => write!(
                 f,
-                "add @{set} {{ ip saddr . symhash mod {groups} ct count over {limit} }}"
+                "add @{set} {{ ip saddr . {hash} mod {groups} ct count over {limit} }}"
             ),
             Self::EchoRequest => f.write_str("icmp type echo-request"),
             Self::State(states) => {
@@ -153,6 +164,15 @@ impl fmt::Display for Verdict {
             Self::MasqueradePorts(first, last) => write!(f, "masquerade to :{first}-{last}"),
             Self::ClampSegmentSize => f.write_str("tcp option maxseg size set rt mtu"),
         }
+    }
+}
+
+impl fmt::Display for Hash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Connection => "symhash",
+            Self::SourcePort => "jhash tcp sport",
+        })
     }
 }
 
