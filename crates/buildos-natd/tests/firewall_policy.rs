@@ -242,7 +242,11 @@ fn verdict_of(table: &Table, hook: Hook, packet: &Packet) -> Option<Verdict> {
         .find_map(|rule| match rule.verdict {
             Verdict::Jump(chain) => verdict_of(table, Hook::Called(chain), packet),
             Verdict::ClampSegmentSize => None,
-            verdict => Some(verdict),
+            verdict @ (Verdict::Accept
+            | Verdict::Drop
+            | Verdict::Continue
+            | Verdict::Masquerade
+            | Verdict::MasqueradePorts(..)) => Some(verdict),
         })
 }
 
