@@ -15,6 +15,7 @@ pub(crate) mod leases;
 pub(crate) mod links;
 pub(crate) mod machines;
 pub(crate) mod metrics;
+pub(crate) mod publish;
 pub(crate) mod renew;
 pub(crate) mod run;
 #[cfg(test)]

@@ -6,8 +6,10 @@ use lexopt::Parser;
 
 mod cli;
 mod commands;
+mod files;
 #[cfg(test)]
 mod generated;
+mod programs;
 mod simulate;
 mod snapshot;
 mod term;

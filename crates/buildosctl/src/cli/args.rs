@@ -3,11 +3,12 @@
 use std::ffi::OsString;
 use std::time::Duration;
 
+use buildos_channel::Name;
 use lexopt::{Arg, Parser, ValueExt as _};
 
-use super::commands::{Command, DEFAULT, Flag, Id, find};
+use super::commands::{Command, DEFAULT, Flag, Form, Id, find};
 use crate::commands::show::{self, View};
-use crate::commands::{check, drain};
+use crate::commands::{check, drain, publish};
 use crate::simulate;
 
 /// A command with its arguments.
@@ -22,6 +23,7 @@ pub(crate) enum Invocation {
     /// Arguments for journalctl.
     Log(Vec<OsString>),
     Check(Vec<check::Subject>),
+    Publish(publish::Request),
     Simulate(simulate::Request),
     Console,
     /// Help of the command, or of all.
@@ -38,6 +40,11 @@ struct Given {
     budget: Option<Duration>,
     daemon: Option<String>,
     cmdline: Option<String>,
+    trust: check::Trust,
+    channel: Option<Name>,
+    promotion: publish::Options,
+    /// All flags.
+    flags: Vec<Flag>,
     operands: Vec<String>,
 }
 
@@ -82,6 +89,7 @@ pub(crate) fn parse(mut parser: Parser) -> Result<Invocation, lexopt::Error> {
 impl Given {
     /// Takes a flag, with the value that follows it.
     fn take(&mut self, flag: Flag, parser: &mut Parser) -> Result<(), lexopt::Error> {
+        self.flags.push(flag);
         match flag {
             Flag::Json => self.json = true,
             Flag::Watch => self.watch = true,
@@ -92,6 +100,22 @@ impl Given {
             }
             Flag::Daemon => self.daemon = Some(parser.value()?.string()?),
             Flag::Cmdline => self.cmdline = Some(parser.value()?.string()?),
+            Flag::Keyring => self.trust.keyring = Some(parser.value()?.into()),
+            Flag::Signatures => {
+                let count: std::num::NonZeroU8 = parser.value()?.parse()?;
+                self.trust.signatures = Some(count.get());
+            }
+            Flag::Channel => self.channel = Some(parser.value()?.parse()?),
+            Flag::Key => self.promotion.keys.push(parser.value()?.string()?),
+            Flag::From => self.promotion.from = Some(parser.value()?.parse()?),
+            Flag::Days => self.promotion.days = Some(parser.value()?.parse()?),
+            Flag::Percent => {
+                let percent: u8 = parser.value()?.parse()?;
+                if percent > 100 {
+                    return Err("--percent: from 0 to 100".into());
+                }
+                self.promotion.percent = Some(percent);
+            }
             // `parse` handles these before.
             Flag::Help | Flag::Version => {}
         }
@@ -100,6 +124,9 @@ impl Given {
 }
 
 fn invocation(command: &Command, given: Given) -> Result<Invocation, lexopt::Error> {
+    if command.has_verbs() {
+        return Ok(Invocation::Publish(request(command, given)?));
+    }
     let limit = command.operands().limit();
     if let Some(unexpected) = limit.and_then(|limit| given.operands.get(limit)) {
         return Err(Arg::Value(unexpected.into()).unexpected());
@@ -137,6 +164,49 @@ fn invocation(command: &Command, given: Given) -> Result<Invocation, lexopt::Err
             None => return Err("simulate needs a file".into()),
         },
         Id::Console => Invocation::Console,
+        // It has verbs.
+        Id::Publish => return Err("publish needs a verb".into()),
+    })
+}
+
+/// Returns the request of a command with verbs, such as `publish init DIR`.
+fn request(command: &Command, given: Given) -> Result<publish::Request, lexopt::Error> {
+    let mut operands = given.operands.into_iter();
+    let verb = operands.next();
+    let form = verb.as_deref().and_then(|verb| command.form(verb));
+    let (Some(form), Some(verb)) = (form, verb) else {
+        let verbs: Vec<_> = command.forms.iter().filter_map(|form| form.verb).collect();
+        return Err(format!("{} needs one of {}", command.name, verbs.join(", ")).into());
+    };
+    let has = |form: &Form, flag| form.optional.contains(flag) || form.required.contains(flag);
+    if let Some(flag) = given.flags.iter().find(|flag| !has(form, flag)) {
+        return Err(Arg::Long(flag.long()).unexpected());
+    }
+    if let Some(flag) = form
+        .required
+        .iter()
+        .find(|flag| !given.flags.contains(flag))
+    {
+        return Err(format!("{} {verb} needs --{}", command.name, flag.long()).into());
+    }
+    let Some(directory) = operands.next() else {
+        return Err(format!("{} {verb} needs a directory", command.name).into());
+    };
+    if let Some(unexpected) = operands.next() {
+        return Err(Arg::Value(unexpected.as_str().into()).unexpected());
+    }
+    let channel = match given.channel {
+        Some(channel) => channel,
+        None => publish::DEFAULT_CHANNEL.parse().map_err(|_| "no channel")?,
+    };
+    let place = |tree: String| publish::Place {
+        tree: tree.into(),
+        channel: channel.clone(),
+    };
+    Ok(match verb.as_str() {
+        "init" => publish::Request::Init(place(directory)),
+        "promote" => publish::Request::Promote(place(directory), given.promotion),
+        _ => publish::Request::Show(place(directory)),
     })
 }
 
@@ -145,6 +215,7 @@ fn subjects(given: Given) -> Result<Vec<check::Subject>, lexopt::Error> {
     let files = given.operands.into_iter().map(|path| check::Subject::File {
         path: path.into(),
         daemon: given.daemon.clone(),
+        trust: given.trust.clone(),
     });
     let subjects: Vec<_> = line.into_iter().chain(files).collect();
     if subjects.is_empty() {
@@ -243,6 +314,7 @@ mod tests {
         let file = |path: &str, daemon: Option<&str>| check::Subject::File {
             path: path.into(),
             daemon: daemon.map(str::to_owned),
+            trust: check::Trust::default(),
         };
         assert_eq!(
             parsed(&["check", "a", "b"]),
@@ -283,22 +355,100 @@ mod tests {
     }
 
     #[test]
+    fn check_takes_keyring_and_threshold_of_a_channel() {
+        let trust = check::Trust {
+            keyring: Some("keys".into()),
+            signatures: Some(2),
+        };
+        let subject = check::Subject::File {
+            path: "channel/stable".into(),
+            daemon: None,
+            trust,
+        };
+        assert_eq!(
+            parsed(&[
+                "check",
+                "--keyring=keys",
+                "--signatures",
+                "2",
+                "channel/stable"
+            ]),
+            Ok(Invocation::Check(vec![subject]))
+        );
+        assert!(parsed(&["check", "--signatures=0", "a"]).is_err());
+    }
+
+    #[test]
+    fn publish_takes_a_verb_and_its_own_flags() {
+        let place = |channel: &str| publish::Place {
+            tree: "www".into(),
+            channel: channel.parse().unwrap(),
+        };
+        assert_eq!(
+            parsed(&["publish", "init", "www"]),
+            Ok(Invocation::Publish(publish::Request::Init(place("stable"))))
+        );
+        assert_eq!(
+            parsed(&["publish", "show", "www", "--channel=canary"]),
+            Ok(Invocation::Publish(publish::Request::Show(place("canary"))))
+        );
+        let options = publish::Options {
+            keys: vec!["A".to_owned(), "B".to_owned()],
+            from: Some("canary".parse().unwrap()),
+            days: Some(7),
+            percent: Some(10),
+        };
+        let words = "publish promote www --key A --key=B --from canary --days 7 --percent 10";
+        let words: Vec<_> = words.split(' ').collect();
+        assert_eq!(
+            parsed(&words),
+            Ok(Invocation::Publish(publish::Request::Promote(
+                place("stable"),
+                options
+            )))
+        );
+        for bad in [
+            "publish",
+            "publish init",
+            "publish www",
+            "publish init www more",
+            "publish init www --key A",
+            "publish promote www",
+            "publish promote www --key A --percent 101",
+            "publish show www --channel ../x",
+        ] {
+            let words: Vec<_> = bad.split(' ').collect();
+            assert!(parsed(&words).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
     fn every_command_of_the_table_is_parsed() {
-        for command in &COMMANDS {
-            let mut arguments = vec![command.name];
-            match command.operands() {
-                Operands::Files | Operands::File => arguments.push("a"),
-                Operands::None | Operands::Agents | Operands::Journalctl => {}
+        let value = |flag: Flag| match flag.value() {
+            None => format!("--{}", flag.long()),
+            Some(Value::Seconds | Value::Number) => format!("--{}=1", flag.long()),
+            Some(Value::Daemon | Value::Text | Value::Name | Value::Key | Value::File) => {
+                format!("--{}=natd", flag.long())
             }
-            assert!(parsed(&arguments).is_ok(), "{arguments:?}");
-            for flag in command.flags() {
-                let flag = match flag.value() {
-                    None => format!("--{}", flag.long()),
-                    Some(Value::Seconds) => format!("--{}=1", flag.long()),
-                    Some(Value::Daemon | Value::Text) => format!("--{}=natd", flag.long()),
-                };
-                let with_flag = [arguments.as_slice(), &[flag.as_str()]].concat();
-                assert!(parsed(&with_flag).is_ok(), "{with_flag:?}");
+        };
+        for command in &COMMANDS {
+            for form in command.forms {
+                let mut arguments = vec![command.name.to_owned()];
+                arguments.extend(form.verb.map(str::to_owned));
+                match form.operands {
+                    Operands::Files | Operands::File | Operands::Directory => {
+                        arguments.push("a".to_owned());
+                    }
+                    Operands::None | Operands::Agents | Operands::Journalctl => {}
+                }
+                arguments.extend(form.required.iter().map(|flag| value(*flag)));
+                let words: Vec<_> = arguments.iter().map(String::as_str).collect();
+                assert!(parsed(&words).is_ok(), "{words:?}");
+                for flag in form.optional {
+                    let with_flag = [arguments.clone(), vec![value(*flag)]].concat();
+                    let words: Vec<_> = with_flag.iter().map(String::as_str).collect();
+                    assert!(parsed(&words).is_ok(), "{words:?}");
+                }
             }
         }
     }

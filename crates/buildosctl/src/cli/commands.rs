@@ -18,6 +18,7 @@ pub(crate) enum Id {
     Renew,
     Log,
     Check,
+    Publish,
     Simulate,
     Metrics,
     Console,
@@ -40,6 +41,8 @@ pub(crate) struct Command {
 /// One way to call a command.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Form {
+    /// The word after the command, as in `publish init`.
+    pub(crate) verb: Option<&'static str>,
     /// Flags that must be given.
     pub(crate) required: &'static [Flag],
     /// Flags that can be given.
@@ -59,6 +62,8 @@ pub(crate) enum Operands {
     Files,
     /// Exactly one file.
     File,
+    /// Exactly one directory.
+    Directory,
 }
 
 /// A flag.
@@ -71,6 +76,13 @@ pub(crate) enum Flag {
     Budget,
     Daemon,
     Cmdline,
+    Keyring,
+    Signatures,
+    Channel,
+    Key,
+    From,
+    Days,
+    Percent,
     Help,
     Version,
 }
@@ -84,6 +96,14 @@ pub(crate) enum Value {
     Daemon,
     /// Any text.
     Text,
+    /// A whole number.
+    Number,
+    /// The name of a channel.
+    Name,
+    /// A key of gpg(1).
+    Key,
+    /// A file.
+    File,
 }
 
 /// Flags that are valid with and without a command.
@@ -93,6 +113,7 @@ pub(crate) const GLOBAL: [Flag; 2] = [Flag::Help, Flag::Version];
 pub(crate) static DEFAULT: &Command = &COMMANDS[0];
 
 const NOTHING: Form = Form {
+    verb: None,
     required: &[],
     optional: &[],
     operands: Operands::None,
@@ -104,7 +125,7 @@ const SHOW: Form = Form {
 };
 
 /// All commands, in the order of the help.
-pub(crate) static COMMANDS: [Command; 14] = [
+pub(crate) static COMMANDS: [Command; 15] = [
     Command {
         id: Id::Status,
         name: "status",
@@ -215,11 +236,11 @@ Only root and members of buildos-admin can renew.
     Command {
         id: Id::Check,
         name: "check",
-        summary: "Check configuration files or a kernel command line for mistakes",
+        summary: "Check configuration, a kernel command line or a channel",
         details: "\
-FILE is a file of a daemon in a directory NAME.conf.d, or a configuration of
-PXELINUX, iPXE or GRUB. No build host is needed. Exits with 1 if there is a
-mistake.
+FILE is a file of a daemon in a directory NAME.conf.d, a configuration of
+PXELINUX, iPXE or GRUB, or a signed channel. A channel needs --keyring, and
+sqv(1). No build host is needed. Exits with 1 if there is a mistake.
 ",
         forms: &[
             Form {
@@ -228,8 +249,45 @@ mistake.
                 ..NOTHING
             },
             Form {
+                required: &[Flag::Keyring],
+                optional: &[Flag::Signatures],
+                operands: Operands::Files,
+                ..NOTHING
+            },
+            Form {
                 required: &[Flag::Cmdline],
                 ..NOTHING
+            },
+        ],
+    },
+    Command {
+        id: Id::Publish,
+        name: "publish",
+        summary: "Write a signed channel for a static HTTP server",
+        details: "\
+DIR is the tree: channel/ and objects/ are served, desk/ has drafts. init makes
+it, show compares the draft with what is published, and promote lets gpg(1)
+sign the draft with the next serial. No build host is needed. Hosts do not
+fetch channels yet.
+",
+        forms: &[
+            Form {
+                verb: Some("init"),
+                optional: &[Flag::Channel],
+                operands: Operands::Directory,
+                ..NOTHING
+            },
+            Form {
+                verb: Some("show"),
+                optional: &[Flag::Channel],
+                operands: Operands::Directory,
+                ..NOTHING
+            },
+            Form {
+                verb: Some("promote"),
+                required: &[Flag::Key],
+                optional: &[Flag::Channel, Flag::From, Flag::Days, Flag::Percent],
+                operands: Operands::Directory,
             },
         ],
     },
@@ -287,6 +345,16 @@ impl Command {
         flags
     }
 
+    /// Returns true if a word after the command chooses the form.
+    pub(crate) fn has_verbs(&self) -> bool {
+        self.forms.iter().any(|form| form.verb.is_some())
+    }
+
+    /// Finds a form by its verb.
+    pub(crate) fn form(&self, verb: &str) -> Option<&'static Form> {
+        self.forms.iter().find(|form| form.verb == Some(verb))
+    }
+
     /// Returns the operands of the first form that has any.
     pub(crate) fn operands(&self) -> Operands {
         let mut operands = self.forms.iter().map(|form| form.operands);
@@ -301,7 +369,7 @@ impl Operands {
     pub(crate) const fn limit(self) -> Option<usize> {
         match self {
             Self::None => Some(0),
-            Self::File => Some(1),
+            Self::File | Self::Directory => Some(1),
             Self::Agents | Self::Journalctl | Self::Files => None,
         }
     }
@@ -317,6 +385,13 @@ impl Flag {
             Self::Budget => "budget",
             Self::Daemon => "daemon",
             Self::Cmdline => "cmdline",
+            Self::Keyring => "keyring",
+            Self::Signatures => "signatures",
+            Self::Channel => "channel",
+            Self::Key => "key",
+            Self::From => "from",
+            Self::Days => "days",
+            Self::Percent => "percent",
             Self::Help => "help",
             Self::Version => "version",
         }
@@ -327,9 +402,19 @@ impl Flag {
         match self {
             Self::Help => Some('h'),
             Self::Version => Some('V'),
-            Self::Json | Self::Watch | Self::Wait | Self::Budget | Self::Daemon | Self::Cmdline => {
-                None
-            }
+            Self::Json
+            | Self::Watch
+            | Self::Wait
+            | Self::Budget
+            | Self::Daemon
+            | Self::Cmdline
+            | Self::Keyring
+            | Self::Signatures
+            | Self::Channel
+            | Self::Key
+            | Self::From
+            | Self::Days
+            | Self::Percent => None,
         }
     }
 
@@ -339,6 +424,10 @@ impl Flag {
             Self::Budget => Some(Value::Seconds),
             Self::Daemon => Some(Value::Daemon),
             Self::Cmdline => Some(Value::Text),
+            Self::Keyring => Some(Value::File),
+            Self::Signatures | Self::Days | Self::Percent => Some(Value::Number),
+            Self::Channel | Self::From => Some(Value::Name),
+            Self::Key => Some(Value::Key),
             Self::Json | Self::Watch | Self::Wait | Self::Help | Self::Version => None,
         }
     }
@@ -352,6 +441,13 @@ impl Flag {
             Self::Budget => "Stop agents whose tasks still run after SECONDS",
             Self::Daemon => "FILE is for netd, hostnamed, natd or agentd",
             Self::Cmdline => "Check this kernel command line",
+            Self::Keyring => "Trust the OpenPGP certificates in FILE",
+            Self::Signatures => "Require signatures of N certificates (1)",
+            Self::Channel => "Name of the channel (stable)",
+            Self::Key => "Key that gpg signs with, can be repeated",
+            Self::From => "Publish what this channel has published",
+            Self::Days => "Days until the channel expires (30)",
+            Self::Percent => "Percentage of hosts that take it",
             Self::Help => "Show help for buildosctl or for the command",
             Self::Version => "Show the version",
         }
@@ -365,6 +461,10 @@ impl Value {
             Self::Seconds => "SECONDS",
             Self::Daemon => "NAME",
             Self::Text => "STRING",
+            Self::Number => "N",
+            Self::Name => "NAME",
+            Self::Key => "KEY",
+            Self::File => "FILE",
         }
     }
 }

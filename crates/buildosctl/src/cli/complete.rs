@@ -102,19 +102,26 @@ pub(super) fn bash() -> String {
                     flag.long(),
                     daemons()
                 ),
-                Some(Value::Seconds | Value::Text) => {
+                Some(Value::File) => format!(
+                    "            [[ $before != --{} ]] || {{ COMPREPLY=($(compgen -f -- \"$word\")); return; }}\n",
+                    flag.long()
+                ),
+                Some(Value::Seconds | Value::Text | Value::Number | Value::Name | Value::Key) => {
                     format!("            [[ $before != --{} ]] || return\n", flag.long())
                 }
             };
         }
-        let flags = long(&[command.flags(), vec![Flag::Help]].concat());
+        let mut flags = long(&[command.flags(), vec![Flag::Help]].concat());
+        for verb in command.forms.iter().filter_map(|form| form.verb).rev() {
+            flags = format!("{verb} {flags}");
+        }
         out += &match command.operands() {
             Operands::None => format!("            choices=\"{flags}\" ;;\n"),
             Operands::Agents => {
                 format!("            choices=\"{flags} $(_buildosctl_agents)\" ;;\n")
             }
             Operands::Journalctl => format!("            choices=\"{JOURNALCTL}\" ;;\n"),
-            Operands::Files | Operands::File => {
+            Operands::Files | Operands::File | Operands::Directory => {
                 format!("            choices=\"{flags}\" files=yes ;;\n")
             }
         };
@@ -158,11 +165,13 @@ pub(super) fn zsh() -> String {
             continue;
         };
         out += &format!("                {})\n", names(&group, " | "));
+        let verbs: Vec<_> = command.forms.iter().filter_map(|form| form.verb).collect();
         let operands = match command.operands() {
             Operands::None => None,
             Operands::Agents => Some("'*:agent:_buildosctl_agents'"),
             Operands::Files => Some("'*:file:_files'"),
             Operands::File => Some("':file:_files'"),
+            Operands::Directory => Some("'*:directory:_files -/'"),
             Operands::Journalctl => {
                 out += "                    words[1]=journalctl\n                    _normal ;;\n";
                 continue;
@@ -171,6 +180,12 @@ pub(super) fn zsh() -> String {
         out += "                    _arguments";
         for flag in command.flags().into_iter().chain([Flag::Help]) {
             out += &format!(" \\\n                        {}", zsh_flag(flag));
+        }
+        if !verbs.is_empty() {
+            out += &format!(
+                " \\\n                        '1:verb:({})'",
+                verbs.join(" ")
+            );
         }
         if let Some(operands) = operands {
             out += &format!(" \\\n                        {operands}");
@@ -194,6 +209,10 @@ fn zsh_flag(flag: Flag) -> String {
         None => return quoted(&format!("--{long}[{summary}]")),
         Some(Value::Seconds) => ":seconds: ".to_owned(),
         Some(Value::Text) => ":string: ".to_owned(),
+        Some(Value::Number) => ":number: ".to_owned(),
+        Some(Value::Name) => ":name: ".to_owned(),
+        Some(Value::Key) => ":key: ".to_owned(),
+        Some(Value::File) => ":file:_files".to_owned(),
         Some(Value::Daemon) => format!(":daemon:({})", daemons()),
     };
     quoted(&format!("--{long}=[{summary}]{value}"))
@@ -234,6 +253,7 @@ fn bash_completes_commands_flags_values_and_agents() {
         ("buildosctl drain --budget ", " "),
         ("buildosctl check --daemon nat", "natd "),
         ("buildosctl check --daemon=h", "hostnamed "),
+        ("buildosctl publish pro", "promote "),
         ("buildosctl why b", "bbot@default bbot@second "),
         // readline has begun a new word at @.
         ("buildosctl why --json bbot@s", "@second "),

@@ -4,9 +4,9 @@ use super::commands::{COMMANDS, Command, Flag, GLOBAL};
 use super::synopsis;
 
 const EXIT_STATUS: &str = "\
-Exit status: 0; 1 if a daemon does not answer or refuses, or if check or
-simulate finds a mistake; 2 if the arguments are invalid. For why, see
-buildosctl why --help.
+Exit status: 0; 1 if a daemon does not answer or refuses, if check or simulate
+finds a mistake, or if publish fails; 2 if the arguments are invalid. For why,
+see buildosctl why --help.
 ";
 
 /// Returns the help of all commands.
@@ -55,11 +55,43 @@ fn usage(lines: &[String]) -> String {
     let mut out = String::new();
     for (i, line) in lines.iter().enumerate() {
         out += if i == 0 { "Usage: " } else { "       " };
-        out += line;
+        out += &wrapped(line);
         out.push('\n');
     }
     out
 }
+
+/// Breaks a line of the synopsis at the width of a terminal, between arguments.
+fn wrapped(line: &str) -> String {
+    let mut arguments: Vec<String> = Vec::new();
+    for word in line.split(' ') {
+        // A flag and its value are one argument, in brackets.
+        let open = |last: &&mut String| last.starts_with('[') && !last.ends_with(']');
+        match arguments.last_mut().filter(open) {
+            Some(last) => *last += &format!(" {word}"),
+            None => arguments.push(word.to_owned()),
+        }
+    }
+    let mut out = String::new();
+    let mut width = USAGE_INDENT;
+    for argument in &arguments {
+        if width + 1 + argument.len() > TERMINAL {
+            out += "\n           ";
+            width = USAGE_INDENT + 4;
+        } else if !out.is_empty() {
+            out.push(' ');
+            width += 1;
+        }
+        out += argument;
+        width += argument.len();
+    }
+    out
+}
+
+/// Columns of a terminal.
+const TERMINAL: usize = 80;
+/// Columns before a line of the synopsis.
+const USAGE_INDENT: usize = 7;
 
 /// Width of the column of commands.
 const COMMANDS_WIDTH: usize = 10;

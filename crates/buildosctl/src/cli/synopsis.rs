@@ -61,6 +61,7 @@ impl Line {
             true => format!("[{}]", self.names()),
             false => self.names(),
         });
+        parts.extend(self.form.verb.map(str::to_owned));
         parts.extend(self.form.required.iter().map(|flag| flag_text(*flag)));
         let optional = self.form.optional.iter();
         parts.extend(optional.map(|flag| format!("[{}]", flag_text(*flag))));
@@ -70,6 +71,7 @@ impl Line {
             Operands::Journalctl => parts.push("[JOURNALCTL ARGUMENT...]".to_owned()),
             Operands::Files => parts.push("FILE...".to_owned()),
             Operands::File => parts.push("FILE".to_owned()),
+            Operands::Directory => parts.push("DIR".to_owned()),
         }
         parts.join(" ")
     }
@@ -79,6 +81,9 @@ impl Line {
         let mut out = String::from(".Nm\n");
         out += if self.is_default() { ".Op Cm " } else { ".Cm " };
         out += &self.names();
+        if let Some(verb) = self.form.verb {
+            out += &format!(" {verb}");
+        }
         out.push('\n');
         for flag in self.form.required {
             out += &format!(".{}\n", flag_mdoc(*flag));
@@ -93,6 +98,7 @@ impl Line {
             // mdoc(7) writes `file ...` if Ar has no argument.
             Operands::Files => ".Ar\n",
             Operands::File => ".Ar file\n",
+            Operands::Directory => ".Ar dir\n",
         };
         out
     }

@@ -1,6 +1,7 @@
 //! `buildosctl check`: finds mistakes in configuration before a host uses it.
 //!
-//! It uses the schemas of the daemons: keys, limits and messages are the same.
+//! It uses the schemas of the daemons: keys, limits and messages are the same. Signed channel
+//! files are checked as hosts check them (`channel`).
 //!
 //! # Limits
 //!
@@ -14,16 +15,21 @@ use buildos_service::cmdline;
 use buildos_service::config::{Fragment, Origin, Problem, Schema, evaluate};
 
 mod boot_loader;
+mod channel;
 mod image;
+
+pub(crate) use channel::{Trust, now};
 
 /// A source of configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Subject {
-    /// A file of a daemon, or of a boot loader.
+    /// A file of a daemon or of a boot loader, or a channel.
     File {
         path: PathBuf,
         /// `netd`, `hostnamed`, `natd` or `agentd`; if not given, the directory decides.
         daemon: Option<String>,
+        /// For channels.
+        trust: Trust,
     },
     /// A kernel command line.
     CommandLine(String),
@@ -41,9 +47,16 @@ const LONGEST: usize = 2047;
 pub(crate) fn check(subject: &Subject) -> Result<Vec<String>, String> {
     match subject {
         Subject::CommandLine(line) => Ok(command_line(line, "command line")),
-        Subject::File { path, daemon } => {
+        Subject::File {
+            path,
+            daemon,
+            trust,
+        } => {
             let text = fs::read_to_string(path)
                 .map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+            if channel::is_signed(&text) {
+                return channel::check(path, trust);
+            }
             file(path, daemon.as_deref().or(owner(path)), &text)
         }
     }
@@ -78,7 +91,7 @@ fn file(path: &Path, daemon: Option<&str>, text: &str) -> Result<Vec<String>, St
     }
     let lines = boot_loader::parse(text).ok_or_else(|| {
         format!(
-            "{} is neither in a NAME.conf.d directory nor a file of PXELINUX, iPXE or GRUB; name its daemon with --daemon NAME",
+            "{} is neither in a NAME.conf.d directory nor a signed channel nor a file of PXELINUX, iPXE or GRUB; name its daemon with --daemon NAME",
             path.display()
         )
     })?;

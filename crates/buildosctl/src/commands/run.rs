@@ -8,7 +8,7 @@ use buildos_dbus_api::system_bus;
 use buildos_service::text;
 use zbus::Connection;
 
-use super::{check, console, drain, renew, show};
+use super::{check, console, drain, publish, renew, show};
 use crate::cli::args::Invocation;
 use crate::cli::help;
 use crate::simulate;
@@ -39,6 +39,10 @@ pub(crate) fn run(invocation: Invocation) -> ExitCode {
         }),
         Invocation::Log(arguments) => log(arguments),
         Invocation::Check(subjects) => check_all(&subjects),
+        Invocation::Publish(request) => match publish::publish(&request) {
+            Ok(text) => print(&text),
+            Err(error) => fail(&error),
+        },
         Invocation::Simulate(request) => simulated(&request),
     }
 }

@@ -1,0 +1,52 @@
+//! `buildosctl publish`: writes channels and machines for a static HTTP server.
+//!
+//! ```text
+//! TREE/channel/NAME                signed; served
+//! TREE/objects/SHA256              served
+//! TREE/desk/NAME.toml              the draft: what the next promotion signs
+//! TREE/desk/NAME.published.toml    the text that was signed last
+//! TREE/desk/machines/NAME/REVISION the files of a revision, see `buildos_channel::contents`
+//! ```
+//!
+//! | file | subject |
+//! |---|---|
+//! | `place` | paths of a channel |
+//! | `tree` | drafts and published channels on the disk |
+//! | `objects` | objects on the disk |
+//! | `promote` | the next publication, and its signature |
+//! | `show` | a channel as text, and the changes of a draft |
+//!
+//! # Limits
+//!
+//! Only machines have a command that adds them. An operator writes `[os]`, `[[agent]]` and
+//! `[[toolchain]]` into the draft. No host fetches a channel yet.
+
+mod changes;
+pub(crate) mod objects;
+mod place;
+mod promote;
+mod show;
+mod tree;
+
+pub(crate) use place::{DEFAULT_CHANNEL, Place};
+pub(crate) use promote::Options;
+
+/// A command with its arguments.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Request {
+    /// Makes a tree, or a channel in it.
+    Init(Place),
+    /// Shows what is published, and what the draft changes.
+    Show(Place),
+    /// Signs the draft.
+    Promote(Place, Options),
+}
+
+/// Runs the command and returns its output.
+pub(crate) fn publish(request: &Request) -> Result<String, String> {
+    match request {
+        Request::Init(place) => tree::init(place),
+        Request::Show(place) => show::show(place),
+        Request::Promote(place, options) => promote::promote(place, options),
+    }
+}
