@@ -1,6 +1,7 @@
 //! Parses the command line.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use buildos_channel::Name;
@@ -42,6 +43,8 @@ struct Given {
     cmdline: Option<String>,
     trust: check::Trust,
     channel: Option<Name>,
+    name: Option<Name>,
+    tree: Option<PathBuf>,
     promotion: publish::Options,
     /// All flags.
     flags: Vec<Flag>,
@@ -116,6 +119,8 @@ impl Given {
                 }
                 self.promotion.percent = Some(percent);
             }
+            Flag::Name => self.name = Some(parser.value()?.parse()?),
+            Flag::Tree => self.tree = Some(parser.value()?.into()),
             // `parse` handles these before.
             Flag::Help | Flag::Version => {}
         }
@@ -204,6 +209,15 @@ fn request(command: &Command, given: Given) -> Result<publish::Request, lexopt::
         channel: channel.clone(),
     };
     Ok(match verb.as_str() {
+        "machine" => {
+            let mut place = place(String::from("."));
+            place.tree = given.tree.unwrap_or(place.tree);
+            let source = publish::Source {
+                directory: directory.into(),
+                name: given.name.ok_or("publish machine needs --name")?,
+            };
+            publish::Request::Machine(place, source)
+        }
         "init" => publish::Request::Init(place(directory)),
         "promote" => publish::Request::Promote(place(directory), given.promotion),
         _ => publish::Request::Show(place(directory)),
@@ -392,6 +406,17 @@ mod tests {
             parsed(&["publish", "show", "www", "--channel=canary"]),
             Ok(Invocation::Publish(publish::Request::Show(place("canary"))))
         );
+        let source = publish::Source {
+            directory: "box".into(),
+            name: "m".parse().unwrap(),
+        };
+        assert_eq!(
+            parsed(&["publish", "machine", "box", "--name", "m", "--tree=www"]),
+            Ok(Invocation::Publish(publish::Request::Machine(
+                place("stable"),
+                source
+            )))
+        );
         let options = publish::Options {
             keys: vec!["A".to_owned(), "B".to_owned()],
             from: Some("canary".parse().unwrap()),
@@ -414,6 +439,7 @@ mod tests {
             "publish init www more",
             "publish init www --key A",
             "publish promote www",
+            "publish machine box",
             "publish promote www --key A --percent 101",
             "publish show www --channel ../x",
         ] {
@@ -427,7 +453,14 @@ mod tests {
         let value = |flag: Flag| match flag.value() {
             None => format!("--{}", flag.long()),
             Some(Value::Seconds | Value::Number) => format!("--{}=1", flag.long()),
-            Some(Value::Daemon | Value::Text | Value::Name | Value::Key | Value::File) => {
+            Some(
+                Value::Daemon
+                | Value::Text
+                | Value::Name
+                | Value::Key
+                | Value::File
+                | Value::Directory,
+            ) => {
                 format!("--{}=natd", flag.long())
             }
         };

@@ -83,6 +83,8 @@ pub(crate) enum Flag {
     From,
     Days,
     Percent,
+    Name,
+    Tree,
     Help,
     Version,
 }
@@ -98,12 +100,14 @@ pub(crate) enum Value {
     Text,
     /// A whole number.
     Number,
-    /// The name of a channel.
+    /// The name of a channel or a machine.
     Name,
     /// A key of gpg(1).
     Key,
     /// A file.
     File,
+    /// A directory.
+    Directory,
 }
 
 /// Flags that are valid with and without a command.
@@ -267,7 +271,8 @@ sqv(1). No build host is needed. Exits with 1 if there is a mistake.
         details: "\
 DIR is the tree: channel/ and objects/ are served, desk/ has drafts. init makes
 it, show compares the draft with what is published, and promote lets gpg(1)
-sign the draft with the next serial. No build host is needed. Hosts do not
+sign the draft with the next serial. machine adds the btrfs subvolume DIR to
+the draft of the tree --tree, as root. No build host is needed. Hosts do not
 fetch channels yet.
 ",
         forms: &[
@@ -276,6 +281,12 @@ fetch channels yet.
                 optional: &[Flag::Channel],
                 operands: Operands::Directory,
                 ..NOTHING
+            },
+            Form {
+                verb: Some("machine"),
+                required: &[Flag::Name],
+                optional: &[Flag::Tree, Flag::Channel],
+                operands: Operands::Directory,
             },
             Form {
                 verb: Some("show"),
@@ -392,6 +403,8 @@ impl Flag {
             Self::From => "from",
             Self::Days => "days",
             Self::Percent => "percent",
+            Self::Name => "name",
+            Self::Tree => "tree",
             Self::Help => "help",
             Self::Version => "version",
         }
@@ -414,7 +427,9 @@ impl Flag {
             | Self::Key
             | Self::From
             | Self::Days
-            | Self::Percent => None,
+            | Self::Percent
+            | Self::Name
+            | Self::Tree => None,
         }
     }
 
@@ -426,7 +441,8 @@ impl Flag {
             Self::Cmdline => Some(Value::Text),
             Self::Keyring => Some(Value::File),
             Self::Signatures | Self::Days | Self::Percent => Some(Value::Number),
-            Self::Channel | Self::From => Some(Value::Name),
+            Self::Channel | Self::From | Self::Name => Some(Value::Name),
+            Self::Tree => Some(Value::Directory),
             Self::Key => Some(Value::Key),
             Self::Json | Self::Watch | Self::Wait | Self::Help | Self::Version => None,
         }
@@ -448,6 +464,8 @@ impl Flag {
             Self::From => "Publish what this channel has published",
             Self::Days => "Days until the channel expires (30)",
             Self::Percent => "Percentage of hosts that take it",
+            Self::Name => "Name of the machine",
+            Self::Tree => "Tree with the channel (the current directory)",
             Self::Help => "Show help for buildosctl or for the command",
             Self::Version => "Show the version",
         }
@@ -465,6 +483,7 @@ impl Value {
             Self::Name => "NAME",
             Self::Key => "KEY",
             Self::File => "FILE",
+            Self::Directory => "DIR",
         }
     }
 }

@@ -102,7 +102,7 @@ pub(super) fn bash() -> String {
                     flag.long(),
                     daemons()
                 ),
-                Some(Value::File) => format!(
+                Some(Value::File | Value::Directory) => format!(
                     "            [[ $before != --{} ]] || {{ COMPREPLY=($(compgen -f -- \"$word\")); return; }}\n",
                     flag.long()
                 ),
@@ -213,6 +213,7 @@ fn zsh_flag(flag: Flag) -> String {
         Some(Value::Name) => ":name: ".to_owned(),
         Some(Value::Key) => ":key: ".to_owned(),
         Some(Value::File) => ":file:_files".to_owned(),
+        Some(Value::Directory) => ":directory:_files -/".to_owned(),
         Some(Value::Daemon) => format!(":daemon:({})", daemons()),
     };
     quoted(&format!("--{long}=[{summary}]{value}"))

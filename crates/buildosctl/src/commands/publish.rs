@@ -13,6 +13,9 @@
 //! | `place` | paths of a channel |
 //! | `tree` | drafts and published channels on the disk |
 //! | `objects` | objects on the disk |
+//! | `machine` | a revision of a machine: snapshot, contents, streams in pieces |
+//! | `scan` | files of a machine, and whether they change |
+//! | `packages` | packages of a machine |
 //! | `promote` | the next publication, and its signature |
 //! | `show` | a channel as text, and the changes of a draft |
 //!
@@ -22,12 +25,17 @@
 //! `[[toolchain]]` into the draft. No host fetches a channel yet.
 
 mod changes;
+mod machine;
 pub(crate) mod objects;
+mod packages;
 mod place;
 mod promote;
+mod scan;
 mod show;
+mod size;
 mod tree;
 
+pub(crate) use machine::Source;
 pub(crate) use place::{DEFAULT_CHANNEL, Place};
 pub(crate) use promote::Options;
 
@@ -36,6 +44,8 @@ pub(crate) use promote::Options;
 pub(crate) enum Request {
     /// Makes a tree, or a channel in it.
     Init(Place),
+    /// Publishes a revision of a machine into the draft.
+    Machine(Place, Source),
     /// Shows what is published, and what the draft changes.
     Show(Place),
     /// Signs the draft.
@@ -46,6 +56,7 @@ pub(crate) enum Request {
 pub(crate) fn publish(request: &Request) -> Result<String, String> {
     match request {
         Request::Init(place) => tree::init(place),
+        Request::Machine(place, source) => machine::publish(place, source),
         Request::Show(place) => show::show(place),
         Request::Promote(place, options) => promote::promote(place, options),
     }

@@ -1,4 +1,4 @@
-//! Finds objects that a channel names but the tree lacks.
+//! Stores objects, and finds those that a channel names but the tree lacks.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,7 +8,7 @@ use buildos_channel::model::{Object, Stream};
 use buildos_channel::pieces::PieceList;
 use buildos_channel::{Channel, Digest};
 
-use crate::files::read_limited;
+use crate::files::{read_limited, replace};
 
 /// Faults shown: a tree without objects has thousands.
 const MOST_FAULTS: usize = 20;
@@ -16,6 +16,16 @@ const MOST_FAULTS: usize = 20;
 /// Returns the path of an object.
 pub(crate) fn path(tree: &Path, sha256: &Digest) -> PathBuf {
     tree.join("objects").join(sha256.to_string())
+}
+
+/// Stores an object, unless the tree has it. Returns true if it is new.
+pub(crate) fn store(tree: &Path, sha256: &Digest, data: &[u8]) -> Result<bool, String> {
+    let path = path(tree, sha256);
+    let size = u64::try_from(data.len()).unwrap_or(u64::MAX);
+    if fs::metadata(&path).is_ok_and(|found| found.len() == size) {
+        return Ok(false);
+    }
+    replace(&path, data).map(|()| true)
 }
 
 /// Returns what is wrong with the objects that `channel` names, at most 20 faults.
