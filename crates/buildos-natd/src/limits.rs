@@ -1,5 +1,4 @@
-//! Limits what machines can take of tables that the kernel has once for the host, and closes
-//! a way past the bridge.
+//! Limits what machines can take of tables that the kernel has once for the host.
 //!
 //! | table | limit | without it |
 //! |---|---|---|
@@ -8,12 +7,6 @@
 //! | addresses that a bridge has learned | [`LEARNED_ADDRESSES`] | they fill memory that no control group is charged for |
 //!
 //! Connections in number are limited by [`crate::firewall::policy`].
-//!
-//! A bridge hands a frame for one of the addresses 01:80:c2:00:00:0x to the host as if it
-//! had come from the port itself (`br_handle_frame`, net/bridge/br_input.c), and without the
-//! hooks of table `bridge buildos`. As a port has no address, reverse path filtering drops
-//! each IPv4 packet of such a frame (`net.ipv4.conf.*.rp_filter`,
-//! Documentation/networking/ip-sysctl.rst). A new port has the default setting.
 //!
 //! # Limits
 //!
@@ -37,7 +30,7 @@ const OTHER_NEIGHBOURS: u32 = 4096;
 
 /// Returns the sysctls below `/proc/sys/net` with their bounds.
 #[must_use]
-pub fn sysctls(network: PrivateNetwork) -> [(&'static str, Bound); 4] {
+pub fn sysctls(network: PrivateNetwork) -> [(&'static str, Bound); 3] {
     let neighbours = config::max_leases(network).saturating_add(OTHER_NEIGHBOURS);
     [
         (
@@ -51,8 +44,6 @@ pub fn sysctls(network: PrivateNetwork) -> [(&'static str, Bound); 4] {
             "ipv4/neigh/default/gc_thresh3",
             Bound::AtLeast(neighbours.saturating_mul(2)),
         ),
-        // Loose (RFC 3704, section 2.4).
-        ("ipv4/conf/default/rp_filter", Bound::On(2)),
     ]
 }
 

@@ -77,8 +77,7 @@ impl Sysctls {
         let value = match bound {
             Bound::AtLeast(least) if current < least => least,
             Bound::AtMost(most) if current > most => most,
-            Bound::On(value) if current == 0 => value,
-            Bound::AtLeast(_) | Bound::AtMost(_) | Bound::On(_) => return Ok(None),
+            Bound::AtLeast(_) | Bound::AtMost(_) => return Ok(None),
         };
         self.write(name, &value.to_string())?;
         Ok(Some(current))
@@ -113,8 +112,6 @@ impl Sysctls {
 pub enum Bound {
     AtLeast(u32),
     AtMost(u32),
-    /// Not 0, and this value in its place.
-    On(u32),
 }
 
 /// Returns the name of `net.ipv4.conf.INTERFACE.forwarding`.
@@ -158,9 +155,6 @@ mod tests {
         assert_eq!(bound(Bound::AtLeast(7440)), None);
         assert_eq!(bound(Bound::AtLeast(9000)), Some(7440));
         assert_eq!(bound(Bound::AtMost(u32::MAX)), None);
-        assert_eq!(bound(Bound::On(2)), None);
-        std::fs::write(directory.join("timeout"), "0\n").unwrap();
-        assert_eq!(bound(Bound::On(2)), Some(0));
         std::fs::write(directory.join("timeout"), "never\n").unwrap();
         let error = sysctls
             .bound("netfilter/timeout", Bound::AtMost(1))
