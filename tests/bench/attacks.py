@@ -262,6 +262,12 @@ ATTACKS = [
         _has_few_neighbours,
     ),
     Attack(
+        "past-bridge",
+        "datagrams and ARP past the bridge, at full rate",
+        _by_machine("past-bridge", HOST, "{scene.attacker.address}", "9", "300000", timed=False),
+        _has_few_neighbours,
+    ),
+    Attack(
         "leases",
         "DHCP requests, at full rate",
         _by_machine("leases", "172.23", "300000", timed=False),

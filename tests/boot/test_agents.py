@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import itertools
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -108,6 +109,33 @@ def test_machine_does_not_fill_the_table_of_neighbours(host: BootedHost) -> None
     assert "172.23.77." not in host.shell.output("ip neigh show dev br1")
     counted = 'grep -c "172.23.77" || true'
     assert host.shell.output(f"nft list set bridge buildos addresses | {counted}").strip() == "0"
+
+
+# A machine whose frames for the host have an address that bridges do not forward. The kernel
+# sends ARP requests to the broadcast address of a link.
+PAST_BRIDGE = """
+ip netns add past
+ip link add past0 type veth peer eth0 netns past
+ip link set past0 master br1 up
+ip netns exec past sh -ec '
+    ip link set eth0 broadcast 01:80:c2:00:00:0e
+    ip link set eth0 up
+    ip address add 172.23.77.100/16 dev eth0
+    busybox ping -c 1 -W 1 172.23.0.1 || true
+    ip neigh replace 172.23.0.1 lladdr 01:80:c2:00:00:0e dev eth0
+    busybox ping -c 1 -W 1 172.23.0.1 || true'
+ip neigh show to 172.23.77.100
+nft list table inet buildos | grep "past a bridge"
+nft list table arp buildos | grep "past a bridge"
+ip netns del past
+"""
+
+
+def test_machine_does_not_reach_host_past_the_bridge(host: BootedHost) -> None:
+    output = host.shell.output(PAST_BRIDGE)
+    assert "lladdr" not in output
+    packets = [int(count) for count in re.findall(r"counter packets (\d+)", output)]
+    assert len(packets) == 2 and min(packets) > 0, output
 
 
 def test_slices_limit_cpu_ram_and_processes_of_agents(host: BootedHost) -> None:

@@ -56,8 +56,10 @@ def test_machine_gets_address_dns_and_internet(online: Host, lan: Lan) -> None:
     assert 1 <= tracked < limit
 
 
-def test_installed_table_equals_golden_file(online: Host) -> None:
-    assert online.run("nft --stateless --terse list table inet buildos") == _TABLE
+@pytest.mark.parametrize(("family", "golden"), [("inet", "ruleset.nft"), ("arp", "arp.nft")])
+def test_installed_table_equals_golden_file(online: Host, family: str, golden: str) -> None:
+    listed = online.run(f"nft --stateless --terse list table {family} buildos")
+    assert listed == (_GOLDEN / golden).read_text()
 
 
 def test_forwarding_is_enabled_on_both_bridges_only(online: Host) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 
+import pytest
 from conftest import NewHost
 from host import Host
 from machine import HOSTILE_MACHINE, Machine, machine_with_lease
@@ -61,6 +62,29 @@ def test_machine_does_not_reach_link_local_addresses(online: Host, lan: Lan) -> 
     assert online.succeeds("ping -c 1 -W 5 169.254.169.254")
     assert not machine.succeeds("ping -c 1 -W 1 169.254.169.254")
     assert packets(online, "an address that has no meaning outside") == 1
+
+
+@pytest.mark.parametrize("bridge", ["br1", "br0"])
+def test_machine_does_not_reach_host_past_the_bridge(online: Host, bridge: str) -> None:
+    machine = Machine(online, bridge)
+    host_address = online.addresses(bridge)[0].partition("/")[0]
+    host = online.network("/proc/1/ns/net")
+    receive = [*HOSTILE_MACHINE, "receive", "0.0.0.0", "5555"]
+    process = start([*host, *receive], stdout=subprocess.PIPE)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "listening\n"
+        before = packets(online, "past a bridge")
+        for destination in (host_address, "255.255.255.255", "224.0.0.1"):
+            attack = ["past-bridge", destination, "172.23.0.77", "5555", "32"]
+            subprocess.run(machine.outside([*HOSTILE_MACHINE, *attack]), check=True)
+        own = ["datagram", "4000", "127.0.0.1", "5555"]
+        subprocess.run([*host, *HOSTILE_MACHINE, *own], check=True)
+        assert process.stdout.readline() == "5555 127.0.0.1 4000\n"
+        assert "198.18." not in online.run("ip neigh show")
+        assert packets(online, "past a bridge") > before
+    finally:
+        end(process)
 
 
 def test_host_does_not_route_between_computers_on_br0(online: Host, lan: Lan) -> None:

@@ -5,7 +5,7 @@ use buildos_probe::Request;
 use crate::dnsmasq::config::{configuration, resolv};
 use crate::firewall::bytecode::KernelTable;
 use crate::firewall::port_policy::{self, Dispatch};
-use crate::firewall::{model, policy};
+use crate::firewall::{arp_policy, model, policy};
 use crate::ports::Ports;
 use crate::probe_request;
 use crate::settings::{BridgeNetfilter, Settings};
@@ -20,6 +20,8 @@ pub struct Desired {
     pub table: KernelTable,
     /// Table `bridge buildos`.
     pub port_table: KernelTable,
+    /// Table `arp buildos`.
+    pub arp_table: KernelTable,
     /// Content of [`crate::dnsmasq::paths::DESIRED`].
     pub dnsmasq: String,
     /// Content of [`crate::dnsmasq::paths::RESOLV`].
@@ -42,6 +44,7 @@ impl Desired {
         let port_table = port_policy::table(&network, settings, ports, dispatch);
         Self {
             port_table: KernelTable::compile(&port_table),
+            arp_table: KernelTable::compile(&arp_policy::table()),
             table: KernelTable::compile(&policy::table(&network, settings, ports)),
             dnsmasq: configuration(&network, settings.lease),
             resolv: resolv(&network.dns),
@@ -53,10 +56,11 @@ impl Desired {
 
     /// Returns the tables with their families.
     #[must_use]
-    pub fn tables(&self) -> [(model::Family, &KernelTable); 2] {
+    pub fn tables(&self) -> [(model::Family, &KernelTable); 3] {
         [
             (model::Family::Inet, &self.table),
             (model::Family::Bridge, &self.port_table),
+            (model::Family::Arp, &self.arp_table),
         ]
     }
 }

@@ -1,4 +1,4 @@
-//! Owns tables `inet buildos` and `bridge buildos` in the kernel's nf_tables.
+//! Owns tables `inet buildos`, `bridge buildos` and `arp buildos` in the kernel's nf_tables.
 //!
 //! ```text
 //! Settings, UplinkNetwork ─ policy ─▶ Table ─ compile ──▶ KernelTable ─ encode ─▶ kernel
@@ -10,6 +10,7 @@
 //! no packet meets half a table, or none. It never changes another table.
 //! [`monitor`] reports commits of other processes.
 
+pub mod arp_policy;
 pub mod bytecode;
 pub mod client;
 mod compile;

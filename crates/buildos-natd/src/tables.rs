@@ -2,8 +2,8 @@
 //!
 //! | table | is installed |
 //! |---|---|
-//! | `inet buildos`, `bridge buildos` | while the kernel has a different one, both in one transaction |
-//! | `inet buildos_closed` | while the other two are not, so that the host's ports stay closed |
+//! | `inet buildos`, `bridge buildos`, `arp buildos` | while the kernel has a different one, in one transaction |
+//! | `inet buildos_closed` | while one of the others is not, so that the host's ports stay closed |
 //!
 //! A new `bridge buildos` takes over what the last one learned. natd remembers the bindings
 //! of machines in a file in `/run`, for a table that is flushed while natd does not run.
@@ -47,7 +47,7 @@ const KNOWN_LIMIT: usize = 8 << 20;
 pub struct Tables {
     root: PathBuf,
     /// The tables that natd last read back, in the order of [`Desired::tables`].
-    installed: Option<[KernelTable; 2]>,
+    installed: Option<[KernelTable; 3]>,
     /// The learned sets, as last read.
     bindings: Option<Bindings>,
     /// The content of [`KNOWN`].
@@ -142,7 +142,7 @@ impl Tables {
                 for change in &changes {
                     self.report_install(desired, change);
                 }
-                self.installed = Some([desired.table.clone(), desired.port_table.clone()]);
+                self.installed = Some(desired.tables().map(|(_, table)| table.clone()));
                 return Ok(());
             };
             if installs == MAX_INSTALLS {
@@ -309,7 +309,7 @@ impl DifferentTable<'_> {
         let (elements, installed) = match self.family {
             Family::Bridge => (elements, self.installed.as_ref()),
             // What this table learned, the rates of questions, may start again.
-            Family::Inet => (&[][..], None),
+            Family::Inet | Family::Arp => (&[][..], None),
         };
         Install {
             elements,

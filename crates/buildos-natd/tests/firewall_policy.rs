@@ -8,6 +8,7 @@
 use std::net::Ipv4Addr;
 
 use buildos_natd::dnsmasq::config as dnsmasq;
+use buildos_natd::firewall::arp_policy;
 use buildos_natd::firewall::bytecode::{Expression, KernelTable};
 use buildos_natd::firewall::model::{
     CompareOp, ConnectionState, Hash, Hook, Link, Match, Rule, Table, Transport, Verdict,
@@ -107,6 +108,12 @@ fn table_of_ports_matches_golden_file() {
     check_golden(&table.to_string(), "ports.nft");
 }
 
+/// Tables inet and arp have the rule that closes the way past a bridge.
+#[test]
+fn table_of_arp_prints_as_nft_lists_it() {
+    check_golden(&arp_policy::table().to_string(), "arp.nft");
+}
+
 #[test]
 fn dnsmasq_configuration_matches_golden_file() {
     let configuration = dnsmasq::configuration(&network(), None);
@@ -161,6 +168,7 @@ struct Packet {
     state: Option<ConnectionState>,
     redirected: bool,
     over_limit: bool,
+    to_reserved_address: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -211,6 +219,7 @@ fn holds(condition: &Match, packet: &Packet) -> bool {
         Match::EchoRequest => packet.ipv4 && packet.protocol == Protocol::Echo,
         Match::State(states) => packet.state.is_some_and(|state| states.contains(&state)),
         Match::DestinationNat => packet.redirected,
+        Match::ToReservedAddress => packet.to_reserved_address,
         Match::NotFrom(_)
         | Match::InputIn(..)
         | Match::OutputNotIn(_)
@@ -303,10 +312,11 @@ prop_compose! {
         ]),
         redirected: bool,
         over_limit in proptest::bool::weighted(0.2),
+        to_reserved_address in proptest::bool::weighted(0.2),
     ) -> Packet {
         Packet {
             input, output, ipv4, source, destination, protocol, source_port, state, redirected,
-            over_limit,
+            over_limit, to_reserved_address,
         }
     }
 }
@@ -405,10 +415,10 @@ proptest! {
             && packet.source_port == 68
             && packet.protocol == Protocol::Port(Transport::Udp, 67);
         let honest = match packet.input {
-            _ if !packet.ipv4 => true,
+            _ if !packet.ipv4 => !packet.to_reserved_address,
             "br1" => asks || (is_private(packet.source) && !host),
             "br0" => !is_private(packet.source) && !is_private(packet.destination),
-            _ => true,
+            _ => !packet.to_reserved_address,
         };
         prop_assert_eq!(passes, honest);
     }

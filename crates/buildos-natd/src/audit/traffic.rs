@@ -81,6 +81,7 @@ impl Traffic {
             MetaKey::InputName => Some(name(&self.input)),
             MetaKey::OutputName => Some(name(&self.output)),
             MetaKey::InputInterface
+            | MetaKey::InputType
             | MetaKey::OutputInterface
             | MetaKey::InputBridge
             | MetaKey::OutputBridge => None,

@@ -221,6 +221,8 @@ pub enum MetaKey {
     InputName = libc::NFT_META_IIFNAME as isize,
     /// Name of the output interface.
     OutputName = libc::NFT_META_OIFNAME as isize,
+    /// Hardware type of the input interface, `ARPHRD_*`.
+    InputType = libc::NFT_META_IIFTYPE as isize,
     /// `NFPROTO_*` of the packet.
     NetworkProtocol = libc::NFT_META_NFPROTO as isize,
     /// Index of the input interface.

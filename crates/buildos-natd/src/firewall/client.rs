@@ -62,7 +62,7 @@ pub async fn read(family: Family, name: &str) -> Result<Option<KernelTable>, Fir
 /// As [`read`].
 pub async fn foreign_tables(name: &str) -> Result<Vec<ForeignTable>, FirewallError> {
     let mut tables = read_all(libc::NFPROTO_UNSPEC, |_| true).await?;
-    let families = [Family::Inet, Family::Bridge].map(Family::number);
+    let families = Family::ALL.map(Family::number);
     tables.retain(|found| !families.contains(&found.family) || found.table.name != name);
     Ok(tables)
 }
@@ -79,7 +79,7 @@ pub async fn counts(name: &str) -> Result<Vec<(String, Count)>, FirewallError> {
 async fn counts_once(name: &str) -> Result<Vec<(String, Count)>, FirewallError> {
     let mut counts = Vec::new();
     let mut socket = Socket::open().map_err(FirewallError::Open)?;
-    for family in [Family::Inet, Family::Bridge] {
+    for family in Family::ALL {
         for message in dump(&mut socket, Dump::Rules, family.number()).await? {
             let listed = decode::rule(&message.attributes)?;
             if let Some(count) = listed.count.filter(|_| listed.table == name) {

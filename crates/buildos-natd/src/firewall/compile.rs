@@ -24,6 +24,8 @@ const PORT_LENGTH: u32 = 2;
 const GROUP_LENGTH: u32 = 4;
 /// Offset of the source in the Ethernet header.
 const ETHERNET_SOURCE: u32 = 6;
+/// First address that a bridge does not forward.
+const RESERVED_ADDRESS: [u8; 6] = [0x01, 0x80, 0xc2, 0, 0, 0];
 /// Start of ARP for IPv4 over Ethernet (RFC 826): types and lengths of both addresses.
 const ARP_START: [u8; 6] = [0, 1, 8, 0, 6, 4];
 /// Offset of the sender's MAC address in ARP.
@@ -45,6 +47,8 @@ const DHCPACK: [u8; 3] = [53, 1, 5];
 const BUCKET_TIMEOUT_MS: u64 = 600_000;
 /// Offset of the type in the Ethernet header.
 const ETHERNET_TYPE: u32 = 12;
+/// `NF_ARP_IN` (linux/netfilter_arp.h).
+const NF_ARP_IN: i32 = 0;
 /// `NF_BR_PRI_FILTER_BRIDGED` (linux/netfilter_bridge.h).
 const BRIDGE_FILTER: i32 = -200;
 /// Offset of the flags in the TCP header (RFC 9293, section 3.1).
@@ -144,6 +148,7 @@ fn hook(hook: Hook) -> Option<u32> {
     let number = match hook {
         Hook::Prerouting => libc::NF_INET_PRE_ROUTING,
         Hook::Input => libc::NF_INET_LOCAL_IN,
+        Hook::ArpInput => NF_ARP_IN,
         Hook::Forward => libc::NF_INET_FORWARD,
         Hook::Output => libc::NF_INET_LOCAL_OUT,
         Hook::Postrouting => libc::NF_INET_POST_ROUTING,
@@ -233,6 +238,13 @@ fn compile_match(condition: &Match, family: Family) -> Vec<Expression> {
             payload(PayloadBase::Link, ETHERNET_SOURCE, MAC_LENGTH),
             Expression::Compare(*is, address.0.into()),
         ],
+        Match::ToReservedAddress => vec![
+            Expression::Meta(MetaKey::InputType),
+            Expression::Compare(CompareOp::Equal, libc::ARPHRD_ETHER.to_ne_bytes().into()),
+            payload(PayloadBase::Link, 0, MAC_LENGTH),
+            Expression::Mask(vec![0xff, 0xff, 0xff, 0xff, 0xff, 0xf0]),
+            Expression::Compare(CompareOp::Equal, RESERVED_ADDRESS.into()),
+        ],
         Match::Key(is, key, set) => {
             let mut expressions = load(key);
             expressions.push(Expression::Lookup(*is, (*set).to_owned()));
@@ -242,7 +254,7 @@ fn compile_match(condition: &Match, family: Family) -> Vec<Expression> {
             // A rule for frames on a bridge has this condition itself.
             let mut expressions = match family {
                 Family::Inet => Vec::from(ipv4(CompareOp::Equal)),
-                Family::Bridge => Vec::new(),
+                Family::Bridge | Family::Arp => Vec::new(),
             };
             expressions.extend(load(key));
             expressions.push(Expression::LimitRate {
@@ -375,7 +387,7 @@ fn ipv4(is: CompareOp, family: Family) -> [Expression; 2] {
             Expression::Meta(MetaKey::NetworkProtocol),
             Expression::Compare(is, vec![libc::NFPROTO_IPV4 as u8]),
         ],
-        Family::Bridge => ethernet_type(is, libc::ETH_P_IP),
+        Family::Bridge | Family::Arp => ethernet_type(is, libc::ETH_P_IP),
     }
 }
 

@@ -180,6 +180,7 @@ fn protocol(family: Family) -> ProtoFamily {
     match family {
         Family::Inet => ProtoFamily::Inet,
         Family::Bridge => ProtoFamily::Bridge,
+        Family::Arp => ProtoFamily::Arp,
     }
 }
 
@@ -342,6 +343,7 @@ mod tests {
             Expression::Conntrack(ConntrackKey::State),
             Expression::Conntrack(ConntrackKey::Status),
             Expression::Meta(MetaKey::InputInterface),
+            Expression::Meta(MetaKey::InputType),
             Expression::Meta(MetaKey::OutputInterface),
             Expression::Meta(MetaKey::InputBridge),
             Expression::Meta(MetaKey::OutputBridge),

@@ -2,8 +2,7 @@
 //!
 //! # Limits
 //!
-//! The model has only what [`super::policy`] and [`super::port_policy`] use: three kinds
-//! of sets, chains with policy accept, and rules made of matches, updates of sets, an
+//! The model has only what the policies use: three kinds of sets, chains with policy accept, and rules made of matches, updates of sets, an
 //! optional counter, a verdict and a comment.
 
 use std::time::Duration;
@@ -30,6 +29,8 @@ pub enum Family {
     Inet,
     /// Frames on bridges.
     Bridge,
+    /// ARP packets.
+    Arp,
 }
 
 /// A set.
@@ -141,6 +142,8 @@ pub enum Hook {
     Prerouting,
     /// Packets addressed to the host.
     Input,
+    /// ARP packets to the host (`NF_ARP_IN`, linux/netfilter_arp.h).
+    ArpInput,
     /// Packets routed through the host.
     Forward,
     /// Packets that the host sends.
@@ -213,6 +216,9 @@ pub enum Match {
     OutputBridge(InterfaceName),
     /// Compares the source in the Ethernet header.
     EthernetSource(CompareOp, MacAddress),
+    /// The destination in the Ethernet header is one of 01:80:c2:00:00:00 to :0f, which
+    /// bridges do not forward (IEEE 802.1Q, table 8-1).
+    ToReservedAddress,
     /// The fields are a key in the set, or not.
     Key(CompareOp, Key, &'static str),
     /// The packets with this key are more than the limit.
@@ -380,12 +386,16 @@ impl Rule {
 }
 
 impl Family {
+    /// The families of natd's tables.
+    pub const ALL: [Self; 3] = [Self::Inet, Self::Bridge, Self::Arp];
+
     /// Returns the name that nft(8) uses.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Inet => "inet",
             Self::Bridge => "bridge",
+            Self::Arp => "arp",
         }
     }
 
@@ -395,6 +405,7 @@ impl Family {
         match self {
             Self::Inet => libc::NFPROTO_INET,
             Self::Bridge => libc::NFPROTO_BRIDGE,
+            Self::Arp => libc::NFPROTO_ARP,
         }
     }
 }
@@ -405,7 +416,7 @@ impl Hook {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Prerouting => "prerouting",
-            Self::Input => "input",
+            Self::Input | Self::ArpInput => "input",
             Self::Forward => "forward",
             Self::Output => "output",
             Self::Postrouting => "postrouting",

@@ -4,7 +4,7 @@
 //!
 //! | chain | packets from machines | packets to machines |
 //! |---|---|---|
-//! | prerouting | only from their own network's addresses | none from br0 with addresses of br1's network |
+//! | prerouting | only from their own network's addresses, only through br1 | none from br0 with addresses of br1's network |
 //! | input | DHCP, DNS, TFTP, echo and the ports in `open` | |
 //! | forward | to br0; new connections not to DHCP ports, special and blocked private networks | answers from br0 |
 //! | postrouting | masqueraded behind the host's address, from unprivileged ports | |
@@ -175,6 +175,7 @@ pub fn closed_table(network: &UplinkNetwork, settings: &Settings) -> Table {
     };
     let mut input = rules.input();
     input.retain(|rule| !rule.matches.iter().any(is_limit));
+    input.insert(0, past_bridge());
     let mut among = rules.between_machines();
     among.matches.insert(0, rules.private_input());
     let forward = [
@@ -333,6 +334,8 @@ impl Rules<'_> {
                 vec![self.public_input(), Match::Ipv4(CompareOp::Equal)],
                 "an outsider past the NAT",
             ),
+            // The input interface is the port.
+            past_bridge(),
         ]);
         rules
     }
@@ -634,6 +637,13 @@ impl Rules<'_> {
     fn network(&self) -> Ipv4Net {
         self.network.private_network.network()
     }
+}
+
+/// Drops a packet in a frame that the rules for bridges did not see.
+pub(super) fn past_bridge() -> Rule {
+    Rule::new(vec![Match::ToReservedAddress], Verdict::Drop)
+        .counted()
+        .comment("past a bridge")
 }
 
 /// Continues with the rules for new connections to the outside. NAT ignores packets without

@@ -145,6 +145,7 @@ fn meta(data: &[u8]) -> Result<Option<Expression>, DecodeError> {
         MetaKey::NetworkProtocol,
         MetaKey::TransportProtocol,
         MetaKey::InputInterface,
+        MetaKey::InputType,
         MetaKey::OutputInterface,
         MetaKey::InputBridge,
         MetaKey::OutputBridge,

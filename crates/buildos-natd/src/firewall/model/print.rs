@@ -107,6 +107,9 @@ impl fmt::Display for Match {
             Self::OutputNotIn(set) => write!(f, "oifname != @{set}"),
             Self::OutputBridge(name) => write!(f, "meta obrname \"{name}\""),
             Self::EthernetSource(is, address) => write!(f, "ether saddr {is}{address}"),
+            Self::ToReservedAddress => {
+                f.write_str("ether daddr & ff:ff:ff:ff:ff:f0 == 01:80:c2:00:00:00")
+            }
             Self::Key(is, key, set) => write!(f, "{} {is}@{set}", Fields(key)),
             Self::RateOver { set, key, limit } => write!(
                 f,
