@@ -211,7 +211,7 @@ def test_natd_killed_keeps_connections_and_counters(online: Host, lan: Lan) -> N
     )
     wait_until_ready(online)
     assert table_handle(online) == handle
-    assert len(messages(online, INSTALLED)) == 2
+    assert len(messages(online, INSTALLED)) == 3
 
 
 def test_natd_restart_keeps_connections(online: Host, lan: Lan) -> None:
