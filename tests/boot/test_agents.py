@@ -138,6 +138,112 @@ def test_machine_does_not_reach_host_past_the_bridge(host: BootedHost) -> None:
     assert len(packets) == 2 and min(packets) > 0, output
 
 
+# Sends DISCOVERs (RFC 2131) and other frames from random MAC addresses without a pause.
+FLOOD = r"""
+open my $file, '<', "/sys/class/net/eth0/ifindex" or die;
+my $index = <$file>;
+socket my $socket, 17, 3, 0x0300 or die "socket: $!";
+bind $socket, pack('S n i x12', 17, 3, $index) or die "bind: $!";
+while (1) {
+    my $mac = pack 'C6', 2, map { int rand 256 } 1 .. 5;
+    my $bootp = pack('C4 N n2 x16 a6 x202', 1, 1, 6, 0, rand 2**32, 0, 0x8000, $mac)
+        . pack('N C4', 0x63825363, 53, 1, 1, 255);
+    my $udp = pack('n4', 68, 67, 8 + length $bootp, 0) . $bootp;
+    my $ip = pack 'C2 n3 C2 n N2', 0x45, 0, 20 + length $udp, 0, 0, 64, 17, 0, 0, 0xffffffff;
+    my $sum = unpack '%32n*', $ip;
+    $sum = ($sum & 0xffff) + ($sum >> 16) while $sum >> 16;
+    substr $ip, 10, 2, pack 'n', ~$sum & 0xffff;
+    my $ethernet = "\xff" x 6 . $mac;
+    send $socket, "$ethernet\x08\x00$ip$udp", 0;
+    send $socket, "$ethernet\x88\xb5" . "\0" x 50, 0;
+}
+"""
+
+# Attaches a hostile machine, and then machines whose first packet follows the DHCPACK at once:
+# they need no ARP.
+FIRST_PACKETS = f"""
+cat >/run/flood.pl <<'END'
+{FLOOD}
+END
+cat >/run/first <<'END'
+#!/bin/sh
+[ "$1" = bound ] || exit 0
+ip address replace $ip/$mask dev $interface
+ip neigh replace 172.23.0.1 lladdr $HOST dev $interface
+busybox ping -q -c 1 -W 5 172.23.0.1 | grep 'packets received'
+END
+chmod +x /run/first
+ip netns add hostile
+ip link add hostile0 type veth peer eth0 netns hostile
+ip link set hostile0 master br1 up
+ip netns exec hostile ip link set eth0 up
+ip netns exec hostile perl /run/flood.pl &
+flood=$!
+until nft list chain bridge buildos dhcp | grep -q 'packets [1-9].*too many DHCP requests'; do
+    sleep 0.1
+done
+export HOST=$(cat /sys/class/net/br1/address)
+for number in 1 2 3 4 5; do
+    ip netns add first
+    ip link add first0 type veth peer eth0 netns first
+    ip link set first0 master br1 up
+    ip netns exec first ip link set eth0 up
+    ip netns exec first busybox udhcpc -i eth0 -s /run/first -n -q -t 30 -T 1 2>/dev/null
+    ip netns del first
+done
+kill $flood
+ip netns del hostile
+"""
+
+
+def test_first_packet_after_a_lease_passes_while_a_port_floods(host: BootedHost) -> None:
+    output = host.shell.output(FIRST_PACKETS, BOOT_SECONDS)
+    received = [line for line in output.splitlines() if "packets received" in line]
+    assert len(received) == 5, output
+    assert all("1 packets received" in line for line in received), output
+    learned = host.shell.output("bridge fdb show br br1 dynamic | wc -l")
+    assert int(learned) < 64
+
+
+# A machine with a lease, and another owner of both tables that close the host.
+CLOSE = """
+cat >/run/lease <<'END'
+#!/bin/sh
+[ "$1" != bound ] || ip address replace $ip/$mask dev $interface
+END
+chmod +x /run/lease
+ip netns add closed
+ip link add closed0 type veth peer eth0 netns closed
+ip link set closed0 master br1 up
+ip netns exec closed ip link set eth0 up
+ip netns exec closed busybox udhcpc -i eth0 -s /run/lease -n -q -t 10 >/dev/null 2>&1
+ip netns exec closed busybox ping -c 1 -W 10 172.23.0.1 >/dev/null
+systemd-run --quiet --unit=owner sh -c '(echo "delete table inet buildos;
+add table inet buildos { flags owner; };
+add table inet buildos_closed { flags owner; }"; sleep infinity) | nft -i'
+"""
+
+
+def test_bridge_passes_no_frame_if_kernel_refuses_each_table(host: BootedHost) -> None:
+    ping = "ip netns exec closed busybox ping -c 1 -W 2 172.23.0.1"
+    host.shell.output(CLOSE)
+
+    def status() -> str:
+        return host.shell.output("systemctl show --value --property=StatusText buildos-natd")
+
+    host.guest.wait_for(lambda: "br1 passes no frame" in status(), "natd closes br1", 60)
+    assert host.shell.run(ping).status != 0
+    # A port that comes later, and its machine.
+    host.shell.output("""
+        ip link add late0 type veth peer eth1 netns closed
+        ip link set late0 master br1 up""")
+    assert "late0" not in host.shell.output("bridge vlan show dev late0 | grep PVID || true")
+    host.shell.output("systemctl stop owner")
+    host.guest.wait_for(lambda: host.shell.run(ping).status == 0, "br1 passes frames again", 60)
+    host.guest.wait_for(lambda: "passes no frame" not in status(), "natd's status", 60)
+    assert "buildos_closed" not in host.shell.output("nft list tables; ip netns del closed")
+
+
 def test_slices_limit_cpu_ram_and_processes_of_agents(host: BootedHost) -> None:
     def setting(group: str, name: str) -> str:
         return host.shell.output(f"cat /sys/fs/cgroup/{group}/{name}").strip()

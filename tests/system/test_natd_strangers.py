@@ -184,6 +184,20 @@ def test_kernel_limits_are_restored(online: Host) -> None:
     assert online.read(timeout).strip() == "600"
 
 
+def test_kernel_that_refuses_each_table_is_reported(online: Host) -> None:
+    own = "delete table inet buildos; add table inet buildos { flags owner; };"
+    own += "add table inet buildos_closed { flags owner; }"
+    online.run(
+        ["systemd-run", "--unit=owner", "sh", "-c", f"(echo '{own}'; sleep infinity) | nft -i"]
+    )
+    # The kernel of this lane cannot filter VLANs. tests/boot has one that can.
+    status = wait_for_status(online, "machines reach all ports of the host")
+    assert "no VLAN filtering" in status
+    online.systemctl("stop", "owner.service")
+    wait_until_ready(online)
+    assert "buildos_closed" not in online.run("nft list tables")
+
+
 def test_table_of_another_owner_closes_forwarding(online: Host, lan: Lan) -> None:
     machine = machine_with_lease(online)
     assert machine.succeeds(f"ping -c 1 -W 5 {lan.address}")

@@ -6,6 +6,7 @@
 //! | `nf_call_iptables` of br1 (ip-link(8)) | 1 if configured, or if a rule matches on ports |
 //! | `isolated` of br1's ports (bridge(8)) | off; table `bridge buildos` isolates machines |
 //! | `fdb_max_learned` of both bridges (ip-link(8)) | [`LEARNED_ADDRESSES`] |
+//! | `vlan_filtering`, `vlan_default_pvid`, `group_fwd_mask` of br1 | [`set_closed`], if no table can be installed |
 //!
 //! With the module br_netfilter, bridged frames pass iptables on all bridges by default.
 //! That reduces the rate of connections by a sixth, and a firewall of the host can drop
@@ -215,6 +216,83 @@ pub async fn limit_learning(name: &InterfaceName) -> Result<Option<String>, Brid
     }
 }
 
+/// `group_fwd_mask` of a closed bridge: frames for 01:80:c2:00:00:03 to :0f are frames like
+/// others, which the bridge drops. The kernel refuses the bits before.
+const CLOSED_MASK: u16 = 0xfff8;
+
+/// Makes a bridge drop all frames from and to its ports, or ends that. Returns a description
+/// if the bridge was different.
+///
+/// A bridge that filters VLANs drops frames without a tag at ports that have no VLAN for them
+/// (`br_allowed_ingress`, net/bridge/br_vlan.c). A port that comes later has none either.
+///
+/// # Errors
+///
+/// [`BridgeError`]; a missing bridge is no error. The kernel has no VLAN filtering.
+pub async fn set_closed(name: &InterfaceName, closed: bool) -> Result<Option<String>, BridgeError> {
+    let mut socket = Socket::open().map_err(BridgeError::Open)?;
+    let link = match socket.get(bridge::get(name)).await {
+        Ok(link) => link,
+        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => return Ok(None),
+        Err(error) => return Err(BridgeError::ReadLink(name.clone(), error)),
+    };
+    let Some((index, settings)) = bridge::settings(&link) else {
+        return Ok(None);
+    };
+    let description = match closed {
+        true => format!("have {name} drop all frames of its ports"),
+        false => format!("have {name} pass frames of its ports again"),
+    };
+    let Some(is_closed) = is_closed(settings) else {
+        let error = io::Error::new(io::ErrorKind::Unsupported, "no VLAN filtering");
+        return match closed {
+            true => Err(BridgeError::Change(description, error)),
+            false => Ok(None),
+        };
+    };
+    if is_closed == closed {
+        return Ok(None);
+    }
+    for step in closing_steps(closed) {
+        let changed = socket.change(bridge::set(index, step)).await;
+        changed.map_err(|error| BridgeError::Change(description.clone(), error))?;
+    }
+    Ok(Some(description))
+}
+
+/// Returns true if [`set_closed`] closed a bridge with these settings; [`None`] if the kernel
+/// cannot filter VLANs.
+fn is_closed(settings: &[InfoBridge]) -> Option<bool> {
+    let mut settings_of_vlans = settings.iter();
+    // The kernel has this one only if it can filter.
+    settings_of_vlans.find(|setting| matches!(setting, InfoBridge::VlanDefaultPvid(_)))?;
+    let closed = [
+        InfoBridge::VlanFiltering(true),
+        InfoBridge::VlanDefaultPvid(0),
+        InfoBridge::GroupFwdMask(CLOSED_MASK),
+    ];
+    Some(closed.iter().all(|wanted| settings.contains(wanted)))
+}
+
+/// Returns the changes in their order: the kernel changes the default VLAN only of a bridge
+/// that does not filter.
+fn closing_steps(closed: bool) -> Vec<Vec<InfoBridge>> {
+    let unfiltered = |mask| {
+        vec![
+            InfoBridge::VlanFiltering(false),
+            InfoBridge::GroupFwdMask(mask),
+        ]
+    };
+    match closed {
+        true => vec![
+            unfiltered(CLOSED_MASK),
+            vec![InfoBridge::VlanDefaultPvid(0)],
+            vec![InfoBridge::VlanFiltering(true)],
+        ],
+        false => vec![unfiltered(0), vec![InfoBridge::VlanDefaultPvid(1)]],
+    }
+}
+
 /// Returns the addresses that a bridge has learned, with their ports; [`None`] if the
 /// kernel does not list them.
 pub async fn learned(name: &InterfaceName) -> Option<Vec<Learned>> {
@@ -321,6 +399,28 @@ mod tests {
     fn planned(passes: bool) -> Vec<String> {
         let changes = plan(&observed(), &br1(), passes);
         changes.into_iter().map(|c| c.description).collect()
+    }
+
+    #[test]
+    fn only_a_bridge_closed_by_natd_is_closed() {
+        let closed = [
+            InfoBridge::VlanFiltering(true),
+            InfoBridge::VlanDefaultPvid(0),
+            InfoBridge::GroupFwdMask(CLOSED_MASK),
+        ];
+        assert_eq!(is_closed(&closed), Some(true));
+        for other in [
+            InfoBridge::VlanFiltering(false),
+            InfoBridge::VlanDefaultPvid(1),
+            InfoBridge::GroupFwdMask(0),
+        ] {
+            let kind = std::mem::discriminant(&other);
+            let mut settings = closed.to_vec();
+            settings.retain(|setting| std::mem::discriminant(setting) != kind);
+            settings.push(other);
+            assert_eq!(is_closed(&settings), Some(false), "{settings:?}");
+        }
+        assert_eq!(is_closed(&[InfoBridge::VlanFiltering(false)]), None);
     }
 
     #[test]

@@ -26,6 +26,7 @@ use crate::dnsmasq::observe::{self, Dnsmasq};
 use crate::dnsmasq::paths::PID;
 use crate::firewall::bytecode::ForeignTable;
 use crate::firewall::client;
+use crate::firewall::error::FirewallError;
 use crate::firewall::monitor::{Commit, RulesetMonitor};
 use crate::firewall::policy::TABLE;
 use crate::limits;
@@ -70,6 +71,8 @@ pub struct Reconciler {
     /// Rules of other tables that affect machines, as last observed.
     foreign: Vec<Finding>,
     shortages: Shortages,
+    /// False if br1 passes frames, see [`bridge::set_closed`].
+    bridge_closed: bool,
     observed: Option<Observed>,
     status: Status,
     next_check: Instant,
@@ -96,6 +99,8 @@ impl Reconciler {
             departed: Vec::new(),
             foreign: Vec::new(),
             shortages: Shortages::new(),
+            // An earlier natd can have closed it.
+            bridge_closed: true,
             observed: None,
             status: Status::waiting(""),
             next_check: now,
@@ -233,10 +238,11 @@ impl Reconciler {
             Ok(mut foreign_tables) => {
                 let closed = foreign_tables.iter().position(is_closed_table);
                 let closed = closed.map(|at| foreign_tables.remove(at));
-                if let Err(error) =
-                    Tables::apply_closed(&desired.network, &self.settings, posture, closed).await
-                {
-                    forwarding = Forwarding::Exposed(text::chain(&error));
+                let closed =
+                    Tables::apply_closed(&desired.network, &self.settings, posture, closed).await;
+                let bridge = &desired.network.private_bridge;
+                if let Some(cut_off) = self.cut_off(bridge, posture, closed.err()).await {
+                    forwarding = cut_off;
                 }
                 self.audit(&foreign_tables, &desired.network);
                 self.apply_bridge(desired, &foreign_tables, links).await
@@ -273,6 +279,41 @@ impl Reconciler {
             }
         }
         observed
+    }
+
+    /// Closes the private bridge if the kernel refused the closed table with this error, and
+    /// opens it otherwise.
+    async fn cut_off(
+        &mut self,
+        bridge: &InterfaceName,
+        posture: Option<Posture>,
+        refusal: Option<FirewallError>,
+    ) -> Option<Forwarding> {
+        let Some(refusal) = refusal else {
+            if posture.is_some() && self.bridge_closed {
+                match bridge::set_closed(bridge, false).await {
+                    Ok(change) => {
+                        change
+                            .iter()
+                            .for_each(|change| messages::bridge_changed(change));
+                        self.bridge_closed = false;
+                    }
+                    Err(error) => return Some(Forwarding::Failed(text::chain(&error))),
+                }
+            }
+            return None;
+        };
+        let refusal = text::chain(&refusal);
+        self.bridge_closed = true;
+        Some(match bridge::set_closed(bridge, true).await {
+            Ok(change) => {
+                change
+                    .iter()
+                    .for_each(|change| messages::bridge_changed(change));
+                Forwarding::CutOff(refusal)
+            }
+            Err(error) => Forwarding::Exposed(format!("{refusal}; {}", text::chain(&error))),
+        })
     }
 
     fn open(&self, network: &UplinkNetwork) -> Forwarding {

@@ -54,6 +54,9 @@ pub enum Forwarding {
     Held,
     /// Neither forwards, because the table is not the desired one.
     Closed,
+    /// Neither forwards, and br1 passes no frame, because the kernel refuses the closed table
+    /// for this reason.
+    CutOff(String),
     /// Neither forwards, and machines reach all ports of the host, for this reason.
     Exposed(String),
     /// Cannot be switched, for this reason.
@@ -93,6 +96,10 @@ impl Status {
         if let Err(error) = &observed.table {
             return Self::degraded(match &observed.forwarding {
                 Forwarding::Closed => format!("no NAT, and nothing is forwarded: {error}"),
+                Forwarding::CutOff(failure) => format!(
+                    "no NAT, nothing is forwarded, and {} passes no frame ({failure}): {error}",
+                    network.private_bridge
+                ),
                 Forwarding::Exposed(failure) => format!(
                     "no NAT, nothing is forwarded, and machines reach all ports of the host \
                      ({failure}): {error}"
@@ -110,7 +117,10 @@ impl Status {
             Forwarding::NoBridge(name) => {
                 return Self::waiting(format!("waiting for bridge {name}"));
             }
-            Forwarding::Held | Forwarding::Closed | Forwarding::Exposed(_) => {
+            Forwarding::Held
+            | Forwarding::Closed
+            | Forwarding::CutOff(_)
+            | Forwarding::Exposed(_) => {
                 return Self::degraded("no NAT: nothing is forwarded");
             }
             Forwarding::Failed(error) => {
@@ -256,6 +266,11 @@ mod tests {
             "no NAT: nf_tables refused table inet buildos",
         );
         for (forwarding, reason) in [
+            (
+                Forwarding::CutOff("EPERM".to_owned()),
+                "no NAT, nothing is forwarded, and br1 passes no frame (EPERM): nf_tables refused \
+                 table inet buildos",
+            ),
             (
                 Forwarding::Exposed("EPERM".to_owned()),
                 "no NAT, nothing is forwarded, and machines reach all ports of the host (EPERM): \
