@@ -12,6 +12,7 @@ PACKAGES = [
     "isc-dhcp-client",
     "klibc-utils",
     "libmnl0",
+    "libnftnl11",
     "network-manager",
     "strace",
     "systemd",

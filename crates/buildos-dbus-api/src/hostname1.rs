@@ -83,6 +83,7 @@ impl Naming {
 
 impl Snapshot for Naming {
     const INTERFACE: &'static str = "org.build2.buildos.hostname1.Manager";
+    const CACHED: bool = true;
 }
 
 /// Follows hostnamed.

@@ -8,15 +8,18 @@
 //! |---|---|
 //! | server: `dbus.rs` of each daemon | [`update`]: changes properties, signals the difference |
 //! | client | [`watch::Watch`]: follows a peer across its restarts |
+//! | client of many objects | [`cache::Cache`]: reads each once |
 //!
 //! `docs/dbus/` has the XML of record.
 
 pub mod agent1;
+pub mod cache;
 mod fields;
 pub mod hostname1;
 pub mod nat1;
 pub mod network1;
 mod path;
+mod snapshot;
 mod string_enum;
 pub mod system;
 mod update;

@@ -158,6 +158,7 @@ pub struct Nat {
 
 impl Snapshot for Nat {
     const INTERFACE: &'static str = "org.build2.buildos.nat1.Manager";
+    const CACHED: bool = true;
 }
 
 /// Follows natd.

@@ -252,6 +252,7 @@ pub struct Network {
 
 impl Snapshot for Network {
     const INTERFACE: &'static str = "org.build2.buildos.network1.Manager";
+    const CACHED: bool = true;
 }
 
 /// Follows netd.

@@ -1,41 +1,28 @@
 //! Follows the properties of another daemon across its restarts.
 //!
-//! A [`Watch`] reads all properties of one object in one call. It reads them again after
-//! each `PropertiesChanged` that names one of its properties, and each change of the bus
-//! name's owner. A peer that is not
-//! on the bus is a normal state, [`None`]; reading never starts it.
+//! A [`Watch`] reads all properties of one object in one call, once for each owner of the bus
+//! name. Later values come with `PropertiesChanged`; see [`Snapshot::CACHED`]. A peer that is
+//! not on the bus is a normal state, [`None`]; reading never starts it.
 
 use std::collections::HashMap;
-use std::io;
 
 use futures_util::StreamExt as _;
-use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use zbus::names::OwnedBusName;
-use zbus::proxy::MethodFlags;
-use zbus::zvariant::{OwnedObjectPath, Type, Value};
-use zbus::{Connection, MatchRule, MessageStream, Proxy, message};
+use zbus::zvariant::{OwnedObjectPath, Value};
+use zbus::{Connection, MatchRule, MessageStream, message};
 
 use crate::PEER_TIMEOUT;
+use crate::cache::Cache;
 use crate::fields::fields;
+use crate::snapshot::PROPERTIES;
+pub use crate::snapshot::{Snapshot, read};
 
-const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
-/// Errors for a bus name without owner, if the call does not start one.
-const NO_OWNER: [&str; 2] = [
-    "org.freedesktop.DBus.Error.NameHasNoOwner",
-    "org.freedesktop.DBus.Error.ServiceUnknown",
-];
 /// Length of signal queues. [`drain`] empties them at once. zbus allocates 72 bytes for
 /// each place in advance; its default is 64 places.
 const QUEUE: usize = 4;
-
-/// The properties of one interface, as a value.
-pub trait Snapshot: DeserializeOwned + Type + Clone + PartialEq + std::fmt::Debug {
-    /// Name of the interface.
-    const INTERFACE: &'static str;
-}
 
 /// The connection to the bus is gone. A daemon ends with this error, and systemd
 /// restarts it.
@@ -46,7 +33,7 @@ pub struct BusLost;
 /// Follows one object of one peer.
 #[derive(Debug)]
 pub struct Watch<S> {
-    connection: Connection,
+    cache: Cache,
     peer: OwnedBusName,
     path: OwnedObjectPath,
     /// Requests to read again; closed when the bus is gone. One place, as requests
@@ -92,12 +79,19 @@ impl<S: Snapshot> Watch<S> {
         let owner = MessageStream::for_match_rule(owner, connection, Some(QUEUE)).await?;
         let properties = property_changes::<S>(connection, peer, path, QUEUE).await?;
         let (sender, events) = mpsc::channel(1);
+        let cache = Cache::new(connection);
+        let signals = Signals {
+            owner,
+            properties,
+            names: fields::<S>(),
+            cache: cache.clone(),
+        };
         Ok(Self {
-            connection: connection.clone(),
+            cache,
             peer: peer.try_into()?,
             path: path.try_into()?,
             events,
-            drain: tokio::spawn(drain(owner, properties, fields::<S>(), sender)),
+            drain: tokio::spawn(drain(signals, sender)),
             reading: Reading::Stale,
             last: None,
         })
@@ -146,7 +140,7 @@ impl<S: Snapshot> Watch<S> {
     }
 
     async fn read(&self) -> zbus::Result<Option<S>> {
-        read(&self.connection, &self.peer, &self.path).await
+        self.cache.read(&self.peer, &self.path).await
     }
 }
 
@@ -174,61 +168,40 @@ pub async fn property_changes<S: Snapshot>(
     MessageStream::for_match_rule(rule, connection, Some(queue)).await
 }
 
-/// Reads the properties of one object. Returns [`None`] if the name `peer` has no owner.
-/// Never starts the peer.
-///
-/// # Errors
-///
-/// The peer left the bus meanwhile, hangs or has a different version; or the name or the
-/// path is invalid.
-pub async fn read<S: Snapshot>(
-    connection: &Connection,
-    peer: &str,
-    path: &str,
-) -> zbus::Result<Option<S>> {
-    let answer = timeout(PEER_TIMEOUT, get_all(connection, peer, path)).await;
-    answer.unwrap_or_else(|_elapsed| Err(io::Error::from(io::ErrorKind::TimedOut).into()))
-}
-
-async fn get_all<S: Snapshot>(
-    connection: &Connection,
-    peer: &str,
-    path: &str,
-) -> zbus::Result<Option<S>> {
-    let proxy = Proxy::new(connection, peer, path, PROPERTIES).await?;
-    let flags = MethodFlags::NoAutoStart.into();
-    match proxy.call_with_flags("GetAll", flags, &S::INTERFACE).await {
-        Err(zbus::Error::MethodError(name, ..)) if NO_OWNER.contains(&name.as_str()) => Ok(None),
-        answer => answer,
-    }
-}
-
 impl<S> Drop for Watch<S> {
     fn drop(&mut self) {
         self.drain.abort();
     }
 }
 
-/// Requests a reading after each change of the owner, and each change of these properties.
-async fn drain(
-    mut owner: MessageStream,
-    mut properties: MessageStream,
+/// The signals of a peer.
+struct Signals {
+    owner: MessageStream,
+    properties: MessageStream,
+    /// Properties that cause a reading.
     names: &'static [&'static str],
-    sender: mpsc::Sender<()>,
-) {
+    cache: Cache,
+}
+
+/// Passes the signals to the cache. Requests a reading after each change of the owner, and
+/// each change of these properties.
+async fn drain(mut signals: Signals, sender: mpsc::Sender<()>) {
     loop {
-        let (message, is_relevant): (_, fn(&_, &_) -> _) = tokio::select! {
-            message = owner.next() => (message, |_, _| true),
-            message = properties.next() => (message, names_property),
-        };
-        match message {
-            Some(Ok(message)) => {
-                if is_relevant(&message, names) {
-                    // Full: a reading is due. Closed: this task is about to be aborted.
-                    let _ = sender.try_send(());
-                }
+        let is_relevant = tokio::select! {
+            message = signals.owner.next() => {
+                let Some(Ok(message)) = message else { return };
+                signals.cache.owner_changed(&message);
+                true
             }
-            Some(Err(_)) | None => return,
+            message = signals.properties.next() => {
+                let Some(Ok(message)) = message else { return };
+                signals.cache.properties_changed(&message);
+                names_property(&message, signals.names)
+            }
+        };
+        if is_relevant {
+            // Full: a reading is due. Closed: this task is about to be aborted.
+            let _ = sender.try_send(());
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Follows the kernel's hostname, which netd sends to DHCP servers.
 //!
 //! `/proc/sys/kernel/hostname` supports poll(2) and reports every change, whichever program
-//! made it.
+//! made it, and also changes of the names of containers.
 
 #![allow(unsafe_code)] // AsyncFd has no safe constructor.
 
@@ -17,7 +17,11 @@ const PATH: &str = "/proc/sys/kernel/hostname";
 const SIZE: usize = 128;
 
 /// Follows the hostname.
-pub struct HostnameMonitor(AsyncFd<File>);
+pub struct HostnameMonitor {
+    file: AsyncFd<File>,
+    /// Result of the last [`HostnameMonitor::read`].
+    last: Option<String>,
+}
 
 impl HostnameMonitor {
     /// Opens the file.
@@ -30,22 +34,35 @@ impl HostnameMonitor {
         // SAFETY: a File returns the same open descriptor until it is dropped, and
         // the AsyncFd owns it.
         let file = unsafe { AsyncFd::register_with_interest(file, Interest::PRIORITY) };
-        Ok(Self(file.map_err(io::Error::from)?))
+        Ok(Self {
+            file: file.map_err(io::Error::from)?,
+            last: None,
+        })
     }
 
     /// Returns the hostname, or [`None`] if the host has no meaningful one.
     pub fn read(&mut self) -> Option<String> {
+        self.last = self.current();
+        self.last.clone()
+    }
+
+    fn current(&self) -> Option<String> {
         let mut text = [0; SIZE];
-        let length = self.0.get_ref().read_at(&mut text, 0).ok()?;
+        let length = self.file.get_ref().read_at(&mut text, 0).ok()?;
         meaningful(std::str::from_utf8(text.get(..length)?).ok()?)
     }
 
-    /// Waits for a change. Cancel-safe.
+    /// Waits until the hostname differs from the last one read. Cancel-safe.
     pub async fn changed(&mut self) {
-        match self.0.ready(Interest::PRIORITY).await {
-            Ok(mut ready) => ready.clear_ready(),
-            // Reached only when the runtime ends.
-            Err(_) => std::future::pending().await,
+        loop {
+            match self.file.ready(Interest::PRIORITY).await {
+                Ok(mut ready) => ready.clear_ready(),
+                // Reached only when the runtime ends.
+                Err(_) => std::future::pending().await,
+            }
+            if self.current() != self.last {
+                return;
+            }
         }
     }
 }

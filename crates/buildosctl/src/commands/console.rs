@@ -36,7 +36,7 @@ pub(crate) async fn keep(bus: &Connection) -> Result<(), String> {
     notify::ready();
     notify::status(&format!("agetty shows {ISSUE} before its prompts"));
     loop {
-        if write(&collect::host(bus).await, &path)? {
+        if write(&collect::summary(changes.cache()).await, &path)? {
             reload_agetty();
         }
         if !changes.next(READ_INTERVAL).await {

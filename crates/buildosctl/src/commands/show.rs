@@ -4,6 +4,7 @@ use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use buildos_dbus_api::cache::Cache;
 use buildos_service::text;
 use serde_json::Value;
 use zbus::Connection;
@@ -54,7 +55,7 @@ pub(crate) struct Output {
 /// Prints the host, once or after every change.
 pub(crate) async fn show(bus: &Connection, request: &Request) -> Result<ExitCode, String> {
     if !request.watch {
-        let output = render(bus, request).await?;
+        let output = render(&Cache::new(bus), request).await?;
         return Ok(match print(&output.text) {
             printed if printed == ExitCode::SUCCESS => ExitCode::from(output.code),
             failed => failed,
@@ -66,7 +67,7 @@ pub(crate) async fn show(bus: &Connection, request: &Request) -> Result<ExitCode
     let screen = std::io::stdout().is_terminal() && !request.json;
     let mut before = String::new();
     loop {
-        let output = render(bus, request).await?;
+        let output = render(changes.cache(), request).await?;
         if screen {
             // Cursor home, erase the screen (ECMA-48).
             if print(&format!("\x1b[H\x1b[2J{}", output.text)) != ExitCode::SUCCESS {
@@ -83,8 +84,8 @@ pub(crate) async fn show(bus: &Connection, request: &Request) -> Result<ExitCode
 }
 
 /// Reads the host and renders it.
-async fn render(bus: &Connection, request: &Request) -> Result<Output, String> {
-    let mut host = collect::host(bus).await;
+async fn render(cache: &Cache, request: &Request) -> Result<Output, String> {
+    let mut host = collect::host(cache).await;
     if request.view == View::Why {
         for name in &request.agents {
             if host.manager.is_some() && !host.agents.iter().any(|agent| agent.id() == *name) {

@@ -4,19 +4,35 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use buildos_dbus_api::cache::Cache;
 use buildos_dbus_api::system::{ServiceProxy, SystemdProxy, UnitProxy, unit_path};
-use buildos_dbus_api::watch::{Snapshot, read};
+use buildos_dbus_api::watch::Snapshot;
 use buildos_dbus_api::{agent1, hostname1, nat1, network1};
 use buildos_service::{clock, text};
+use serde::Deserialize;
 use zbus::Connection;
-use zbus::names::InterfaceName;
-use zbus::zvariant::OwnedObjectPath;
+use zbus::zvariant::{OwnedObjectPath, Type, as_value};
 
-use super::model::{Agent, Daemon, Host, Instance, Link, Run, SCHEMA};
+use super::model::{Agent, Daemon, Host, Instance, Link, Manager, Network, Run, SCHEMA};
 use super::{auth_keys, controllers, ssh};
 
 /// Reads the state of the host. A daemon that does not answer is recorded as silent.
-pub(crate) async fn host(bus: &Connection) -> Host {
+pub(crate) async fn host(cache: &Cache) -> Host {
+    let mut host = summary(cache).await;
+    if host.network.is_some() {
+        host.links = links(cache).await;
+        host.links.sort_by_key(|link: &Link| link.index);
+    }
+    if host.nat.is_some() {
+        let usage = cache.read(nat1::NAME, nat1::PATH).await;
+        host.usage = usage.ok().flatten().unwrap_or_default();
+    }
+    host
+}
+
+/// As [`host`], without links and the use of br1.
+pub(crate) async fn summary(cache: &Cache) -> Host {
+    let bus = cache.connection();
     let mut host = Host {
         schema: SCHEMA,
         taken_usec: now(),
@@ -26,7 +42,7 @@ pub(crate) async fn host(bus: &Connection) -> Host {
         ..Host::default()
     };
     let mut reader = Reader {
-        bus,
+        cache,
         host: &mut host,
     };
     let network = reader
@@ -43,16 +59,8 @@ pub(crate) async fn host(bus: &Connection) -> Host {
     host.name = name;
     host.nat = nat;
     host.manager = manager;
-    if host.network.is_some() {
-        host.links = objects(bus, network1::NAME, network1::PATH, "Links").await;
-        host.links.sort_by_key(|link: &Link| link.index);
-    }
-    if host.nat.is_some() {
-        let usage = read(bus, nat1::NAME, nat1::PATH).await;
-        host.usage = usage.ok().flatten().unwrap_or_default();
-    }
     if host.manager.is_some() {
-        for instance in objects(bus, agent1::NAME, agent1::PATH, "Instances").await {
+        for instance in instances(cache).await {
             host.agents.push(agent(bus, instance).await);
         }
         host.agents.sort_by_key(Agent::id);
@@ -71,13 +79,13 @@ pub(crate) fn now() -> u64 {
 
 /// Reads daemons and records which of them do not answer.
 struct Reader<'a> {
-    bus: &'a Connection,
+    cache: &'a Cache,
     host: &'a mut Host,
 }
 
 impl Reader<'_> {
     async fn read<S: Snapshot>(&mut self, daemon: Daemon, name: &str, path: &str) -> Option<S> {
-        let why = match read(self.bus, name, path).await {
+        let why = match self.cache.read(name, path).await {
             Ok(Some(properties)) => return Some(properties),
             Ok(None) => "it is not running".to_owned(),
             Err(error) => text::Escaped::received(&text::chain(&error)).into(),
@@ -87,37 +95,53 @@ impl Reader<'_> {
     }
 }
 
-/// Reads the objects that a property of a manager lists, without those that have
-/// disappeared since.
-async fn objects<S: Snapshot>(
-    bus: &Connection,
-    name: &str,
-    manager: &str,
-    property: &str,
-) -> Vec<S> {
-    let mut found = Vec::new();
-    for path in paths(bus, name, manager, property)
-        .await
-        .unwrap_or_default()
-    {
-        found.extend(read(bus, name, &path).await.ok().flatten());
-    }
-    found
+/// The objects of the links.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Type)]
+#[zvariant(signature = "a{sv}")]
+#[serde(default, rename_all = "PascalCase")]
+struct Links {
+    #[serde(with = "as_value")]
+    links: Vec<OwnedObjectPath>,
 }
 
-async fn paths(
-    bus: &Connection,
-    name: &str,
-    manager: &str,
-    property: &str,
-) -> zbus::Result<Vec<OwnedObjectPath>> {
-    let proxy = zbus::fdo::PropertiesProxy::builder(bus)
-        .destination(name)?
-        .path(manager)?
-        .build()
-        .await?;
-    let interface = InterfaceName::try_from(format!("{name}.Manager"))?;
-    Ok(proxy.get(interface, property).await?.try_into()?)
+impl Snapshot for Links {
+    const INTERFACE: &'static str = Network::INTERFACE;
+    const CACHED: bool = Network::CACHED;
+}
+
+/// The objects of the agents.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Type)]
+#[zvariant(signature = "a{sv}")]
+#[serde(default, rename_all = "PascalCase")]
+struct Instances {
+    #[serde(with = "as_value")]
+    instances: Vec<OwnedObjectPath>,
+}
+
+impl Snapshot for Instances {
+    const INTERFACE: &'static str = Manager::INTERFACE;
+    const CACHED: bool = Manager::CACHED;
+}
+
+async fn links(cache: &Cache) -> Vec<Link> {
+    let listed = cache.read::<Links>(network1::NAME, network1::PATH).await;
+    let paths = listed.ok().flatten().unwrap_or_default().links;
+    objects(cache, network1::NAME, &paths).await
+}
+
+async fn instances(cache: &Cache) -> Vec<Instance> {
+    let listed = cache.read::<Instances>(agent1::NAME, agent1::PATH).await;
+    let paths = listed.ok().flatten().unwrap_or_default().instances;
+    objects(cache, agent1::NAME, &paths).await
+}
+
+/// Reads the objects that a manager lists, without those that have disappeared since.
+async fn objects<S: Snapshot>(cache: &Cache, name: &str, paths: &[OwnedObjectPath]) -> Vec<S> {
+    let mut found = Vec::new();
+    for path in paths {
+        found.extend(cache.read(name, path).await.ok().flatten());
+    }
+    found
 }
 
 /// Adds the controllers and the task processes of the agent, which systemd knows.

@@ -106,9 +106,17 @@ macro_rules! dictionary {
     };
 }
 
-/// Defines a struct of the properties of a D-Bus interface.
+/// Defines a struct of the properties of a D-Bus interface: of a manager, or of an object.
 macro_rules! properties {
-    ($(#[$meta:meta])* $name:ident of $interface:literal { $($fields:tt)+ }) => {
+    ($(#[$meta:meta])* $name:ident of manager $interface:literal { $($fields:tt)+ }) => {
+        dictionary! { $(#[$meta])* $name { $($fields)+ } }
+
+        impl Snapshot for $name {
+            const INTERFACE: &'static str = $interface;
+            const CACHED: bool = true;
+        }
+    };
+    ($(#[$meta:meta])* $name:ident of object $interface:literal { $($fields:tt)+ }) => {
         dictionary! { $(#[$meta])* $name { $($fields)+ } }
 
         impl Snapshot for $name {
@@ -119,7 +127,7 @@ macro_rules! properties {
 
 properties! {
     /// Uplink, lease and bridges, as in org.build2.buildos.network1(5)
-    Network of "org.build2.buildos.network1.Manager" {
+    Network of manager "org.build2.buildos.network1.Manager" {
         /// no-carrier, acquiring, online, no-default-route or carrier-lost
         state as "State": String,
         /// State in one line, for people
@@ -183,7 +191,7 @@ dictionary! {
 
 properties! {
     /// Network interface, as in org.build2.buildos.network1(5)
-    Link of "org.build2.buildos.network1.Link" {
+    Link of object "org.build2.buildos.network1.Link" {
         /// Kernel name
         name as "Name": String,
         /// Kernel index
@@ -203,7 +211,7 @@ properties! {
 
 properties! {
     /// Host name, as in org.build2.buildos.hostname1(5)
-    Naming of "org.build2.buildos.hostname1.Manager" {
+    Naming of manager "org.build2.buildos.hostname1.Manager" {
         /// Current name, or empty
         hostname as "Hostname": String,
         /// static, configuration, dhcp-fqdn, dhcp-hostname, mac or none
@@ -219,7 +227,7 @@ properties! {
 
 properties! {
     /// NAT, DHCP and DNS for machines on br1, as in org.build2.buildos.nat1(5)
-    Nat of "org.build2.buildos.nat1.Manager" {
+    Nat of manager "org.build2.buildos.nat1.Manager" {
         /// waiting, active or degraded
         state as "State": String,
         /// State in one line, for people
@@ -260,7 +268,7 @@ properties! {
 
 properties! {
     /// Use of br1, as in org.build2.buildos.nat1(5)
-    Usage of "org.build2.buildos.nat1.Usage" {
+    Usage of object "org.build2.buildos.nat1.Usage" {
         /// Machines on br1 with a lease: address, hardware address, and end of the lease in
         /// seconds since 1970 (0: never)
         machines as "Machines": Vec<(String, String, u64)>,
@@ -273,7 +281,7 @@ properties! {
 
 properties! {
     /// Manager of the agents, as in org.build2.buildos.agent1(5)
-    Manager of "org.build2.buildos.agent1.Manager" {
+    Manager of manager "org.build2.buildos.agent1.Manager" {
         /// State in one line, for people
         reason as "Reason": String,
         /// Mistakes in the configuration, one line each
@@ -365,7 +373,7 @@ impl Agent {
 
 properties! {
     /// Agent, as in org.build2.buildos.agent1(5)
-    Instance of "org.build2.buildos.agent1.Instance" {
+    Instance of object "org.build2.buildos.agent1.Instance" {
         /// Name in the configuration
         name as "Name": String,
         /// bbot or bslave

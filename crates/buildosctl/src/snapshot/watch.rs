@@ -2,14 +2,16 @@
 
 use std::time::Duration;
 
+use buildos_dbus_api::cache::Cache;
 use futures_util::StreamExt as _;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use zbus::{Connection, MatchRule, MessageStream, message};
 
-/// Signals of the buildos daemons. A signal only triggers another read.
+/// Signals of the buildos daemons. They keep the cache up to date, and trigger another read.
 pub(crate) struct Changes {
+    cache: Cache,
     events: mpsc::Receiver<()>,
     /// Empties the signal queues at once: zbus stops reading the connection, replies
     /// included, while a queue is full.
@@ -35,20 +37,34 @@ impl Changes {
         let mut properties = MessageStream::for_match_rule(properties, bus, None).await?;
         let mut owners = MessageStream::for_match_rule(owners, bus, None).await?;
         let (sender, events) = mpsc::channel(1);
+        let cache = Cache::new(bus);
+        let signals = cache.clone();
         let drain = tokio::spawn(async move {
             loop {
-                let message = tokio::select! {
-                    message = properties.next() => message,
-                    message = owners.next() => message,
-                };
-                if !matches!(message, Some(Ok(_))) {
-                    return;
+                tokio::select! {
+                    message = properties.next() => match message {
+                        Some(Ok(message)) => signals.properties_changed(&message),
+                        Some(Err(_)) | None => return,
+                    },
+                    message = owners.next() => match message {
+                        Some(Ok(message)) => signals.owner_changed(&message),
+                        Some(Err(_)) | None => return,
+                    },
                 }
                 // A full channel already causes another read.
                 let _ = sender.try_send(());
             }
         });
-        Ok(Self { events, drain })
+        Ok(Self {
+            cache,
+            events,
+            drain,
+        })
+    }
+
+    /// Returns the objects that were read.
+    pub(crate) fn cache(&self) -> &Cache {
+        &self.cache
     }
 
     /// Waits for a change, at most for `limit`: the clock, the tasks and the counters
