@@ -428,3 +428,32 @@ def test_flapping_carrier_keeps_lease(host: Host, lan: Lan) -> None:
     host.wait_for(lambda: host.bus_property("network1", "State") == "online", "the host is online")
     assert host.addresses("br0") == [f"{address}/24"]
     assert subprocess.run(lan.command(["ping", "-c", "1", "-W", "10", address])).returncode == 0
+
+
+def test_flapping_carrier_writes_few_journal_lines(host: Host, lan: Lan) -> None:
+    lan.serve_dhcp()
+    host.start([lan])
+    wait_until_ready(host)
+    host.wait_for(lambda: not host.run("systemctl list-jobs --quiet --no-legend"), "the boot ends")
+    cursor = host.journal("--lines=1")[-1]["__CURSOR"]
+
+    def logged() -> list[str]:
+        return [str(line["MESSAGE"]) for line in host.journal(f"--after-cursor={cursor}")]
+
+    flaps = 10
+    for _ in range(flaps):
+        host.nics[0].unplug()
+        host.wait_for(
+            lambda: host.bus_property("network1", "State") == "carrier-lost", "netd notices"
+        )
+        host.nics[0].plug()
+        host.wait_for(
+            lambda: host.bus_property("network1", "State") == "online", "the host is online"
+        )
+    held = re.compile(r"eth0: carrier \(the last of \d+ such messages in \d+ s\)")
+    host.wait_for(lambda: any(held.fullmatch(line) for line in logged()), "the rest is reported")
+    wait_until_ready(host)
+    lines = logged()
+    # Each change is a line of netd and one of natd. On a loaded machine, the link is quiet for
+    # some seconds now and then, which is reported each time.
+    assert len(lines) <= 2 * flaps, lines

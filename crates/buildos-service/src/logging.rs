@@ -12,18 +12,32 @@
 //! | info | transition, with its reason |
 //! | debug | detail |
 //! | trace | packet |
+//!
+//! Lines that repeat are held back and counted, as [`limit`] describes.
+
+pub(crate) mod journal;
+mod limit;
 
 use std::io;
 
 use tracing::level_filters::LevelFilter;
-use tracing_journald::{Priority, PriorityMappings};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::registry;
 
-/// Installs the process's logger. [`crate::main`] calls it; a helper without
-/// [`crate::Service`] calls it directly.
+use journal::Journal;
+
+/// Installs the logger of a helper without [`crate::Service`]. It holds nothing back.
 pub fn init(identifier: &str) {
+    install(identifier, false);
+}
+
+/// Installs the logger of a daemon, in which [`journal::report_held`] runs.
+pub(crate) fn init_limited(identifier: &str) {
+    install(identifier, true);
+}
+
+fn install(identifier: &str, limited: bool) {
     let level = std::env::var("BUILDOS_LOG")
         .ok()
         .and_then(|level| level.parse::<LevelFilter>().ok())
@@ -35,7 +49,8 @@ pub fn init(identifier: &str) {
     };
     let level = Targets::new().with_default(level).with_target("zbus", zbus);
     // systemd sets it if standard error is the journal (systemd.exec(5)).
-    let journal = std::env::var_os("JOURNAL_STREAM").and_then(|_| journal(identifier).ok());
+    let journal =
+        std::env::var_os("JOURNAL_STREAM").and_then(|_| Journal::open(identifier, limited).ok());
     let result = match journal {
         Some(journal) => {
             tracing::subscriber::set_global_default(registry().with(level).with(journal))
@@ -51,19 +66,4 @@ pub fn init(identifier: &str) {
     };
     // A second call in a process fails; the first logger remains.
     drop(result);
-}
-
-fn journal(identifier: &str) -> io::Result<tracing_journald::Layer> {
-    // The library maps info to notice and debug to informational by default.
-    let priorities = PriorityMappings {
-        info: Priority::Informational,
-        debug: Priority::Debug,
-        ..PriorityMappings::new()
-    };
-    Ok(tracing_journald::layer()?
-        .with_field_prefix(None)
-        .with_syslog_identifier(identifier.to_owned())
-        .with_priority_mappings(priorities)
-        // Facility 3 is "system daemons" (RFC 5424).
-        .with_custom_fields([("SYSLOG_FACILITY", "3")]))
 }

@@ -11,7 +11,8 @@ use tokio::time::{Interval, MissedTickBehavior};
 
 use crate::arguments::{self, Command};
 use crate::config::{Loaded, Problem, Schema, evaluate, sources};
-use crate::{logging, notify, text};
+use crate::logging::{self, journal};
+use crate::{notify, text};
 
 /// A key or file of the configuration has no effect.
 const MESSAGE_CONFIGURATION_PROBLEM: &str = "8d0c17b6e07b4c5f9f1a3f6f4b2b8d11";
@@ -221,7 +222,7 @@ where
             return ExitCode::from(2);
         }
     }
-    logging::init(&identifier);
+    logging::init_limited(&identifier);
     let result = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -230,10 +231,18 @@ where
             runtime.block_on(async {
                 let service = Service::new(schema, Path::new("/"))
                     .map_err(|e| format!("cannot handle signals: {e}"))?;
+                tokio::spawn(journal::report_held());
                 Ok(run(service).await)
             })
         });
     notify::stopping();
+    let status = exit_status(result);
+    journal::flush();
+    status
+}
+
+/// Reports an error, and returns the exit status.
+fn exit_status<E: std::error::Error>(result: Result<Result<(), E>, String>) -> ExitCode {
     match result {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(error)) => match Refused::find(&error) {
