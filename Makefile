@@ -76,10 +76,11 @@ build/debs/.stamp: host-packages FORCE
 build/image/SHA256SUMS: build/debs/.stamp $(IMAGE_FILES)
 	image/build --output build/image
 
-# The image of the demonstration and the boot lane has the stand-ins for agents and a
-# fast compression.
+# The image of the demonstration and the boot lane has the stand-ins for agents, the libraries
+# for a TPM and a fast compression.
 build/demo/SHA256SUMS: build/debs/.stamp $(IMAGE_FILES)
-	image/build --output build/demo --package buildos-doubles --level 3
+	image/build --output build/demo --package buildos-doubles --level 3 \
+		--package libtss2-esys-3.0.2-0t64 --package libtss2-rc0t64
 
 FORCE:
 
