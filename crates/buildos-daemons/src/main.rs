@@ -16,7 +16,7 @@ type Program = fn() -> ExitCode;
 const USAGE: u8 = 2;
 
 /// The programs, sorted by name.
-const PROGRAMS: [(&str, Program); 8] = [
+const PROGRAMS: [(&str, Program); 10] = [
     ("buildos-agent-reap", buildos_agentd::cleanup::main),
     ("buildos-agentd", buildos_agentd::main),
     ("buildos-dnsmasq", buildos_natd::dnsmasq::supervise::main),
@@ -25,6 +25,8 @@ const PROGRAMS: [(&str, Program); 8] = [
     ("buildos-netd", buildos_netd::main),
     ("buildos-netd-wait-online", buildos_netd::wait_online::main),
     ("buildos-probe", buildos_probe::main),
+    ("buildos-state", buildos_volumes::state::main),
+    ("buildos-volumes", buildos_volumes::select::main),
 ];
 
 fn main() -> ExitCode {

@@ -19,13 +19,13 @@ use buildos_dbus_api::network1;
 use buildos_dbus_api::system;
 use buildos_dbus_api::watch::BusLost;
 use buildos_probe::REPORT;
+use buildos_service::file_watch::{FileWatch, FileWatchError};
 use buildos_service::{Request, Service};
 use tokio::time::sleep_until;
 
 use crate::bridge::{BridgeError, Links};
 use crate::dbus;
 use crate::dnsmasq::paths::{ACTIVE, LEASES, PID};
-use crate::file_watch::{FileWatch, FileWatchError};
 use crate::firewall::error::FirewallError;
 use crate::firewall::monitor::RulesetMonitor;
 use crate::pace::Pace;

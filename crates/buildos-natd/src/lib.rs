@@ -26,7 +26,6 @@ pub mod daemon;
 pub mod dbus;
 pub mod desired;
 pub mod dnsmasq;
-pub mod file_watch;
 pub mod firewall;
 pub mod limits;
 mod messages;

@@ -15,6 +15,14 @@ pub struct WriteError {
     source: io::Error,
 }
 
+impl WriteError {
+    /// Returns the kind of the error of the operating system.
+    #[must_use]
+    pub fn kind(&self) -> io::ErrorKind {
+        self.source.kind()
+    }
+}
+
 /// Opens a file that another user writes.
 ///
 /// Returns at once, with an error, if the file is a FIFO, a device or a symbolic link.
@@ -81,18 +89,47 @@ pub fn replace(path: &Path, content: &[u8], mode: u32) -> Result<bool, WriteErro
 ///
 /// As [`replace`].
 pub fn overwrite(path: &Path, content: &[u8], mode: u32) -> Result<(), WriteError> {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".new");
-    let beside = path.with_file_name(name);
+    let beside = beside(path);
     write(&beside, content, mode)
-        .and_then(|()| fs::rename(&beside, path))
+        .and_then(|_| fs::rename(&beside, path))
         .map_err(|source| WriteError {
             path: path.to_owned(),
             source,
         })
 }
 
-fn write(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+/// Replaces the content of a file on a disk so that it survives a power cut: the old or the
+/// new content is there, whole. When this returns, it is the new content.
+///
+/// # Errors
+///
+/// As [`replace`]. The file then has the old content, and nothing is left beside it, if the file
+/// system still permits that.
+pub fn replace_durably(path: &Path, content: &[u8], mode: u32) -> Result<(), WriteError> {
+    let beside = beside(path);
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    write(&beside, content, mode)
+        .and_then(|file| file.sync_all())
+        .and_then(|()| fs::rename(&beside, path))
+        .and_then(|()| fs::File::open(directory)?.sync_all())
+        .map_err(|source| {
+            // A full file system needs the space; an error here changes nothing.
+            let _ = fs::remove_file(&beside);
+            WriteError {
+                path: path.to_owned(),
+                source,
+            }
+        })
+}
+
+/// Returns the path of the new file beside `path`.
+fn beside(path: &Path) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".new");
+    path.with_file_name(name)
+}
+
+fn write(path: &Path, content: &[u8], mode: u32) -> io::Result<fs::File> {
     let mut options = OpenOptions::new();
     options.write(true).create_new(true).mode(mode);
     let mut file = match options.open(path) {
@@ -105,7 +142,8 @@ fn write(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     };
     // The umask must not restrict readers.
     file.set_permissions(Permissions::from_mode(mode))?;
-    file.write_all(content)
+    file.write_all(content)?;
+    Ok(file)
 }
 
 #[cfg(test)]
@@ -134,6 +172,21 @@ mod tests {
         let path = dir.path().join("state.json");
         assert!(replace(&path, b"whole", 0o644).unwrap());
         assert_eq!(fs::read(&path).unwrap(), b"whole");
+    }
+
+    #[test]
+    fn failed_durable_write_leaves_the_old_content_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("seed");
+        replace_durably(&path, b"one", 0o600).unwrap();
+        replace_durably(&path, b"two", 0o600).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"two");
+        // A directory in the place of the file refuses the rename.
+        let directory = dir.path().join("directory");
+        fs::create_dir(&directory).unwrap();
+        let error = replace_durably(&directory, b"one", 0o600).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::IsADirectory);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! | [`config`] | settings from files and the [kernel command line](cmdline) |
 //! | [`log_to_journal`] | journal |
 //! | [`file`](mod@file) | atomic replacement of files |
+//! | [`file_watch`] | notifications of changed files |
 //! | [`text`] | escapes, chains of errors |
 //! | [`clock`] | synchronisation of the clock |
 //! | [`random`] | seeds for jitter |
@@ -20,6 +21,7 @@ pub mod clock;
 pub mod cmdline;
 pub mod config;
 pub mod file;
+pub mod file_watch;
 pub mod heap;
 mod logging;
 pub mod notify;

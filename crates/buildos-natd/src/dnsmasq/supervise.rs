@@ -24,6 +24,7 @@ use std::process::{ExitCode, ExitStatus};
 use std::time::Duration;
 
 use buildos_service::file::{self, WriteError};
+use buildos_service::file_watch::{FileWatch, FileWatchError};
 use buildos_service::{notify, text};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -32,7 +33,6 @@ use tokio::signal::unix::{self, SignalKind, signal};
 use tokio::time::timeout;
 
 use crate::dnsmasq::paths::{ACTIVE, DESIRED, PID};
-use crate::file_watch::{FileWatch, FileWatchError};
 
 /// Name of the program, in the journal too.
 const NAME: &str = "buildos-dnsmasq";

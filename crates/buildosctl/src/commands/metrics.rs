@@ -7,6 +7,8 @@ use buildos_dbus_api::agent1::InstanceState;
 use buildos_dbus_api::nat1::Resource;
 use buildos_dbus_api::network1::{AddressOrigin, Reachability, State};
 
+use buildos_volumes::report::VolumeState;
+
 use super::why::judge;
 use crate::snapshot::model::{Agent, Daemon, Host};
 
@@ -44,7 +46,43 @@ pub(crate) fn render(host: &Host) -> String {
     nat(host, &mut out);
     agents(host, &mut out);
     agent_machines(host, &mut out);
+    state_volume(host, &mut out);
     out.0
+}
+
+fn state_volume(host: &Host, out: &mut Page) {
+    let Some(volume) = &host.state_volume else {
+        return;
+    };
+    out.family(
+        "buildos_state_volume",
+        "gauge",
+        "1 for the state of the state volume, 0 for the others.",
+    );
+    let states = VolumeState::ALL.iter().map(|state| state.as_str());
+    out.states("buildos_state_volume", &[], states, &volume.state);
+    for (name, help, value) in [
+        (
+            "buildos_state_volume_size_bytes",
+            "Size of the state volume.",
+            volume.size,
+        ),
+        (
+            "buildos_state_volume_free_bytes",
+            "Free bytes of the state volume.",
+            volume.free,
+        ),
+        (
+            "buildos_state_volume_saved_timestamp_seconds",
+            "Time of the last saving on the state volume.",
+            volume.saved_usec / 1_000_000,
+        ),
+    ] {
+        if value != 0 || name.ends_with("free_bytes") {
+            out.family(name, "gauge", help);
+            out.sample(name, &[], value);
+        }
+    }
 }
 
 fn daemons(host: &Host, out: &mut Page) {
@@ -385,6 +423,7 @@ fn escape(value: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::snapshot::model::StateVolume;
     use crate::snapshot::samples::ready;
     use std::collections::BTreeSet;
 
@@ -426,8 +465,32 @@ mod tests {
     }
 
     #[test]
+    fn page_has_state_volume() {
+        let mut host = ready();
+        assert!(!render(&host).contains("state_volume"));
+        host.state_volume = Some(StateVolume {
+            state: "full".into(),
+            size: 7,
+            saved_usec: 5_000_000,
+            ..StateVolume::default()
+        });
+        let page = render(&host);
+        for line in [
+            "buildos_state_volume{state=\"full\"} 1",
+            "buildos_state_volume{state=\"active\"} 0",
+            "buildos_state_volume_size_bytes 7",
+            "buildos_state_volume_free_bytes 0",
+            "buildos_state_volume_saved_timestamp_seconds 5",
+        ] {
+            assert!(page.lines().any(|l| l == line), "{line}\n{page}");
+        }
+    }
+
+    #[test]
     fn samples_follow_metric_family() {
-        let page = render(&ready());
+        let mut host = ready();
+        host.state_volume = Some(StateVolume::default());
+        let page = render(&host);
         let mut family = "";
         for line in page.lines() {
             if let Some(rest) = line.strip_prefix("# TYPE ") {

@@ -27,6 +27,7 @@ pub(crate) fn render(host: &Host, style: Style) -> String {
     name(host, &mut lines);
     nat(host, &mut lines);
     agents(host, &mut lines);
+    state(host, &mut lines);
     system(host, &mut lines);
     let width = lines.iter().map(|line| line.key.chars().count()).max();
     let width = width.unwrap_or(0);
@@ -248,6 +249,26 @@ pub(crate) fn tone(state: &str) -> Tone {
     }
 }
 
+fn state(host: &Host, lines: &mut Vec<Line>) {
+    let Some(volume) = &host.state_volume else {
+        return;
+    };
+    let tone = if volume.fault { Tone::Bad } else { Tone::Good };
+    let saved = match volume.saved_usec {
+        0 => String::new(),
+        saved => format!(", last {}", relative(host.taken_usec, saved)),
+    };
+    let text = format!("{}{saved}", volume.reason);
+    lines.push(toned("state", tone, &volume.state, text));
+    if volume.size > 0 {
+        let (free, size) = (text::size(volume.free), text::size(volume.size));
+        lines.push(line("", "free", format!("{free} of {size}")));
+    }
+    if !volume.warning.is_empty() {
+        lines.push(toned("", Tone::Warning, "warning", &volume.warning));
+    }
+}
+
 fn system(host: &Host, lines: &mut Vec<Line>) {
     let clock = if host.clock_synchronised {
         "clock synchronised"
@@ -269,6 +290,7 @@ fn system(host: &Host, lines: &mut Vec<Line>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::snapshot::model::StateVolume;
     use crate::snapshot::samples::{agent, ready, silent};
 
     #[test]
@@ -280,6 +302,15 @@ mod tests {
             &[("program", "program /usr/bin/bslave is not installed")],
         ));
         host.agents[0].task_processes = 4;
+        host.state_volume = Some(StateVolume {
+            state: "full".into(),
+            fault: true,
+            reason: "cannot write /state/netd/state.json: No space left on device".into(),
+            warning: "vda stays the state volume, although vda and vdb have the same label".into(),
+            saved_usec: host.taken_usec - 60_000_000,
+            size: 1 << 30,
+            ..StateVolume::default()
+        });
         let network = host.network.as_mut().unwrap();
         network.configuration_problems = vec!["a.toml:1: unknown key \"privat\"".into()];
         assert_eq!(
@@ -297,6 +328,9 @@ nat      active            172.23.0.0/16 on br1 goes out through br0
          machines          1 with a lease; 7 of 65536 connections
 agents   bbot@default      building (4 processes): running since 06:59
          bslave@x          waits: program /usr/bin/bslave is not installed
+state    full              cannot write /state/netd/state.json: No space left on device, last 1 min 0 s ago
+         free              0 B of 1.00 GiB
+         warning           vda stays the state volume, although vda and vdb have the same label
 system   buildos 0.1.0     Debian GNU/Linux 13 (trixie), clock synchronised
          ssh key           ED25519 SHA256:Bbpk8cdSyWlh6jV9N5oJh4IzLGpaEqAPcSdqJYEsdLI
 "

@@ -9,11 +9,14 @@ use buildos_dbus_api::system::{ServiceProxy, SystemdProxy, UnitProxy, unit_path}
 use buildos_dbus_api::watch::Snapshot;
 use buildos_dbus_api::{agent1, hostname1, nat1, network1};
 use buildos_service::{clock, text};
+use buildos_volumes::report::{self, Report};
 use serde::Deserialize;
 use zbus::Connection;
 use zbus::zvariant::{OwnedObjectPath, Type, as_value};
 
-use super::model::{Agent, Daemon, Host, Instance, Link, Manager, Network, Run, SCHEMA};
+use super::model::{
+    Agent, Daemon, Host, Instance, Link, Manager, Network, Run, SCHEMA, StateVolume,
+};
 use super::{auth_keys, controllers, ssh};
 
 /// Reads the state of the host. A daemon that does not answer is recorded as silent.
@@ -66,7 +69,21 @@ pub(crate) async fn summary(cache: &Cache) -> Host {
         host.agents.sort_by_key(Agent::id);
     }
     host.ssh_host_keys = ssh::host_keys(bus).await;
+    host.state_volume = report::read(Path::new("/")).map(volume);
     host
+}
+
+fn volume(report: Report) -> StateVolume {
+    StateVolume {
+        state: report.state.as_str().to_owned(),
+        fault: report.state.is_fault(),
+        device: text::Escaped::received(&report.device).into(),
+        reason: text::Escaped::received(&report.reason).into(),
+        warning: text::Escaped::received(&report.warning).into(),
+        saved_usec: report.saved_usec,
+        size: report.size,
+        free: report.free,
+    }
 }
 
 /// Returns CLOCK_REALTIME in microseconds.

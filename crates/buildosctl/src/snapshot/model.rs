@@ -50,6 +50,30 @@ pub(crate) struct Host {
     pub(crate) machines: Vec<Machine>,
     /// Host keys of the SSH server; empty if it does not run
     pub(crate) ssh_host_keys: Vec<HostKey>,
+    /// State volume, as in buildos-volumes(8); null if no disk has had its label in this boot
+    pub(crate) state_volume: Option<StateVolume>,
+}
+
+/// State volume, as in buildos-volumes(8)
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct StateVolume {
+    /// absent, refused, failed, mounted, active, full, read-only, slow, failing or gone
+    pub(crate) state: String,
+    /// True if an operator has to act
+    pub(crate) fault: bool,
+    /// Node of its device, or empty
+    pub(crate) device: String,
+    /// State in one line, for people
+    pub(crate) reason: String,
+    /// Remark for the operator although the volume is in use, or empty
+    pub(crate) warning: String,
+    /// Time of the last saving, in microseconds since 1970, or 0
+    pub(crate) saved_usec: u64,
+    /// Size of the file system in bytes, or 0
+    pub(crate) size: u64,
+    /// Free bytes
+    pub(crate) free: u64,
 }
 
 /// Host key of the SSH server

@@ -71,7 +71,26 @@ pub(crate) fn judge(host: &Host) -> Verdict {
     } else if verdict.step.is_none() {
         idle(host, &mut verdict);
     }
+    verdict.advice.extend(disks(host));
     verdict
+}
+
+/// Returns advice for faults of disks, which keep no host from building.
+fn disks(host: &Host) -> Vec<String> {
+    let Some(volume) = &host.state_volume else {
+        return Vec::new();
+    };
+    let mut advice = Vec::new();
+    if volume.fault {
+        advice.push(format!(
+            "State volume ({}): {}; see buildos-volumes(8).",
+            volume.state, volume.reason
+        ));
+    }
+    if !volume.warning.is_empty() {
+        advice.push(format!("State volume: {}.", volume.warning));
+    }
+    advice
 }
 
 /// RAM that no agent uses before its first machine runs, in bytes.

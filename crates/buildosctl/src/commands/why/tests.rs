@@ -4,7 +4,7 @@ use super::chain::{CHAIN, judge};
 use super::step::Step;
 use super::verdict::{Mark, Outcome, Verdict};
 use crate::snapshot::model::{
-    Agent, Complaint, Daemon, Fault, Host, Manager, Naming, Nat, Network,
+    Agent, Complaint, Daemon, Fault, Host, Manager, Naming, Nat, Network, StateVolume,
 };
 use crate::snapshot::samples::{self, NOW, agent, ready};
 use crate::term::Style;
@@ -626,4 +626,24 @@ fn text_begins_with_answer_and_ends_with_advice() {
         "{text}"
     );
     assert!(text.contains("\nWhat to do:\n  Plug in a cable"), "{text}");
+}
+
+#[test]
+fn fault_of_state_volume_is_advice() {
+    let mut host = ready();
+    let before = judge(&host);
+    host.state_volume = Some(StateVolume {
+        state: "refused".into(),
+        fault: true,
+        reason: "there is no state volume, as vda and vdb have the same label".into(),
+        ..StateVolume::default()
+    });
+    let verdict = judge(&host);
+    assert_eq!(verdict.exit_code(), 0);
+    assert_eq!(verdict.advice.len(), before.advice.len() + 1);
+    assert_eq!(
+        verdict.advice.last().unwrap(),
+        "State volume (refused): there is no state volume, as vda and vdb have the same label; \
+         see buildos-volumes(8)."
+    );
 }

@@ -1,8 +1,9 @@
 //! Watches files for changes (inotify(7)). The directories of the files can be created
 //! later.
 //!
-//! natd follows dnsmasq and the probe by the files they write. systemd's D-Bus signals
-//! would need a `Subscribe()`, which makes systemd emit signals for every unit.
+//! natd follows dnsmasq and the probe by the files they write, and buildos-state the daemons.
+//! systemd's D-Bus signals would need a `Subscribe()`, which makes systemd emit signals for
+//! every unit.
 
 #![allow(unsafe_code)] // AsyncFd has no safe constructor.
 
@@ -17,7 +18,7 @@ use tokio::io::unix::AsyncFd;
 
 /// The kernel refused a watch.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot watch files below /run/buildos")]
+#[error("cannot watch files")]
 pub struct FileWatchError(#[source] io::Error);
 
 /// Watches for files that are written, replaced or removed.
