@@ -209,8 +209,8 @@ impl Keeper {
         set.is_ok().then(|| "clock".to_owned())
     }
 
-    /// Gives the kernel the seed, and replaces it, so that it is not used twice. Returns false
-    /// if there is none.
+    /// Gives the kernel the seed, and replaces it, so that it is not used twice. Returns true if
+    /// the volume had a seed.
     fn restore_seed(&self) -> Result<bool, Fault> {
         let seed = file::read_bounded(&self.volume.join("random-seed"), SEED);
         let used = seed.is_ok_and(|seed| {
