@@ -13,6 +13,7 @@ from nat import (
     messages,
     packets,
     public_address,
+    quiet_journal,
     usage,
     wait_for_status,
     wait_until_ready,
@@ -23,6 +24,8 @@ from simlan.wait import wait_for
 
 _LIMIT = 2048
 _LEARNED = 16_384
+_CPU = 0.10
+"""Share of a CPU that an attack may cost natd and netd. A flapping port cost natd a fifth once."""
 
 
 def _send(machine: Machine, source: int, address: str, port: int) -> None:
@@ -228,3 +231,25 @@ def test_table_of_another_owner_closes_forwarding(online: Host, lan: Lan) -> Non
     assert not machine.succeeds(fetch)
     assert "buildos_closed" not in online.run("nft list tables")
     assert machine.succeeds(f"ping -c 1 -W 5 {lan.address}")
+
+
+def test_flapping_port_costs_daemons_little_processor_time(online: Host) -> None:
+    machine = machine_with_lease(online)
+
+    def spent() -> dict[str, float]:
+        units = {name: f"buildos-{name}.service" for name in ("natd", "netd")}
+        return {
+            name: int(online.unit(unit, "CPUUsageNSec")["CPUUsageNSec"]) / 1e9
+            for name, unit in units.items()
+        }
+
+    seconds = 5
+    with quiet_journal(online):
+        before = spent()
+        flap = [*HOSTILE_MACHINE, "flap", "--rate", "200", "--seconds", str(seconds)]
+        subprocess.run(machine.outside(flap), check=True)
+        after = spent()
+    shares = {name: (after[name] - before[name]) / seconds for name in before}
+    assert max(shares.values()) <= _CPU, shares
+    wait_until_ready(online)
+    assert machine.succeeds("ping -c 1 -W 10 172.23.0.1")
