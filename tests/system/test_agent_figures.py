@@ -119,7 +119,8 @@ def test_fifty_agents_leave_nothing(host: Host, lan: Lan, figure: Callable[[str]
         )
         host.wait_for(lambda: population(host)["processes"] == 0, "all agents have ended", 120)
     started = host.journal(f"MESSAGE_ID={RUNNING}")
-    assert len(started) == 3 * AGENTS
+    # agentd can write the second and third start of an agent as one line.
+    assert len({entry["BUILDOS_AGENT"] for entry in started}) == AGENTS
     # agentd returns freed memory some seconds after the last event.
     host.wait_for(
         lambda: residents(host)["Private_Dirty"] < full["Private_Dirty"] * 9 // 10,

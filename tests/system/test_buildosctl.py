@@ -154,7 +154,8 @@ def test_why_names_controller_that_demands_key(host: Host, lan: Lan, url: str) -
         "buildosctl why quotes the log of the agent",
     )
     assert "set auth_key" in host.run("buildosctl why")
-    assert "401" not in str(why(host))
+    # The name of the host can contain the number.
+    assert "status: 401" not in str(why(host))
 
 
 def test_why_distinguishes_lost_full_size_packets(host: Host, lan: Lan, url: str) -> None:
