@@ -140,6 +140,32 @@ pub trait Usage {
     fn tracked_connections(&self) -> zbus::Result<(u32, u32)>;
 }
 
+/// Ports of machines that are open on br0. Only root calls the methods.
+#[zbus::proxy(
+    interface = "org.build2.buildos.nat1.Ports",
+    default_service = "org.build2.buildos.nat1",
+    default_path = "/org/build2/buildos/nat1",
+    gen_blocking = false
+)]
+pub trait Ports {
+    /// Opens a TCP port of the machine at a port of br1 for some seconds. `outside` is the
+    /// port of br0, or 0 for any. Returns the port of br0, and the end (microseconds,
+    /// CLOCK_REALTIME).
+    fn open_port(
+        &self,
+        link: &str,
+        port: u16,
+        outside: u16,
+        seconds: u32,
+    ) -> zbus::Result<(u16, u64)>;
+    /// Closes a port of br0, and ends its connections.
+    fn close_port(&self, outside: u16) -> zbus::Result<()>;
+    /// The open ports: port of br0, address of the machine, its port of br1, its TCP port,
+    /// end (microseconds, CLOCK_REALTIME).
+    #[zbus(property)]
+    fn open_ports(&self) -> zbus::Result<Vec<(u16, String, String, u16, u64)>>;
+}
+
 /// Properties of [`ManagerProxy`] that other daemons use, read in one call.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Type)]
 #[zvariant(signature = "a{sv}")]

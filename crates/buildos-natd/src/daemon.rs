@@ -3,6 +3,7 @@
 //! | event | source |
 //! |---|---|
 //! | netd's properties changed | D-Bus |
+//! | an operator opens or closes a port | D-Bus |
 //! | the ruleset changed | nfnetlink |
 //! | a port of br1 changed | rtnetlink, by way of [`Pace`] |
 //! | dnsmasq or the probe wrote a file | inotify |
@@ -80,12 +81,15 @@ pub async fn run(mut service: Service<Settings>) -> Result<(), DaemonError> {
     leases.add_directories()?;
     reconciler.reconcile(&links, &ruleset).await;
     usage.remove_connections_of(reconciler.take_departed());
+    let (ports, mut port_requests) = dbus::ports::channel(reconciler.open_ports());
+    dbus::ports::serve(&connection, &ports).await?;
     dbus::serve(&connection, root, reconciler.published(service.problems())).await?;
     service.status(&reconciler.status_line());
     service.ready();
 
     loop {
         let mut reloaded = false;
+        let mut pending = None;
         tokio::select! {
             request = service.request() => match request {
                 Request::Stop => break,
@@ -93,6 +97,10 @@ pub async fn run(mut service: Service<Settings>) -> Result<(), DaemonError> {
                     reconciler.set_settings(service.reload().clone());
                     reloaded = true;
                 }
+            },
+            Some(request) = port_requests.recv() => match reconciler.accept(request) {
+                Some(accepted) => pending = Some(accepted),
+                None => continue,
             },
             network = network.next() => if !reconciler.set_network(network?) {
                 continue;
@@ -114,6 +122,10 @@ pub async fn run(mut service: Service<Settings>) -> Result<(), DaemonError> {
         leases.add_directories()?;
         reconciler.reconcile(&links, &ruleset).await;
         usage.remove_connections_of(reconciler.take_departed());
+        if let Some(pending) = pending {
+            reconciler.finish(pending).await;
+        }
+        dbus::ports::publish(&connection, &ports, reconciler.open_ports()).await?;
         dbus::publish(&connection, reconciler.published(service.problems())).await?;
         service.status(&reconciler.status_line());
         if reloaded {

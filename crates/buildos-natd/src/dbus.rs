@@ -8,6 +8,8 @@ use buildos_probe::Outcome;
 use buildos_service::text;
 use zbus::{Connection, fdo, interface};
 
+pub mod ports;
+
 use crate::audit::Finding;
 use crate::dnsmasq::config;
 use crate::dnsmasq::machines::Machines;
@@ -290,6 +292,8 @@ mod tests {
         let mut xml = String::from("<node>\n");
         manager.introspect_to_writer(&mut xml, 2);
         Usage::new(Path::new("")).introspect_to_writer(&mut xml, 2);
+        let (shared, _requests) = ports::channel(&[]);
+        ports::Ports::new(&shared).introspect_to_writer(&mut xml, 2);
         xml.push_str("</node>\n");
         let path = concat!(
             env!("CARGO_MANIFEST_DIR"),

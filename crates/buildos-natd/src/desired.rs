@@ -6,6 +6,7 @@ use crate::dnsmasq::config::{configuration, resolv};
 use crate::firewall::bytecode::KernelTable;
 use crate::firewall::port_policy::{self, Dispatch};
 use crate::firewall::{arp_policy, model, policy};
+use crate::open_port::OpenPort;
 use crate::ports::Ports;
 use crate::probe_request;
 use crate::settings::{BridgeNetfilter, Settings};
@@ -40,12 +41,13 @@ impl Desired {
         settings: &Settings,
         ports: &Ports,
         dispatch: Dispatch,
+        open: &[OpenPort],
     ) -> Self {
         let port_table = port_policy::table(&network, settings, ports, dispatch);
         Self {
             port_table: KernelTable::compile(&port_table),
             arp_table: KernelTable::compile(&arp_policy::table()),
-            table: KernelTable::compile(&policy::table(&network, settings, ports)),
+            table: KernelTable::compile(&policy::table(&network, settings, ports, open)),
             dnsmasq: configuration(&network, settings.lease),
             resolv: resolv(&network.dns),
             bridge_netfilter: settings.bridge_netfilter,

@@ -29,6 +29,8 @@ pub mod dnsmasq;
 pub mod firewall;
 pub mod limits;
 mod messages;
+pub mod open_port;
+pub mod open_ports;
 pub mod pace;
 pub mod ports;
 pub mod posture;

@@ -8,6 +8,8 @@ use crate::audit::Finding;
 use crate::firewall::model::Family;
 use crate::firewall::monitor::Writer;
 use crate::firewall::policy::TABLE;
+use crate::open_port::OpenPort;
+use crate::open_ports::Closed;
 use crate::shortage::Change;
 use crate::status::Status;
 use crate::uplink_network::UplinkNetwork;
@@ -41,6 +43,38 @@ const LIMIT: &str = "cd849401694b4768b3b671776c57519d";
 const SHORTAGE: &str = "8fda1a6e3dce499ca8a5c9b2bffe5cde";
 /// A shortage ended.
 const SHORTAGE_OVER: &str = "8138e073c57647cab7466fd24e2b5f95";
+
+/// A port of a machine was opened on br0.
+const PORT_OPENED: &str = "97909415079445d2a91bbd64fe65df73";
+/// It was closed.
+const PORT_CLOSED: &str = "fcad243fe546407fab514a20eb47ff3f";
+
+pub(crate) fn port_opened(open: &OpenPort) {
+    tracing::info!(
+        message_id = PORT_OPENED,
+        interface = open.link,
+        buildos_port = open.outside,
+        "opened port {} of br0 for port {} of {} ({})",
+        open.outside,
+        open.port,
+        open.address,
+        open.link,
+    );
+}
+
+pub(crate) fn port_closed(open: &OpenPort, reason: Closed) {
+    tracing::info!(
+        message_id = PORT_CLOSED,
+        interface = open.link,
+        buildos_port = open.outside,
+        "closed port {} of br0 for port {} of {} ({}): {}",
+        open.outside,
+        open.port,
+        open.address,
+        open.link,
+        reason.as_str(),
+    );
+}
 
 pub(crate) fn shortage(change: &Change) {
     let resource = change.resource.as_str();

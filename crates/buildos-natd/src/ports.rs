@@ -100,6 +100,12 @@ pub fn read(root: &Path, network: &UplinkNetwork) -> io::Result<Ports> {
     Ok(ports)
 }
 
+/// Returns the index of a link, or [`None`] if it does not exist.
+#[must_use]
+pub fn index(root: &Path, link: &InterfaceName) -> Option<u32> {
+    number(&root.join("sys/class/net").join(link.as_str()), "ifindex")
+}
+
 /// Returns a number of a link, or [`None`] if the link does not exist.
 fn number(link: &Path, file: &str) -> Option<u32> {
     let text = std::fs::read_to_string(link.join(file)).ok()?;

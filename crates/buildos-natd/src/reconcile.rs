@@ -31,6 +31,9 @@ use crate::firewall::monitor::{Commit, RulesetMonitor};
 use crate::firewall::policy::TABLE;
 use crate::limits;
 use crate::messages;
+use crate::open_port::OpenPort;
+use crate::open_ports::keeper::{Keeper, Pending};
+use crate::open_ports::request::Request;
 use crate::posture::{Posture, TableError, posture};
 use crate::probe_request;
 use crate::probe_scheduler::{self, Health, ProbeScheduler};
@@ -62,6 +65,7 @@ pub struct Reconciler {
     network: Result<UplinkNetwork, String>,
     probes: ProbeScheduler,
     tables: Tables,
+    open_ports: Keeper,
     /// Last content of dnsmasq's PID file.
     dnsmasq_pid: Option<Vec<u8>>,
     /// Time of the next check of an address without a lease.
@@ -94,6 +98,7 @@ impl Reconciler {
             network: Err(String::new()),
             probes: ProbeScheduler::resume(request, report, now),
             tables: Tables::new(root),
+            open_ports: Keeper::new(root),
             dnsmasq_pid: None,
             bindings_due: None,
             departed: Vec::new(),
@@ -152,6 +157,30 @@ impl Reconciler {
         std::mem::take(&mut self.departed)
     }
 
+    /// Takes a request for an open port; [`Self::finish`] follows after a reconciliation.
+    #[must_use]
+    pub fn accept(&mut self, request: Request) -> Option<Pending> {
+        let network = self.network.as_ref().ok();
+        let machines = self.tables.machines();
+        self.open_ports.accept(request, network, machines)
+    }
+
+    /// Answers a request for an open port.
+    pub async fn finish(&mut self, pending: Pending) {
+        let table = match &self.observed {
+            Some(observed) => observed.table.clone(),
+            None => Err(self.status.reason.clone()),
+        };
+        self.open_ports.finish(pending, table);
+        self.open_ports.cut().await;
+    }
+
+    /// Returns the open ports of machines.
+    #[must_use]
+    pub fn open_ports(&self) -> &[OpenPort] {
+        self.open_ports.list()
+    }
+
     /// Returns the last network that netd published, if it is usable.
     #[must_use]
     pub fn network(&self) -> Option<&UplinkNetwork> {
@@ -189,8 +218,11 @@ impl Reconciler {
     pub async fn reconcile(&mut self, links: &Links, ruleset: &RulesetMonitor) {
         let status = match self.network.clone() {
             Ok(network) => {
+                self.open_ports.expire(&network, &[]);
                 let (settings, writer) = (&self.settings, self.tables.last_writer().is_some());
-                let (desired, table) = self.tables.apply(network, settings, ruleset).await;
+                let open = self.open_ports.list();
+                let (desired, table) = self.tables.apply(network, settings, open, ruleset).await;
+                self.open_ports.cut().await;
                 if !writer && self.tables.last_writer().is_some() {
                     self.probes.expedite(Instant::now());
                 }
@@ -217,7 +249,11 @@ impl Reconciler {
             RETRY_INTERVAL
         };
         let next = Instant::now() + interval;
-        let due = [self.probes.due(), self.bindings_due.take()];
+        let due = [
+            self.probes.due(),
+            self.bindings_due.take(),
+            self.open_ports.due(),
+        ];
         self.next_check = due.into_iter().flatten().fold(next, Instant::min);
     }
 
@@ -270,6 +306,10 @@ impl Reconciler {
             match self.tables.correct_bindings(network, &self.settings).await {
                 Ok(corrected) => {
                     self.bindings_due = corrected.due;
+                    if self.open_ports.expire(network, &corrected.departed) {
+                        // Their rules are still installed.
+                        self.bindings_due = Some(Instant::now());
+                    }
                     self.departed.extend(corrected.departed);
                 }
                 Err(error) => tracing::warn!(

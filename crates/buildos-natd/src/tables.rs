@@ -29,6 +29,7 @@ use crate::firewall::monitor::{Commit, RulesetMonitor, Writer};
 use crate::firewall::policy::{self, TABLE};
 use crate::firewall::port_policy::{self, Dispatch};
 use crate::messages;
+use crate::open_port::OpenPort;
 use crate::ports::{self, Ports};
 use crate::posture::{Posture, TableError};
 use crate::settings::Settings;
@@ -78,6 +79,12 @@ impl Tables {
         }
     }
 
+    /// Returns the machines that have an address.
+    #[must_use]
+    pub fn machines(&self) -> &BTreeSet<Binding> {
+        &self.known
+    }
+
     /// Processes a notification of a changed ruleset.
     pub fn ruleset_changed(&mut self, commit: Commit) {
         self.last_writer = commit.last_writer;
@@ -99,6 +106,7 @@ impl Tables {
         &mut self,
         network: UplinkNetwork,
         settings: &Settings,
+        open: &[OpenPort],
         ruleset: &RulesetMonitor,
     ) -> (Desired, Result<(), TableError>) {
         let ports = ports::read(&self.root, &network);
@@ -106,7 +114,7 @@ impl Tables {
             Ok(ports) => (ports, None),
             Err(error) => (Ports::default(), Some(FirewallError::Ports(error))),
         };
-        let desired = Desired::new(network.clone(), settings, &ports, self.dispatch);
+        let desired = Desired::new(network.clone(), settings, &ports, self.dispatch, open);
         if let Some(error) = error {
             return (desired, Err(TableError::Unknown(error)));
         }
@@ -117,7 +125,7 @@ impl Tables {
         };
         if self.dispatch == Dispatch::Bridge && result.as_ref().is_err_and(unsupported) {
             self.dispatch = Dispatch::Ports;
-            let desired = Desired::new(network, settings, &ports, self.dispatch);
+            let desired = Desired::new(network, settings, &ports, self.dispatch, open);
             let result = self.install(&desired, &ports.private, ruleset).await;
             return (desired, result);
         }

@@ -73,7 +73,7 @@ fn network() -> UplinkNetwork {
 /// Returns table inet and table bridge, with or without the numbers of links.
 fn tables(ports: &Ports) -> [Table; 2] {
     let settings = Settings::default();
-    let inet = policy::table(&network(), &settings, ports);
+    let inet = policy::table(&network(), &settings, ports, &[]);
     let bridge = port_policy::table(&network(), &settings, ports, Dispatch::Bridge);
     [inet, bridge]
 }
@@ -143,7 +143,8 @@ fn evaluate(table: &Table, hook: Hook, segment: &Segment) -> (Cost, Option<Verdi
             | Verdict::Drop
             | Verdict::Continue
             | Verdict::Masquerade
-            | Verdict::MasqueradePorts(..)) => return (cost, Some(verdict)),
+            | Verdict::MasqueradePorts(..)
+            | Verdict::DestinationNat(..)) => return (cost, Some(verdict)),
         };
         let (more, verdict) = evaluate(table, Hook::Called(called), segment);
         cost = cost + more;

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used)] // A test fails by panicking.
 
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use buildos_natd::dnsmasq::config as dnsmasq;
 use buildos_natd::firewall::arp_policy;
@@ -15,6 +16,7 @@ use buildos_natd::firewall::model::{
 };
 use buildos_natd::firewall::policy;
 use buildos_natd::firewall::port_policy::{self, Dispatch};
+use buildos_natd::open_port::OpenPort;
 use buildos_natd::ports::{Bridge, Ports};
 use buildos_natd::settings::{LeaseTime, Port, Settings};
 use buildos_natd::uplink_network::UplinkNetwork;
@@ -68,12 +70,12 @@ fn bridges() -> Ports {
 }
 
 fn plain() -> Table {
-    policy::table(&network(), &Settings::default(), &bridges())
+    policy::table(&network(), &Settings::default(), &bridges(), &[])
 }
 
 /// Has the rule for an uplink with a smaller MTU, and none with numbers of bridges.
 fn strictest() -> Table {
-    policy::table(&network(), &strict(), &Ports::default())
+    policy::table(&network(), &strict(), &Ports::default(), &[])
 }
 
 #[track_caller]
@@ -255,7 +257,8 @@ fn verdict_of(table: &Table, hook: Hook, packet: &Packet) -> Option<Verdict> {
             | Verdict::Drop
             | Verdict::Continue
             | Verdict::Masquerade
-            | Verdict::MasqueradePorts(..)) => Some(verdict),
+            | Verdict::MasqueradePorts(..)
+            | Verdict::DestinationNat(..)) => Some(verdict),
         })
 }
 
@@ -452,4 +455,27 @@ proptest! {
             prop_assert!(among || private);
         }
     }
+}
+
+#[test]
+fn table_with_open_port_prints_as_nft_lists_it() {
+    let open = &[OpenPort {
+        outside: 61_000,
+        link: "tap0".to_owned(),
+        index: 7,
+        address: Ipv4Addr::new(172, 23, 0, 9),
+        port: 22,
+        until: Duration::ZERO,
+        until_usec: 0,
+    }];
+    let table = |network: &UplinkNetwork| {
+        policy::table(network, &Settings::default(), &bridges(), open).to_string()
+    };
+    check_golden(&table(&network()), "ruleset-open-port.nft");
+    // Without an address, nothing outside leads to a machine.
+    let no_lease = UplinkNetwork {
+        address: None,
+        ..network()
+    };
+    assert!(!table(&no_lease).contains("destination_nat"));
 }

@@ -142,6 +142,7 @@ fn effect<'a>(rule: &'a KernelRule, traffic: &Traffic) -> Option<(bool, Effect<'
             | Expression::Drop
             | Expression::Masquerade
             | Expression::MasqueradePorts
+            | Expression::DestinationNat
             | Expression::WriteSegmentSize
             | Expression::Jump(_)
             | Expression::Goto(_)
@@ -162,9 +163,10 @@ fn effect<'a>(rule: &'a KernelRule, traffic: &Traffic) -> Option<(bool, Effect<'
 
 fn verdict(expression: &Expression) -> Option<Effect<'_>> {
     match expression {
-        Expression::Accept | Expression::Masquerade | Expression::MasqueradePorts => {
-            Some(Effect::End(ACCEPT))
-        }
+        Expression::Accept
+        | Expression::Masquerade
+        | Expression::MasqueradePorts
+        | Expression::DestinationNat => Some(Effect::End(ACCEPT)),
         Expression::Drop | Expression::Reject => Some(Effect::End(DROP)),
         Expression::Return => Some(Effect::End(UNDECIDED)),
         Expression::Jump(chain) => Some(Effect::Jump(chain)),

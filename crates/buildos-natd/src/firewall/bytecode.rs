@@ -184,6 +184,9 @@ pub enum Expression {
     /// As `Masquerade`, with source ports from [`Register::One`] to
     /// [`Register::Two`].
     MasqueradePorts,
+    /// Replaces the destination address by [`Register::One`], and the port by
+    /// [`Register::Two`].
+    DestinationNat,
     /// Loads the largest TCP segment that the route takes, in host byte order.
     RouteSegmentSize,
     /// Converts 16 bits from host to network byte order.

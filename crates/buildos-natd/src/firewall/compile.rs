@@ -119,7 +119,7 @@ impl KernelSet {
 impl KernelChain {
     fn compile(chain: &Chain, family: Family) -> Self {
         Self {
-            name: chain.hook.as_str().to_owned(),
+            name: chain.name().to_owned(),
             kind: match (chain.hook, chain.kind) {
                 (Hook::Called(_), _) => "",
                 (_, Kind::Filter) => "filter",
@@ -130,6 +130,7 @@ impl KernelChain {
             priority: match (chain.hook, chain.priority) {
                 (Hook::Called(_), _) => 0,
                 (_, Priority::Raw) => libc::NF_IP_PRI_RAW,
+                (_, Priority::DestinationNat) => libc::NF_IP_PRI_NAT_DST,
                 (_, Priority::Filter) => libc::NF_IP_PRI_FILTER,
                 (_, Priority::BridgeFilter) => BRIDGE_FILTER,
                 (_, Priority::SourceNat) => libc::NF_IP_PRI_NAT_SRC,
@@ -199,6 +200,11 @@ impl KernelRule {
                 Expression::Immediate(Register::One, first.to_be_bytes().into()),
                 Expression::Immediate(Register::Two, last.to_be_bytes().into()),
                 Expression::MasqueradePorts,
+            ]),
+            Verdict::DestinationNat(address, port) => expressions.extend([
+                Expression::Immediate(Register::One, address.octets().into()),
+                Expression::Immediate(Register::Two, port.to_be_bytes().into()),
+                Expression::DestinationNat,
             ]),
             Verdict::ClampSegmentSize => expressions.extend([
                 Expression::RouteSegmentSize,

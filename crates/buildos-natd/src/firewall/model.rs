@@ -5,6 +5,7 @@
 //! The model has only what the policies use: three kinds of sets, chains with policy accept, and rules made of matches, updates of sets, an
 //! optional counter, a verdict and a comment.
 
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use buildos_types::{InterfaceName, MacAddress};
@@ -125,7 +126,7 @@ pub struct Update {
     pub renew: bool,
 }
 
-/// A chain with policy accept. A base chain has the name of its hook.
+/// A chain with policy accept, see [`Chain::name`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub struct Chain {
@@ -169,6 +170,8 @@ pub enum Kind {
 pub enum Priority {
     /// -300: before connection tracking.
     Raw,
+    /// -100: where the kernel changes destination addresses.
+    DestinationNat,
     /// 0.
     Filter,
     /// -200, which nft(8) lists as `filter` in tables of bridges.
@@ -344,9 +347,23 @@ pub enum Verdict {
     Masquerade,
     /// As [`Self::Masquerade`], and replaces source ports outside of this range.
     MasqueradePorts(u16, u16),
+    /// Replaces the destination address and port.
+    DestinationNat(Ipv4Addr, u16),
     /// Reduces the maximum segment size of TCP to the MTU of the route in both
     /// directions, and continues with the next rule.
     ClampSegmentSize,
+}
+
+impl Chain {
+    /// Returns the name. A base chain has that of its hook, or of its priority if it changes
+    /// destinations: another chain has this hook then.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match (self.hook, self.priority) {
+            (Hook::Prerouting, Priority::DestinationNat) => "destination_nat",
+            (hook, _) => hook.as_str(),
+        }
+    }
 }
 
 impl Rule {
@@ -462,6 +479,7 @@ impl Priority {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Raw => "raw",
+            Self::DestinationNat => "dstnat",
             Self::Filter | Self::BridgeFilter => "filter",
             Self::SourceNat => "srcnat",
         }

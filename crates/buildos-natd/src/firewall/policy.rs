@@ -6,7 +6,8 @@
 //! |---|---|---|
 //! | prerouting | only from their own network's addresses, only through br1 | none from br0 with addresses of br1's network |
 //! | input | DHCP, DNS, TFTP, echo and the ports in `open` | |
-//! | forward | to br0; new connections not to DHCP ports, special and blocked private networks | answers from br0 |
+//! | forward | to br0; new connections not to DHCP ports, special and blocked private networks | answers from br0, new connections to open ports |
+//! | destination_nat, while ports are open | | to the host's address: to the open port of a machine |
 //! | postrouting | masqueraded behind the host's address, from unprivileged ports | |
 //!
 //! The host does not route between computers on br0. Other traffic without br1 passes
@@ -36,6 +37,7 @@ use crate::firewall::model::{
     Chain, CompareOp, ConnectionState, Elements, Family, Field, Hash, Hook, Interval, KeyPart,
     Kind, Link, Match, Priority, RateLimit, Rule, Set, Table, Transport, Verdict,
 };
+use crate::open_port::OpenPort;
 use crate::ports::{Bridge, Ports};
 use crate::settings::Settings;
 use crate::uplink_network::UplinkNetwork;
@@ -145,6 +147,9 @@ pub const FROM_OUTSIDE: &str = "the outside to machines";
 /// Like [`TO_OUTSIDE`], for the first packet of each connection.
 pub const NEW_CONNECTIONS: &str = "new connections";
 
+/// Like [`NEW_CONNECTIONS`], for connections from the outside to open ports of machines.
+pub const OPEN_PORTS: &str = "new connections to open ports";
+
 const TOO_MANY_OUTSIDE: &str = "a machine with too many connections to the outside";
 const TOO_MANY_TO_HOST: &str = "a machine with too many connections to the host";
 const TOO_MANY_TO_NAMES: &str = "a machine with too many TCP connections to the name server";
@@ -166,6 +171,7 @@ pub fn closed_table(network: &UplinkNetwork, settings: &Settings) -> Table {
         network,
         settings,
         ports: &Ports::default(),
+        open: &[],
     };
     let is_limit = |condition: &Match| {
         matches!(
@@ -201,42 +207,61 @@ pub fn closed_table(network: &UplinkNetwork, settings: &Settings) -> Table {
 
 /// Builds the table for an uplink network, the operator's settings and the bridges.
 #[must_use]
-pub fn table(network: &UplinkNetwork, settings: &Settings, ports: &Ports) -> Table {
+pub fn table(
+    network: &UplinkNetwork,
+    settings: &Settings,
+    ports: &Ports,
+    open: &[OpenPort],
+) -> Table {
     let rules = Rules {
         network,
         settings,
         ports,
+        open,
     };
     let called = |name, rules| chain(Hook::Called(name), Kind::Filter, Priority::Filter, rules);
+    let mut chains = vec![
+        called(FROM_MACHINES, rules.forward_from_machines()),
+        called(NEW_TO_OUTSIDE, rules.new_to_outside()),
+        called(TO_MACHINES, rules.forward_to_machines()),
+        called(MASQUERADE, masquerade()),
+        chain(
+            Hook::Prerouting,
+            Kind::Filter,
+            Priority::Raw,
+            rules.prerouting(),
+        ),
+    ];
+    let destination_nat = rules.destination_nat();
+    // Without open ports, new connections need not pass this chain.
+    if !destination_nat.is_empty() {
+        chains.push(chain(
+            Hook::Prerouting,
+            Kind::Nat,
+            Priority::DestinationNat,
+            destination_nat,
+        ));
+    }
+    chains.extend([
+        chain(Hook::Input, Kind::Filter, Priority::Filter, rules.input()),
+        chain(
+            Hook::Forward,
+            Kind::Filter,
+            Priority::Filter,
+            rules.forward(),
+        ),
+        chain(
+            Hook::Postrouting,
+            Kind::Nat,
+            Priority::SourceNat,
+            rules.postrouting(),
+        ),
+    ]);
     Table {
         family: Family::Inet,
         name: TABLE,
         sets: sets(),
-        chains: vec![
-            called(FROM_MACHINES, rules.forward_from_machines()),
-            called(NEW_TO_OUTSIDE, rules.new_to_outside()),
-            called(TO_MACHINES, rules.forward_to_machines()),
-            called(MASQUERADE, masquerade()),
-            chain(
-                Hook::Prerouting,
-                Kind::Filter,
-                Priority::Raw,
-                rules.prerouting(),
-            ),
-            chain(Hook::Input, Kind::Filter, Priority::Filter, rules.input()),
-            chain(
-                Hook::Forward,
-                Kind::Filter,
-                Priority::Filter,
-                rules.forward(),
-            ),
-            chain(
-                Hook::Postrouting,
-                Kind::Nat,
-                Priority::SourceNat,
-                rules.postrouting(),
-            ),
-        ],
+        chains,
     }
 }
 
@@ -269,6 +294,7 @@ struct Rules<'a> {
     network: &'a UplinkNetwork,
     settings: &'a Settings,
     ports: &'a Ports,
+    open: &'a [OpenPort],
 }
 
 impl Rules<'_> {
@@ -524,16 +550,47 @@ impl Rules<'_> {
         rules
     }
 
-    /// Accepts answers from br0.
+    /// Accepts answers from br0, and new connections to open ports.
     fn forward_to_machines(&self) -> Vec<Rule> {
         let [_, mut from_outside] = self.established();
         from_outside.matches.push(self.public_input());
-        vec![
-            from_outside,
+        let mut rules = vec![from_outside];
+        rules.extend(self.open.iter().map(|open| {
+            let matches = vec![
+                self.public_input(),
+                Match::State(vec![ConnectionState::New]),
+                // Not for packets that the host would route without the rule below.
+                Match::DestinationNat,
+                Match::Destination(CompareOp::Equal, open.address.into()),
+                Match::Port(Transport::Tcp, open.port),
+            ];
+            Rule::new(matches, Verdict::Accept)
+                .counted()
+                .comment(OPEN_PORTS)
+        }));
+        rules.push(
             Rule::new(vec![], Verdict::Drop)
                 .counted()
                 .comment("new connections to machines"),
-        ]
+        );
+        rules
+    }
+
+    /// Sends connections to the host's address on br0 to the open ports of machines.
+    fn destination_nat(&self) -> Vec<Rule> {
+        let Some(address) = self.network.address else {
+            return Vec::new();
+        };
+        let rule = |open: &OpenPort| {
+            let matches = vec![
+                self.public_input(),
+                Match::Destination(CompareOp::Equal, address.into()),
+                Match::Port(Transport::Tcp, open.outside),
+            ];
+            Rule::new(matches, Verdict::DestinationNat(open.address, open.port))
+                .comment("an open port of a machine")
+        };
+        self.open.iter().map(rule).collect()
     }
 
     /// Drops forwarded new connections of addresses with too many connections.

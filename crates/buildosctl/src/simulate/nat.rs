@@ -27,7 +27,7 @@ impl Nat {
     pub(crate) fn new(network: &Network, settings: &Settings) -> Result<Self, String> {
         let uplink = UplinkNetwork::try_from(network).map_err(|error| error.to_string())?;
         Ok(Self {
-            table: policy::table(&uplink, settings, &Ports::default()).to_string(),
+            table: policy::table(&uplink, settings, &Ports::default(), &[]).to_string(),
             dnsmasq: dnsmasq::configuration(&uplink, settings.lease),
             resolv: dnsmasq::resolv(&uplink.dns),
         })

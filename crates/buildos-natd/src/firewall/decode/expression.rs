@@ -75,6 +75,16 @@ const MASQ_FIRST_PORT_REGISTER: u16 = 2;
 const MASQ_LAST_PORT_REGISTER: u16 = 3;
 /// `NF_NAT_RANGE_PROTO_SPECIFIED` (linux/netfilter/nf_nat.h).
 const MASQ_PORTS: u32 = 2;
+// enum nft_nat_attributes, nft_nat_types
+const NAT_TYPE: u16 = 1;
+const NAT_FAMILY: u16 = 2;
+const NAT_FIRST_ADDRESS_REGISTER: u16 = 3;
+const NAT_LAST_ADDRESS_REGISTER: u16 = 4;
+const NAT_FIRST_PORT_REGISTER: u16 = 5;
+const NAT_LAST_PORT_REGISTER: u16 = 6;
+const NAT_FLAGS: u16 = 7;
+/// `NF_NAT_RANGE_MAP_IPS` with [`MASQ_PORTS`]: newer kernels add them.
+const NAT_ADDRESSES_AND_PORTS: u32 = 1 | MASQ_PORTS;
 // enum nft_rt_attributes, nft_rt_keys
 const RT_REGISTER: u16 = 1;
 const RT_KEY: u16 = 2;
@@ -127,6 +137,7 @@ pub(super) fn expression(name: String, data: &[u8]) -> Result<Expression, Decode
         "hash" => hash(data)?,
         "dynset" => dynamic_set(data)?,
         "masq" => masquerade(data)?,
+        "nat" => destination_nat(data)?,
         "rt" => route_segment_size(data)?,
         "byteorder" => host_to_network(data)?,
         "exthdr" => write_segment_size(data)?,
@@ -385,6 +396,23 @@ fn masquerade(data: &[u8]) -> Result<Option<Expression>, DecodeError> {
         (Some(MASQ_PORTS), ..) if ports => Some(Expression::MasqueradePorts),
         _ => None,
     })
+}
+
+/// Decodes "dnat ip to ADDRESS:PORT". Other kinds of NAT are not modelled.
+fn destination_nat(data: &[u8]) -> Result<Option<Expression>, DecodeError> {
+    let [kind, family, flags] = numbers(data, [NAT_TYPE, NAT_FAMILY, NAT_FLAGS])?;
+    let addresses = [NAT_FIRST_ADDRESS_REGISTER, NAT_LAST_ADDRESS_REGISTER];
+    let ports = [NAT_FIRST_PORT_REGISTER, NAT_LAST_PORT_REGISTER];
+    // The kernel reports the first register as the last one, too.
+    let is_single = |[first, last]: [Option<u32>; 2], register: Register| {
+        first == Some(register as u32) && last.is_none_or(|last| Some(last) == first)
+    };
+    let supported = kind == Some(libc::NFT_NAT_DNAT as u32)
+        && family == Some(libc::NFPROTO_IPV4 as u32)
+        && matches!(flags, None | Some(0 | NAT_ADDRESSES_AND_PORTS))
+        && is_single(numbers(data, addresses)?, Register::One)
+        && is_single(numbers(data, ports)?, Register::Two);
+    Ok(supported.then_some(Expression::DestinationNat))
 }
 
 fn route_segment_size(data: &[u8]) -> Result<Option<Expression>, DecodeError> {

@@ -121,6 +121,18 @@ impl Raw {
         Self::new(c"masq", attributes)
     }
 
+    pub(super) fn destination_nat() -> Self {
+        let kind = libc::NFT_NAT_DNAT as u32;
+        let family = libc::NFPROTO_IPV4 as u32;
+        let attributes = vec![
+            (sys::NFTNL_EXPR_NAT_TYPE, Value::Number(kind)),
+            (sys::NFTNL_EXPR_NAT_FAMILY, Value::Number(family)),
+            (sys::NFTNL_EXPR_NAT_REG_ADDR_MIN, register(Register::One)),
+            (sys::NFTNL_EXPR_NAT_REG_PROTO_MIN, register(Register::Two)),
+        ];
+        Self::new(c"nat", attributes)
+    }
+
     pub(super) fn hash_connection(modulus: u32) -> Self {
         let attributes = vec![
             (sys::NFTNL_EXPR_HASH_DREG, Value::Number(AFTER_ADDRESS)),

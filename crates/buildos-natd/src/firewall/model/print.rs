@@ -62,7 +62,7 @@ impl fmt::Display for Chain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (hook, kind) = (self.hook.as_str(), self.kind.as_str());
         let priority = self.priority.as_str();
-        writeln!(f, "\tchain {hook} {{")?;
+        writeln!(f, "\tchain {} {{", self.name())?;
         if !matches!(self.hook, Hook::Called(_)) {
             writeln!(
                 f,
@@ -165,6 +165,7 @@ impl fmt::Display for Verdict {
             Self::Jump(chain) => write!(f, "jump {chain}"),
             Self::Masquerade => f.write_str("masquerade"),
             Self::MasqueradePorts(first, last) => write!(f, "masquerade to :{first}-{last}"),
+            Self::DestinationNat(address, port) => write!(f, "dnat ip to {address}:{port}"),
             Self::ClampSegmentSize => f.write_str("tcp option maxseg size set rt mtu"),
         }
     }
