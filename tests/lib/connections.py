@@ -1,4 +1,4 @@
-"""Holds TCP connections of a machine open, through the NAT of its host."""
+"""Holds TCP connections open: of a machine through the NAT of its host, and to its open ports."""
 
 from __future__ import annotations
 
@@ -31,6 +31,37 @@ class Connections:
         keyword, _, count = self._process.stdout.readline().partition(" ")
         assert keyword == "alive"
         return int(count)
+
+
+@contextmanager
+def serve(machine: Machine) -> Iterator[int]:
+    """Serves echoes on a port of the machine while the context lasts; yields the port."""
+    endpoint = f"{machine.address}:{_PORT}"
+    process = start(
+        machine.outside([sys.executable, _PROGRAM, "serve", endpoint]), stdout=subprocess.PIPE
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "serving\n"
+        yield _PORT
+    finally:
+        end(process)
+
+
+@contextmanager
+def reach(lan: Lan, address: str, port: int) -> Iterator[Connections]:
+    """Holds a connection from the LAN to a server of echoes while the context lasts."""
+    process = start(
+        lan.command([sys.executable, _PROGRAM, "hold", f"{address}:{port}", "1"]),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "open\n", f"port {port} of {address} is closed"
+        yield Connections(process)
+    finally:
+        end(process)
 
 
 @contextmanager

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
+import select
+import subprocess
 from typing import Any
 
 from agents import bbot, bslave, instance, messages, reload, state, wait_for_state, wait_until_runs
@@ -23,6 +27,40 @@ def machines(host: Host) -> list[dict[str, Any]]:
     """Returns the machines as an unprivileged user sees them."""
     shown = host.run([*UNPRIVILEGED, "buildosctl", "machines", "--json"], check=False)
     return list(json.loads(shown)["machines"]) if shown else []
+
+
+def _typed(host: Host, command: list[str]) -> str:
+    """Runs a command on a terminal, types a command of QEMU's monitor and Ctrl-]; returns what
+    the terminal shows."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        host.command(command), stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
+    )
+    os.close(theirs)
+    shown = ""
+
+    def shows(text: str) -> bool:
+        nonlocal shown
+        while select.select([ours], [], [], 0)[0]:
+            try:
+                part = os.read(ours, 4096)
+            except OSError:  # EIO: the command has ended.
+                break
+            shown += part.decode(errors="replace")
+        return text in shown
+
+    try:
+        host.wait_for(lambda: shows("(qemu)"), "the monitor has a prompt")
+        os.write(ours, b"info name\r")
+        host.wait_for(lambda: shows("info name"), "the monitor echoes")
+        os.write(ours, b"\x1d")
+        host.wait_for(lambda: shows("detached from"), "the key ends the command")
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+    return shown
 
 
 def virtual(url: str, *lines: str) -> str:
@@ -60,6 +98,14 @@ def test_suspended_machine_is_listed_and_does_not_hold_drain(host: Host, lan: La
     assert pid != main and f"ifname={tap}" in host.read(f"/proc/{pid}/cmdline")
     row = next(r for r in host.run("buildosctl machines").splitlines() if r.startswith(tap))
     assert row.split()[1:5] == ["br1", machine["address"], "bbot@default", str(pid)]
+
+    shown = host.run(f"echo info status | buildosctl machine attach {tap}")
+    assert "VM status: running" in shown
+    assert "info name" in _typed(host, ["buildosctl", "machine", "attach", "--monitor", tap])
+    denied = host.run([*UNPRIVILEGED, "sh", "-c", f"buildosctl machine attach {tap} 2>&1 || :"])
+    assert "only root may" in denied
+    denied = host.run(f"buildosctl machine attach --vnc {tap} 2>&1 || :")
+    assert f"{tap} has no console for --vnc, only for --monitor" in denied
 
     # QEMU gets no CPU time, as when an agent pauses it.
     host.run(f"kill -STOP {pid}")

@@ -13,6 +13,7 @@ pub(crate) mod console;
 pub(crate) mod drain;
 pub(crate) mod leases;
 pub(crate) mod links;
+pub(crate) mod machine;
 pub(crate) mod machines;
 pub(crate) mod metrics;
 pub(crate) mod publish;

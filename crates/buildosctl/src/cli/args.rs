@@ -1,15 +1,18 @@
 //! Parses the command line.
 
 use std::ffi::OsString;
+use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use buildos_agentd::machine::qemu::ConsoleKind;
 use buildos_channel::Name;
 use lexopt::{Arg, Parser, ValueExt as _};
 
 use super::commands::{Command, DEFAULT, Flag, Form, Id, find};
+use crate::commands::machine::forward;
 use crate::commands::show::{self, View};
-use crate::commands::{check, drain, publish};
+use crate::commands::{check, drain, machine, publish};
 use crate::simulate;
 
 /// A command with its arguments.
@@ -20,6 +23,8 @@ pub(crate) enum Invocation {
     Drain(drain::Request),
     /// Names of agents; empty for all.
     Resume(Vec<String>),
+    /// A command for one machine.
+    Machine(machine::Request),
     Renew,
     /// Arguments for journalctl.
     Log(Vec<OsString>),
@@ -46,6 +51,10 @@ struct Given {
     name: Option<Name>,
     tree: Option<PathBuf>,
     promotion: publish::Options,
+    console: Option<ConsoleKind>,
+    time: Option<Duration>,
+    port: Option<u16>,
+    close: bool,
     /// All flags.
     flags: Vec<Flag>,
     operands: Vec<String>,
@@ -90,6 +99,13 @@ pub(crate) fn parse(mut parser: Parser) -> Result<Invocation, lexopt::Error> {
 }
 
 impl Given {
+    fn attach(&mut self, kind: ConsoleKind) -> Result<(), lexopt::Error> {
+        match self.console.replace(kind) {
+            Some(other) if other != kind => Err("choose one console".into()),
+            Some(_) | None => Ok(()),
+        }
+    }
+
     /// Takes a flag, with the value that follows it.
     fn take(&mut self, flag: Flag, parser: &mut Parser) -> Result<(), lexopt::Error> {
         self.flags.push(flag);
@@ -120,6 +136,15 @@ impl Given {
                 self.promotion.percent = Some(percent);
             }
             Flag::Name => self.name = Some(parser.value()?.parse()?),
+            Flag::Serial => self.attach(ConsoleKind::Serial)?,
+            Flag::Monitor => self.attach(ConsoleKind::Monitor)?,
+            Flag::Vnc => self.attach(ConsoleKind::Vnc)?,
+            Flag::For => self.time = Some(time(&parser.value()?.string()?)?),
+            Flag::Port => {
+                let port: NonZeroU16 = parser.value()?.parse()?;
+                self.port = Some(port.get());
+            }
+            Flag::Close => self.close = true,
             Flag::Tree => self.tree = Some(parser.value()?.into()),
             // `parse` handles these before.
             Flag::Help | Flag::Version => {}
@@ -128,9 +153,34 @@ impl Given {
     }
 }
 
+/// Parses a time with its unit: `90s`, `30min`, `2h`.
+fn time(text: &str) -> Result<Duration, lexopt::Error> {
+    let unit = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(unit);
+    let seconds = match unit {
+        "s" => Some(1),
+        "m" | "min" => Some(60),
+        "h" => Some(3600),
+        _ => None,
+    };
+    let number = number.parse::<u32>().ok();
+    let time = number
+        .zip(seconds)
+        .and_then(|(n, unit)| n.checked_mul(unit));
+    match time.filter(|time| *time > 0) {
+        Some(time) => Ok(Duration::from_secs(time.into())),
+        None => Err(format!("{text:?} is no time: as 90s, 30min or 2h").into()),
+    }
+}
+
 fn invocation(command: &Command, given: Given) -> Result<Invocation, lexopt::Error> {
-    if command.has_verbs() {
+    if command.id == Id::Publish {
         return Ok(Invocation::Publish(request(command, given)?));
+    }
+    if command.id == Id::Machine {
+        return Ok(Invocation::Machine(of_machine(command, given)?));
     }
     let limit = command.operands().limit();
     if let Some(unexpected) = limit.and_then(|limit| given.operands.get(limit)) {
@@ -169,15 +219,14 @@ fn invocation(command: &Command, given: Given) -> Result<Invocation, lexopt::Err
             None => return Err("simulate needs a file".into()),
         },
         Id::Console => Invocation::Console,
-        // It has verbs.
-        Id::Publish => return Err("publish needs a verb".into()),
+        // They have verbs.
+        Id::Publish | Id::Machine => return Err(format!("{} needs a verb", command.name).into()),
     })
 }
 
-/// Returns the request of a command with verbs, such as `publish init DIR`.
-fn request(command: &Command, given: Given) -> Result<publish::Request, lexopt::Error> {
-    let mut operands = given.operands.into_iter();
-    let verb = operands.next();
+/// Checks verb and flags of a command with verbs, such as `publish init DIR`. Returns the verb.
+fn verb(command: &Command, given: &Given) -> Result<String, lexopt::Error> {
+    let verb = given.operands.first().cloned();
     let form = verb.as_deref().and_then(|verb| command.form(verb));
     let (Some(form), Some(verb)) = (form, verb) else {
         let verbs: Vec<_> = command.forms.iter().filter_map(|form| form.verb).collect();
@@ -194,12 +243,50 @@ fn request(command: &Command, given: Given) -> Result<publish::Request, lexopt::
     {
         return Err(format!("{} {verb} needs --{}", command.name, flag.long()).into());
     }
+    let limit = form.operands.limit();
+    let unexpected = limit.and_then(|limit| given.operands.get(1 + limit));
+    match unexpected {
+        Some(unexpected) => Err(Arg::Value(unexpected.into()).unexpected()),
+        None => Ok(verb),
+    }
+}
+
+/// Returns the request of `machine`.
+fn of_machine(command: &Command, given: Given) -> Result<machine::Request, lexopt::Error> {
+    let verb = verb(command, &given)?;
+    let mut operands = given.operands.into_iter().skip(1);
+    let Some(link) = operands.next() else {
+        return Err(format!("machine {verb} needs the port of a machine").into());
+    };
+    if verb == "attach" {
+        return Ok(machine::Request::Attach(link, given.console));
+    }
+    let port = operands.next().ok_or("machine forward needs a TCP port")?;
+    let port: NonZeroU16 = port.parse().map_err(|_| format!("{port:?} is no port"))?;
+    let action = match given.close {
+        true if given.time.is_some() || given.port.is_some() => {
+            return Err("--close takes neither --for nor --port".into());
+        }
+        true => forward::Action::Close,
+        false => forward::Action::Open {
+            time: given.time,
+            outside: given.port,
+        },
+    };
+    Ok(machine::Request::Forward(forward::Request {
+        link,
+        port: port.get(),
+        action,
+    }))
+}
+
+/// Returns the request of `publish`.
+fn request(command: &Command, given: Given) -> Result<publish::Request, lexopt::Error> {
+    let verb = verb(command, &given)?;
+    let mut operands = given.operands.into_iter().skip(1);
     let Some(directory) = operands.next() else {
         return Err(format!("{} {verb} needs a directory", command.name).into());
     };
-    if let Some(unexpected) = operands.next() {
-        return Err(Arg::Value(unexpected.as_str().into()).unexpected());
-    }
     let channel = match given.channel {
         Some(channel) => channel,
         None => publish::DEFAULT_CHANNEL.parse().map_err(|_| "no channel")?,
@@ -449,6 +536,69 @@ mod tests {
     }
 
     #[test]
+    fn machine_takes_a_verb_and_its_own_flags() {
+        let request = |line: &str| {
+            let words: Vec<_> = line.split(' ').collect();
+            match parsed(&words) {
+                Ok(Invocation::Machine(request)) => request,
+                other => panic!("{line}: {other:?}"),
+            }
+        };
+        let attach = |kind| machine::Request::Attach("tap0".into(), kind);
+        assert_eq!(request("machine attach tap0"), attach(None));
+        let monitor = attach(Some(ConsoleKind::Monitor));
+        assert_eq!(request("machine attach --monitor tap0"), monitor);
+        let forward = |action| {
+            machine::Request::Forward(forward::Request {
+                link: "tap0".into(),
+                port: 22,
+                action,
+            })
+        };
+        let open = |time: Option<u64>, outside| forward::Action::Open {
+            time: time.map(Duration::from_secs),
+            outside,
+        };
+        for (line, action) in [
+            ("machine forward tap0 22", open(None, None)),
+            ("machine forward tap0 22 --for 2h", open(Some(7200), None)),
+            (
+                "machine forward --for=30min tap0 22",
+                open(Some(1800), None),
+            ),
+            ("machine forward --for=1m tap0 22", open(Some(60), None)),
+            (
+                "machine forward --for=5s --port 2222 tap0 22",
+                open(Some(5), Some(2222)),
+            ),
+            ("machine forward --close tap0 22", forward::Action::Close),
+        ] {
+            assert_eq!(request(line), forward(action), "{line}");
+        }
+        for bad in [
+            "machine",
+            "machine tap0",
+            "machine attach",
+            "machine attach tap0 22",
+            "machine attach tap0 --serial --vnc",
+            "machine attach tap0 --for 1h",
+            "machine forward tap0",
+            "machine forward tap0 0",
+            "machine forward tap0 ssh",
+            "machine forward tap0 22 23",
+            "machine forward tap0 22 --vnc",
+            "machine forward tap0 22 --for 2",
+            "machine forward tap0 22 --for 0s",
+            "machine forward tap0 22 --for 2d",
+            "machine forward tap0 22 --port 0",
+            "machine forward tap0 22 --close --for 1h",
+        ] {
+            let words: Vec<_> = bad.split(' ').collect();
+            assert!(parsed(&words).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
     fn every_command_of_the_table_is_parsed() {
         let value = |flag: Flag| match flag.value() {
             None => format!("--{}", flag.long()),
@@ -463,14 +613,18 @@ mod tests {
             ) => {
                 format!("--{}=natd", flag.long())
             }
+            Some(Value::Time) => format!("--{}=2h", flag.long()),
         };
         for command in &COMMANDS {
             for form in command.forms {
                 let mut arguments = vec![command.name.to_owned()];
                 arguments.extend(form.verb.map(str::to_owned));
                 match form.operands {
-                    Operands::Files | Operands::File | Operands::Directory => {
+                    Operands::Files | Operands::File | Operands::Directory | Operands::Tap => {
                         arguments.push("a".to_owned());
+                    }
+                    Operands::TapAndPort => {
+                        arguments.extend(["tap0".to_owned(), "22".to_owned()]);
                     }
                     Operands::None | Operands::Agents | Operands::Journalctl => {}
                 }

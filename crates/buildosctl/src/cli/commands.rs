@@ -13,6 +13,7 @@ pub(crate) enum Id {
     Leases,
     Agents,
     Machines,
+    Machine,
     Drain,
     Resume,
     Renew,
@@ -64,6 +65,10 @@ pub(crate) enum Operands {
     File,
     /// Exactly one directory.
     Directory,
+    /// The port of a machine.
+    Tap,
+    /// The port of a machine, and a TCP port of it.
+    TapAndPort,
 }
 
 /// A flag.
@@ -85,6 +90,12 @@ pub(crate) enum Flag {
     Percent,
     Name,
     Tree,
+    Serial,
+    Monitor,
+    Vnc,
+    For,
+    Port,
+    Close,
     Help,
     Version,
 }
@@ -94,6 +105,8 @@ pub(crate) enum Flag {
 pub(crate) enum Value {
     /// A whole number of seconds.
     Seconds,
+    /// A time with its unit, as `2h`.
+    Time,
     /// The name of a daemon without `buildos-`.
     Daemon,
     /// Any text.
@@ -129,7 +142,7 @@ const SHOW: Form = Form {
 };
 
 /// All commands, in the order of the help.
-pub(crate) static COMMANDS: [Command; 15] = [
+pub(crate) static COMMANDS: [Command; 16] = [
     Command {
         id: Id::Status,
         name: "status",
@@ -190,6 +203,32 @@ agent, process, age, CPU time, RAM and state. For a container, PROCESS is its
 first process; CPU and RAM are sums.
 ",
         forms: &[SHOW],
+    },
+    Command {
+        id: Id::Machine,
+        name: "machine",
+        summary: "Bring the console of a machine, or open a port of it",
+        details: "\
+TAP is the port of the machine, as machines lists it. attach connects this
+terminal to a socket that QEMU serves; Ctrl-] ends. The screen (VNC) becomes a
+port of 127.0.0.1. forward lets the LAN reach PORT of a machine on br1 by a port
+of the host, for an hour if --for does not name another time. It is closed when
+the machine ends. Only root can attach and forward.
+",
+        forms: &[
+            Form {
+                verb: Some("attach"),
+                optional: &[Flag::Serial, Flag::Monitor, Flag::Vnc],
+                operands: Operands::Tap,
+                ..NOTHING
+            },
+            Form {
+                verb: Some("forward"),
+                optional: &[Flag::For, Flag::Port, Flag::Close],
+                operands: Operands::TapAndPort,
+                ..NOTHING
+            },
+        ],
     },
     Command {
         id: Id::Drain,
@@ -356,11 +395,6 @@ impl Command {
         flags
     }
 
-    /// Returns true if a word after the command chooses the form.
-    pub(crate) fn has_verbs(&self) -> bool {
-        self.forms.iter().any(|form| form.verb.is_some())
-    }
-
     /// Finds a form by its verb.
     pub(crate) fn form(&self, verb: &str) -> Option<&'static Form> {
         self.forms.iter().find(|form| form.verb == Some(verb))
@@ -380,7 +414,8 @@ impl Operands {
     pub(crate) const fn limit(self) -> Option<usize> {
         match self {
             Self::None => Some(0),
-            Self::File | Self::Directory => Some(1),
+            Self::File | Self::Directory | Self::Tap => Some(1),
+            Self::TapAndPort => Some(2),
             Self::Agents | Self::Journalctl | Self::Files => None,
         }
     }
@@ -405,6 +440,12 @@ impl Flag {
             Self::Percent => "percent",
             Self::Name => "name",
             Self::Tree => "tree",
+            Self::Serial => "serial",
+            Self::Monitor => "monitor",
+            Self::Vnc => "vnc",
+            Self::For => "for",
+            Self::Port => "port",
+            Self::Close => "close",
             Self::Help => "help",
             Self::Version => "version",
         }
@@ -429,7 +470,13 @@ impl Flag {
             | Self::Days
             | Self::Percent
             | Self::Name
-            | Self::Tree => None,
+            | Self::Tree
+            | Self::Serial
+            | Self::Monitor
+            | Self::Vnc
+            | Self::For
+            | Self::Port
+            | Self::Close => None,
         }
     }
 
@@ -440,11 +487,20 @@ impl Flag {
             Self::Daemon => Some(Value::Daemon),
             Self::Cmdline => Some(Value::Text),
             Self::Keyring => Some(Value::File),
-            Self::Signatures | Self::Days | Self::Percent => Some(Value::Number),
+            Self::Signatures | Self::Days | Self::Percent | Self::Port => Some(Value::Number),
+            Self::For => Some(Value::Time),
             Self::Channel | Self::From | Self::Name => Some(Value::Name),
             Self::Tree => Some(Value::Directory),
             Self::Key => Some(Value::Key),
-            Self::Json | Self::Watch | Self::Wait | Self::Help | Self::Version => None,
+            Self::Json
+            | Self::Watch
+            | Self::Wait
+            | Self::Serial
+            | Self::Monitor
+            | Self::Vnc
+            | Self::Close
+            | Self::Help
+            | Self::Version => None,
         }
     }
 
@@ -466,6 +522,12 @@ impl Flag {
             Self::Percent => "Percentage of hosts that take it",
             Self::Name => "Name of the machine",
             Self::Tree => "Tree with the channel (the current directory)",
+            Self::Serial => "Attach to the serial port",
+            Self::Monitor => "Attach to the monitor of QEMU",
+            Self::Vnc => "Attach to the screen",
+            Self::For => "Close the port after TIME, as 2h or 30min (1h)",
+            Self::Port => "Port of the host (the first free one from 61000)",
+            Self::Close => "Close the port, and end its connections",
             Self::Help => "Show help for buildosctl or for the command",
             Self::Version => "Show the version",
         }
@@ -477,6 +539,7 @@ impl Value {
     pub(crate) const fn placeholder(self) -> &'static str {
         match self {
             Self::Seconds => "SECONDS",
+            Self::Time => "TIME",
             Self::Daemon => "NAME",
             Self::Text => "STRING",
             Self::Number => "N",

@@ -47,6 +47,11 @@ _buildosctl_agents()
     buildosctl agents 2>/dev/null | sed -n 's/^\(b[a-z]*@[^ ]*\) .*/\1/p'
 }
 
+_buildosctl_machines()
+{
+    buildosctl machines 2>/dev/null | sed -n 's/^\([^ -][^ ]*\) *br[^ ]* .*/\1/p'
+}
+
 _buildosctl()
 {
     # COMP_WORDS splits at @ and =, which are in COMP_WORDBREAKS.
@@ -106,7 +111,14 @@ pub(super) fn bash() -> String {
                     "            [[ $before != --{} ]] || {{ COMPREPLY=($(compgen -f -- \"$word\")); return; }}\n",
                     flag.long()
                 ),
-                Some(Value::Seconds | Value::Text | Value::Number | Value::Name | Value::Key) => {
+                Some(
+                    Value::Seconds
+                    | Value::Time
+                    | Value::Text
+                    | Value::Number
+                    | Value::Name
+                    | Value::Key,
+                ) => {
                     format!("            [[ $before != --{} ]] || return\n", flag.long())
                 }
             };
@@ -121,6 +133,9 @@ pub(super) fn bash() -> String {
                 format!("            choices=\"{flags} $(_buildosctl_agents)\" ;;\n")
             }
             Operands::Journalctl => format!("            choices=\"{JOURNALCTL}\" ;;\n"),
+            Operands::Tap | Operands::TapAndPort => {
+                format!("            choices=\"{flags} $(_buildosctl_machines)\" ;;\n")
+            }
             Operands::Files | Operands::File | Operands::Directory => {
                 format!("            choices=\"{flags}\" files=yes ;;\n")
             }
@@ -137,6 +152,12 @@ _buildosctl_agents() {
     local -a agents
     agents=(${(f)"$(buildosctl agents 2>/dev/null | sed -n 's/^\(b[a-z]*@[^ ]*\) .*/\1/p')"})
     compadd -a agents
+}
+
+_buildosctl_machines() {
+    local -a machines
+    machines=(${(f)"$(buildosctl machines 2>/dev/null | sed -n 's/^\([^ -][^ ]*\) *br[^ ]* .*/\1/p')"})
+    compadd -a machines
 }
 
 _buildosctl() {
@@ -172,6 +193,7 @@ pub(super) fn zsh() -> String {
             Operands::Files => Some("'*:file:_files'"),
             Operands::File => Some("':file:_files'"),
             Operands::Directory => Some("'*:directory:_files -/'"),
+            Operands::Tap | Operands::TapAndPort => Some("'*:machine:_buildosctl_machines'"),
             Operands::Journalctl => {
                 out += "                    words[1]=journalctl\n                    _normal ;;\n";
                 continue;
@@ -208,6 +230,7 @@ fn zsh_flag(flag: Flag) -> String {
     let value = match flag.value() {
         None => return quoted(&format!("--{long}[{summary}]")),
         Some(Value::Seconds) => ":seconds: ".to_owned(),
+        Some(Value::Time) => ":time: ".to_owned(),
         Some(Value::Text) => ":string: ".to_owned(),
         Some(Value::Number) => ":number: ".to_owned(),
         Some(Value::Name) => ":name: ".to_owned(),

@@ -72,6 +72,8 @@ impl Line {
             Operands::Files => parts.push("FILE...".to_owned()),
             Operands::File => parts.push("FILE".to_owned()),
             Operands::Directory => parts.push("DIR".to_owned()),
+            Operands::Tap => parts.push("TAP".to_owned()),
+            Operands::TapAndPort => parts.push("TAP PORT".to_owned()),
         }
         parts.join(" ")
     }
@@ -99,6 +101,8 @@ impl Line {
             Operands::Files => ".Ar\n",
             Operands::File => ".Ar file\n",
             Operands::Directory => ".Ar dir\n",
+            Operands::Tap => ".Ar tap\n",
+            Operands::TapAndPort => ".Ar tap port\n",
         };
         out
     }

@@ -32,7 +32,8 @@ fn cells(machine: &Machine, now: u64) -> Vec<String> {
         or_dash(owner),
     ];
     if machine.kind == Kind::Unknown {
-        cells.extend(row(&["-", "-", "-", "-", "no process found"]));
+        cells.extend(row(&["-", "-", "-", "-"]));
+        cells.push("no process found".to_owned() + &open_ports(machine, now));
         return cells;
     }
     let state = match (machine.suspended_usec, machine.kind) {
@@ -40,6 +41,7 @@ fn cells(machine: &Machine, now: u64) -> Vec<String> {
         (0, Kind::Qemu | Kind::Unknown) => "runs".to_owned(),
         (since, _) => format!("suspended for {}", span(now.saturating_sub(since))),
     };
+    let state = state + &open_ports(machine, now);
     cells.extend([
         machine.process.to_string(),
         span(now.saturating_sub(machine.since_usec)),
@@ -48,6 +50,15 @@ fn cells(machine: &Machine, now: u64) -> Vec<String> {
         state,
     ]);
     cells
+}
+
+fn open_ports(machine: &Machine, now: u64) -> String {
+    let ports = machine.open_ports.iter();
+    let texts = ports.map(|(inside, outside, end)| {
+        let left = span(end.saturating_sub(now));
+        format!("; port {inside} is open as {outside} for {left}")
+    });
+    texts.collect::<Vec<_>>().concat()
 }
 
 /// buildosctl machines --json
@@ -108,7 +119,8 @@ mod tests {
             },
             Machine {
                 port: "veth1".into(),
-                bridge: "br0".into(),
+                bridge: "br1".into(),
+                open_ports: vec![(22, 61_000, NOW + 3_540_000_000)],
                 ..Machine::default()
             },
         ];
@@ -119,7 +131,7 @@ PORT   BRIDGE  ADDRESS     AGENT         PROCESS  AGE        CPU        RAM     
 tap12  br1     172.23.0.9  bbot@default  77       2 min 5 s  1 min 1 s  812 MiB  runs
 tap12  br1     172.23.0.9  bbot@default  77       2 min 5 s  1 min 1 s  812 MiB  suspended for 2 h 0 min
 tap12  br1     172.23.0.9  x.service     77       2 min 5 s  1 min 1 s  812 MiB  container
-veth1  br0     -           -             -        -          -          -        no process found
+veth1  br1     -           -             -        -          -          -        no process found; port 22 is open as 61000 for 59 min 0 s
 "
         );
     }

@@ -218,6 +218,12 @@ fn nat(host: &Host, out: &mut Page) {
     }
     out.family("buildos_machines", "gauge", "Machines on br1 with a lease.");
     out.sample("buildos_machines", &[], count(host.usage.machines.len()));
+    out.family(
+        "buildos_open_ports",
+        "gauge",
+        "Ports of machines that are open on br0.",
+    );
+    out.sample("buildos_open_ports", &[], count(host.open_ports.list.len()));
     let (tracked, most) = host.usage.tracked_connections;
     out.family(
         "buildos_tracked_connections",

@@ -8,7 +8,7 @@ use buildos_dbus_api::system_bus;
 use buildos_service::text;
 use zbus::Connection;
 
-use super::{check, console, drain, publish, renew, show};
+use super::{check, console, drain, machine, publish, renew, show};
 use crate::cli::args::Invocation;
 use crate::cli::help;
 use crate::simulate;
@@ -28,6 +28,14 @@ pub(crate) fn run(invocation: Invocation) -> ExitCode {
         Invocation::Resume(agents) => with_bus(async |bus| {
             drain::resume(&bus, &agents).await?;
             Ok(ExitCode::SUCCESS)
+        }),
+        Invocation::Machine(machine::Request::Attach(port, kind)) => with_bus(async |bus| {
+            machine::attach::attach(&bus, &port, kind).await?;
+            Ok(ExitCode::SUCCESS)
+        }),
+        Invocation::Machine(machine::Request::Forward(request)) => with_bus(async |bus| {
+            let text = machine::forward::forward(&bus, &request).await?;
+            Ok(print(&text))
         }),
         Invocation::Renew => with_bus(async |bus| {
             renew::renew(&bus).await?;

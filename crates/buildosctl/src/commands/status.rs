@@ -201,6 +201,11 @@ fn nat(host: &Host, lines: &mut Vec<Line>) {
     let (tracked, most) = host.usage.tracked_connections;
     let machines = format!("{leases} with a lease; {tracked} of {most} connections");
     lines.push(line("", "machines", machines));
+    for (outside, address, link, inside, end) in &host.open_ports.list {
+        let end = relative(host.taken_usec, *end);
+        let text = format!("{outside} leads to port {inside} of {address} ({link}), ends {end}");
+        lines.push(toned("", Tone::Warning, "open", text));
+    }
     for drop in &nat.foreign_drops {
         lines.push(toned("", Tone::Bad, "dropped", drop));
     }

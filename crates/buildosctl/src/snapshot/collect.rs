@@ -62,6 +62,10 @@ pub(crate) async fn summary(cache: &Cache) -> Host {
     host.name = name;
     host.nat = nat;
     host.manager = manager;
+    if host.nat.is_some() {
+        let open_ports = cache.read(nat1::NAME, nat1::PATH).await;
+        host.open_ports = open_ports.ok().flatten().unwrap_or_default();
+    }
     if host.manager.is_some() {
         for instance in instances(cache).await {
             host.agents.push(agent(bus, instance).await);

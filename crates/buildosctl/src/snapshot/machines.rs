@@ -78,7 +78,11 @@ fn machines(host: &Host, observed: &Observed) -> Vec<Machine> {
     let mut found = Vec::new();
     let mut with_port = Vec::new();
     for port in &observed.ports {
+        let open_ports = host.open_ports.list.iter();
+        let open_ports = open_ports.filter(|(_, _, link, ..)| *link == port.name);
+        let open_ports = open_ports.map(|(outside, _, _, inside, end)| (*inside, *outside, *end));
         let mut machine = Machine {
+            open_ports: open_ports.collect(),
             port: port.name.clone(),
             bridge: port.bridge.clone(),
             received: port.traffic.received,
@@ -128,6 +132,8 @@ impl Machine {
             return;
         };
         self.process = first.pid;
+        let qemu = processes.iter().find_map(|process| process.qemu.as_ref());
+        self.consoles = qemu.map(|line| line.consoles.clone()).unwrap_or_default();
         self.unit = first.unit.clone();
         self.agent = Id::from_unit(&first.unit).map_or_else(String::new, |id| id.to_string());
         let age = observed.uptime.saturating_sub(first.stat.start);
@@ -327,11 +333,12 @@ fn read(root: &Path, path: &str) -> String {
 mod tests {
     use super::*;
     use crate::snapshot::samples::{NOW, ready};
+    use buildos_agentd::machine::qemu::{Address, Console, ConsoleKind};
 
     const MAC: MacAddress = MacAddress([2, 0, 0, 0, 0, 9]);
 
     fn observed() -> Observed {
-        let line = "kvm -nic tap,ifname=tap0 -device x,mac=02:00:00:00:00:09";
+        let line = "kvm -nic tap,ifname=tap0 -device x,mac=02:00:00:00:00:09 -serial unix:/x";
         let arguments: Vec<String> = line.split(' ').map(str::to_owned).collect();
         let process = |pid, unit: &str, start| Process {
             pid,
@@ -388,6 +395,10 @@ mod tests {
     #[test]
     fn machines_are_joined_with_processes_and_addresses() {
         let mut host = ready();
+        host.open_ports.list = vec![
+            (61_000, "172.23.0.9".into(), "tap0".into(), 22, 99),
+            (61_001, "172.23.0.8".into(), "tap1".into(), 22, 99),
+        ];
         host.agents[0].instance.machines = vec![(7, vec!["tap0".into()], 77, 78)];
         let found = machines(&host, &observed());
         let qemu = Machine {
@@ -405,6 +416,11 @@ mod tests {
             suspended_usec: 78,
             received: 5,
             sent: 6,
+            open_ports: vec![(22, 61_000, 99)],
+            consoles: vec![Console {
+                kind: ConsoleKind::Serial,
+                address: Address::Unix("/x".into()),
+            }],
         };
         let container = Machine {
             port: "ct0".into(),

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use buildos_agentd::machine::qemu::Console;
 use buildos_dbus_api::watch::Snapshot;
 use serde::{Deserialize, Serialize};
 use zbus::zvariant::{Type, as_value};
@@ -41,6 +42,8 @@ pub(crate) struct Host {
     pub(crate) nat: Option<Nat>,
     /// Use of br1
     pub(crate) usage: Usage,
+    /// Ports of machines that are open on br0
+    pub(crate) open_ports: OpenPorts,
     /// buildos-agentd; null if it does not answer
     pub(crate) manager: Option<Manager>,
     /// All agents
@@ -304,6 +307,15 @@ properties! {
 }
 
 properties! {
+    /// Ports of machines that are open on br0, as in org.build2.buildos.nat1(5)
+    OpenPorts of manager "org.build2.buildos.nat1.Ports" {
+        /// Port of br0, address of the machine, its port of br1, its TCP port, and end in
+        /// microseconds since 1970
+        list as "OpenPorts": Vec<(u16, String, String, u16, u64)>,
+    }
+}
+
+properties! {
     /// Manager of the agents, as in org.build2.buildos.agent1(5)
     Manager of manager "org.build2.buildos.agent1.Manager" {
         /// State in one line, for people
@@ -469,6 +481,11 @@ pub(crate) struct Machine {
     pub(crate) received: u64,
     /// Bytes that the machine sent by this port
     pub(crate) sent: u64,
+    /// Open TCP ports: that of the machine, that of br0, and end in microseconds since 1970
+    pub(crate) open_ports: Vec<(u16, u16, u64)>,
+    /// Sockets that QEMU serves
+    #[serde(skip)]
+    pub(crate) consoles: Vec<Console>,
 }
 
 /// Kind of a machine

@@ -249,7 +249,12 @@ pub(super) fn nat(host: &Host) -> StepResult {
                 .collect();
             return StepResult::Remark(lines.join("; "));
         }
-        return StepResult::Passed(format!("{}{probe}", nat.reason));
+        let open = match host.open_ports.list.len() {
+            0 => String::new(),
+            1 => "; 1 port of a machine is open on br0".to_owned(),
+            n => format!("; {n} ports of machines are open on br0"),
+        };
+        return StepResult::Passed(format!("{}{probe}{open}", nat.reason));
     }
     if !is_needed(host, Need::PrivateNetwork) {
         return StepResult::Remark(format!("{}; no agent needs NAT", nat.reason));

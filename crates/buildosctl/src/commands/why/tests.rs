@@ -81,6 +81,19 @@ fn shortage_is_a_note_on_ready_host() {
     );
 }
 
+#[test]
+fn open_ports_are_named_on_ready_host() {
+    let verdict = after(|host| {
+        let open = (61_000, "172.23.0.9".into(), "tap0".into(), 22, 0);
+        host.open_ports.list = vec![open];
+    });
+    let nat = verdict.chain.iter().find(|f| f.step == Step::Nat).unwrap();
+    assert!(
+        nat.what.ends_with("; 1 port of a machine is open on br0"),
+        "{nat:?}"
+    );
+}
+
 /// Faults: name, change to the host, failed step, and parts of answer and advice.
 const FAULTS: [(&str, Change, Step, &str, &str); 31] = [
     (
