@@ -1,6 +1,7 @@
 //! Polls every controller and runs the tasks that they hand out.
 
 use crate::agent_key::AgentKey;
+use crate::auxiliary::{self, Auxiliary, AuxiliaryError};
 use crate::build_machine::{BuildMachine, BuildMachineError};
 use crate::command_line::Options;
 use crate::container;
@@ -16,7 +17,6 @@ use crate::tap::Tap;
 use crate::tftp::{self, TransferError};
 use crate::tftp_redirect::TftpRedirect;
 use crate::virtual_machine::Hypervisor;
-use crate::worker;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
@@ -26,6 +26,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use ureq::http::Uri;
 
+/// Time between two looks whether a suspended task is interrupted.
+const SUSPENDED_INTERVAL: Duration = Duration::from_millis(200);
 /// Exit status of an injected crash (EX_SOFTWARE of sysexits.h).
 const CRASH_STATUS: i32 = 70;
 
@@ -56,6 +58,8 @@ enum BuildError {
     Socket(#[from] io::Error),
     #[error(transparent)]
     Machine(#[from] BuildMachineError),
+    #[error(transparent)]
+    Auxiliary(#[from] AuxiliaryError),
     #[error("cannot redirect TFTP")]
     Redirect(#[from] ToolError),
     #[error(transparent)]
@@ -202,10 +206,10 @@ impl Agent {
         let interrupted = self.tasks.begin(priority);
         let (options, client) = (Arc::clone(&self.options), Arc::clone(&self.client));
         let (hypervisor, key) = (self.hypervisor.clone(), self.key.clone());
-        let (tasks, log, slow) = (self.tasks.clone(), self.log, self.faults.slow);
+        let (tasks, log, faults) = (self.tasks.clone(), self.log, self.faults);
         std::thread::spawn(move || {
             let session = &task.session;
-            let result = match build(&options, hypervisor.as_deref(), &task, slow, &interrupted) {
+            let result = match build(&options, hypervisor.as_deref(), &task, faults, &interrupted) {
                 Ok(result) => result,
                 Err(error) => {
                     log.error(format_args!("task {session}: {}", chain(&error)));
@@ -264,27 +268,43 @@ fn build(
     options: &Options,
     hypervisor: Option<&Hypervisor>,
     task: &Task,
-    slow: Duration,
+    faults: Faults,
     interrupted: &AtomicBool,
 ) -> Result<Option<Manifest>, BuildError> {
+    let is_interrupted = || interrupted.load(Ordering::Relaxed);
+    if faults.suspend {
+        let _machine = BuildMachine::suspended(&container::unique_name(), &options.bridge)?;
+        while !is_interrupted() {
+            std::thread::sleep(SUSPENDED_INTERVAL);
+        }
+        return Ok(None);
+    }
+    let start = |name| Auxiliary::start(hypervisor, &options.bridge, name, &is_interrupted);
+    let names = auxiliary::names(&task.manifest).into_iter();
+    let auxiliary = names.map(start).collect::<Result<Vec<_>, _>>()?;
+    let mut request = task.manifest.clone();
+    if !auxiliary.is_empty() {
+        let environments: Vec<_> = auxiliary.iter().map(|a| a.environment.as_str()).collect();
+        request = request.with_lines(auxiliary::ENVIRONMENT, &environments.join("\n"));
+    }
     let socket = UdpSocket::bind(("0.0.0.0", options.tftp_port))?;
     let port = socket.local_addr()?.port();
     let name = container::unique_name();
     let directory = format!("/tmp/{name}-build");
-    let seconds = slow.as_secs().to_string();
+    let seconds = faults.slow.as_secs().to_string();
     let arguments = ["--startup", "--build", &directory, "--slow", &seconds];
     let mut machine = BuildMachine::start(hypervisor, &name, &options.bridge, &arguments)?;
     let redirect = TftpRedirect::new(machine.link(), port)?;
-    let request = manifest::write(std::slice::from_ref(&task.manifest));
-    let mut is_over = || interrupted.load(Ordering::Relaxed) || machine.ended().is_some();
+    let request = manifest::write(&[request]);
+    let mut is_over = || is_interrupted() || machine.ended().is_some();
     let result = tftp::serve(
         &socket,
-        (worker::TASK_FILE, request.as_bytes()),
-        worker::RESULT_FILE,
+        (tftp::TASK_FILE, request.as_bytes()),
+        tftp::RESULT_FILE,
         &mut is_over,
     )?;
     drop(redirect);
-    let Some(result) = result.filter(|_| !interrupted.load(Ordering::Relaxed)) else {
+    let Some(result) = result.filter(|_| !is_interrupted()) else {
         return Ok(None);
     };
     let manifests = manifest::parse(&String::from_utf8_lossy(&result))?;

@@ -103,6 +103,15 @@ impl BuildMachine {
         })
     }
 
+    /// Starts a paused virtual machine, see [`VirtualMachine::suspended`].
+    ///
+    /// # Errors
+    ///
+    /// The machine cannot be started.
+    pub fn suspended(name: &str, bridge: &str) -> Result<Self, BuildMachineError> {
+        Ok(Self::Virtual(VirtualMachine::suspended(name, bridge)?))
+    }
+
     /// Returns the name of the machine's link on the host.
     #[must_use]
     pub fn link(&self) -> &str {

@@ -54,7 +54,7 @@ Environment:
   BBOT_DOUBLE_KERNEL           kernel of virtual machines, vmlinuz-VERSION or a link to
                                one (default: the newest in /boot)
   BBOT_DOUBLE_MISCHIEF         faults to inject, separated by commas: crash-after=N,
-                               hang, ignore-term, slow=SECONDS, leak
+                               hang, ignore-term, slow=SECONDS, leak, suspend
 ";
 
 const VERSION: &str = concat!("bbot-agent double ", env!("CARGO_PKG_VERSION"), "\n");

@@ -16,11 +16,15 @@ pub struct Faults {
     pub slow: Duration,
     /// Leaves a tap and a redirection behind in every round (`leak`).
     pub leak: bool,
+    /// Pauses the machine of each task, as after a time-out, until the agent ends (`suspend`).
+    pub suspend: bool,
 }
 
 /// A word is not the name of a fault.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("{0:?} is not a fault: crash-after=N, hang, ignore-term, slow=SECONDS or leak is expected")]
+#[error(
+    "{0:?} is not a fault: crash-after=N, hang, ignore-term, slow=SECONDS, leak or suspend is expected"
+)]
 pub struct FaultError(String);
 
 impl FromStr for Faults {
@@ -34,6 +38,7 @@ impl FromStr for Faults {
                 None if word == "hang" => faults.hang = true,
                 None if word == "ignore-term" => faults.ignore_term = true,
                 None if word == "leak" => faults.leak = true,
+                None if word == "suspend" => faults.suspend = true,
                 Some(("crash-after", n)) => {
                     faults.crash_after = Some(n.parse().map_err(|_| error())?);
                 }
@@ -55,13 +60,14 @@ mod tests {
     fn faults_are_parsed_from_a_comma_separated_list() {
         assert_eq!("".parse(), Ok(Faults::default()));
         assert_eq!(
-            "crash-after=3,hang,ignore-term,slow=2,leak".parse(),
+            "crash-after=3,hang,ignore-term,slow=2,leak,suspend".parse(),
             Ok(Faults {
                 crash_after: Some(3),
                 hang: true,
                 ignore_term: true,
                 slow: Duration::from_secs(2),
                 leak: true,
+                suspend: true,
             })
         );
         for invalid in ["x", "hang=1", "slow", "slow=x", "crash-after=-1"] {

@@ -10,6 +10,7 @@
 
 pub mod agent;
 pub mod agent_key;
+pub mod auxiliary;
 pub mod build_machine;
 pub mod command_line;
 pub mod container;
@@ -18,6 +19,7 @@ pub mod controller_client;
 pub mod faults;
 pub mod initramfs;
 pub mod log;
+pub mod login;
 pub mod machine_list;
 pub mod manifest;
 pub mod program_path;

@@ -11,6 +11,10 @@ use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
+/// TFTP file of the task.
+pub const TASK_FILE: &str = "build/task.manifest";
+/// TFTP file of the result.
+pub const RESULT_FILE: &str = "build/result.manifest";
 /// Length of a block in bytes; a shorter block is the last.
 const BLOCK: usize = 512;
 /// Maximum length of a file in bytes: block numbers have 16 bits and do not wrap.

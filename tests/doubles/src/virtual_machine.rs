@@ -9,6 +9,7 @@ use crate::program_path::find_program;
 use crate::sudo::ToolError;
 use crate::tap::Tap;
 use std::env;
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::hash::{BuildHasher as _, RandomState};
 use std::io;
@@ -112,34 +113,20 @@ impl Hypervisor {
         arguments: &[&str],
     ) -> Result<VirtualMachine, VirtualMachineError> {
         let initramfs = Initramfs::new(&env::temp_dir().join(name), &self.version)?;
-        let tap = Tap::new(name, bridge)?;
-        let monitor = env::temp_dir().join(format!("{name}-monitor"));
-        // The kernel kills QEMU when the agent ends, even by SIGKILL.
-        let qemu = Command::new("setpriv")
-            .args(["--pdeathsig=KILL", QEMU])
-            .args(["-nodefaults", "-no-user-config", "-display", "none"])
-            .args(["-no-reboot", "-serial", "stdio", "-cpu", "max"])
-            .args(["-monitor", &monitor_option(&monitor)])
-            .args(["-accel", accelerator(), "-m", &MEMORY.to_string()])
-            .args(nic_options(tap.name(), RandomState::new().hash_one(name)))
-            .arg("-kernel")
-            .arg(&self.kernel)
-            .arg("-initrd")
-            .arg(initramfs.path())
-            // The kernel passes the arguments after two dashes to init.
-            .arg("-append")
-            .arg(format!("{KERNEL_PARAMETERS} -- {}", arguments.join(" ")))
-            .stdin(Stdio::null())
-            // The log of the agent.
-            .stdout(io::stderr())
-            .spawn()
-            .map_err(VirtualMachineError::Start)?;
-        Ok(VirtualMachine {
-            qemu,
-            tap,
-            monitor,
-            _initramfs: initramfs,
-        })
+        let initrd = initramfs.path();
+        // The kernel passes the arguments after two dashes to init.
+        let append = format!("{KERNEL_PARAMETERS} -- {}", arguments.join(" "));
+        let system: [&OsStr; 6] = [
+            "-kernel".as_ref(),
+            self.kernel.as_ref(),
+            "-initrd".as_ref(),
+            initrd.as_ref(),
+            "-append".as_ref(),
+            append.as_ref(),
+        ];
+        let mut machine = VirtualMachine::start(name, bridge, &system)?;
+        machine._initramfs = Some(initramfs);
+        Ok(machine)
     }
 }
 
@@ -150,10 +137,45 @@ pub struct VirtualMachine {
     tap: Tap,
     /// Socket of QEMU's monitor.
     monitor: PathBuf,
-    _initramfs: Initramfs,
+    _initramfs: Option<Initramfs>,
 }
 
 impl VirtualMachine {
+    /// Starts a machine on a bridge that stays paused before its first instruction, as QEMU is
+    /// after an agent has suspended it. It needs no kernel.
+    ///
+    /// # Errors
+    ///
+    /// The machine cannot be started.
+    pub fn suspended(name: &str, bridge: &str) -> Result<Self, VirtualMachineError> {
+        Self::start(name, bridge, &["-S".as_ref()])
+    }
+
+    fn start(name: &str, bridge: &str, options: &[&OsStr]) -> Result<Self, VirtualMachineError> {
+        let tap = Tap::new(name, bridge)?;
+        let monitor = env::temp_dir().join(format!("{name}-monitor"));
+        // The kernel kills QEMU when the agent ends, even by SIGKILL.
+        let qemu = Command::new("setpriv")
+            .args(["--pdeathsig=KILL", QEMU])
+            .args(["-nodefaults", "-no-user-config", "-display", "none"])
+            .args(["-no-reboot", "-serial", "stdio", "-cpu", "max"])
+            .args(["-monitor", &monitor_option(&monitor)])
+            .args(["-accel", accelerator(), "-m", &MEMORY.to_string()])
+            .args(nic_options(tap.name(), RandomState::new().hash_one(name)))
+            .args(options)
+            .stdin(Stdio::null())
+            // The log of the agent.
+            .stdout(io::stderr())
+            .spawn()
+            .map_err(VirtualMachineError::Start)?;
+        Ok(Self {
+            qemu,
+            tap,
+            monitor,
+            _initramfs: None,
+        })
+    }
+
     /// Returns the name of the tap.
     #[must_use]
     pub fn link(&self) -> &str {

@@ -3,6 +3,8 @@
 //! The worker acquires a lease, reads the task by TFTP, downloads the source, compiles and
 //! runs the C program, and writes the result by TFTP.
 
+use crate::auxiliary;
+use crate::login;
 use crate::manifest::{self, Manifest};
 use crate::tftp::{self, TransferError};
 use crate::udhcpc::{self, LeaseError};
@@ -12,11 +14,6 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
-
-/// TFTP file of the task.
-pub const TASK_FILE: &str = "build/task.manifest";
-/// TFTP file of the result.
-pub const RESULT_FILE: &str = "build/result.manifest";
 
 /// Maximum length of the source in bytes.
 const MAX_SOURCE: u64 = 1_048_576;
@@ -52,27 +49,35 @@ pub fn work(directory: &Path, agent: SocketAddr, slow: Duration) -> Result<(), W
         .map_err(|error| WorkerError::Directory(directory.to_owned(), error))?;
     udhcpc::acquire(directory)?;
     let transfer = |error| WorkerError::Transfer(agent, error);
-    let task = tftp::get(agent, TASK_FILE).map_err(transfer)?;
+    let task = tftp::get(agent, tftp::TASK_FILE).map_err(transfer)?;
     let task = manifest::parse(&String::from_utf8_lossy(&task))?;
     let task = task.into_iter().next().unwrap_or_default();
     let result = manifest::write(&[build(directory, &task)]);
     std::thread::sleep(slow);
-    tftp::put(agent, RESULT_FILE, result.as_bytes()).map_err(transfer)
+    tftp::put(agent, tftp::RESULT_FILE, result.as_bytes()).map_err(transfer)
 }
 
-/// Downloads, compiles and runs the program of the task, and returns the result.
+/// Asks the auxiliary machines, downloads, compiles and runs the program of the task, waits for
+/// the person of an interactive task, and returns the result.
 fn build(directory: &Path, task: &Manifest) -> Manifest {
     let mut steps = Vec::new();
+    if let Some(environment) = task.get(auxiliary::ENVIRONMENT) {
+        steps.push(("configure", auxiliary::ask(environment)));
+    }
     let update = download(task.get("repository-url").unwrap_or_default())
         .and_then(|source| compile(directory, &source));
     let is_compiled = update.is_ok();
     steps.push(("update", update));
     if is_compiled {
         let program = directory.join("program");
-        steps.push((
-            "test",
-            execute(Command::new(program).current_dir(directory)),
-        ));
+        let mut test = execute(Command::new(program).current_dir(directory));
+        if let (Some(breakpoint), Ok(log)) = (task.get("interactive"), &test) {
+            let said = login::wait(breakpoint);
+            test = said
+                .map(|line| format!("{}\nlogin: {line}", log.trim_end()))
+                .map_err(|error| format!("cannot wait for a login: {error}"));
+        }
+        steps.push(("test", test));
     }
     result(task, &steps)
 }
