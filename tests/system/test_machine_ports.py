@@ -118,10 +118,9 @@ def test_port_closes_with_time_and_machine(online: Host, lan: Lan) -> None:
 def test_forward_is_refused(online: Host) -> None:
     machine, other = machine_with_lease(online), Machine(online, "br0")
     forward = ["buildosctl", "machine", "forward"]
-    for user in (["--regid=65534"], ["--regid=buildos-admin"]):
-        denied = _refused(
-            online, "setpriv", "--reuid=65534", *user, "--clear-groups", *forward, machine.name, "22"
-        )
+    for group in ("65534", "buildos-admin"):
+        user = ["setpriv", "--reuid=65534", f"--regid={group}", "--clear-groups"]
+        denied = _refused(online, *user, *forward, machine.name, "22")
         assert "only root may open and close ports of machines" in denied
     online.run("systemd-run --unit=secret busybox httpd -f -p 8000 -h /usr/lib")
     listening = "test -n \"$(ss --no-header --listening --tcp 'sport = 8000')\""
