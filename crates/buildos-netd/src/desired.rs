@@ -1,7 +1,7 @@
 //! Defines the desired state of the kernel, which follows from the election and the
 //! configuration. [`crate::plan`] compares it with the observed state.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use buildos_dhcp::{Instant, Lease};
@@ -34,6 +34,8 @@ pub struct Desired {
     pub private: Option<Ipv4Net>,
     /// Configured MTU of br0 and of the NICs in `up`.
     pub mtu: Option<u32>,
+    /// MTUs that NICs had before one was configured. They apply without a configured one.
+    pub original_mtus: BTreeMap<LinkIndex, u32>,
     /// Smallest MTU of br0's ports that are not NICs. The kernel applies it to br0, too.
     pub other_ports_mtu: Option<u32>,
     /// Metric of the routes.
@@ -88,6 +90,7 @@ impl Desired {
             lease: lease.map(|lease| UplinkSpec::new(lease, settings.keep_expired)),
             private: private.map(PrivateNetwork::interface),
             mtu: settings.mtu.map(u32::from),
+            original_mtus: BTreeMap::new(),
             metric: settings.route_metric,
             ipv6: settings.ipv6 == Ipv6::Auto,
         }
@@ -95,11 +98,13 @@ impl Desired {
 }
 
 impl Desired {
-    /// Returns the desired MTU of a NIC, if one is configured: at most what its driver accepts.
+    /// Returns the desired MTU of a NIC, if one is configured or was: at most what its driver
+    /// accepts.
     #[must_use]
     pub fn nic_mtu(&self, nic: &Link) -> Option<u32> {
         let limit = nic.max_mtu.unwrap_or(u32::MAX);
-        self.mtu.map(|mtu| mtu.min(limit))
+        let original = self.original_mtus.get(&nic.index).copied();
+        self.mtu.or(original).map(|mtu| mtu.min(limit))
     }
 }
 

@@ -36,6 +36,7 @@ pub mod hostname;
 pub mod kernel;
 pub mod messages;
 pub mod observed;
+mod original_mtus;
 pub mod other_manager;
 pub mod pattern;
 pub mod plan;

@@ -40,6 +40,7 @@ use buildos_types::{LinkIndex, MacAddress, PrivateNetwork};
 use crate::desired::Desired;
 use crate::messages;
 use crate::observed::{Link, Observed, PRIVATE_BRIDGE, PUBLIC_BRIDGE};
+use crate::original_mtus::OriginalMtus;
 use crate::plan::{self, Op};
 use crate::private_network::{self, Occupied};
 use crate::settings::{Ipv6, Settings};
@@ -134,6 +135,7 @@ pub struct Reconciler {
     /// the last reconciliation.
     settled: Option<Desired>,
     private: Option<PrivateNetwork>,
+    original_mtus: OriginalMtus,
     /// What `private` overlaps with: no private network is free.
     overlap: Option<Occupied>,
     /// The next step reads the kernel before it plans.
@@ -157,6 +159,7 @@ impl Reconciler {
             observed: Observed::default(),
             settled: None,
             private: None,
+            original_mtus: OriginalMtus::default(),
             overlap: None,
             observe_due: false,
             changed_by: None,
@@ -571,7 +574,14 @@ impl Reconciler {
         self.private = private;
         self.update_overlap(&occupied);
         let (settings, observed) = (&self.settings, &self.observed);
-        Desired::new(&self.election, settings, observed, private, now)
+        let mut desired = Desired::new(&self.election, settings, observed, private, now);
+        let up = desired.up.iter().copied();
+        self.original_mtus
+            .update(desired.mtu.is_some(), up, observed);
+        if desired.mtu.is_none() {
+            desired.original_mtus.clone_from(self.original_mtus.get());
+        }
+        desired
     }
 
     /// Logs that no private network is free, once.

@@ -5,6 +5,7 @@
 #[path = "support/nics.rs"]
 mod nics;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use buildos_dhcp::Instant;
@@ -60,6 +61,7 @@ fn desired(uplink: Option<u32>) -> Desired {
         }),
         private: Some(net("172.23.0.1/16")),
         mtu: None,
+        original_mtus: BTreeMap::new(),
         other_ports_mtu: None,
         metric: METRIC,
         ipv6: true,

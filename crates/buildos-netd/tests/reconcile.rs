@@ -226,6 +226,30 @@ fn mtu_follows_smaller_port_of_other_program() {
 }
 
 #[test]
+fn nic_gets_its_mtu_back_when_the_key_is_removed() {
+    let (mut reconciler, mut lan) = host();
+    let mtu_of = |lan: &Lan| lan.kernel.observed.links[&index(1)].mtu;
+    let original = mtu_of(&lan);
+    let mut settings = reconciler.settings().clone();
+    settings.mtu = Some(9000.try_into().unwrap());
+    start(&mut reconciler, &mut lan);
+    reconciler.configure(lan.now(), settings.clone());
+    settle(&mut reconciler, &mut lan);
+    assert_eq!(mtu_of(&lan), 9000);
+    settings.mtu = None;
+    reconciler.configure(lan.now(), settings);
+    settle(&mut reconciler, &mut lan);
+    assert_eq!(mtu_of(&lan), original);
+    let br0 = lan.kernel.observed.bridge(PUBLIC_BRIDGE).unwrap();
+    assert_eq!(br0.mtu, original);
+    // A later change is that of an administrator.
+    lan.kernel.observed.links.get_mut(&index(1)).unwrap().mtu = 1400;
+    reconciler.kernel_changed(None);
+    settle(&mut reconciler, &mut lan);
+    assert_eq!(mtu_of(&lan), 1400);
+}
+
+#[test]
 fn kernel_is_observed_only_after_changes() {
     let (mut reconciler, mut lan) = host();
     start(&mut reconciler, &mut lan);
