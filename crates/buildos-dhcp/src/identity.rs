@@ -44,7 +44,7 @@ pub enum IdentityError {
     #[error("a class name has 1 to 254 printable ASCII characters")]
     ClassName,
     /// The text is not a client identifier.
-    #[error("a client identifier is \"mac\", or 2 to 255 bytes in hexadecimal")]
+    #[error("a client identifier is \"mac\", \"none\", or 2 to 255 bytes in hexadecimal")]
     ClientId,
 }
 
@@ -68,6 +68,9 @@ pub enum ClientId {
     /// Hardware type and hardware address, as most PXE ROMs send them.
     #[default]
     Mac,
+    /// No option 61, as some UEFI firmware: servers then identify the client by its hardware
+    /// address.
+    None,
     /// These bytes, the type first: 255 for a DUID (RFC 4361), 0 for any other.
     Bytes(Vec<u8>),
 }
@@ -76,8 +79,10 @@ impl TryFrom<String> for ClientId {
     type Error = IdentityError;
 
     fn try_from(text: String) -> Result<Self, IdentityError> {
-        if text == "mac" {
-            return Ok(Self::Mac);
+        match text.as_str() {
+            "mac" => return Ok(Self::Mac),
+            "none" => return Ok(Self::None),
+            _ => {}
         }
         let digits: Vec<u8> = text.bytes().filter(|byte| *byte != b':').collect();
         let digit = |byte: u8| char::from(byte).to_digit(16);
@@ -98,9 +103,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn client_id_is_mac_or_hexadecimal_bytes() {
+    fn client_id_is_mac_none_or_hexadecimal_bytes() {
         let parse = |text: &str| ClientId::try_from(text.to_owned());
         assert_eq!(parse("mac"), Ok(ClientId::Mac));
+        assert_eq!(parse("none"), Ok(ClientId::None));
         let bytes = Ok(ClientId::Bytes(vec![0xff, 0x00, 0x1a]));
         assert_eq!(parse("ff:00:1A"), bytes);
         assert_eq!(parse("ff001a"), bytes);

@@ -175,9 +175,10 @@ pub(crate) fn decode_for(
         Some([6]) => MessageKind::Nak,
         Some(_) | None => return Err(DecodeError::NoType),
     };
+    let sent = client_identifier(mac, client_id);
     if options
         .get(61)
-        .is_some_and(|id| id != client_identifier(mac, client_id))
+        .is_some_and(|id| Some(id) != sent.as_deref())
     {
         return Err(DecodeError::OtherIdentifier);
     }
@@ -196,10 +197,11 @@ pub(crate) fn decode_for(
 
 /// Returns the client identifier. By default it is hardware type and address, as the PXE
 /// ROM sends them. The server then grants the address that the machine booted with.
-fn client_identifier(mac: MacAddress, client_id: &ClientId) -> Vec<u8> {
+fn client_identifier(mac: MacAddress, client_id: &ClientId) -> Option<Vec<u8>> {
     match client_id {
-        ClientId::Mac => [&[ETHERNET], &mac.0[..]].concat(),
-        ClientId::Bytes(bytes) => bytes.clone(),
+        ClientId::Mac => Some([&[ETHERNET], &mac.0[..]].concat()),
+        ClientId::None => None,
+        ClientId::Bytes(bytes) => Some(bytes.clone()),
     }
 }
 
@@ -273,10 +275,8 @@ impl ClientMessage {
         name: Option<&ClientName>,
     ) -> Vec<DhcpOption> {
         let client_id = client_identifier(mac, &identity.client_id);
-        let mut options = vec![
-            DhcpOption::MessageType(self.kind.wire()),
-            DhcpOption::ClientIdentifier(client_id),
-        ];
+        let mut options = vec![DhcpOption::MessageType(self.kind.wire())];
+        options.extend(client_id.map(DhcpOption::ClientIdentifier));
         options.extend(self.requested.map(DhcpOption::RequestedIpAddress));
         options.extend(self.server.map(DhcpOption::ServerIdentifier));
         if matches!(self.kind, MessageKind::Discover | MessageKind::Request) {

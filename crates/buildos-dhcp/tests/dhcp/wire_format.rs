@@ -1,6 +1,6 @@
 //! Compares the client's messages byte by byte.
 
-use buildos_dhcp::{ClientName, Config, Identity, Input, State};
+use buildos_dhcp::{ClientId, ClientName, Config, Identity, Input, State};
 use buildos_types::MacAddress;
 
 use crate::host::{Host, MAC};
@@ -195,4 +195,20 @@ fn identity_is_sent_and_expected_in_answers() {
     host.handle(Input::Release);
     let (_, options) = split(&host.last().transmit.payload);
     assert!(options.contains("3d 03 00 41 42"), "{options}");
+}
+
+#[test]
+fn client_without_identifier_sends_no_option_61() {
+    let mut config = Config::new(MAC);
+    config.identity.client_id = ClientId::None;
+    let mut host = Host::with(config, 42);
+    host.handle(Input::Start);
+    let (_, options) = split(&host.last().transmit.payload);
+    assert_eq!(options, format!("35 01 01 39 02 05 c0 {PARAMETERS} ff"));
+    host.reply(Reply::offer().with(61, [1, 0x52, 0x54, 0, 0x12, 0x34, 0x56]));
+    assert!(host.client.offer().is_none(), "an identifier was not sent");
+    host.reply(Reply::offer());
+    host.handle(Input::Select);
+    host.reply(Reply::ack());
+    assert_eq!(host.state(), State::Bound);
 }
