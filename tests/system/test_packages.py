@@ -44,6 +44,7 @@ def test_installed_packages_wait_for_next_boot(debs: list[Path], lan: Lan) -> No
 
 # A purge keeps accounts, because files might have their numbers.
 ACCOUNTS = ["build", "buildos-netd", "buildos-natd", "buildos-dnsmasq", "buildos-probe"]
+ACCOUNTS += ["buildos-updated"]
 SHARED = ["passwd", "group", "shadow", "gshadow"]
 
 

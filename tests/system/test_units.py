@@ -23,8 +23,15 @@ EXPOSED = {
     # Agents need sudo, virtual machines and containers; the units name the reasons.
     "buildos-bbot@.service",
     "buildos-bslave@.service",
+    # Its mounts must reach the host, which excludes mount namespaces.
+    "buildos-machine-volumes.service",
 }
-MAX_EXPOSURES = {"buildos-agent-reap@.service": 2.2, "buildos-agentd.service": 2.5}
+MAX_EXPOSURES = {
+    "buildos-agent-reap@.service": 2.2,
+    "buildos-agentd.service": 2.5,
+    # CAP_SYS_ADMIN for subvolumes, and files of all users.
+    "buildos-machine-place.service": 4.0,
+}
 """Maximum exposures that differ from `MAX_EXPOSURE`.
 
 systemd-analyze does not count ReadOnlyPaths=/proc /sys, the replacement of
@@ -175,8 +182,10 @@ def test_target_lists_units_of_build_host(alone: Host) -> None:
         "buildos-dnsmasq.service",
         "buildos-drain.service",
         "buildos-hostnamed.service",
+        "buildos-machine-place.path",
         "buildos-natd.service",
         "buildos-netd.service",
         "buildos-probe.path",
+        "buildos-updated.timer",
         "buildos-views.service",
     ]

@@ -16,16 +16,25 @@ type Program = fn() -> ExitCode;
 const USAGE: u8 = 2;
 
 /// The programs, sorted by name.
-const PROGRAMS: [(&str, Program); 10] = [
+const PROGRAMS: [(&str, Program); 13] = [
     ("buildos-agent-reap", buildos_agentd::cleanup::main),
     ("buildos-agentd", buildos_agentd::main),
     ("buildos-dnsmasq", buildos_natd::dnsmasq::supervise::main),
     ("buildos-hostnamed", buildos_hostnamed::main),
+    (
+        "buildos-machine-place",
+        buildos_updated::volume::place::main,
+    ),
+    (
+        "buildos-machine-volumes",
+        buildos_updated::volume::mount::main,
+    ),
     ("buildos-natd", buildos_natd::main),
     ("buildos-netd", buildos_netd::main),
     ("buildos-netd-wait-online", buildos_netd::wait_online::main),
     ("buildos-probe", buildos_probe::main),
     ("buildos-state", buildos_volumes::state::main),
+    ("buildos-updated", buildos_updated::main),
     ("buildos-volumes", buildos_volumes::select::main),
 ];
 

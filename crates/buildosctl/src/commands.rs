@@ -16,6 +16,7 @@ pub(crate) mod links;
 pub(crate) mod machine;
 pub(crate) mod machines;
 pub(crate) mod metrics;
+pub(crate) mod placed;
 pub(crate) mod publish;
 pub(crate) mod renew;
 pub(crate) mod run;

@@ -12,7 +12,7 @@ use lexopt::{Arg, Parser, ValueExt as _};
 use super::commands::{Command, DEFAULT, Flag, Form, Id, find};
 use crate::commands::machine::forward;
 use crate::commands::show::{self, View};
-use crate::commands::{check, drain, machine, publish};
+use crate::commands::{check, drain, machine, placed, publish};
 use crate::simulate;
 
 /// A command with its arguments.
@@ -30,6 +30,7 @@ pub(crate) enum Invocation {
     Log(Vec<OsString>),
     Check(Vec<check::Subject>),
     Publish(publish::Request),
+    Placed(placed::Request),
     Simulate(simulate::Request),
     Console,
     /// Help of the command, or of all.
@@ -182,6 +183,9 @@ fn invocation(command: &Command, given: Given) -> Result<Invocation, lexopt::Err
     if command.id == Id::Machine {
         return Ok(Invocation::Machine(of_machine(command, given)?));
     }
+    if command.id == Id::Machines && !given.operands.is_empty() {
+        return Ok(Invocation::Placed(placed(command, &given)?));
+    }
     let limit = command.operands().limit();
     if let Some(unexpected) = limit.and_then(|limit| given.operands.get(limit)) {
         return Err(Arg::Value(unexpected.into()).unexpected());
@@ -222,6 +226,25 @@ fn invocation(command: &Command, given: Given) -> Result<Invocation, lexopt::Err
         // They have verbs.
         Id::Publish | Id::Machine => return Err(format!("{} needs a verb", command.name).into()),
     })
+}
+
+/// Returns the request of `machines list`, `plan` or `verify`.
+fn placed(command: &Command, given: &Given) -> Result<placed::Request, lexopt::Error> {
+    let unexpected = |word: &String| Err(Arg::Value(word.into()).unexpected());
+    let request = match given.operands.as_slice() {
+        [verb] if command.form(verb).is_some() => match verb.as_str() {
+            "list" => placed::Request::List,
+            "plan" => placed::Request::Plan,
+            _ => placed::Request::Verify,
+        },
+        [verb, second, ..] if command.form(verb).is_some() => return unexpected(second),
+        [verb, ..] => return unexpected(verb),
+        [] => return Err("machines needs a verb".into()),
+    };
+    match given.flags.first() {
+        Some(flag) => Err(Arg::Long(flag.long()).unexpected()),
+        None => Ok(request),
+    }
 }
 
 /// Checks verb and flags of a command with verbs, such as `publish init DIR`. Returns the verb.
@@ -376,6 +399,20 @@ mod tests {
         for bad in [&["stat"][..], &["status", "stat"], &["renew", "stat"]] {
             assert_eq!(parsed(bad), Err("unexpected argument \"stat\"".into()));
         }
+    }
+
+    #[test]
+    fn machines_take_a_verb() {
+        for (verb, request) in [
+            ("list", placed::Request::List),
+            ("plan", placed::Request::Plan),
+            ("verify", placed::Request::Verify),
+        ] {
+            assert_eq!(parsed(&["machines", verb]), Ok(Invocation::Placed(request)));
+            assert!(parsed(&["machines", verb, "--json"]).is_err());
+            assert!(parsed(&["machines", verb, "x"]).is_err());
+        }
+        assert!(parsed(&["machines", "x"]).is_err());
     }
 
     #[test]

@@ -196,13 +196,32 @@ stopped or drained, otherwise with the number of the failed step:
     Command {
         id: Id::Machines,
         name: "machines",
-        summary: "List the machines on the bridges, and what they use",
+        summary: "List the machines on the bridges, or those on machine volumes",
         details: "\
 Lists each port of br1 and br0 with the address of its machine, and with its
 agent, process, age, CPU time, RAM and state. For a container, PROCESS is its
 first process; CPU and RAM are sums.
+
+list, plan and verify are about the machines on machine volumes, from which
+agents make their machines. list shows them, plan what the next run of
+buildos-updated would fetch, keep and remove, and verify reads all files again,
+as root, and exits with 1 if one has changed.
 ",
-        forms: &[SHOW],
+        forms: &[
+            SHOW,
+            Form {
+                verb: Some("list"),
+                ..NOTHING
+            },
+            Form {
+                verb: Some("plan"),
+                ..NOTHING
+            },
+            Form {
+                verb: Some("verify"),
+                ..NOTHING
+            },
+        ],
     },
     Command {
         id: Id::Machine,
@@ -311,8 +330,7 @@ sqv(1). No build host is needed. Exits with 1 if there is a mistake.
 DIR is the tree: channel/ and objects/ are served, desk/ has drafts. init makes
 it, show compares the draft with what is published, and promote lets gpg(1)
 sign the draft with the next serial. machine adds the btrfs subvolume DIR to
-the draft of the tree --tree, as root. No build host is needed. Hosts do not
-fetch channels yet.
+the draft of the tree --tree, as root. No build host is needed.
 ",
         forms: &[
             Form {
@@ -511,7 +529,7 @@ impl Flag {
             Self::Watch => "Print again whenever something changes",
             Self::Wait => "Return once no task runs",
             Self::Budget => "Stop agents whose tasks still run after SECONDS",
-            Self::Daemon => "FILE is for netd, hostnamed, natd or agentd",
+            Self::Daemon => "FILE is for netd, hostnamed, natd, agentd or updated",
             Self::Cmdline => "Check this kernel command line",
             Self::Keyring => "Trust the OpenPGP certificates in FILE",
             Self::Signatures => "Require signatures of N certificates (1)",

@@ -26,7 +26,7 @@ pub(crate) enum Subject {
     /// A file of a daemon or of a boot loader, or a channel.
     File {
         path: PathBuf,
-        /// `netd`, `hostnamed`, `natd` or `agentd`; if not given, the directory decides.
+        /// `netd`, `hostnamed`, `natd`, `agentd` or `updated`; if not given, the directory decides.
         daemon: Option<String>,
         /// For channels.
         trust: Trust,
@@ -191,12 +191,13 @@ struct Daemon {
 }
 
 impl Daemon {
-    fn all() -> [Self; 4] {
+    fn all() -> [Self; 5] {
         [
             Self::of(buildos_netd::settings::schema()),
             Self::of(buildos_hostnamed::settings::schema()),
             Self::of(buildos_natd::settings::schema()),
             Self::of(buildos_agentd::settings::schema()),
+            Self::of(buildos_updated::settings::schema()),
         ]
     }
 
@@ -222,7 +223,7 @@ impl Daemon {
 
 /// Returns the names of the daemons without `buildos-`.
 #[cfg(test)]
-pub(crate) fn daemon_names() -> [&'static str; 4] {
+pub(crate) fn daemon_names() -> [&'static str; 5] {
     Daemon::all().map(|daemon| daemon.name)
 }
 
@@ -335,7 +336,7 @@ mod tests {
         );
         assert_eq!(
             file(path, Some("nat"), "").unwrap_err(),
-            "\"nat\" is not one of netd, hostnamed, natd, agentd"
+            "\"nat\" is not one of netd, hostnamed, natd, agentd, updated"
         );
     }
 

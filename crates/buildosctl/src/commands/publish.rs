@@ -14,7 +14,6 @@
 //! | `tree` | drafts and published channels on the disk |
 //! | `objects` | objects on the disk |
 //! | `machine` | a revision of a machine: snapshot, contents, streams in pieces |
-//! | `scan` | files of a machine, and whether they change |
 //! | `packages` | packages of a machine |
 //! | `promote` | the next publication, and its signature |
 //! | `show` | a channel as text, and the changes of a draft |
@@ -30,7 +29,6 @@ pub(crate) mod objects;
 mod packages;
 mod place;
 mod promote;
-mod scan;
 mod show;
 mod size;
 mod tree;

@@ -8,7 +8,7 @@ use buildos_dbus_api::system_bus;
 use buildos_service::text;
 use zbus::Connection;
 
-use super::{check, console, drain, machine, publish, renew, show};
+use super::{check, console, drain, machine, placed, publish, renew, show};
 use crate::cli::args::Invocation;
 use crate::cli::help;
 use crate::simulate;
@@ -49,6 +49,14 @@ pub(crate) fn run(invocation: Invocation) -> ExitCode {
         Invocation::Check(subjects) => check_all(&subjects),
         Invocation::Publish(request) => match publish::publish(&request) {
             Ok(text) => print(&text),
+            Err(error) => fail(&error),
+        },
+        Invocation::Placed(request) => match placed::show(request) {
+            Ok((text, true)) => print(&text),
+            Ok((text, false)) => {
+                print(&text);
+                ExitCode::FAILURE
+            }
             Err(error) => fail(&error),
         },
         Invocation::Simulate(request) => simulated(&request),

@@ -5,8 +5,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use buildos_service::text;
-
-use super::capture;
+use buildos_updated::programs::capture;
 
 /// Bytes of output that are kept.
 const OUTPUT: usize = 64 * 1024;

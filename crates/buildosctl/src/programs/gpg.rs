@@ -8,8 +8,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use buildos_service::text;
-
-use super::capture;
+use buildos_updated::programs::capture;
 
 /// Returns the text with a cleartext signature of each key.
 ///

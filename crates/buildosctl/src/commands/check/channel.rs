@@ -5,9 +5,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use buildos_channel::policy::{Clock, Terms, Verified, judge};
 use buildos_channel::{Channel, Digest, Name, Timestamp, grammar};
+use buildos_updated::programs::sqv;
 
 use crate::commands::publish::objects;
-use crate::programs::sqv;
 
 /// Keys that an operator trusts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -36,8 +36,13 @@ pub(crate) fn check(path: &Path, trust: &Trust) -> Result<Vec<String>, String> {
         ));
     };
     let required = trust.signatures.unwrap_or(1);
-    let signed = sqv::verify(Path::new("sqv"), path, keyring, required)
-        .map_err(|error| format!("{place}: {error}"))?;
+    let signed = sqv::verify(
+        Path::new("sqv"),
+        path,
+        std::slice::from_ref(keyring),
+        required,
+    )
+    .map_err(|error| format!("{place}: {error}"))?;
     let parsed = match grammar::parse(&signed.text) {
         Ok(parsed) => parsed,
         Err(problems) => return Ok(placed(&problems, path)),

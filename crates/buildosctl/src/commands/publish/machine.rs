@@ -19,11 +19,12 @@ use buildos_channel::model::{Increment, Limits, Machine, Stream};
 use buildos_channel::pieces::Cutter;
 use buildos_channel::write;
 use buildos_types::Escaped;
+use buildos_updated::scan;
 
 use super::packages::{self, Packages};
 use super::place::Place;
 use super::size::size;
-use super::{objects, scan, tree};
+use super::{objects, tree};
 use crate::files::{read_limited, replace};
 use crate::programs::btrfs;
 

@@ -5,38 +5,41 @@
 //! that text begins and ends.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use buildos_channel::model::Limits;
+use buildos_service::file::read_bounded;
 use buildos_service::text;
 
 use super::capture::{self, ProgramError};
-use crate::files::read_text;
 
 /// A text whose signatures are valid.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Signed {
+pub struct Signed {
     #[allow(missing_docs)]
-    pub(crate) text: String,
+    pub text: String,
     /// Certificates with a valid signature.
-    pub(crate) signatures: u8,
+    pub signatures: u8,
 }
 
-/// Returns the signed text of `file`, whose signatures were made by keys of `keyring`.
+/// Returns the signed text of `file`, whose signatures were made by keys of `keyrings`.
 ///
 /// # Errors
 ///
-/// Fewer than `required` certificates of the keyring have a valid signature, or sqv cannot
+/// Fewer than `required` certificates of the keyrings have a valid signature, or sqv cannot
 /// run.
-pub(crate) fn verify(
+pub fn verify(
     program: &Path,
     file: &Path,
-    keyring: &Path,
+    keyrings: &[PathBuf],
     required: u8,
 ) -> Result<Signed, String> {
-    if !keyring.is_file() {
-        return Err(format!("there is no keyring {}", keyring.display()));
+    if keyrings.is_empty() {
+        return Err("there is no keyring".to_owned());
+    }
+    if let Some(missing) = keyrings.iter().find(|keyring| !keyring.is_file()) {
+        return Err(format!("there is no keyring {}", missing.display()));
     }
     let directory = tempfile::tempdir()
         .map_err(|error| format!("cannot make a temporary directory: {error}"))?;
@@ -44,10 +47,11 @@ pub(crate) fn verify(
     // nothing unless sqv succeeds.
     let out = directory.path().join("text");
     let mut command = Command::new(program);
+    command.env("RUST_BACKTRACE", "0");
+    for keyring in keyrings {
+        command.arg("--keyring").arg(keyring);
+    }
     command
-        .env("RUST_BACKTRACE", "0")
-        .arg("--keyring")
-        .arg(keyring)
         .arg(format!("--signatures={required}"))
         .arg("--output")
         .arg(&out)
@@ -58,7 +62,10 @@ pub(crate) fn verify(
         .split(|byte| *byte == b'\n')
         .filter(|line| !line.is_empty())
         .count();
-    let text = read_text(&out, Limits::TEXT)?;
+    let place = out.display();
+    let text = read_bounded(&out, Limits::TEXT)
+        .map_err(|error| format!("cannot read {place}: {error}"))?;
+    let text = String::from_utf8(text).map_err(|_| format!("{place} is not text in UTF-8"))?;
     // The directory is temporary; the text was read.
     let _ = fs::remove_file(&out);
     Ok(Signed {
@@ -91,7 +98,7 @@ mod tests {
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
         let keyring = directory.path().join("keys.gpg");
         fs::write(&keyring, "").unwrap();
-        let result = verify(&program, Path::new("file"), &keyring, 2);
+        let result = verify(&program, Path::new("file"), &[keyring], 2);
         result.map_err(|error| error.replace(directory.path().to_str().unwrap(), "DIR"))
     }
 
@@ -132,7 +139,7 @@ mod tests {
         let endless = verified("head -c 600000 /dev/zero >$out; echo A").unwrap_err();
         assert!(endless.ends_with("larger than 524288 bytes"), "{endless}");
         let file = Path::new("/nonexistent/keys");
-        let error = verify(Path::new("sqv"), file, file, 1).unwrap_err();
+        let error = verify(Path::new("sqv"), file, &[file.to_owned()], 1).unwrap_err();
         assert_eq!(error, "there is no keyring /nonexistent/keys");
     }
 }

@@ -13,7 +13,7 @@ use buildos_types::Escaped;
 
 /// What changes with every change of a file: a snapshot has the same as its origin.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Mark {
+pub struct Mark {
     inode: u64,
     mode: u32,
     size: u64,
@@ -22,10 +22,14 @@ pub(super) struct Mark {
 }
 
 /// The marks of all files by path.
-pub(super) type Marks = BTreeMap<Vec<u8>, Mark>;
+pub type Marks = BTreeMap<Vec<u8>, Mark>;
 
 /// Reads the marks of all files below a directory.
-pub(super) fn marks(directory: &Path) -> Result<Marks, String> {
+///
+/// # Errors
+///
+/// A file cannot be read, or is on a different file system or subvolume.
+pub fn marks(directory: &Path) -> Result<Marks, String> {
     let mut marks = BTreeMap::new();
     walk(directory, &mut |path, _, metadata| {
         let mark = Mark {
@@ -42,7 +46,8 @@ pub(super) fn marks(directory: &Path) -> Result<Marks, String> {
 }
 
 /// Returns the first path whose mark differs.
-pub(super) fn difference(before: &Marks, after: &Marks) -> Option<String> {
+#[must_use]
+pub fn difference(before: &Marks, after: &Marks) -> Option<String> {
     let differs = |path: &&Vec<u8>| before.get(*path) != after.get(*path);
     let mut paths = before.keys().chain(after.keys());
     let path = paths.find(differs)?;
@@ -50,7 +55,11 @@ pub(super) fn difference(before: &Marks, after: &Marks) -> Option<String> {
 }
 
 /// Reads the contents of all files below a directory.
-pub(super) fn contents(directory: &Path) -> Result<Contents, String> {
+///
+/// # Errors
+///
+/// As [`marks`].
+pub fn contents(directory: &Path) -> Result<Contents, String> {
     let mut contents = Contents::default();
     walk(directory, &mut |path, file, metadata| {
         let entry = entry(file, metadata)

@@ -8,7 +8,8 @@ use buildos_types::Escaped;
 
 /// A program did not do its work.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum ProgramError {
+#[allow(missing_docs)]
+pub enum ProgramError {
     #[error("cannot run {program}: it is not installed (package {package})")]
     Missing {
         program: String,
@@ -42,7 +43,11 @@ fn after_colon(message: &str) -> String {
 const LONGEST_MESSAGE: usize = 2000;
 
 /// Starts a program; `package` has it in Debian.
-pub(crate) fn start(command: &mut Command, package: &'static str) -> Result<Child, ProgramError> {
+///
+/// # Errors
+///
+/// The program is not installed, or cannot be run.
+pub fn start(command: &mut Command, package: &'static str) -> Result<Child, ProgramError> {
     command.spawn().map_err(|source| {
         let program = name(command);
         if source.kind() == io::ErrorKind::NotFound {
@@ -58,7 +63,7 @@ pub(crate) fn start(command: &mut Command, package: &'static str) -> Result<Chil
 /// # Errors
 ///
 /// The program is not installed, fails, or writes more than `limit` bytes.
-pub(crate) fn output(
+pub fn output(
     command: &mut Command,
     package: &'static str,
     limit: usize,
@@ -90,7 +95,7 @@ pub(crate) fn output(
 }
 
 /// Collects in a thread what a program writes to standard error.
-pub(crate) fn messages(child: &mut Child) -> JoinHandle<String> {
+pub fn messages(child: &mut Child) -> JoinHandle<String> {
     let stderr = child.stderr.take();
     thread::spawn(move || {
         let Some(mut stderr) = stderr else {
@@ -115,8 +120,12 @@ fn one_line(bytes: &[u8]) -> String {
     lines.join("; ")
 }
 
-/// Waits for the end of a program.
-pub(crate) fn finish(
+/// Waits for the end of a program. `message` comes from [`messages`].
+///
+/// # Errors
+///
+/// It failed.
+pub fn finish(
     command: &Command,
     mut child: Child,
     message: JoinHandle<String>,

@@ -1,0 +1,173 @@
+//! Defines the state files that buildosctl reads.
+
+use std::path::Path;
+
+use buildos_channel::policy::Accepted;
+use buildos_channel::{Digest, Name};
+use buildos_service::file::read_bounded;
+use serde::{Deserialize, Serialize};
+
+use crate::retention::Placed;
+
+/// Version of both formats.
+pub const SCHEMA: u32 = 1;
+/// Bytes of a state file.
+const LIMIT: usize = 4 * 1024 * 1024;
+
+/// What the daemon did last: `/run/buildos/updated/state.json`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Updated {
+    #[allow(missing_docs)]
+    pub schema: u32,
+    /// Time of the end of the run, microseconds since 1970; 0 while it runs.
+    pub ended_usec: u64,
+    /// One line: what it did, or why it did nothing.
+    pub result: String,
+    /// URL of the server.
+    pub source: String,
+    #[allow(missing_docs)]
+    pub channel: String,
+    /// Serial of the accepted channel; 0 without one.
+    pub serial: u64,
+    /// End of its validity.
+    pub valid_until: String,
+    /// Bytes that were fetched in this run.
+    pub fetched: u64,
+    /// Faults, one line each.
+    pub problems: Vec<String>,
+}
+
+/// What is on the machine volumes: `/run/buildos/machine-place/state.json`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Volumes {
+    #[allow(missing_docs)]
+    pub schema: u32,
+    /// The request that the helper carries out.
+    pub handling: u64,
+    /// The request that the helper has carried out.
+    pub handled: u64,
+    /// Serial and digest of the channel that the helper accepted last.
+    pub accepted: Option<(u64, String)>,
+    #[allow(missing_docs)]
+    pub volumes: Vec<Volume>,
+    /// Faults, one line each.
+    pub problems: Vec<String>,
+}
+
+/// A machine volume.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Volume {
+    #[allow(missing_docs)]
+    pub name: String,
+    /// Bytes.
+    pub size: u64,
+    /// Bytes.
+    pub free: u64,
+    /// Revisions that were placed.
+    pub machines: Vec<Machine>,
+    /// Subvolumes that were put there by hand, relative to the machines.
+    pub foreign: Vec<String>,
+}
+
+/// A revision that was placed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Machine {
+    #[allow(missing_docs)]
+    pub name: String,
+    #[allow(missing_docs)]
+    pub revision: u64,
+    /// Content id.
+    pub id: String,
+    /// Path, relative to the machines.
+    pub path: String,
+    /// True if the link of the machine names it.
+    pub current: bool,
+    /// True if a process has a file of it open.
+    pub used: bool,
+}
+
+impl Volumes {
+    /// Returns what the helper accepted last.
+    #[must_use]
+    pub fn accepted(&self) -> Option<Accepted> {
+        let (serial, digest) = self.accepted.as_ref()?;
+        Some(Accepted {
+            serial: *serial,
+            digest: digest.parse().ok()?,
+        })
+    }
+
+    /// Returns a volume.
+    #[must_use]
+    pub fn volume(&self, name: &str) -> Option<&Volume> {
+        self.volumes.iter().find(|volume| volume.name == name)
+    }
+}
+
+impl Volume {
+    /// Returns the revisions that were placed.
+    #[must_use]
+    pub fn placed(&self) -> Vec<Placed> {
+        let each = self.machines.iter().filter_map(Machine::placed);
+        each.collect()
+    }
+}
+
+impl Machine {
+    fn placed(&self) -> Option<Placed> {
+        Some(Placed {
+            name: self.name.parse::<Name>().ok()?,
+            revision: self.revision,
+            id: self.id.parse::<Digest>().ok()?,
+        })
+    }
+}
+
+/// Reads a state file.
+#[must_use]
+pub fn read<T: for<'de> Deserialize<'de>>(path: &Path) -> Option<T> {
+    let content = read_bounded(path, LIMIT).ok()?;
+    serde_json::from_slice(&content).ok()
+}
+
+/// Returns the text of a state file.
+#[must_use]
+pub fn text<T: Serialize>(state: &T) -> Vec<u8> {
+    // The types have no maps with keys that are no strings.
+    let mut text = serde_json::to_vec(state).unwrap_or_default();
+    text.push(b'\n');
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn state_is_read_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("state.json");
+        assert_eq!(read::<Volumes>(&path), None);
+        let state = Volumes {
+            schema: SCHEMA,
+            accepted: Some((3, Digest::of(b"").to_string())),
+            volumes: vec![Volume {
+                name: "default".into(),
+                machines: vec![Machine {
+                    name: "m".into(),
+                    revision: 2,
+                    id: Digest::of(b"m").to_string(),
+                    ..Machine::default()
+                }],
+                ..Volume::default()
+            }],
+            ..Volumes::default()
+        };
+        std::fs::write(&path, text(&state)).unwrap();
+        let found = read::<Volumes>(&path).unwrap();
+        assert_eq!(found, state);
+        assert_eq!(found.accepted().unwrap().serial, 3);
+        let placed = found.volume("default").unwrap().placed();
+        assert_eq!(placed[0].id, Digest::of(b"m"));
+    }
+}

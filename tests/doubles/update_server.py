@@ -1,0 +1,76 @@
+#!/usr/bin/python3
+"""Serves a tree of channels over HTTP, with ranges.
+
+    update_server.py --listen ADDRESS:PORT --log FILE.jsonl --tree DIR
+
+Each request is a line of JSON in the log: `path`, `from` (the first byte) and `bytes` (sent).
+A file `DIR/desk/truncate` makes the server break off each object after half of what was asked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+
+def serve(address: str, port: int, log: Path, tree: Path) -> None:
+    """Answers until the process ends."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            file = (tree / self.path.lstrip("/")).resolve()
+            served = [tree / "channel", tree / "objects"]
+            if file.parent not in [directory.resolve() for directory in served]:
+                self.send_error(404)
+                return
+            if not file.is_file():
+                self.send_error(404)
+                return
+            content = file.read_bytes()
+            match = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+            first = int(match[1]) if match else 0
+            if match and first >= len(content):
+                self.send_error(416)
+                return
+            self.send_response(206 if match else 200)
+            if match:
+                last = len(content) - 1
+                self.send_header("Content-Range", f"bytes {first}-{last}/{len(content)}")
+            rest = content[first:]
+            self.send_header("Content-Length", str(len(rest)))
+            self.end_headers()
+            if file.parent.name == "objects" and (tree / "desk/truncate").exists():
+                rest = rest[: len(rest) // 2]
+                self.close_connection = True
+            try:
+                self.wfile.write(rest)
+            except ConnectionError:
+                pass
+            with log.open("a") as out:
+                out.write(json.dumps({"path": self.path, "from": first, "bytes": len(rest)}) + "\n")
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer((address, port), Handler)
+    print(f"update_server: listening on {address}:{port}", flush=True)
+    server.serve_forever()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Serves a tree of channels over HTTP.")
+    parser.add_argument("--listen", required=True, metavar="ADDRESS:PORT")
+    parser.add_argument("--log", required=True, type=Path, metavar="FILE")
+    parser.add_argument("--tree", required=True, type=Path, metavar="DIR")
+    arguments = parser.parse_args()
+    address, _, port = arguments.listen.rpartition(":")
+    serve(address, int(port), arguments.log, arguments.tree)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,177 @@
+"""A desk that publishes machines, a server, and a host with a machine volume."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from buildroot import TOP, Root
+from host import Host
+from simlan.closing import Closing
+from simlan.lan import Lan
+
+PORT = 8090
+SIZE = "900M"
+
+_DESK = """
+set -eu
+mount -t sysfs sysfs /sys
+[ -e desk.disk ] || { truncate --size=900M desk.disk; mkfs.btrfs --quiet desk.disk; }
+mkdir -p desk
+mount -o loop desk.disk desk
+[ -e www/desk/stable.toml ] || buildosctl publish init www >/dev/null
+machine() { [ -e desk/$1 ] || btrfs --quiet subvolume create desk/$1; }
+publish() { buildosctl publish machine --tree www --name $1 desk/$1; }
+"""
+
+
+class Farm(Closing):
+    """Keys of an operator, a desk, its server in a LAN, and disks for hosts."""
+
+    def __init__(self, root: Root, directory: Path, lan: Lan):
+        self.root = root
+        self.directory = directory
+        self.lan = lan
+        self.serial = 0
+        self.tree = directory / "www"
+        (directory / "bin").mkdir(parents=True)
+        zstd = shutil.which("zstd")
+        assert zstd is not None, "zstd is not installed (image/host-packages)"
+        self.zstd = Path(zstd)
+        shutil.copy(zstd, directory / "bin/zstd")
+        # A short path: that of a socket in it has at most 108 bytes.
+        self._home = tempfile.mkdtemp(prefix="gpg")
+        self._env = {**os.environ, "GNUPGHOME": self._home}
+        self._gpg("--passphrase", "", "--quick-generate-key", "op@desk", "ed25519", "sign")
+        self.key = self._gpg("--armor", "--export", "op@desk").decode()
+        self._loops: list[str] = []
+
+    def close(self) -> None:
+        for loop in self._loops:
+            subprocess.run(["losetup", "--detach", loop], check=False)
+        subprocess.run(["gpgconf", "--kill", "gpg-agent"], env=self._env, check=False)
+        shutil.rmtree(self._home, ignore_errors=True)
+
+    def _gpg(self, *arguments: str, stdin: bytes = b"") -> bytes:
+        command = ["gpg", "--batch", "--quiet", *arguments]
+        return subprocess.run(
+            command, env=self._env, input=stdin, check=True, capture_output=True
+        ).stdout
+
+    # The desk
+
+    def desk(self, script: str) -> str:
+        """Runs a script at the desk; its machines are subvolumes of `desk/`."""
+        return self.root.output(
+            ["sh", "-c", _DESK + script],
+            binds={"/work/desk": self.directory},
+            env={"PATH": "/work/desk/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
+            directory="/work/desk",
+        ).decode()
+
+    def sign(self, *, serial: int | None = None, days: float = 30, text: str | None = None) -> None:
+        """Publishes the draft with the next serial, or with `serial`."""
+        self.serial = self.serial + 1 if serial is None else serial
+        draft = text or (self.tree / "desk/stable.toml").read_text()
+        until = (datetime.now(UTC) + timedelta(days=days)).strftime("%Y-%m-%dT%H:%M:%SZ")
+        draft = re.sub(r"^serial = \d+", f"serial = {self.serial}", draft, flags=re.MULTILINE)
+        draft = re.sub(r"^valid_until = \S+", f"valid_until = {until}", draft, flags=re.MULTILINE)
+        (self.tree / "channel/stable").write_bytes(self._gpg("--clearsign", stdin=draft.encode()))
+
+    @property
+    def signed(self) -> Path:
+        return self.tree / "channel/stable"
+
+    def pieces(self) -> list[Path]:
+        """Returns the objects that are not lists, the largest first."""
+        objects = [path for path in (self.tree / "objects").iterdir()]
+        large = [path for path in objects if path.stat().st_size > 100_000]
+        return sorted(large, key=lambda path: -path.stat().st_size)
+
+    # The server
+
+    def serve(self) -> str:
+        """Starts the server; returns its URL."""
+        listen = f"{self.lan.address}:{PORT}"
+        program = str(TOP / "tests/doubles/update_server.py")
+        command = ["/usr/bin/python3", "-u", program, f"--listen={listen}"]
+        command += [f"--log={self.lan.directory / 'updates.jsonl'}", f"--tree={self.tree}"]
+        self.lan.start_server("update-server", command, "listening")
+        return f"http://{listen}"
+
+    def sent(self) -> int:
+        """Returns the bytes of objects that the server has sent."""
+        requests = self.lan.json_log("updates.jsonl")
+        return sum(entry["bytes"] for entry in requests if entry["path"].startswith("/objects/"))
+
+    # Hosts
+
+    def prepare(self, host: Host, url: str, toml: str = "") -> None:
+        """Configures a host that has not started."""
+        host.configure("updated", f'update.source = "{url}"\n{toml}')
+        host.file("/etc/buildos/keys/op.asc", self.key)
+
+    def disk(self, label: str = "buildos.machines") -> str:
+        """Makes a disk with an empty volume; returns its device."""
+        path = self.directory / f"{label}.{len(self._loops)}.disk"
+        subprocess.run(["truncate", f"--size={SIZE}", str(path)], check=True)
+        subprocess.run(["mkfs.btrfs", "--quiet", "--label", label, str(path)], check=True)
+        losetup = ["losetup", "--find", "--show", str(path)]
+        device = subprocess.run(losetup, check=True, capture_output=True, text=True).stdout.strip()
+        self._loops.append(device)
+        return device
+
+    def plug(self, host: Host, device: str) -> None:
+        """Gives a running host a disk."""
+        number = re.sub(r"\D", "", device)
+        host.run(["mknod", device, "b", "7", number])
+        # The kernel has announced it before: udev of the host found no node then.
+        host.run(["udevadm", "trigger", "--action=change", "--settle", device])
+
+    def attach(self, host: Host, device: str) -> None:
+        """Gives a running host a disk, and mounts its volume."""
+        self.plug(host, device)
+        host.copy(self.zstd, "/usr/bin")
+        # On an installed host both have happened at boot.
+        host.systemctl("start", "systemd-sysusers.service", "buildos-machine-place.path")
+        host.systemctl("start", "buildos-machine-volumes.service")
+
+
+def update(host: Host, deadline: float = 180) -> dict[str, Any]:
+    """Runs buildos-updated to its end, and returns its state."""
+    host.run(["systemctl", "start", "buildos-updated.service"], deadline=deadline)
+    return updated(host)
+
+
+def updated(host: Host) -> dict[str, Any]:
+    state: dict[str, Any] = json.loads(host.read("/run/buildos/updated/state.json"))
+    return state
+
+
+def volume(host: Host, name: str = "default") -> dict[str, Any]:
+    """Returns a volume as the helper has seen it last."""
+    state = json.loads(host.read("/run/buildos/machine-place/state.json"))
+    (found,) = [volume for volume in state["volumes"] if volume["name"] == name]
+    assert isinstance(found, dict)
+    return found
+
+
+def revisions(host: Host) -> list[str]:
+    """Returns the placed revisions, the current ones with a star."""
+    machines = volume(host)["machines"]
+    return sorted(f"{m['name']}-{m['revision']}{'*' if m['current'] else ''}" for m in machines)
+
+
+def subvolumes(host: Host) -> list[str]:
+    """Returns all subvolumes of the volume."""
+    listed = host.run(["btrfs", "subvolume", "list", "/run/buildos/machine-volumes/default"])
+    return sorted(line.split(" path ")[1] for line in listed.splitlines())
+
+
