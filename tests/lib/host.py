@@ -117,8 +117,6 @@ class Host(Closing):
         self._programs: set[str] = set()
         # By default netd does not use veth pairs.
         self.file("/etc/buildos/netd.conf.d/10-nics.toml", 'include = ["eth*"]\n')
-        # The stand-ins call only programs that the root has.
-        self.file("/etc/buildos/agentd.conf.d/10-tools.toml", "bbot_tools = []\n")
 
     def close(self) -> None:
         """Stops the host."""

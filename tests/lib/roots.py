@@ -14,6 +14,7 @@ _PACKAGES = [
     "curl",
     "dbus",
     "dnsmasq-base",
+    "gnupg",
     "iproute2",
     "iptables",
     "iputils-ping",
@@ -22,6 +23,7 @@ _PACKAGES = [
     "libmnl0",
     "libnftnl11",
     "libnss-myhostname",
+    "lz4",
     "nftables",
     "openssl",
     "procps",
@@ -30,16 +32,19 @@ _PACKAGES = [
     "systemd",
     "systemd-sysv",
     "tcc",
+    "tftpd-hpa",
     "udev",
     "udhcpc",
+    "zstd",
 ]
 
 
-# As in the image: no identity of a host, and no timer that looks for updates.
+# As in the image: no identity of a host, no timer that looks for updates, and no TFTP server
+# beside those of the agents.
 _CLEAN = """
 rm -f /etc/hostname
 : >/etc/machine-id
-systemctl --quiet disable apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer
+systemctl --quiet disable apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer tftpd-hpa
 """
 
 
@@ -84,15 +89,10 @@ def kea_root() -> Path:
 
 
 def host_debs() -> list[Path]:
-    """Returns the packages of this project, made by debian/build.
-
-    Without buildos-bbot-runtime: the root does not have all of its dependencies, which the
-    stand-ins do not call. The image has it.
-    """
+    """Returns the packages of this project, made by debian/build."""
     found = sorted((BUILD / "debs").glob("*.deb"))
     assert found, "build/debs has no packages: run debian/build (make debs)"
-    left_out = ("-dbgsym_", "buildos-bbot-runtime_")
-    return [deb for deb in found if not any(part in deb.name for part in left_out)]
+    return [deb for deb in found if "-dbgsym_" not in deb.name]
 
 
 def host_root(debs: list[Path]) -> Root:
