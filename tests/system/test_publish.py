@@ -1,18 +1,13 @@
 """Publishes channels with buildosctl at a desk, and checks them with the real sqv.
 
-The desk is the root of a host. gpg runs on the machine of the tests, as the root has none: a
-script with its name passes arguments and text on, and waits for the result.
+The desk is the root of a host.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 import re
-import subprocess
-import tempfile
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,87 +15,39 @@ from buildroot import CommandFailed, Root
 
 Desk = Callable[[str], str]
 
-# Its FIFOs wait for the other side, so nothing polls.
-GPG = """#!/bin/sh
-for argument; do
-    [ "$last" = --output ] && output=$argument
-    last=$argument
+# The operators' keys, and keyrings of one and both.
+KEYS = """
+set -eu
+for name in first second; do
+    gpg --batch --quiet --passphrase "" --quick-generate-key $name@desk ed25519 sign
+    gpg --batch --quiet --export $name@desk >$name.gpg
 done
-printf '%s\\n' "$@" >/work/desk/gpg.arguments
-cat "$last" >/work/desk/gpg.text
-cat /work/desk/gpg.signed >"$output"
+gpg --batch --quiet --export first@desk second@desk >first-second.gpg
 """
-
-
-class Signer:
-    """Keys of operators in a home of gpg, and a thread that signs for the desk."""
-
-    def __init__(self, home: Path, desk: Path):
-        self.desk = desk
-        self.env = {**os.environ, "GNUPGHOME": str(home)}
-        for name in ("first", "second"):
-            self.gpg("--passphrase", "", "--quick-generate-key", f"{name}@desk", "ed25519", "sign")
-        for names in ("first", "second", "first second"):
-            keys = [f"{name}@desk" for name in names.split()]
-            (desk / f"{names.replace(' ', '-')}.gpg").write_bytes(self.gpg("--export", *keys))
-        for name in ("arguments", "text", "signed"):
-            os.mkfifo(desk / f"gpg.{name}")
-        threading.Thread(target=self.serve, daemon=True).start()
-
-    def gpg(self, *arguments: str, stdin: bytes = b"") -> bytes:
-        command = ["gpg", "--batch", "--quiet", *arguments]
-        return subprocess.run(
-            command, env=self.env, input=stdin, check=True, capture_output=True
-        ).stdout
-
-    def serve(self) -> None:
-        while True:
-            arguments = (self.desk / "gpg.arguments").read_text().splitlines()
-            text = (self.desk / "gpg.text").read_bytes()
-            # The paths are those of the desk.
-            at = arguments.index("--output")
-            options = [*arguments[:at], *arguments[at + 2 : -1]]
-            try:
-                signed = self.gpg(*options, stdin=text)
-            except subprocess.CalledProcessError:
-                signed = b""  # The desk must not wait.
-            (self.desk / "gpg.signed").write_bytes(signed)
-
-    def end(self) -> None:
-        subprocess.run(["gpgconf", "--kill", "gpg-agent"], env=self.env, check=True)
 
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
     path = tmp_path / "desk"
-    (path / "bin").mkdir(parents=True)
-    (path / "bin" / "gpg").write_text(GPG)
-    (path / "bin" / "gpg").chmod(0o755)
+    (path / "keys").mkdir(parents=True)
+    (path / "keys").chmod(0o700)
     return path
 
 
 @pytest.fixture
-def signer(directory: Path) -> Iterator[Signer]:
-    # A short path: that of a socket in it has at most 108 bytes.
-    with tempfile.TemporaryDirectory(prefix="gpg") as home:
-        signer = Signer(Path(home), directory)
-        yield signer
-        signer.end()
-
-
-@pytest.fixture
-def desk(root: Root, directory: Path, signer: Signer) -> Desk:
+def desk(root: Root, directory: Path) -> Desk:
     """Runs a shell command at the desk, and returns its output."""
 
     def run(command: str) -> str:
         output = root.output(
             ["sh", "-c", f"({command}) 2>&1 || echo \"status $?\""],
             binds={"/work/desk": directory},
-            env={"PATH": "/work/desk/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
+            env={"GNUPGHOME": "/work/desk/keys"},
             directory="/work/desk",
         )
         return output.decode()
 
+    assert run(KEYS) == ""
     return run
 
 
@@ -166,16 +113,14 @@ def test_changed_text_is_refused(desk: Desk, directory: Path) -> None:
     assert "99" not in desk(f"{CHECK} www/channel/stable")
 
 
-def test_mistakes_of_a_signed_text_are_reported(
-    desk: Desk, directory: Path, signer: Signer
-) -> None:
+def test_mistakes_of_a_signed_text_are_reported(desk: Desk, directory: Path) -> None:
     desk("buildosctl publish init www")
     draft = (directory / "www/desk/stable.toml").read_text()
 
     def checked(text: str, name: str = "stable") -> str:
-        signed = signer.gpg("--clearsign", "--local-user", "first@desk", stdin=text.encode())
-        (directory / "www/channel" / name).write_bytes(signed)
-        return desk(f"{CHECK} www/channel/{name}")
+        (directory / "text").write_text(text)
+        sign = "gpg --batch --quiet --clearsign --local-user first@desk"
+        return desk(f"{sign} <text >www/channel/{name}; {CHECK} www/channel/{name}")
 
     assert checked(draft) == ""
     unknown = checked(draft.replace("serial", "serail = 2\nserial"))
@@ -219,8 +164,8 @@ def test_failures_of_the_desk_are_explained(desk: Desk, root: Root, directory: P
     assert "begin with buildosctl publish init" in desk(PROMOTE)
     desk("buildosctl publish init www")
     assert "exists already" in desk("buildosctl publish init www")
-    (directory / "bin/gpg").unlink()
-    assert "it is not installed (package gnupg)" in desk(PROMOTE)
+    missing = desk(f"PATH=/nonexistent /usr/bin/{PROMOTE}")
+    assert "it is not installed (package gnupg)" in missing
     (directory / "www/desk/stable.toml").write_text("format = 1\nformat = 1\n")
     assert "stable.toml: line 2: not TOML: duplicate key" in desk(PROMOTE)
     with pytest.raises(CommandFailed):

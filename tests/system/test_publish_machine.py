@@ -1,13 +1,12 @@
 """Publishes revisions of a machine on btrfs, and receives them as a host would.
 
 The desk is the root of a host, with two file systems on loop devices: one has the machine, the
-other receives. zstd is that of the machine of the tests, as the root has none.
+other receives.
 """
 
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -45,16 +44,10 @@ Run = Callable[[str], str]
 @pytest.fixture
 def run(root: Root, tmp_path: Path) -> Run:
     """Runs a script at a desk with the file systems, and returns its output."""
-    zstd = shutil.which("zstd")
-    assert zstd is not None, "zstd is not installed (image/host-packages)"
-    (tmp_path / "bin").mkdir()
-    shutil.copy(zstd, tmp_path / "bin/zstd")
-
     def run(script: str) -> str:
         return root.output(
             ["sh", "-c", SETUP + script],
             binds={"/work/desk": tmp_path},
-            env={"PATH": "/work/desk/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
             directory="/work/desk",
         ).decode()
 
