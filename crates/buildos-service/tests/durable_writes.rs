@@ -67,11 +67,12 @@ fn killed_writer_loses_no_acknowledged_record() {
             .unwrap();
         let mut lines = BufReader::new(writer.stdout.take().unwrap()).lines();
         // The harness prints lines of its own.
-        let mut line = || {
-            let line = lines.next()?.unwrap();
+        let acknowledgement = |line: std::io::Result<String>| {
+            let line = line.unwrap();
             let number = line.rsplit_once("written ").map(|(_, number)| number);
-            Some(number.and_then(|number| number.parse::<u64>().ok()))
+            number.and_then(|number| number.parse::<u64>().ok())
         };
+        let mut line = || lines.next().map(acknowledgement);
         // Kills before the first record show little.
         while line().expect("the writer ended").is_none() {}
         thread::sleep(Duration::from_micros(seed() % LONGEST));
