@@ -25,7 +25,7 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::registry;
 
-use journal::Journal;
+use journal::Limited;
 
 /// Installs the logger of a helper without [`crate::Service`]. It holds nothing back.
 pub fn init(identifier: &str) {
@@ -49,19 +49,20 @@ fn install(identifier: &str, limited: bool) {
     };
     let level = Targets::new().with_default(level).with_target("zbus", zbus);
     // systemd sets it if standard error is the journal (systemd.exec(5)).
-    let journal =
-        std::env::var_os("JOURNAL_STREAM").and_then(|_| Journal::open(identifier, limited).ok());
+    let journal = std::env::var_os("JOURNAL_STREAM").and_then(|_| journal::writer(identifier).ok());
+    let subscriber = registry().with(level);
     let result = match journal {
-        Some(journal) => {
-            tracing::subscriber::set_global_default(registry().with(level).with(journal))
+        Some(journal) if limited => {
+            tracing::subscriber::set_global_default(subscriber.with(Limited::new(journal)))
         }
+        Some(journal) => tracing::subscriber::set_global_default(subscriber.with(journal)),
         None => {
             let stderr = tracing_subscriber::fmt::layer()
                 .with_writer(io::stderr)
                 .with_ansi(false)
                 .without_time()
                 .with_target(false);
-            tracing::subscriber::set_global_default(registry().with(level).with(stderr))
+            tracing::subscriber::set_global_default(subscriber.with(stderr))
         }
     };
     // A second call in a process fails; the first logger remains.

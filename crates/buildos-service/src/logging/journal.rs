@@ -1,122 +1,123 @@
-//! Writes log events to the journal, in its native protocol (systemd's
-//! `docs/JOURNAL_NATIVE_PROTOCOL.md`).
+//! Writes log events to the journal, and holds back what repeats.
 //!
-//! [`limit`](super::limit) holds back what repeats. [`report_held`] writes it later.
+//! [`limit`](super::limit) decides what is held. [`report_held`] writes it later, as the same
+//! event with its fields and another message.
 
+use std::cell::Cell;
 use std::fmt::{self, Write as _};
 use std::io;
-use std::os::unix::net::UnixDatagram;
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
 use tokio::sync::Notify;
-use tracing::field::{Field, Visit};
+use tracing::field::{Field, Value, Visit};
 use tracing::{Event, Level, Metadata, Subscriber};
+use tracing_journald::{Priority, PriorityMappings};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
+use tracing_subscriber::registry::LookupSpan;
 
 use super::limit::{Group, Held, Limiter, Offer};
 
-const SOCKET: &str = "/run/systemd/journal/socket";
-/// Facility 3 is "system daemons" (RFC 5424).
-const FACILITY: &str = "3";
 /// Fields whose value is the object of a [`Group`]. A stranger chooses none of them.
 const OBJECTS: [&str; 3] = ["buildos_agent", "buildos_resource", "peer"];
 
-/// The limited journal of this process.
-static LIMITED: OnceLock<Limited> = OnceLock::new();
+/// The limit of this process.
+static LIMIT: OnceLock<Limit> = OnceLock::new();
 
-struct Limited {
-    socket: UnixDatagram,
+thread_local! {
+    /// Whether this thread writes held messages.
+    static REPORTS: Cell<bool> = const { Cell::new(false) };
+}
+
+struct Limit {
     limiter: Mutex<Limiter<Record>>,
     held: Notify,
 }
 
-impl Limited {
+impl Limit {
     fn with_limiter<T>(&self, change: impl FnOnce(&mut Limiter<Record>) -> T) -> T {
         // A panic ends the process, so no other thread left a limiter half changed.
         let mut limiter = self.limiter.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut limiter)
     }
+}
 
-    fn report(&self, held: Vec<Held<Record>>) {
-        for held in held {
-            send(&self.socket, &reported(held));
+/// Returns the layer that writes to the journal.
+///
+/// # Errors
+///
+/// There is no journal.
+pub(super) fn writer(identifier: &str) -> io::Result<tracing_journald::Layer> {
+    // The library maps info to notice and debug to informational by default.
+    let priorities = PriorityMappings {
+        info: Priority::Informational,
+        debug: Priority::Debug,
+        ..PriorityMappings::new()
+    };
+    Ok(tracing_journald::layer()?
+        .with_field_prefix(None)
+        .with_syslog_identifier(identifier.to_owned())
+        .with_priority_mappings(priorities)
+        // Facility 3 is "system daemons" (RFC 5424).
+        .with_custom_fields([("SYSLOG_FACILITY", "3")]))
+}
+
+/// Passes events to `writer`, but those that the limiter holds back.
+pub(super) struct Limited<W> {
+    writer: W,
+    limit: &'static Limit,
+}
+
+impl<W> Limited<W> {
+    /// Limits a layer. [`report_held`] has to run.
+    pub(super) fn new(writer: W) -> Self {
+        let limit = LIMIT.get_or_init(|| Limit {
+            limiter: Mutex::new(Limiter::new()),
+            held: Notify::new(),
+        });
+        Self { writer, limit }
+    }
+}
+
+impl<S, W> Layer<S> for Limited<W>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    W: Layer<S>,
+{
+    fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
+        // Below info, the operator asked for details.
+        if REPORTS.get() || *event.metadata().level() > Level::INFO {
+            return self.writer.on_event(event, context);
         }
-    }
-}
-
-/// Sends events to the journal.
-pub(super) struct Journal {
-    identifier: String,
-    output: Output,
-}
-
-enum Output {
-    Direct(UnixDatagram),
-    Limited(&'static Limited),
-}
-
-impl Journal {
-    /// Opens the journal. If `limited`, [`report_held`] has to run.
-    ///
-    /// # Errors
-    ///
-    /// The process cannot have a socket.
-    pub(super) fn open(identifier: &str, limited: bool) -> io::Result<Self> {
-        let socket = UnixDatagram::unbound()?;
-        let output = match limited {
-            false => Output::Direct(socket),
-            true => Output::Limited(LIMITED.get_or_init(|| Limited {
-                socket,
-                limiter: Mutex::new(Limiter::new()),
-                held: Notify::new(),
-            })),
-        };
-        Ok(Self {
-            identifier: identifier.to_owned(),
-            output,
-        })
-    }
-}
-
-impl<S: Subscriber> Layer<S> for Journal {
-    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        let record = Record::new(event, &self.identifier);
-        match &self.output {
-            Output::Direct(socket) => send(socket, &record),
-            // The operator asked for details.
-            Output::Limited(limited) if *event.metadata().level() > Level::INFO => {
-                send(&limited.socket, &record);
-            }
-            Output::Limited(limited) => {
-                let (group, text) = (record.group(event.metadata()), record.message.clone());
-                let offer =
-                    limited.with_limiter(|all| all.offer(group, &text, record, Instant::now()));
-                match offer {
-                    Offer::Passed { before, record } => {
-                        limited.report(before);
-                        send(&limited.socket, &record);
-                    }
-                    Offer::Held => limited.held.notify_one(),
+        let record = Record::new(event);
+        let (group, text) = (record.group(), record.message().to_owned());
+        let now = Instant::now();
+        let offer = |all: &mut Limiter<Record>| all.offer(group, &text, record, now);
+        match self.limit.with_limiter(offer) {
+            Offer::Passed { before } => {
+                for held in before {
+                    let write = |event: &Event<'_>| self.writer.on_event(event, context.clone());
+                    reported(held).with_event(write);
                 }
+                self.writer.on_event(event, context);
             }
+            Offer::Held => self.limit.held.notify_one(),
         }
     }
 }
 
 /// Reports held messages when they are due. Never ends.
 pub(crate) async fn report_held() {
-    let Some(limited) = LIMITED.get() else {
+    let Some(limit) = LIMIT.get() else {
         return std::future::pending().await;
     };
     loop {
-        match limited.with_limiter(|limiter| limiter.due()) {
-            None => limited.held.notified().await,
+        match limit.with_limiter(|limiter| limiter.due()) {
+            None => limit.held.notified().await,
             Some(due) => {
                 tokio::time::sleep_until(due.into()).await;
-                let held = limited.with_limiter(|limiter| limiter.take_due(Instant::now()));
-                limited.report(held);
+                report(limit.with_limiter(|limiter| limiter.take_due(Instant::now())));
             }
         }
     }
@@ -124,77 +125,95 @@ pub(crate) async fn report_held() {
 
 /// Reports all held messages, before the process ends.
 pub(crate) fn flush() {
-    if let Some(limited) = LIMITED.get() {
-        let held = limited.with_limiter(Limiter::take_all);
-        limited.report(held);
+    if let Some(limit) = LIMIT.get() {
+        report(limit.with_limiter(Limiter::take_all));
     }
 }
 
-/// An event with its fields.
-#[derive(Debug, Default)]
+fn report(held: Vec<Held<Record>>) {
+    REPORTS.set(true);
+    for held in held {
+        let dispatch = |event: &Event<'_>| tracing::dispatcher::get_default(|to| to.event(event));
+        reported(held).with_event(dispatch);
+    }
+    REPORTS.set(false);
+}
+
+/// Returns the last of the held messages, with their number.
+fn reported(held: Held<Record>) -> Record {
+    let seconds = held.duration().as_secs();
+    let count = held.count;
+    let mut record = held.record;
+    if let Some(message) = record.value_mut("message").filter(|_| count > 1) {
+        // Writing to a string succeeds.
+        let _ = write!(
+            message,
+            " (the last of {count} such messages in {seconds} s)"
+        );
+    }
+    record
+}
+
+/// An event that can be written later.
+#[derive(Debug)]
 struct Record {
-    message: String,
-    /// Names and values besides the message.
-    fields: Vec<(String, String)>,
+    metadata: &'static Metadata<'static>,
+    /// The value of each field of `metadata`.
+    values: Vec<Option<String>>,
 }
 
 impl Record {
-    fn new(event: &Event<'_>, identifier: &str) -> Self {
-        let mut record = Self::default();
+    fn new(event: &Event<'_>) -> Self {
         let metadata = event.metadata();
-        record.add("PRIORITY", priority(*metadata.level()));
-        record.add("SYSLOG_FACILITY", FACILITY);
-        record.add("SYSLOG_IDENTIFIER", identifier);
-        record.add("TARGET", metadata.target());
-        record.add("CODE_FILE", metadata.file().unwrap_or_default());
-        record.add("CODE_LINE", &line(metadata));
+        let mut record = Self {
+            metadata,
+            values: vec![None; metadata.fields().len()],
+        };
         event.record(&mut record);
         record
     }
 
-    fn add(&mut self, name: &str, value: &str) {
-        self.fields.push((name.to_owned(), value.to_owned()));
-    }
-
-    fn put(&mut self, field: &Field, value: String) {
-        match field.name() {
-            "message" => self.message = value,
-            name => self.fields.push((name.to_ascii_uppercase(), value)),
-        }
+    fn value_mut(&mut self, name: &str) -> Option<&mut String> {
+        let index = self.metadata.fields().field(name)?.index();
+        self.values.get_mut(index)?.as_mut()
     }
 
     fn get(&self, name: &str) -> Option<&str> {
-        let mut fields = self.fields.iter();
-        let found = fields.find(|(key, _)| key.eq_ignore_ascii_case(name));
-        found.map(|(_, value)| value.as_str())
+        let index = self.metadata.fields().field(name)?.index();
+        self.values.get(index)?.as_deref()
     }
 
-    fn group(&self, metadata: &Metadata<'_>) -> Group {
-        let place = || format!("{}:{}", metadata.target(), line(metadata));
+    fn message(&self) -> &str {
+        self.get("message").unwrap_or_default()
+    }
+
+    fn group(&self) -> Group {
+        let place = || {
+            let line = self.metadata.line().unwrap_or_default();
+            format!("{}:{line}", self.metadata.target())
+        };
         let object = OBJECTS.iter().find_map(|name| self.get(name));
         Group {
-            message: self.get("MESSAGE_ID").map_or_else(place, str::to_owned),
+            message: self.get("message_id").map_or_else(place, str::to_owned),
             object: object.unwrap_or_default().to_owned(),
-            link: self.get("INTERFACE").unwrap_or_default().to_owned(),
+            link: self.get("interface").unwrap_or_default().to_owned(),
         }
     }
 
-    fn encode(&self) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        let message = ("MESSAGE", self.message.as_str());
-        let fields = self.fields.iter().map(|(name, value)| (&**name, &**value));
-        for (name, value) in [message].into_iter().chain(fields) {
-            bytes.extend_from_slice(name.as_bytes());
-            if value.contains('\n') {
-                bytes.push(b'\n');
-                bytes.extend_from_slice(&(value.len() as u64).to_le_bytes());
-            } else {
-                bytes.push(b'=');
-            }
-            bytes.extend_from_slice(value.as_bytes());
-            bytes.push(b'\n');
+    /// Calls `write` with the event.
+    fn with_event(&self, write: impl FnOnce(&Event<'_>)) {
+        let values = self.values.iter();
+        let values: Vec<Option<&dyn Value>> = values
+            .map(|value| value.as_ref().map(|value| value as &dyn Value))
+            .collect();
+        let values = self.metadata.fields().value_set_all(&values);
+        write(&Event::new(self.metadata, &values));
+    }
+
+    fn put(&mut self, field: &Field, value: String) {
+        if let Some(place) = self.values.get_mut(field.index()) {
+            *place = Some(value);
         }
-        bytes
     }
 }
 
@@ -208,40 +227,6 @@ impl Visit for Record {
     }
 }
 
-fn line(metadata: &Metadata<'_>) -> String {
-    metadata.line().unwrap_or_default().to_string()
-}
-
-/// Returns the priority of syslog(3): transitions are informational.
-fn priority(level: Level) -> &'static str {
-    match level {
-        Level::ERROR => "3",
-        Level::WARN => "4",
-        Level::INFO => "6",
-        Level::DEBUG | Level::TRACE => "7",
-    }
-}
-
-/// Returns the last of the held messages, with their number.
-fn reported(held: Held<Record>) -> Record {
-    let seconds = held.duration().as_secs();
-    let mut record = held.record;
-    if held.count > 1 {
-        let count = held.count;
-        // Writing to a string succeeds.
-        let _ = write!(
-            record.message,
-            " (the last of {count} such messages in {seconds} s)"
-        );
-    }
-    record
-}
-
-/// Sends a record. There is no other place to which an error could go.
-fn send(socket: &UnixDatagram, record: &Record) {
-    let _ = socket.send_to(&record.encode(), SOCKET);
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -250,59 +235,52 @@ mod tests {
 
     /// Keeps the records of events.
     #[derive(Clone, Default)]
-    struct Records(Arc<Mutex<Vec<(Record, Group)>>>);
+    struct Records(Arc<Mutex<Vec<Record>>>);
 
     impl<S: Subscriber> Layer<S> for Records {
         fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-            let record = Record::new(event, "buildos-test");
-            let group = record.group(event.metadata());
-            self.0.lock().unwrap().push((record, group));
+            self.0.lock().unwrap().push(Record::new(event));
         }
     }
 
-    fn records(log: impl FnOnce()) -> Vec<(Record, Group)> {
+    fn records(log: impl FnOnce()) -> Vec<Record> {
         let records = Records::default();
         let subscriber = tracing_subscriber::registry().with(records.clone());
         tracing::subscriber::with_default(subscriber, log);
         std::mem::take(&mut *records.0.lock().unwrap())
     }
 
-    #[test]
-    fn event_is_encoded_with_its_fields() {
+    fn log_carrier(pid: u32) {
         let address = std::net::Ipv4Addr::LOCALHOST;
-        let logged = records(|| {
-            tracing::warn!(
-                message_id = "abc",
-                interface = "eth0",
-                buildos_address = %address,
-                buildos_pid = 7,
-                "two\nlines"
-            );
+        tracing::warn!(
+            message_id = "abc",
+            interface = "eth0",
+            buildos_address = %address,
+            buildos_pid = pid,
+            buildos_peer = Option::<&str>::None,
+            "eth0: carrier"
+        );
+    }
+
+    #[test]
+    fn record_is_written_later_with_its_fields() {
+        let first = records(|| log_carrier(7)).pop().unwrap();
+        let again = records(|| {
+            first.with_event(|event| tracing::dispatcher::get_default(|to| to.event(event)));
         });
-        let (record, group) = logged.first().unwrap();
-        let text = String::from_utf8_lossy(&record.encode()).into_owned();
-        let lines: Vec<_> = text.split('\n').collect();
-        assert_eq!(lines[0], "MESSAGE");
-        assert_eq!(lines[1], "\u{9}\0\0\0\0\0\0\0two");
-        assert_eq!(lines[2], "lines");
-        for field in [
-            "PRIORITY=4",
-            "SYSLOG_FACILITY=3",
-            "SYSLOG_IDENTIFIER=buildos-test",
-            "MESSAGE_ID=abc",
-            "INTERFACE=eth0",
-            "BUILDOS_ADDRESS=127.0.0.1",
-            "BUILDOS_PID=7",
-        ] {
-            assert!(lines.contains(&field), "{text}");
-        }
-        assert!(text.ends_with('\n'));
+        let again = again.first().unwrap();
+        assert_eq!(again.metadata.callsite(), first.metadata.callsite());
+        assert_eq!(again.values, first.values);
+        assert_eq!(again.message(), "eth0: carrier");
+        assert_eq!(again.get("buildos_address"), Some("127.0.0.1"));
+        assert_eq!(again.get("buildos_pid"), Some("7"));
+        assert_eq!(again.get("buildos_peer"), None);
         let expected = Group {
             message: "abc".to_owned(),
             object: String::new(),
             link: "eth0".to_owned(),
         };
-        assert_eq!(*group, expected);
+        assert_eq!(again.group(), expected);
     }
 
     #[test]
@@ -313,27 +291,26 @@ mod tests {
             }
             tracing::info!("drained");
         });
-        let groups: Vec<_> = logged.iter().map(|(_, group)| group).collect();
+        let groups: Vec<_> = logged.iter().map(Record::group).collect();
         assert_eq!(groups[0], groups[1]);
         assert_ne!(groups[0], groups[2]);
         assert_ne!(groups[2].message, groups[3].message);
     }
 
     #[test]
-    fn report_has_number_of_held_messages() {
-        let mut limiter = Limiter::new();
-        let now = Instant::now();
-        for _ in 0..4 {
-            let record = Record {
-                message: "eth0: carrier".to_owned(),
-                fields: Vec::new(),
-            };
-            limiter.offer(Group::default(), "eth0: carrier", record, now);
-        }
-        let held = limiter.take_all().pop().unwrap();
-        assert_eq!(
-            reported(held).message,
-            "eth0: carrier (the last of 3 such messages in 0 s)"
-        );
+    fn held_messages_are_written_before_the_next_one() {
+        let written = Records::default();
+        let subscriber = tracing_subscriber::registry().with(Limited::new(written.clone()));
+        tracing::subscriber::with_default(subscriber, || {
+            for pid in 1..5 {
+                log_carrier(pid);
+            }
+            tracing::info!(message_id = "def", "other");
+        });
+        let written: Vec<_> = written.0.lock().unwrap().drain(..).collect();
+        let messages: Vec<_> = written.iter().map(Record::message).collect();
+        let report = "eth0: carrier (the last of 3 such messages in 0 s)";
+        assert_eq!(messages, ["eth0: carrier", report, "other"]);
+        assert_eq!(written[1].get("buildos_pid"), Some("4"));
     }
 }

@@ -91,8 +91,8 @@ impl<R> Limiter<R> {
         }
     }
 
-    /// Returns the messages to write now: that message after all held ones, or none if it is
-    /// held. The held messages come first so that the journal has the order of events.
+    /// Decides about a message. Held messages are written before the one that passes, so that the
+    /// journal has the order of events.
     pub(crate) fn offer(&mut self, group: Group, text: &str, record: R, now: Instant) -> Offer<R> {
         self.forget(now);
         let is_known = self.groups.contains_key(&group);
@@ -116,7 +116,6 @@ impl<R> Limiter<R> {
             state.texts.insert(text.to_owned(), now);
             return Offer::Passed {
                 before: self.take(|_| true),
-                record,
             };
         }
         match &mut state.held {
@@ -176,7 +175,7 @@ impl<R> Limiter<R> {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Offer<R> {
     /// These held messages are written, and then that message.
-    Passed { before: Vec<Held<R>>, record: R },
+    Passed { before: Vec<Held<R>> },
     /// The message is held. [`Limiter::due`] has the time of its report.
     Held,
 }
@@ -216,9 +215,9 @@ mod tests {
                 object: String::new(),
             };
             match self.limiter.offer(group, text, text.to_owned(), self.now) {
-                Offer::Passed { before, record } => {
+                Offer::Passed { before } => {
                     self.write(before);
-                    self.lines.push(record);
+                    self.lines.push(text.to_owned());
                 }
                 Offer::Held => {}
             }
