@@ -188,6 +188,18 @@ impl Links {
     }
 }
 
+/// Reads a link from the kernel; [`None`] if it is missing.
+async fn get(
+    socket: &mut Socket<RouteNetlinkMessage>,
+    name: &InterfaceName,
+) -> Result<Option<RouteNetlinkMessage>, BridgeError> {
+    match socket.get(bridge::get(name)).await {
+        Ok(link) => Ok(Some(link)),
+        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(None),
+        Err(error) => Err(BridgeError::ReadLink(name.clone(), error)),
+    }
+}
+
 /// Limits the addresses that a bridge learns, and returns a description if the limit
 /// was different.
 ///
@@ -196,10 +208,8 @@ impl Links {
 /// [`BridgeError`]; a missing bridge, or a kernel without this limit, is no error.
 pub async fn limit_learning(name: &InterfaceName) -> Result<Option<String>, BridgeError> {
     let mut socket = Socket::open().map_err(BridgeError::Open)?;
-    let link = match socket.get(bridge::get(name)).await {
-        Ok(link) => link,
-        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => return Ok(None),
-        Err(error) => return Err(BridgeError::ReadLink(name.clone(), error)),
+    let Some(link) = get(&mut socket, name).await? else {
+        return Ok(None);
     };
     let Some((index, settings)) = bridge::settings(&link) else {
         return Ok(None);
@@ -231,10 +241,8 @@ const CLOSED_MASK: u16 = 0xfff8;
 /// [`BridgeError`]; a missing bridge is no error. The kernel has no VLAN filtering.
 pub async fn set_closed(name: &InterfaceName, closed: bool) -> Result<Option<String>, BridgeError> {
     let mut socket = Socket::open().map_err(BridgeError::Open)?;
-    let link = match socket.get(bridge::get(name)).await {
-        Ok(link) => link,
-        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => return Ok(None),
-        Err(error) => return Err(BridgeError::ReadLink(name.clone(), error)),
+    let Some(link) = get(&mut socket, name).await? else {
+        return Ok(None);
     };
     let Some((index, settings)) = bridge::settings(&link) else {
         return Ok(None);
