@@ -107,7 +107,7 @@ pub fn overwrite(path: &Path, content: &[u8], mode: u32) -> Result<(), WriteErro
 /// system still permits that.
 pub fn replace_durably(path: &Path, content: &[u8], mode: u32) -> Result<(), WriteError> {
     let beside = beside(path);
-    let directory = path.parent().unwrap_or(Path::new("/"));
+    let directory = directory(path);
     write(&beside, content, mode)
         .and_then(|file| file.sync_all())
         .and_then(|()| fs::rename(&beside, path))
@@ -120,6 +120,14 @@ pub fn replace_durably(path: &Path, content: &[u8], mode: u32) -> Result<(), Wri
                 source,
             }
         })
+}
+
+/// Returns the directory of a file; a relative path can be a name alone.
+fn directory(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
 }
 
 /// Returns the path of the new file beside `path`.
@@ -163,6 +171,13 @@ mod tests {
             0o640
         );
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn directory_of_a_name_is_the_current_one() {
+        assert_eq!(directory(Path::new("stable")), Path::new("."));
+        assert_eq!(directory(Path::new("/stable")), Path::new("/"));
+        assert_eq!(directory(Path::new("www/stable")), Path::new("www"));
     }
 
     #[test]

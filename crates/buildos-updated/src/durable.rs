@@ -1,8 +1,12 @@
 //! Replaces files so that a power cut leaves the old or the new content.
 
-use std::fs::{self, File};
-use std::io::Write as _;
 use std::path::Path;
+
+use buildos_service::file::replace_durably;
+use buildos_service::text::chain;
+
+/// Permissions: the files have no secrets.
+const READABLE: u32 = 0o644;
 
 /// Replaces a file durably.
 ///
@@ -10,16 +14,5 @@ use std::path::Path;
 ///
 /// The directory does not exist, is not writable, or is full.
 pub fn replace(path: &Path, data: &[u8]) -> Result<(), String> {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".new");
-    let beside = path.with_file_name(name);
-    let write = || {
-        let mut file = File::create(&beside)?;
-        file.write_all(data)?;
-        file.sync_all()?;
-        fs::rename(&beside, path)?;
-        path.parent()
-            .map_or(Ok(()), |parent| File::open(parent)?.sync_all())
-    };
-    write().map_err(|error| format!("cannot write {}: {error}", path.display()))
+    replace_durably(path, data, READABLE).map_err(|error| chain(&error))
 }

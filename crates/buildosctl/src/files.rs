@@ -1,8 +1,14 @@
 //! Reads files within a limit, and replaces files durably.
 
-use std::fs::{self, File};
-use std::io::{Read as _, Write as _};
+use std::fs::File;
+use std::io::Read as _;
 use std::path::Path;
+
+use buildos_service::file::replace_durably;
+use buildos_service::text::chain;
+
+/// Permissions of what a web server publishes.
+const READABLE: u32 = 0o644;
 
 /// Reads a file of at most `limit` bytes.
 pub(crate) fn read_limited(path: &Path, limit: usize) -> Result<Vec<u8>, String> {
@@ -26,21 +32,5 @@ pub(crate) fn read_text(path: &Path, limit: usize) -> Result<String, String> {
 
 /// Replaces a file. After a power cut it has the old or the new content.
 pub(crate) fn replace(path: &Path, data: &[u8]) -> Result<(), String> {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".new");
-    let beside = path.with_file_name(name);
-    let write = || {
-        let mut file = File::create(&beside)?;
-        file.write_all(data)?;
-        file.sync_all()?;
-        fs::rename(&beside, path)?;
-        match path
-            .parent()
-            .filter(|parent| !parent.as_os_str().is_empty())
-        {
-            Some(parent) => File::open(parent)?.sync_all(),
-            None => Ok(()),
-        }
-    };
-    write().map_err(|error| format!("cannot write {}: {error}", path.display()))
+    replace_durably(path, data, READABLE).map_err(|error| chain(&error))
 }
