@@ -222,6 +222,30 @@ def test_damaged_volume_is_reported_and_left_alone(
     assert disk.digest() == before
 
 
+def test_full_volume_is_reported_and_recovers(host: Host, keep: Callable[[Disk], Disk]) -> None:
+    disk = keep(ext4())
+    boot(host)
+    disk.plug_into(host)
+    wait_for_state(host, "active")
+    # ext4 reserves blocks while it writes, which are free again afterwards. Blocks of a small
+    # ext4 have 1 kB, so larger files leave room for a key.
+    host.run("""
+        mkdir /state/fill
+        dd if=/dev/zero of=/state/fill/0 bs=1M conv=fsync 2>/dev/null || true
+        for number in $(seq 10000); do
+            dd if=/dev/zero of=/state/fill/$number bs=1k count=1 conv=fsync 2>/dev/null || exit 0
+        done
+        exit 1""")
+    put_key(host, "new")
+    shown = wait_for_state(host, "full")
+    assert "No space left on device" in shown["reason"]
+    assert "No space left on device" in host.run("buildosctl why", check=False)
+    host.run("rm -r /state/fill")
+    # The delay between two attempts grows to 64 s.
+    wait_for_state(host, "active", 120)
+    assert "new" in host.read(f"/state/ssh/{_KEY.rsplit('/', 1)[1]}")
+
+
 def test_volume_that_becomes_read_only_is_reported(
     host: Host, keep: Callable[[Disk], Disk]
 ) -> None:
