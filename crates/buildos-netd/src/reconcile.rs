@@ -327,6 +327,7 @@ impl Reconciler {
     ) -> Result<(), H::Error> {
         let mut refused: Vec<Op> = Vec::new();
         let mut applied: Vec<Op> = Vec::new();
+        let mut applied_for: Option<Desired> = None;
         let mut has_ineffective = false;
         let mut observe = observe;
         for _ in 0..ROUNDS {
@@ -336,8 +337,14 @@ impl Reconciler {
                 self.take_received(host);
             }
             let desired = self.desired(host.now());
+            // A different uplink needs operations again that the one before it needed.
+            if applied_for.as_ref() != Some(&desired) {
+                applied.clear();
+                applied_for = Some(desired.clone());
+            }
             let mut ops = plan::plan(&desired, &self.observed);
             let done = ops.is_empty();
+            refused.retain(|op| ops.contains(op));
             ops.retain(|op| !refused.contains(op));
             // Accepted before, and needed again: a retry in this reconciliation is futile.
             let (futile, mut ops): (Vec<_>, Vec<_>) =
@@ -361,11 +368,11 @@ impl Reconciler {
             if self.settled.take().as_ref() == Some(&desired) {
                 self.report_repairs(&ops);
             }
-            let refused_now = self.apply(host, &desired, &mut ops).await;
-            ops.retain(|op| !refused_now.contains(op));
-            observe = !refused_now.is_empty() || !self.set_lifetimes(&ops);
+            let before = refused.len();
+            self.apply(host, &desired, &mut ops, &mut refused).await;
+            ops.retain(|op| !refused.contains(op));
+            observe = refused.len() > before || !self.set_lifetimes(&ops);
             applied.extend(ops);
-            refused.extend(refused_now);
         }
         self.refused = refused;
         self.retry_at = Some(host.now().saturating_add(RETRY));
@@ -385,8 +392,8 @@ impl Reconciler {
         true
     }
 
-    /// Applies the operations and returns those that the kernel refused. One refusal does
-    /// not stop the others: a NIC that cannot be set up must not cost the host its network.
+    /// Applies the operations and adds those that the kernel refuses to `refused`. One refusal
+    /// does not stop the others: a NIC that cannot be set up must not cost the host its network.
     /// The exception is a port that remains in br0: a second one would close a loop.
     ///
     /// A message that changes the desired state ends the round. It removes the operations that
@@ -396,15 +403,15 @@ impl Reconciler {
         host: &mut H,
         desired: &Desired,
         ops: &mut Vec<Op>,
-    ) -> Vec<Op> {
-        let mut refused = Vec::new();
+        refused: &mut Vec<Op>,
+    ) {
         let mut tried = 0;
         for op in &*ops {
             if self.take_received(host) && self.desired(host.now()) != *desired {
                 break;
             }
             tried += 1;
-            if is_blocked(op, &refused) {
+            if is_blocked(op, refused) {
                 refused.push(op.clone());
                 continue;
             }
@@ -421,7 +428,6 @@ impl Reconciler {
             }
         }
         ops.truncate(tried);
-        refused
     }
 
     /// Returns the delay of the next retry: operations without effect are retried more and

@@ -356,9 +356,10 @@ impl World {
             .partition(|address| address.link != br1.index);
         for address in leased {
             // A server granted it, and the lease has not ended.
-            let granted = all_nics()
-                .filter(|nic| servers::address(*nic) == address.net.addr())
-                .filter_map(|nic| self.lan.granted.get(&nic));
+            let granted = self.lan.granted.iter();
+            let granted = granted
+                .filter(|((owner, _), _)| servers::address(*owner) == address.net.addr())
+                .map(|(_, until)| until);
             let is_static = address.net.to_string() == "192.0.2.102/24";
             let granted = granted.max();
             assert!(
@@ -388,10 +389,18 @@ fn settings(excluded: &BTreeSet<LinkIndex>, fallback: bool) -> Settings {
     }
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(100))]
+/// Returns the settings of proptest, with `PROPTEST_CASES` cases; 100 by default.
+fn config() -> ProptestConfig {
+    match std::env::var_os("PROPTEST_CASES") {
+        Some(_) => ProptestConfig::default(),
+        None => ProptestConfig::with_cases(100),
+    }
+}
 
-    /// Runs 100 steps 100 times.
+proptest! {
+    #![proptest_config(config())]
+
+    /// Runs 100 steps.
     #[test]
     fn invariants_hold_after_every_step(steps in steps(), fallback in any::<bool>()) {
         let mut world = World::new(fallback);

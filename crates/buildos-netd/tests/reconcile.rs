@@ -319,6 +319,41 @@ fn offer_is_requested_before_remaining_operations() {
 }
 
 #[test]
+fn uplink_that_changes_between_operations_is_configured_at_once() {
+    let bridge_is_remade = |looks| {
+        let (mut reconciler, mut lan) = host();
+        lan.servers.insert(index(1), (Server::NoRoute, LEASE));
+        lan.servers.insert(index(2), (Server::Silent, LEASE));
+        start(&mut reconciler, &mut lan);
+        pass(&mut reconciler, &mut lan, Duration::from_secs(30));
+        let port = reconciler.election().port().unwrap().candidate.index;
+        assert_eq!(port, index(1));
+        lan.servers.insert(index(2), (Server::Good, LEASE));
+        while lan.replies.is_empty() {
+            let next = reconciler.deadline().unwrap();
+            lan.kernel.advance(next);
+            reconciler.timeout(lan.now());
+            fake::run(reconciler.step(&mut lan)).unwrap().unwrap();
+        }
+        let observed = &mut lan.kernel.observed;
+        observed.links.retain(|_, link| link.bridge.is_none());
+        let links = observed.links.values_mut();
+        links.for_each(|link| link.controller = None);
+        observed.addresses.clear();
+        observed.routes.clear();
+        (lan.immediate, lan.looks) = (true, looks);
+        reconciler.kernel_changed(None);
+        settle(&mut reconciler, &mut lan);
+        let port = reconciler.election().port().unwrap().candidate.index;
+        assert_eq!(port, index(2), "{looks}");
+        assert!(reconciler.is_settled(), "{looks}");
+        assert_eq!(reconciler.refused(), [], "{looks}");
+    };
+    let errors = errors_logged(|| (0..30).for_each(bridge_is_remade));
+    assert_eq!(errors, Vec::<String>::new());
+}
+
+#[test]
 fn link_whose_message_is_not_decoded_keeps_its_lease() {
     let (mut reconciler, mut lan) = host();
     start(&mut reconciler, &mut lan);

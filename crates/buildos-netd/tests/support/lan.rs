@@ -25,8 +25,10 @@ pub(crate) struct Lan {
     pub(crate) kernel: FakeKernel,
     /// Behaviour and lease time in seconds of the server on the network of each NIC.
     pub(crate) servers: BTreeMap<LinkIndex, (Server, u32)>,
-    /// End of the last lease that a server granted to the hardware address of a NIC.
-    pub(crate) granted: BTreeMap<LinkIndex, Instant>,
+    /// End of the last lease that was granted to the hardware address of a NIC (the first
+    /// index) by the server on the network of a NIC (the second). After a failover, netd asks
+    /// for one lease on several NICs, and takes the first answer.
+    pub(crate) granted: BTreeMap<(LinkIndex, LinkIndex), Instant>,
     /// Messages from servers that the host has not received yet.
     pub(crate) replies: VecDeque<(LinkIndex, Vec<u8>)>,
     /// Hardware address of the gateway that answers ARP on the network of a NIC.
@@ -35,6 +37,8 @@ pub(crate) struct Lan {
     pub(crate) answers: VecDeque<(LinkIndex, arp::Packet)>,
     /// netd receives messages between operations, too.
     pub(crate) immediate: bool,
+    /// Number of times that netd looks for a message between operations before one is there.
+    pub(crate) looks: usize,
     /// Times at which netd read the kernel.
     pub(crate) observed_at: Vec<Instant>,
     /// A link whose message netd cannot decode.
@@ -59,6 +63,7 @@ impl Lan {
             gateways: BTreeMap::new(),
             answers: VecDeque::new(),
             immediate: false,
+            looks: 0,
             observed_at: Vec::new(),
             undecodable: None,
             sent: Vec::new(),
@@ -107,6 +112,10 @@ impl Network for Lan {
         if !self.immediate {
             return None;
         }
+        if self.looks > 0 {
+            self.looks -= 1;
+            return None;
+        }
         let (client, payload) = self.replies.pop_front()?;
         let message = Message::Dhcp(payload);
         Some(Incoming { client, message })
@@ -124,13 +133,8 @@ impl Network for Lan {
         };
         if transmit.kind == MessageKind::Request && server == Server::Good {
             let until = self.now() + Duration::from_secs(lease.into());
-            // The answer on a NIC with a different hardware address may be unused.
             let owner = client_nic(transmit);
-            let granted = self.granted.entry(owner).or_insert(until);
-            *granted = match owner == nic.index {
-                true => until,
-                false => until.max(*granted),
-            };
+            self.granted.insert((owner, nic.index), until);
         }
         let message = reply(server, nic.index, transmit, kind, lease);
         self.replies.push_back((nic.index, message));
