@@ -1,12 +1,5 @@
-//! Fuzzes every parser with mutated files.
-//!
-//! | variable | meaning |
-//! |---|---|
-//! | `BUILDOS_FUZZ_EXECUTIONS` | files per target; 20,000 by default |
-//! | `BUILDOS_FUZZ_SEED` | seed; the same seed makes the same files |
-//!
-//! No file may cause a panic, with debug assertions (`cargo test`) and without them
-//! (`cargo test --profile=fuzz`).
+//! Fuzzes every parser with mutated files: by default 20,000 per target, see
+//! [`buildos_fuzz`].
 
 use buildos_channel::contents::{Contents, Entry};
 use buildos_channel::grammar::parse;
@@ -14,35 +7,12 @@ use buildos_channel::model::Limits;
 use buildos_channel::pieces::{PIECE, PieceList};
 use buildos_channel::plan::plan;
 use buildos_channel::{Digest, rollout, write};
+use buildos_fuzz::{Generator, mutate_text};
 
 use crate::sample::{channel, host};
 
-fn setting(name: &str, default: u64) -> u64 {
-    std::env::var(name).map_or(default, |value| value.parse().expect("a number"))
-}
-
 fn executions() -> u64 {
-    setting("BUILDOS_FUZZ_EXECUTIONS", 20_000)
-}
-
-/// The SplitMix64 generator (Steele, Lea, Flood 2014), for which every seed is good.
-struct Generator(u64);
-
-impl Generator {
-    fn new(target: u64) -> Self {
-        Self(setting("BUILDOS_FUZZ_SEED", 1).wrapping_add(target << 32))
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        usize::try_from(self.next() % (bound.max(1) as u64)).unwrap()
-    }
+    buildos_fuzz::executions(20_000)
 }
 
 /// Parts of TOML that a mutation inserts.
@@ -77,28 +47,6 @@ const PARTS: [&str; 28] = [
     "format = 2\n",
 ];
 
-/// Makes up to four changes.
-fn mutate(bytes: &mut Vec<u8>, random: &mut Generator) {
-    for _ in 0..=random.below(4) {
-        let at = random.below(bytes.len() + 1);
-        match random.below(6) {
-            0 if at < bytes.len() => bytes[at] ^= 1 << random.below(8),
-            1 if at < bytes.len() => drop(bytes.remove(at)),
-            2 if random.below(8) == 0 => bytes.truncate(at),
-            3 => {
-                let end = at + random.below((bytes.len() - at).min(200));
-                let part = bytes[at..end].to_vec();
-                let to = random.below(bytes.len() + 1);
-                bytes.splice(to..to, part);
-            }
-            _ => {
-                let part = PARTS[random.below(PARTS.len())];
-                bytes.splice(at..at, part.bytes());
-            }
-        }
-    }
-}
-
 #[test]
 fn mutated_channels_are_valid_or_refused_with_reasons() {
     let mut small = channel();
@@ -109,7 +57,7 @@ fn mutated_channels_are_valid_or_refused_with_reasons() {
     let mut valid = 0u64;
     for _ in 0..executions() {
         let mut bytes = corpus[random.below(corpus.len())].clone().into_bytes();
-        mutate(&mut bytes, &mut random);
+        mutate_text(&mut bytes, &PARTS, &mut random);
         let Ok(text) = String::from_utf8(bytes) else {
             continue;
         };
@@ -159,7 +107,7 @@ fn mutated_lists_of_pieces_are_read_or_refused() {
     for _ in 0..executions() {
         let mut bytes = text.clone();
         if random.below(4) != 0 {
-            mutate(&mut bytes, &mut random);
+            mutate_text(&mut bytes, &PARTS, &mut random);
         }
         let size = match random.below(4) {
             0 => random.next(),
@@ -192,7 +140,7 @@ fn mutated_contents_are_read_or_refused() {
     let mut valid = 0u64;
     for _ in 0..executions() {
         let mut bytes = text.clone();
-        mutate(&mut bytes, &mut random);
+        mutate_text(&mut bytes, &PARTS, &mut random);
         if let Ok(contents) = Contents::parse(&bytes) {
             valid += 1;
             assert_eq!(contents.text(), bytes);

@@ -1,93 +1,17 @@
-//! Fuzzes every parser and the state machine with mutated messages.
-//!
-//! | variable | meaning |
-//! |---|---|
-//! | `BUILDOS_FUZZ_EXECUTIONS` | messages per target; 100,000 by default |
-//! | `BUILDOS_FUZZ_SEED` | seed; the same seed makes the same messages |
-//!
-//! No message may cause a panic, with debug assertions (`cargo test`) and without them
-//! (`cargo test --profile=fuzz`).
+//! Fuzzes every parser and the state machine with mutated messages: by default 100,000 per
+//! target, see [`buildos_fuzz`].
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use buildos_dhcp::address_conflict::{Detector, Output, Report};
 use buildos_dhcp::{Input, Lease, Options, State, arp, decode, udp_packet};
+use buildos_fuzz::{Generator, mutate};
 use buildos_types::{Escaped, MacAddress};
 use ipnet::Ipv4Net;
 
 use crate::host::{EPOCH, Host, MAC};
 use crate::server_reply::{Reply, SECOND};
-
-/// Bytes at the limits of lengths and codes.
-const EDGES: [u8; 16] = [
-    0, 1, 2, 3, 4, 5, 51, 52, 53, 54, 119, 121, 127, 128, 254, 255,
-];
-
-fn setting(name: &str, default: u64) -> u64 {
-    std::env::var(name).map_or(default, |value| value.parse().expect("a number"))
-}
-
-/// The SplitMix64 generator (Steele, Lea, Flood 2014), for which every seed is good.
-struct Generator(u64);
-
-impl Generator {
-    fn new(target: u64) -> Self {
-        Self(setting("BUILDOS_FUZZ_SEED", 1).wrapping_add(target << 32))
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        usize::try_from(self.next() % (bound.max(1) as u64)).unwrap()
-    }
-
-    fn byte(&mut self) -> u8 {
-        if self.below(2) == 0 {
-            EDGES[self.below(EDGES.len())]
-        } else {
-            self.below(256) as u8
-        }
-    }
-}
-
-/// Makes up to six changes, mostly at or after the offset `first`.
-fn mutate(bytes: &mut Vec<u8>, first: usize, random: &mut Generator) {
-    for _ in 0..=random.below(6) {
-        if bytes.is_empty() {
-            return;
-        }
-        let first = if random.below(8) == 0 {
-            0
-        } else {
-            first.min(bytes.len() - 1)
-        };
-        let at = first + random.below(bytes.len() - first);
-        match random.below(8) {
-            0 => bytes[at] ^= 1 << random.below(8),
-            1 | 2 => bytes[at] = random.byte(),
-            3 => bytes.insert(at, random.byte()),
-            4 => drop(bytes.remove(at)),
-            5 => bytes.truncate(at),
-            6 => {
-                let end = at + random.below((bytes.len() - at).min(64));
-                let part = bytes[at..end].to_vec();
-                let to = first + random.below(bytes.len() - first);
-                bytes.splice(to..to, part);
-            }
-            _ => {
-                for _ in 0..random.below(40) {
-                    bytes.push(random.byte());
-                }
-            }
-        }
-    }
-}
 
 /// Returns messages of every kind with every option that the crate reads.
 fn corpus() -> Vec<Vec<u8>> {
@@ -135,7 +59,7 @@ fn corpus() -> Vec<Vec<u8>> {
 }
 
 fn executions() -> u64 {
-    setting("BUILDOS_FUZZ_EXECUTIONS", 100_000)
+    buildos_fuzz::executions(100_000)
 }
 
 #[test]
