@@ -146,9 +146,9 @@ pub fn address_claims(addresses: &[Ipv4Addr], mac: MacAddress) -> Vec<Instructio
 }
 
 /// Returns the filter for ARP packets from `sender` to `target`, such as answers to requests
-/// of `target`.
+/// of `target`. The same addresses can be in use on another VLAN.
 pub fn arp_between(sender: Ipv4Addr, target: Ipv4Addr) -> Vec<Instruction> {
-    let mut program = Program::default();
+    let mut program = Program::for_this_host();
     program.load(LOAD_WORD, ARP_TYPES);
     program.require(JUMP_EQUAL, ETHERNET_AND_IPV4);
     program.load(LOAD_HALF, ARP_LENGTHS);
@@ -250,19 +250,22 @@ impl Program {
 }
 
 #[cfg(test)]
+mod fuzz;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::arp::Packet;
     use crate::udp_packet;
 
-    const MAC: MacAddress = MacAddress([0x52, 0x54, 0x00, 0xff, 0x34, 0x56]);
+    pub(super) const MAC: MacAddress = MacAddress([0x52, 0x54, 0x00, 0xff, 0x34, 0x56]);
 
     /// What the kernel knows about a frame besides its bytes.
-    #[derive(Clone, Copy)]
-    struct Frame {
-        ethertype: u32,
-        packet_type: u32,
-        vlan_tag: Option<u32>,
+    #[derive(Debug, Clone, Copy)]
+    pub(super) struct Frame {
+        pub(super) ethertype: u32,
+        pub(super) packet_type: u32,
+        pub(super) vlan_tag: Option<u32>,
     }
 
     /// A broadcast without a tag.
@@ -277,7 +280,7 @@ mod tests {
     };
 
     /// Runs the program like the kernel: a load outside the packet drops the packet.
-    fn run(program: &[Instruction], frame: Frame, packet: &[u8]) -> u32 {
+    pub(super) fn run(program: &[Instruction], frame: Frame, packet: &[u8]) -> u32 {
         let load = |offset: u32, size: usize| {
             let offset = usize::try_from(offset).unwrap();
             let bytes = packet.get(offset..offset + size)?;
@@ -328,7 +331,7 @@ mod tests {
         run(&dhcp_replies(MAC), IP_FRAME, packet) != 0
     }
 
-    fn reply() -> Vec<u8> {
+    pub(super) fn reply() -> Vec<u8> {
         let mut payload = vec![0; 300];
         payload[0] = 2;
         payload[28..34].copy_from_slice(&MAC.0);
@@ -439,11 +442,13 @@ mod tests {
         const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 77);
         let claim = Packet::announcement(MacAddress([2; 6]), ADDRESS).encode();
         let claims = address_claims(&[ADDRESS], MAC);
+        let answers = arp_between(ADDRESS, ADDRESS);
         let passes = |change: fn(&mut Frame)| {
             let (mut arp, mut ip) = (ARP_FRAME, IP_FRAME);
             change(&mut arp);
             change(&mut ip);
             let claim_passes = run(&claims, arp, &claim) != 0;
+            assert_eq!(claim_passes, run(&answers, arp, &claim) != 0);
             assert_eq!(claim_passes, run(&dhcp_replies(MAC), ip, &reply()) != 0);
             claim_passes
         };
@@ -465,7 +470,8 @@ mod tests {
     #[test]
     fn jumps_stay_inside_the_program() {
         let claims = address_claims(&[Ipv4Addr::LOCALHOST; 4], MAC);
-        for program in [dhcp_replies(MAC), dhcp_datagrams(MAC), claims] {
+        let answers = arp_between(Ipv4Addr::LOCALHOST, Ipv4Addr::LOCALHOST);
+        for program in [dhcp_replies(MAC), dhcp_datagrams(MAC), claims, answers] {
             for (index, instruction) in program.iter().enumerate() {
                 let furthest = index + 1 + usize::from(instruction.jt.max(instruction.jf));
                 assert!(furthest < program.len() || instruction.code == RETURN);
