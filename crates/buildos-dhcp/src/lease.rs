@@ -168,6 +168,18 @@ impl Lease {
         Self::new(self.address, self.relay, self.options, self.acquired)
     }
 
+    /// Validates a saved [configured](Lease::configured) lease again, from its address, prefix,
+    /// gateway and name servers alone. It is in use since `now`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Lease::configured`].
+    pub fn revalidate_configured(self, now: Instant) -> Result<Self, Refusal> {
+        let interface = Ipv4Net::new(self.address, self.prefix);
+        let interface = interface.map_err(|_| Refusal::BadAddress(self.address))?;
+        Self::configured(interface, self.gateway(), self.dns, self.acquired.min(now))
+    }
+
     fn new(
         address: Ipv4Addr,
         relay: Option<Ipv4Addr>,

@@ -289,7 +289,7 @@ impl Election {
         let mut contender = Contender::new(candidate, config, self.next_seed());
         if lease.is_configured() {
             contender.client.handle(now, Input::Start);
-            contender.fallback = Some(Fallback {
+            contender.fallback = lease.revalidate_configured(now).ok().map(|lease| Fallback {
                 lease: Box::new(lease),
                 in_use: true,
             });
