@@ -13,6 +13,8 @@
 mod build;
 mod error;
 pub mod fake;
+#[cfg(test)]
+mod fuzz;
 mod parse;
 mod sysctl;
 

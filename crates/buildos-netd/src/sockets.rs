@@ -13,6 +13,7 @@
 //!
 //! While the queue is full, messages are dropped, as by a full socket.
 
+mod auxdata;
 pub mod packet;
 
 use std::io;

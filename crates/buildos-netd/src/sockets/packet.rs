@@ -16,7 +16,7 @@
 #![allow(unsafe_code)] // socket options, sockaddr_ll and recvmsg have no safe wrapper.
 
 use std::io;
-use std::mem::{size_of, size_of_val, zeroed};
+use std::mem::{size_of_val, zeroed};
 use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, FromRawFd as _, OwnedFd, RawFd};
 
@@ -26,6 +26,8 @@ use buildos_types::{LinkIndex, MacAddress};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::io::unix::AsyncFd;
 use tokio::net::UdpSocket;
+
+use super::auxdata;
 
 /// Largest packet in bytes; only jumbo frames are larger. DHCP messages over 1500 bytes
 /// are fragments, which the filter drops.
@@ -193,8 +195,7 @@ pub fn udp(device: &str, program: &[Instruction]) -> io::Result<UdpSocket> {
 
 fn receive(fd: RawFd) -> io::Result<Received> {
     let mut packet = vec![0u8; RECEIVE_SIZE];
-    // Space for one struct tpacket_auxdata with its header, aligned as cmsghdr.
-    let mut control = [0u64; 8];
+    let mut control = [0u8; auxdata::SIZE];
     let mut part = libc::iovec {
         iov_base: packet.as_mut_ptr().cast(),
         iov_len: packet.len(),
@@ -209,34 +210,11 @@ fn receive(fd: RawFd) -> io::Result<Received> {
     let length = unsafe { libc::recvmsg(fd, &raw mut message, 0) };
     let length = usize::try_from(length).map_err(|_| io::Error::last_os_error())?;
     packet.truncate(length);
+    let control = control.get(..message.msg_controllen).unwrap_or_default();
     Ok(Received {
         packet,
-        checksum_ready: checksum_ready(&message),
+        checksum_ready: auxdata::checksum_ready(control),
     })
-}
-
-/// Returns true unless the kernel reports that the checksum is not filled in.
-fn checksum_ready(message: &libc::msghdr) -> bool {
-    // SAFETY: the kernel filled in `message` and the CMSG macros walk the
-    // control buffer by the lengths in it; the data is only read when its
-    // header says that a whole tpacket_auxdata is there.
-    unsafe {
-        let mut header = libc::CMSG_FIRSTHDR(message);
-        while !header.is_null() {
-            let wanted = libc::CMSG_LEN(size_of::<libc::tpacket_auxdata>() as u32) as usize;
-            if (*header).cmsg_level == libc::SOL_PACKET
-                && (*header).cmsg_type == libc::PACKET_AUXDATA
-                && (*header).cmsg_len >= wanted
-            {
-                let data: libc::tpacket_auxdata = libc::CMSG_DATA(header)
-                    .cast::<libc::tpacket_auxdata>()
-                    .read_unaligned();
-                return data.tp_status & libc::TP_STATUS_CSUMNOTREADY == 0;
-            }
-            header = libc::CMSG_NXTHDR(message, header);
-        }
-    }
-    true
 }
 
 /// Opens a packet socket without a protocol, which receives nothing until it is bound.
