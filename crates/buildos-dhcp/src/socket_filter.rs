@@ -160,6 +160,12 @@ pub fn arp_between(sender: Ipv4Addr, target: Ipv4Addr) -> Vec<Instruction> {
     program.finish()
 }
 
+/// Returns true if a frame with this tag (IEEE 802.1Q) is for another VLAN, so that the filters
+/// drop it.
+pub fn is_of_other_vlan(tag: u16) -> bool {
+    u32::from(tag) & VLAN != 0
+}
+
 /// Returns the first four bytes and the last two.
 fn halves(mac: MacAddress) -> (u32, u32) {
     let [a, b, c, d, e, f] = mac.0;

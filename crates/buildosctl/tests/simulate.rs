@@ -47,7 +47,7 @@ fn descriptions() -> Vec<PathBuf> {
 }
 
 /// Final state and hostname of each description, which `BUILDOS_BLESS` does not change.
-const ENDS: [(&str, &str, Option<&str>); 18] = [
+const ENDS: [(&str, &str, Option<&str>); 19] = [
     ("three-nics", "online", Some("build-adbeefb8da")),
     ("no-server", "acquiring", None),
     ("slow-server", "online", Some("build-0000000001")),
@@ -70,6 +70,7 @@ const ENDS: [(&str, &str, Option<&str>); 18] = [
     ("settings", "online", Some("build-0000000001")),
     ("static", "online", Some("build-0000000002")),
     ("keep-expired", "online", Some("build-0000000001")),
+    ("vlans", "online", Some("build-0000000001")),
 ];
 
 #[test]
@@ -119,14 +120,15 @@ fn description_with_errors_is_refused_with_line_and_key() {
             ][..],
         ),
         (
-            "duration_s = -1\n[nic.enp1s0]\nmac = \"x\"\n[nic.\"a b\"]\n[server.s]\nbehaviour = \"god\"\nwithout = [300]\noptions = { 43 = \"0\" }\n",
+            "duration_s = -1\n[nic.enp1s0]\nmac = \"x\"\n[nic.\"a b\"]\n[server.s]\nbehaviour = \"god\"\nwithout = [300]\nvlan = 4095\noptions = { 43 = \"0\" }\n",
             &[
                 ":1: duration_s: -1 is not a number of seconds from 0 to a year",
                 ":3: nic.enp1s0.mac: \"x\" is not a hardware address",
                 ":4: nic.a b: \"a b\" is not an interface name",
                 ":6: server.s.behaviour: unknown variant `god`",
                 ":7: server.s.without: invalid value: integer `300`",
-                ":8: server.s.options: \"0\" is not an option",
+                ":8: server.s.vlan: 4095 is not a VLAN from 0 to 4094",
+                ":9: server.s.options: \"0\" is not an option",
             ],
         ),
         (

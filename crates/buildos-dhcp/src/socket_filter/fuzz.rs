@@ -27,8 +27,8 @@ fn frame(random: &mut Generator) -> Frame {
 
 /// Returns true if the frame is for this host, and of no VLAN.
 fn is_ours(frame: Frame) -> bool {
-    let vlan = frame.vlan_tag.map_or(0, |tag| tag & 0x0fff);
-    frame.packet_type < 3 && vlan == 0
+    let tag = frame.vlan_tag.map(|tag| u16::try_from(tag).unwrap());
+    frame.packet_type < 3 && !tag.is_some_and(is_of_other_vlan)
 }
 
 #[test]

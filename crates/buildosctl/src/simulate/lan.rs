@@ -8,6 +8,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use buildos_dhcp::address_conflict::Report;
+use buildos_dhcp::socket_filter::is_of_other_vlan;
 use buildos_dhcp::{Event, Instant, Lease, MessageKind, Transmit, arp};
 use buildos_netd::history::GONE;
 use buildos_netd::kernel::fake::{self, FakeKernel, Refused};
@@ -22,7 +23,7 @@ use buildos_types::{InterfaceName, LinkIndex, MacAddress};
 
 use super::server::Server;
 use super::timeline::{self, EPOCH, Timeline, since_start};
-use super::topology::{Neighbour, Nic, Port, Segment, Topology, Word};
+use super::topology::{Neighbour, Nic, Port, Segment, Topology, Vlan, Word};
 
 /// Delay of a neighbour's ARP packet.
 const ARP_DELAY: Duration = Duration::from_millis(1);
@@ -45,12 +46,28 @@ enum Due {
         text: String,
         packet: arp::Packet,
     },
+    /// A frame that the socket filters drop.
+    Dropped {
+        nic: LinkIndex,
+        text: String,
+    },
     /// An answer of a gateway, which the timeline omits.
     Answer {
         nic: LinkIndex,
         packet: arp::Packet,
     },
     Port(InterfaceName, Port),
+}
+
+/// Returns the addition to a sentence about a frame with that tag, and true if the frame is of
+/// another VLAN.
+fn tagged(vlan: Option<Vlan>) -> (String, bool) {
+    let Some(Vlan(vlan)) = vlan else {
+        return (String::new(), false);
+    };
+    let is_other = is_of_other_vlan(vlan);
+    let suffix = if is_other { ", which is not ours" } else { "" };
+    (format!(" with the tag of VLAN {vlan}{suffix}"), is_other)
 }
 
 /// Returns the hardware address of a server: locally administered, with its IP address.
@@ -161,7 +178,10 @@ impl Lan {
             Due::Answer { nic, packet } if self.kernel.is_plugged(nic) => {
                 reconciler.arp(now, nic, &packet);
             }
-            Due::Message { .. } | Due::Arp { .. } | Due::Answer { .. } => {}
+            Due::Dropped { nic, text } if self.kernel.is_plugged(nic) => {
+                self.record_for_nic(nic, text);
+            }
+            Due::Message { .. } | Due::Arp { .. } | Due::Answer { .. } | Due::Dropped { .. } => {}
             Due::Port(name, port) => {
                 self.add_port(name, port);
                 reconciler.kernel_changed(None);
@@ -264,16 +284,18 @@ impl Network for Lan {
                     .filter(|_| reply.kind == MessageKind::Ack)
                     .map(|seconds| format!(" for {seconds} s"));
                 let (of, lease) = (of.unwrap_or_default(), lease.unwrap_or_default());
-                let text = format!("{}{of}{lease} comes from {name}", reply.kind);
-                replies.push((server.delay(reply.kind), text, reply.payload));
+                let (tag, is_other) = tagged(server.spec().vlan);
+                let text = format!("{}{of}{lease} comes from {name}{tag}", reply.kind);
+                let (nic, payload) = (nic.index, reply.payload);
+                let due = match is_other {
+                    true => Due::Dropped { nic, text },
+                    false => Due::Message { nic, text, payload },
+                };
+                replies.push((server.delay(reply.kind), due));
             }
         }
-        for (delay, text, payload) in replies {
-            let nic = nic.index;
-            self.schedule(
-                now.saturating_add(delay),
-                Due::Message { nic, text, payload },
-            );
+        for (delay, due) in replies {
+            self.schedule(now.saturating_add(delay), due);
         }
     }
 
@@ -297,14 +319,18 @@ impl Network for Lan {
             is_alive && n.segment == segment && (n.proxy_arp || n.address == target)
         });
         let answers: Vec<_> = owners
-            .map(|(Word(name), neighbour)| Due::Arp {
-                nic: nic.index,
-                text: format!("{name} claims {target} by ARP"),
-                packet: arp::Packet {
+            .map(|(Word(name), neighbour)| {
+                let (nic, (tag, is_other)) = (nic.index, tagged(neighbour.vlan));
+                let text = format!("{name} claims {target} by ARP{tag}");
+                let packet = arp::Packet {
                     sender_mac: neighbour.mac,
                     sender: target,
                     target: packet.sender,
-                },
+                };
+                match is_other {
+                    true => Due::Dropped { nic, text },
+                    false => Due::Arp { nic, text, packet },
+                }
             })
             .collect();
         for answer in answers {
@@ -321,10 +347,12 @@ impl Network for Lan {
             let spec = server.spec();
             spec.segment == segment
                 && spec.address == target
+                && !tagged(spec.vlan).1
                 && server.receives(since_start(now), target)
         });
         let is_alive = |n: &Neighbour| n.until.is_none_or(|until| since_start(now) < until.0);
-        let mut neighbours = self.neighbours.values().filter(|n| is_alive(n));
+        let is_heard = |n: &&Neighbour| is_alive(n) && !tagged(n.vlan).1;
+        let mut neighbours = self.neighbours.values().filter(is_heard);
         let neighbour =
             neighbours.find(|n| n.segment == segment && (n.proxy_arp || n.address == target));
         let mac = neighbour

@@ -19,7 +19,9 @@ use std::path::Path;
 
 use buildos_service::config::{Fragment, Origin, evaluate};
 
-pub(crate) use self::model::{Behaviour, Neighbour, Nic, Port, Segment, Server, Topology, Word};
+pub(crate) use self::model::{
+    Behaviour, Neighbour, Nic, Port, Segment, Server, Topology, Vlan, Word,
+};
 
 /// Parses a description. Errors contain `path`.
 ///

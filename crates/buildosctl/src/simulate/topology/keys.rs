@@ -161,6 +161,9 @@ fn servers(schema: Keys) -> Keys {
                 server(t, n).without = codes;
             },
         )
+        .named("server.*.vlan", "Tag of its frames.", |t, n, vlan| {
+            server(t, n).vlan = Some(vlan)
+        })
         .named(
             "server.*.options",
             "Codes and bytes.",
@@ -200,6 +203,9 @@ fn neighbours(schema: Keys) -> Keys {
             "Answers ARP for every address.",
             |t, n, yes| neighbour(t, n).proxy_arp = yes,
         )
+        .named("neighbour.*.vlan", "Tag of its frames.", |t, n, vlan| {
+            neighbour(t, n).vlan = Some(vlan)
+        })
         .named(
             "neighbour.*.until_s",
             "Time of its last answer.",

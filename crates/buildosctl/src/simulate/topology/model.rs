@@ -151,6 +151,8 @@ pub(crate) struct Server {
     pub(crate) options: BTreeMap<u8, Vec<u8>>,
     /// Codes of omitted options.
     pub(crate) without: BTreeSet<u8>,
+    /// Tag of its frames, on a port of a switch that carries several VLANs.
+    pub(crate) vlan: Option<Vlan>,
 }
 
 impl Default for Server {
@@ -167,6 +169,7 @@ impl Default for Server {
             until: None,
             options: BTreeMap::new(),
             without: BTreeSet::new(),
+            vlan: None,
         };
         server.set_lease_time(3600);
         server
@@ -202,6 +205,22 @@ pub(crate) enum Behaviour {
     Denies,
 }
 
+/// The VLAN in the tag of a frame; 0 for a tag with a priority only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "i64")]
+pub(crate) struct Vlan(pub(crate) u16);
+
+impl TryFrom<i64> for Vlan {
+    type Error = String;
+
+    fn try_from(number: i64) -> Result<Self, Self::Error> {
+        match u16::try_from(number) {
+            Ok(vlan) if vlan <= 4094 => Ok(Self(vlan)),
+            Ok(_) | Err(_) => Err(format!("{number} is not a VLAN from 0 to 4094")),
+        }
+    }
+}
+
 /// Another host with an address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Neighbour {
@@ -213,6 +232,8 @@ pub(crate) struct Neighbour {
     pub(crate) mac: MacAddress,
     /// Answers ARP for every address, as a router with proxy ARP.
     pub(crate) proxy_arp: bool,
+    /// Tag of its frames.
+    pub(crate) vlan: Option<Vlan>,
     /// End of its answers.
     pub(crate) until: Option<Moment>,
 }
@@ -224,6 +245,7 @@ impl Default for Neighbour {
             address: Ipv4Addr::UNSPECIFIED,
             mac: MacAddress([2, 0, 0, 0, 0xff, 1]),
             proxy_arp: false,
+            vlan: None,
             until: None,
         }
     }
