@@ -294,6 +294,12 @@ class Lan(Closing):
         (name,) = {"dnsmasq", "kea"} & self._servers.keys()
         end(self._servers.pop(name))
 
+    def lose_leases(self, *, authoritative: bool) -> None:
+        """Starts dnsmasq again without the leases that it granted."""
+        self.stop_dhcp()
+        (self.directory / "leases").unlink()
+        self.serve_dhcp(authoritative=authoritative)
+
     def leases(self) -> dict[str, str]:
         """Returns the addresses that dnsmasq has leased, by MAC address."""
         return dnsmasq.leases(self.log("leases"))

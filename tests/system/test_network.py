@@ -116,6 +116,60 @@ def test_lease_is_renewed(host: Host, lan: Lan) -> None:
     assert host.wait_online() == address
 
 
+@pytest.mark.parametrize("authoritative", [True, False])
+def test_lease_that_server_lost_is_renewed_or_replaced(
+    host: Host, lan: Lan, authoritative: bool
+) -> None:
+    lan.serve_dhcp(authoritative=authoritative)
+    host.start([lan])
+    address = host.wait_online()
+    host.wait_for(lambda: host.active(NETD), "netd is up")
+    host.run("ip -4 -o monitor address </dev/null >/run/monitor 2>&1 &")
+    lan.lose_leases(authoritative=authoritative)
+    host.call("network1", "Renew")
+    mac = host.link("br0")["address"]
+    granted = host.wait_for(lambda: lan.leases().get(mac), "the server has a lease for the host")
+    host.wait_for(lambda: host.addresses("br0") == [f"{granted}/24"], "br0 has its address")
+    host.wait_for(lambda: host.bus_property("network1", "Online"), "the host is online")
+    # Only an authoritative server grants a lease that it does not know.
+    assert ("DHCPNAK" in lan.log("dnsmasq.log")) == (not authoritative)
+    if authoritative:
+        assert granted == address
+        assert "Deleted" not in host.read("/run/monitor")
+
+
+@pytest.mark.parametrize("authoritative", [True, False])
+def test_restarted_netd_keeps_lease_that_server_lost(
+    host: Host, lan: Lan, authoritative: bool
+) -> None:
+    lan.serve_dhcp(authoritative=authoritative)
+    host.start([lan])
+    address = host.wait_online()
+    host.wait_for(
+        lambda: host.state()["gateway_reachability"] == "reachable", "the gateway answers"
+    )
+    host.run("ip -4 -o monitor address </dev/null >/run/monitor 2>&1 &")
+    lan.lose_leases(authoritative=authoritative)
+    discovers = lan.log("dnsmasq.log").count("DHCPDISCOVER")
+    host.systemctl("restart", NETD)
+    host.wait_for(lambda: host.bus_property("network1", "Online"), "the host is online")
+    if authoritative:
+        host.wait_for(lambda: list(lan.leases().values()) == [address], "the lease is confirmed")
+    else:
+        # The server is silent. After the fourth REQUEST, a search would begin, but the
+        # gateway confirms the network.
+        host.wait_for(
+            lambda: any(
+                entry["decision"] == "sent REQUEST" and entry["times"] >= 6
+                for entry in host.history()
+            ),
+            "the server does not answer",
+        )
+    assert host.addresses("br0") == [f"{address}/24"]
+    assert "Deleted" not in host.read("/run/monitor")
+    assert lan.log("dnsmasq.log").count("DHCPDISCOVER") == discovers, "netd sent a DISCOVER"
+
+
 def test_kernel_command_line_configures_netd(host: Host, lan: Lan) -> None:
     lan.serve_dhcp()
     host.command_line("quiet buildos.netd.private=10.99.0.1/24 buildos.hostname=chosen")
