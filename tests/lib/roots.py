@@ -70,6 +70,14 @@ chroot "$1" sh -euc '
 """
 
 
+_SSH = """
+(apt-get update && apt-get --yes --no-install-recommends install openssh-server &&
+    apt-get clean) >/tmp/log 2>&1 || (cat /tmp/log; exit 1)
+rm /etc/ssh/ssh_host_*
+systemctl --quiet disable ssh.service ssh.socket
+"""
+
+
 def base_root() -> Root:
     """Makes a Debian 13 with the dependencies of buildos's packages."""
     with locked():
@@ -115,3 +123,19 @@ def host_root(debs: list[Path]) -> Root:
             )
             stamp.set()
     return base.layer(layer)
+
+
+def ssh_root(host: Root) -> Root:
+    """Makes the root of a host with Debian's SSH server. It has no host keys, and does not
+    start at boot."""
+    layer = BUILD / "roots" / "host-ssh"
+    made_from = host.directories[0].parent.with_suffix(".stamp").read_text()
+    stamp = Stamp(layer.with_suffix(".stamp"), digest(made_from, _SSH))
+    with locked():
+        if not stamp.fresh():
+            say(f"Installing an SSH server in {layer.relative_to(TOP)}")
+            stamp.clear()
+            shutil.rmtree(layer, ignore_errors=True)
+            host.run(["sh", "-euc", _SSH], network=True, changes=layer)
+            stamp.set()
+    return host.layer(layer)
