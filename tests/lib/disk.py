@@ -17,16 +17,17 @@ from simlan.process import run
 # btrfs needs 109 MiB.
 SIZE = 128 << 20
 
-# Loop devices count only with this option.
-_ACCEPT = (
-    "/etc/systemd/system/buildos-volumes.service.d/test.conf",
-    "[Service]\nExecStart=\nExecStart=/usr/libexec/buildos-volumes --virtual\n",
-)
+# Loop devices count only if these programs get an option.
+_PROGRAMS = ("buildos-volumes", "buildos-machine-volumes")
 
 
 def accept_disks(host: Host) -> None:
     """Makes loop devices count as disks on a host that has not started."""
-    host.file(*_ACCEPT)
+    for program in _PROGRAMS:
+        host.file(
+            f"/etc/systemd/system/{program}.service.d/test.conf",
+            f"[Service]\nExecStart=\nExecStart=/usr/libexec/{program} --virtual\n",
+        )
 
 
 class Disk(Closing):

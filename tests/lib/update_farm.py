@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from buildroot import TOP, Root
+from disk import accept_disks
 from host import Host
 from simlan.closing import Closing
 from simlan.lan import Lan
@@ -114,7 +115,8 @@ class Farm(Closing):
     # Hosts
 
     def prepare(self, host: Host, url: str, toml: str = "") -> None:
-        """Configures a host that has not started."""
+        """Configures a host that has not started, and makes loop devices count as disks."""
+        accept_disks(host)
         host.configure("updated", f'update.source = "{url}"\n{toml}')
         host.file("/etc/buildos/keys/op.asc", self.key)
 
@@ -132,6 +134,10 @@ class Farm(Closing):
         """Gives a running host a disk."""
         number = re.sub(r"\D", "", device)
         host.run(["mknod", device, "b", "7", number])
+        # udev asks the kernel by btrfs-control whether all devices of a btrfs are there.
+        if not host.succeeds("test -e /dev/btrfs-control"):
+            minor = str(os.minor(os.stat("/dev/btrfs-control").st_rdev))
+            host.run(["mknod", "-m", "660", "/dev/btrfs-control", "c", "10", minor])
         # The kernel has announced it before: udev of the host found no node then.
         host.run(["udevadm", "trigger", "--action=change", "--settle", device])
 

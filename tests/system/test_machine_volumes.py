@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 from buildroot import Root
+from disk import Disk, accept_disks, btrfs
 from host import Host
 from simlan.lan import Lan
+from simlan.process import run
 from update_farm import Farm, revisions, subvolumes, update, updated, volume
 
 MACHINES = "/build/machines/default"
@@ -295,5 +297,34 @@ def test_two_volumes_with_one_label_are_not_mounted(farm: Farm, host: Host) -> N
         farm.plug(host, farm.disk())
     host.systemctl("start", "buildos-machine-volumes.service")
     messages = host.journal("_SYSTEMD_UNIT=buildos-machine-volumes.service")
-    assert any("several file systems have its label" in m.get("MESSAGE", "") for m in messages)
+    assert any("have the same label" in m.get("MESSAGE", "") for m in messages)
     assert not host.succeeds("mountpoint --quiet /build/machines/default")
+
+
+def test_loop_device_is_no_machine_volume_outside_of_tests(host: Host) -> None:
+    """A build can make loop devices, and must neither provide a volume nor take one away."""
+    with btrfs("buildos.machines") as disk:
+        host.start([])
+        host.wait_for_boot()
+        before = disk.digest()
+        disk.plug_into(host, start=False)
+        host.systemctl("start", "buildos-machine-volumes.service")
+        assert not host.succeeds("test -e /run/buildos/machine-volumes/default")
+        assert host.journal("_SYSTEMD_UNIT=buildos-machine-volumes.service", "PRIORITY=4") == []
+        assert disk.digest() == before
+        host.stop()
+
+
+def test_disks_of_one_btrfs_are_one_machine_volume(host: Host) -> None:
+    with Disk() as first, Disk() as second:
+        mkfs = ["mkfs.btrfs", "--quiet", "--label", "buildos.machines"]
+        run([*mkfs, *(str(disk.attach()) for disk in (first, second))])
+        accept_disks(host)
+        host.start([])
+        host.wait_for_boot()
+        host.systemctl("start", "systemd-sysusers.service")
+        for disk in (first, second):
+            disk.plug_into(host, start=False)
+        host.systemctl("start", "buildos-machine-volumes.service")
+        assert host.succeeds("mountpoint --quiet /build/machines/default")
+        host.stop()

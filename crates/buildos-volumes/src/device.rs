@@ -25,6 +25,10 @@ pub struct Device {
     pub label: String,
     /// Kind of its content by libblkid: `btrfs`, `ext4`, `crypto_LUKS`; or empty.
     pub kind: String,
+    /// UUID of its file system, or empty. All disks of a btrfs have the same.
+    pub uuid: String,
+    /// UUID of this disk among those of a btrfs, or empty.
+    pub member: String,
     /// Model and serial number of the disk, as `--erase` wants them; or empty.
     pub identity: String,
     /// Size in bytes.
@@ -46,9 +50,10 @@ impl Device {
     }
 }
 
-/// Returns the devices with a label of buildos, sorted by name. Reads below `root`.
+/// Returns the devices with a label of buildos, and virtual devices that the kernel could take for
+/// a disk of a btrfs, sorted by name. Reads below `root`.
 #[must_use]
-pub fn labelled(root: &Path) -> Vec<Device> {
+pub fn candidates(root: &Path) -> Vec<Device> {
     let mut found: Vec<Device> = fs::read_dir(root.join(DATABASE))
         .into_iter()
         .flatten()
@@ -57,7 +62,9 @@ pub fn labelled(root: &Path) -> Vec<Device> {
             let name = entry.file_name();
             read(root, name.to_str()?.strip_prefix('b')?)
         })
-        .filter(|device| device.label.starts_with(LABEL_PREFIX))
+        .filter(|device| {
+            device.label.starts_with(LABEL_PREFIX) || (device.is_virtual && device.kind == "btrfs")
+        })
         .collect();
     found.sort_by(|a, b| a.name.cmp(&b.name));
     found
@@ -93,6 +100,8 @@ pub fn read(root: &Path, number: &str) -> Option<Device> {
         name: directory.file_name()?.to_str()?.to_owned(),
         label: Escaped::new(property("ID_FS_LABEL")).to_string(),
         kind: Escaped::new(property("ID_FS_TYPE")).to_string(),
+        uuid: Escaped::new(property("ID_FS_UUID")).to_string(),
+        member: Escaped::new(property("ID_FS_UUID_SUB")).to_string(),
         identity: Escaped::new(&identity).to_string(),
         bytes: sectors.saturating_mul(SECTOR),
         read_only: attribute(&directory, "ro") == "1" || attribute(&disk, "ro") == "1",
@@ -130,7 +139,8 @@ mod tests {
     fn devices_with_label_are_found_with_attributes_of_their_disk() {
         let directory = tempfile::tempdir().unwrap();
         let root = &fs::canonicalize(directory.path()).unwrap();
-        let label = "I:1\nE:ID_FS_TYPE=btrfs\nE:ID_FS_LABEL=buildos.state\n";
+        let label = "I:1\nE:ID_FS_TYPE=btrfs\nE:ID_FS_LABEL=buildos.state\n\
+                     E:ID_FS_UUID=u\nE:ID_FS_UUID_SUB=m\n";
         let disk = "E:ID_MODEL=SSD_1\nE:ID_SERIAL_SHORT=S42\nE:ID_FS_LABEL=buildos.state\nE:ID_FS_TYPE=ext4\n";
         let attributes = [("ro", "0"), ("removable", "0"), ("size", "2048")];
         add(root, "8:0", "pci0/block/sda", &attributes, disk);
@@ -141,14 +151,17 @@ mod tests {
         add(root, "7:0", "virtual/block/loop0", &[], label);
         let other = "E:ID_FS_LABEL=data\nE:ID_FS_TYPE=ext4\n";
         add(root, "8:32", "pci0/block/sdc", &[], other);
+        let unlabelled = "E:ID_FS_TYPE=btrfs\n";
+        add(root, "7:1", "virtual/block/loop1", &[], unlabelled);
+        add(root, "8:64", "pci0/block/sde", &[], unlabelled);
         // A device that has gone.
         fs::write(root.join(DATABASE).join("b8:48"), label).unwrap();
         fs::write(root.join(DATABASE).join("n1"), label).unwrap();
-        let found = labelled(root);
+        let found = candidates(root);
         let names: Vec<_> = found.iter().map(|device| device.name.as_str()).collect();
-        assert_eq!(names, ["loop0", "sda", "sdb1"]);
+        assert_eq!(names, ["loop0", "loop1", "sda", "sdb1"]);
         assert_eq!(
-            found[1],
+            found[2],
             Device {
                 name: "sda".into(),
                 label: "buildos.state".into(),
@@ -159,13 +172,15 @@ mod tests {
             }
         );
         assert!(found[0].is_virtual);
-        assert!(found[2].removable && found[2].read_only && !found[2].is_virtual);
-        assert_eq!(found[2].node(), Path::new("/dev/sdb1"));
+        let stick = &found[3];
+        assert!(stick.removable && stick.read_only && !stick.is_virtual);
+        assert_eq!((stick.uuid.as_str(), stick.member.as_str()), ("u", "m"));
+        assert_eq!(stick.node(), Path::new("/dev/sdb1"));
     }
 
     #[test]
     fn host_without_database_has_no_volumes() {
         let root = tempfile::tempdir().unwrap();
-        assert_eq!(labelled(root.path()), []);
+        assert_eq!(candidates(root.path()), []);
     }
 }

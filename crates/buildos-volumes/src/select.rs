@@ -19,40 +19,33 @@ use std::process::{Command, ExitCode, Stdio};
 use buildos_service::file::WriteError;
 use buildos_service::log_to_journal;
 use buildos_service::text;
-use lexopt::{Arg, Parser};
+use lexopt::Parser;
 
-use crate::choice::{Choice, choose};
+use crate::choice::{Choice, Purpose, choose};
 use crate::device::{self, Device};
 use crate::report::{self, Report, VolumeState};
-use crate::{STATE, STATE_LABEL, messages, mounts};
+use crate::{STATE, STATE_LABEL, messages, mounts, program};
 
 const NAME: &str = "buildos-volumes";
-/// Exit status for invalid arguments.
-const USAGE: u8 = 2;
 /// The link from which `state.mount` mounts.
 const LINK: &str = "/run/buildos/volumes/state";
 /// The unit that mounts.
 const UNIT: &str = "state.mount";
-/// Time limit for udev, as an option of udevadm(8). Later devices start the program again.
-const SETTLE: &str = "--timeout=60";
 
 /// Runs buildos-volumes.
 #[must_use]
 pub fn main() -> ExitCode {
     log_to_journal(NAME);
-    let accept_virtual = match parse(Parser::from_env()) {
+    let accept_virtual = match program::accept_virtual(Parser::from_env()) {
         Ok(accept_virtual) => accept_virtual,
-        Err(error) => {
-            tracing::error!("{error}; only --virtual is an option");
-            return ExitCode::from(USAGE);
-        }
+        Err(code) => return code,
     };
     let root = Path::new("/");
     let mut before = None;
     // systemd starts the program once for events that arrive while it runs.
     loop {
-        settle();
-        let devices = device::labelled(root);
+        program::settle();
+        let devices = device::candidates(root);
         if before.as_ref() == Some(&devices) {
             break;
         }
@@ -66,31 +59,9 @@ pub fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Returns true if virtual devices count.
-fn parse(mut parser: Parser) -> Result<bool, lexopt::Error> {
-    let mut accept_virtual = false;
-    while let Some(argument) = parser.next()? {
-        match argument {
-            Arg::Long("virtual") => accept_virtual = true,
-            Arg::Value(_) | Arg::Short(_) | Arg::Long(_) => return Err(argument.unexpected()),
-        }
-    }
-    Ok(accept_virtual)
-}
-
-/// Waits until udev has processed its queue.
-fn settle() {
-    let settled = Command::new("udevadm").args(["settle", SETTLE]).status();
-    match settled {
-        Ok(status) if status.success() => {}
-        Ok(_) => tracing::warn!("udev has not processed all devices within 60 s"),
-        Err(error) => tracing::warn!("cannot run udevadm: {error}"),
-    }
-}
-
 /// Mounts the chosen device unless it is mounted.
 fn mount(root: &Path, devices: &[Device], accept_virtual: bool) -> Report {
-    let choice = choose(devices, STATE_LABEL, accept_virtual);
+    let choice = choose(devices, STATE_LABEL, Purpose::State, accept_virtual);
     let mounts = mounts::read(root);
     let mounted = mounts::at(&mounts, STATE);
     if let Some(report) = judge(&choice, mounted.map(|mount| mount.source.as_str()), devices) {
@@ -135,7 +106,8 @@ fn mounted_report(device: &Device) -> Report {
 
 /// Returns the report if nothing has to be mounted.
 fn judge(choice: &Choice, mounted: Option<&str>, devices: &[Device]) -> Option<Report> {
-    let is_mounted = |device: &&Device| mounted == device.node().to_str();
+    let is_mounted =
+        |device: &&Device| device.label == STATE_LABEL && mounted == device.node().to_str();
     if let Some(device) = devices.iter().find(is_mounted) {
         let mut report = mounted_report(device);
         if let Choice::Refused(refusal) = choice {
@@ -215,7 +187,7 @@ mod tests {
     #[test]
     fn chosen_device_is_mounted_once() {
         let devices = [device("vda")];
-        let choice = choose(&devices, STATE_LABEL, false);
+        let choice = choose(&devices, STATE_LABEL, Purpose::State, false);
         assert_eq!(judge(&choice, None, &devices), None);
         let report = judge(&choice, Some("/dev/vda"), &devices).unwrap();
         assert_eq!(report.state, VolumeState::Mounted);
@@ -230,7 +202,7 @@ mod tests {
     #[test]
     fn second_volume_is_reported_and_first_stays() {
         let devices = [device("vda"), device("vdb")];
-        let choice = choose(&devices, STATE_LABEL, false);
+        let choice = choose(&devices, STATE_LABEL, Purpose::State, false);
         let refusal = Refusal::Several(vec!["vda".into(), "vdb".into()]);
         assert_eq!(choice, Choice::Refused(refusal));
         let report = judge(&choice, None, &devices).unwrap();
@@ -245,13 +217,5 @@ mod tests {
             report.warning,
             "vda stays the state volume, although vda and vdb have the same label"
         );
-    }
-
-    #[test]
-    fn only_option_is_virtual() {
-        let parsed = |words: &[&str]| parse(Parser::from_args(words));
-        assert!(!parsed(&[]).unwrap());
-        assert!(parsed(&["--virtual"]).unwrap());
-        assert!(parsed(&["--force"]).is_err());
     }
 }

@@ -1,11 +1,10 @@
 //! buildos-machine-volumes: mounts machine volumes.
 //!
 //! A machine volume is a btrfs with the label `buildos.machines`, for the volume `default`,
-//! or `buildos.machines.NAME`. It is used if only one file system has the label, and its
-//! disk is neither removable nor read-only. Nothing is formatted, and no other file system
-//! is touched.
+//! or `buildos.machines.NAME`. The rule of the state volume chooses its device
+//! ([`buildos_volumes::choice`]). Nothing is formatted, and no other file system is touched.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, ExitCode};
@@ -13,61 +12,34 @@ use std::process::{Command, ExitCode};
 use buildos_channel::Name;
 use buildos_service::log_to_journal;
 use buildos_service::text::chain;
-use serde::Deserialize;
+use buildos_volumes::choice::{self, Choice, Purpose};
+use buildos_volumes::device::{self, Device};
+use buildos_volumes::{MACHINES_LABEL, program};
+use lexopt::Parser;
 
 use super::account::{self, Account};
 use crate::messages;
 use crate::paths::Paths;
 use crate::programs::capture;
 
-const LABEL: &str = "buildos.machines";
-/// Bytes of the output of lsblk(8).
-const OUTPUT: usize = 4 * 1024 * 1024;
-
-/// A block device, as lsblk(8) shows it.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-struct Device {
-    path: String,
-    fstype: Option<String>,
-    label: Option<String>,
-    uuid: Option<String>,
-    #[serde(default)]
-    rm: bool,
-    #[serde(default)]
-    ro: bool,
-}
-
-#[derive(Deserialize)]
-struct Devices {
-    blockdevices: Vec<Device>,
-}
+/// Bytes of the output of a program.
+const OUTPUT: usize = 64 * 1024;
 
 /// Runs the helper.
 #[must_use]
 pub fn main() -> ExitCode {
     log_to_journal("buildos-machine-volumes");
-    match run(&Paths::new(Path::new("/"))) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            messages::helper_failed(&error);
-            ExitCode::FAILURE
-        }
+    match program::accept_virtual(Parser::from_env()) {
+        Ok(accept_virtual) => run(&Paths::new(Path::new("/")), accept_virtual),
+        Err(code) => return code,
     }
+    ExitCode::SUCCESS
 }
 
-fn run(paths: &Paths) -> Result<(), String> {
-    let mut lsblk = Command::new("lsblk");
-    lsblk.args([
-        "--json",
-        "--list",
-        "--output",
-        "PATH,FSTYPE,LABEL,UUID,RM,RO",
-    ]);
-    let output =
-        capture::output(&mut lsblk, "util-linux", OUTPUT).map_err(|error| chain(&error))?;
-    let devices: Devices = serde_json::from_slice(&output)
-        .map_err(|error| format!("lsblk wrote something else than devices: {error}"))?;
-    for (name, choice) in choose(&devices.blockdevices) {
+fn run(paths: &Paths, accept_virtual: bool) {
+    program::settle();
+    let devices = device::candidates(paths.root());
+    for (name, choice) in choose(&devices, accept_virtual) {
         let result =
             choice.and_then(|device| mount(paths, &name, &device).map(|new| (new, device)));
         match result {
@@ -76,51 +48,35 @@ fn run(paths: &Paths) -> Result<(), String> {
             Err(reason) => messages::not_mounted(&name, &reason),
         }
     }
-    Ok(())
 }
 
 /// Returns for each volume the device to mount, or the reason for none.
-fn choose(devices: &[Device]) -> BTreeMap<String, Result<String, String>> {
-    let mut by_volume: BTreeMap<String, Vec<&Device>> = BTreeMap::new();
-    for device in devices {
-        let is_btrfs = device.fstype.as_deref() == Some("btrfs");
-        let name = device.label.as_deref().and_then(volume);
-        if let (true, Some(name)) = (is_btrfs, name) {
-            by_volume.entry(name).or_default().push(device);
+fn choose(devices: &[Device], accept_virtual: bool) -> BTreeMap<String, Result<String, String>> {
+    let mut by_volume = BTreeMap::new();
+    for label in devices.iter().map(|device| device.label.as_str()) {
+        let Some(name) = volume(label) else { continue };
+        match choice::choose(devices, label, Purpose::Machines, accept_virtual) {
+            Choice::Absent => {}
+            Choice::Device(device) => {
+                by_volume.insert(name, Ok(device.node().display().to_string()));
+            }
+            Choice::Refused(refusal) => {
+                by_volume.insert(name, Err(refusal.to_string()));
+            }
         }
     }
-    let each = by_volume.into_iter();
-    each.map(|(name, devices)| (name, one(&devices))).collect()
+    by_volume
 }
 
 /// Returns the name of the volume that a label names.
-fn volume(label: &str) -> Option<String> {
-    let rest = label.strip_prefix(LABEL)?;
+#[must_use]
+pub fn volume(label: &str) -> Option<String> {
+    let rest = label.strip_prefix(MACHINES_LABEL)?;
     if rest.is_empty() {
         return Some("default".to_owned());
     }
     let name: Name = rest.strip_prefix('.')?.parse().ok()?;
     Some(name.to_string())
-}
-
-fn one(devices: &[&Device]) -> Result<String, String> {
-    // A btrfs can have several disks, with one UUID.
-    let uuids: BTreeSet<_> = devices.iter().map(|device| &device.uuid).collect();
-    let names = || {
-        let paths: Vec<_> = devices.iter().map(|device| device.path.as_str()).collect();
-        paths.join(", ")
-    };
-    if uuids.len() > 1 {
-        return Err(format!("several file systems have its label: {}", names()));
-    }
-    if devices.iter().any(|device| device.rm) {
-        return Err(format!("{} is removable", names()));
-    }
-    if devices.iter().any(|device| device.ro) {
-        return Err(format!("{} is read-only", names()));
-    }
-    let first = devices.first().map(|device| device.path.clone());
-    first.ok_or_else(|| "it has no device".to_owned())
 }
 
 /// Mounts a volume and its parts. Returns false if it was mounted already.
@@ -197,68 +153,61 @@ fn is_mounted(path: &Path) -> Result<bool, String> {
 mod tests {
     use super::*;
 
-    fn device(path: &str, label: &str, uuid: &str) -> Device {
+    fn device(name: &str, label: &str) -> Device {
         Device {
-            path: path.into(),
-            fstype: Some("btrfs".into()),
-            label: Some(label.into()),
-            uuid: Some(uuid.into()),
+            name: name.into(),
+            kind: "btrfs".into(),
+            label: label.into(),
+            uuid: format!("uuid of {name}"),
+            member: format!("member {name}"),
             ..Device::default()
         }
     }
 
+    fn chosen(devices: &[Device]) -> String {
+        let choices = choose(devices, false).into_iter();
+        let each = choices.map(|(name, choice)| match choice {
+            Ok(device) => format!("{name} {device}"),
+            Err(reason) => format!("{name}: {reason}"),
+        });
+        each.collect::<Vec<_>>().join("\n")
+    }
+
     #[test]
     fn only_an_unmistakable_file_system_is_mounted() {
-        let good = device("/dev/a", "buildos.machines", "1");
-        let chosen = |devices: &[Device]| {
-            let choices = choose(devices).into_iter();
-            let each = choices.map(|(name, choice)| match choice {
-                Ok(device) => format!("{name} {device}"),
-                Err(reason) => format!("{name}: {reason}"),
-            });
-            each.collect::<Vec<_>>().join("\n")
-        };
+        let good = device("a", "buildos.machines");
         assert_eq!(chosen(std::slice::from_ref(&good)), "default /dev/a");
-        let fast = device("/dev/b", "buildos.machines.fast", "2");
+        let fast = device("b", "buildos.machines.fast");
         assert_eq!(chosen(&[good.clone(), fast]), "default /dev/a\nfast /dev/b");
-        let second_disk = device("/dev/b", "buildos.machines", "1");
+        let second_disk = Device {
+            uuid: good.uuid.clone(),
+            ..device("b", "buildos.machines")
+        };
         assert_eq!(chosen(&[good.clone(), second_disk]), "default /dev/a");
-        let twice = device("/dev/b", "buildos.machines", "2");
         assert_eq!(
-            chosen(&[good.clone(), twice]),
-            "default: several file systems have its label: /dev/a, /dev/b"
+            chosen(&[good.clone(), device("b", "buildos.machines")]),
+            "default: a and b have the same label"
         );
-        let removable = Device {
-            rm: true,
-            ..good.clone()
+        let ext4 = Device {
+            kind: "ext4".into(),
+            ..good
         };
-        assert_eq!(chosen(&[removable]), "default: /dev/a is removable");
-        let read_only = Device {
-            ro: true,
-            ..good.clone()
-        };
-        assert_eq!(chosen(&[read_only]), "default: /dev/a is read-only");
-        for other in [
-            Device {
-                fstype: Some("ext4".into()),
-                ..good.clone()
-            },
-            device("/dev/a", "buildos.machines2", "1"),
-            device("/dev/a", "buildos.machines./x", "1"),
-            device("/dev/a", "buildos.state", "1"),
-        ] {
-            assert_eq!(chosen(std::slice::from_ref(&other)), "", "{other:?}");
+        assert_eq!(chosen(&[ext4]), "default: a is ext4, and not btrfs");
+        for label in ["buildos.machines2", "buildos.machines./x", "buildos.state"] {
+            assert_eq!(chosen(&[device("a", label)]), "", "{label}");
         }
     }
 
     #[test]
-    fn output_of_lsblk_is_parsed() {
-        let output = r#"{"blockdevices": [
-            {"path":"/dev/sda","fstype":null,"label":null,"uuid":null,"rm":false,"ro":false},
-            {"path":"/dev/sda1","fstype":"btrfs","label":"buildos.machines","uuid":"1","rm":false,"ro":true}
-        ]}"#;
-        let devices: Devices = serde_json::from_str(output).unwrap();
-        assert_eq!(devices.blockdevices.len(), 2);
-        assert!(devices.blockdevices[1].ro);
+    fn virtual_device_neither_becomes_a_volume_nor_takes_one_away() {
+        let disk = device("sda", "buildos.machines");
+        let made_by_build = Device {
+            is_virtual: true,
+            ..device("loop0", "buildos.machines")
+        };
+        assert_eq!(chosen(std::slice::from_ref(&made_by_build)), "");
+        assert_eq!(chosen(&[made_by_build.clone(), disk]), "default /dev/sda");
+        let accepted = choose(&[made_by_build], true);
+        assert_eq!(accepted["default"], Ok("/dev/loop0".to_owned()));
     }
 }
