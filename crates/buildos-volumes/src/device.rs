@@ -106,8 +106,40 @@ pub fn read(root: &Path, number: &str) -> Option<Device> {
         bytes: sectors.saturating_mul(SECTOR),
         read_only: attribute(&directory, "ro") == "1" || attribute(&disk, "ro") == "1",
         removable: attribute(&disk, "removable") == "1" || property("ID_BUS") == "usb",
-        is_virtual: directory.starts_with(root.join("sys/devices/virtual")),
+        is_virtual: is_virtual(&root.join("sys/devices/virtual"), &directory),
     })
+}
+
+/// Returns true for a device below `virtuals`, sysfs's directory of devices without hardware.
+/// NVMe disks that can have several paths are there, too: in a subsystem, with links to the
+/// controllers.
+fn is_virtual(virtuals: &Path, device: &Path) -> bool {
+    let Ok(below) = device.strip_prefix(virtuals) else {
+        return false;
+    };
+    let mut names = below.iter();
+    let (Some(class), Some(subsystem)) = (names.next(), names.next()) else {
+        return true;
+    };
+    if class != "nvme-subsystem" {
+        return true;
+    }
+    let subsystem = virtuals.join(class).join(subsystem);
+    let controllers: Vec<PathBuf> = fs::read_dir(subsystem)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_symlink()))
+        .filter(|entry| is_controller(&entry.file_name().to_string_lossy()))
+        .filter_map(|entry| fs::canonicalize(entry.path()).ok())
+        .collect();
+    controllers.is_empty() || controllers.iter().any(|path| path.starts_with(virtuals))
+}
+
+/// Returns true for the name of an NVMe controller: `nvme0`.
+fn is_controller(name: &str) -> bool {
+    let number = name.strip_prefix("nvme").unwrap_or_default();
+    !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// Returns the properties in a file of the database: lines `E:KEY=VALUE`.
@@ -176,6 +208,31 @@ mod tests {
         assert!(stick.removable && stick.read_only && !stick.is_virtual);
         assert_eq!((stick.uuid.as_str(), stick.member.as_str()), ("u", "m"));
         assert_eq!(stick.node(), Path::new("/dev/sdb1"));
+    }
+
+    #[test]
+    fn nvme_disk_with_several_paths_is_virtual_without_a_real_controller() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = &fs::canonicalize(directory.path()).unwrap();
+        let subsystem = |number: u8| format!("virtual/nvme-subsystem/nvme-subsys{number}");
+        for (number, controllers) in [
+            (0, &["pci0/nvme/nvme0", "pci1/nvme/nvme1"][..]),
+            // NVMe over fabrics, and a loop of it.
+            (1, &["pci2/nvme/nvme2", "virtual/nvme-fabrics/ctl/nvme3"]),
+            (2, &[]),
+        ] {
+            let path = format!("{}/nvme{number}n1", subsystem(number));
+            add(root, &format!("259:{number}"), &path, &[], "");
+            for controller in controllers {
+                let target = root.join("sys/devices").join(controller);
+                fs::create_dir_all(&target).unwrap();
+                let name = target.file_name().unwrap();
+                let above = root.join("sys/devices").join(subsystem(number));
+                symlink(&target, above.join(name)).unwrap();
+            }
+            let device = read(root, &format!("259:{number}")).unwrap();
+            assert_eq!(device.is_virtual, number > 0, "{controllers:?}");
+        }
     }
 
     #[test]
