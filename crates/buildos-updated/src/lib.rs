@@ -3,6 +3,7 @@
 //! | file | does |
 //! |---|---|
 //! | [`update`] | one run: channel, plan, pieces, requests |
+//! | [`request`] | lets the helper place machines, and waits for it |
 //! | [`offer`] | reads a signed channel: signatures, policy, rollout |
 //! | [`spool`] | keeps fetched objects until they are placed |
 //! | [`retention`] | which machines a volume gets, keeps and loses; pure |
@@ -26,6 +27,7 @@ pub mod offer;
 pub mod paths;
 pub mod pattern;
 pub mod programs;
+pub mod request;
 pub mod retention;
 pub mod room;
 pub mod scan;

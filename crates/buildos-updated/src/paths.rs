@@ -2,6 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+/// The state of the helper that places machines.
+pub(crate) const PLACED: &str = "run/buildos/machine-place/state.json";
+
 /// The files below a root, which is `/` outside of tests.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Paths {
@@ -56,7 +59,7 @@ impl Paths {
     /// Returns the state of the helper that places machines.
     #[must_use]
     pub fn placed(&self) -> PathBuf {
-        self.root.join("run/buildos/machine-place/state.json")
+        self.root.join(PLACED)
     }
 
     /// Returns the directory that has the mounted volumes, which only root can enter.

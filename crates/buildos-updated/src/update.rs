@@ -12,36 +12,25 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
-use std::thread::sleep;
-use std::time::{Duration, Instant};
 
 use buildos_channel::model::Machine;
 use buildos_channel::pieces::PieceList;
 use buildos_channel::plan::{self, Candidate};
 use buildos_channel::{Digest, HostId, Name};
 use buildos_service::file::{overwrite, read_bounded};
-use buildos_service::random;
 
 use crate::durable;
 use crate::messages;
 use crate::offer::{self, Offer};
 use crate::paths::Paths;
 use crate::programs::curl::{self, Failure};
+use crate::request::request;
 use crate::retention;
 use crate::room;
 use crate::settings::{Settings, Source};
 use crate::spool::Spool;
 use crate::state::{self, SCHEMA, Updated, Volumes};
 
-/// The helper has to begin within this time.
-const BEGIN: Duration = Duration::from_secs(90);
-/// The helper has to end within this time: a machine can have hundreds of gigabytes.
-const END: Duration = Duration::from_secs(4 * 3600);
-/// Interval between looks at the state of the helper.
-const LOOK: Duration = Duration::from_millis(200);
-/// Interval between repetitions of the request: systemd starts a helper again that was
-/// killed.
-const REPEAT: Duration = Duration::from_secs(5);
 /// Permissions of files that everybody reads.
 const READABLE: u32 = 0o644;
 
@@ -113,7 +102,7 @@ impl Run<'_> {
         }
         durable::replace(&spool.channel(), &offer.file)?;
         self.show("waiting for buildos-machine-place".to_owned());
-        let mut volumes = self.request()?;
+        let mut volumes = request(self.paths)?;
         let host = offer::host_id(self.paths)?;
         let (mut placed, mut failed) = (0, 0);
         for machine in self.to_place(&offer, &volumes) {
@@ -199,7 +188,7 @@ impl Run<'_> {
         let mut reasons = Vec::new();
         for candidate in plan::streams(machine, &installed) {
             let fetched = self.fetch(machine, &candidate, spool, source, host);
-            let after = match fetched.and_then(|()| self.request()) {
+            let after = match fetched.and_then(|()| request(self.paths)) {
                 Ok(after) => after,
                 Err(reason) => {
                     reasons.push(reason);
@@ -274,38 +263,6 @@ impl Run<'_> {
             machine.name, machine.revision
         ));
         Ok(())
-    }
-
-    /// Asks the helper to compare the volume with the spool, and waits for its end.
-    fn request(&self) -> Result<Volumes, String> {
-        // The numbers of two runs differ, whatever happened to the clock.
-        let number = random::seed();
-        let (path, answer) = (self.paths.request(), self.paths.placed());
-        let began = Instant::now();
-        let mut asked: Option<Instant> = None;
-        loop {
-            let volumes: Option<Volumes> = state::read(&answer);
-            if let Some(volumes) = volumes {
-                if volumes.handled == number {
-                    return Ok(volumes);
-                }
-                if volumes.handling != number && began.elapsed() > BEGIN {
-                    return Err("buildos-machine-place.service does not answer".to_owned());
-                }
-            } else if began.elapsed() > BEGIN {
-                return Err("buildos-machine-place.service does not run".to_owned());
-            }
-            if began.elapsed() > END {
-                return Err("buildos-machine-place.service does not end".to_owned());
-            }
-            if asked.is_none_or(|asked| asked.elapsed() > REPEAT) {
-                let text = format!("{number}\n");
-                overwrite(&path, text.as_bytes(), READABLE)
-                    .map_err(|error| buildos_service::text::chain(&error))?;
-                asked = Some(Instant::now());
-            }
-            sleep(LOOK);
-        }
     }
 }
 

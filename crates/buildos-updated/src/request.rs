@@ -1,0 +1,175 @@
+//! Requests that buildos-machine-place compares the volumes with the spool, and waits for its
+//! answer.
+//!
+//! The request is a number in a file, which a path unit watches. The answer is the same number in
+//! the state of the helper, which inotify(7) reports.
+
+use std::time::{Duration, Instant};
+
+use buildos_service::file::overwrite;
+use buildos_service::file_watch::FileWatch;
+use buildos_service::random;
+use buildos_service::text::chain;
+use tokio::time::timeout;
+
+use crate::paths::{PLACED, Paths};
+use crate::state::{self, Volumes};
+
+/// The helper has to begin within this time.
+const BEGIN: Duration = Duration::from_secs(90);
+/// The helper has to end within this time: a machine can have hundreds of gigabytes.
+const END: Duration = Duration::from_secs(4 * 3600);
+/// Interval between repetitions of the request: systemd starts a helper again that was
+/// killed.
+const REPEAT: Duration = Duration::from_secs(5);
+/// Permissions of the request.
+const READABLE: u32 = 0o644;
+
+/// What an answer means.
+#[derive(Debug, PartialEq, Eq)]
+enum Answer {
+    /// The helper has carried out the request.
+    Done,
+    /// It does not.
+    Failed(&'static str),
+    /// It can still come within this time.
+    Open(Duration),
+}
+
+/// Judges the state of the helper, for the time since the first request.
+fn judge(volumes: Option<&Volumes>, number: u64, elapsed: Duration) -> Answer {
+    let left = |limit: Duration, reason| match limit.saturating_sub(elapsed) {
+        Duration::ZERO => Answer::Failed(reason),
+        left => Answer::Open(left),
+    };
+    match volumes {
+        None => left(BEGIN, "buildos-machine-place.service does not run"),
+        Some(volumes) if volumes.handled == number => Answer::Done,
+        Some(volumes) if volumes.handling == number => {
+            left(END, "buildos-machine-place.service does not end")
+        }
+        Some(_) => left(BEGIN, "buildos-machine-place.service does not answer"),
+    }
+}
+
+/// Lets the helper compare the volumes with the spool, and waits for its end.
+///
+/// # Errors
+///
+/// It does not begin or end in time, or cannot be watched.
+pub fn request(paths: &Paths) -> Result<Volumes, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| format!("cannot start a runtime: {error}"))?;
+    // The numbers of two runs differ, whatever happened to the clock.
+    runtime.block_on(wait(paths, random::seed()))
+}
+
+async fn wait(paths: &Paths, number: u64) -> Result<Volumes, String> {
+    let watch = FileWatch::new(paths.root(), &[PLACED]).map_err(|error| chain(&error))?;
+    let began = Instant::now();
+    let mut asked: Option<Instant> = None;
+    loop {
+        // A change after this is reported.
+        watch.add_directories().map_err(|error| chain(&error))?;
+        let volumes: Option<Volumes> = state::read(&paths.placed());
+        let left = match judge(volumes.as_ref(), number, began.elapsed()) {
+            Answer::Open(left) => left,
+            Answer::Failed(reason) => return Err(reason.to_owned()),
+            Answer::Done => return Ok(volumes.unwrap_or_default()),
+        };
+        if asked.is_none_or(|asked| asked.elapsed() >= REPEAT) {
+            let text = format!("{number}\n");
+            overwrite(&paths.request(), text.as_bytes(), READABLE)
+                .map_err(|error| chain(&error))?;
+            asked = Some(Instant::now());
+        }
+        // After the time, there is a reason to ask again or to fail.
+        if let Ok(changed) = timeout(left.min(REPEAT), watch.changed()).await {
+            changed.map_err(|error| chain(&error))?;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::path::Path;
+    use std::thread;
+
+    fn state(handling: u64, handled: u64) -> Volumes {
+        Volumes {
+            handling,
+            handled,
+            ..Volumes::default()
+        }
+    }
+
+    #[test]
+    fn answer_is_awaited_with_a_limit_for_begin_and_end() {
+        let second = Duration::from_secs(1);
+        let failed = |reason: &'static str| Answer::Failed(reason);
+        for (volumes, elapsed, answer) in [
+            (None, Duration::ZERO, Answer::Open(BEGIN)),
+            (
+                None,
+                BEGIN,
+                failed("buildos-machine-place.service does not run"),
+            ),
+            (Some(state(1, 1)), BEGIN - second, Answer::Open(second)),
+            (
+                Some(state(1, 1)),
+                BEGIN,
+                failed("buildos-machine-place.service does not answer"),
+            ),
+            (Some(state(7, 1)), BEGIN, Answer::Open(END - BEGIN)),
+            (
+                Some(state(7, 1)),
+                END,
+                failed("buildos-machine-place.service does not end"),
+            ),
+            (Some(state(7, 7)), END, Answer::Done),
+        ] {
+            assert_eq!(
+                judge(volumes.as_ref(), 7, elapsed),
+                answer,
+                "{volumes:?} {elapsed:?}"
+            );
+        }
+    }
+
+    /// Answers requests as the helper does: in a directory that it creates.
+    fn answer(root: &Path) {
+        let paths = Paths::new(root);
+        let request = loop {
+            let text = fs::read_to_string(paths.request()).unwrap_or_default();
+            match text.trim().parse() {
+                Ok(number) => break number,
+                Err(_) => thread::yield_now(),
+            }
+        };
+        let placed = paths.placed();
+        fs::create_dir_all(placed.parent().unwrap()).unwrap();
+        for (handling, handled) in [(request, 0), (request, request)] {
+            let text = state::text(&state(handling, handled));
+            overwrite(&placed, &text, READABLE).unwrap();
+        }
+    }
+
+    #[test]
+    fn request_returns_with_the_answer() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path();
+        let paths = Paths::new(root);
+        fs::create_dir_all(paths.request().parent().unwrap()).unwrap();
+        let volumes = thread::scope(|scope| {
+            scope.spawn(|| answer(root));
+            request(&paths)
+        });
+        let volumes = volumes.unwrap();
+        assert_ne!(volumes.handled, 0);
+        assert_eq!(volumes.handling, volumes.handled);
+    }
+}
