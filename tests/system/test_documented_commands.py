@@ -30,6 +30,7 @@ NOT_RUN = {
     r"^qemu-system-x86_64 ": "tests/boot boots like this",
     r"\bFILE\b|\bNAME\b|^buildos-\w+ --print --root /srv/desk$": "contains a placeholder",
     r"^buildosctl machine (attach|forward)\b": "tests/system/test_machines.py, test_machine_ports.py",
+    r"^buildosctl volume create ": "tests/system/test_volumes.py",
     r"^systemctl edit ": "starts an editor on a terminal",
     r"^buildosctl (publish|check --keyring) ": "tests/system/test_publish*.py",
     r"^buildosctl (publish|check)$": "is the name of a command in a sentence",

@@ -16,6 +16,8 @@ pub struct Mount {
     pub source: String,
     /// Directory.
     pub target: String,
+    /// Options of the mount, separated by commas.
+    pub options: String,
     /// Neither the mount nor its file system is writable.
     pub read_only: bool,
 }
@@ -43,6 +45,7 @@ fn parse(line: &str) -> Option<Mount> {
     Some(Mount {
         source: source.to_owned(),
         target: target.to_owned(),
+        options: options.to_owned(),
         read_only: is_read_only(options) || is_read_only(super_options),
     })
 }
@@ -94,6 +97,7 @@ mod tests {
         let mount = at(&mounts, "/state").unwrap();
         assert_eq!(mount.source, "/dev/vdb");
         assert!(mount.read_only);
+        assert_eq!(mount.options, "rw,nosuid");
         assert!(!at(&mounts[..2], "/state").unwrap().read_only);
         assert_eq!(at(&mounts, "/nowhere"), None);
     }

@@ -24,4 +24,5 @@ pub(crate) mod run;
 pub(crate) mod schema;
 pub(crate) mod show;
 pub(crate) mod status;
+pub(crate) mod volume;
 pub(crate) mod why;

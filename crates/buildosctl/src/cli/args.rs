@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use buildos_agentd::machine::qemu::ConsoleKind;
 use buildos_channel::Name;
+use buildos_volumes::choice::Purpose;
 use lexopt::{Arg, Parser, ValueExt as _};
 
 use super::commands::{Command, DEFAULT, Flag, Form, Id, find};
 use crate::commands::machine::forward;
 use crate::commands::show::{self, View};
-use crate::commands::{check, drain, machine, placed, publish};
+use crate::commands::{check, drain, machine, placed, publish, volume};
 use crate::simulate;
 
 /// A command with its arguments.
@@ -31,6 +32,7 @@ pub(crate) enum Invocation {
     Check(Vec<check::Subject>),
     Publish(publish::Request),
     Placed(placed::Request),
+    Volume(volume::Request),
     Simulate(simulate::Request),
     Console,
     /// Help of the command, or of all.
@@ -56,6 +58,11 @@ struct Given {
     time: Option<Duration>,
     port: Option<u16>,
     close: bool,
+    disk: Option<PathBuf>,
+    yes: Option<String>,
+    erase: Option<String>,
+    scrub: bool,
+    accept_virtual: bool,
     /// All flags.
     flags: Vec<Flag>,
     operands: Vec<String>,
@@ -146,6 +153,11 @@ impl Given {
                 self.port = Some(port.get());
             }
             Flag::Close => self.close = true,
+            Flag::Disk => self.disk = Some(parser.value()?.into()),
+            Flag::Yes => self.yes = Some(parser.value()?.string()?),
+            Flag::Erase => self.erase = Some(parser.value()?.string()?),
+            Flag::Scrub => self.scrub = true,
+            Flag::Virtual => self.accept_virtual = true,
             Flag::Tree => self.tree = Some(parser.value()?.into()),
             // `parse` handles these before.
             Flag::Help | Flag::Version => {}
@@ -182,6 +194,9 @@ fn invocation(command: &Command, given: Given) -> Result<Invocation, lexopt::Err
     }
     if command.id == Id::Machine {
         return Ok(Invocation::Machine(of_machine(command, given)?));
+    }
+    if command.id == Id::Volume {
+        return Ok(Invocation::Volume(of_volume(command, given)?));
     }
     if command.id == Id::Machines && !given.operands.is_empty() {
         return Ok(Invocation::Placed(placed(command, &given)?));
@@ -224,7 +239,9 @@ fn invocation(command: &Command, given: Given) -> Result<Invocation, lexopt::Err
         },
         Id::Console => Invocation::Console,
         // They have verbs.
-        Id::Publish | Id::Machine => return Err(format!("{} needs a verb", command.name).into()),
+        Id::Publish | Id::Machine | Id::Volume => {
+            return Err(format!("{} needs a verb", command.name).into());
+        }
     })
 }
 
@@ -300,6 +317,41 @@ fn of_machine(command: &Command, given: Given) -> Result<machine::Request, lexop
         link,
         port: port.get(),
         action,
+    }))
+}
+
+/// Returns the request of `volume`.
+fn of_volume(command: &Command, given: Given) -> Result<volume::Request, lexopt::Error> {
+    let verb = verb(command, &given)?;
+    let accept_virtual = given.accept_virtual;
+    match verb.as_str() {
+        "list" => return Ok(volume::Request::List { accept_virtual }),
+        "check" => {
+            return Ok(volume::Request::Check {
+                scrub: given.scrub,
+                accept_virtual,
+            });
+        }
+        _ => {}
+    }
+    let purpose = match given.operands.get(1).map(String::as_str) {
+        Some("state") => Purpose::State,
+        Some("machines") => Purpose::Machines,
+        Some(_) | None => return Err("volume create needs state or machines".into()),
+    };
+    if purpose == Purpose::State && given.name.is_some() {
+        return Err("only machine volumes have a name".into());
+    }
+    if given.yes.is_some() && given.erase.is_some() {
+        return Err("--yes is for an empty device, --erase for one with content".into());
+    }
+    Ok(volume::Request::Create(volume::create::Request {
+        purpose,
+        disk: given.disk.ok_or("volume create needs --disk")?,
+        name: given.name,
+        yes: given.yes,
+        erase: given.erase,
+        accept_virtual,
     }))
 }
 
@@ -413,6 +465,59 @@ mod tests {
             assert!(parsed(&["machines", verb, "x"]).is_err());
         }
         assert!(parsed(&["machines", "x"]).is_err());
+    }
+
+    #[test]
+    fn volume_takes_a_verb_and_create_a_purpose_and_a_disk() {
+        let list = volume::Request::List {
+            accept_virtual: false,
+        };
+        assert_eq!(parsed(&["volume", "list"]), Ok(Invocation::Volume(list)));
+        let check = volume::Request::Check {
+            scrub: true,
+            accept_virtual: false,
+        };
+        let words = ["volume", "check", "--scrub"];
+        assert_eq!(parsed(&words), Ok(Invocation::Volume(check)));
+        let create = volume::create::Request {
+            purpose: Purpose::Machines,
+            disk: "/dev/sda".into(),
+            name: "fast".parse().ok(),
+            yes: Some("SSD-1".into()),
+            erase: None,
+            accept_virtual: false,
+        };
+        let words = [
+            &["volume", "create", "machines", "--disk", "/dev/sda"][..],
+            &["--name", "fast", "--yes", "SSD-1"],
+        ]
+        .concat();
+        let create = Invocation::Volume(volume::Request::Create(create));
+        assert_eq!(parsed(&words), Ok(create));
+        for (bad, reason) in [
+            ("volume", "volume needs one of list, check, create"),
+            ("volume create state", "volume create needs --disk"),
+            (
+                "volume create --disk d",
+                "volume create needs state or machines",
+            ),
+            (
+                "volume create swap --disk d",
+                "volume create needs state or machines",
+            ),
+            (
+                "volume create state --disk d --name x",
+                "only machine volumes have a name",
+            ),
+            (
+                "volume create state --disk d --yes x --erase x",
+                "--yes is for an empty device, --erase for one with content",
+            ),
+            ("volume list --erase x", "invalid option '--erase'"),
+        ] {
+            let words: Vec<_> = bad.split(' ').collect();
+            assert_eq!(parsed(&words), Err(reason.into()), "{bad}");
+        }
     }
 
     #[test]
@@ -646,7 +751,9 @@ mod tests {
                 | Value::Name
                 | Value::Key
                 | Value::File
-                | Value::Directory,
+                | Value::Directory
+                | Value::Device
+                | Value::Identity,
             ) => {
                 format!("--{}=natd", flag.long())
             }
@@ -660,6 +767,7 @@ mod tests {
                     Operands::Files | Operands::File | Operands::Directory | Operands::Tap => {
                         arguments.push("a".to_owned());
                     }
+                    Operands::Volume => arguments.push("machines".to_owned()),
                     Operands::TapAndPort => {
                         arguments.extend(["tap0".to_owned(), "22".to_owned()]);
                     }

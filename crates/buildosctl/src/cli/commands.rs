@@ -14,6 +14,7 @@ pub(crate) enum Id {
     Agents,
     Machines,
     Machine,
+    Volume,
     Drain,
     Resume,
     Renew,
@@ -69,6 +70,8 @@ pub(crate) enum Operands {
     Tap,
     /// The port of a machine, and a TCP port of it.
     TapAndPort,
+    /// The purpose of a volume.
+    Volume,
 }
 
 /// A flag.
@@ -96,6 +99,11 @@ pub(crate) enum Flag {
     For,
     Port,
     Close,
+    Disk,
+    Yes,
+    Erase,
+    Scrub,
+    Virtual,
     Help,
     Version,
 }
@@ -121,6 +129,10 @@ pub(crate) enum Value {
     File,
     /// A directory.
     Directory,
+    /// The node of a device.
+    Device,
+    /// Model and serial number of a disk.
+    Identity,
 }
 
 /// Flags that are valid with and without a command.
@@ -142,7 +154,7 @@ const SHOW: Form = Form {
 };
 
 /// All commands, in the order of the help.
-pub(crate) static COMMANDS: [Command; 16] = [
+pub(crate) static COMMANDS: [Command; 17] = [
     Command {
         id: Id::Status,
         name: "status",
@@ -246,6 +258,37 @@ the machine ends. Only root can attach and forward.
                 optional: &[Flag::For, Flag::Port, Flag::Close],
                 operands: Operands::TapAndPort,
                 ..NOTHING
+            },
+        ],
+    },
+    Command {
+        id: Id::Volume,
+        name: "volume",
+        summary: "List, check and create the volumes on the disks of this host",
+        details: "\
+list shows each device with a label of buildos, and why it is used or not. check
+examines the volumes, and exits with 1 after a problem. It reads only.
+
+create makes a btrfs on DEVICE, as root, for the state of the host or for
+machines. Without --yes and --erase it writes nothing, and shows what is on the
+device, and the ID to repeat.
+",
+        forms: &[
+            Form {
+                verb: Some("list"),
+                optional: &[Flag::Virtual],
+                ..NOTHING
+            },
+            Form {
+                verb: Some("check"),
+                optional: &[Flag::Scrub, Flag::Virtual],
+                ..NOTHING
+            },
+            Form {
+                verb: Some("create"),
+                required: &[Flag::Disk],
+                optional: &[Flag::Name, Flag::Yes, Flag::Erase, Flag::Virtual],
+                operands: Operands::Volume,
             },
         ],
     },
@@ -432,7 +475,7 @@ impl Operands {
     pub(crate) const fn limit(self) -> Option<usize> {
         match self {
             Self::None => Some(0),
-            Self::File | Self::Directory | Self::Tap => Some(1),
+            Self::File | Self::Directory | Self::Tap | Self::Volume => Some(1),
             Self::TapAndPort => Some(2),
             Self::Agents | Self::Journalctl | Self::Files => None,
         }
@@ -464,6 +507,11 @@ impl Flag {
             Self::For => "for",
             Self::Port => "port",
             Self::Close => "close",
+            Self::Disk => "disk",
+            Self::Yes => "yes",
+            Self::Erase => "erase",
+            Self::Scrub => "scrub",
+            Self::Virtual => "virtual",
             Self::Help => "help",
             Self::Version => "version",
         }
@@ -494,7 +542,12 @@ impl Flag {
             | Self::Vnc
             | Self::For
             | Self::Port
-            | Self::Close => None,
+            | Self::Close
+            | Self::Disk
+            | Self::Yes
+            | Self::Erase
+            | Self::Scrub
+            | Self::Virtual => None,
         }
     }
 
@@ -510,6 +563,8 @@ impl Flag {
             Self::Channel | Self::From | Self::Name => Some(Value::Name),
             Self::Tree => Some(Value::Directory),
             Self::Key => Some(Value::Key),
+            Self::Disk => Some(Value::Device),
+            Self::Yes | Self::Erase => Some(Value::Identity),
             Self::Json
             | Self::Watch
             | Self::Wait
@@ -517,6 +572,8 @@ impl Flag {
             | Self::Monitor
             | Self::Vnc
             | Self::Close
+            | Self::Scrub
+            | Self::Virtual
             | Self::Help
             | Self::Version => None,
         }
@@ -538,7 +595,7 @@ impl Flag {
             Self::From => "Publish what this channel has published",
             Self::Days => "Days until the channel expires (30)",
             Self::Percent => "Percentage of hosts that take it",
-            Self::Name => "Name of the machine",
+            Self::Name => "Name of the machine, or of the machine volume",
             Self::Tree => "Tree with the channel (the current directory)",
             Self::Serial => "Attach to the serial port",
             Self::Monitor => "Attach to the monitor of QEMU",
@@ -546,6 +603,11 @@ impl Flag {
             Self::For => "Close the port after TIME, as 2h or 30min (1h)",
             Self::Port => "Port of the host (the first free one from 61000)",
             Self::Close => "Close the port, and end its connections",
+            Self::Disk => "Make the volume on this device",
+            Self::Yes => "Write to the empty device with this ID",
+            Self::Erase => "Destroy what is on the device with this ID",
+            Self::Scrub => "Read all data, and compare checksums",
+            Self::Virtual => "Loop devices and the like count, for tests",
             Self::Help => "Show help for buildosctl or for the command",
             Self::Version => "Show the version",
         }
@@ -565,6 +627,8 @@ impl Value {
             Self::Key => "KEY",
             Self::File => "FILE",
             Self::Directory => "DIR",
+            Self::Device => "DEVICE",
+            Self::Identity => "ID",
         }
     }
 }

@@ -107,7 +107,7 @@ pub(super) fn bash() -> String {
                     flag.long(),
                     daemons()
                 ),
-                Some(Value::File | Value::Directory) => format!(
+                Some(Value::File | Value::Directory | Value::Device) => format!(
                     "            [[ $before != --{} ]] || {{ COMPREPLY=($(compgen -f -- \"$word\")); return; }}\n",
                     flag.long()
                 ),
@@ -117,7 +117,8 @@ pub(super) fn bash() -> String {
                     | Value::Text
                     | Value::Number
                     | Value::Name
-                    | Value::Key,
+                    | Value::Key
+                    | Value::Identity,
                 ) => {
                     format!("            [[ $before != --{} ]] || return\n", flag.long())
                 }
@@ -136,6 +137,7 @@ pub(super) fn bash() -> String {
             Operands::Tap | Operands::TapAndPort => {
                 format!("            choices=\"{flags} $(_buildosctl_machines)\" ;;\n")
             }
+            Operands::Volume => format!("            choices=\"state machines {flags}\" ;;\n"),
             Operands::Files | Operands::File | Operands::Directory => {
                 format!("            choices=\"{flags}\" files=yes ;;\n")
             }
@@ -194,6 +196,7 @@ pub(super) fn zsh() -> String {
             Operands::File => Some("':file:_files'"),
             Operands::Directory => Some("'*:directory:_files -/'"),
             Operands::Tap | Operands::TapAndPort => Some("'*:machine:_buildosctl_machines'"),
+            Operands::Volume => Some("'*:volume:(state machines)'"),
             Operands::Journalctl => {
                 out += "                    words[1]=journalctl\n                    _normal ;;\n";
                 continue;
@@ -236,6 +239,8 @@ fn zsh_flag(flag: Flag) -> String {
         Some(Value::Name) => ":name: ".to_owned(),
         Some(Value::Key) => ":key: ".to_owned(),
         Some(Value::File) => ":file:_files".to_owned(),
+        Some(Value::Device) => ":device:_files".to_owned(),
+        Some(Value::Identity) => ":id: ".to_owned(),
         Some(Value::Directory) => ":directory:_files -/".to_owned(),
         Some(Value::Daemon) => format!(":daemon:({})", daemons()),
     };

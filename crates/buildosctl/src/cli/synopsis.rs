@@ -74,6 +74,7 @@ impl Line {
             Operands::Directory => parts.push("DIR".to_owned()),
             Operands::Tap => parts.push("TAP".to_owned()),
             Operands::TapAndPort => parts.push("TAP PORT".to_owned()),
+            Operands::Volume => parts.push("state|machines".to_owned()),
         }
         parts.join(" ")
     }
@@ -103,6 +104,7 @@ impl Line {
             Operands::Directory => ".Ar dir\n",
             Operands::Tap => ".Ar tap\n",
             Operands::TapAndPort => ".Ar tap port\n",
+            Operands::Volume => ".Cm state | machines\n",
         };
         out
     }

@@ -8,7 +8,7 @@ use buildos_dbus_api::system_bus;
 use buildos_service::text;
 use zbus::Connection;
 
-use super::{check, console, drain, machine, placed, publish, renew, show};
+use super::{check, console, drain, machine, placed, publish, renew, show, volume};
 use crate::cli::args::Invocation;
 use crate::cli::help;
 use crate::simulate;
@@ -51,15 +51,21 @@ pub(crate) fn run(invocation: Invocation) -> ExitCode {
             Ok(text) => print(&text),
             Err(error) => fail(&error),
         },
-        Invocation::Placed(request) => match placed::show(request) {
-            Ok((text, true)) => print(&text),
-            Ok((text, false)) => {
-                print(&text);
-                ExitCode::FAILURE
-            }
-            Err(error) => fail(&error),
-        },
+        Invocation::Placed(request) => printed(placed::show(request)),
+        Invocation::Volume(request) => printed(volume::run(&request)),
         Invocation::Simulate(request) => simulated(&request),
+    }
+}
+
+/// Prints a text, and returns success if all is well.
+fn printed(result: Result<(String, bool), String>) -> ExitCode {
+    match result {
+        Ok((text, true)) => print(&text),
+        Ok((text, false)) => {
+            print(&text);
+            ExitCode::FAILURE
+        }
+        Err(error) => fail(&error),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Snapshots and streams of btrfs subvolumes, with btrfs(8) and zstd(1).
+//! Snapshots and streams of btrfs subvolumes, with btrfs(8) and zstd(1), and checks of volumes.
 
 use std::io::Read as _;
 use std::path::Path;
@@ -36,6 +36,23 @@ pub(crate) fn snapshot(directory: &Path, to: &Path) -> Result<(), String> {
 /// Deletes a snapshot.
 pub(crate) fn delete(snapshot: &Path) -> Result<(), String> {
     btrfs(&["subvolume", "delete"], &[snapshot]).map(|_| ())
+}
+
+/// Reads the trees of a btrfs that is not mounted. Writes nothing.
+pub(crate) fn check(node: &Path) -> Result<(), String> {
+    btrfs(&["check", "--readonly", "--"], &[node]).map(|_| ())
+}
+
+/// Reads all data of a mounted btrfs, and compares checksums. Repairs nothing.
+pub(crate) fn scrub(mounted: &Path) -> Result<(), String> {
+    let output = btrfs(&["scrub", "start", "-B", "-r"], &[mounted])?;
+    let text = String::from_utf8_lossy(&output);
+    let summary = text.lines().find(|line| line.starts_with("Error summary:"));
+    match summary {
+        Some(line) if line.contains("no errors found") => Ok(()),
+        Some(line) => Err(line.to_owned()),
+        None => Err("btrfs scrub wrote no summary".to_owned()),
+    }
 }
 
 /// Passes the compressed stream of a snapshot to `take`, from `base` if it is given.
