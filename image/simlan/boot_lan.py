@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Interface
 from pathlib import Path
+from typing import Any
 
 from .lan import BRIDGE, CONTROLLER_PORT, Lan
 
@@ -104,10 +105,11 @@ class BootLan(Lan):
         self.run(["ip", "link", "set", tap, "master", self._bridges[segment], "up"])
         return tap
 
-    def hand_out_tasks(self, count: int) -> None:
-        """Sets how many tasks the controller hands out in all: each builds hello.c."""
+    def hand_out_tasks(self, count: int, path: str = "all", **rules: Any) -> None:
+        """Sets how many tasks the controller hands out in all at a path of its URL: each
+        builds hello.c. `rules` are others of its script, see controller.py."""
         source = f"{WEB_URL}{_SOURCES}/hello.c"
-        self.script_controller(all={"tasks": count, "source": source})
+        self.script_controller(**{path: {"tasks": count, "source": source, **rules}})
 
 
 def dhcp_options(

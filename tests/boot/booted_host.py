@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from simlan import qemu, shell
@@ -26,6 +27,10 @@ class BootedHost:
     def shell(self) -> shell.Shell:
         """A root shell in the machine."""
         return self.guest.shell
+
+    def run(self, command: str | Sequence[str]) -> str:
+        """Runs a command as root in the machine; returns its output."""
+        return self.shell.output(command if isinstance(command, str) else shlex.join(command))
 
     def wait_for_poll(self) -> None:
         """Waits for the agent's first task request."""

@@ -1,20 +1,24 @@
 """Agents in the image: a task is built in a machine on br1, and the LAN reaches a
-container on br0.
+container on br0 and, through an open port, a machine on br1.
 
-The machine is a container, too: QEMU inside of QEMU takes minutes without hardware
+These machines are containers, too: QEMU inside of QEMU takes minutes without hardware
 virtualization. tests/system/test_tasks.py builds in a machine in QEMU."""
 
 from __future__ import annotations
 
 import ipaddress
 import itertools
+import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+from agents import bbot, instance
 from booted_host import BOOT_SECONDS, Boot, BootedHost
-from simlan.boot_lan import agent_parameters
+from simlan.boot_lan import CONTROLLER_URL, agent_parameters
 from simlan.errors import CommandFailed
 
 TOP = Path(__file__).resolve().parents[2]
@@ -22,11 +26,12 @@ PORT = 7000
 SLAVE = "buildos.agentd.bslave.default.arguments"
 PRIVATE = ipaddress.ip_network("172.23.0.0/16")
 
-# Run on the LAN.
+# Run on the LAN: prints the line that a machine sends, and answers.
 ASK = """
 import socket, sys
 with socket.create_connection((sys.argv[1], int(sys.argv[2])), 30) as connection:
     print(connection.makefile().readline(), end="")
+    connection.sendall(b"continue\\n")
 """
 
 
@@ -63,6 +68,14 @@ def machines(host: BootedHost) -> str:
     return host.shell.output("ip -brief link show master br1")
 
 
+def ask(host: BootedHost, address: str, port: int) -> str:
+    """Connects from the LAN; returns the answer, or nothing without one."""
+    try:
+        return host.lan.run(["python3", "-c", ASK, address, str(port)]).strip()
+    except CommandFailed:
+        return ""
+
+
 def test_container_on_br0_has_a_lease_and_answers(host: BootedHost) -> None:
     def leased() -> list[str]:
         leases = host.lan.leases()
@@ -70,14 +83,142 @@ def test_container_on_br0_has_a_lease_and_answers(host: BootedHost) -> None:
 
     (address,) = host.guest.wait_for(leased, "the container's lease", BOOT_SECONDS)
 
-    def answer() -> str:
-        try:
-            return host.lan.run(["python3", "-c", ASK, address, str(PORT)]).strip()
-        except CommandFailed:
-            return ""
-
-    name = host.guest.wait_for(answer, "the container's answer", BOOT_SECONDS)
+    name = host.guest.wait_for(
+        lambda: ask(host, address, PORT), "the container's answer", BOOT_SECONDS
+    )
     assert name in host.shell.output("ip -brief link show master br0")
+
+
+FILE = "/etc/buildos/agentd.conf.d/60-test.toml"
+
+
+@contextmanager
+def configured(host: BootedHost, toml: str) -> Iterator[None]:
+    """Adds to the configuration of agentd while the context lasts."""
+    reload(host, toml)
+    try:
+        yield
+    finally:
+        host.shell.output(f"rm {FILE} && systemctl reload buildos-agentd")
+
+
+def reload(host: BootedHost, toml: str) -> None:
+    """Replaces the test's configuration of agentd and reloads agentd."""
+    write = f"mkdir -p $(dirname {FILE})\ncat >{FILE} <<'END'\n{toml}END\n"
+    host.shell.output(f"{write}systemctl reload buildos-agentd")
+
+
+def machines_of(host: BootedHost, agent: str) -> list[dict[str, Any]]:
+    """Returns the machines of an agent, in the order of their starts."""
+    shown = json.loads(host.shell.output("buildosctl machines --json"))
+    found = [machine for machine in shown["machines"] if machine["agent"] == agent]
+    return sorted(found, key=lambda machine: int(machine["since_usec"]))
+
+
+def result_of(host: BootedHost, path: str) -> dict[str, str]:
+    """Waits for the only result of the tasks of a path of the controller."""
+
+    def results() -> list[dict[str, Any]]:
+        return [r for r in host.lan.results() if r["session"].startswith(f"{path}/")]
+
+    (entry,) = host.guest.wait_for(results, f"the result of {path}", BOOT_SECONDS)
+    return dict(entry["result"])
+
+
+MANIFEST = "/etc/machines.manifest"
+
+# A build machine and an auxiliary machine.
+MACHINES = """\
+: 1
+id: linux_debian_13-gcc-1
+name: linux_debian_13-gcc
+summary: Build machine
+:
+id: x86_64-linux_debian_13-database-1
+name: x86_64-linux_debian_13-database
+summary: Database
+role: auxiliary
+ram-minimum: 131072
+"""
+
+POLL_OFTEN = "BBOT_DOUBLE_INTERVAL_MS=1000"
+LOGIN_PORT = 7022
+"""Port on which the build machine of an interactive task waits for a person."""
+
+
+def test_person_on_lan_ends_interactive_task_with_auxiliary_machine(host: BootedHost) -> None:
+    shell = host.shell
+    shell.output(f"cat >{MANIFEST} <<'END'\n{MACHINES}END")
+    people = [
+        'interactive = "both"',
+        "auxiliary_ram_mib = 128",
+        f'arguments = ["--fake-machine", "{MANIFEST}"]',
+        f'environment = ["{POLL_OFTEN}"]',
+    ]
+    host.lan.hand_out_tasks(1, "people", auxiliary=["linux_debian_13-database"], interactive=True)
+    with configured(host, bbot(f"{CONTROLLER_URL}people", *people, name="people")):
+        host.guest.wait_for(lambda: machines(host).count("tap") == 2, "two machines", BOOT_SECONDS)
+        (build,) = host.guest.wait_for(
+            lambda: machines_of(host, "bbot@people")[1:], "two processes", BOOT_SECONDS
+        )
+        tap = build["port"]
+        forward = f"buildosctl machine forward {tap} {LOGIN_PORT} || true"
+        opened = host.guest.wait_for(
+            lambda: re.match(r"port (\d+) of (\S+) leads to ", shell.output(forward)),
+            "the port is open",
+            BOOT_SECONDS,
+        )
+        port, address = int(opened[1]), opened[2]
+        auxiliary, build = machines_of(host, "bbot@people")
+        assert auxiliary["bridge"] == build["bridge"] == "br1"
+        assert auxiliary["address"] and build["address"]
+        assert [entry[:2] for entry in build["open_ports"]] == [[LOGIN_PORT, port]]
+        greeting = host.guest.wait_for(
+            lambda: ask(host, address, port), "the machine greets the person", BOOT_SECONDS
+        )
+        assert greeting == "stopped at test"
+        result = result_of(host, "people")
+        assert result["status"] == "success", result
+        assert result["configure-log"] == "x86_64-linux_debian_13-database serves"
+        assert result["test-log"] == "hello from a build machine\nlogin: continue"
+        # The port is closed with its machine.
+        table = "nft list table inet buildos"
+        host.guest.wait_for(
+            lambda: "dnat ip to" not in shell.output(table), "the port is closed", BOOT_SECONDS
+        )
+        host.guest.wait_for(lambda: "tap" not in machines(host), "no machine", BOOT_SECONDS)
+
+
+def test_drain_waits_for_suspended_machine_only_if_configured(host: BootedHost) -> None:
+    agent = "bbot@suspends"
+    variables = f'environment = ["{POLL_OFTEN}", "BBOT_DOUBLE_MISCHIEF=suspend"]'
+    suspends = bbot(f"{CONTROLLER_URL}suspends", variables, name="suspends")
+    suspends = f"suspended_after_s = 5\n{suspends}"
+    host.lan.hand_out_tasks(1, "suspends")
+
+    def paused() -> list[list[Any]]:
+        return [machine for machine in instance(host, "Machines", agent) if machine[3] > 0]
+
+    with configured(host, f'suspended = "wait"\n{suspends}'):
+        host.guest.wait_for(lambda: "tap" in machines(host), "a machine", BOOT_SECONDS)
+        (machine,) = host.guest.wait_for(lambda: machines_of(host, agent), "QEMU", BOOT_SECONDS)
+        monitor = f"echo info status | buildosctl machine attach {machine['port']}"
+        host.guest.wait_for(
+            lambda: "VM status: paused" in host.shell.run(monitor).output,
+            "QEMU is paused",
+            BOOT_SECONDS,
+        )
+        host.guest.wait_for(paused, "the machine is suspended", BOOT_SECONDS)
+        assert " suspended for " in host.shell.output("buildosctl machines")
+        host.shell.output(f"buildosctl drain {agent}")
+        waits = f"waits for suspended {machine['port']} (process {machine['process']})"
+        host.guest.wait_for(
+            lambda: waits in instance(host, "Reason", agent), "the drain waits", BOOT_SECONDS
+        )
+        reload(host, f'suspended = "leave"\n{suspends}')
+        host.shell.output(f"buildosctl drain --wait {agent}")
+        assert result_of(host, "suspends")["status"] == "interrupt"
+        assert "tap" not in machines(host)
 
 
 # A machine that asks for the host from many addresses that it does not have.
@@ -308,12 +449,8 @@ def manual_example(first: str) -> str:
 @pytest.mark.long
 def test_container_of_manual_keeps_its_files_and_stops(host: BootedHost) -> None:
     shell = host.shell
-    slave = manual_example("[bslave.debian]")
-    directory = "/etc/buildos/agentd.conf.d"
     before = set(host.lan.leases())
     shell.output(CONTAINER)
-    shell.output(f"mkdir -p {directory}; cat >{directory}/50-debian.toml <<'END'\n{slave}END")
-    shell.output("systemctl reload buildos-agentd")
 
     def page() -> str:
         addresses = [a for mac, a in host.lan.leases().items() if mac not in before]
@@ -321,18 +458,20 @@ def test_container_of_manual_keeps_its_files_and_stops(host: BootedHost) -> None
         curl = ["curl", "--silent", "--fail", "--max-time", "10", *url]
         return host.lan.run(curl, check=False).strip() if url else ""
 
-    host.guest.wait_for(lambda: page() == "first", "the container's page", BOOT_SECONDS)
-    assert "debian" in shell.output("machinectl list --no-legend")
-    # An update by hand outlives the container's processes, which agentd starts again.
-    shell.output("echo second >/tmp/page; machinectl copy-to --force debian /tmp/page /srv/page")
-    shell.output("machinectl poweroff debian")
-    host.guest.wait_for(lambda: page() == "second", "the changed page", BOOT_SECONDS)
-    shell.output("systemctl stop buildos-bslave@debian")
-    assert "vb-debian" not in shell.output("ip -brief link show master br0")
-    # systemd-machined sees the end of the container a little later.
-    listed = "machinectl list --no-legend"
-    host.guest.wait_for(lambda: not shell.output(listed), "no container", BOOT_SECONDS)
-    shell.output(f"rm {directory}/50-debian.toml; systemctl reload buildos-agentd")
+    with configured(host, manual_example("[bslave.debian]")):
+        host.guest.wait_for(lambda: page() == "first", "the container's page", BOOT_SECONDS)
+        assert "debian" in shell.output("machinectl list --no-legend")
+        # An update by hand outlives the container's processes, which agentd starts again.
+        shell.output(
+            "echo second >/tmp/page; machinectl copy-to --force debian /tmp/page /srv/page"
+        )
+        shell.output("machinectl poweroff debian")
+        host.guest.wait_for(lambda: page() == "second", "the changed page", BOOT_SECONDS)
+        shell.output("systemctl stop buildos-bslave@debian")
+        assert "vb-debian" not in shell.output("ip -brief link show master br0")
+        # systemd-machined sees the end of the container a little later.
+        listed = "machinectl list --no-legend"
+        host.guest.wait_for(lambda: not shell.output(listed), "no container", BOOT_SECONDS)
 
 
 # Allocates more RAM than agents may have, repeatedly, and keeps a CPU busy.
@@ -347,25 +486,22 @@ def test_build_exhausting_ram_is_killed_and_services_survive(host: BootedHost) -
     )
     before = shell.output(pids)
     memory = int(shell.output("grep MemTotal /proc/meminfo").split()[1]) // 1024
-    configuration = f"""
+    hog = f"""
 memory_reserve_mib = {memory - 200}
 [bslave.hog]
 program = "/usr/bin/bash"
 arguments = ["-c", "{HOG}"]
 """
-    directory = "/etc/buildos/agentd.conf.d"
-    shell.output(f"mkdir -p {directory}; cat >{directory}/60-hog.toml <<'END'\n{configuration}END")
-    shell.output("systemctl reload buildos-agentd")
     killed = "journalctl --boot --dmesg --output=cat --grep='out of memory: Killed process' || true"
-    host.guest.wait_for(
-        lambda: "(tail)" in shell.output(killed), "the end of the build", BOOT_SECONDS
-    )
-    # The agent that ran it and all daemons still run.
-    assert shell.output("systemctl is-active buildos-bslave@hog").strip() == "active"
-    assert "online" in shell.output("buildosctl status")
-    assert shell.output(pids) == before
-    assert "Killed process" in shell.output(killed)
-    names = {line.split("(")[1].split(")")[0] for line in shell.output(killed).splitlines()}
-    assert names == {"tail"}
-    shell.output(f"rm {directory}/60-hog.toml; systemctl reload buildos-agentd")
+    with configured(host, hog):
+        host.guest.wait_for(
+            lambda: "(tail)" in shell.output(killed), "the end of the build", BOOT_SECONDS
+        )
+        # The agent that ran it and all daemons still run.
+        assert shell.output("systemctl is-active buildos-bslave@hog").strip() == "active"
+        assert "online" in shell.output("buildosctl status")
+        assert shell.output(pids) == before
+        assert "Killed process" in shell.output(killed)
+        names = {line.split("(")[1].split(")")[0] for line in shell.output(killed).splitlines()}
+        assert names == {"tail"}
     assert shell.output("systemctl --failed --quiet --no-legend --plain") == ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from host import Host
 
@@ -21,6 +21,13 @@ DRAINING = "0f8939e4b0f943e8b4c0a5538658791c"
 DRAINED = "8ac9b05729db4ada8ec71df0cbe1cf35"
 CLOCK = "dff2e49b009c4d95a8660a36e3eee045"
 LEAKED = "755d46fb7eea44a8ab52bd32aaaf47b7"
+
+
+class Runs(Protocol):
+    """A host of any lane."""
+
+    def run(self, command: str | Sequence[str]) -> str:
+        """Runs a command as root; returns its output."""
 
 
 def bbot(url: str, *lines: str, name: str = "default") -> str:
@@ -46,7 +53,7 @@ def object_path(agent: str) -> str:
     return f"/org/build2/buildos/agent1/instance/{escaped}"
 
 
-def instance(host: Host, property: str, agent: str = "bbot@default") -> Any:
+def instance(host: Runs, property: str, agent: str = "bbot@default") -> Any:
     """Returns a property of an agent on the bus."""
     interface = "org.build2.buildos.agent1.Instance"
     command = ["busctl", "--json=short", "get-property", "org.build2.buildos.agent1"]
