@@ -276,6 +276,18 @@ def test_requirement_lost_later_does_not_end_agent(running: Host) -> None:
     wait_until_runs(running)
 
 
+def test_slow_reload_of_systemd_does_not_end_agentd(running: Host, url: str) -> None:
+    # systemd runs generators during a reload. This one takes longer than a method call may.
+    generator = "/etc/systemd/system-generators/slow"
+    running.write(generator, "#!/bin/sh\nexec sleep 16\n")
+    running.run(["chmod", "+x", generator])
+    pid = running.main_pid("buildos-agentd.service")
+    reload(running, bbot(url, 'arguments = ["--verbose", "2"]') + bbot(url, name="other"))
+    running.run(["rm", generator])
+    assert running.main_pid("buildos-agentd.service") == pid
+    wait_until_runs(running, "bbot@other")
+
+
 def test_reload_adds_changes_and_removes_agents(running: Host, url: str) -> None:
     pid = running.main_pid(BBOT)
     # An error in the configuration ends no agent.
