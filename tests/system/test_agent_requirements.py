@@ -218,3 +218,28 @@ def test_print_shows_unit_files_and_check_finds_errors(host: Host, lan: Lan, url
     host.run("echo '[bbot.x]' >/desk/etc/buildos/agentd.conf.d/50-x.toml")
     with pytest.raises(CommandFailed, match="no controller is configured"):
         host.run(["buildos-agentd", "--check", "--root", "/desk"])
+
+
+def test_agent_is_drained_while_a_disk_has_no_room(host: Host, lan: Lan, url: str) -> None:
+    host.configure("agentd", bbot(url))
+    host.start([lan])
+    wait_until_runs(host)
+    disk = "/build/machines/small"
+    host.run(f"mkdir {disk} && mount -t tmpfs -o size=8M tmpfs {disk}")
+    host.run(f"head -c 8100000 /dev/zero >{disk}/core")
+    again = "; starts again when there is room"
+    host.wait_for(lambda: instance(host, "Reason").endswith(again), "the agent is drained")
+    assert needs(host)["disk"].startswith(f"disk: {disk} has ")
+    assert instance(host, "Reason") == f"is drained ({needs(host)['disk']}){again}"
+    host.systemctl("restart", "buildos-agentd")
+    wait_for_state(host, "drained")
+    why = host.run("buildosctl why || test $? = 17")
+    assert f"{disk} has" in why
+    assert "du -xh" in why
+    host.run(f"rm {disk}/core")
+    wait_until_runs(host)
+    assert "disk" not in needs(host)
+    reload(host, "disk_reserve_percent = 0\n" + bbot(url))
+    host.run(f"head -c 8100000 /dev/zero >{disk}/core")
+    wait_until_runs(host)
+    assert "disk" not in needs(host)

@@ -196,6 +196,7 @@ impl Daemon {
             after: settings.suspended_after,
         };
         self.observer.clock_deadline = settings.clock_deadline;
+        self.observer.disk_reserve = settings.disk_reserve;
         self.host.memory = configured.memory;
         self.units.apply(&configured).await?;
         self.configure_agents(configured);
@@ -287,7 +288,7 @@ impl Daemon {
     /// publishes it.
     async fn settle(&mut self, service: &mut Service<Settings>) -> Result<(), Error> {
         self.observer.observe(&mut self.host, &self.agents);
-        self.agents.check(&self.host);
+        self.agents.check(&self.host, self.budgets.drain);
         self.observe_machines();
         let instances = self.agents.instances();
         let remembered = instances.iter().map(|(&id, i)| (id, i.remember()));

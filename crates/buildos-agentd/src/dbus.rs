@@ -184,8 +184,8 @@ impl Agent {
     }
 
     /// Requirements that are not met: a name (`configuration`, `program`, `tools`,
-    /// `credentials`, `kvm`, `memory`, `network`, `hostname`, `private-network`, `clock`) and a
-    /// line for operators.
+    /// `credentials`, `kvm`, `memory`, `disk`, `network`, `hostname`, `private-network`, `clock`)
+    /// and a line for operators.
     #[zbus(property)]
     fn needs(&self) -> Vec<(String, String)> {
         let unmet = self.instance.unmet().iter();

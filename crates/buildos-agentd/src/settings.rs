@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use buildos_dbus_api::agent1::Kind;
 use buildos_service::config::Schema;
+use serde::Deserialize;
 
 use crate::agent::bbot_option::{OptionName, OptionNames, Setting};
 use crate::agent::controller::Controllers;
@@ -36,6 +37,25 @@ pub struct Settings {
     /// RAM that agents leave to the operating system, MiB; default: see
     /// [`Hardware::reserve`](crate::resources::hardware::Hardware::reserve).
     pub memory_reserve: Option<u64>,
+    /// Share of each disk of builds that must be free, percent. Agents are drained otherwise.
+    pub disk_reserve: u8,
+}
+
+/// A percentage that leaves room for builds.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(try_from = "u8")]
+struct Reserve(u8);
+
+impl TryFrom<u8> for Reserve {
+    type Error = String;
+
+    fn try_from(percent: u8) -> Result<Self, String> {
+        const MOST: u8 = 90;
+        match percent {
+            0..=MOST => Ok(Self(percent)),
+            _ => Err(format!("{percent} is not from 0 to {MOST}")),
+        }
+    }
 }
 
 impl Default for Settings {
@@ -51,6 +71,7 @@ impl Default for Settings {
             bbot_tools: Program::bbot_tools(),
             bslave_tools: Vec::new(),
             memory_reserve: None,
+            disk_reserve: 5,
         }
     }
 }
@@ -188,5 +209,10 @@ pub fn schema() -> Schema<Settings> {
             "memory_reserve_mib",
             "MiB of RAM that agents leave to the operating system.",
             |s: &mut Settings, mib: u32| s.memory_reserve = Some(mib.into()),
+        )
+        .key(
+            "disk_reserve_percent",
+            "Percentage of a disk below which agents are drained; 0: never.",
+            |s: &mut Settings, Reserve(percent)| s.disk_reserve = percent,
         )
 }

@@ -140,6 +140,7 @@ mod tests {
                 Remembered {
                     launched: true,
                     drain: Some(Drain::Until(Duration::from_millis(90_500))),
+                    disk_shortage: true,
                     failures: 2,
                     ended_usec: 7,
                     last_failure: "exit code 1".into(),

@@ -48,6 +48,8 @@ string_enum! {
         Kvm = "kvm",
         /// Enough RAM for its tasks.
         Memory = "memory",
+        /// Room on the disks of builds. A running agent that lacks it is drained.
+        Disk = "disk",
         /// A lease on br0.
         Network = "network",
         /// The host's name.

@@ -184,9 +184,11 @@ impl Agents {
     }
 
     /// Checks the requirements and deadlines of all agents, and logs their changes.
-    pub(super) fn check(&mut self, host: &Host) {
+    /// `budget`: time of tasks to end if disks have too little room.
+    pub(super) fn check(&mut self, host: &Host, budget: Duration) {
         for (id, agent) in &mut self.0 {
-            agent.handle(Event::Requirements(unmet(&agent.requirements, host)));
+            let unmet = unmet(&agent.requirements, host);
+            agent.handle(Event::Requirements(unmet, budget));
             agent.handle(Event::Due);
             agent.log(id);
         }
@@ -233,6 +235,12 @@ impl Agents {
         self.0
             .values()
             .map(|agent| (agent.instance.state(), agent.awaited().collect()))
+    }
+
+    /// Returns true if an agent lacks the requirement, whatever its state.
+    pub(super) fn any_lacks(&self, need: Need) -> bool {
+        let mut unmet = self.0.values().flat_map(|agent| agent.instance.unmet());
+        unmet.any(|unmet| unmet.need == need)
     }
 
     /// Returns true if an agent waits for one of these requirements.

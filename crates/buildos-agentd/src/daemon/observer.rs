@@ -1,4 +1,4 @@
-//! Polls programs, credentials, KVM and the clock, for which no event exists.
+//! Polls programs, credentials, KVM, disks and the clock, for which no event exists.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -9,10 +9,14 @@ use buildos_service::clock::is_synchronised;
 use super::agents::Agents;
 use crate::messages;
 use crate::requirements::clock::{Clock, Wait};
+use crate::requirements::disk;
 use crate::requirements::host::{self, Host};
 
 /// Interval of polls while an agent waits for a file, a device or the clock.
 const INTERVAL: Duration = Duration::from_secs(2);
+/// Interval of polls of disks without room. Otherwise they are looked at with the machines of
+/// running agents.
+const DISK_INTERVAL: Duration = Duration::from_secs(5);
 /// Interval while an agent waits only for the clock: a longer one would delay its start.
 const CLOCK_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -22,6 +26,8 @@ pub(super) struct Observer {
     clock: Wait,
     /// Limit of the wait for a synchronised clock.
     pub(super) clock_deadline: Duration,
+    /// Share of each disk that must be free, percent.
+    pub(super) disk_reserve: u8,
 }
 
 impl Observer {
@@ -37,6 +43,7 @@ impl Observer {
         host.programs = host::programs(root, programs.collect());
         host.credentials = host::credentials(root, credentials.collect());
         host.kvm = host::has_kvm(root);
+        host.disks.update(disk::rooms(root), self.disk_reserve);
         self.observe_clock(is_synchronised(root), host, agents);
     }
 
@@ -59,8 +66,10 @@ impl Observer {
         let files = agents.any_awaits(&[Need::Program, Need::Tools, Need::Credentials, Need::Kvm]);
         if clock && agents.any_awaits_only(Need::Clock) {
             Some(CLOCK_INTERVAL)
+        } else if clock || files {
+            Some(INTERVAL)
         } else {
-            (clock || files).then_some(INTERVAL)
+            agents.any_lacks(Need::Disk).then_some(DISK_INTERVAL)
         }
     }
 }

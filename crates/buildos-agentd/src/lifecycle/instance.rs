@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use buildos_dbus_api::agent1::Need;
 use serde::{Deserialize, Serialize};
 
 use super::backoff::{HEALTHY, backoff};
@@ -22,8 +23,9 @@ pub enum Event {
     StoppedByHand,
     /// A start that agentd did not request has ended, and the unit is up.
     StartedByHand,
-    /// Result of a check of the requirements: those that are not met.
-    Requirements(Vec<Unmet>),
+    /// Result of a check of the requirements: those that are not met. If room on disks is
+    /// one, tasks have this time to end.
+    Requirements(Vec<Unmet>, Duration),
     /// The deadline may have passed.
     Due,
     /// D-Bus method `Restart`.
@@ -61,6 +63,10 @@ pub struct Remembered {
     /// The drain, if one was requested.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub drain: Option<Drain>,
+    /// True if disks have had too little room since the agent was drained for it. An operator
+    /// can have started it nevertheless.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub disk_shortage: bool,
     /// Unexpected ends and failed starts in a row.
     pub failures: u32,
     /// Time of the last counted end, CLOCK_MONOTONIC microseconds; prevents a second
@@ -128,9 +134,9 @@ impl Instance {
                 self.step_plain(Trigger::StoppedByHand, now)
             }
             Event::StartedByHand => self.step_plain(Trigger::StartedByHand, now),
-            Event::Requirements(unmet) => {
+            Event::Requirements(unmet, budget) => {
                 self.unmet = unmet;
-                None
+                self.follow_disks(budget, now)
             }
             Event::Due if self.deadline().is_some_and(|at| at <= now.instant) => {
                 self.step_plain(Trigger::DeadlinePassed, now)
@@ -138,6 +144,8 @@ impl Instance {
             Event::Due => None,
             Event::Restart => self.step_plain(Trigger::Restart, now),
             Event::Drain(budget) => {
+                // This drain outlasts the shortage.
+                self.remembered.disk_shortage = false;
                 self.step_plain(Trigger::Drain(DrainDeadline::new(budget, now)), now)
             }
             Event::Resume => self.step_plain(Trigger::Resume, now),
@@ -152,6 +160,28 @@ impl Instance {
             return self.step_plain(Trigger::RequirementsMet, now);
         }
         command
+    }
+
+    /// Drains an agent that runs while disks have too little room, and ends this drain when
+    /// they have room again.
+    fn follow_disks(&mut self, budget: Duration, now: Now) -> Option<Command> {
+        let is_up = matches!(self.state, State::Starting | State::Running { .. });
+        match (self.lacks_room(), self.remembered.disk_shortage) {
+            (true, false) if is_up => {
+                self.remembered.disk_shortage = true;
+                self.step_plain(Trigger::Drain(DrainDeadline::new(budget, now)), now)
+            }
+            (false, true) => {
+                self.remembered.disk_shortage = false;
+                let drains = self.state.is_drain();
+                drains.then(|| self.step_plain(Trigger::Resume, now))?
+            }
+            (true, _) | (false, false) => None,
+        }
+    }
+
+    fn lacks_room(&self) -> bool {
+        self.unmet.iter().any(|unmet| unmet.need == Need::Disk)
     }
 
     /// Records a report of the unit. An unchanged unit triggers nothing.

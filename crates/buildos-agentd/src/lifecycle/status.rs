@@ -18,7 +18,15 @@ impl Instance {
     /// Returns true if agentd starts the agent once its requirements are met.
     #[must_use]
     pub fn wanted(&self) -> bool {
-        !self.state.is_drain() && self.state != State::Stopped
+        let is_down = self.state.is_drain() || self.state == State::Stopped;
+        !is_down || self.drains_for_room().is_some()
+    }
+
+    /// Returns why the agent is drained until disks have room again; [`None`] if it is not.
+    fn drains_for_room(&self) -> Option<&Unmet> {
+        let drains = self.state.is_drain() && self.remembered.disk_shortage;
+        let mut unmet = self.unmet.iter().filter(|_| drains);
+        unmet.find(|unmet| unmet.need == Need::Disk)
     }
 
     /// Returns the state that D-Bus shows.
@@ -71,24 +79,37 @@ impl Instance {
             }
             State::Stopped => "was stopped; systemctl start starts it again".into(),
             State::Draining(DrainDeadline { budget, .. }) => format!(
-                "drains: its tasks have up to {} s to end; remaining tasks are then stopped{}",
+                "drains{}: its tasks have up to {} s to end; remaining tasks are then stopped{}",
+                self.for_room(),
                 budget.as_secs_f64().ceil(),
                 self.machines.in_drain()
             ),
             State::StoppingAfterDrain { overdue: false, .. } => {
                 let suspended = self.machines.names(Machine::is_suspended);
-                match suspended.as_str() {
-                    "" => "is drained; its unit is being stopped".into(),
-                    names => format!(
-                        "is drained; its unit is being stopped, and with it suspended {names}"
-                    ),
-                }
+                let suspended = match suspended.as_str() {
+                    "" => String::new(),
+                    names => format!(", and with it suspended {names}"),
+                };
+                let room = self.for_room();
+                format!("is drained{room}; its unit is being stopped{suspended}")
             }
             State::StoppingAfterDrain { overdue: true, .. } => {
                 "did not end its tasks in time; its unit is being stopped".into()
             }
+            State::Drained if self.drains_for_room().is_some() => {
+                format!(
+                    "is drained{}; starts again when there is room",
+                    self.for_room()
+                )
+            }
             State::Drained => "is drained; buildosctl resume starts it again".into(),
         }
+    }
+
+    /// Returns the disk for which the agent is drained, to follow other text.
+    fn for_room(&self) -> String {
+        let room = self.drains_for_room();
+        room.map_or_else(String::new, |room| format!(" ({room})"))
     }
 
     /// Returns the cause of the last failure, and the number of failures in a row.

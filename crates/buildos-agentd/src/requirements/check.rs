@@ -1,7 +1,8 @@
 //! Checks the requirements of an agent before its start.
 //!
 //! A requirement that fails later does not end an agent. A build survives a short loss of
-//! carrier, and the agent itself retries when a controller does not answer.
+//! carrier, and the agent itself retries when a controller does not answer. The exception is
+//! room on disks: builds would fail, so the agent is drained.
 
 use std::fmt;
 
@@ -119,6 +120,7 @@ fn missing(need: Need, agent: &Requirements, host: &Host) -> Option<String> {
                 agent.memory, host.memory
             )
         }),
+        Need::Disk => host.disks.reason(),
         Need::Network => match &host.network {
             None => Some("buildos-netd is not running".to_owned()),
             Some(network) => (!network.online).then(|| format!("network: {}", network.reason)),
@@ -157,6 +159,7 @@ fn missing_tools(tools: &[Program], host: &Host) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::disk::{Room, Shortage};
     use super::*;
     use crate::agent::bbot_option::OptionNames;
     use crate::agent::id::Id;
@@ -213,6 +216,7 @@ mod tests {
             }),
             kvm: true,
             memory: 4096,
+            disks: Shortage::default(),
             clock: Clock::Synchronised,
             programs: programs.into(),
             credentials: BTreeMap::from([("auth-key".parse().unwrap(), true)]),
@@ -284,6 +288,18 @@ mod tests {
                     h.credentials.insert("auth-key".parse().unwrap(), false);
                 }),
                 "credential auth-key is missing",
+            ),
+            (
+                Need::Disk,
+                without(|h| {
+                    let full = Room {
+                        path: "/build".into(),
+                        free: 1 << 30,
+                        size: 100 << 30,
+                    };
+                    h.disks.update(vec![full], 5);
+                }),
+                "disk: /build has 1.00 GiB of 100 GiB free",
             ),
             (
                 Need::Memory,

@@ -11,6 +11,7 @@ use buildos_dbus_api::nat1::Nat;
 use buildos_dbus_api::network1::Network;
 
 use super::clock::Clock;
+use super::disk::Shortage;
 use crate::agent::credential::Credential;
 use crate::agent::exec::Program;
 
@@ -27,6 +28,8 @@ pub struct Host {
     pub kvm: bool,
     /// RAM for agents, MiB.
     pub memory: u64,
+    /// File systems with too little room for builds.
+    pub disks: Shortage,
     /// State of the clock.
     pub clock: Clock,
     /// Presence of each required program.

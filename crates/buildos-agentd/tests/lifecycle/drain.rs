@@ -6,7 +6,7 @@ use buildos_agentd::lifecycle::instance::{Drain, Event, Machines};
 use buildos_agentd::lifecycle::table::Command;
 use buildos_agentd::machine::tracker::Machine;
 use buildos_agentd::unit::phase::Phase;
-use buildos_dbus_api::agent1::InstanceState as S;
+use buildos_dbus_api::agent1::{InstanceState as S, Need};
 
 use crate::life::*;
 
@@ -156,4 +156,63 @@ fn drain_before_first_report_is_carried_out() {
     life.handle(Event::Drain(BUDGET));
     life.handle(Event::Resume);
     assert_eq!(life.see_unchanged(Phase::Down), Some(Command::Start));
+}
+
+#[test]
+fn agents_drain_while_disks_lack_room() {
+    let short = || unmet(Need::Disk);
+    let mut life = running();
+    assert_eq!(life.handle(short()), Some(Command::Drain));
+    assert_eq!(life.handle(short()), None);
+    assert_eq!(
+        life.instance.reason(),
+        "drains (something is missing): its tasks have up to 3600 s to end; remaining tasks are then stopped"
+    );
+    assert!(life.instance.wanted());
+    assert_eq!(life.handle(Event::Idle), Some(Command::Stop));
+    life.see(Phase::Stopping);
+    life.see(Phase::Down);
+    let reason = "is drained (something is missing); starts again when there is room";
+    assert_eq!(life.instance.reason(), reason);
+    let (mut life, command) = life.restarted_with(Phase::Down);
+    assert_eq!(command, None);
+    assert_eq!(life.handle(short()), None);
+    assert_eq!(life.instance.reason(), reason);
+    assert_eq!(life.handle(met()), Some(Command::Start));
+    assert_eq!(life.instance.state(), S::Starting);
+}
+
+#[test]
+fn room_ends_a_drain_whose_tasks_still_run() {
+    let mut life = running();
+    life.handle(unmet(Need::Disk));
+    assert_eq!(life.handle(met()), Some(Command::Unwatch));
+    assert_eq!(life.instance.state(), S::Running);
+}
+
+#[test]
+fn drain_of_operator_outlasts_the_shortage() {
+    let mut life = running();
+    life.handle(unmet(Need::Disk));
+    life.handle(Event::Drain(BUDGET));
+    assert!(!life.instance.wanted());
+    life.handle(met());
+    assert_eq!(life.instance.state(), S::Draining);
+    // Nor does a shortage take over a drain of an operator.
+    let mut life = draining();
+    life.handle(unmet(Need::Disk));
+    life.handle(met());
+    assert_eq!(life.instance.state(), S::Draining);
+}
+
+#[test]
+fn operator_can_keep_an_agent_up_without_room() {
+    let mut life = running();
+    life.handle(unmet(Need::Disk));
+    assert_eq!(life.handle(Event::Resume), Some(Command::Unwatch));
+    assert_eq!(life.handle(unmet(Need::Disk)), None);
+    assert_eq!(life.instance.state(), S::Running);
+    // The next shortage drains it again.
+    life.handle(met());
+    assert_eq!(life.handle(unmet(Need::Disk)), Some(Command::Drain));
 }

@@ -93,11 +93,11 @@ impl Life {
 
 pub(crate) fn unmet(need: Need) -> Event {
     let reason = "something is missing".to_owned();
-    Event::Requirements(vec![Unmet { need, reason }])
+    Event::Requirements(vec![Unmet { need, reason }], BUDGET)
 }
 
 pub(crate) fn met() -> Event {
-    Event::Requirements(Vec::new())
+    Event::Requirements(Vec::new(), BUDGET)
 }
 
 /// systemd has not reported the unit; all requirements are met.

@@ -21,6 +21,15 @@ pub(super) fn waits_for(agent: &Agent, need: Need) -> bool {
     state(agent) == Some(InstanceState::Waiting) && lacks(agent, need)
 }
 
+/// Returns true if the agent is drained until disks have room again.
+pub(super) fn drains_for_room(agent: &Agent) -> bool {
+    let drains = matches!(
+        state(agent),
+        Some(InstanceState::Drained | InstanceState::Draining)
+    );
+    drains && agent.instance.wanted && lacks(agent, Need::Disk)
+}
+
 fn lacks(agent: &Agent, need: Need) -> bool {
     let mut needs = agent.instance.needs.iter();
     needs.any(|(key, _)| key == need.as_str())

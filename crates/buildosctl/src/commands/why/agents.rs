@@ -2,7 +2,7 @@
 
 use buildos_dbus_api::agent1::{InstanceState, Need};
 
-use super::agent_state::{running, state, waits_for};
+use super::agent_state::{drains_for_room, running, state, waits_for};
 use super::step::{StepResult, unknown};
 use crate::snapshot::model::{Agent, Daemon, Fault, Host};
 use crate::term::relative;
@@ -48,16 +48,14 @@ pub(super) fn needs(host: &Host) -> StepResult {
             ],
         );
     }
-    let waiting: Vec<&Agent> = host
-        .agents
-        .iter()
-        .filter(|agent| {
-            matches!(
-                state(agent),
-                Some(InstanceState::Waiting | InstanceState::Invalid)
-            )
-        })
-        .collect();
+    let lacks_needs = |agent: &&Agent| {
+        let waits = matches!(
+            state(agent),
+            Some(InstanceState::Waiting | InstanceState::Invalid)
+        );
+        waits || drains_for_room(agent)
+    };
+    let waiting: Vec<&Agent> = host.agents.iter().filter(lacks_needs).collect();
     if waiting.is_empty() {
         return StepResult::Passed("all met".to_owned());
     }
@@ -108,6 +106,9 @@ fn need_advice(key: &str) -> &'static str {
         }
         Ok(Need::Memory) => {
             "Give its tasks less RAM (ram_mib, instance_max), or add RAM to the host."
+        }
+        Ok(Need::Disk) => {
+            "Make room; what takes it: du -xh -d 3 /build | sort -h | tail; buildosctl machines list"
         }
         Ok(Need::Network | Need::Hostname | Need::PrivateNetwork | Need::Clock) | Err(_) => {
             "journalctl -b -x -u buildos-agentd"
@@ -167,6 +168,10 @@ impl Others {
         };
         let (text, advice) = match state(agent) {
             Some(InstanceState::Running | InstanceState::Waiting | InstanceState::Invalid) => {
+                return;
+            }
+            // The step before names it.
+            Some(InstanceState::Drained | InstanceState::Draining) if drains_for_room(agent) => {
                 return;
             }
             Some(InstanceState::Stopped) => (

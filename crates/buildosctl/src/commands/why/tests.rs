@@ -95,7 +95,7 @@ fn open_ports_are_named_on_ready_host() {
 }
 
 /// Faults: name, change to the host, failed step, and parts of answer and advice.
-const FAULTS: [(&str, Change, Step, &str, &str); 31] = [
+const FAULTS: [(&str, Change, Step, &str, &str); 32] = [
     (
         "silent daemon",
         |host| {
@@ -332,6 +332,18 @@ const FAULTS: [(&str, Change, Step, &str, &str); 31] = [
         Step::Needs,
         "8192 MiB",
         "ram_mib",
+    ),
+    (
+        "room",
+        |host| {
+            let full = ("disk", "disk: /build has 1.00 GiB of 100 GiB free");
+            let mut drained = agent("bbot@default", "drained", &[full]);
+            drained.instance.wanted = true;
+            host.agents = vec![drained];
+        },
+        Step::Needs,
+        "bbot@default: disk: /build has 1.00 GiB",
+        "du -xh",
     ),
     (
         "crash loop",
