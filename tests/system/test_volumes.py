@@ -146,7 +146,7 @@ def test_empty_disk_becomes_a_machine_volume(new_host: NewHost, keep: NewDisk) -
     assert "ok       the kernel has counted no errors of the disk\n" in text
     # Everybody can look.
     for verb, found in (("list", "in use at"), ("check", "mounted at /build/machines/fast")):
-        command = f"setpriv --reuid=nobody --clear-groups buildosctl volume {verb} --virtual"
+        command = f"setpriv --reuid=65534 --clear-groups buildosctl volume {verb} --virtual"
         assert found in host.run(command)
 
     other = second.plug_into(host)

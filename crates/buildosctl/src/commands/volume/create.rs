@@ -8,7 +8,7 @@
 //! device with nothing on it, `--erase ID` for one with content. No option permits a device that
 //! is in use, read-only, removable or virtual: no volume is ever used there.
 //!
-//! The kernel decides whether a device is in use: it lets nobody else open it exclusively.
+//! The kernel decides whether a device is in use: then a second exclusive open fails.
 //! mkfs.btrfs opens it exclusively again, and refuses signatures that appeared meanwhile.
 
 use std::fs::{self, File, OpenOptions};
