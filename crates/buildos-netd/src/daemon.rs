@@ -8,6 +8,7 @@
 //! | change of the network configuration | rtnetlink |
 //! | DHCP message, ARP packet | sockets |
 //! | changed hostname | `/proc` |
+//! | lease of the boot before | file of the state volume, see buildos-volumes(8) |
 //! | timer | timerfd |
 //!
 //! The loop waits only for events and for the kernel.
@@ -19,6 +20,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use buildos_dhcp::address_conflict::Report;
 use buildos_dhcp::{Event, Instant, Lease, Transmit, arp};
+use buildos_service::file_watch::FileWatch;
 use buildos_service::{Refused, Request, Service, heap, random};
 use buildos_types::LinkIndex;
 use tokio::sync::{mpsc, watch};
@@ -45,6 +47,8 @@ use crate::{clock, messages, other_manager, state_file};
 
 /// Directory of published files, and of the state for a restarted netd.
 const RUNTIME_DIRECTORY: &str = "/run/buildos/netd";
+/// State of the boot before, once the state volume is mounted.
+const FORMER_BOOT: &str = "run/buildos/state/netd.json";
 /// Delay of the files after changes other than of the lease. A renewal, which changes the
 /// state of the client twice, is over by then, and the kernel is configured.
 const FILES_DELAY: Duration = Duration::from_millis(20);
@@ -113,6 +117,7 @@ pub async fn run(mut service: Service<Settings>) -> Result<(), NetdError> {
             }
             incoming = netd.host.sockets.receive() => netd.reconciler.receive(clock::now(), &incoming),
             () = hostname_changed(netd.hostname.as_mut()) => netd.update_hostname(),
+            () = former_boot_changed(netd.former_boot.as_ref()) => netd.ask_for_former_lease(),
             fired = alarm.wait(deadline) => {
                 fired.map_err(NetdError::Timer)?;
                 netd.reconciler.timeout(clock::now());
@@ -156,11 +161,24 @@ async fn hostname_changed(hostname: Option<&mut HostnameMonitor>) {
     }
 }
 
+/// Waits for a change of the file of the state volume. Without a watch, waits indefinitely.
+async fn former_boot_changed(watch: Option<&FileWatch>) {
+    let changed = match watch {
+        Some(watch) => watch.changed().await.is_ok(),
+        None => false,
+    };
+    if !changed {
+        std::future::pending::<()>().await;
+    }
+}
+
 struct Netd {
     reconciler: Reconciler,
     host: Host,
     changes: ChangeBudget,
     hostname: Option<HostnameMonitor>,
+    /// Waits for the lease of the boot before, until br0 has a lease.
+    former_boot: Option<FileWatch>,
     statuses: watch::Sender<Status>,
     files: RuntimeFiles,
     /// Time at which the files follow a change.
@@ -182,6 +200,8 @@ impl Netd {
             },
             changes: ChangeBudget::default(),
             hostname: HostnameMonitor::open().ok(),
+            // Without inotify, the host begins as one without a state volume.
+            former_boot: FileWatch::new(Path::new("/"), &[FORMER_BOOT]).ok(),
             statuses: watch::Sender::new(Status::new(&reconciler, Vec::new(), clocks())),
             reconciler,
             files: RuntimeFiles::new(RUNTIME_DIRECTORY),
@@ -194,7 +214,25 @@ impl Netd {
     async fn start(&mut self) -> Result<(), KernelError> {
         self.update_hostname();
         let former = state_file::read(&state_path());
-        self.reconciler.start(&mut self.host, former).await
+        self.reconciler.start(&mut self.host, former).await?;
+        self.ask_for_former_lease();
+        self.reconciler.step(&mut self.host).await
+    }
+
+    /// Asks for the lease of the boot before, if the state volume has it by now.
+    fn ask_for_former_lease(&mut self) {
+        let has_lease = self.reconciler.election().lease().is_some();
+        let Some(watch) = self.former_boot.take_if(|_| !has_lease) else {
+            self.former_boot = None;
+            return;
+        };
+        if watch.add_directories().is_err() {
+            return;
+        }
+        match state_file::read_former_boot(&Path::new("/").join(FORMER_BOOT)) {
+            Some(former) => self.reconciler.ask_for_former_lease(clock::now(), former),
+            None => self.former_boot = Some(watch),
+        }
     }
 
     fn configure(&mut self, settings: Settings) {
@@ -214,6 +252,7 @@ impl Netd {
         let now = clocks.boottime;
         let status = Status::new(&self.reconciler, service.problems(), clocks);
         service.status(&status.reason);
+        let _ = self.former_boot.take_if(|_| status.lease.is_some());
         let mut delay = self.host.history.is_changed().then_some(FILES_DELAY);
         self.statuses.send_if_modified(|old| {
             let changed = *old != status;

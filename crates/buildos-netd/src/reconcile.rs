@@ -113,7 +113,7 @@ pub trait Network {
     fn notify(&mut self, nic: &Candidate, notice: &Notice);
 }
 
-/// The uplink of an earlier netd of this boot.
+/// The uplink of an earlier netd, of this boot or the one before.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub struct FormerUplink {
@@ -195,6 +195,19 @@ impl Reconciler {
         }
         self.update_candidates(host);
         self.reconcile(host, false).await
+    }
+
+    /// Asks for the lease of the boot before, unless br0 has one: beside the search, which does
+    /// not wait.
+    pub fn ask_for_former_lease(&mut self, now: Instant, former: FormerUplink) {
+        // br0 had the hardware address of a different NIC: the lease belongs to that one.
+        if former
+            .identity
+            .is_none_or(|identity| identity == former.mac)
+        {
+            self.election
+                .ask_for_former_lease(now, former.mac, former.lease);
+        }
     }
 
     /// Reconciles if a change, a retry or an outcome of the election requires it. Call it

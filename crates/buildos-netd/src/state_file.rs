@@ -1,17 +1,21 @@
 //! Encodes and decodes `/run/buildos/netd/state.json`: the status for programs that do
-//! not use the bus, and the uplink that a restarted netd resumes.
+//! not use the bus, and the uplink that a restarted netd resumes. The state volume keeps the
+//! file for the next boot, see buildos-volumes(8).
 
 use std::fs;
 use std::path::Path;
 use std::sync::OnceLock;
 
 use buildos_dhcp::Lease;
+use buildos_service::file::read_bounded;
 use buildos_types::MacAddress;
 use serde::{Deserialize, Serialize};
 
 use crate::reconcile::FormerUplink;
 use crate::status::Status;
 
+/// Bytes of a file of the state volume.
+const LIMIT: usize = 1 << 20;
 /// Identifies the boot (random(4)). The times of a lease count from boot.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
@@ -66,9 +70,23 @@ pub fn read(path: &Path) -> Option<FormerUplink> {
     decode(&fs::read(path).ok()?, &boot_id())
 }
 
+/// Returns the uplink that the state volume has kept from the boot before.
+#[must_use]
+pub fn read_former_boot(path: &Path) -> Option<FormerUplink> {
+    decode_former_boot(&read_bounded(path, LIMIT).ok()?, &boot_id())
+}
+
 fn decode(bytes: &[u8], boot_id: &str) -> Option<FormerUplink> {
+    uplink(bytes, |saved| saved == boot_id)
+}
+
+fn decode_former_boot(bytes: &[u8], boot_id: &str) -> Option<FormerUplink> {
+    uplink(bytes, |saved| saved != boot_id)
+}
+
+fn uplink(bytes: &[u8], is_wanted: impl Fn(&str) -> bool) -> Option<FormerUplink> {
     let saved: Saved = serde_json::from_slice(bytes).ok()?;
-    let resume = saved.resume.filter(|resume| resume.boot_id == boot_id)?;
+    let resume = saved.resume.filter(|resume| is_wanted(&resume.boot_id))?;
     Some(FormerUplink {
         mac: resume.uplink,
         identity: resume.identity,
@@ -112,5 +130,17 @@ mod tests {
         assert_eq!(decode(&encode(&offline()), &boot_id()), None);
         assert_eq!(decode(b"{\"resume\": {\"boot_id\"", &boot_id()), None);
         assert_eq!(decode(b"", &boot_id()), None);
+    }
+
+    #[test]
+    fn state_file_of_other_boot_is_that_of_the_boot_before() {
+        let former = decode_former_boot(&encode(&online()), "another boot").unwrap();
+        assert_eq!(Some(former.lease), online().lease);
+        assert_eq!(decode_former_boot(&encode(&online()), &boot_id()), None);
+        assert_eq!(
+            decode_former_boot(&encode(&offline()), "another boot"),
+            None
+        );
+        assert_eq!(decode_former_boot(b"{", "another boot"), None);
     }
 }

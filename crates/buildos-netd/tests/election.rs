@@ -644,6 +644,131 @@ fn lease_resumed_is_confirmed_and_kept_meanwhile() {
     assert_eq!(world.election.port().unwrap().client.state(), State::Bound);
 }
 
+/// Returns the lease that the server of NIC 1 grants.
+fn lease_of_first_nic() -> Lease {
+    let world = World::new(&[Server::Good], None);
+    world.election.lease().unwrap().clone()
+}
+
+/// Boots with the lease that NIC 1 had in the boot before.
+fn booted(servers: &[Server]) -> World {
+    let mut world = World::before(servers, None);
+    let lease = Lease {
+        // The boot before lasted longer.
+        acquired: Duration::from_secs(1_000_000),
+        ..lease_of_first_nic()
+    };
+    let (now, nic) = (world.now, mac(index(1)));
+    world.election.ask_for_former_lease(now, nic, lease);
+    world.links();
+    world
+}
+
+#[test]
+fn former_lease_is_granted_without_an_offer() {
+    let world = booted(&[Server::AcksOnly, Server::Silent]);
+    assert_eq!(world.leased(), Some(address(index(1))));
+    assert_eq!(world.now, Duration::from_secs(100), "no time has passed");
+    let (first, kind) = world.sent[0];
+    assert_eq!((first, kind), (index(1), MessageKind::Discover));
+    let bound = world.events.iter();
+    let bound = bound.filter(|(_, event)| matches!(event, Event::Bound(_)));
+    assert_eq!(bound.count(), 1, "{:?}", world.events);
+    assert_eq!(world.election.port().unwrap().client.state(), State::Bound);
+}
+
+#[test]
+fn former_lease_that_is_denied_or_ignored_does_not_delay_the_search() {
+    for server in [
+        Server::Good,
+        Server::Forgetful,
+        Server::Elsewhere,
+        Server::Refuses,
+        Server::OffersOnly,
+        Server::Silent,
+    ] {
+        let with = booted(&[server]);
+        let without = World::new(&[server], None);
+        assert_eq!(with.leased(), without.leased(), "{server:?}");
+        assert_eq!(with.now, without.now, "{server:?}");
+        let discovers = |mut world: World| {
+            world.pass(Duration::from_secs(60));
+            let sent = world.sent.iter();
+            sent.filter(|(_, kind)| *kind == MessageKind::Discover)
+                .count()
+        };
+        let requests = with.requests().len();
+        assert!(requests <= without.requests().len() + 1, "{server:?}");
+        let (with, without) = (discovers(with), discovers(without));
+        // The jitter of retransmissions differs.
+        assert!(with + 1 >= without, "{server:?}: {with} of {without}");
+    }
+}
+
+#[test]
+fn former_lease_is_given_up_after_four_requests() {
+    let mut world = booted(&[Server::Silent]);
+    world.pass(Duration::from_secs(300));
+    assert_eq!(world.requests(), [index(1); 4]);
+}
+
+#[test]
+fn former_lease_is_asked_for_once_its_nic_has_carrier() {
+    let mut world = World::before(&[Server::AcksOnly, Server::Silent], None);
+    world.carrier.insert(index(1), false);
+    let (now, nic) = (world.now, mac(index(1)));
+    world.links();
+    world
+        .election
+        .ask_for_former_lease(now, nic, lease_of_first_nic());
+    world.pass(Duration::from_secs(20));
+    assert_eq!(world.requests(), []);
+    world.set_carrier(index(1), true);
+    assert_eq!(world.leased(), Some(address(index(1))));
+}
+
+#[test]
+fn former_lease_is_not_asked_for_beside_a_lease() {
+    let mut world = World::new(&[Server::Silent, Server::Good], None);
+    assert_eq!(world.port(), Some(index(2)));
+    let requests = world.requests().len();
+    let (now, nic) = (world.now, mac(index(1)));
+    world
+        .election
+        .ask_for_former_lease(now, nic, lease_of_first_nic());
+    world.exchange();
+    world.pass(Duration::from_secs(60));
+    assert_eq!(world.requests().len(), requests);
+    assert_eq!(world.port(), Some(index(2)));
+}
+
+/// The server has moved the host to a different address, and confirms the former one late.
+#[test]
+fn former_lease_is_not_used_once_a_different_address_is_requested() {
+    let mut world = World::before(&[Server::Elsewhere], None);
+    let (now, nic) = (world.now, mac(index(1)));
+    world
+        .election
+        .ask_for_former_lease(now, nic, lease_of_first_nic());
+    let candidates = world.candidates();
+    world.election.set_candidates(now, candidates);
+    let mut sent = Vec::new();
+    while let Some(effect) = world.election.poll() {
+        if let Effect::Transmit(_, transmit) = effect {
+            sent.push(transmit);
+        }
+    }
+    let [discover, request] = &sent[..] else {
+        panic!("{} messages", sent.len());
+    };
+    let offer = reply(Server::Elsewhere, index(1), discover, 2, LEASE);
+    world.election.packet(now, index(1), &offer);
+    let ack = reply(Server::Good, index(1), request, 5, LEASE);
+    world.election.packet(now, index(1), &ack);
+    world.exchange();
+    assert_eq!(world.leased(), Some(address_elsewhere(index(1))));
+}
+
 /// Returns the other one of NICs 1 and 2.
 fn other(nic: LinkIndex) -> LinkIndex {
     index(3 - nic.get())

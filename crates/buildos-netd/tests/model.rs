@@ -88,6 +88,10 @@ enum Step {
     Immediate(bool),
     /// netd is killed and restarted with its saved state.
     Restart,
+    /// netd starts without it, as in a new boot, with the lease of the boot before.
+    Boot,
+    /// The lease of the boot before is found late.
+    FormerLease,
     /// The kernel refuses operations from now on.
     Refuse(Refusal),
     /// The kernel accepts all operations again.
@@ -127,6 +131,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => Just(Step::Renew),
         1 => any::<bool>().prop_map(Step::Immediate),
         1 => Just(Step::Restart),
+        1 => Just(Step::Boot),
+        1 => Just(Step::FormerLease),
         2 => refusal.prop_map(Step::Refuse),
         2 => Just(Step::Accept),
         1 => Just(Step::RemoveAddresses),
@@ -145,6 +151,8 @@ struct World {
     refusing: bool,
     /// A static address is configured, and expired leases are kept.
     fallback: bool,
+    /// What the state volume has.
+    former_boot: Option<FormerUplink>,
 }
 
 impl World {
@@ -155,6 +163,7 @@ impl World {
             excluded: BTreeSet::new(),
             refusing: false,
             fallback,
+            former_boot: None,
         };
         for nic in all_nics() {
             world.lan.servers.insert(nic, (Server::Good, 3600));
@@ -210,6 +219,12 @@ impl World {
             Step::Renew => self.reconciler.renew(now),
             Step::Immediate(on) => self.lan.immediate = on,
             Step::Restart => return self.restart(),
+            Step::Boot => return self.boot(),
+            Step::FormerLease => {
+                if let Some(former) = self.former_boot.clone() {
+                    self.reconciler.ask_for_former_lease(now, former);
+                }
+            }
             Step::Refuse(refusal) => {
                 self.refusing = true;
                 self.lan.kernel.refuse(move |op| refusal.applies_to(op));
@@ -249,6 +264,22 @@ impl World {
 
     /// Restarts netd. `state.json` has a lease once its address is on br0.
     fn restart(&mut self) {
+        let former = self.former();
+        self.start_anew(former);
+    }
+
+    /// Starts netd with a lease that has to be asked for.
+    fn boot(&mut self) {
+        self.former_boot = self.former().or(self.former_boot.take());
+        self.start_anew(None);
+        if let Some(former) = self.former_boot.clone() {
+            let now = self.now();
+            self.reconciler.ask_for_former_lease(now, former);
+        }
+        self.settle();
+    }
+
+    fn former(&self) -> Option<FormerUplink> {
         let br0 = self.lan.kernel.observed.bridge(PUBLIC_BRIDGE);
         let br0 = br0.map(|bridge| bridge.index);
         let election = self.reconciler.election();
@@ -256,7 +287,7 @@ impl World {
             let mut addresses = self.lan.kernel.observed.addresses.iter();
             addresses.any(|a| Some(a.link) == br0 && a.net.addr() == lease.address)
         });
-        let former = election
+        election
             .port()
             .zip(lease)
             .map(|(port, lease)| FormerUplink {
@@ -264,7 +295,10 @@ impl World {
                 identity: Some(port.client.mac()),
                 gateway_mac: election.gateway_mac(),
                 lease: lease.clone(),
-            });
+            })
+    }
+
+    fn start_anew(&mut self, former: Option<FormerUplink>) {
         let seed = u64::try_from(self.now().as_nanos()).unwrap();
         self.reconciler = Reconciler::new(settings(&self.excluded, self.fallback), seed);
         self.lan.replies.clear();

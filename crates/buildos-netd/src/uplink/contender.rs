@@ -52,6 +52,8 @@ pub struct Contender {
     pub(super) scouted: bool,
     /// Searches beside the unconfirmed lease.
     pub(super) scout: Option<Client>,
+    /// Asks for the lease of the boot before, beside the search.
+    pub(super) former_boot: Option<Client>,
     /// Asks whether the NIC is on the LAN of br0's lease.
     pub(super) takeover: Option<Takeover>,
     /// The client has been started and not stopped or suspended since.
@@ -74,6 +76,7 @@ impl Contender {
             fallback: None,
             scouted: false,
             scout: None,
+            former_boot: None,
             takeover: None,
             running: false,
             offered_at: None,

@@ -19,6 +19,7 @@
 //!   it, the client declines it.
 //! - The winner remains the port of br0 until another NIC wins. The election is open again
 //!   when the lease is lost, or when carrier has been missing for longer than the grace time.
+//! - The lease of the boot before is asked for beside the search ([`former_boot`]).
 //! - While no server grants a lease, br0 can have an expired one or a static address
 //!   ([`fallback`]).
 //!
@@ -49,6 +50,7 @@ use crate::static_address::StaticAddress;
 
 mod confirm;
 mod fallback;
+mod former_boot;
 mod ipv6_port;
 mod order;
 mod takeover;
@@ -155,6 +157,9 @@ pub struct Election {
     bootif_until: Option<Instant>,
     /// Time since which NICs with carrier have had no lease.
     no_lease_since: Option<Instant>,
+    /// The lease of the boot before, and the hardware address of its NIC, until it is granted or
+    /// given up.
+    former_boot: Option<(MacAddress, Lease)>,
     /// The host that has the address of the fallback.
     fallback_claim: Option<Claim>,
     /// br0 moved to another NIC, and its address has not been announced since.
@@ -178,6 +183,7 @@ impl Election {
             open_since: None,
             bootif_until: None,
             no_lease_since: None,
+            former_boot: None,
             fallback_claim: None,
             announcement_due: false,
             ipv6_port: Ipv6Port::default(),
@@ -189,6 +195,7 @@ impl Election {
     /// Replaces the rules.
     pub fn set_rules(&mut self, now: Instant, rules: Rules) {
         self.rules = rules;
+        self.forget_former_lease();
         self.configure_clients();
         self.advance(now);
     }
@@ -221,6 +228,9 @@ impl Election {
     fn configure_clients(&mut self) {
         for contender in self.contenders.values_mut() {
             let config = config(&self.rules, &self.hostname, contender.candidate.mac);
+            if let Some(client) = &mut contender.former_boot {
+                client.configure(config.clone());
+            }
             contender.client.configure(config);
         }
     }
@@ -319,6 +329,9 @@ impl Election {
             if let Some(takeover) = &mut contender.takeover {
                 takeover.packet(now, payload);
             }
+            if let Some(client) = &mut contender.former_boot {
+                client.handle(now, Input::Packet(payload));
+            }
         }
         self.input(now, index, Input::Packet(payload));
     }
@@ -351,6 +364,7 @@ impl Election {
             self.renew(now);
         }
         self.confirmation_timeout(now);
+        self.former_boot_timeout(now);
         let _ = self.bootif_until.take_if(|until| *until <= now);
         for contender in self.contenders.values_mut() {
             if contender.client.deadline().is_some_and(|at| at <= now) {
@@ -375,12 +389,14 @@ impl Election {
             let monitor = contender.monitor.as_ref().map(Monitor::deadline);
             let scout = contender.scout.as_ref().and_then(Client::deadline);
             let takeover = contender.takeover.as_ref().and_then(Takeover::deadline);
+            let former_boot = contender.former_boot.as_ref().and_then(Client::deadline);
             [
                 contender.client.deadline(),
                 detector,
                 monitor,
                 scout,
                 takeover,
+                former_boot,
             ]
         });
         let head_start = self
@@ -449,6 +465,7 @@ impl Election {
         self.update_ipv6_port(now);
         self.start_and_stop_clients(now);
         self.collect_outputs(now);
+        self.update_former_boot(now);
         if let Some(index) = self.next_to_request(now) {
             if let Some(contender) = self.contenders.get_mut(&index) {
                 contender.client.handle(now, Input::Select);

@@ -17,6 +17,8 @@ pub(crate) enum Server {
     /// Offers, but does not answer the REQUEST.
     OffersOnly,
     Silent,
+    /// Does not offer, but confirms a lease.
+    AcksOnly,
     /// Offers, and answers the REQUEST with NAK.
     Refuses,
     /// Grants a lease without a default route.
@@ -54,12 +56,15 @@ pub(crate) fn answer(server: Server, to: &Transmit) -> Option<u8> {
     const SERVER: u8 = 54;
     let names_server = || Options::parse(&to.payload).is_ok_and(|o| o.get(SERVER).is_some());
     match (server, to.kind) {
-        (Server::Silent, _) => None,
+        (Server::Silent, _) | (Server::AcksOnly, MessageKind::Discover) => None,
         (_, MessageKind::Discover) => Some(OFFER),
         (Server::Elsewhere | Server::Forgetful, MessageKind::Request) => {
             names_server().then_some(ACK)
         }
-        (Server::Good | Server::NoRoute | Server::LinkLocal, MessageKind::Request) => Some(ACK),
+        (
+            Server::Good | Server::NoRoute | Server::LinkLocal | Server::AcksOnly,
+            MessageKind::Request,
+        ) => Some(ACK),
         (Server::Refuses, MessageKind::Request) => Some(NAK),
         _ => None,
     }
@@ -90,6 +95,7 @@ pub(crate) fn reply(
         Server::Elsewhere => address_elsewhere(index),
         Server::Good => address(client_nic(to)),
         Server::OffersOnly
+        | Server::AcksOnly
         | Server::Silent
         | Server::Refuses
         | Server::NoRoute
