@@ -24,7 +24,7 @@ from simlan.wait import wait_for
 
 _LIMIT = 2048
 _LEARNED = 16_384
-_CPU = 0.10
+_CPU = 0.05
 """Share of a CPU that an attack may cost natd and netd. A flapping port cost natd a fifth once."""
 
 
