@@ -341,11 +341,12 @@ Only root and members of buildos-admin can renew.
     Command {
         id: Id::Check,
         name: "check",
-        summary: "Check configuration, a kernel command line or a channel",
+        summary: "Check configuration, a kernel command line, a channel or machines",
         details: "\
 FILE is a file of a daemon in a directory NAME.conf.d, a configuration of
-PXELINUX, iPXE or GRUB, or a signed channel. A channel needs --keyring, and
-sqv(1). No build host is needed. Exits with 1 if there is a mistake.
+PXELINUX, iPXE or GRUB, a signed channel, or what bbot-agent --dump-machines
+prints, judged as a controller does. A channel needs --keyring, and sqv(1). No
+build host is needed. Exits with 1 if there is a mistake.
 ",
         forms: &[
             Form {

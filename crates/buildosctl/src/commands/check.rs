@@ -1,7 +1,8 @@
 //! `buildosctl check`: finds mistakes in configuration before a host uses it.
 //!
 //! It uses the schemas of the daemons: keys, limits and messages are the same. Signed channel
-//! files are checked as hosts check them (`channel`).
+//! files are checked as hosts check them (`channel`), and manifests of machines as a controller
+//! judges them (`machines`).
 //!
 //! # Limits
 //!
@@ -17,13 +18,14 @@ use buildos_service::config::{Fragment, Origin, Problem, Schema, evaluate};
 mod boot_loader;
 mod channel;
 mod image;
+mod machines;
 
 pub(crate) use channel::{Trust, now};
 
 /// A source of configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Subject {
-    /// A file of a daemon or of a boot loader, or a channel.
+    /// A file of a daemon or of a boot loader, a channel, or manifests of machines.
     File {
         path: PathBuf,
         /// `netd`, `hostnamed`, `natd`, `agentd` or `updated`; if not given, the directory decides.
@@ -56,6 +58,12 @@ pub(crate) fn check(subject: &Subject) -> Result<Vec<String>, String> {
                 .map_err(|error| format!("cannot read {}: {error}", path.display()))?;
             if channel::is_signed(&text) {
                 return channel::check(path, trust);
+            }
+            if machines::are_manifests(&text) {
+                let each = machines::problems(&text).into_iter();
+                return Ok(each
+                    .map(|problem| format!("{}:{problem}", path.display()))
+                    .collect());
             }
             file(path, daemon.as_deref().or(owner(path)), &text)
         }
@@ -91,7 +99,7 @@ fn file(path: &Path, daemon: Option<&str>, text: &str) -> Result<Vec<String>, St
     }
     let lines = boot_loader::parse(text).ok_or_else(|| {
         format!(
-            "{} is neither in a NAME.conf.d directory nor a signed channel nor a file of PXELINUX, iPXE or GRUB; name its daemon with --daemon NAME",
+            "{} is neither in a NAME.conf.d directory nor a signed channel nor manifests of machines nor a file of PXELINUX, iPXE or GRUB; name its daemon with --daemon NAME",
             path.display()
         )
     })?;
