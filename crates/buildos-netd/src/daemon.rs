@@ -118,6 +118,7 @@ pub async fn run(mut service: Service<Settings>) -> Result<(), NetdError> {
             incoming = netd.host.sockets.receive() => netd.reconciler.receive(clock::now(), &incoming),
             () = hostname_changed(netd.hostname.as_mut()) => netd.update_hostname(),
             () = former_boot_changed(netd.former_boot.as_ref()) => netd.ask_for_former_lease(),
+            () = std::future::ready(()), if netd.step_due => {}
             fired = alarm.wait(deadline) => {
                 fired.map_err(NetdError::Timer)?;
                 netd.reconciler.timeout(clock::now());
@@ -126,6 +127,7 @@ pub async fn run(mut service: Service<Settings>) -> Result<(), NetdError> {
         if reload {
             netd.configure(service.reload().clone());
         }
+        netd.step_due = false;
         netd.host.kernel.begin_step();
         netd.reconciler.step(&mut netd.host).await?;
         netd.publish(&mut service);
@@ -183,6 +185,8 @@ struct Netd {
     files: RuntimeFiles,
     /// Time at which the files follow a change.
     files_due: Option<Instant>,
+    /// Messages were answered after the last step.
+    step_due: bool,
     /// Number of links at the last return of free memory.
     links: usize,
     /// Time of the next return of free memory.
@@ -206,6 +210,7 @@ impl Netd {
             reconciler,
             files: RuntimeFiles::new(RUNTIME_DIRECTORY),
             files_due: Some(Instant::ZERO),
+            step_due: false,
             links: 0,
             trim_at: None,
         })
@@ -278,21 +283,28 @@ impl Netd {
         self.host.sockets.close_others(&listeners);
     }
 
+    /// Writes the files. Answers messages in between, as each file takes a while.
     fn write_files(&mut self, now: Instant) {
-        if let Some(history) = self.host.history.take_changes() {
-            self.files.write(now, "ledger.json", history);
-        }
         let status = self.statuses.borrow();
-        let files = &mut self.files;
-        files.write(now, "state.json", state_file::encode(&status));
-        files.write(
-            now,
-            "resolv.conf",
-            resolv_conf::render(&status).into_bytes(),
-        );
-        files.write(now, "interfaces", interfaces::render(&status).into_bytes());
-        if let Some(text) = timesyncd::render(&status) {
-            files.write(now, "timesyncd.conf", text.into_bytes());
+        let files = [
+            ("ledger.json", self.host.history.take_changes()),
+            ("state.json", Some(state_file::encode(&status))),
+            (
+                "resolv.conf",
+                Some(resolv_conf::render(&status).into_bytes()),
+            ),
+            ("interfaces", Some(interfaces::render(&status).into_bytes())),
+            (
+                "timesyncd.conf",
+                timesyncd::render(&status).map(String::into_bytes),
+            ),
+        ];
+        drop(status);
+        for (name, content) in files {
+            if let Some(content) = content {
+                self.step_due |= self.reconciler.take_received(&mut self.host);
+                self.files.write(now, name, content);
+            }
         }
     }
 

@@ -53,6 +53,8 @@ use crate::uplink::notice::Notice;
 
 /// Limit of rounds for one event.
 const ROUNDS: usize = 8;
+/// Limit of messages that are taken in a row: they can arrive faster than netd answers.
+const MESSAGES: usize = 64;
 /// Delay before a refused operation is applied again.
 pub const RETRY: Duration = Duration::from_secs(2);
 
@@ -345,6 +347,7 @@ impl Reconciler {
         let mut observe = observe;
         for _ in 0..ROUNDS {
             if observe {
+                self.take_received(host);
                 self.observe(host).await?;
                 self.update_candidates(host);
                 self.take_received(host);
@@ -473,10 +476,13 @@ impl Reconciler {
     }
 
     /// Processes the messages that were received meanwhile, and sends the answers. Returns
-    /// false if there were none.
-    fn take_received<H: Kernel + Network>(&mut self, host: &mut H) -> bool {
+    /// false if there were none. After true, call [`Reconciler::step`].
+    pub fn take_received<H: Kernel + Network>(&mut self, host: &mut H) -> bool {
         let mut any = false;
-        while let Some(incoming) = host.received() {
+        for _ in 0..MESSAGES {
+            let Some(incoming) = host.received() else {
+                break;
+            };
             self.receive(host.now(), &incoming);
             any = true;
         }

@@ -68,6 +68,8 @@ struct Open {
     listen: Listen,
     /// The socket, if the client also sends with it.
     udp: Option<Arc<UdpSocket>>,
+    /// The socket, if it receives the answers to a search.
+    replies: Option<Arc<PacketReceiver>>,
     reader: JoinHandle<()>,
 }
 
@@ -170,9 +172,11 @@ impl Sockets {
         }
     }
 
-    /// Returns the next message if there is one.
+    /// Returns the next message if there is one. It asks the kernel for answers to a search:
+    /// the task of a socket does not run while netd is busy.
     pub fn try_receive(&mut self) -> Option<Incoming> {
-        self.receiver.try_recv().ok()
+        let queued = self.receiver.try_recv().ok();
+        queued.or_else(|| self.open.iter().find_map(Open::try_receive_reply))
     }
 
     /// Waits for the next message. Cancel-safe.
@@ -186,13 +190,25 @@ impl Sockets {
 }
 
 impl Open {
+    /// Returns the next answer in the socket. Drops malformed packets before it.
+    fn try_receive_reply(&self) -> Option<Incoming> {
+        let socket = self.replies.as_ref()?;
+        let mut packets = std::iter::from_fn(|| socket.try_receive()).take(QUEUE);
+        let message = packets.find_map(|packet| reply(&packet).ok())?;
+        let client = self.client;
+        Some(Incoming { client, message })
+    }
+
     fn new(client: LinkIndex, listen: &Listen, sender: mpsc::Sender<Incoming>) -> io::Result<Self> {
         let inbox = Inbox { client, sender };
-        let (udp, reader) = match listen {
+        let (mut udp, mut replies) = (None, None);
+        let reader = match listen {
             Listen::Replies(link, mac) => {
                 let filter = socket_filter::dhcp_replies(*mac);
                 let socket = PacketReceiver::open(*link, EtherType::Ipv4, &filter)?;
-                (None, tokio::spawn(read_packets(inbox, socket, reply)))
+                let socket = Arc::new(socket);
+                replies = Some(socket.clone());
+                tokio::spawn(read_packets(inbox, socket, reply))
             }
             Listen::Claims {
                 link,
@@ -203,24 +219,25 @@ impl Open {
                 let filter = socket_filter::address_claims(addresses, *mac);
                 let frames = if *tap { EtherType::Tap } else { EtherType::Arp };
                 let socket = PacketReceiver::open(*link, frames, &filter)?;
-                (None, tokio::spawn(read_packets(inbox, socket, claim)))
+                tokio::spawn(read_packets(inbox, Arc::new(socket), claim))
             }
             Listen::Gateway(link, gateway, address) => {
                 let filter = socket_filter::arp_between(*gateway, *address);
                 let socket = PacketReceiver::open(*link, EtherType::Arp, &filter)?;
-                (None, tokio::spawn(read_packets(inbox, socket, claim)))
+                tokio::spawn(read_packets(inbox, Arc::new(socket), claim))
             }
             Listen::Udp(_, device, mac) => {
                 let filter = socket_filter::dhcp_datagrams(*mac);
                 let socket = Arc::new(packet::udp(device, &filter)?);
-                let reader = tokio::spawn(read_udp(inbox, socket.clone()));
-                (Some(socket), reader)
+                udp = Some(socket.clone());
+                tokio::spawn(read_udp(inbox, socket))
             }
         };
         Ok(Self {
             client,
             listen: listen.clone(),
             udp,
+            replies,
             reader,
         })
     }
@@ -256,7 +273,7 @@ fn claim(received: &packet::Received) -> Result<Message, String> {
         .map_err(|error| error.to_string())
 }
 
-async fn read_packets(inbox: Inbox, socket: PacketReceiver, parse: Parse) {
+async fn read_packets(inbox: Inbox, socket: Arc<PacketReceiver>, parse: Parse) {
     let client = inbox.client.get();
     loop {
         match socket.receive().await.map(|received| parse(&received)) {

@@ -13,7 +13,7 @@ mod servers;
 
 use std::time::Duration;
 
-use buildos_dhcp::Instant;
+use buildos_dhcp::{Instant, MessageKind};
 use buildos_netd::kernel::fake;
 use buildos_netd::observed::{Link, PRIVATE_BRIDGE, PUBLIC_BRIDGE};
 use buildos_netd::plan::Op;
@@ -316,6 +316,21 @@ fn offer_is_requested_before_remaining_operations() {
     let private = |op: &Op| matches!(op, Op::SetAddress(a) if a.expires.is_none());
     let position = |is: &dyn Fn(&Op) -> bool| lan.attempts.iter().position(is).unwrap();
     assert!(position(&attach) < position(&private), "{:?}", lan.attempts);
+}
+
+#[test]
+fn offer_in_the_socket_is_requested_before_kernel_is_read() {
+    let (mut reconciler, mut lan) = host();
+    let start = reconciler.start(&mut lan, None);
+    fake::run(start).unwrap().unwrap();
+    assert!(!lan.replies.is_empty(), "an OFFER is in the socket");
+    lan.immediate = true;
+    lan.sent.clear();
+    lan.sent_when_observed.clear();
+    reconciler.kernel_changed(None);
+    fake::run(reconciler.step(&mut lan)).unwrap().unwrap();
+    assert_eq!(lan.sent[0].1, MessageKind::Request);
+    assert!(lan.sent_when_observed[0] > 0, "the kernel was read before");
 }
 
 #[test]

@@ -159,6 +159,11 @@ impl PacketReceiver {
         Ok(Self(fd))
     }
 
+    /// Returns the next packet if there is one.
+    pub fn try_receive(&self) -> Option<Received> {
+        receive(self.0.as_raw_fd()).ok()
+    }
+
     /// Waits for the next packet. Cancel-safe.
     ///
     /// # Errors

@@ -41,6 +41,8 @@ pub(crate) struct Lan {
     pub(crate) looks: usize,
     /// Times at which netd read the kernel.
     pub(crate) observed_at: Vec<Instant>,
+    /// Number of messages that netd had sent when it read the kernel.
+    pub(crate) sent_when_observed: Vec<usize>,
     /// A link whose message netd cannot decode.
     pub(crate) undecodable: Option<LinkIndex>,
     /// Messages that netd sent.
@@ -65,6 +67,7 @@ impl Lan {
             immediate: false,
             looks: 0,
             observed_at: Vec::new(),
+            sent_when_observed: Vec::new(),
             undecodable: None,
             sent: Vec::new(),
             arp: Vec::new(),
@@ -83,6 +86,7 @@ impl Kernel for Lan {
 
     async fn observe(&mut self) -> Result<Observed, Refused> {
         self.observed_at.push(self.now());
+        self.sent_when_observed.push(self.sent.len());
         let mut observed = self.kernel.observe().await?;
         observed
             .links
