@@ -22,8 +22,8 @@ use crate::servers::Server;
 
 const START: Duration = Duration::from_secs(100);
 
-/// Starts netd on a host with one NIC, and gives it an hour.
-fn run(former: Option<FormerUplink>) -> Reconciler {
+/// Starts netd on a host with one NIC, and gives it an hour. `earlier` is of the boot before.
+fn run(former: Option<FormerUplink>, earlier: Option<FormerUplink>) -> Reconciler {
     let mut lan = Lan::new(START);
     lan.servers.insert(index(1), (Server::Good, 7200));
     lan.kernel.add_link(nic(index(1), "eth1"));
@@ -32,13 +32,16 @@ fn run(former: Option<FormerUplink>) -> Reconciler {
     fake::run(reconciler.start(&mut lan, former))
         .unwrap()
         .unwrap();
+    if let Some(earlier) = earlier {
+        reconciler.ask_for_former_lease(lan.now(), earlier);
+    }
     let mut steps = 0;
     loop {
         steps += 1;
         assert!(steps < 10_000, "no rest");
         fake::run(reconciler.step(&mut lan)).unwrap().unwrap();
         if let Some((nic, message)) = lan.replies.pop_front() {
-            reconciler.packet(lan.kernel.now(), nic, &message);
+            reconciler.packet(lan.now(), nic, &message);
             continue;
         }
         let deadlines = [reconciler.deadline(), lan.kernel.next_expiry()];
@@ -46,10 +49,10 @@ fn run(former: Option<FormerUplink>) -> Reconciler {
         let Some(next) = next.filter(|next| *next <= START + Duration::from_secs(3600)) else {
             break;
         };
-        if !lan.kernel.advance(next.max(lan.kernel.now())).is_empty() {
+        if !lan.kernel.advance(next.max(lan.now())).is_empty() {
             reconciler.kernel_changed(None);
         }
-        reconciler.timeout(lan.kernel.now());
+        reconciler.timeout(lan.now());
     }
     assert!(reconciler.is_settled());
     let br0 = lan.kernel.observed.bridge(PUBLIC_BRIDGE).unwrap().index;
@@ -125,14 +128,17 @@ fn mutated_state_files_are_ignored_or_give_a_host_its_network() {
         "\"resume\": ",
     ];
     let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
-    let granted = run(None).election().lease().unwrap().clone();
+    let granted = run(None, None).election().lease().unwrap().clone();
     let interface = "192.0.2.77/24".parse().unwrap();
     let gateway = Some(Ipv4Addr::new(192, 0, 2, 1));
     let configured = Lease::configured(interface, gateway, vec![], START).unwrap();
-    let corpus = [&granted, &configured].map(|lease| {
-        let identity = (!lease.is_configured()).then_some(MacAddress([2, 0, 0, 0, 0, 9]));
-        state(boot_id.trim(), identity, lease)
-    });
+    let corpus: Vec<_> = [&granted, &configured]
+        .into_iter()
+        .flat_map(|lease| {
+            let identity = (!lease.is_configured()).then_some(MacAddress([2, 0, 0, 0, 0, 9]));
+            [boot_id.trim(), "the boot before"].map(|boot| state(boot, identity, lease))
+        })
+        .collect();
     let directory = tempfile::tempdir_in("/dev/shm").unwrap();
     let path = directory.path().join("state.json");
     let (mut random, mut read) = (Generator::new(1), 0u64);
@@ -144,9 +150,11 @@ fn mutated_state_files_are_ignored_or_give_a_host_its_network() {
             mutate_text(&mut bytes, &PARTS, &mut random);
         }
         std::fs::write(&path, &bytes).unwrap();
-        if let Some(former) = state_file::read(&path) {
+        let former = state_file::read(&path);
+        let earlier = state_file::read_former_boot(&path);
+        if former.is_some() || earlier.is_some() {
             read += 1;
-            run(Some(former));
+            run(former, earlier);
         }
     }
     assert!(read > executions(2000) / 20, "only {read} files were read");
