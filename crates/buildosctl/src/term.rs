@@ -1,9 +1,15 @@
 //! Formats output for a terminal or a pipe: colour, time spans and columns.
 
+mod size;
+
 use std::io::{IsTerminal as _, Write as _};
+use std::ops::Range;
 use std::process::ExitCode;
 
 use buildos_service::text;
+
+/// Spaces between two columns.
+const GAP: usize = 2;
 
 /// The meaning of a piece of text, shown by its colour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,20 +30,26 @@ pub(crate) enum Tone {
 pub(crate) struct Style {
     /// Writes escape sequences.
     pub(crate) colour: bool,
+    /// Characters of a line; unlimited outside of a terminal.
+    pub(crate) width: Option<usize>,
 }
 
 impl Style {
     /// Text without colour.
     #[cfg(test)]
-    pub(crate) const PLAIN: Self = Self { colour: false };
+    pub(crate) const PLAIN: Self = Self {
+        colour: false,
+        width: None,
+    };
 
-    /// Returns the style for standard output: colour only on a terminal, and neither
-    /// with `NO_COLOR` (no-color.org) nor with `TERM=dumb`.
+    /// Returns the style for standard output. Only a terminal has colour and a width. It has no
+    /// colour with `NO_COLOR` (no-color.org) or `TERM=dumb`.
     pub(crate) fn of_stdout() -> Self {
         let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
         Self {
             colour: std::io::stdout().is_terminal() && !refused && !dumb,
+            width: size::columns(),
         }
     }
 
@@ -86,22 +98,55 @@ pub(crate) fn row(cells: &[&str]) -> Vec<String> {
 /// Aligns rows in columns, two spaces apart. The cells must not contain control
 /// characters or colour.
 pub(crate) fn columns(rows: &[Vec<String>]) -> String {
+    columns_within(rows, None)
+}
+
+/// Aligns rows as [`columns`]. Columns that do not fit into the width continue on a second line
+/// below the second column, and so on.
+pub(crate) fn columns_within(rows: &[Vec<String>], limit: Option<usize>) -> String {
     let count = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column));
         cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
     };
     let widths: Vec<usize> = (0..count).map(width).collect();
+    let indent = widths.first().map_or(0, |width| width + GAP);
+    let lines = fold(&widths, indent, limit.unwrap_or(usize::MAX));
     let mut out = String::new();
     for row in rows {
-        let cells = row.iter().zip(&widths);
-        let line: Vec<_> = cells
-            .map(|(cell, width)| format!("{cell:<width$}"))
-            .collect();
-        out.push_str(line.join("  ").trim_end());
+        for (number, line) in lines.iter().enumerate() {
+            let cells = row.iter().zip(&widths);
+            let cells = cells.skip(line.start).take(line.len());
+            let cells: Vec<_> = cells
+                .map(|(cell, width)| format!("{cell:<width$}"))
+                .collect();
+            let text = cells.join(&" ".repeat(GAP));
+            if number == 0 {
+                out.push_str(text.trim_end());
+            } else if !text.trim_end().is_empty() {
+                out.push('\n');
+                out.push_str(&" ".repeat(indent));
+                out.push_str(text.trim_end());
+            }
+        }
         out.push('\n');
     }
     out
+}
+
+/// Returns the columns of each line. A column that is wider than a line has one of its own.
+fn fold(widths: &[usize], indent: usize, limit: usize) -> Vec<Range<usize>> {
+    let mut lines = Vec::new();
+    let (mut start, mut used) = (0, 0);
+    for (column, width) in widths.iter().enumerate() {
+        if column > start && used + width > limit {
+            lines.push(start..column);
+            (start, used) = (column, indent);
+        }
+        used += width + GAP;
+    }
+    lines.push(start..widths.len());
+    lines
 }
 
 /// Writes to standard output and returns the exit status.
@@ -145,9 +190,29 @@ mod tests {
     }
 
     #[test]
+    fn columns_that_do_not_fit_continue_on_the_next_line() {
+        let rows: Vec<Vec<String>> = vec![
+            row(&["PORT", "ADDRESS", "RAM", "STATE"]),
+            row(&["tap0", "10.0.0.1", "9 MiB", "runs; port 22 is open"]),
+            row(&["tap1", "10.0.0.2"]),
+        ];
+        assert_eq!(
+            columns_within(&rows, Some(21)),
+            "PORT  ADDRESS   RAM\n      STATE\n\
+             tap0  10.0.0.1  9 MiB\n      runs; port 22 is open\n\
+             tap1  10.0.0.2\n"
+        );
+        assert_eq!(columns_within(&rows, Some(44)), columns(&rows));
+        assert_eq!(columns(&rows).lines().count(), 3);
+    }
+
+    #[test]
     fn paint_adds_escape_sequences_only_with_colour() {
         assert_eq!(Style::PLAIN.paint(Tone::Bad, "x"), "x");
-        let colour = Style { colour: true };
+        let colour = Style {
+            colour: true,
+            width: None,
+        };
         assert_eq!(colour.paint(Tone::Good, "x"), "\x1b[32mx\x1b[0m");
         assert_eq!(colour.paint(Tone::Good, ""), "");
     }

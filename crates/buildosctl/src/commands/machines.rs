@@ -4,10 +4,10 @@ use buildos_service::text::size;
 use serde::Serialize;
 
 use crate::snapshot::model::{Host, Machine, MachineKind as Kind, SCHEMA};
-use crate::term::{columns, row, span};
+use crate::term::{Style, columns_within, row, span};
 
 /// Renders the machines.
-pub(crate) fn render(host: &Host) -> String {
+pub(crate) fn render(host: &Host, style: Style) -> String {
     if host.machines.is_empty() {
         return "no machines\n".to_owned();
     }
@@ -16,7 +16,7 @@ pub(crate) fn render(host: &Host) -> String {
     ];
     let mut rows = vec![row(&header)];
     rows.extend(host.machines.iter().map(|m| cells(m, host.taken_usec)));
-    columns(&rows)
+    columns_within(&rows, style.width)
 }
 
 fn cells(machine: &Machine, now: u64) -> Vec<String> {
@@ -92,7 +92,7 @@ mod tests {
     #[test]
     fn machines_are_listed_in_columns() {
         let mut host = ready();
-        assert_eq!(render(&host), "no machines\n");
+        assert_eq!(render(&host, Style::PLAIN), "no machines\n");
         let machine = Machine {
             port: "tap12".into(),
             bridge: "br1".into(),
@@ -125,7 +125,7 @@ mod tests {
             },
         ];
         assert_eq!(
-            render(&host),
+            render(&host, Style::PLAIN),
             "\
 PORT   BRIDGE  ADDRESS     AGENT         PROCESS  AGE        CPU        RAM      STATE
 tap12  br1     172.23.0.9  bbot@default  77       2 min 5 s  1 min 1 s  812 MiB  runs

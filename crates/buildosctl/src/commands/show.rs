@@ -131,7 +131,7 @@ impl View {
             Self::Links => links::render(host),
             Self::Leases => leases::render(host),
             Self::Agents => agents::render(&host.agents),
-            Self::Machines => machines::render(host),
+            Self::Machines => machines::render(host, style),
             Self::Metrics => metrics::render(host),
         };
         let code = self.code(host);

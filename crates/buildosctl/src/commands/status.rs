@@ -354,7 +354,13 @@ system   buildos 0.1.0     Debian GNU/Linux 13 (trixie), clock synchronised
     #[test]
     fn columns_are_the_same_with_colour() {
         let plain = render(&ready(), Style::PLAIN);
-        let coloured = render(&ready(), Style { colour: true });
+        let coloured = render(
+            &ready(),
+            Style {
+                colour: true,
+                width: None,
+            },
+        );
         let mut stripped = String::new();
         for (i, part) in coloured.split('\x1b').enumerate() {
             stripped.push_str(if i == 0 {
