@@ -446,7 +446,6 @@ def manual_example(first: str) -> str:
     return "".join(f"{line[margin:]}\n" for line in example)
 
 
-@pytest.mark.long
 def test_container_of_manual_keeps_its_files_and_stops(host: BootedHost) -> None:
     shell = host.shell
     before = set(host.lan.leases())
