@@ -404,6 +404,12 @@ def test_slices_limit_cpu_ram_and_processes_of_agents(host: BootedHost) -> None:
     assert {"cpu", "io", "memory", "pids"} <= set(group)
 
 
+def test_notes_of_kernel_are_in_the_journal_and_not_on_the_console(host: BootedHost) -> None:
+    note = "entered forwarding state"
+    assert note in host.shell.output("journalctl --boot --dmesg --output=cat")
+    assert note not in host.guest.console()
+
+
 def test_no_unit_failed(host: BootedHost) -> None:
     host.wait_for_systemd()
     assert host.shell.output("systemctl --failed --quiet --no-legend --plain") == ""
