@@ -16,6 +16,7 @@ from simlan.process import run
 from update_farm import Farm, revisions, subvolumes, update, updated, volume
 
 MACHINES = "/build/machines/default"
+LINK = ["ln", "-s", "/etc/default.victim", MACHINES]
 
 
 @pytest.fixture
@@ -327,4 +328,30 @@ def test_disks_of_one_btrfs_are_one_machine_volume(host: Host) -> None:
             disk.plug_into(host, start=False)
         host.systemctl("start", "buildos-machine-volumes.service")
         assert host.succeeds("mountpoint --quiet /build/machines/default")
+        host.stop()
+
+
+def test_link_in_the_place_of_a_volume_hides_no_directory(host: Host) -> None:
+    """The user `build` owns the directory in which volumes are mounted."""
+    with btrfs("buildos.machines") as disk:
+        accept_disks(host)
+        host.start([])
+        host.wait_for_boot()
+        host.systemctl("start", "systemd-sysusers.service")
+        host.run("mkdir /etc/default.victim; touch /etc/default.victim/file")
+        host.run(["setpriv", "--reuid=build", "--regid=build", "--clear-groups", *LINK])
+        disk.plug_into(host, start=False)
+        host.systemctl("start", "buildos-machine-volumes.service")
+        assert host.succeeds("test -e /etc/default.victim/file"), "the volume hides a directory"
+        assert "/etc" not in host.run("findmnt --noheadings --raw --output TARGET --types btrfs")
+        messages = host.journal("_SYSTEMD_UNIT=buildos-machine-volumes.service", "PRIORITY=4")
+        expected = f"machine volume default is not used: {MACHINES} is a link or no directory"
+        assert [m["MESSAGE"] for m in messages] == [expected]
+        # The volume is mounted once the reason is gone.
+        host.run(f"rm {MACHINES}")
+        host.systemctl("start", "buildos-machine-volumes.service")
+        assert host.succeeds(f"mountpoint --quiet {MACHINES}")
+        host.systemctl("start", "buildos-machine-volumes.service")
+        mounts = host.run("findmnt --noheadings --raw --output TARGET --types btrfs").splitlines()
+        assert mounts.count(MACHINES) == 1, mounts
         host.stop()

@@ -1,8 +1,9 @@
-//! The helpers of machine volumes, which run as root.
+//! Contains the helpers of machine volumes, which run as root.
 //!
 //! | file | does |
 //! |---|---|
 //! | [`mount`] | buildos-machine-volumes: mounts volumes |
+//! | `mount_point` | opens the directories for mounts, and follows no link there |
 //! | [`place`] | buildos-machine-place: places and removes machines |
 //! | [`tree`] | the directories of a volume, and the records of what was placed |
 //! | [`holders`] | finds subvolumes that processes use |
@@ -20,5 +21,6 @@
 pub mod account;
 pub mod holders;
 pub mod mount;
+mod mount_point;
 pub mod place;
 pub mod tree;

@@ -18,6 +18,7 @@ use buildos_volumes::{MACHINES_LABEL, program};
 use lexopt::Parser;
 
 use super::account::{self, Account};
+use super::mount_point::MountPoint;
 use crate::messages;
 use crate::paths::Paths;
 use crate::programs::capture;
@@ -101,16 +102,9 @@ fn mount(paths: &Paths, name: &str, device: &str) -> Result<bool, String> {
     directory(&top.join("staging"), root, "0700")?;
     directory(&top.join("records"), root, "0700")?;
     for (part, target) in [("machines", &machines), ("spool", &spool)] {
-        if let Some(above) = target.parent() {
-            fs::create_dir_all(above)
-                .map_err(|error| format!("cannot make {}: {error}", above.display()))?;
-        }
-        if !target.exists() {
-            directory(target, root, "0755")?;
-        }
-        if !is_mounted(target)? {
-            let source = top.join(part);
-            run_mount(&["--bind", "--", &source.to_string_lossy()], target)?;
+        let point = MountPoint::open(paths.root(), target)?;
+        if !point.is_mounted()? {
+            point.bind(&top.join(part))?;
             new = true;
         }
     }
