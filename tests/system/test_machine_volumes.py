@@ -307,8 +307,11 @@ def test_loop_device_is_no_machine_volume_outside_of_tests(host: Host) -> None:
     with btrfs("buildos.machines") as disk:
         host.start([])
         host.wait_for_boot()
+        host.systemctl("start", "systemd-sysusers.service")
         before = disk.digest()
-        disk.plug_into(host, start=False)
+        node = f"/dev/{disk.plug_into(host, start=False)}"
+        properties = host.run(["udevadm", "info", "--query=property", node]).splitlines()
+        assert "ID_FS_LABEL=buildos.machines" in properties
         host.systemctl("start", "buildos-machine-volumes.service")
         assert not host.succeeds("test -e /run/buildos/machine-volumes/default")
         assert host.journal("_SYSTEMD_UNIT=buildos-machine-volumes.service", "PRIORITY=4") == []
