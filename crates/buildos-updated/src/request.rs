@@ -143,12 +143,14 @@ mod tests {
     /// Answers requests as the helper does: in a directory that it creates.
     fn answer(root: &Path) {
         let paths = Paths::new(root);
+        let end = Instant::now() + Duration::from_secs(60);
         let request = loop {
             let text = fs::read_to_string(paths.request()).unwrap_or_default();
             match text.trim().parse() {
                 Ok(number) => break number,
                 Err(_) => thread::yield_now(),
             }
+            assert!(Instant::now() < end, "no request was written: {text:?}");
         };
         let placed = paths.placed();
         fs::create_dir_all(placed.parent().unwrap()).unwrap();
