@@ -1,8 +1,11 @@
 //! Provides what the programs that mount volumes share.
 
+use std::path::Path;
 use std::process::{Command, ExitCode};
 
 use lexopt::{Arg, Parser};
+
+use crate::device::{self, Device};
 
 /// Exit status for invalid arguments.
 const USAGE: u8 = 2;
@@ -43,9 +46,62 @@ pub fn settle() {
     }
 }
 
+/// Passes the devices to `act` until udev has processed its queue without a change. systemd starts
+/// a program once for all events that arrive while it runs.
+///
+/// # Errors
+///
+/// `act` failed.
+pub fn for_devices<E>(root: &Path, act: impl FnMut(&[Device]) -> Result<(), E>) -> Result<(), E> {
+    let read = || {
+        settle();
+        device::candidates(root)
+    };
+    until_unchanged(read, act)
+}
+
+fn until_unchanged<E>(
+    mut read: impl FnMut() -> Vec<Device>,
+    mut act: impl FnMut(&[Device]) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut before = None;
+    loop {
+        let devices = read();
+        if before.as_ref() == Some(&devices) {
+            return Ok(());
+        }
+        act(&devices)?;
+        before = Some(devices);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn device_that_appears_meanwhile_is_passed_too() {
+        let device = |name: &str| Device {
+            name: name.into(),
+            ..Device::default()
+        };
+        let (one, two) = (vec![device("sda")], vec![device("sda"), device("sdb")]);
+        let mut reads = vec![two.clone(), two.clone(), one.clone()];
+        let mut passed = Vec::new();
+        let ended: Result<(), ()> = until_unchanged(
+            || reads.pop().unwrap(),
+            |devices| {
+                passed.push(devices.to_vec());
+                Ok(())
+            },
+        );
+        assert_eq!(ended, Ok(()));
+        assert_eq!(passed, [one.clone(), two]);
+        assert_eq!(
+            until_unchanged(|| one.clone(), |_| Err("failed")),
+            Err("failed")
+        );
+    }
 
     #[test]
     fn only_option_is_virtual() {

@@ -22,7 +22,7 @@ use buildos_service::text;
 use lexopt::Parser;
 
 use crate::choice::{Choice, Purpose, choose};
-use crate::device::{self, Device};
+use crate::device::Device;
 use crate::report::{self, Report, VolumeState};
 use crate::{STATE, STATE_LABEL, messages, mounts, program};
 
@@ -41,20 +41,12 @@ pub fn main() -> ExitCode {
         Err(code) => return code,
     };
     let root = Path::new("/");
-    let mut before = None;
-    // systemd starts the program once for events that arrive while it runs.
-    loop {
-        program::settle();
-        let devices = device::candidates(root);
-        if before.as_ref() == Some(&devices) {
-            break;
-        }
-        let report = mount(root, &devices, accept_virtual);
-        before = Some(devices);
-        if let Err(error) = publish(root, &report) {
-            messages::not_reported(&error);
-            return ExitCode::FAILURE;
-        }
+    let published = program::for_devices(root, |devices| {
+        publish(root, &mount(root, devices, accept_virtual))
+    });
+    if let Err(error) = published {
+        messages::not_reported(&error);
+        return ExitCode::FAILURE;
     }
     ExitCode::SUCCESS
 }

@@ -4,7 +4,8 @@
 //! or `buildos.machines.NAME`. The rule of the state volume chooses its device
 //! ([`buildos_volumes::choice`]). Nothing is formatted, and no other file system is touched.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, ExitCode};
@@ -13,7 +14,7 @@ use buildos_channel::Name;
 use buildos_service::log_to_journal;
 use buildos_service::text::chain;
 use buildos_volumes::choice::{self, Choice, Purpose};
-use buildos_volumes::device::{self, Device};
+use buildos_volumes::device::Device;
 use buildos_volumes::{MACHINES_LABEL, program};
 use lexopt::Parser;
 
@@ -38,17 +39,52 @@ pub fn main() -> ExitCode {
 }
 
 fn run(paths: &Paths, accept_virtual: bool) {
-    program::settle();
-    let devices = device::candidates(paths.root());
-    for (name, choice) in choose(&devices, accept_virtual) {
-        let result =
-            choice.and_then(|device| mount(paths, &name, &device).map(|new| (new, device)));
-        match result {
-            Ok((true, device)) => messages::mounted(&name, &device),
-            Ok((false, _)) => {}
-            Err(reason) => messages::not_mounted(&name, &reason),
+    let mut logged = BTreeSet::new();
+    let Ok(()) = program::for_devices(paths.root(), |devices| {
+        let choices = choose(devices, accept_virtual);
+        for event in mount_all(choices, |name, device| mount(paths, name, device)) {
+            // A volume that stays refused is refused again in each pass.
+            if logged.insert(event.clone()) {
+                event.log();
+            }
+        }
+        Ok::<(), Infallible>(())
+    });
+}
+
+/// A result that is logged.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Event {
+    /// A volume was mounted from a device.
+    Mounted(String, String),
+    /// A volume is not used, for a reason.
+    NotMounted(String, String),
+}
+
+impl Event {
+    fn log(&self) {
+        match self {
+            Self::Mounted(name, device) => messages::mounted(name, device),
+            Self::NotMounted(name, reason) => messages::not_mounted(name, reason),
         }
     }
+}
+
+/// Mounts the chosen devices. `mount` returns false for a volume that was mounted before.
+fn mount_all(
+    choices: BTreeMap<String, Result<String, String>>,
+    mut mount: impl FnMut(&str, &str) -> Result<bool, String>,
+) -> Vec<Event> {
+    let mut events = Vec::new();
+    for (name, choice) in choices {
+        let result = choice.and_then(|device| mount(&name, &device).map(|new| (new, device)));
+        match result {
+            Ok((true, device)) => events.push(Event::Mounted(name, device)),
+            Ok((false, _)) => {}
+            Err(reason) => events.push(Event::NotMounted(name, reason)),
+        }
+    }
+    events
 }
 
 /// Returns for each volume the device to mount, or the reason for none.
@@ -190,6 +226,34 @@ mod tests {
         for label in ["buildos.machines2", "buildos.machines./x", "buildos.state"] {
             assert_eq!(chosen(&[device("a", label)]), "", "{label}");
         }
+    }
+
+    #[test]
+    fn each_new_mount_and_each_refusal_is_an_event() {
+        let choices = || {
+            let choice = |name: &str, device: &str| (name.to_owned(), Ok(device.to_owned()));
+            let refused = ("twice".to_owned(), Err("sda and sdb".to_owned()));
+            BTreeMap::from([
+                choice("new", "a"),
+                choice("old", "b"),
+                choice("bad", "c"),
+                refused,
+            ])
+        };
+        let mount = |name: &str, _: &str| match name {
+            "bad" => Err("it is a link".to_owned()),
+            name => Ok(name == "new"),
+        };
+        let not_mounted =
+            |name: &str, reason: &str| Event::NotMounted(name.to_owned(), reason.to_owned());
+        assert_eq!(
+            mount_all(choices(), mount),
+            [
+                not_mounted("bad", "it is a link"),
+                Event::Mounted("new".into(), "a".into()),
+                not_mounted("twice", "sda and sdb"),
+            ]
+        );
     }
 
     #[test]
