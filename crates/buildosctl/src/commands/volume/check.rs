@@ -1,9 +1,11 @@
-//! `buildosctl volume check`: examines the volumes of this host. It writes nothing.
+//! `buildosctl volume check`: examines the volumes of this host. It writes nothing on
+//! them.
 //!
 //! The kernel counts errors of disks: a btrfs for its whole life, an ext4 since it was last
 //! checked. sysfs has the counters, so that everybody can read them.
 
 use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use buildos_service::text::size;
@@ -27,12 +29,12 @@ const FREE: u64 = 5;
 #[derive(Debug, PartialEq, Eq)]
 enum Finding {
     Good(String),
-    /// What could not be examined, and why.
+    /// A part that could not be examined, and the reason.
     Open(String),
     Bad(String),
 }
 
-/// What is known about a volume.
+/// Facts about a volume.
 #[derive(Debug)]
 struct Facts {
     volume: Volume,
@@ -42,7 +44,7 @@ struct Facts {
     space: Option<(u64, u64)>,
     /// Counters of errors that are not zero, or [`None`] if the kernel has no counters.
     errors: Option<Vec<String>>,
-    /// What uses the volume.
+    /// Findings about the programs that use the volume.
     users: Vec<Finding>,
 }
 
@@ -67,7 +69,7 @@ pub(crate) fn check(
         out += &format!("{}\n", volume.label);
         let facts = collect(root, devices, volume, choice, mount);
         let mut findings = judge(&facts);
-        findings.extend(content(&facts, scrub));
+        findings.extend(content(&facts, scrub, is_root(root)));
         for finding in findings {
             well &= !matches!(finding, Finding::Bad(_));
             out += &match finding {
@@ -237,12 +239,22 @@ fn judge(facts: &Facts) -> Vec<Finding> {
     findings
 }
 
+/// Returns true if this process has the rights of root. The kernel makes the effective user the
+/// owner of the directory (proc_pid(5)).
+fn is_root(root: &Path) -> bool {
+    fs::metadata(root.join("proc/self")).is_ok_and(|process| process.uid() == 0)
+}
+
 /// Reads the content: all of it with `scrub`, otherwise the trees of a btrfs that is not mounted.
-fn content(facts: &Facts, scrub: bool) -> Option<Finding> {
+fn content(facts: &Facts, scrub: bool, is_root: bool) -> Option<Finding> {
     let target = facts.volume.target();
     match (&facts.mount, &facts.choice) {
         (Some(_), _) if !scrub => None,
         (Some(_), Choice::Device(device)) if device.kind == "btrfs" => {
+            if !is_root {
+                let text = "content: only root can read all data".to_owned();
+                return Some(Finding::Open(text));
+            }
             Some(match btrfs::scrub(Path::new(&target)) {
                 Ok(()) => Finding::Good("all data and checksums were read".to_owned()),
                 Err(reason) => Finding::Bad(reason),
@@ -309,6 +321,13 @@ mod tests {
             "the kernel has counted no errors of the disk",
         ];
         assert_eq!(findings, expected.map(|text| Finding::Good(text.into())));
+    }
+
+    #[test]
+    fn scrub_without_rights_of_root_is_open() {
+        let text = "content: only root can read all data".to_owned();
+        assert_eq!(content(&good(), true, false), Some(Finding::Open(text)));
+        assert_eq!(content(&good(), false, false), None);
     }
 
     #[test]
