@@ -1,9 +1,9 @@
-//! `buildosctl volume`: the volumes on the disks of this host.
+//! Runs `buildosctl volume`, which lists, checks and makes the volumes on the disks of this host.
 //!
 //! | file | subject |
 //! |---|---|
 //! | this one | `volume list` |
-//! | `label` | which volume a label names, and where it is mounted |
+//! | `label` | volumes by their labels, and their mounts |
 //! | `check` | `volume check` |
 //! | `create` | `volume create` |
 
@@ -14,6 +14,7 @@ use buildos_volumes::LABEL_PREFIX;
 use buildos_volumes::choice::{Choice, choose};
 use buildos_volumes::device::{self, Device};
 use buildos_volumes::mounts::{self, Mount};
+use buildos_volumes::program;
 
 use crate::term::{columns, row};
 use label::{Volume, is_node, mount_of};
@@ -22,7 +23,7 @@ pub(crate) mod check;
 pub(crate) mod create;
 mod label;
 
-/// What to do.
+/// A subcommand with its options.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Request {
     List { accept_virtual: bool },
@@ -33,6 +34,10 @@ pub(crate) enum Request {
 /// Returns the text to print, and true if all is well.
 pub(crate) fn run(request: &Request) -> Result<(String, bool), String> {
     let root = Path::new("/");
+    if matches!(request, Request::Create(_)) {
+        // A second device with the label can have appeared just now.
+        program::settle();
+    }
     let devices = device::candidates(root);
     match request {
         Request::List { accept_virtual } => {
