@@ -74,7 +74,7 @@ def test_content_of_a_disk_is_named_and_stays(shared: Host, keep: NewDisk, kind:
     name = disk.plug_into(shared, start=False)
     text = create(shared, name, fails=True)
     assert f"  {name}: {shown}\n" in text
-    assert f"--disk /dev/{name} --erase {name}\n" in text
+    assert f"--disk /dev/{name} --virtual --erase {name}\n" in text
     # The option for an empty disk, and the ID of a different disk.
     assert "nothing was written" in create(shared, name, "--yes", name, fails=True)
     assert "and not sda" in create(shared, name, "--erase", "sda", fails=True)
@@ -126,7 +126,7 @@ def test_empty_disk_becomes_a_machine_volume(new_host: NewHost, keep: NewDisk) -
     text = create(host, name, "--name", "fast", fails=True)
     assert "  nothing is on it\n" in text
     assert text.endswith(
-        f"buildosctl volume create machines --name fast --disk /dev/{name} --yes {name}\n"
+        f"buildosctl volume create machines --name fast --disk /dev/{name} --virtual --yes {name}\n"
     )
     assert disk.digest() == before
     text = create(host, name, "--name", "fast", "--yes", name)
@@ -145,7 +145,11 @@ def test_empty_disk_becomes_a_machine_volume(new_host: NewHost, keep: NewDisk) -
     assert "ok       all data and checksums were read\n" in text
     assert "ok       the kernel has counted no errors of the disk\n" in text
     # Everybody can look.
-    for verb, found in (("list", "in use at"), ("check", "mounted at /build/machines/fast")):
+    for verb, found in (
+        ("list", "in use at"),
+        ("check", "mounted at /build/machines/fast"),
+        ("check --scrub", "open     content: only root can read all data"),
+    ):
         command = f"setpriv --reuid=65534 --clear-groups buildosctl volume {verb} --virtual"
         assert found in host.run(command)
 

@@ -6,7 +6,8 @@
 //!
 //! Nothing is written without the ID of the device, which the first call shows: `--yes ID` for a
 //! device with nothing on it, `--erase ID` for one with content. No option permits a device that
-//! is in use, read-only, removable or virtual: no volume is ever used there.
+//! is in use, read-only or removable: no volume is ever used there. Only `--virtual`, for tests,
+//! permits a virtual device.
 //!
 //! The kernel decides whether a device is in use: then a second exclusive open fails.
 //! mkfs.btrfs opens it exclusively again, and refuses signatures that appeared meanwhile.
@@ -31,7 +32,7 @@ const LEAST: u64 = 128 << 20;
 /// Bytes at the beginning and the end of a device that have to be zero if nothing is on it.
 const EDGE: u64 = 1 << 20;
 
-/// What to make.
+/// A request for a volume on a disk.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Request {
     pub(crate) purpose: Purpose,
@@ -51,20 +52,20 @@ struct Disk {
     device: Device,
     /// Number of the partition, if it is one.
     partition: Option<String>,
-    /// What is on it and on its partitions, a line each.
+    /// Content of the device and of its partitions, a line each.
     content: Vec<String>,
-    /// What keeps it in use, a line each.
+    /// Mounts, swap and devices that use it, a line each.
     users: Vec<String>,
 }
 
-/// What is to be done with a device.
+/// The decision about a device.
 #[derive(Debug, PartialEq, Eq)]
 enum Verdict {
-    /// Nothing, and no option changes this.
+    /// Writes nothing, for this reason.
     Refused(String),
-    /// Nothing, until this option is given.
+    /// Writes nothing until this option is given.
     Unconfirmed(&'static str),
-    /// A btrfs, after the content is erased if there is any.
+    /// Makes a btrfs, after the content is erased if there is any.
     Approved,
 }
 
@@ -89,10 +90,12 @@ pub(crate) fn create(
             Ok((text, false))
         }
         Verdict::Approved => {
-            if !disk.content.is_empty() {
+            let has_content = !disk.content.is_empty();
+            if has_content {
                 disk::wipe(&node)?;
             }
-            disk::make_btrfs(&node, &volume.label)?;
+            disk::make_btrfs(&node, &volume.label)
+                .map_err(|reason| not_made(&node, has_content, &reason))?;
             // udev starts the unit that mounts it.
             program::settle();
             text += &format!(
@@ -107,6 +110,17 @@ pub(crate) fn create(
     }
 }
 
+/// Returns the error for a volume that was not made, with the state of the device.
+fn not_made(node: &Path, is_erased: bool, reason: &str) -> String {
+    let node = node.display();
+    match is_erased {
+        true => {
+            format!("the signatures of {node} were erased, and no volume was made there: {reason}")
+        }
+        false => format!("no volume was made on {node}: {reason}"),
+    }
+}
+
 /// Returns the command that makes the volume.
 fn command(request: &Request, option: &str, id: &str) -> String {
     let purpose = match request.purpose {
@@ -118,7 +132,11 @@ fn command(request: &Request, option: &str, id: &str) -> String {
         None => String::new(),
     };
     let disk = request.disk.display();
-    format!("buildosctl volume create {purpose}{name} --disk {disk} {option} {id}")
+    let accepted = match request.accept_virtual {
+        true => " --virtual",
+        false => "",
+    };
+    format!("buildosctl volume create {purpose}{name} --disk {disk}{accepted} {option} {id}")
 }
 
 /// Returns what an operator repeats: model and serial number with the partition, or the name of a
@@ -482,9 +500,32 @@ mod tests {
             "buildosctl volume create machines --name fast --disk /dev/disk/by-id/ata-SSD \
              --erase SSD_1-S42"
         );
+        let request = Request {
+            accept_virtual: true,
+            ..request
+        };
+        assert_eq!(
+            command(&request, "--yes", "loop0"),
+            "buildosctl volume create machines --name fast --disk /dev/disk/by-id/ata-SSD \
+             --virtual --yes loop0"
+        );
         let mut nameless = disk();
         nameless.device.identity.clear();
         assert_eq!(id(&nameless), "sda");
+    }
+
+    #[test]
+    fn failed_mkfs_is_reported_with_the_state_of_the_device() {
+        let node = Path::new("/dev/sda");
+        assert_eq!(
+            not_made(node, true, "mkfs.btrfs failed"),
+            "the signatures of /dev/sda were erased, and no volume was made there: \
+             mkfs.btrfs failed"
+        );
+        assert_eq!(
+            not_made(node, false, "mkfs.btrfs failed"),
+            "no volume was made on /dev/sda: mkfs.btrfs failed"
+        );
     }
 
     #[test]

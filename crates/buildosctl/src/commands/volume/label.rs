@@ -1,4 +1,4 @@
-//! Volumes by their labels, and where they are mounted.
+//! Derives volumes from their labels, and finds their mounts.
 
 use buildos_updated::volume::mount;
 use buildos_volumes::choice::Purpose;
