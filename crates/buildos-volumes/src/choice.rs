@@ -9,11 +9,11 @@
 //! | all disks of one btrfs | as one device |
 //! | several file systems, or copies of one | none |
 //!
-//! Loop devices, device mapper and md do not count: a build can make them, and must neither
-//! provide a volume of the host nor take it away.
+//! Loop devices, device mapper and md do not count, unless they have the UUID of the chosen btrfs.
+//! A build can make them, and must neither provide a volume of the host nor take it away.
 //!
 //! The kernel mounts a btrfs by its UUID, with every device that has this UUID. A virtual device
-//! with the UUID of the chosen one therefore means that no device is used.
+//! with this UUID therefore means that no device is used.
 
 use std::collections::BTreeSet;
 use std::fmt;
