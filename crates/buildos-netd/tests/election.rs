@@ -678,6 +678,49 @@ fn former_lease_is_granted_without_an_offer() {
 }
 
 #[test]
+fn former_lease_ends_the_search_on_other_nics() {
+    let mut world = booted(&[Server::Good, Server::Good]);
+    world.pass(Duration::from_secs(60));
+    let bound = world.events.iter();
+    let bound = bound.filter(|(_, event)| matches!(event, Event::Bound(_)));
+    assert_eq!(bound.count(), 1, "{:?}", world.events);
+    assert_eq!(world.leased(), Some(address(index(1))));
+    assert!(!world.requests().contains(&index(2)), "{:?}", world.sent);
+}
+
+#[test]
+fn former_lease_without_a_default_route_is_granted_on_the_only_nic() {
+    let mut world = World::before(&[Server::AcksOnly], None);
+    let lease = World::new(&[Server::NoRoute], None)
+        .election
+        .lease()
+        .unwrap()
+        .clone();
+    let (now, nic) = (world.now, mac(index(1)));
+    world.servers.insert(index(1), Server::NoRoute);
+    world.election.ask_for_former_lease(now, nic, lease);
+    world.links();
+    assert_eq!(world.leased(), Some(address(index(1))));
+    assert_eq!(world.now, Duration::from_secs(100), "no time has passed");
+}
+
+/// The NIC of the boot before is not the one that the machine booted from now.
+#[test]
+fn former_lease_does_not_take_the_head_start_of_the_boot_nic() {
+    let mut world = World::before(&[Server::AcksOnly, Server::Good], Some(2));
+    let (now, nic) = (world.now, mac(index(1)));
+    world
+        .election
+        .ask_for_former_lease(now, nic, lease_of_first_nic());
+    world.links();
+    world.pass(Duration::from_secs(60));
+    assert_eq!(world.leased(), Some(address(index(2))));
+    let bound = world.events.iter();
+    let bound = bound.filter(|(_, event)| matches!(event, Event::Bound(_)));
+    assert_eq!(bound.count(), 1, "{:?}", world.events);
+}
+
+#[test]
 fn former_lease_that_is_denied_or_ignored_does_not_delay_the_search() {
     for server in [
         Server::Good,

@@ -210,7 +210,8 @@ impl Election {
         self.hostname = hostname;
         self.configure_clients();
         // A REQUEST in flight carries the old name.
-        let requested = self.lease().is_some() || self.is_requesting();
+        let asks = self.contenders().any(|c| c.former_boot.is_some());
+        let requested = self.lease().is_some() || self.is_requesting() || asks;
         self.send_hostname_at = requested.then(|| now.saturating_add(HOSTNAME_DELAY));
     }
 
@@ -465,7 +466,10 @@ impl Election {
         self.update_ipv6_port(now);
         self.start_and_stop_clients(now);
         self.collect_outputs(now);
-        self.update_former_boot(now);
+        if self.update_former_boot(now) {
+            self.start_and_stop_clients(now);
+            self.collect_outputs(now);
+        }
         if let Some(index) = self.next_to_request(now) {
             if let Some(contender) = self.contenders.get_mut(&index) {
                 contender.client.handle(now, Input::Select);

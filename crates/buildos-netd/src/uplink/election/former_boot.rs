@@ -12,8 +12,8 @@
 //!
 //! | answer | consequence |
 //! |---|---|
-//! | ACK while no other address is requested | br0 has the lease |
-//! | ACK after that, NAK, or silence to four REQUESTs | the search goes on alone |
+//! | ACK while no other address is requested, and no better offer is near | br0 has the lease |
+//! | other ACK, NAK, or silence to four REQUESTs | the search goes on alone |
 //!
 //! The lease is no more than an address to ask for: its times are those of an earlier boot, and
 //! the server decides whether it is still valid.
@@ -69,17 +69,18 @@ impl Election {
         }
     }
 
-    /// Starts and ends second clients, and evaluates their answers.
-    pub(super) fn update_former_boot(&mut self, now: Instant) {
+    /// Starts and ends second clients, and evaluates their answers. Returns true if br0 has got
+    /// the former lease.
+    pub(super) fn update_former_boot(&mut self, now: Instant) -> bool {
         let Some((mac, lease)) = &self.former_boot else {
-            return;
+            return false;
         };
         if self
             .port()
             .is_some_and(|port| port.client.lease().is_some())
         {
             self.forget_former_lease();
-            return;
+            return false;
         }
         let (mac, lease) = (*mac, lease.clone());
         let seed = self.next_seed();
@@ -88,11 +89,11 @@ impl Election {
             .map(|(index, contender)| (*index, contender))
             .find(|(_, contender)| contender.candidate.mac == mac)
         else {
-            return;
+            return false;
         };
         if !contender.searches() {
             contender.former_boot = None;
-            return;
+            return false;
         }
         let client = contender.former_boot.get_or_insert_with(|| {
             let config = config(&self.rules, &self.hostname, mac);
@@ -123,15 +124,19 @@ impl Election {
             }
         }
         match answer {
-            None => {}
-            Some(Answer::Denied) => self.forget_former_lease(),
-            Some(Answer::Granted(lease)) => self.former_lease_granted(index, lease),
+            None => false,
+            Some(Answer::Denied) => {
+                self.forget_former_lease();
+                false
+            }
+            Some(Answer::Granted(lease)) => self.former_lease_granted(now, index, lease),
         }
     }
 
     /// Makes the NIC the port of br0, unless the election has requested a different address
-    /// meanwhile: a server has one address for a host.
-    fn former_lease_granted(&mut self, index: LinkIndex, lease: Box<Lease>) {
+    /// meanwhile, as a server has one address for a host, or a different NIC has a better offer
+    /// or can get one within the head start.
+    fn former_lease_granted(&mut self, now: Instant, index: LinkIndex, lease: Box<Lease>) -> bool {
         let is_requested_elsewhere = self.contenders.iter().any(|(other, contender)| {
             let requested = contender
                 .client
@@ -145,13 +150,17 @@ impl Election {
             .contenders
             .get(&index)
             .map(|contender| self.rank_of(contender, &lease));
-        let is_useful = rank.is_some_and(|rank| !self.is_worse_than_fallback(rank));
+        let is_useful = rank.is_some_and(|rank| {
+            !self.is_worse_than_fallback(rank) && !self.is_better_offer_near(now, index, rank)
+        });
         let contender = self.contenders.get_mut(&index);
         let client = contender.and_then(|contender| {
             let client = contender.former_boot.take()?;
             Some((contender, client))
         });
-        if let Some((contender, client)) = client.filter(|_| is_useful && !is_requested_elsewhere) {
+        let client = client.filter(|_| is_useful && !is_requested_elsewhere);
+        let is_granted = client.is_some();
+        if let Some((contender, client)) = client {
             contender.client = client;
             contender.offered_at = None;
             self.port = Some(index);
@@ -159,6 +168,7 @@ impl Election {
             self.effects.push_back(Effect::Event(index, granted));
         }
         self.forget_former_lease();
+        is_granted
     }
 }
 

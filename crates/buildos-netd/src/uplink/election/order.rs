@@ -113,13 +113,6 @@ impl Election {
             return None;
         }
         let lease = self.rank().filter(|_| self.open_since.is_none());
-        let head_start = self
-            .open_since
-            .is_some_and(|since| now < since.saturating_add(self.rules.head_start));
-        let could_do_better = |rank: Rank| {
-            let mut others = self.contenders().filter(|c| c.running && !c.holds_offer());
-            others.any(|other| self.best_rank(other) > rank)
-        };
         self.contenders
             .iter()
             .filter_map(|(index, c)| Some((index, c, self.offer_rank(c)?)))
@@ -127,10 +120,28 @@ impl Election {
                 lease.is_none_or(|lease| self.beats(*rank, lease) && self.is_proven(c))
             })
             .filter(|(.., rank)| !self.is_worse_than_fallback(*rank))
-            .filter(|(.., rank)| !(head_start && could_do_better(*rank)))
+            .filter(|(index, _, rank)| !self.waits_for_better(now, **index, *rank))
             .map(|(index, c, rank)| (Reverse(rank), c.offered_at, *index))
             .min()
             .map(|(.., index)| index)
+    }
+
+    /// Returns true while the head start lasts and a different NIC could still be offered
+    /// something better.
+    fn waits_for_better(&self, now: Instant, nic: LinkIndex, rank: Rank) -> bool {
+        let head_start = self
+            .open_since
+            .is_some_and(|since| now < since.saturating_add(self.rules.head_start));
+        let others = self.contenders.iter().filter(|(index, _)| **index != nic);
+        let mut others = others.filter(|(_, c)| c.running && !c.holds_offer());
+        head_start && others.any(|(_, other)| self.best_rank(other) > rank)
+    }
+
+    /// Returns true if an offer is better than the lease of a NIC, or one of a different NIC can
+    /// still be within the head start.
+    pub(super) fn is_better_offer_near(&self, now: Instant, nic: LinkIndex, rank: Rank) -> bool {
+        let mut offers = self.contenders().filter_map(|c| self.offer_rank(c));
+        offers.any(|offer| offer > rank) || self.waits_for_better(now, nic, rank)
     }
 
     /// Returns true if the contender holds an offer that is not worse than what br0 has
