@@ -10,6 +10,7 @@ import pytest
 from conftest import NewHost
 from disk import Disk, accept_disks, btrfs, ext4
 from host import Host
+from simlan.lan import Lan
 
 _SELECT = "buildos-volumes.service"
 _KEEP = "buildos-state.service"
@@ -36,10 +37,10 @@ def keep() -> Iterator[Callable[[Disk], Disk]]:
         disk.close()
 
 
-def boot(host: Host) -> Host:
-    """Starts a host without a network, on which loop devices count as disks."""
+def boot(host: Host, *lans: Lan) -> Host:
+    """Starts a host on which loop devices count as disks; without LANs, it has no network."""
     accept_disks(host)
-    host.start([])
+    host.start(lans)
     host.wait_for_boot()
     return host
 
@@ -79,10 +80,12 @@ def test_udev_starts_the_choice_for_the_label(host: Host, keep: Callable[[Disk],
 
 @pytest.mark.parametrize("make", [btrfs, ext4])
 def test_state_survives_a_power_cut(
-    new_host: NewHost, keep: Callable[[Disk], Disk], make: Callable[[], Disk]
+    new_host: NewHost, lan: Lan, keep: Callable[[Disk], Disk], make: Callable[[], Disk]
 ) -> None:
     disk = keep(make())
-    first = boot(new_host("first"))
+    lan.serve_dhcp()
+    first = boot(new_host("first"), lan)
+    first.wait_for(lambda: first.addresses("br0"), "the host has a lease")
     put_key(first, "first")
     name = disk.plug_into(first)
     shown = wait_for_state(first, "active")
@@ -105,6 +108,12 @@ def test_state_survives_a_power_cut(
     assert "first" in second.read(_KEY)
     assert second.run(f"stat -c %a {_KEY}").strip() == "600"
     assert second.read("/run/buildos/state/netd.json") == lease
+    # A host without a lease keeps that of the boot before.
+    second.wait_for(
+        lambda: second.succeeds("cmp /run/buildos/agentd/state.json /state/agentd/state.json"),
+        "the state of the second boot is on the volume",
+    )
+    assert second.read("/state/netd/state.json") == lease
     assert second.run("sha256sum /state/random-seed") != seed, "a seed must not be used twice"
     status = second.run("buildosctl status", check=False)
     assert "state    active" in status

@@ -20,6 +20,8 @@ pub struct Copy {
     pub saved: &'static str,
     /// Path below `/` to which the file of the former boot is copied, if a daemon reads it.
     pub restored: Option<&'static str>,
+    /// Member of the file's JSON object without which the file on the volume stays as it is.
+    pub needs: Option<&'static str>,
 }
 
 /// The files of daemons.
@@ -28,11 +30,14 @@ pub const COPIES: [Copy; 2] = [
         source: "run/buildos/netd/state.json",
         saved: "netd/state.json",
         restored: Some("run/buildos/state/netd.json"),
+        // A host without a lease asks for that of the boot before, also after a power cut.
+        needs: Some("resume"),
     },
     Copy {
         source: "run/buildos/agentd/state.json",
         saved: "agentd/state.json",
         restored: None,
+        needs: None,
     },
 ];
 

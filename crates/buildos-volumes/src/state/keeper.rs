@@ -181,6 +181,12 @@ impl Keeper {
             if self.saved.get(copy.saved) == Some(&content) {
                 continue;
             }
+            if copy
+                .needs
+                .is_some_and(|member| !has_member(&content, member))
+            {
+                continue;
+            }
             match file::replace_durably(&self.volume.join(copy.saved), &content, 0o644) {
                 Ok(()) => drop(self.saved.insert(copy.saved, content)),
                 Err(error) => keep_first(outcome, Err(Fault::of_write(&error))),
@@ -235,6 +241,13 @@ impl Keeper {
 }
 
 /// Keeps the first failure of a round.
+/// Returns true if a file has a JSON object with a member that is not null.
+fn has_member(content: &[u8], member: &str) -> bool {
+    let object: Option<serde_json::Value> = serde_json::from_slice(content).ok();
+    let member = object.as_ref().and_then(|object| object.get(member));
+    member.is_some_and(|member| !member.is_null())
+}
+
 fn keep_first(outcome: &mut Outcome, result: Result<(), Fault>) {
     if let Err(fault) = result {
         outcome.fault.get_or_insert(fault);
@@ -304,22 +317,39 @@ mod tests {
     #[test]
     fn state_of_former_boot_is_restored_before_it_is_overwritten() {
         let host = Host::new();
-        host.write("run/buildos/netd/state.json", "first");
+        let lease = |name: &str| format!(r#"{{"resume": {{"lease": "{name}"}}}}"#);
+        let (first, second, third) = (lease("first"), lease("second"), lease("third"));
+        host.write("run/buildos/netd/state.json", &first);
         let outcome = host.keeper().carry_out(Order::Restore);
         assert_eq!(outcome.fault, None);
         assert_eq!(outcome.restored, Vec::<String>::new());
-        assert_eq!(host.read("state/netd/state.json"), "first");
+        assert_eq!(host.read("state/netd/state.json"), first);
         // The next boot.
-        host.write("run/buildos/netd/state.json", "second");
+        host.write("run/buildos/netd/state.json", &second);
         let mut keeper = host.keeper();
         let outcome = keeper.carry_out(Order::Restore);
         assert_eq!(outcome.restored, ["random seed", "netd/state.json"]);
-        assert_eq!(host.read("run/buildos/state/netd.json"), "first");
-        assert_eq!(host.read("state/netd/state.json"), "second");
-        host.write("run/buildos/netd/state.json", "third");
+        assert_eq!(host.read("run/buildos/state/netd.json"), first);
+        assert_eq!(host.read("state/netd/state.json"), second);
+        host.write("run/buildos/netd/state.json", &third);
         assert_eq!(keeper.carry_out(Order::Changes).fault, None);
-        assert_eq!(host.read("run/buildos/state/netd.json"), "first");
-        assert_eq!(host.read("state/netd/state.json"), "third");
+        assert_eq!(host.read("run/buildos/state/netd.json"), first);
+        assert_eq!(host.read("state/netd/state.json"), third);
+    }
+
+    #[test]
+    fn lease_of_former_boot_stays_until_the_host_has_another() {
+        let host = Host::new();
+        let lease = r#"{"resume": {"lease": "first"}}"#;
+        host.write("run/buildos/netd/state.json", lease);
+        host.keeper().carry_out(Order::Restore);
+        for without in [r#"{"resume": null}"#, "{}", "", "[1]"] {
+            host.write("run/buildos/netd/state.json", without);
+            let mut keeper = host.keeper();
+            assert_eq!(keeper.carry_out(Order::Restore).fault, None);
+            assert_eq!(host.read("state/netd/state.json"), lease);
+            assert_eq!(host.read("run/buildos/state/netd.json"), lease);
+        }
     }
 
     #[test]
@@ -379,7 +409,8 @@ mod tests {
     #[test]
     fn failure_of_one_part_is_reported_and_does_not_stop_others() {
         let host = Host::new();
-        host.write("run/buildos/netd/state.json", "lease");
+        let lease = r#"{"resume": {}}"#;
+        host.write("run/buildos/netd/state.json", lease);
         host.write("run/buildos/agentd/state.json", "{}");
         let mut keeper = host.keeper();
         fs::create_dir_all(host.path("state/netd/state.json")).unwrap();
@@ -390,7 +421,7 @@ mod tests {
         assert_eq!(host.read("state/agentd/state.json"), "{}");
         fs::remove_dir(host.path("state/netd/state.json")).unwrap();
         assert_eq!(keeper.carry_out(Order::Changes).fault, None);
-        assert_eq!(host.read("state/netd/state.json"), "lease");
+        assert_eq!(host.read("state/netd/state.json"), lease);
     }
 
     #[test]
