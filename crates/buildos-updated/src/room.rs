@@ -4,8 +4,8 @@ use buildos_channel::model::Machine;
 use buildos_channel::plan::Candidate;
 
 /// The free part of a volume that stays free, in percent: btrfs needs room to change
-/// anything, and tasks need it.
-pub const RESERVE_PERCENT: u64 = 5;
+/// anything, and tasks need it. Below 5 %, buildos-agentd drains agents.
+pub const RESERVE_PERCENT: u64 = 10;
 /// An increment of compressed data becomes at most so many times its size.
 const GROWTH: u64 = 4;
 
@@ -75,8 +75,8 @@ mod tests {
             size: 1000,
             free: 500,
         };
-        assert_eq!(room.check(450), Ok(()));
-        assert_eq!(room.check(451), Err(TooLittle { need: 451, room }));
+        assert_eq!(room.check(400), Ok(()));
+        assert_eq!(room.check(401), Err(TooLittle { need: 401, room }));
         assert!(Room::default().check(u64::MAX).is_err());
         let error = TooLittle {
             need: 3 << 30,
@@ -87,7 +87,7 @@ mod tests {
         };
         assert_eq!(
             error.to_string(),
-            "it needs 3.00 GiB on the volume, which has 2.00 GiB free, of which 5.00 GiB stay free"
+            "it needs 3.00 GiB on the volume, which has 2.00 GiB free, of which 10.0 GiB stay free"
         );
     }
 
