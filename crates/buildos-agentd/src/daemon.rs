@@ -49,6 +49,7 @@ use crate::lifecycle::instance::Event;
 use crate::messages;
 use crate::ready_delay::ReadyDelay;
 use crate::requirements::clock::Clock;
+use crate::requirements::disk::Shortage;
 use crate::requirements::host::Host;
 use crate::resources::hardware::Hardware;
 use crate::settings::Settings;
@@ -210,6 +211,9 @@ impl Daemon {
             tracing::warn!("{}", text::chain(&error));
             Default::default()
         });
+        if self.agents.is_empty() && remembered.values().any(|agent| agent.disk_shortage) {
+            self.host.disks = Shortage::begun();
+        }
         if configured.valid {
             self.agents.retain(&configured.ids());
         }
@@ -274,7 +278,7 @@ impl Daemon {
             MethodCall::Drain(targets, budget) => {
                 let budget = match budget {
                     Some(budget) => budget,
-                    None if self.units.systemd.is_stopping().await? => self.budgets.shutdown,
+                    None if self.units.systemd.is_stopping().await => self.budgets.shutdown,
                     None => self.budgets.drain,
                 };
                 self.agents.handle_all(&targets, &Event::Drain(budget));

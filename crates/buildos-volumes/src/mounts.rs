@@ -18,8 +18,11 @@ pub struct Mount {
     pub target: String,
     /// Options of the mount, separated by commas.
     pub options: String,
-    /// Neither the mount nor its file system is writable.
+    /// The mount or its file system is not writable.
     pub read_only: bool,
+    /// The file system is not writable, whatever the mount. A sandbox has read-only mounts of
+    /// writable file systems.
+    pub is_file_system_read_only: bool,
 }
 
 /// Returns the mounts of this process, in the order of the kernel. Reads below `root`.
@@ -47,6 +50,7 @@ fn parse(line: &str) -> Option<Mount> {
         target: target.to_owned(),
         options: options.to_owned(),
         read_only: is_read_only(options) || is_read_only(super_options),
+        is_file_system_read_only: is_read_only(super_options),
     })
 }
 
@@ -96,7 +100,7 @@ mod tests {
         assert_eq!(mounts.len(), 3);
         let mount = at(&mounts, "/state").unwrap();
         assert_eq!(mount.source, "/dev/vdb");
-        assert!(mount.read_only);
+        assert!(mount.read_only && mount.is_file_system_read_only);
         assert_eq!(mount.options, "rw,nosuid");
         assert!(!at(&mounts[..2], "/state").unwrap().read_only);
         assert_eq!(at(&mounts, "/nowhere"), None);

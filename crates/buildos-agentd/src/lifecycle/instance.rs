@@ -130,6 +130,8 @@ impl Instance {
             Event::Seen(unit) => self.record_unit(unit, now, jitter),
             Event::Failed(cause) => self.step(Trigger::Failed, None, cause, now, jitter),
             Event::StoppedByHand => {
+                // An operator stopped it while it was drained for room.
+                self.remembered.disk_shortage = false;
                 self.remembered.launched = true;
                 self.step_plain(Trigger::StoppedByHand, now)
             }
@@ -148,7 +150,10 @@ impl Instance {
                 self.remembered.disk_shortage = false;
                 self.step_plain(Trigger::Drain(DrainDeadline::new(budget, now)), now)
             }
-            Event::Resume => self.step_plain(Trigger::Resume, now),
+            Event::Resume => {
+                self.remembered.disk_shortage = self.lacks_room();
+                self.step_plain(Trigger::Resume, now)
+            }
             Event::Idle => self.step_plain(Trigger::Idle, now),
             Event::Machines(machines) => {
                 self.machines = machines;

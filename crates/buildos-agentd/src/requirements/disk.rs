@@ -8,15 +8,18 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use buildos_service::text::size;
+use buildos_volumes::mounts::{self, Mount};
 use nix::sys::statvfs::statvfs;
 
 /// Directory of the agents' files.
 const BUILD: &str = "build";
 /// Directory of the machine volumes.
 const MACHINES: &str = "build/machines";
+/// Limit of machine volumes that are looked at.
+const VOLUMES: usize = 64;
 /// Percentage points above the reserve at which a file system counts as having room again.
 /// Otherwise, the first removed file would start agents, and their first file stop them.
-const HYSTERESIS: u8 = 2;
+pub const HYSTERESIS: u8 = 2;
 
 /// Room of a file system.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,27 +48,41 @@ impl fmt::Display for Room {
 
 /// The file systems with too little room.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Shortage(BTreeMap<PathBuf, Room>);
+pub struct Shortage {
+    rooms: BTreeMap<PathBuf, Room>,
+    /// A shortage began before agentd was started; its file system is not known.
+    had_begun: bool,
+}
 
 impl Shortage {
+    /// Returns a shortage that began before agentd was started.
+    #[must_use]
+    pub fn begun() -> Self {
+        Self {
+            rooms: BTreeMap::new(),
+            had_begun: true,
+        }
+    }
+
     /// Takes over the current room of all file systems. `reserve` is the percentage that must
     /// be free; 0: any room is enough.
     pub fn update(&mut self, rooms: Vec<Room>, reserve: u8) {
         let short = rooms.into_iter().filter(|room| {
-            let was_short = self.0.contains_key(&room.path);
+            let was_short = self.had_begun || self.rooms.contains_key(&room.path);
             let least = match was_short && reserve > 0 {
                 true => reserve.saturating_add(HYSTERESIS),
                 false => reserve,
             };
             room.is_below(least)
         });
-        self.0 = short.map(|room| (room.path.clone(), room)).collect();
+        self.rooms = short.map(|room| (room.path.clone(), room)).collect();
+        self.had_begun = false;
     }
 
     /// Returns the reason why agents must not build; [`None`] if there is room.
     #[must_use]
     pub fn reason(&self) -> Option<String> {
-        let rooms: Vec<_> = self.0.values().map(ToString::to_string).collect();
+        let rooms: Vec<_> = self.rooms.values().map(ToString::to_string).collect();
         (!rooms.is_empty()).then(|| format!("disk: {}", rooms.join(", ")))
     }
 }
@@ -73,11 +90,9 @@ impl Shortage {
 /// Returns the room of each file system that builds fill, once.
 #[must_use]
 pub fn rooms(root: &Path) -> Vec<Room> {
+    let mounts = mounts::read(root);
     let mut paths = vec![root.join(BUILD)];
-    let volumes = fs::read_dir(root.join(MACHINES)).into_iter().flatten();
-    let mut volumes: Vec<_> = volumes.flatten().map(|entry| entry.path()).collect();
-    volumes.sort();
-    paths.extend(volumes);
+    paths.extend(volumes(&mounts).map(|volume| root.join(volume)));
     let mut devices = BTreeSet::new();
     let of_path = |path: PathBuf| {
         let metadata = fs::symlink_metadata(&path).ok()?;
@@ -90,6 +105,17 @@ pub fn rooms(root: &Path) -> Vec<Room> {
         (size > 0).then_some(Room { path, free, size })
     };
     paths.into_iter().filter_map(of_path).collect()
+}
+
+/// Returns the machine volumes, without `/` at the beginning. Directories that builds make do not
+/// count, nor does a file system that nobody can write.
+fn volumes(mounts: &[Mount]) -> impl Iterator<Item = &str> {
+    let each = mounts
+        .iter()
+        .filter(|mount| !mount.is_file_system_read_only);
+    let paths = each.filter_map(|mount| mount.target.strip_prefix('/'));
+    let is_volume = |path: &&str| Path::new(path).parent() == Some(Path::new(MACHINES));
+    paths.filter(is_volume).take(VOLUMES)
 }
 
 #[cfg(test)]
@@ -130,6 +156,39 @@ mod tests {
     }
 
     #[test]
+    fn shortage_continues_after_a_restart() {
+        let mut shortage = Shortage::begun();
+        assert!(reason(&mut shortage, 69, 5).is_some());
+        assert_eq!(reason(&mut shortage, 70, 5), None);
+        assert_eq!(reason(&mut shortage, 69, 5), None);
+    }
+
+    #[test]
+    fn volumes_are_writable_mounts() {
+        let mount = |target: &str, read_only| Mount {
+            source: "/dev/vdb".into(),
+            target: target.into(),
+            options: String::new(),
+            // The sandbox of agentd.
+            read_only: true,
+            is_file_system_read_only: read_only,
+        };
+        let mounts = [
+            mount("/", false),
+            mount("/build/machines", false),
+            mount("/build/machines/default", false),
+            mount("/build/machines/image", true),
+            mount("/build/machines/default/box/mnt", false),
+        ];
+        assert_eq!(
+            volumes(&mounts).collect::<Vec<_>>(),
+            ["build/machines/default"]
+        );
+        let many = vec![mount("/build/machines/x", false); 2 * VOLUMES];
+        assert_eq!(volumes(&many).count(), VOLUMES);
+    }
+
+    #[test]
     fn vanished_file_system_is_not_short() {
         let mut shortage = Shortage::default();
         assert!(reason(&mut shortage, 0, 5).is_some());
@@ -142,7 +201,6 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         assert_eq!(rooms(root.path()), []);
         fs::create_dir_all(root.path().join("build/machines/default")).unwrap();
-        fs::write(root.path().join("build/machines/file"), "").unwrap();
         let found = rooms(root.path());
         assert_eq!(found.len(), 1, "{found:?}");
         assert_eq!(found[0].path, Path::new("/build"));

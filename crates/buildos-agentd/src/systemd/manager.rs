@@ -60,8 +60,12 @@ impl Systemd {
                 let unit: UnitProxy<'_> = uncached(&self.connection, &name).await?;
                 unit.need_daemon_reload().await
             };
-            let operation = format!("report whether {name} needs a reload");
-            if stale.await.map_err(cannot(operation))? {
+            let stale = match stale.await {
+                // systemd reloads now. Whether it has read this file is not known.
+                Err(error) if is_timeout(&error) => true,
+                stale => stale.map_err(cannot(format!("report whether {name} needs a reload")))?,
+            };
+            if stale {
                 return match self.manager.reload().await {
                     Err(error) if is_timeout(&error) => {
                         let seconds = METHOD_TIMEOUT.as_secs();
@@ -75,14 +79,11 @@ impl Systemd {
         Ok(())
     }
 
-    /// Returns true if the host is shutting down.
-    ///
-    /// # Errors
-    ///
-    /// systemd does not answer.
-    pub async fn is_stopping(&self) -> Result<bool, SystemdError> {
+    /// Returns true if the host is shutting down. It is not while systemd does not answer, as
+    /// during a reload.
+    pub async fn is_stopping(&self) -> bool {
         let state = self.manager.system_state().await;
-        Ok(state.map_err(cannot("report its state"))? == "stopping")
+        state.is_ok_and(|state| state == "stopping")
     }
 
     /// Stops the unit of an agent that is no longer configured, and releases it. Returns the

@@ -216,3 +216,23 @@ fn operator_can_keep_an_agent_up_without_room() {
     life.handle(met());
     assert_eq!(life.handle(unmet(Need::Disk)), Some(Command::Drain));
 }
+
+#[test]
+fn stop_of_operator_outlasts_the_shortage() {
+    let mut life = running();
+    life.handle(unmet(Need::Disk));
+    life.see(Phase::Stopping);
+    life.see(Phase::Down);
+    life.handle(Event::StoppedByHand);
+    assert_eq!(life.handle(met()), None);
+    assert!(!life.instance.wanted());
+}
+
+#[test]
+fn resume_after_a_drain_of_an_operator_keeps_an_agent_up_without_room() {
+    let mut life = draining();
+    life.handle(unmet(Need::Disk));
+    assert_eq!(life.handle(Event::Resume), Some(Command::Unwatch));
+    assert_eq!(life.handle(unmet(Need::Disk)), None);
+    assert_eq!(life.instance.state(), S::Running);
+}

@@ -136,6 +136,7 @@ mod tests {
             target: target.into(),
             options: "rw,nosuid,nodev,noatime".into(),
             read_only: false,
+            is_file_system_read_only: false,
         }
     }
 

@@ -294,6 +294,7 @@ mod tests {
                 target: "/state".into(),
                 options: "rw,nosuid,nodev,noexec,relatime".into(),
                 read_only: false,
+                is_file_system_read_only: false,
             }),
             space: Some((900 << 20, 1 << 30)),
             errors: Some(Vec::new()),
@@ -355,6 +356,7 @@ mod tests {
             (
                 with_mount(Mount {
                     read_only: true,
+                    is_file_system_read_only: false,
                     ..mount.clone()
                 }),
                 "it is mounted read-only at /state",
