@@ -108,7 +108,7 @@ pub fn rooms(root: &Path) -> Vec<Room> {
 }
 
 /// Returns the machine volumes, without `/` at the beginning. Directories that builds make do not
-/// count, nor does a file system that nobody can write.
+/// count, nor does a read-only file system.
 fn volumes(mounts: &[Mount]) -> impl Iterator<Item = &str> {
     let each = mounts
         .iter()
