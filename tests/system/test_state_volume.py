@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from agents import bbot, needs, wait_until_runs
 from conftest import NewHost
 from disk import Disk, accept_disks, btrfs, ext4
 from host import Host
@@ -121,6 +122,29 @@ def test_state_survives_a_power_cut(
     # A key that ssh-keygen makes late does not replace the one that clients know.
     put_key(second, "late")
     second.wait_for(lambda: "first" in second.read(_KEY), "the key of the volume is back")
+
+
+def test_agent_waits_for_its_key_on_the_volume(
+    new_host: NewHost, lan: Lan, url: str, keep: Callable[[Disk], Disk]
+) -> None:
+    disk = keep(btrfs())
+    first = boot(new_host("first"))
+    disk.plug_into(first)
+    wait_for_state(first, "active")
+    key = "/state/keys/bbot.pem"
+    first.run(f"install -D -m 600 /dev/null {key} && echo secret >{key} && sync {key}")
+    first.stop()
+
+    second = new_host("second")
+    program = '#!/bin/bash\ncat "$CREDENTIALS_DIRECTORY/bbot-key" >/build/key; exec sleep infinity\n'
+    second.program("/opt/agent", program)
+    lines = ['program = "/opt/agent"', f'auth_key = "bbot-key:{key}"']
+    second.configure("agentd", bbot(url, *lines))
+    boot(second, lan)
+    second.wait_for(lambda: set(needs(second)) == {"credentials"}, "only the key is missing")
+    disk.plug_into(second)
+    wait_until_runs(second)
+    second.wait_for(lambda: second.read("/build/key") == "secret\n", "the agent has its key")
 
 
 def test_nothing_starts_without_a_disk(host: Host) -> None:
