@@ -47,6 +47,8 @@ const RETURN: u16 = 0x06; // BPF_RET | BPF_K
 
 // linux/filter.h: "offsets" of ancillary data, for LOAD_WORD.
 const ANCILLARY: u32 = 0xffff_f000; // SKF_AD_OFF
+/// Offset of the Ethernet header (SKF_LL_OFF), which begins with the destination.
+const LINK_LAYER: u32 = 0xffe0_0000;
 const ETHERTYPE: u32 = ANCILLARY; // SKF_AD_PROTOCOL
 const PACKET_TYPE: u32 = ANCILLARY + 4; // SKF_AD_PKTTYPE
 const VLAN_TAG: u32 = ANCILLARY + 44; // SKF_AD_VLAN_TAG
@@ -157,6 +159,18 @@ pub fn arp_between(sender: Ipv4Addr, target: Ipv4Addr) -> Vec<Instruction> {
     program.require(JUMP_EQUAL, u32::from(sender));
     program.load(LOAD_WORD, TARGET);
     program.require(JUMP_EQUAL, u32::from(target));
+    program.finish()
+}
+
+/// Returns the filter for frames to this multicast address. Switches do not forward those to
+/// 01:80:c2:00:00:0x, so the sender is at the other end of the cable.
+pub fn multicast(group: MacAddress) -> Vec<Instruction> {
+    let (upper, lower) = halves(group);
+    let mut program = Program::for_this_host();
+    program.load(LOAD_WORD, LINK_LAYER);
+    program.require(JUMP_EQUAL, upper);
+    program.load(LOAD_HALF, LINK_LAYER + 4);
+    program.require(JUMP_EQUAL, lower);
     program.finish()
 }
 

@@ -80,12 +80,7 @@ impl Model {
             Step::Start => host.handle(Input::Start),
             Step::Stop => host.handle(Input::Stop),
             Step::Suspend => host.handle(Input::Suspend),
-            Step::Resume => {
-                host.handle(Input::Resume(Box::new(saved.clone())));
-                if host.state() == State::Rebooting && self.address.is_none() {
-                    self.address = Some(ADDRESS);
-                }
-            }
+            Step::Resume => host.handle(Input::Resume(Box::new(saved.clone()))),
             Step::Select => {
                 self.permitted |= host.state() == State::Selecting;
                 host.handle(Input::Select);
@@ -130,6 +125,11 @@ impl Model {
         }
         self.check_sent(host, before);
         self.check_events(host);
+        // An expired lease is lost before the saved lease takes its place.
+        if matches!(step, Step::Resume) && host.state() == State::Rebooting {
+            self.address = self.address.or(Some(saved.address));
+        }
+        self.check_lease(host);
     }
 
     fn check_sent(&self, host: &Host, before: Option<Ipv4Addr>) {
@@ -174,13 +174,26 @@ impl Model {
                 Event::Offered { .. } | Event::Refused { .. } => {}
             }
         }
+    }
+
+    fn check_lease(&mut self, host: &Host) {
         assert_eq!(self.address, host.client.lease().map(|lease| lease.address));
         self.permitted &= host.state() == State::Requesting;
     }
 }
 
+/// Returns the settings of proptest, with `PROPTEST_CASES` cases; 2000 by default.
+fn config() -> ProptestConfig {
+    let mut config = ProptestConfig::default();
+    if std::env::var_os("PROPTEST_CASES").is_none() {
+        config.cases = 2000;
+    }
+    config.failure_persistence = None;
+    config
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..Default::default() })]
+    #![proptest_config(config())]
 
     #[test]
     fn any_sequence_keeps_the_invariants(steps in steps()) {
@@ -194,6 +207,7 @@ proptest! {
         for _ in 0..4 {
             host.handle(Input::Timeout);
             model.check_events(&mut host);
+            model.check_lease(&host);
         }
         prop_assert!(host.client.deadline().is_none_or(|deadline| deadline > host.now));
         prop_assert!(host.client.lease().is_none_or(|lease| !lease.is_expired(host.now)));
