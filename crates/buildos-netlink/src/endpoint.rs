@@ -71,6 +71,11 @@ impl Endpoint {
         Ok(registered?)
     }
 
+    /// Returns the netlink port, which the kernel assigned.
+    pub(crate) fn port(&self) -> io::Result<u32> {
+        Ok(getsockname::<NetlinkAddr>(self.as_raw_fd())?.pid())
+    }
+
     pub(crate) fn send(&self, bytes: &[u8]) -> io::Result<()> {
         send(self.as_raw_fd(), bytes, MsgFlags::MSG_DONTWAIT)?;
         Ok(())

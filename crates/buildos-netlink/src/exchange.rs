@@ -19,6 +19,9 @@ pub(crate) enum Expect {
     Object,
     /// `NLMSG_DONE` after any number of objects.
     Dump,
+    /// As [`Expect::Dump`], for a caller who reads again after each change: objects that changed
+    /// during the dump, or that cannot be decoded, are no error.
+    Readable,
 }
 
 /// Collects the answer to a request from datagrams.
@@ -40,7 +43,7 @@ impl<M: Protocol> Exchange<M> {
             | match expect {
                 Expect::Acknowledgement => NLM_F_ACK,
                 Expect::Object => 0,
-                Expect::Dump => NLM_F_DUMP,
+                Expect::Dump | Expect::Readable => NLM_F_DUMP,
             };
         let mut message = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(message));
         message.finalize();
@@ -75,15 +78,19 @@ impl<M: Protocol> Exchange<M> {
             match message.message_type() {
                 NLMSG_NOOP => {}
                 NLMSG_OVERRUN => return Err(io::ErrorKind::Interrupted.into()),
-                NLMSG_ERROR | NLMSG_DONE if self.interrupted => {
+                NLMSG_ERROR | NLMSG_DONE if self.interrupted && self.expect != Expect::Readable => {
                     return Err(io::ErrorKind::Interrupted.into());
                 }
                 NLMSG_ERROR | NLMSG_DONE => return Ok(true),
                 _ => {
-                    let message = NetlinkMessage::<M>::deserialize(message.into_inner())
-                        .map_err(malformed)?;
-                    if let NetlinkPayload::InnerMessage(object) = message.payload {
-                        self.objects.push(object);
+                    match NetlinkMessage::<M>::deserialize(message.into_inner()) {
+                        Ok(message) => {
+                            if let NetlinkPayload::InnerMessage(object) = message.payload {
+                                self.objects.push(object);
+                            }
+                        }
+                        Err(_) if self.expect == Expect::Readable => {}
+                        Err(error) => return Err(malformed(error)),
                     }
                     if self.expect == Expect::Object {
                         return Ok(true);
@@ -142,6 +149,7 @@ mod tests {
         assert_eq!(flags(Expect::Acknowledgement), NLM_F_REQUEST | NLM_F_ACK);
         assert_eq!(flags(Expect::Object), NLM_F_REQUEST);
         assert_eq!(flags(Expect::Dump), NLM_F_REQUEST | NLM_F_DUMP);
+        assert_eq!(flags(Expect::Readable), NLM_F_REQUEST | NLM_F_DUMP);
     }
 
     #[test]
@@ -212,6 +220,21 @@ mod tests {
         let overrun = message(NLMSG_OVERRUN, 7, 0, &[]);
         let error = started(Expect::Dump).accept(&overrun).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::Interrupted);
+    }
+
+    #[test]
+    fn readable_objects_of_a_changing_dump_are_kept() {
+        let mut inconsistent = message(NEWTABLE, 7, 0, &[1, 0, 0, 0]);
+        netlink_packet_core::NetlinkBuffer::new(&mut inconsistent).set_flags(NLM_F_DUMP_INTR);
+        // Shorter than its header.
+        let undecodable = message(NEWTABLE, 7, 0, &[2]);
+        let last = [undecodable, message(NLMSG_DONE, 7, 0, &[])].concat();
+        let mut exchange = started(Expect::Readable);
+        assert!(!exchange.accept(&inconsistent).unwrap());
+        assert!(exchange.accept(&last).unwrap());
+        assert_eq!(exchange.into_objects(), [object(1)]);
+        let mut exchange = started(Expect::Dump);
+        assert!(exchange.accept(&last).is_err());
     }
 
     proptest! {

@@ -2,7 +2,7 @@
 //!
 //! | type | protocol | used by |
 //! |---|---|---|
-//! | [`Socket`] | rtnetlink or nfnetlink, asynchronously | natd |
+//! | [`Socket`] | rtnetlink or nfnetlink, asynchronously | netd, natd |
 //! | [`BlockingSocket`] | the same, blocking | the probe |
 //! | [`Monitor`] | multicast groups of either | netd, natd |
 //!

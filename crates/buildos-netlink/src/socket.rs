@@ -4,7 +4,7 @@ use std::io;
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLMSG_OVERRUN};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLMSG_OVERRUN};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::timeout;
@@ -46,7 +46,15 @@ impl<M: Protocol> Socket<M> {
         Ok(())
     }
 
-    /// Changes an object that exists.
+    /// Creates an object, or changes the one that exists.
+    pub async fn replace(&mut self, object: M) -> io::Result<()> {
+        let flags = NLM_F_CREATE | NLM_F_REPLACE;
+        self.exchange(Expect::Acknowledgement, object, flags)
+            .await?;
+        Ok(())
+    }
+
+    /// Changes or removes an object that exists.
     pub async fn change(&mut self, object: M) -> io::Result<()> {
         self.exchange(Expect::Acknowledgement, object, 0).await?;
         Ok(())
@@ -62,6 +70,19 @@ impl<M: Protocol> Socket<M> {
     pub async fn dump(&mut self, request: M) -> io::Result<Vec<M>> {
         let answer = self.exchange(Expect::Dump, request, 0).await?;
         Ok(answer.into_objects())
+    }
+
+    /// Returns the objects that match the request, without those that cannot be decoded. If
+    /// objects changed meanwhile, some can be missing: read again after the notification.
+    pub async fn readable(&mut self, request: M) -> io::Result<Vec<M>> {
+        let answer = self.exchange(Expect::Readable, request, 0).await?;
+        Ok(answer.into_objects())
+    }
+
+    /// Returns the netlink port of the socket, which notifications of its changes carry. It is
+    /// the number of the process, if no other socket of it has that.
+    pub fn port(&self) -> io::Result<u32> {
+        self.endpoint.get_ref().port()
     }
 
     async fn exchange(
