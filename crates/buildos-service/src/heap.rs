@@ -2,6 +2,17 @@
 
 #![allow(unsafe_code)] // malloc_trim(3) and mallinfo(3) have no safe wrapper.
 
+use std::time::Duration;
+
+/// Time after its start at which a daemon has published its first state.
+const START: Duration = Duration::from_secs(30);
+
+/// Returns what only the start has needed: a configuration, replies from the bus, the first plan.
+pub async fn trim_after_start() {
+    tokio::time::sleep(START).await;
+    trim();
+}
+
 /// Returns free pages of the heap to the kernel.
 ///
 /// The C library keeps free memory below memory in use. After a burst of work, such as

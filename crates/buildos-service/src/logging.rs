@@ -15,16 +15,16 @@
 //!
 //! Lines that repeat are held back and counted, as [`limit`] describes.
 
+mod events_only;
 pub(crate) mod journal;
 mod limit;
 
 use std::io;
 
 use tracing::level_filters::LevelFilter;
-use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt as _;
-use tracing_subscriber::registry;
 
+use events_only::EventsOnly;
 use journal::Limited;
 
 /// Installs the logger of a helper without [`crate::Service`]. It holds nothing back.
@@ -42,15 +42,9 @@ fn install(identifier: &str, limited: bool) {
         .ok()
         .and_then(|level| level.parse::<LevelFilter>().ok())
         .unwrap_or(LevelFilter::INFO);
-    // zbus creates a span for each message, which is too much at level info.
-    let zbus = match level {
-        LevelFilter::DEBUG | LevelFilter::TRACE => level,
-        other => other.min(LevelFilter::WARN),
-    };
-    let level = Targets::new().with_default(level).with_target("zbus", zbus);
     // systemd sets it if standard error is the journal (systemd.exec(5)).
     let journal = std::env::var_os("JOURNAL_STREAM").and_then(|_| journal::writer(identifier).ok());
-    let subscriber = registry().with(level);
+    let subscriber = EventsOnly.with(level);
     let result = match journal {
         Some(journal) if limited => {
             tracing::subscriber::set_global_default(subscriber.with(Limited::new(journal)))

@@ -23,7 +23,8 @@ fn status_line(text: &str) -> String {
     text::truncate(&Escaped::received(text), STATUS_LIMIT).to_owned()
 }
 
-pub(crate) fn stopping() {
+/// Reports that the daemon ends (`STOPPING=1`): systemd starts it again only after its end.
+pub fn stopping() {
     send(&[NotifyState::Stopping]);
 }
 

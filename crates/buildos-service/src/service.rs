@@ -12,7 +12,7 @@ use tokio::time::{Interval, MissedTickBehavior};
 use crate::arguments::{self, Command};
 use crate::config::{Loaded, Problem, Schema, evaluate, sources};
 use crate::logging::{self, journal};
-use crate::{notify, text};
+use crate::{heap, notify, text};
 
 /// A key or file of the configuration has no effect.
 const MESSAGE_CONFIGURATION_PROBLEM: &str = "8d0c17b6e07b4c5f9f1a3f6f4b2b8d11";
@@ -232,6 +232,7 @@ where
                 let service = Service::new(schema, Path::new("/"))
                     .map_err(|e| format!("cannot handle signals: {e}"))?;
                 tokio::spawn(journal::report_held());
+                tokio::spawn(heap::trim_after_start());
                 Ok(run(service).await)
             })
         });
