@@ -104,6 +104,10 @@ pub trait Manager {
     /// on. Empty without an uplink.
     #[zbus(property)]
     fn uplink_address(&self) -> zbus::Result<String>;
+    /// Device and port at the other end of the uplink's cable by LLDP (`sw1 port 12`), escaped, or
+    /// empty.
+    #[zbus(property)]
+    fn uplink_neighbour(&self) -> zbus::Result<String>;
     /// Names of the NICs that can become the uplink, including the uplink.
     #[zbus(property)]
     fn candidates(&self) -> zbus::Result<Vec<String>>;
@@ -195,6 +199,18 @@ pub trait Link {
     /// One line for operators: why the link is in this role and state.
     #[zbus(property)]
     fn reason(&self) -> zbus::Result<String>;
+    /// Device at the other end of the cable by LLDP, escaped, or empty.
+    #[zbus(property)]
+    fn neighbour_system(&self) -> zbus::Result<String>;
+    /// Its port, escaped, or empty.
+    #[zbus(property)]
+    fn neighbour_port(&self) -> zbus::Result<String>;
+    /// VLAN of frames without a tag on that port; 0 if the device does not say.
+    #[zbus(property, name = "NeighbourUntaggedVLAN")]
+    fn neighbour_untagged_vlan(&self) -> zbus::Result<u16>;
+    /// VLANs of frames with a tag on that port, in ascending order, 16 at most.
+    #[zbus(property, name = "NeighbourTaggedVLANs")]
+    fn neighbour_tagged_vlans(&self) -> zbus::Result<Vec<u16>>;
 }
 
 /// Properties of [`ManagerProxy`] that other daemons use, read in one call.

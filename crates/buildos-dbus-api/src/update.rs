@@ -20,7 +20,33 @@ pub async fn update<I: Interface>(
     let served = connection.object_server().interface::<_, I>(path).await?;
     let before = properties(connection, &served).await?;
     change(&mut *served.get_mut().await);
-    let after = properties(connection, &served).await?;
+    signal(connection, &served, &before).await
+}
+
+/// As [`update`], for an interface that shares its state: `change` does not need the lock that
+/// zbus holds during a method.
+///
+/// # Errors
+///
+/// As [`update`].
+pub async fn update_shared<I: Interface>(
+    connection: &Connection,
+    path: &str,
+    change: impl FnOnce(),
+) -> zbus::Result<()> {
+    let served = connection.object_server().interface::<_, I>(path).await?;
+    let before = properties(connection, &served).await?;
+    change();
+    signal(connection, &served, &before).await
+}
+
+/// Emits one signal with the properties that differ.
+async fn signal<I: Interface>(
+    connection: &Connection,
+    served: &InterfaceRef<I>,
+    before: &HashMap<String, OwnedValue>,
+) -> zbus::Result<()> {
+    let after = properties(connection, served).await?;
     let changed: HashMap<&str, Value<'_>> = after
         .iter()
         .filter(|(name, value)| before.get(*name) != Some(value))

@@ -9,6 +9,7 @@ use std::time::Duration;
 mod bus;
 
 use buildos_dbus_api::network1::{self, Network};
+use buildos_dbus_api::request_name;
 use buildos_dbus_api::watch::{BusLost, Watch};
 use bus::Bus;
 use zbus::Connection;
@@ -46,7 +47,7 @@ async fn start_netd(bus: &Bus, uplink: &str) -> Connection {
         .at(network1::PATH, netd)
         .await
         .unwrap();
-    connection.request_name(network1::NAME).await.unwrap();
+    request_name(&connection, network1::NAME).await.unwrap();
     connection
 }
 
