@@ -23,6 +23,7 @@
 //!
 //! [[machine]]
 //! name = "x86_64-linux_debian_13-gcc"
+//! kind = "machine"
 //! revision = 3
 //! id = "…"
 //! size = 2345678901
@@ -39,7 +40,7 @@
 //! ```
 //!
 //! `[os]`, the arrays and `[rollout]` can be missing; without `[rollout]` all hosts take
-//! the channel.
+//! the channel. Without `kind` a machine is one of bbot-agent.
 //!
 //! # Unknown keys
 //!
@@ -225,6 +226,7 @@ fn object(table: &mut Table<'_>, key: &'static str, report: &mut Report<'_>) -> 
 fn machine(mut table: Table<'_>, report: &mut Report<'_>) -> Option<Machine> {
     let at = table.at();
     let name = table.text("name", report);
+    let kind = table.text_or_default("kind", report);
     let revision = table.number("revision", NUMBERS, report);
     let id: Option<Digest> = table.text("id", report);
     let size = table.number("size", SIZES, report);
@@ -256,6 +258,7 @@ fn machine(mut table: Table<'_>, report: &mut Report<'_>) -> Option<Machine> {
     }
     Some(Machine {
         name: name?,
+        kind: kind?,
         revision: revision?,
         id: id?,
         size: size?,

@@ -19,6 +19,8 @@
 //! | [`rollout`] | decides whether a host belongs to the percentage of a rollout |
 //! | [`pieces`] | cuts streams into pieces; lists of pieces |
 //! | [`plan`] | which stream to fetch, and which pieces of it, in which order |
+//! | [`query`] | datagrams by which hosts of a LAN find each other's pieces |
+//! | [`swarm`] | which piece comes from which host, and which from the origin |
 //! | [`contents`] | content id of a machine, and changes between two revisions |
 //! | [`digest`], [`name`], [`time`] | validated values |
 //!
@@ -35,7 +37,9 @@ pub mod name;
 pub mod pieces;
 pub mod plan;
 pub mod policy;
+pub mod query;
 pub mod rollout;
+pub mod swarm;
 mod table;
 pub mod time;
 pub mod write;

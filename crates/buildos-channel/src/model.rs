@@ -1,5 +1,8 @@
 //! Defines what a channel file says.
 
+use std::fmt;
+use std::str::FromStr;
+
 use crate::digest::Digest;
 use crate::name::Name;
 use crate::time::Timestamp;
@@ -91,6 +94,8 @@ pub struct Toolchain {
 pub struct Machine {
     #[allow(missing_docs)]
     pub name: Name,
+    #[allow(missing_docs)]
+    pub kind: Kind,
     /// Number of the revision, from 1.
     pub revision: u64,
     /// Content id: equal ids are equal files, whichever stream brought them.
@@ -101,6 +106,48 @@ pub struct Machine {
     pub whole: Stream,
     /// Streams that need a previous revision.
     pub increments: Vec<Increment>,
+}
+
+/// Program that runs a build machine.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// bbot-agent, which lists the machines of a volume itself.
+    #[default]
+    Machine,
+    /// systemd-nspawn(1), usually as a program of the build slave.
+    Container,
+}
+
+/// A text is not a [`Kind`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("neither \"machine\" nor \"container\"")]
+pub struct InvalidKind;
+
+impl Kind {
+    /// Returns the kind as a channel file has it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Machine => "machine",
+            Self::Container => "container",
+        }
+    }
+}
+
+impl FromStr for Kind {
+    type Err = InvalidKind;
+
+    fn from_str(text: &str) -> Result<Self, InvalidKind> {
+        let all = [Self::Machine, Self::Container];
+        let found = all.into_iter().find(|kind| kind.as_str() == text);
+        found.ok_or(InvalidKind)
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
 }
 
 /// A stream in pieces.

@@ -185,6 +185,27 @@ impl<'t> Table<'t> {
         report: &mut Report<'_>,
     ) -> Option<T> {
         let value = self.need(key, report)?;
+        self.parsed(key, &value, report)
+    }
+
+    /// Reads a text that parses as `T`, or returns the default if it is missing.
+    pub(crate) fn text_or_default<T: FromStr<Err: fmt::Display> + Default>(
+        &mut self,
+        key: &'static str,
+        report: &mut Report<'_>,
+    ) -> Option<T> {
+        match self.take(key) {
+            None => Some(T::default()),
+            Some(value) => self.parsed(key, &value, report),
+        }
+    }
+
+    fn parsed<T: FromStr<Err: fmt::Display>>(
+        &self,
+        key: &str,
+        value: &Value<'t>,
+        report: &mut Report<'_>,
+    ) -> Option<T> {
         let parsed = match value.get_ref() {
             DeValue::String(text) => text.parse().map_err(|error: T::Err| error.to_string()),
             DeValue::Integer(_)
@@ -195,7 +216,7 @@ impl<'t> Table<'t> {
             | DeValue::Table(_) => Err("not a text in quotes".to_owned()),
         };
         parsed
-            .map_err(|reason| self.wrong(key, &value, &reason, report))
+            .map_err(|reason| self.wrong(key, value, &reason, report))
             .ok()
     }
 

@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Write as _};
 
-use crate::model::{Channel, FORMAT, Object, Stream};
+use crate::model::{Channel, FORMAT, Kind, Object, Stream};
 
 /// Returns the text of a channel file. The same channel always gives the same text.
 #[must_use]
@@ -36,6 +36,9 @@ fn channel_text(out: &mut String, channel: &Channel) -> fmt::Result {
     }
     for machine in &channel.machines {
         writeln!(out, "\n[[machine]]\nname = \"{}\"", machine.name)?;
+        if machine.kind != Kind::default() {
+            writeln!(out, "kind = \"{}\"", machine.kind)?;
+        }
         writeln!(out, "revision = {}", machine.revision)?;
         writeln!(out, "id = \"{}\"", machine.id)?;
         writeln!(out, "size = {}", machine.size)?;

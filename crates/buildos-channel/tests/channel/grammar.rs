@@ -1,7 +1,7 @@
 //! Channel files, valid and invalid.
 
 use buildos_channel::grammar::parse;
-use buildos_channel::model::{Limits, Rollout};
+use buildos_channel::model::{Kind, Limits, Rollout};
 use buildos_channel::write;
 use proptest::prelude::*;
 
@@ -26,6 +26,20 @@ fn written_channel_is_read_back() {
     let parsed = parse(&write::text(&channel)).unwrap();
     assert_eq!(parsed.channel, channel);
     assert_eq!(parsed.unknown, []);
+}
+
+#[test]
+fn kind_of_a_container_is_read_back() {
+    let mut channel = channel();
+    channel.machines[0].kind = Kind::Container;
+    let text = write::text(&channel);
+    assert_eq!(text.matches("kind = \"container\"").count(), 1);
+    assert_eq!(parse(&text).unwrap().channel, channel);
+    let other = text.replace("\"container\"", "\"jail\"");
+    assert_eq!(
+        mistakes(&other),
+        ["line 23: machine.kind: neither \"machine\" nor \"container\""]
+    );
 }
 
 #[test]

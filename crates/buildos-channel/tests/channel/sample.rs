@@ -1,7 +1,7 @@
 //! Makes channels for tests.
 
 use buildos_channel::model::{
-    Agent, Channel, Increment, Machine, Object, Os, Rollout, Stream, Toolchain,
+    Agent, Channel, Increment, Kind, Machine, Object, Os, Rollout, Stream, Toolchain,
 };
 use buildos_channel::{Digest, HostId, Name, Timestamp};
 
@@ -35,6 +35,7 @@ pub(crate) fn machine(text: &str) -> Machine {
     let of = |part: &str| format!("{text}{part}");
     Machine {
         name: name(text),
+        kind: Kind::Machine,
         revision: 3,
         id: Digest::of(of("3").as_bytes()),
         size: 2_345_678_901,
