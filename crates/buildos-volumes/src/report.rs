@@ -11,8 +11,8 @@ use std::path::Path;
 use buildos_service::file::{self, WriteError};
 use serde::{Deserialize, Serialize};
 
-/// Report of buildos-volumes.
-const SELECTED: &str = "run/buildos/volumes/state.json";
+/// Report of buildos-volumes, below the root.
+pub const SELECTED: &str = "run/buildos/volumes/state.json";
 /// Report of buildos-state.
 const STATUS: &str = "run/buildos/state/status.json";
 /// Limit of a report, bytes.

@@ -7,6 +7,9 @@
 //! | `clock` | time when the state was last saved | to a clock that is behind |
 //! | `netd/state.json` | lease and uplink | to `/run/buildos/state/netd.json` |
 //! | `agentd/state.json` | drains and failures of agents | for operators |
+//! | `updated/choices.json` | choices of the operator about updates | to `/run/buildos/state/updated.json` |
+//! | `updated/os.json` | operating systems that came back | to `/run/buildos/state/updated-os.json` |
+//! | `updated/os-accepted` | serial of the channel that brought an operating system | to `/run/buildos/state/updated-os-accepted` |
 //! | `journal/BOOT.log` | end of the journal of a boot | for operators |
 //!
 //! Each file has a limit, so that no daemon can fill the volume.
@@ -25,7 +28,7 @@ pub struct Copy {
 }
 
 /// The files of daemons.
-pub const COPIES: [Copy; 2] = [
+pub const COPIES: [Copy; 5] = [
     Copy {
         source: "run/buildos/netd/state.json",
         saved: "netd/state.json",
@@ -37,6 +40,27 @@ pub const COPIES: [Copy; 2] = [
         source: "run/buildos/agentd/state.json",
         saved: "agentd/state.json",
         restored: None,
+        needs: None,
+    },
+    Copy {
+        source: "var/lib/buildos/updated/choices.json",
+        saved: "updated/choices.json",
+        restored: Some("run/buildos/state/updated.json"),
+        // A choice can come before the volume. It must not replace those of the former boot.
+        needs: Some("merged"),
+    },
+    Copy {
+        source: "var/lib/buildos/updated/os.json",
+        saved: "updated/os.json",
+        restored: Some("run/buildos/state/updated-os.json"),
+        // As above.
+        needs: Some("merged"),
+    },
+    Copy {
+        source: "var/lib/buildos/os-handover/accepted",
+        saved: "updated/os-accepted",
+        restored: Some("run/buildos/state/updated-os-accepted"),
+        // buildos-os-handover accepts no serial below that of the former boot.
         needs: None,
     },
 ];
@@ -58,19 +82,27 @@ pub const HOST_KEYS: [&str; 6] = [
 ];
 
 /// Files whose change is saved, below `/`. The private keys are written before the public ones.
-pub const WATCHED: [&str; 5] = [
+pub const WATCHED: [&str; 10] = [
     "run/buildos/netd/state.json",
     "run/buildos/agentd/state.json",
+    // The directory of the choices can come late. It is listed before its file, as the kernel
+    // replaces the events of a watch.
+    "var/lib/buildos/updated",
+    "var/lib/buildos/updated/choices.json",
+    "var/lib/buildos/updated/os.json",
+    "var/lib/buildos/os-handover",
+    "var/lib/buildos/os-handover/accepted",
     "etc/ssh/ssh_host_ecdsa_key.pub",
     "etc/ssh/ssh_host_ed25519_key.pub",
     "etc/ssh/ssh_host_rsa_key.pub",
 ];
 
 /// Directories of the volume, with their modes.
-pub const DIRECTORIES: [(&str, u32); 4] = [
+pub const DIRECTORIES: [(&str, u32); 5] = [
     ("ssh", 0o700),
     ("netd", 0o755),
     ("agentd", 0o755),
+    ("updated", 0o755),
     // As the journal: for root and the group of its readers.
     ("journal", 0o700),
 ];
