@@ -16,7 +16,7 @@ type Program = fn() -> ExitCode;
 const USAGE: u8 = 2;
 
 /// The programs, sorted by name.
-const PROGRAMS: [(&str, Program); 13] = [
+const PROGRAMS: [(&str, Program); 17] = [
     ("buildos-agent-reap", buildos_agentd::cleanup::main),
     ("buildos-agentd", buildos_agentd::main),
     ("buildos-dnsmasq", buildos_natd::dnsmasq::supervise::main),
@@ -25,6 +25,7 @@ const PROGRAMS: [(&str, Program); 13] = [
         "buildos-machine-place",
         buildos_updated::volume::place::main,
     ),
+    ("buildos-machine-ram", buildos_updated::volume::ram::main),
     (
         "buildos-machine-volumes",
         buildos_updated::volume::mount::main,
@@ -32,6 +33,15 @@ const PROGRAMS: [(&str, Program); 13] = [
     ("buildos-natd", buildos_natd::main),
     ("buildos-netd", buildos_netd::main),
     ("buildos-netd-wait-online", buildos_netd::wait_online::main),
+    (
+        "buildos-os-handover",
+        buildos_updated::os_handover::hand_over::main,
+    ),
+    (
+        "buildos-os-trial",
+        buildos_updated::os_handover::trial::main,
+    ),
+    ("buildos-pieces", buildos_updated::peers::answer::main),
     ("buildos-probe", buildos_probe::main),
     ("buildos-state", buildos_volumes::state::main),
     ("buildos-updated", buildos_updated::main),

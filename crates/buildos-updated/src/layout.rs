@@ -5,6 +5,13 @@
 //! /build/machines/VOLUME/NAME/NAME -> NAME-3    {name}/{name}          the link that agents use
 //! ```
 //!
+//! Containers are at fixed places, as systemd-nspawn(1) expects them:
+//!
+//! ```text
+//! /var/lib/machines/NAME-3
+//! /var/lib/machines/NAME -> NAME-3
+//! ```
+//!
 //! # Limits
 //!
 //! A path has at most one directory. It is made by root in a directory of root, so no other
@@ -14,8 +21,9 @@ use std::fmt;
 use std::str::FromStr;
 
 use buildos_channel::Name;
+use buildos_channel::model::Kind;
 
-/// The names of subvolumes and links, relative to the machines of a volume.
+/// The names of subvolumes and links, relative to the directory of their kind on a volume.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub struct Layout {
@@ -53,14 +61,20 @@ const LONGEST: usize = 40;
 impl Layout {
     /// Returns the path of a revision.
     #[must_use]
-    pub fn subvolume(&self, name: &Name, revision: u64) -> String {
-        fill(&self.subvolume.0, name.as_str(), revision)
+    pub fn subvolume(&self, kind: Kind, name: &Name, revision: u64) -> String {
+        match kind {
+            Kind::Machine => fill(&self.subvolume.0, name.as_str(), revision),
+            Kind::Container => format!("{name}-{revision}"),
+        }
     }
 
     /// Returns the path of the link to the current revision.
     #[must_use]
-    pub fn link(&self, name: &Name) -> String {
-        fill(&self.link.0, name.as_str(), 0)
+    pub fn link(&self, kind: Kind, name: &Name) -> String {
+        match kind {
+            Kind::Machine => fill(&self.link.0, name.as_str(), 0),
+            Kind::Container => name.to_string(),
+        }
     }
 
     /// Returns the reason why the two templates do not fit together.
@@ -198,10 +212,21 @@ mod tests {
             };
             let name = "m".parse().unwrap();
             assert_eq!(layout.conflict(), None, "{subvolume} {link}");
-            assert_eq!(layout.subvolume(&name, 3), path);
-            assert_eq!(layout.link(&name), at);
+            assert_eq!(layout.subvolume(Kind::Machine, &name, 3), path);
+            assert_eq!(layout.link(Kind::Machine, &name), at);
             assert_eq!(relative(at, path), target);
         }
+    }
+
+    #[test]
+    fn containers_are_where_systemd_nspawn_looks_for_them() {
+        let layout = Layout {
+            subvolume: "all/{name}.{revision}".parse().unwrap(),
+            link: "now/{name}".parse().unwrap(),
+        };
+        let name = "debian".parse().unwrap();
+        assert_eq!(layout.subvolume(Kind::Container, &name, 3), "debian-3");
+        assert_eq!(layout.link(Kind::Container, &name), "debian");
     }
 
     #[test]
@@ -234,7 +259,7 @@ mod tests {
             ..Layout::default()
         };
         let name: Name = "n".repeat(Name::LONGEST).parse().unwrap();
-        assert!(layout.subvolume(&name, 999_999_999).len() <= 255);
+        assert!(layout.subvolume(Kind::Machine, &name, 999_999_999).len() <= 255);
     }
 
     #[test]

@@ -13,9 +13,13 @@ use buildos_channel::{Channel, Digest, HostId, Timestamp, grammar, rollout};
 use buildos_service::clock;
 use buildos_service::file::read_bounded;
 
+use crate::durable;
+use crate::messages;
 use crate::paths::Paths;
+use crate::programs::curl::{self, Failure};
 use crate::programs::sqv;
-use crate::settings::Settings;
+use crate::settings::{Settings, Source};
+use crate::state::{self, Volumes};
 
 /// Bytes of a signed file: the text, its escaped lines and some signatures.
 pub const SIGNED: usize = 2 * Limits::TEXT + 64 * 1024;
@@ -33,6 +37,39 @@ pub struct Offer {
     pub file: Vec<u8>,
     /// False while the rollout leaves this host out.
     pub includes_host: bool,
+}
+
+/// Fetches the channel, judges it, and remembers what is accepted.
+///
+/// # Errors
+///
+/// The server does not send it, or it is refused.
+pub fn fetch(paths: &Paths, settings: &Settings, source: &Source) -> Result<Offer, String> {
+    let path = paths.channel();
+    let fetched = path.with_extension("new");
+    // A file of the run before is not the beginning of this one.
+    let _ = fs::remove_file(&fetched);
+    let url = source.file(&format!("channel/{}", settings.channel));
+    match curl::fetch(Path::new("curl"), &url, &fetched, SIGNED as u64, settings) {
+        Ok(()) => {}
+        Err(Failure::Other(reason)) => return Err(reason),
+        Err(Failure::CannotResume) => return Err(format!("{url}: the transfer broke off")),
+    }
+    let memory = paths.memory();
+    let placed: Option<Volumes> = state::read(&paths.placed());
+    let last = later(
+        remembered(&memory),
+        placed.and_then(|placed| placed.accepted()),
+    );
+    let offer = read(&fetched, paths, settings, last)
+        .map_err(|reason| format!("{url} is refused: {reason}"))?;
+    durable::replace(&memory, self::memory(offer.accepted).as_bytes())?;
+    fs::rename(&fetched, &path)
+        .map_err(|error| format!("cannot keep {}: {error}", path.display()))?;
+    if last != Some(offer.accepted) {
+        messages::accepted(&offer.channel);
+    }
+    Ok(offer)
 }
 
 /// Reads and judges the signed file at `path`. `last` is what was accepted before.
@@ -160,6 +197,15 @@ pub fn later(a: Option<Accepted>, b: Option<Accepted>) -> Option<Accepted> {
 pub fn now() -> Timestamp {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     Timestamp::from_seconds(since.map_or(0, |since| since.as_secs()))
+}
+
+/// Returns the time of this host in microseconds since 1970.
+#[must_use]
+pub fn now_usec() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| {
+        u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+    })
 }
 
 #[cfg(test)]

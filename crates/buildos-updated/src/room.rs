@@ -67,7 +67,7 @@ pub fn unpacked(machine: &Machine, candidate: &Candidate) -> u64 {
 mod tests {
     use super::*;
     use buildos_channel::Digest;
-    use buildos_channel::model::Stream;
+    use buildos_channel::model::{Kind, Stream};
 
     #[test]
     fn reserve_stays_free() {
@@ -98,6 +98,7 @@ mod tests {
             pieces: Digest::of(b""),
         };
         let machine = Machine {
+            kind: Kind::Machine,
             name: "m".parse().unwrap(),
             revision: 1,
             id: Digest::of(b""),

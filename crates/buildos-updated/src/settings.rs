@@ -5,11 +5,14 @@ use std::path::Path;
 use std::str::FromStr;
 
 use buildos_channel::Name;
+use buildos_channel::swarm::PEERS;
 use buildos_service::config::{Schema, evaluate, sources};
 use serde::Deserialize;
 
 use crate::layout::{Layout, LinkTemplate, SubvolumeTemplate};
+use crate::os::window::Window;
 use crate::pattern::Pattern;
+use crate::ram;
 
 /// Settings of the daemon and of its helpers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +27,12 @@ pub struct Settings {
     pub rate_kib: u32,
     /// Proxy of curl(1), if it does not come from the environment.
     pub proxy: Option<Source>,
+    /// Other hosts of the LAN get pieces from this host, and this host from them.
+    pub share: bool,
+    /// Servers with pieces that are asked before the source.
+    pub peers: Vec<Source>,
+    /// How the host takes an operating system.
+    pub os: OsSettings,
     /// Machines of the channel that the host takes.
     pub select: Vec<Pattern>,
     /// Names of subvolumes and links.
@@ -32,6 +41,38 @@ pub struct Settings {
     pub keep: u8,
     /// Volume that gets the machines.
     pub volume: Name,
+    /// Size of this volume in RAM, in MiB, on a host without a disk for it; 0 for none.
+    pub ram_mib: u32,
+}
+
+/// Settings of updates of the operating system.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OsSettings {
+    /// How another operating system is started.
+    pub method: Method,
+    /// Times in which an update may begin; any time if there are none.
+    pub windows: Vec<Window>,
+    /// FleetLock server that permits restarts.
+    pub lock: Option<Source>,
+    /// Group of this host at the FleetLock server.
+    pub lock_group: Name,
+    /// Seconds after which tasks are stopped that did not end; 0 for never.
+    pub force_after_s: u32,
+    /// Seconds that a new operating system has to prove itself.
+    pub trial_s: u32,
+}
+
+/// How another operating system is started.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Method {
+    /// By kexec, with the system that runs as the way back.
+    #[default]
+    Kexec,
+    /// By a reboot: the boot server decides what starts.
+    Reboot,
+    /// Not at all.
+    Off,
 }
 
 /// The URL of a server or a proxy, by HTTP or HTTPS, without a `/` at its end.
@@ -45,6 +86,11 @@ pub struct InvalidSource;
 
 /// Longest URL in bytes.
 const LONGEST_URL: usize = 1000;
+/// Most windows: each is evaluated by a program.
+const WINDOWS: usize = 16;
+/// Seconds of a trial: a host has to boot, and to work for two minutes.
+const SHORTEST_TRIAL: u32 = 180;
+const LONGEST_TRIAL: u32 = 86_400;
 /// Most signatures and most previous revisions.
 const MOST: u8 = 9;
 /// Name of the daemon in files and on the kernel command line.
@@ -61,10 +107,21 @@ impl Default for Settings {
             signatures: 1,
             rate_kib: 0,
             proxy: None,
+            share: true,
+            peers: Vec::new(),
+            os: OsSettings {
+                method: Method::default(),
+                windows: Vec::new(),
+                lock: None,
+                lock_group: name("default").unwrap_or_else(fallback),
+                force_after_s: 0,
+                trial_s: 900,
+            },
             select: vec![Pattern::all()],
             layout: Layout::default(),
             keep: 1,
             volume: name("default").unwrap_or_else(fallback),
+            ram_mib: 0,
         }
     }
 }
@@ -87,6 +144,56 @@ impl<T: FromStr<Err: Display>> TryFrom<String> for Text<T> {
     }
 }
 
+/// A list of URLs.
+#[derive(Deserialize)]
+#[serde(try_from = "Vec<Text<Source>>")]
+struct Urls(Vec<Source>);
+
+impl TryFrom<Vec<Text<Source>>> for Urls {
+    type Error = String;
+
+    fn try_from(urls: Vec<Text<Source>>) -> Result<Self, String> {
+        match urls.len() {
+            count if count > PEERS => Err(format!("{count} URLs: at most {PEERS}")),
+            _ => Ok(Self(urls.into_iter().map(|url| url.0).collect())),
+        }
+    }
+}
+
+/// A list of windows.
+#[derive(Deserialize)]
+#[serde(try_from = "Vec<Text<Window>>")]
+struct Windows(Vec<Window>);
+
+impl TryFrom<Vec<Text<Window>>> for Windows {
+    type Error = String;
+
+    fn try_from(windows: Vec<Text<Window>>) -> Result<Self, String> {
+        match windows.len() {
+            count if count > WINDOWS => Err(format!("{count} windows: at most {WINDOWS}")),
+            _ => Ok(Self(windows.into_iter().map(|window| window.0).collect())),
+        }
+    }
+}
+
+/// Seconds of a trial.
+#[derive(Deserialize)]
+#[serde(try_from = "u32")]
+struct TrialSeconds(u32);
+
+impl TryFrom<u32> for TrialSeconds {
+    type Error = String;
+
+    fn try_from(seconds: u32) -> Result<Self, String> {
+        match (SHORTEST_TRIAL..=LONGEST_TRIAL).contains(&seconds) {
+            true => Ok(Self(seconds)),
+            false => Err(format!(
+                "{seconds} is not from {SHORTEST_TRIAL} to {LONGEST_TRIAL}"
+            )),
+        }
+    }
+}
+
 /// A number from `LEAST` to 9.
 #[derive(Deserialize)]
 #[serde(try_from = "i64")]
@@ -101,6 +208,22 @@ impl<const LEAST: u8> TryFrom<i64> for Few<LEAST> {
             .filter(|number| (LEAST..=MOST).contains(number))
             .map(Self)
             .ok_or_else(|| format!("{number} is not a number from {LEAST} to {MOST}"))
+    }
+}
+
+/// A size in MiB: 0, or at least [`ram::LEAST`].
+#[derive(Deserialize)]
+#[serde(try_from = "u32")]
+struct RamSize(u32);
+
+impl TryFrom<u32> for RamSize {
+    type Error = String;
+
+    fn try_from(mib: u32) -> Result<Self, String> {
+        match mib {
+            1..ram::LEAST => Err(format!("{mib} is less than {} MiB", ram::LEAST)),
+            mib => Ok(Self(mib)),
+        }
     }
 }
 
@@ -134,6 +257,46 @@ pub fn schema() -> Schema<Settings> {
             |settings: &mut Settings, Text(proxy)| settings.proxy = Some(proxy),
         )
         .key(
+            "update.share",
+            "Share pieces with the other hosts of the LAN of br0.",
+            |settings: &mut Settings, share| settings.share = share,
+        )
+        .key(
+            "update.peers",
+            "URLs of servers with pieces, before the source; at most 16.",
+            |settings: &mut Settings, Urls(peers)| settings.peers = peers,
+        )
+        .key(
+            "update.method",
+            "How an operating system of the channel is started: kexec, reboot, or off.",
+            |settings: &mut Settings, method| settings.os.method = method,
+        )
+        .key(
+            "update.window",
+            "Times in which an OS update may begin, such as Mon..Fri 22:00 + 8h.",
+            |settings: &mut Settings, Windows(windows)| settings.os.windows = windows,
+        )
+        .key(
+            "update.lock",
+            "URL of a FleetLock server that permits restarts.",
+            |settings: &mut Settings, Text(lock)| settings.os.lock = Some(lock),
+        )
+        .key(
+            "update.lock_group",
+            "Group of this host at the FleetLock server.",
+            |settings: &mut Settings, Text(name)| settings.os.lock_group = name,
+        )
+        .key(
+            "update.force_after_s",
+            "Seconds after which an OS update stops tasks; 0 for never.",
+            |settings: &mut Settings, seconds| settings.os.force_after_s = seconds,
+        )
+        .key(
+            "update.trial_s",
+            "Seconds that a new operating system has to prove itself; from 180.",
+            |settings: &mut Settings, seconds: TrialSeconds| settings.os.trial_s = seconds.0,
+        )
+        .key(
             "machines.select",
             "Machines of the channel that this host takes, as patterns with * and ?.",
             |settings: &mut Settings, patterns: Vec<Text<Pattern>>| {
@@ -163,6 +326,11 @@ pub fn schema() -> Schema<Settings> {
             "machines.volume",
             "Name of the volume that gets the machines.",
             |settings: &mut Settings, Text(name)| settings.volume = name,
+        )
+        .key(
+            "machines.ram_mib",
+            "MiB of RAM for this volume on a host without a disk for it; 0 for none.",
+            |settings: &mut Settings, size: RamSize| settings.ram_mib = size.0,
         )
 }
 
@@ -230,8 +398,13 @@ mod tests {
         let (settings, problems) = load(
             "update.source = \"https://updates.example.com/b/\"\nupdate.channel = \"canary\"\n\
              update.signatures = 2\nupdate.rate_kib = 500\nupdate.proxy = \"http://proxy:3128\"\n\
+             update.method = \"reboot\"\nupdate.window = [\"Sat 22:00 + 8h\"]\n\
+             update.lock = \"http://lock:3333\"\nupdate.lock_group = \"rack1\"\n\
+             update.force_after_s = 7200\nupdate.trial_s = 600\n\
+             update.share = false\nupdate.peers = [\"http://mirror/x\"]\n\
              machines.select = [\"x86_64-*\"]\nmachines.subvolume = \"{name}/{name}-1.{revision}\"\n\
-             machines.link = \"{name}/{name}-1\"\nmachines.keep = 0\nmachines.volume = \"fast\"\n",
+             machines.link = \"{name}/{name}-1\"\nmachines.keep = 0\nmachines.volume = \"fast\"\n\
+             machines.ram_mib = 8192\n",
         );
         assert_eq!(problems, [""; 0]);
         let source = settings.source.unwrap();
@@ -244,6 +417,18 @@ mod tests {
         assert_eq!(numbers, (2, 500, 0));
         assert_eq!(settings.channel.as_str(), "canary");
         assert_eq!(settings.volume.as_str(), "fast");
+        assert_eq!(settings.ram_mib, 8192);
+        assert!(!settings.share);
+        let expected = OsSettings {
+            method: Method::Reboot,
+            windows: vec!["Sat 22:00 + 8h".parse().unwrap()],
+            lock: Some("http://lock:3333".parse().unwrap()),
+            lock_group: "rack1".parse().unwrap(),
+            force_after_s: 7200,
+            trial_s: 600,
+        };
+        assert_eq!(settings.os, expected);
+        assert_eq!(settings.peers[0].as_str(), "http://mirror/x");
     }
 
     #[test]
@@ -262,10 +447,17 @@ mod tests {
             "update.signatures = 0",
             "machines.keep = 10",
             "machines.keep = -1",
+            "machines.ram_mib = 255",
             "machines.select = [\"a/b\"]",
             "machines.subvolume = \"{name}\"",
             "machines.link = \"{name}-{revision}\"",
             "update.channel = \"a/b\"",
+            "update.peers = [\"mirror\"]",
+            "update.method = \"now\"",
+            "update.window = [\"22:00\"]",
+            "update.lock_group = \"a/b\"",
+            "update.trial_s = 10",
+            &format!("update.peers = [{}]", "\"http://x\",".repeat(17)),
         ] {
             let (settings, problems) = load(bad);
             assert_eq!(settings, Settings::default(), "{bad}");

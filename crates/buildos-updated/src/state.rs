@@ -4,6 +4,7 @@ use std::path::Path;
 
 use buildos_channel::policy::Accepted;
 use buildos_channel::{Digest, Name};
+use buildos_dbus_api::update1::{self, Cause, OsState, Phase};
 use buildos_service::file::read_bounded;
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +20,9 @@ const LIMIT: usize = 4 * 1024 * 1024;
 pub struct Updated {
     #[allow(missing_docs)]
     pub schema: u32,
+    /// Time of the begin of the run, microseconds since 1970.
+    #[serde(default)]
+    pub began_usec: u64,
     /// Time of the end of the run, microseconds since 1970; 0 while it runs.
     pub ended_usec: u64,
     /// One line: what it did, or why it did nothing.
@@ -31,10 +35,53 @@ pub struct Updated {
     pub serial: u64,
     /// End of its validity.
     pub valid_until: String,
-    /// Bytes that were fetched in this run.
+    /// Bytes that came in this run from the origin.
     pub fetched: u64,
+    /// Bytes that came in this run from peers.
+    #[serde(default)]
+    pub from_peers: u64,
+    /// Peers that sent wrong content in this run, with the reason.
+    #[serde(default)]
+    pub bad_peers: Vec<String>,
+    /// What it does now.
+    #[serde(default)]
+    pub phase: Phase,
+    /// Reason of the hold, or empty.
+    #[serde(default)]
+    pub held: String,
+    /// True if the choices of the operator outlive a reboot.
+    #[serde(default)]
+    pub choices_kept: bool,
+    /// Update of the operating system.
+    #[serde(default)]
+    pub os: Os,
+    /// Machines of the accepted channel, and those on the volume.
+    #[serde(default)]
+    pub machines: Vec<update1::Machine>,
     /// Faults, one line each.
     pub problems: Vec<String>,
+}
+
+/// Update of the operating system.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Os {
+    #[allow(missing_docs)]
+    pub state: OsState,
+    /// Version in the channel; in the states `trial` and `returned` that of the trial.
+    pub version: String,
+    /// Digests in the channel, as IMAGE:INITRD.
+    pub pair: String,
+    /// Cause of a hold.
+    pub cause: Option<Cause>,
+    /// One line for operators, or empty.
+    pub reason: String,
+    /// Time of the last change of the state, microseconds since 1970.
+    pub since_usec: u64,
+    /// True once the FleetLock server knows in this boot that the host has no slot.
+    pub is_released: bool,
+    /// True once the verdict of a trial is recorded in this boot.
+    pub is_noted: bool,
 }
 
 /// What is on the machine volumes: `/run/buildos/machine-place/state.json`.
@@ -74,11 +121,13 @@ pub struct Volume {
 pub struct Machine {
     #[allow(missing_docs)]
     pub name: String,
+    /// `machine` or `container`.
+    pub kind: String,
     #[allow(missing_docs)]
     pub revision: u64,
     /// Content id.
     pub id: String,
-    /// Path, relative to the machines.
+    /// Path, relative to the directory of its kind.
     pub path: String,
     /// True if the link of the machine names it.
     pub current: bool,
@@ -111,11 +160,19 @@ impl Volume {
         let each = self.machines.iter().filter_map(Machine::placed);
         each.collect()
     }
+
+    /// Returns the revisions that links name.
+    #[must_use]
+    pub fn current(&self) -> Vec<Placed> {
+        let current = self.machines.iter().filter(|machine| machine.current);
+        current.filter_map(Machine::placed).collect()
+    }
 }
 
 impl Machine {
     fn placed(&self) -> Option<Placed> {
         Some(Placed {
+            kind: self.kind.parse().ok()?,
             name: self.name.parse::<Name>().ok()?,
             revision: self.revision,
             id: self.id.parse::<Digest>().ok()?,
@@ -155,6 +212,7 @@ mod tests {
                 name: "default".into(),
                 machines: vec![Machine {
                     name: "m".into(),
+                    kind: "machine".into(),
                     revision: 2,
                     id: Digest::of(b"m").to_string(),
                     ..Machine::default()

@@ -3,8 +3,10 @@
 //! | file | does |
 //! |---|---|
 //! | [`mount`] | buildos-machine-volumes: mounts volumes |
+//! | [`ram`] | buildos-machine-ram: makes a volume in RAM |
 //! | `mount_point` | opens the directories for mounts, and follows no link there |
 //! | [`place`] | buildos-machine-place: places and removes machines |
+//! | [`stream`] | the pieces of a machine in the spool, verified before they are used |
 //! | [`tree`] | the directories of a volume, and the records of what was placed |
 //! | [`holders`] | finds subvolumes that processes use |
 //! | [`account`] | user and group ids |
@@ -23,4 +25,6 @@ pub mod holders;
 pub mod mount;
 mod mount_point;
 pub mod place;
+pub mod ram;
+pub mod stream;
 pub mod tree;

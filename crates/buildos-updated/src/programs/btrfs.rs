@@ -18,6 +18,8 @@ const TOP: u64 = 256;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub struct Subvolume {
+    /// Id in its file system.
+    pub id: u64,
     /// UUID of the subvolume at the sender; [`None`] if it was not received.
     pub received: Option<String>,
     pub read_only: bool,
@@ -43,19 +45,21 @@ pub fn is_subvolume(path: &Path) -> bool {
 /// The path is not a subvolume.
 pub fn show(path: &Path) -> Result<Subvolume, String> {
     let output = btrfs(&["subvolume", "show"], &[path])?;
-    Ok(parse(&String::from_utf8_lossy(&output)))
+    parse(&String::from_utf8_lossy(&output))
+        .ok_or_else(|| format!("btrfs shows no id of {}", path.display()))
 }
 
-fn parse(output: &str) -> Subvolume {
+fn parse(output: &str) -> Option<Subvolume> {
     let value = |key: &str| {
         let mut lines = output.lines().map(str::trim);
         let line = lines.find_map(|line| line.strip_prefix(key))?;
         Some(line.trim_start_matches(':').trim().to_owned())
     };
-    Subvolume {
+    Some(Subvolume {
+        id: value("Subvolume ID")?.parse().ok()?,
         received: value("Received UUID").filter(|uuid| uuid != "-" && !uuid.is_empty()),
         read_only: value("Flags").is_some_and(|flags| flags.contains("readonly")),
-    }
+    })
 }
 
 /// Makes a read-only snapshot, which is there at once and whole.
@@ -71,13 +75,36 @@ pub fn snapshot(subvolume: &Path, to: &Path) -> Result<(), String> {
     .map(|_| ())
 }
 
-/// Deletes a subvolume.
+/// Deletes a subvolume. It does not come back after a power cut.
 ///
 /// # Errors
 ///
 /// The path is not a subvolume.
 pub fn delete(subvolume: &Path) -> Result<(), String> {
-    btrfs(&["--quiet", "subvolume", "delete"], &[subvolume]).map(|_| ())
+    btrfs(
+        &["--quiet", "subvolume", "delete", "--commit-after"],
+        &[subvolume],
+    )
+    .map(|_| ())
+}
+
+/// Deletes a subvolume of the file system that is mounted at `top`. It does not come back after
+/// a power cut.
+///
+/// # Errors
+///
+/// There is no subvolume with the id.
+pub fn delete_by_id(top: &Path, id: u64) -> Result<(), String> {
+    let id = id.to_string();
+    let arguments = [
+        "--quiet",
+        "subvolume",
+        "delete",
+        "--commit-after",
+        "--subvolid",
+        &id,
+    ];
+    btrfs(&arguments, &[top]).map(|_| ())
 }
 
 /// Receives the compressed stream that `write` passes on as a subvolume in `directory`.
@@ -158,21 +185,23 @@ mod tests {
     #[test]
     fn output_of_show_is_parsed() {
         let output = "machines/m/m-1\n\tName: \t\t\tm-1\n\tUUID: \t\t\ta-b\n\
-            \tReceived UUID: \t\tc-d\n\tFlags: \t\t\treadonly\n";
+            \tSubvolume ID: \t\t257\n\tReceived UUID: \t\tc-d\n\tFlags: \t\t\treadonly\n";
         assert_eq!(
             parse(output),
-            Subvolume {
+            Some(Subvolume {
+                id: 257,
                 received: Some("c-d".to_owned()),
                 read_only: true
-            }
+            })
         );
-        let plain = parse("x\n\tReceived UUID: \t\t-\n\tFlags: \t\t\t-\n");
+        let plain = parse("x\n\tSubvolume ID: \t5\n\tReceived UUID: \t\t-\n\tFlags: \t\t\t-\n");
         assert_eq!(
             plain,
-            Subvolume {
+            Some(Subvolume {
+                id: 5,
                 received: None,
                 read_only: false
-            }
+            })
         );
     }
 

@@ -16,6 +16,22 @@ const SLOW_SECONDS: &str = "30";
 /// Longest time of one transfer in seconds.
 const LONGEST: &str = "7200";
 
+/// Exit statuses of curl(1): an error of HTTP, a transfer that broke off, a file that cannot be
+/// written, a time that is over, a file that is too large.
+const HTTP_ERROR: i32 = 22;
+const PARTIAL: i32 = 18;
+const WRITE: i32 = 23;
+const TIMEOUT: i32 = 28;
+const TOO_LARGE: i32 = 63;
+/// Exit statuses of curl(1): no connection, an empty answer, a connection that the server closed.
+const REFUSED: [i32; 4] = [7, 52, 55, 56];
+/// Time to connect to a peer in seconds.
+const PEER_CONNECT: &str = "1";
+/// A peer that is slower than this, in bytes per second, is left for another or the origin.
+const PEER_RATE: u64 = 256 * 1024;
+/// Time in seconds after which a peer is found to be slow.
+const PEER_SECONDS: &str = "4";
+
 /// A file was not fetched.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Failure {
@@ -23,6 +39,89 @@ pub enum Failure {
     CannotResume,
     /// Any other reason.
     Other(String),
+}
+
+/// A peer did not send a piece.
+#[derive(Debug, PartialEq, Eq)]
+pub enum PeerFailure {
+    /// It does not have it.
+    Absent,
+    /// It does not answer, or not in time.
+    Unreachable(String),
+    /// It refuses connections: it sends to as many hosts as it can, or it no longer shares.
+    Refused(String),
+    /// It is slower than [`PEER_RATE`].
+    Slow(String),
+    /// It sent something else than the piece.
+    Bad(String),
+    /// This host cannot fetch anything.
+    Local(String),
+}
+
+/// Returns curl without files of a user, other protocols, and a second host by a redirection.
+fn curl(program: &Path) -> Command {
+    let mut command = Command::new(program);
+    command.args([
+        "--disable",
+        "--silent",
+        "--show-error",
+        "--fail",
+        "--globoff",
+    ]);
+    command.args(["--proto", "=http,https"]);
+    command
+}
+
+/// Fetches `url` of a peer into the file `to`, of at most `most` bytes, through `link` only if
+/// there is one.
+///
+/// # Errors
+///
+/// The transfer is not complete; the file has what arrived.
+pub fn fetch_from_peer(
+    program: &Path,
+    url: &str,
+    link: Option<&str>,
+    to: &Path,
+    most: u64,
+    settings: &Settings,
+) -> Result<(), PeerFailure> {
+    let mut command = curl(program);
+    command.args(["--noproxy", "*", "--connect-timeout", PEER_CONNECT]);
+    if let Some(link) = link {
+        // The kernel permits it without capabilities (SO_BINDTODEVICE).
+        command.args(["--interface", link]);
+    }
+    let mut rate = PEER_RATE;
+    if settings.rate_kib > 0 {
+        let limit = u64::from(settings.rate_kib);
+        command.arg("--limit-rate").arg(format!("{limit}k"));
+        rate = rate.min(limit.saturating_mul(512));
+    }
+    // The slowest peer that is not excluded, with time for its start.
+    let longest = (most / rate.max(1)).saturating_add(10);
+    command.arg("--max-time").arg(longest.to_string());
+    command.arg("--speed-limit").arg(rate.to_string());
+    command.args(["--speed-time", PEER_SECONDS]);
+    command.arg("--max-filesize").arg(most.to_string());
+    command.arg("--output").arg(to).arg("--").arg(url);
+    let error = match capture::output(&mut command, "curl", 4096) {
+        Ok(_) => return Ok(()),
+        Err(error) => error,
+    };
+    let reason = text::chain(&error);
+    let ProgramError::Failed { status, .. } = error else {
+        return Err(PeerFailure::Local(reason));
+    };
+    let has_begun = to.metadata().is_ok_and(|found| found.len() > 0);
+    Err(match status.code() {
+        Some(HTTP_ERROR) => PeerFailure::Absent,
+        Some(TIMEOUT) if has_begun => PeerFailure::Slow(reason),
+        Some(code) if REFUSED.contains(&code) && !has_begun => PeerFailure::Refused(reason),
+        Some(WRITE) => PeerFailure::Local(reason),
+        Some(PARTIAL | TOO_LARGE) => PeerFailure::Bad(reason),
+        _ => PeerFailure::Unreachable(reason),
+    })
 }
 
 /// Fetches `url` into the file `to`, of at most `most` bytes. What the file already has is
@@ -38,16 +137,8 @@ pub fn fetch(
     most: u64,
     settings: &Settings,
 ) -> Result<(), Failure> {
-    let mut command = Command::new(program);
-    // No file of a user, no other protocol, no second host by a redirection.
-    command.args([
-        "--disable",
-        "--silent",
-        "--show-error",
-        "--fail",
-        "--globoff",
-    ]);
-    command.args(["--proto", "=http,https", "--connect-timeout", "20"]);
+    let mut command = curl(program);
+    command.args(["--connect-timeout", "20"]);
     command.args(["--max-time", LONGEST]);
     command.args(["--speed-limit", SLOWEST, "--speed-time", SLOW_SECONDS]);
     command.arg("--max-filesize").arg(most.to_string());
@@ -102,6 +193,42 @@ mod tests {
             with_script(&format!("case \"$*\" in *'{needed}') ;; *) exit 1;; esac")),
             Ok(())
         );
+    }
+
+    #[test]
+    fn failures_of_peers_follow_from_the_status() {
+        let directory = tempfile::tempdir().unwrap();
+        let (program, to) = (directory.path().join("curl"), directory.path().join("to"));
+        let fetch = |script: &str| {
+            let _ = fs::remove_file(&to);
+            fs::write(
+                &program,
+                format!("#!/bin/sh\nto={}\n{script}\n", to.display()),
+            )
+            .unwrap();
+            fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+            fetch_from_peer(
+                &program,
+                "http://x/y",
+                Some("br0"),
+                &to,
+                99,
+                &Settings::default(),
+            )
+            .unwrap_err()
+        };
+        let interface = "case \"$*\" in *'--interface br0 '*) exit 22;; esac; exit 1";
+        assert_eq!(fetch(interface), PeerFailure::Absent);
+        for status in REFUSED {
+            let found = fetch(&format!("exit {status}"));
+            assert!(matches!(found, PeerFailure::Refused(_)), "{found:?}");
+        }
+        let found = fetch("exit 28");
+        assert!(matches!(found, PeerFailure::Unreachable(_)), "{found:?}");
+        let found = fetch("echo x >$to; exit 56");
+        assert!(matches!(found, PeerFailure::Unreachable(_)), "{found:?}");
+        let found = fetch("echo x >$to; exit 28");
+        assert!(matches!(found, PeerFailure::Slow(_)), "{found:?}");
     }
 
     #[test]

@@ -17,7 +17,7 @@ use std::path::{Component, Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open, openat};
 use nix::mount::{MsFlags, mount};
-use nix::sys::stat::{Mode, mkdirat};
+use nix::sys::stat::{Mode, fstat, mkdirat, stat};
 
 /// Mode of directories that are made.
 const MODE: Mode = Mode::from_bits_truncate(0o755);
@@ -78,6 +78,16 @@ impl MountPoint {
     /// Returns true if a file system is mounted on the directory.
     pub(super) fn is_mounted(&self) -> Result<bool, String> {
         Ok(mount_id(&self.directory)? != mount_id(&self.parent)?)
+    }
+
+    /// Returns true if the directory is `other`, which was mounted on it.
+    pub(super) fn is(&self, other: &Path) -> Result<bool, String> {
+        let failed = |error: Errno| format!("cannot read {}: {}", other.display(), error.desc());
+        let (mine, other) = (
+            fstat(&self.directory).map_err(failed)?,
+            stat(other).map_err(failed)?,
+        );
+        Ok((mine.st_dev, mine.st_ino) == (other.st_dev, other.st_ino))
     }
 
     /// Mounts a directory on this one.

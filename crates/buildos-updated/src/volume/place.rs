@@ -12,18 +12,17 @@
 //! | snapshot under the final name, at once and whole | the next run makes the link |
 //! | link beside, renamed over the link of before | done |
 //!
-//! Removal begins with the link. A subvolume goes once no process uses it; its record goes
-//! last.
+//! Removal begins with the link. A subvolume goes in a later run, after a minute, once no process
+//! uses it: a task that has read the link opens its files in the meantime. Its record goes last.
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::{chown, symlink};
 use std::path::Path;
 use std::process::ExitCode;
 
-use buildos_channel::model::Machine;
-use buildos_channel::pieces::PieceList;
+use buildos_channel::model::{Kind, Machine};
 use buildos_channel::plan::{self, Candidate};
 use buildos_channel::{Channel, Digest, Name};
 use buildos_service::file::{overwrite, read_bounded};
@@ -32,18 +31,21 @@ use buildos_service::text::chain;
 
 use super::account;
 use super::holders::Holders;
+use super::stream::Stream;
 use super::tree::{Record, Tree};
 use crate::layout::{Layout, relative};
 use crate::paths::Paths;
 use crate::programs::btrfs;
-use crate::retention::{self, Placed, Reason};
+use crate::retention::{self, Placed, Reason, Retention, Selection};
 use crate::settings::{self, Settings};
 use crate::spool::{self, Spool};
 use crate::state::{self, SCHEMA, Volumes};
-use crate::{durable, messages, offer, room, scan};
+use crate::{choices, durable, messages, offer, room, scan};
 
 /// Bytes of a request.
 const REQUEST: usize = 64;
+/// Seconds for which a revision stays after its link: a task reads the link before it opens a file.
+const GRACE: u64 = 60;
 /// Permissions of the state file.
 const READABLE: u32 = 0o644;
 
@@ -83,8 +85,8 @@ fn run(paths: &Paths, request: u64) -> Result<(), String> {
     let trees = Tree::mounted(&paths.volumes());
     let mut state = look(paths, &trees, &mut Vec::new());
     state.handling = request;
+    state.accepted = remembered(&trees, &settings);
     write(paths, &state)?;
-    let mut accepted = None;
     for tree in &trees {
         let mut work = Work {
             paths,
@@ -96,16 +98,21 @@ fn run(paths: &Paths, request: u64) -> Result<(), String> {
         if let Err(error) = result {
             problems.push(format!("volume {}: {error}", tree.name));
         }
-        if tree.name == settings.volume.as_str() {
-            accepted = offer::remembered(&tree.memory());
-        }
     }
     let mut state = look(paths, &trees, &mut problems);
     state.handling = request;
     state.handled = request;
-    state.accepted = accepted.map(|accepted| (accepted.serial, accepted.digest.to_string()));
+    state.accepted = remembered(&trees, &settings);
     state.problems = problems;
     write(paths, &state)
+}
+
+/// Returns serial and digest of the channel that the volume of machines has accepted.
+fn remembered(trees: &[Tree], settings: &Settings) -> Option<(u64, String)> {
+    let name = settings.volume.as_str();
+    let tree = trees.iter().find(|tree| tree.name == name)?;
+    let accepted = offer::remembered(&tree.memory())?;
+    Some((accepted.serial, accepted.digest.to_string()))
 }
 
 fn write(paths: &Paths, state: &Volumes) -> Result<(), String> {
@@ -128,11 +135,12 @@ fn look(paths: &Paths, trees: &[Tree], problems: &mut Vec<String>) -> Volumes {
         let (settings, _) = settings::load(paths.root());
         let machine = |record: &Record| state::Machine {
             name: record.placed.name.to_string(),
+            kind: record.placed.kind.to_string(),
             revision: record.placed.revision,
             id: record.placed.id.to_string(),
             path: record.path.clone(),
             current: is_current(tree, &settings.layout, record),
-            used: holders.use_subvolume(&tree.machines().join(&record.path)),
+            used: holders.use_subvolume(&tree.subvolume(record)),
         };
         state.volumes.push(state::Volume {
             name: tree.name.clone(),
@@ -147,9 +155,10 @@ fn look(paths: &Paths, trees: &[Tree], problems: &mut Vec<String>) -> Volumes {
 
 /// Returns true if the link of a machine names a revision.
 fn is_current(tree: &Tree, layout: &Layout, record: &Record) -> bool {
-    let link = layout.link(&record.placed.name);
+    let Placed { kind, name, .. } = &record.placed;
+    let link = layout.link(*kind, name);
     let target = relative(&link, &record.path);
-    let found = fs::read_link(tree.machines().join(link));
+    let found = fs::read_link(tree.machines(*kind).join(link));
     found.is_ok_and(|found| found == Path::new(&target))
 }
 
@@ -175,8 +184,33 @@ impl Work<'_> {
         let Some(channel) = self.channel()? else {
             return Ok(());
         };
-        for machine in self.compare(&channel)?.place {
-            if let Err(reason) = self.place(&machine) {
+        let plan = self.place_all(&channel)?;
+        // What was placed retires what came before.
+        for (kind, name) in &plan.unlink {
+            self.or_problem(name, |work| work.unlink(*kind, name));
+        }
+        let holders = Holders::read(&self.paths.root().join("proc"));
+        for (placed, reason) in &plan.retire {
+            self.or_problem(&placed.name, |work| work.retire(placed, *reason, &holders));
+        }
+        Ok(())
+    }
+
+    /// Places machines one after the other, and makes their links. An operator can change the
+    /// choices while a machine is received, so it compares again after each.
+    fn place_all(&mut self, channel: &Channel) -> Result<Retention, String> {
+        let mut tried = BTreeSet::new();
+        loop {
+            let plan = self.compare(channel)?;
+            for placed in &plan.link {
+                self.or_problem(&placed.name, |work| work.link(placed));
+            }
+            let mut machines = plan.place.iter();
+            let Some(machine) = machines.find(|machine| !tried.contains(&machine.name)) else {
+                return Ok(plan);
+            };
+            tried.insert(machine.name.clone());
+            if let Err(reason) = self.place(machine) {
                 messages::not_placed(&machine.name, machine.revision, &reason);
                 let (name, revision) = (&machine.name, machine.revision);
                 self.problems
@@ -184,19 +218,6 @@ impl Work<'_> {
                 self.tree.clear_staging()?;
             }
         }
-        // What was placed retires what came before.
-        let plan = self.compare(&channel)?;
-        for placed in &plan.link {
-            self.or_problem(&placed.name, |work| work.link(placed));
-        }
-        for name in &plan.unlink {
-            self.or_problem(name, |work| work.unlink(name));
-        }
-        let holders = Holders::read(&self.paths.root().join("proc"));
-        for (placed, reason) in &plan.retire {
-            self.or_problem(&placed.name, |work| work.retire(placed, *reason, &holders));
-        }
-        Ok(())
     }
 
     fn or_problem(&mut self, name: &Name, step: impl FnOnce(&mut Self) -> Result<(), String>) {
@@ -221,16 +242,17 @@ impl Work<'_> {
         Ok(offer.includes_host.then_some(offer.channel))
     }
 
-    fn compare(&self, channel: &Channel) -> Result<retention::Retention, String> {
+    fn compare(&self, channel: &Channel) -> Result<Retention, String> {
         let records = self.tree.read()?;
         let placed: Vec<_> = records.into_iter().map(|record| record.placed).collect();
-        let settings = self.settings;
-        Ok(retention::compare(
-            channel,
-            &placed,
-            &settings.select,
-            settings.keep,
-        ))
+        // Choices can change while a machine is received.
+        let choices = choices::load(self.paths)?;
+        let selection = Selection {
+            patterns: &self.settings.select,
+            keep: self.settings.keep,
+            choices: &choices,
+        };
+        Ok(retention::compare(channel, &placed, &selection))
     }
 
     /// Places a machine, if the spool has all pieces of a stream.
@@ -243,14 +265,9 @@ impl Work<'_> {
             .collect();
         let spool = Spool::new(&self.tree.spool());
         for candidate in plan::streams(machine, &installed) {
-            let Some(list) = list(&spool, &candidate)? else {
-                continue;
-            };
-            if list
-                .iter()
-                .all(|(_, sha256, size)| spool.has(&sha256, size))
-            {
-                return self.place_by(machine, &candidate, &list, &spool);
+            let stream = Stream::new(&spool, candidate.stream)?;
+            if let Some(stream) = stream.filter(|stream| stream.missing().is_none()) {
+                return self.place_by(machine, &candidate, &stream);
             }
         }
         // The pieces are still to come.
@@ -261,12 +278,11 @@ impl Work<'_> {
         &mut self,
         machine: &Machine,
         candidate: &Candidate,
-        list: &PieceList,
-        spool: &Spool,
+        stream: &Stream<'_>,
     ) -> Result<(), String> {
         let layout = &self.settings.layout;
-        let path = layout.subvolume(&machine.name, machine.revision);
-        let at = self.tree.machines().join(&path);
+        let path = layout.subvolume(machine.kind, &machine.name, machine.revision);
+        let at = self.tree.machines(machine.kind).join(&path);
         if at.symlink_metadata().is_ok() {
             return Err(format!("{path} was put there by hand, and is left alone"));
         }
@@ -276,7 +292,7 @@ impl Work<'_> {
         let staging = self.tree.staging().join("receive");
         fs::create_dir(&staging)
             .map_err(|error| format!("cannot make {}: {error}", staging.display()))?;
-        btrfs::receive(&staging, |out| feed(list, spool, out))?;
+        btrfs::receive(&staging, |out| stream.feed(out))?;
         let subvolume = only_entry(&staging)?;
         let shown = btrfs::show(&subvolume)?;
         let (true, Some(received)) = (shown.read_only, shown.received) else {
@@ -290,18 +306,24 @@ impl Work<'_> {
             ));
         }
         let placed = Placed {
+            kind: machine.kind,
             name: machine.name.clone(),
             revision: machine.revision,
             id,
         };
-        self.directory(&path)?;
         self.tree.write(&Record {
             placed: placed.clone(),
-            path,
+            path: path.clone(),
             received,
+            left: None,
         })?;
+        // After the record, which names what an interrupted run leaves.
+        self.directory(machine.kind, &path)?;
         btrfs::snapshot(&subvolume, &at)?;
-        self.link(&placed)?;
+        // The user of agents owns the directory, and can have led the snapshot elsewhere by a link.
+        if !btrfs::is_subvolume(&at) {
+            return Err(format!("{path} is no subvolume after it was made"));
+        }
         self.tree.clear_staging()?;
         let how = match candidate.from {
             None => "whole",
@@ -312,11 +334,11 @@ impl Work<'_> {
     }
 
     /// Makes the directory of a subvolume or a link, of the agents' user.
-    fn directory(&self, path: &str) -> Result<(), String> {
+    fn directory(&self, kind: Kind, path: &str) -> Result<(), String> {
         let Some((directory, _)) = path.split_once('/') else {
             return Ok(());
         };
-        let full = self.tree.machines().join(directory);
+        let full = self.tree.machines(kind).join(directory);
         match fs::create_dir(&full) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
@@ -338,8 +360,14 @@ impl Work<'_> {
         let records = self.tree.read()?;
         let record = records.iter().find(|record| record.placed == *placed);
         let record = record.ok_or("its record is gone")?;
-        let link = self.settings.layout.link(&placed.name);
-        let at = self.tree.machines().join(&link);
+        if record.left.is_some() {
+            self.tree.write(&Record {
+                left: None,
+                ..record.clone()
+            })?;
+        }
+        let link = self.settings.layout.link(placed.kind, &placed.name);
+        let at = self.tree.machines(placed.kind).join(&link);
         let target = relative(&link, &record.path);
         match at.symlink_metadata() {
             Ok(found) if !found.is_symlink() => {
@@ -357,7 +385,7 @@ impl Work<'_> {
                     ));
                 }
             }
-            Err(_) => self.directory(&link)?,
+            Err(_) => self.directory(placed.kind, &link)?,
         }
         let beside = self.tree.staging().join("link");
         let _ = fs::remove_file(&beside);
@@ -367,14 +395,15 @@ impl Work<'_> {
     }
 
     /// Removes the link of a machine, unless it was made by hand.
-    fn unlink(&mut self, name: &Name) -> Result<(), String> {
-        let link = self.settings.layout.link(name);
-        let at = self.tree.machines().join(&link);
+    fn unlink(&mut self, kind: Kind, name: &Name) -> Result<(), String> {
+        let link = self.settings.layout.link(kind, name);
+        let at = self.tree.machines(kind).join(&link);
         let Ok(found) = fs::read_link(&at) else {
             return Ok(());
         };
         let records = self.tree.read()?;
-        let mine = records.iter().filter(|record| record.placed.name == *name);
+        let is_mine = |placed: &Placed| placed.kind == kind && placed.name == *name;
+        let mine = records.iter().filter(|record| is_mine(&record.placed));
         let ours = mine
             .map(|record| relative(&link, &record.path))
             .any(|target| found == Path::new(&target));
@@ -391,25 +420,48 @@ impl Work<'_> {
         let Some(record) = records.iter().find(|record| record.placed == *placed) else {
             return Ok(());
         };
-        let at = self.tree.machines().join(&record.path);
-        if holders.use_subvolume(&at) || is_current(self.tree, &self.settings.layout, record) {
+        let at = self.tree.subvolume(record);
+        if is_current(self.tree, &self.settings.layout, record) {
             return Ok(());
         }
-        if btrfs::show(&at)?.received.as_deref() != Some(&record.received) {
+        let now = offer::now().seconds();
+        match record.left {
+            None => {
+                let left = Some(now);
+                let marked = self.tree.write(&Record {
+                    left,
+                    ..record.clone()
+                });
+                // On a full volume, the removal makes room.
+                if marked.is_ok() {
+                    return Ok(());
+                }
+            }
+            // Also after the clock was set back.
+            Some(left) if now.abs_diff(left) < GRACE => return Ok(()),
+            Some(_) => {}
+        }
+        if holders.use_subvolume(&at) {
+            return Ok(());
+        }
+        let shown = btrfs::show(&at)?;
+        if shown.received.as_deref() != Some(&record.received) {
             // An operator has put another subvolume there: it is left alone.
-            return self.tree.forget(placed);
+            return self.tree.forget(record);
         }
-        btrfs::delete(&at)?;
-        self.tree.forget(placed)?;
-        if let Some((directory, _)) = record.path.split_once('/') {
-            // It can have files of others.
-            let _ = fs::remove_dir(self.tree.machines().join(directory));
-        }
+        // By its id: the user of agents can replace the path by a link to another subvolume.
+        btrfs::delete_by_id(self.tree.top(), shown.id)?;
+        self.tree.forget(record)?;
         let reason = match reason {
             Reason::Superseded => "newer revisions are there",
             Reason::NotInChannel => "the channel does not have the machine any more",
             Reason::NotSelected => "machines.select does not name the machine",
-            Reason::Current | Reason::Previous => "",
+            Reason::Removed => "an operator has removed the machine",
+            Reason::Current
+            | Reason::Previous
+            | Reason::Pinned
+            | Reason::PinMissing
+            | Reason::Held => "",
         };
         messages::removed(&placed.name, placed.revision, reason);
         Ok(())
@@ -420,60 +472,9 @@ impl Work<'_> {
 fn is_ours(found: &Path, link: &str, records: &[Record], placed: &Placed) -> bool {
     let mine = records
         .iter()
-        .filter(|record| record.placed.name == placed.name);
+        .filter(|record| record.placed.kind == placed.kind && record.placed.name == placed.name);
     mine.map(|record| relative(link, &record.path))
         .any(|target| found == Path::new(&target))
-}
-
-/// Reads and verifies the list of pieces of a stream, if the spool has it.
-fn list(spool: &Spool, candidate: &Candidate) -> Result<Option<PieceList>, String> {
-    let stream = candidate.stream;
-    let size = PieceList::text_size(stream.size);
-    if !spool.has(&stream.pieces, size) {
-        return Ok(None);
-    }
-    let path = spool.object(&stream.pieces);
-    let limit = usize::try_from(size).unwrap_or(usize::MAX);
-    let text = read_bounded(&path, limit)
-        .map_err(|error| format!("cannot read the list of pieces: {error}"))?;
-    if Digest::of(&text) != stream.pieces {
-        remove(&path);
-        return Err("the list of pieces in the spool has a different digest".to_owned());
-    }
-    PieceList::parse(&text, stream.size)
-        .map(Some)
-        .map_err(|error| format!("the list of pieces is refused: {}", chain(&error)))
-}
-
-/// Passes on the pieces of a stream, each after its digest was verified.
-fn feed(list: &PieceList, spool: &Spool, out: &mut dyn Write) -> Result<(), String> {
-    for (index, sha256, size) in list.iter() {
-        let path = spool.object(&sha256);
-        let limit = usize::try_from(size).unwrap_or(usize::MAX);
-        let piece = read_bounded(&path, limit)
-            .map_err(|error| format!("cannot read piece {}: {error}", index + 1))?;
-        if Digest::of(&piece) != sha256 {
-            remove(&path);
-            let number = index + 1;
-            return Err(format!(
-                "piece {number} in the spool has a different digest"
-            ));
-        }
-        out.write_all(&piece).map_err(|error| {
-            if error.kind() == io::ErrorKind::BrokenPipe {
-                btrfs::BROKEN_PIPE.to_owned()
-            } else {
-                format!("cannot write to zstd: {error}")
-            }
-        })?;
-    }
-    Ok(())
-}
-
-/// Removes a damaged object, so that the daemon fetches it again.
-fn remove(path: &Path) {
-    // If it stays, the next attempt reports the same reason.
-    let _ = fs::remove_file(path);
 }
 
 /// Returns the only entry of a directory, which is a subvolume.

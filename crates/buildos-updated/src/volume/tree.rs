@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use buildos_channel::model::Kind;
 use buildos_channel::{Digest, Name};
 use buildos_service::file::read_bounded;
 use serde::{Deserialize, Serialize};
@@ -31,18 +32,25 @@ pub struct Tree {
 pub struct Record {
     #[allow(missing_docs)]
     pub placed: Placed,
-    /// Path relative to the machines.
+    /// Path relative to the directory of its kind.
     pub path: String,
     /// UUID of the subvolume at the sender: a subvolume of another origin at the same path
     /// has a different one.
     pub received: String,
+    /// When no link named it any more, in seconds since 1970.
+    pub left: Option<u64>,
 }
 
 #[derive(Serialize, Deserialize)]
 struct Text {
+    /// Records of the first version have none.
+    #[serde(default)]
+    kind: Option<String>,
     id: String,
     path: String,
     received: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    left: Option<u64>,
 }
 
 impl Tree {
@@ -72,10 +80,19 @@ impl Tree {
         &self.top
     }
 
-    /// Returns the directory that agents see.
+    /// Returns the directory of the machines of a kind.
     #[must_use]
-    pub fn machines(&self) -> PathBuf {
-        self.top.join("machines")
+    pub fn machines(&self, kind: Kind) -> PathBuf {
+        self.top.join(match kind {
+            Kind::Machine => "machines",
+            Kind::Container => "containers",
+        })
+    }
+
+    /// Returns the subvolume of a record.
+    #[must_use]
+    pub fn subvolume(&self, record: &Record) -> PathBuf {
+        self.machines(record.placed.kind).join(&record.path)
     }
 
     /// Returns the directory of the daemon.
@@ -146,26 +163,28 @@ impl Tree {
                 .map_err(|error| format!("cannot make {}: {error}", directory.display()))?;
         }
         let text = Text {
+            kind: Some(record.placed.kind.to_string()),
             id: record.placed.id.to_string(),
             path: record.path.clone(),
             received: record.received.clone(),
+            left: record.left,
         };
         let text = serde_json::to_vec(&text).map_err(|error| error.to_string())?;
         durable::replace(&path, &text)
     }
 
-    /// Removes the record of a revision whose subvolume is gone.
+    /// Removes the record of a revision whose subvolume is gone, and the directory that was made
+    /// for it, if it is empty.
     ///
     /// # Errors
     ///
     /// The volume cannot be changed.
-    pub fn forget(&self, placed: &Placed) -> Result<(), String> {
-        let path = self.record(placed);
-        fs::remove_file(&path)
-            .map_err(|error| format!("cannot remove {}: {error}", path.display()))?;
-        // It can have other revisions.
-        let _ = path.parent().map(fs::remove_dir);
-        Ok(())
+    pub fn forget(&self, record: &Record) -> Result<(), String> {
+        if let Some((directory, _)) = record.path.split_once('/') {
+            // It can have a link, other revisions and files of others.
+            let _ = fs::remove_dir(self.machines(record.placed.kind).join(directory));
+        }
+        remove_record(&self.record(&record.placed))
     }
 
     /// Returns the records, without those whose subvolume does not exist: the run that wrote
@@ -182,8 +201,11 @@ impl Tree {
                 continue;
             };
             for (revision, path) in names(&directory)? {
-                // `5.new` is half of a record.
                 let Ok(revision) = revision.parse::<u64>() else {
+                    // `5.new` is half of a record, which an interrupted run left.
+                    if revision.ends_with(".new") {
+                        remove_record(&path)?;
+                    }
                     continue;
                 };
                 let Some(record) = parse(&path, &name, revision) else {
@@ -192,7 +214,7 @@ impl Tree {
                 if self.may_exist(&record) {
                     found.push(record);
                 } else {
-                    self.forget(&record.placed)?;
+                    self.forget(&record)?;
                 }
             }
         }
@@ -201,18 +223,22 @@ impl Tree {
 
     /// Returns false if the subvolume of a record is certainly gone.
     fn may_exist(&self, record: &Record) -> bool {
-        let path = self.machines().join(&record.path);
+        let path = self.subvolume(record);
         match path.symlink_metadata() {
             Ok(_) => btrfs::is_subvolume(&path),
             Err(error) => error.kind() != io::ErrorKind::NotFound,
         }
     }
 
-    /// Returns the subvolumes that have no record, relative to the machines, at most 500.
+    /// Returns the machines that have no record, relative to the machines, at most 500.
+    /// Containers without one are those of an operator, and shown by machinectl(1).
     #[must_use]
     pub fn foreign(&self, records: &[Record]) -> Vec<String> {
-        let known: BTreeSet<&str> = records.iter().map(|record| record.path.as_str()).collect();
-        let machines = self.machines();
+        let machines = self.machines(Kind::Machine);
+        let mine = records
+            .iter()
+            .filter(|record| record.placed.kind == Kind::Machine);
+        let known: BTreeSet<&str> = mine.map(|record| record.path.as_str()).collect();
         let mut found = Vec::new();
         for (name, path) in names(&machines).unwrap_or_default() {
             if btrfs::is_subvolume(&path) {
@@ -235,17 +261,29 @@ impl Tree {
     }
 }
 
+fn remove_record(path: &Path) -> Result<(), String> {
+    fs::remove_file(path).map_err(|error| format!("cannot remove {}: {error}", path.display()))?;
+    // It can have other revisions.
+    let _ = path.parent().map(fs::remove_dir);
+    Ok(())
+}
+
 fn parse(path: &Path, name: &Name, revision: u64) -> Option<Record> {
     let content = read_bounded(path, RECORD).ok()?;
     let text: Text = serde_json::from_slice(&content).ok()?;
     Some(Record {
         placed: Placed {
+            kind: match text.kind {
+                Some(kind) => kind.parse().ok()?,
+                None => Kind::Machine,
+            },
             name: name.clone(),
             revision,
             id: text.id.parse::<Digest>().ok()?,
         },
         path: text.path,
         received: text.received,
+        left: text.left,
     })
 }
 
@@ -266,4 +304,38 @@ fn names(directory: &Path) -> Result<Vec<(String, PathBuf)>, String> {
     }
     found.sort();
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn interrupted_placement_leaves_nothing() {
+        let top = tempfile::tempdir().unwrap();
+        let tree = Tree {
+            name: "default".to_owned(),
+            top: top.path().to_owned(),
+        };
+        let name: Name = "box".parse().unwrap();
+        let record = Record {
+            placed: Placed {
+                kind: Kind::Machine,
+                name,
+                revision: 5,
+                id: Digest::of(b"5"),
+            },
+            path: "box/box-5".to_owned(),
+            received: "uuid".to_owned(),
+            left: None,
+        };
+        tree.write(&record).unwrap();
+        // The subvolume was still to come; a newer record is half written.
+        fs::create_dir_all(tree.machines(Kind::Machine).join("box")).unwrap();
+        let records = tree.records().join("machines/box");
+        fs::write(records.join("6.new"), "half").unwrap();
+        assert_eq!(tree.read().unwrap(), []);
+        assert!(!records.exists());
+        assert!(!tree.machines(Kind::Machine).join("box").exists());
+    }
 }
