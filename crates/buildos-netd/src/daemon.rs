@@ -38,7 +38,7 @@ use crate::reconcile::{Kernel, Network, Reconciler};
 use crate::runtime_files::RuntimeFiles;
 use crate::settings::Settings;
 use crate::sockets::{Incoming, Sockets};
-use crate::status::{Clocks, Status};
+use crate::status::{self, Clocks, Status};
 use crate::uplink::candidate::Candidate;
 use crate::uplink::gateway;
 use crate::uplink::listeners::Listen;
@@ -49,12 +49,12 @@ use crate::{clock, messages, other_manager, state_file};
 const RUNTIME_DIRECTORY: &str = "/run/buildos/netd";
 /// State of the boot before, once the state volume is mounted.
 const FORMER_BOOT: &str = "run/buildos/state/netd.json";
-/// Delay of the files after changes other than of the lease. A renewal, which changes the
+/// Delay of the status after changes other than of the lease. A renewal, which changes the
 /// state of the client twice, is over by then, and the kernel is configured.
-const FILES_DELAY: Duration = Duration::from_millis(20);
+const STATUS_DELAY: Duration = Duration::from_millis(20);
 /// Number of links that appeared or disappeared after which netd returns free memory.
 const MANY_LINKS: usize = 16;
-/// Delay of that: the bus has published the links by then.
+/// Delay of that, and of the same after the start: the bus has published the links by then.
 const TRIM_DELAY: Duration = Duration::from_secs(5);
 /// Maximum number of queued D-Bus requests.
 const COMMANDS: usize = 4;
@@ -86,7 +86,7 @@ pub async fn run(mut service: Service<Settings>) -> Result<(), NetdError> {
     refuse_other_manager()?;
     let mut netd = Netd::new(service.settings().clone())?;
     netd.start().await?;
-    netd.publish(&mut service);
+    netd.publish(&mut service, true);
     let alarm = Alarm::new().map_err(NetdError::Timer)?;
     let (command_sender, mut commands) = mpsc::channel(COMMANDS);
     let bus = tokio::spawn(dbus::serve(netd.statuses.subscribe(), command_sender));
@@ -96,7 +96,7 @@ pub async fn run(mut service: Service<Settings>) -> Result<(), NetdError> {
         let deadline = [
             netd.reconciler.deadline(),
             netd.files.deadline(),
-            netd.files_due,
+            netd.status_due,
             netd.trim_at,
             paused_until,
         ];
@@ -130,7 +130,7 @@ pub async fn run(mut service: Service<Settings>) -> Result<(), NetdError> {
         netd.step_due = false;
         netd.host.kernel.begin_step();
         netd.reconciler.step(&mut netd.host).await?;
-        netd.publish(&mut service);
+        netd.publish(&mut service, reload);
         if reload {
             service.ready();
         }
@@ -183,8 +183,8 @@ struct Netd {
     former_boot: Option<FileWatch>,
     statuses: watch::Sender<Status>,
     files: RuntimeFiles,
-    /// Time at which the files follow a change.
-    files_due: Option<Instant>,
+    /// Time at which the status follows a change.
+    status_due: Option<Instant>,
     /// Messages were answered after the last step.
     step_due: bool,
     /// Number of links at the last return of free memory.
@@ -209,10 +209,11 @@ impl Netd {
             statuses: watch::Sender::new(Status::new(&reconciler, Vec::new(), clocks())),
             reconciler,
             files: RuntimeFiles::new(RUNTIME_DIRECTORY),
-            files_due: Some(Instant::ZERO),
+            status_due: None,
             step_due: false,
             links: 0,
-            trim_at: None,
+            // The start has needed more than the rest.
+            trim_at: Some(clock::now().saturating_add(TRIM_DELAY)),
         })
     }
 
@@ -250,37 +251,40 @@ impl Netd {
         self.reconciler.set_hostname(clock::now(), hostname);
     }
 
-    /// Publishes the status, then closes unused sockets: the kernel takes up to 20 ms to
-    /// close a packet socket.
-    fn publish(&mut self, service: &mut Service<Settings>) {
-        let clocks = clocks();
-        let now = clocks.boottime;
-        let status = Status::new(&self.reconciler, service.problems(), clocks);
-        service.status(&status.reason);
-        let _ = self.former_boot.take_if(|_| status.lease.is_some());
-        let mut delay = self.host.history.is_changed().then_some(FILES_DELAY);
-        self.statuses.send_if_modified(|old| {
-            let changed = *old != status;
-            if changed {
-                let same_lease = old.lease == status.lease;
-                delay = Some(if same_lease {
-                    FILES_DELAY
-                } else {
-                    Duration::ZERO
-                });
-                *old = status;
-            }
-            changed
-        });
-        let due = delay.map(|delay| now.saturating_add(delay));
-        self.files_due = self.files_due.into_iter().chain(due).min();
-        if self.files_due.take_if(|at| *at <= now).is_some() {
-            self.write_files(now);
+    /// Publishes the status if the lease changed or `at_once` is true, and otherwise after
+    /// [`STATUS_DELAY`]. Then closes unused sockets: the kernel takes up to 20 ms to close a
+    /// packet socket.
+    fn publish(&mut self, service: &mut Service<Settings>, at_once: bool) {
+        let now = clock::now();
+        let lease_changed =
+            status::lease(&self.reconciler) != self.statuses.borrow().lease.as_ref();
+        let delay = match at_once || lease_changed {
+            true => Duration::ZERO,
+            false => STATUS_DELAY,
+        };
+        let due = now.saturating_add(delay);
+        let due = self.status_due.map_or(due, |earlier| earlier.min(due));
+        self.status_due = Some(due).filter(|due| *due > now);
+        if self.status_due.is_none() {
+            self.publish_status(service);
         }
         self.files.timeout(now);
         self.trim(now);
         let listeners = self.reconciler.listeners();
         self.host.sockets.close_others(&listeners);
+    }
+
+    fn publish_status(&mut self, service: &mut Service<Settings>) {
+        let clocks = clocks();
+        let status = Status::new(&self.reconciler, service.problems(), clocks);
+        service.status(&status.reason);
+        let _ = self.former_boot.take_if(|_| status.lease.is_some());
+        self.statuses.send_if_modified(|old| {
+            let changed = *old != status;
+            *old = status;
+            changed
+        });
+        self.write_files(clocks.boottime);
     }
 
     /// Writes the files. Answers messages in between, as each file takes a while.
@@ -308,8 +312,8 @@ impl Netd {
         }
     }
 
-    /// Returns free memory to the kernel a while after many links appeared or disappeared: the
-    /// heap has grown with them.
+    /// Returns free memory to the kernel a while after the start, and after many links appeared or
+    /// disappeared: the heap has grown with them.
     fn trim(&mut self, now: Instant) {
         let links = self.reconciler.observed().links.len();
         if links.abs_diff(self.links) >= MANY_LINKS {

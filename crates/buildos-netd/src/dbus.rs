@@ -8,13 +8,17 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
 use buildos_dbus_api::network1::{AddressOrigin, LINK_PREFIX, NAME, Network, PATH, Reachability};
-use buildos_dbus_api::{system_bus, update};
+use buildos_dbus_api::{request_name, system_bus, update};
 use buildos_types::LinkIndex;
 use futures_util::StreamExt as _;
+use serde::ser::{Serialize, SerializeMap as _, Serializer};
 use tokio::sync::{mpsc, watch};
+use zbus::object_server::Interface as _;
+use zbus::zvariant::as_value::Serialize as AsValue;
 use zbus::zvariant::{self, OwnedObjectPath, OwnedValue, Value};
 use zbus::{Connection, MessageStream, fdo, interface};
 
+use crate::lldp::Neighbour;
 use crate::status::{LinkStatus, Status, text_or_empty};
 
 /// Limits of the delay between attempts to connect, which is a tenth of the time since
@@ -22,8 +26,9 @@ use crate::status::{LinkStatus, Status, text_or_empty};
 /// wait for netd on the bus. A bus that has been missing for long rarely returns soon.
 const SHORTEST_RETRY: Duration = Duration::from_millis(100);
 const LONGEST_RETRY: Duration = Duration::from_secs(5);
-/// Debounce for PropertiesChanged: a renewal flips the state for the duration of two packets.
-const DEBOUNCE: Duration = Duration::from_millis(5);
+
+/// The interface of the signal PropertiesChanged.
+const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
 
 /// A request of a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,20 +69,18 @@ async fn session(
     connection.object_server().at(PATH, manager).await?;
     let mut links = BTreeMap::new();
     publish_links(&connection, &mut links, &status).await?;
-    connection.request_name(NAME).await?;
+    request_name(&connection, NAME).await?;
     tracing::debug!("serving {NAME}");
-    let result = follow(&connection, statuses, &mut links, status).await;
+    let result = follow(&connection, statuses, &mut links).await;
     *disconnected = Instant::now();
     result
 }
 
-/// Publishes each status that differs from `published`, until the connection or the daemon
-/// ends.
+/// Publishes each status, until the connection or the daemon ends.
 async fn follow(
     connection: &Connection,
     statuses: &mut watch::Receiver<Status>,
     links: &mut BTreeMap<LinkIndex, LinkStatus>,
-    mut published: Status,
 ) -> zbus::Result<()> {
     let mut messages = MessageStream::from(connection);
     loop {
@@ -94,30 +97,39 @@ async fn follow(
                 None => return Err(zbus::Error::Failure("the bus closed the connection".to_owned())),
             },
         }
-        tokio::time::sleep(DEBOUNCE).await;
         let status = statuses.borrow_and_update().clone();
         publish_links(connection, links, &status).await?;
-        // Most changes concern the state of one link only.
-        if !is_same_for_manager(&published, &status) {
-            update::<Manager>(connection, PATH, |m| {
-                m.published = status.published();
-                m.status = status.clone();
-            })
-            .await?;
-            published = status;
-        }
+        publish_manager(connection, status).await?;
     }
 }
 
-/// Returns true if [`Manager`] serves the same for both. It serves only the indices of links,
-/// and the names of candidates.
-fn is_same_for_manager(a: &Status, b: &Status) -> bool {
-    let indices = |status: &Status| status.links.iter().map(|l| l.index).collect::<Vec<_>>();
-    let bare = |status: &Status| Status {
-        links: Vec::new(),
-        ..status.clone()
-    };
-    indices(a) == indices(b) && a.candidates().eq(b.candidates()) && bare(a) == bare(b)
+/// Updates the object of the manager, unless the status changed for links only.
+async fn publish_manager(connection: &Connection, status: Status) -> zbus::Result<()> {
+    let server = connection.object_server();
+    let served = server.interface::<_, Manager>(PATH).await?;
+    let mut manager = served.get_mut().await;
+    match manager.difference(&status) {
+        Difference::None => {}
+        // Of a renewal. Comparing all properties takes longer than the rest of it.
+        Difference::Times => {
+            manager.status = status;
+            let lease = LeaseFields(&manager.status);
+            let changed = BTreeMap::from([("Lease", AsValue(&lease))]);
+            let invalidated: [&str; 0] = [];
+            let body = (Manager::name(), changed, &invalidated[..]);
+            let emitter = served.signal_emitter();
+            emitter.emit(PROPERTIES, "PropertiesChanged", &body).await?;
+        }
+        Difference::Other => {
+            drop(manager);
+            update::<Manager>(connection, PATH, |m| {
+                m.published = status.published();
+                m.status = status;
+            })
+            .await?;
+        }
+    }
+    Ok(())
 }
 
 /// Adds, updates and removes the objects of links.
@@ -159,6 +171,15 @@ struct Manager {
     published: Network,
     status: Status,
     commands: mpsc::Sender<Command>,
+}
+
+/// What [`Manager`] serves differently for another status.
+#[derive(Debug, PartialEq, Eq)]
+enum Difference {
+    None,
+    /// The times of the lease only.
+    Times,
+    Other,
 }
 
 #[interface(name = "org.build2.buildos.network1.Manager")]
@@ -214,6 +235,13 @@ impl Manager {
     #[zbus(property)]
     fn uplink_address(&self) -> &str {
         &self.published.uplink_address
+    }
+
+    /// Device and port at the other end of the uplink's cable by LLDP (`sw1 port 12`), escaped, or
+    /// empty.
+    #[zbus(property)]
+    fn uplink_neighbour(&self) -> &str {
+        &self.status.uplink_neighbour
     }
 
     /// Names of the NICs that can become the uplink, including the uplink.
@@ -305,7 +333,10 @@ impl Manager {
     /// (CLOCK_REALTIME; absent for an unlimited lease), and `Option1` … as received.
     #[zbus(property)]
     fn lease(&self) -> fdo::Result<HashMap<String, OwnedValue>> {
-        lease(&self.status).map_err(|error| fdo::Error::Failed(error.to_string()))
+        let context = zvariant::serialized::Context::new_dbus(zvariant::LE, 0);
+        let fields = zvariant::to_bytes(context, &LeaseFields(&self.status))
+            .and_then(|bytes| Ok(bytes.deserialize()?.0));
+        fields.map_err(|error| fdo::Error::Failed(error.to_string()))
     }
 
     /// IPv6 addresses of br0 with their prefixes, link-local ones included. The
@@ -345,6 +376,29 @@ impl Manager {
 }
 
 impl Manager {
+    /// Compares a status with the served one. Of links, [`Manager`] serves only the indices, and
+    /// the names of candidates.
+    fn difference(&self, status: &Status) -> Difference {
+        let served = &self.status;
+        let indices = |status: &Status| status.links.iter().map(|l| l.index).collect::<Vec<_>>();
+        let mut same = status.clone();
+        same.links.clone_from(&served.links);
+        same.acquired_usec = served.acquired_usec;
+        if let Some((lease, served)) = same.lease.as_mut().zip(served.lease.as_ref()) {
+            (lease.acquired, lease.term) = (served.acquired, served.term);
+        }
+        if same != *served
+            || indices(served) != indices(status)
+            || !served.candidates().eq(status.candidates())
+        {
+            Difference::Other
+        } else if served.lease != status.lease || served.acquired_usec != status.acquired_usec {
+            Difference::Times
+        } else {
+            Difference::None
+        }
+    }
+
     fn send(&self, command: Command) -> fdo::Result<()> {
         self.commands.try_send(command).map_err(|_| {
             fdo::Error::LimitsExceeded("buildos-netd still processes earlier requests".to_owned())
@@ -401,44 +455,145 @@ impl Link {
     fn reason(&self) -> &str {
         &self.0.reason
     }
+
+    /// Device at the other end of the cable by LLDP, escaped, or empty.
+    #[zbus(property)]
+    fn neighbour_system(&self) -> &str {
+        let neighbour = self.0.neighbour.as_ref();
+        neighbour.map_or("", |neighbour| neighbour.system.as_str())
+    }
+
+    /// Its port, escaped, or empty.
+    #[zbus(property)]
+    fn neighbour_port(&self) -> &str {
+        let neighbour = self.0.neighbour.as_ref();
+        neighbour.map_or("", |neighbour| neighbour.port.as_str())
+    }
+
+    /// VLAN of frames without a tag on that port; 0 if the device does not say.
+    #[zbus(property, name = "NeighbourUntaggedVLAN")]
+    fn neighbour_untagged_vlan(&self) -> u16 {
+        let neighbour = self.0.neighbour.as_ref();
+        neighbour
+            .and_then(|neighbour| neighbour.untagged_vlan)
+            .unwrap_or(0)
+    }
+
+    /// VLANs of frames with a tag on that port, in ascending order, 16 at most.
+    #[zbus(property, name = "NeighbourTaggedVLANs")]
+    fn neighbour_tagged_vlans(&self) -> Vec<u16> {
+        let neighbour = self.0.neighbour.iter();
+        neighbour.flat_map(Neighbour::tagged_vlans).collect()
+    }
 }
 
-/// Returns the lease as a dictionary: its parameters, and the options as received.
-fn lease(status: &Status) -> zvariant::Result<HashMap<String, OwnedValue>> {
-    let lease = status.lease.as_ref();
-    let Some(lease) = lease.filter(|lease| !lease.is_configured()) else {
-        return Ok(HashMap::new());
-    };
-    let mut entries: Vec<(String, Value<'_>)> = vec![
-        ("Address".into(), lease.address.to_string().into()),
-        ("PrefixLength".into(), lease.prefix.into()),
-        ("Server".into(), lease.server.to_string().into()),
-        ("AcquiredUSec".into(), status.acquired_usec.into()),
-    ];
-    if let Some(term) = lease.term {
-        let at = |after: Duration| {
-            let after = u64::try_from(after.as_micros()).unwrap_or(u64::MAX);
-            status.acquired_usec.saturating_add(after)
+/// The lease of a status as a dictionary: its parameters, and the options as received. Empty
+/// without a lease.
+///
+/// The fields are serialized from the status without a [`Value`] of each field and of each byte
+/// of an option, because every renewal signals them.
+struct LeaseFields<'a>(&'a Status);
+
+impl zvariant::Type for LeaseFields<'_> {
+    const SIGNATURE: &'static zvariant::Signature =
+        <HashMap<&str, Value<'_>> as zvariant::Type>::SIGNATURE;
+}
+
+impl Serialize for LeaseFields<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        let Self(status) = self;
+        let lease = status.lease.as_ref();
+        let Some(lease) = lease.filter(|lease| !lease.is_configured()) else {
+            return map.end();
         };
-        entries.push(("LeaseSeconds".into(), term.lease.as_secs().into()));
-        entries.push(("RenewUSec".into(), at(term.renew).into()));
-        entries.push(("RebindUSec".into(), at(term.rebind).into()));
-        entries.push(("ExpiresUSec".into(), at(term.lease).into()));
+        map.serialize_entry("Address", &AsValue(&lease.address.to_string()))?;
+        map.serialize_entry("PrefixLength", &AsValue(&lease.prefix))?;
+        map.serialize_entry("Server", &AsValue(&lease.server.to_string()))?;
+        map.serialize_entry("AcquiredUSec", &AsValue(&status.acquired_usec))?;
+        if let Some(term) = lease.term {
+            let at = |after: Duration| {
+                let after = u64::try_from(after.as_micros()).unwrap_or(u64::MAX);
+                status.acquired_usec.saturating_add(after)
+            };
+            map.serialize_entry("LeaseSeconds", &AsValue(&term.lease.as_secs()))?;
+            map.serialize_entry("RenewUSec", &AsValue(&at(term.renew)))?;
+            map.serialize_entry("RebindUSec", &AsValue(&at(term.rebind)))?;
+            map.serialize_entry("ExpiresUSec", &AsValue(&at(term.lease)))?;
+        }
+        for (code, bytes) in lease.options.iter() {
+            map.serialize_entry(&format!("Option{code}"), &AsValue(&bytes))?;
+        }
+        map.end()
     }
-    for (code, bytes) in lease.options.iter() {
-        entries.push((format!("Option{code}"), bytes.to_vec().into()));
-    }
-    entries
-        .into_iter()
-        .map(|(key, value)| Ok((key, value.try_to_owned()?)))
-        .collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::status::samples;
-    use zbus::object_server::Interface as _;
+
+    #[test]
+    fn difference_of_renewal_is_times_of_lease() {
+        let served = samples::online();
+        let (commands, _) = mpsc::channel(1);
+        let manager = Manager {
+            published: served.published(),
+            status: served.clone(),
+            commands,
+        };
+        let with = |change: fn(&mut Status)| {
+            let mut status = served.clone();
+            change(&mut status);
+            manager.difference(&status)
+        };
+        let renew = |status: &mut Status| {
+            let lease = status.lease.as_mut().unwrap();
+            lease.acquired += Duration::from_secs(1800);
+            lease.term.as_mut().unwrap().renew += Duration::from_secs(1);
+            status.acquired_usec += 1_800_000_000;
+        };
+        assert_eq!(with(|_| {}), Difference::None);
+        assert_eq!(with(renew), Difference::Times);
+        let reason = with(|status| status.links[0].reason.push('.'));
+        assert_eq!(reason, Difference::None);
+        let dns = with(|status| status.lease.as_mut().unwrap().dns.clear());
+        assert_eq!(dns, Difference::Other);
+        assert_eq!(with(|status| status.lease = None), Difference::Other);
+        assert_eq!(with(|status| status.links.clear()), Difference::Other);
+    }
+
+    #[test]
+    fn lease_has_parameters_and_options_as_received() {
+        let status = samples::online();
+        let (commands, _) = mpsc::channel(1);
+        let manager = Manager {
+            published: status.published(),
+            status: status.clone(),
+            commands: commands.clone(),
+        };
+        let fields = manager.lease().unwrap();
+        let leased = status.lease.as_ref().unwrap();
+        let has = |name: &str, value: Value<'_>| {
+            let served: &Value<'_> = &fields[name];
+            assert_eq!(*served, value, "{name}");
+        };
+        has("Address", leased.address.to_string().into());
+        has("PrefixLength", leased.prefix.into());
+        has("AcquiredUSec", status.acquired_usec.into());
+        has("LeaseSeconds", leased.term.unwrap().lease.as_secs().into());
+        for (code, bytes) in leased.options.iter() {
+            has(&format!("Option{code}"), bytes.to_vec().into());
+        }
+        assert_eq!(fields.len(), 8 + leased.options.iter().count());
+        let status = samples::offline();
+        let manager = Manager {
+            published: status.published(),
+            status,
+            commands,
+        };
+        assert!(manager.lease().unwrap().is_empty());
+    }
 
     /// Compares the served interfaces with the XML of record. `BUILDOS_BLESS=1` rewrites it.
     #[test]

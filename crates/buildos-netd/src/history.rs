@@ -209,17 +209,10 @@ impl History {
         );
     }
 
-    /// Returns true if the history changed since the last [`History::take_changes`].
-    #[must_use]
-    pub fn is_changed(&self) -> bool {
-        self.changed
-    }
-
     /// Returns the history as JSON if it changed since the last call.
     pub fn take_changes(&mut self) -> Option<Vec<u8>> {
         // JSON fails only for maps whose keys are not strings; there are none.
-        std::mem::take(&mut self.changed)
-            .then(|| serde_json::to_vec_pretty(self).unwrap_or_default())
+        std::mem::take(&mut self.changed).then(|| serde_json::to_vec(self).unwrap_or_default())
     }
 
     fn add(&mut self, usec: u64, decision: Decision) {

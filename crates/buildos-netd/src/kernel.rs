@@ -18,16 +18,15 @@ mod fuzz;
 mod parse;
 mod sysctl;
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::io;
 
 use buildos_dhcp::Instant;
-use buildos_netlink::{Change, Monitor};
-use buildos_types::LinkIndex;
-use futures_util::TryStreamExt as _;
+use buildos_netlink::{Change, Monitor, RouteNetlinkMessage, Socket};
+use rtnetlink::LinkMessageBuilder;
 use rtnetlink::packet_route::AddressFamily;
-use rtnetlink::packet_route::link::{LinkExtentMask, LinkMessage};
-use rtnetlink::sys::AsyncSocket as _;
-use rtnetlink::{Handle, RouteMessageBuilder};
+use rtnetlink::packet_route::address::AddressMessage;
+use rtnetlink::packet_route::link::{LinkAttribute, LinkExtentMask, LinkMessage};
+use rtnetlink::packet_route::route::RouteMessage;
 
 pub use self::error::KernelError;
 use self::error::TIMEOUT;
@@ -45,7 +44,7 @@ const GROUPS: i32 = libc::RTMGRP_LINK
 
 /// The connection to the kernel.
 pub struct Rtnetlink {
-    handle: Handle,
+    requests: Socket<RouteNetlinkMessage>,
     monitor: Monitor,
     /// Time by which the kernel must have answered all requests of the current step.
     deadline: tokio::time::Instant,
@@ -60,16 +59,14 @@ impl Rtnetlink {
     ///
     /// The kernel refuses a netlink socket.
     pub fn open() -> Result<Self, KernelError> {
-        let (mut requests, handle, _) = rtnetlink::new_connection().map_err(KernelError::Socket)?;
         // The kernel assigns the process id as the port of the first socket that a
         // process binds (netlink(7), nl_pid). Other programs that monitor changes see it
         // as their author.
-        let own = requests.socket_mut().socket_mut().bind_auto();
-        let port = own.map_err(KernelError::Socket)?.port_number();
+        let requests = Socket::open().map_err(KernelError::Socket)?;
+        let port = requests.port().map_err(KernelError::Socket)?;
         let monitor = Monitor::rtnetlink(GROUPS as u32).map_err(KernelError::Socket)?;
-        tokio::spawn(requests);
         Ok(Self {
-            handle,
+            requests,
             monitor,
             deadline: tokio::time::Instant::now() + TIMEOUT,
             port,
@@ -94,27 +91,29 @@ impl Rtnetlink {
             .map_err(KernelError::Monitor)
     }
 
-    async fn set(&self, operation: &str, message: LinkMessage) -> Result<(), KernelError> {
-        request(
-            self.deadline,
-            operation,
-            self.handle.link().set(message).execute(),
-        )
-        .await
+    async fn read(
+        &mut self,
+        operation: &str,
+        message: RouteNetlinkMessage,
+    ) -> Result<Vec<RouteNetlinkMessage>, KernelError> {
+        request(self.deadline, operation, self.requests.readable(message)).await
     }
 
-    /// Applies the bridge settings with RTM_NEWLINK: RTM_SETLINK ignores settings of the
-    /// link kind.
-    async fn set_bridge(&self, operation: &str, index: LinkIndex) -> Result<(), KernelError> {
-        for message in build::bridge_settings(index) {
-            request(
-                self.deadline,
-                operation,
-                self.handle.link().change(message).execute(),
-            )
-            .await?;
-        }
-        Ok(())
+    /// Changes or removes what exists.
+    async fn change(
+        &mut self,
+        operation: &str,
+        message: RouteNetlinkMessage,
+    ) -> Result<(), KernelError> {
+        request(self.deadline, operation, self.requests.change(message)).await
+    }
+
+    async fn create(
+        &mut self,
+        operation: &str,
+        message: RouteNetlinkMessage,
+    ) -> Result<(), KernelError> {
+        request(self.deadline, operation, self.requests.create(message)).await
     }
 }
 
@@ -125,39 +124,42 @@ impl Kernel for Rtnetlink {
         clock::now()
     }
 
+    #[allow(clippy::wildcard_enum_match_arm)] // Each answer has one kind.
     async fn observe(&mut self) -> Result<Observed, KernelError> {
-        let links = self.handle.link().get();
-        let links = links.set_filter_mask(AddressFamily::Unspec, vec![LinkExtentMask::SkipStats]);
-        let links = request(
-            self.deadline,
-            "list links",
-            links.execute().try_collect::<Vec<_>>(),
-        )
-        .await?;
-        let addresses = self.handle.address().get().execute();
-        let addresses = request(
-            self.deadline,
-            "list addresses",
-            addresses.try_collect::<Vec<_>>(),
-        )
-        .await?;
-        let routes = RouteMessageBuilder::<Ipv4Addr>::new().build();
-        let routes = self.handle.route().get(routes).execute();
-        let routes = request(self.deadline, "list routes", routes.try_collect::<Vec<_>>()).await?;
+        let mut links = LinkMessage::default();
+        let mask = LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]);
+        links.attributes.push(mask);
+        let links = RouteNetlinkMessage::GetLink(links);
+        let links = self.read("list links", links).await?;
+        let addresses = RouteNetlinkMessage::GetAddress(AddressMessage::default());
+        let addresses = self.read("list addresses", addresses).await?;
+        let mut routes = RouteMessage::default();
+        routes.header.address_family = AddressFamily::Inet;
+        let routes = RouteNetlinkMessage::GetRoute(routes);
+        let routes = self.read("list routes", routes).await?;
+        let links = links.iter().filter_map(|message| match message {
+            RouteNetlinkMessage::NewLink(link) => parse::link(link),
+            _ => None,
+        });
+        let addresses = addresses.iter().filter_map(|message| match message {
+            RouteNetlinkMessage::NewAddress(address) => Some(address),
+            _ => None,
+        });
+        let routes = routes.iter().filter_map(|message| match message {
+            RouteNetlinkMessage::NewRoute(route) => parse::route(route),
+            _ => None,
+        });
         let now = self.now();
-        let parsed = addresses.iter().filter_map(|m| parse::address(m, now));
+        let ipv6 = addresses.clone().filter_map(parse::ipv6_address);
+        let parsed = addresses.clone().filter_map(|m| parse::address(m, now));
         let (marked, others): (Vec<_>, Vec<_>) = parsed.partition(|(_, marked)| *marked);
         Ok(Observed {
-            links: links
-                .iter()
-                .filter_map(parse::link)
-                .map(|link| (link.index, link))
-                .collect(),
+            links: links.map(|link| (link.index, link)).collect(),
             addresses: marked.into_iter().map(|(address, _)| address).collect(),
             other_addresses: others.iter().map(|(a, _)| (a.link, a.net)).collect(),
             ipv6_disabled: sysctl::is_ipv6_disabled(),
-            routes: routes.iter().filter_map(parse::route).collect(),
-            ipv6: addresses.iter().filter_map(parse::ipv6_address).collect(),
+            routes: routes.collect(),
+            ipv6: ipv6.collect(),
         })
     }
 
@@ -176,12 +178,7 @@ impl Kernel for Rtnetlink {
         match op {
             Op::CreateBridge(name, mac) => {
                 let bridge = build::new_bridge(name, *mac);
-                request(
-                    self.deadline,
-                    &operation,
-                    self.handle.link().add(bridge).execute(),
-                )
-                .await
+                self.create(&operation, bridge).await
             }
             Op::DisableIpv6AndArp(index) => {
                 if let Some(link) = observed.links.get(index) {
@@ -191,57 +188,54 @@ impl Kernel for Rtnetlink {
             }
             Op::DisableIpv6(index) => sysctl(index, &sysctl::IPV6_OFF),
             Op::EnableIpv6(index) => sysctl(index, &sysctl::IPV6_ON),
-            Op::SetBridge(index) => self.set_bridge(&operation, *index).await,
+            Op::SetBridge(index) => {
+                for message in build::bridge_settings(*index) {
+                    self.change(&operation, message).await?;
+                }
+                Ok(())
+            }
             Op::SetMac(index, mac) => {
-                let message = build::change(*index).address(mac.0.to_vec()).build();
-                self.set(&operation, message).await
+                let mac = mac.0.to_vec();
+                self.change(&operation, build::change(*index, |link| link.address(mac)))
+                    .await
             }
             Op::SetMtu(index, mtu) => {
-                self.set(&operation, build::change(*index).mtu(*mtu).build())
+                self.change(&operation, build::change(*index, |link| link.mtu(*mtu)))
                     .await
             }
             Op::SetUp(index) => {
-                self.set(&operation, build::change(*index).up().build())
+                self.change(&operation, build::change(*index, LinkMessageBuilder::up))
                     .await
             }
             Op::Detach(index) => {
-                self.set(&operation, build::change(*index).nocontroller().build())
-                    .await
+                self.change(
+                    &operation,
+                    build::change(*index, |link| link.nocontroller()),
+                )
+                .await
             }
             Op::Attach { port, bridge } => {
-                let message = build::change(*port).controller(bridge.get()).build();
-                self.set(&operation, message).await
+                let bridge = bridge.get();
+                self.change(
+                    &operation,
+                    build::change(*port, |link| link.controller(bridge)),
+                )
+                .await
             }
             Op::SetAddress(address) => {
-                let (link, ip) = (address.link.get(), IpAddr::V4(address.net.addr()));
-                let add = self.handle.address();
-                let mut add = add.add(link, ip, address.net.prefix_len()).replace();
-                let attributes = build::lifetime_and_mark(address, self.now());
-                add.message_mut().attributes.extend(attributes);
-                request(self.deadline, &operation, add.execute()).await
+                let message = build::address(address, self.now());
+                let replaced = self.requests.replace(message);
+                request(self.deadline, &operation, replaced).await
             }
-            Op::RemoveAddress(address) => {
-                let message = build::removal(address);
-                request(
-                    self.deadline,
-                    &operation,
-                    self.handle.address().del(message).execute(),
-                )
-                .await
-            }
+            Op::RemoveAddress(address) => self.change(&operation, build::removal(address)).await,
             Op::AddRoute(route) => {
-                let add = self.handle.route().add(build::route(route));
                 // Without replacing: a route of an administrator keeps its place.
-                request(self.deadline, &operation, add.execute()).await
+                let route = RouteNetlinkMessage::NewRoute(build::route(route));
+                self.create(&operation, route).await
             }
             Op::RemoveRoute(route) => {
-                let message = build::route(route);
-                request(
-                    self.deadline,
-                    &operation,
-                    self.handle.route().del(message).execute(),
-                )
-                .await
+                let route = RouteNetlinkMessage::DelRoute(build::route(route));
+                self.change(&operation, route).await
             }
         }
     }
@@ -252,27 +246,24 @@ impl Kernel for Rtnetlink {
 async fn request<T: Default>(
     deadline: tokio::time::Instant,
     operation: &str,
-    answer: impl Future<Output = Result<T, rtnetlink::Error>>,
+    answer: impl Future<Output = io::Result<T>>,
 ) -> Result<T, KernelError> {
-    const ALREADY_DONE: [i32; 4] = [
-        -libc::EEXIST,
-        -libc::ESRCH,
-        -libc::ENODEV,
-        -libc::EADDRNOTAVAIL,
-    ];
+    const ALREADY_DONE: [i32; 4] = [libc::EEXIST, libc::ESRCH, libc::ENODEV, libc::EADDRNOTAVAIL];
     let operation = || operation.to_owned();
     let answer = tokio::time::timeout_at(deadline, answer).await;
     match answer.map_err(|_| KernelError::Timeout {
         operation: operation(),
     })? {
         Ok(answer) => Ok(answer),
-        Err(rtnetlink::Error::NetlinkError(error)) if ALREADY_DONE.contains(&error.raw_code()) => {
-            tracing::debug!(code = error.raw_code(), "no need to {}", operation());
-            Ok(T::default())
-        }
-        Err(source) => Err(KernelError::Request {
-            operation: operation(),
-            source,
-        }),
+        Err(source) => match source.raw_os_error() {
+            Some(code) if ALREADY_DONE.contains(&code) => {
+                tracing::debug!(code, "no need to {}", operation());
+                Ok(T::default())
+            }
+            _ => Err(KernelError::Request {
+                operation: operation(),
+                source,
+            }),
+        },
     }
 }

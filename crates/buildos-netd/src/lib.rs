@@ -15,6 +15,7 @@
 //! | [`uplink`] | election of the NIC that becomes the port of br0, by DHCP (`buildos-dhcp`) |
 //! | [`desired`], [`observed`], [`plan`] | the two states and their difference |
 //! | [`kernel`] | rtnetlink, sysctl; a fake kernel |
+//! | [`lldp`] | which switch and port each NIC is connected to |
 //! | [`sockets`] | packet and UDP sockets of the DHCP clients |
 //! | [`status`] | the state that D-Bus ([`dbus`]), files ([`exports`], [`state_file`]) and `STATUS=` show |
 //! | [`static_address`] | address of br0 without a DHCP server |
@@ -34,6 +35,7 @@ pub mod exports;
 pub mod history;
 pub mod hostname;
 pub mod kernel;
+pub mod lldp;
 pub mod messages;
 pub mod observed;
 mod original_mtus;

@@ -38,6 +38,7 @@ use buildos_service::text;
 use buildos_types::{LinkIndex, MacAddress, PrivateNetwork};
 
 use crate::desired::Desired;
+use crate::lldp::{Frame, Neighbours};
 use crate::messages;
 use crate::observed::{Link, Observed, PRIVATE_BRIDGE, PUBLIC_BRIDGE};
 use crate::original_mtus::OriginalMtus;
@@ -138,6 +139,7 @@ pub struct Reconciler {
     settled: Option<Desired>,
     private: Option<PrivateNetwork>,
     original_mtus: OriginalMtus,
+    neighbours: Neighbours,
     /// What `private` overlaps with: no private network is free.
     overlap: Option<Occupied>,
     /// The next step reads the kernel before it plans.
@@ -162,6 +164,7 @@ impl Reconciler {
             settled: None,
             private: None,
             original_mtus: OriginalMtus::default(),
+            neighbours: Neighbours::default(),
             overlap: None,
             observe_due: false,
             changed_by: None,
@@ -256,6 +259,7 @@ impl Reconciler {
         match &incoming.message {
             Message::Dhcp(payload) => self.packet(now, incoming.client, payload),
             Message::Arp(packet) => self.arp(now, incoming.client, packet),
+            Message::Lldp(frame) => self.lldp(now, incoming.client, frame.clone()),
         }
     }
 
@@ -269,6 +273,13 @@ impl Reconciler {
         self.election.arp(now, nic, packet);
     }
 
+    /// Processes an LLDP frame that a NIC received.
+    pub fn lldp(&mut self, now: Instant, nic: LinkIndex, frame: Frame) {
+        if self.settings.lldp {
+            self.neighbours.receive(now, nic, frame);
+        }
+    }
+
     /// Requests an extension of the lease now.
     pub fn renew(&mut self, now: Instant) {
         self.election.renew(now);
@@ -278,13 +289,18 @@ impl Reconciler {
     pub fn timeout(&mut self, now: Instant) {
         self.observe_due |= self.retry_at.is_some_and(|retry| retry <= now);
         self.election.timeout(now);
+        self.neighbours.timeout(now);
     }
 
     /// Returns the latest time for the next call of [`Reconciler::timeout`].
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
-        let deadline = self.election.deadline();
-        deadline.into_iter().chain(self.retry_at).min()
+        let deadlines = [
+            self.election.deadline(),
+            self.neighbours.deadline(),
+            self.retry_at,
+        ];
+        deadlines.into_iter().flatten().min()
     }
 
     #[allow(missing_docs)]
@@ -303,6 +319,12 @@ impl Reconciler {
     #[must_use]
     pub fn observed(&self) -> &Observed {
         &self.observed
+    }
+
+    /// Returns what LLDP says about the other ends of the cables.
+    #[must_use]
+    pub fn neighbours(&self) -> &Neighbours {
+        &self.neighbours
     }
 
     /// Returns the desired network of br1.
@@ -332,7 +354,7 @@ impl Reconciler {
     /// Returns the sockets that the clients need now.
     #[must_use]
     pub fn listeners(&self) -> Vec<(LinkIndex, Listen)> {
-        listeners(&self.election, &self.observed)
+        listeners(&self.election, &self.observed, self.settings.lldp)
     }
 
     async fn reconcile<H: Kernel + Network>(
@@ -500,6 +522,12 @@ impl Reconciler {
         let own = self.observed.links.values().filter_map(|link| link.mac);
         self.election.set_own_macs(own.collect::<BTreeSet<_>>());
         self.set_ipv6();
+        let has_carrier = |link| {
+            let nic = candidates.iter().find(|nic| nic.index == link);
+            nic.is_some_and(|nic| nic.carrier)
+        };
+        let lldp = self.settings.lldp;
+        self.neighbours.retain(|link| lldp && has_carrier(link));
         self.election.set_candidates(host.now(), candidates);
         let port = self.election.port().map(|port| port.candidate.index);
         let mut ports = self.observed.ports(PUBLIC_BRIDGE);

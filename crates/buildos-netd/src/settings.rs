@@ -61,6 +61,8 @@ pub struct Settings {
     pub identity: Identity,
     /// If true, br0 keeps its hardware address when its port changes within one LAN.
     pub keep_identity: bool,
+    /// If true, netd receives LLDP on the NICs that can become the uplink.
+    pub lldp: bool,
 }
 
 /// Role of the NIC that the machine booted from.
@@ -216,6 +218,7 @@ impl Default for Settings {
             send_name: SendName::default(),
             identity: Identity::default(),
             keep_identity: true,
+            lldp: true,
         }
     }
 }
@@ -348,6 +351,11 @@ pub fn schema() -> Schema<Settings> {
             "keep_identity",
             "br0 keeps hardware address, client identifier and lease when its port changes within one LAN (true).",
             |s: &mut Settings, keep| s.keep_identity = keep,
+        )
+        .key(
+            "lldp",
+            "Receive LLDP on the NICs that can become the uplink, to show the switch and port of each (true). netd never sends it.",
+            |s: &mut Settings, lldp| s.lldp = lldp,
         )
 }
 

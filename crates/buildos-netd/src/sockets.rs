@@ -17,18 +17,21 @@ mod auxdata;
 pub mod packet;
 
 use std::io;
-use std::net::SocketAddrV4;
+use std::net::{SocketAddrV4, UdpSocket};
 use std::sync::Arc;
+use std::time::Duration;
 
 use buildos_dhcp::udp_packet::{self, SERVER_PORT};
 use buildos_dhcp::{Transmit, arp, socket_filter};
 use buildos_types::LinkIndex;
-use socket2::SockRef;
-use tokio::net::UdpSocket;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use self::packet::{EtherType, PacketReceiver, PacketSender};
+use crate::lldp;
 use crate::uplink::gateway::Request;
 use crate::uplink::listeners::Listen;
 
@@ -36,6 +39,12 @@ use crate::uplink::listeners::Listen;
 const QUEUE: usize = 64;
 /// Limit of a message from a UDP socket, in bytes.
 const MESSAGE_SIZE: usize = 2048;
+
+/// Delay of LLDP after the start of netd. With it from the start, the first poll of an agent in QEMU
+/// came a second later.
+const LLDP_DELAY: Duration = Duration::from_secs(10);
+/// Shortest time between two LLDP frames of a NIC.
+const LLDP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A received message.
 #[derive(Debug)]
@@ -53,11 +62,15 @@ pub enum Message {
     Dhcp(Vec<u8>),
     /// An ARP packet.
     Arp(arp::Packet),
+    /// An LLDP frame.
+    Lldp(lldp::Frame),
 }
 
 /// The open sockets.
 pub struct Sockets {
     packets: PacketSender,
+    /// Time from which sockets for LLDP are opened.
+    lldp_at: Instant,
     open: Vec<Open>,
     sender: mpsc::Sender<Incoming>,
     receiver: mpsc::Receiver<Incoming>,
@@ -67,7 +80,7 @@ struct Open {
     client: LinkIndex,
     listen: Listen,
     /// The socket, if the client also sends with it.
-    udp: Option<Arc<UdpSocket>>,
+    udp: Option<Arc<AsyncFd<UdpSocket>>>,
     /// The socket, if it receives the answers to a search.
     replies: Option<Arc<PacketReceiver>>,
     reader: JoinHandle<()>,
@@ -96,6 +109,7 @@ impl Sockets {
         let (sender, receiver) = mpsc::channel(QUEUE);
         Ok(Self {
             packets: PacketSender::open()?,
+            lldp_at: Instant::now() + LLDP_DELAY,
             open: Vec::new(),
             sender,
             receiver,
@@ -107,7 +121,7 @@ impl Sockets {
         let mut failed = Vec::new();
         for (client, listen) in wanted {
             if !self.open.iter().any(|open| open.serves(*client, listen)) {
-                match Open::new(*client, listen, self.sender.clone()) {
+                match Open::new(*client, listen, self.sender.clone(), self.lldp_at) {
                     Ok(open) => self.open.push(open),
                     Err(error) => failed.push((*client, error)),
                 }
@@ -142,11 +156,9 @@ impl Sockets {
         let socket = sockets
             .find_map(|open| open.udp.as_ref())
             .ok_or(io::ErrorKind::NotConnected)?;
-        // Not with tokio, which does not send before it has seen the socket ready once.
         let to = SocketAddrV4::new(transmit.destination, SERVER_PORT);
-        SockRef::from(socket.as_ref())
-            .send_to(&transmit.payload, &to.into())
-            .map(|_| ())
+        let sent = socket.get_ref().send_to(&transmit.payload, to);
+        sent.map(|_| ())
     }
 
     /// Broadcasts an ARP packet on a link.
@@ -199,7 +211,12 @@ impl Open {
         Some(Incoming { client, message })
     }
 
-    fn new(client: LinkIndex, listen: &Listen, sender: mpsc::Sender<Incoming>) -> io::Result<Self> {
+    fn new(
+        client: LinkIndex,
+        listen: &Listen,
+        sender: mpsc::Sender<Incoming>,
+        lldp_at: Instant,
+    ) -> io::Result<Self> {
         let inbox = Inbox { client, sender };
         let (mut udp, mut replies) = (None, None);
         let reader = match listen {
@@ -226,6 +243,7 @@ impl Open {
                 let socket = PacketReceiver::open(*link, EtherType::Arp, &filter)?;
                 tokio::spawn(read_packets(inbox, Arc::new(socket), claim))
             }
+            Listen::Lldp(link) => tokio::spawn(read_lldp(inbox, *link, lldp_at)),
             Listen::Udp(_, device, mac) => {
                 let filter = socket_filter::dhcp_datagrams(*mac);
                 let socket = Arc::new(packet::udp(device, &filter)?);
@@ -289,11 +307,41 @@ async fn read_packets(inbox: Inbox, socket: Arc<PacketReceiver>, parse: Parse) {
     }
 }
 
-async fn read_udp(inbox: Inbox, socket: Arc<UdpSocket>) {
+/// Reads LLDP frames, one a second at most: a device sends one in 30 s, and five in a row after a
+/// change (IEEE 802.1AB-2016, clause 9.2). The kernel drops a flood.
+async fn read_lldp(inbox: Inbox, link: LinkIndex, lldp_at: Instant) {
+    let client = inbox.client.get();
+    tokio::time::sleep_until(lldp_at).await;
+    let filter = socket_filter::multicast(packet::LLDP_GROUP);
+    let socket = match PacketReceiver::open(link, EtherType::Lldp, &filter) {
+        Ok(socket) => socket,
+        Err(error) => {
+            tracing::debug!(client, %error, "cannot listen");
+            return;
+        }
+    };
+    loop {
+        match socket.receive().await {
+            Ok(received) => match lldp::frame::parse(&received.packet) {
+                Ok(frame) => inbox.put(Message::Lldp(frame)),
+                Err(error) => tracing::trace!(client, %error, "LLDP frame dropped"),
+            },
+            Err(error) if error.raw_os_error() == Some(libc::ENETDOWN) => {}
+            Err(error) => {
+                tracing::debug!(client, %error, "packet socket closed");
+                return;
+            }
+        }
+        tokio::time::sleep(LLDP_INTERVAL).await;
+    }
+}
+
+async fn read_udp(inbox: Inbox, socket: Arc<AsyncFd<UdpSocket>>) {
     let client = inbox.client.get();
     let mut buffer = vec![0; MESSAGE_SIZE];
     loop {
-        match socket.recv(&mut buffer).await {
+        let receive = |socket: &UdpSocket| socket.recv(&mut buffer);
+        match socket.async_io(Interest::READABLE, receive).await {
             Ok(length) => inbox.put(Message::Dhcp(buffer[..length].to_vec())),
             // An ICMP error about an earlier message. The client's timers handle lost messages.
             Err(error) => tracing::debug!(client, %error, "UDP socket reports an error"),

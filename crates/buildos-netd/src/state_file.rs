@@ -61,7 +61,7 @@ pub fn encode(status: &Status) -> Vec<u8> {
             lease: lease.clone(),
         });
     // JSON fails only for maps whose keys are not strings; there are none.
-    serde_json::to_vec_pretty(&File { status, resume }).unwrap_or_default()
+    serde_json::to_vec(&File { status, resume }).unwrap_or_default()
 }
 
 /// Returns the uplink that an earlier netd of this boot saved. Ignores unreadable files.

@@ -9,6 +9,7 @@ use buildos_types::{InterfaceName, LinkIndex, MacAddress, PrivateNetwork};
 use ipnet::{Ipv4Net, Ipv6Net};
 use serde::Serialize;
 
+use crate::lldp::Neighbour;
 use crate::observed::{Link, Observed, PRIVATE_BRIDGE, PUBLIC_BRIDGE};
 use crate::reconcile::{Reconciler, is_global};
 use crate::settings::{OnlineRequires, Settings};
@@ -28,6 +29,8 @@ pub struct Status {
     /// Name of the port of br0, and hardware address of br0: that of the NIC that the lease
     /// was granted on.
     pub uplink: Option<(InterfaceName, MacAddress)>,
+    /// Device and port at the other end of the uplink's cable, by LLDP, or empty.
+    pub uplink_neighbour: String,
     /// Hardware address of the port of br0.
     #[serde(skip)]
     pub port_mac: Option<MacAddress>,
@@ -69,6 +72,9 @@ pub struct LinkStatus {
     pub dhcp_state: Option<&'static str>,
     /// Explanation of role and state in one line, for operators.
     pub reason: String,
+    /// Device at the other end of the cable, by LLDP.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub neighbour: Option<Neighbour>,
 }
 
 /// Two clocks, read at the same time.
@@ -107,10 +113,7 @@ impl Status {
         clocks: Clocks,
     ) -> Self {
         let (observed, election) = (reconciler.observed(), reconciler.election());
-        let lease = election.lease();
-        let lease = lease.filter(|lease| {
-            has_address(observed, PUBLIC_BRIDGE, |net| net.addr() == lease.address)
-        });
+        let lease = lease(reconciler);
         let private = reconciler.private_network().filter(|private| {
             has_address(observed, PRIVATE_BRIDGE, |net| *net == private.interface())
         });
@@ -134,6 +137,11 @@ impl Status {
             uplink: election
                 .port()
                 .map(|port| (port.candidate.name.clone(), port.client.mac())),
+            uplink_neighbour: text_or_empty(
+                election
+                    .port()
+                    .and_then(|port| reconciler.neighbours().get(port.candidate.index)),
+            ),
             port_mac: election.port().map(|port| port.candidate.mac),
             private,
             address_origin: lease.map(|lease| origin(lease, election)),
@@ -144,7 +152,7 @@ impl Status {
             ipv6: ipv6.map(|(_, net)| *net).collect(),
             public_ports: names(PUBLIC_BRIDGE).collect(),
             private_ports: names(PRIVATE_BRIDGE).collect(),
-            links: links(observed, election, reconciler.settings()),
+            links: links(reconciler),
             configuration_problems,
         }
     }
@@ -197,6 +205,18 @@ pub(crate) fn text_or_empty(value: Option<impl ToString>) -> String {
     value.map(|value| value.to_string()).unwrap_or_default()
 }
 
+/// Returns [`Status::lease`].
+#[must_use]
+pub fn lease(reconciler: &Reconciler) -> Option<&Lease> {
+    let is_address = |lease: &Lease, net: &Ipv4Net| net.addr() == lease.address;
+    let lease = reconciler.election().lease();
+    lease.filter(|lease| {
+        has_address(reconciler.observed(), PUBLIC_BRIDGE, |net| {
+            is_address(lease, net)
+        })
+    })
+}
+
 fn has_address(observed: &Observed, bridge: &str, matches: impl Fn(&Ipv4Net) -> bool) -> bool {
     let bridge = observed.bridge(bridge).map(|bridge| bridge.index);
     let mut addresses = observed.addresses.iter();
@@ -227,7 +247,9 @@ fn state(election: &Election, lease: Option<&Lease>, required: OnlineRequires) -
     }
 }
 
-fn links(observed: &Observed, election: &Election, settings: &Settings) -> Vec<LinkStatus> {
+fn links(reconciler: &Reconciler) -> Vec<LinkStatus> {
+    let (observed, election) = (reconciler.observed(), reconciler.election());
+    let settings = reconciler.settings();
     let port = election.port().map(|port| port.candidate.index);
     let links = observed.links.values().filter(|link| link.name != "lo");
     links
@@ -251,6 +273,7 @@ fn links(observed: &Observed, election: &Election, settings: &Settings) -> Vec<L
                 role,
                 dhcp_state: contender.map(|contender| contender.client.state().as_str()),
                 reason,
+                neighbour: reconciler.neighbours().get(link.index).cloned(),
             }
         })
         .collect()
@@ -450,6 +473,7 @@ pub(crate) mod samples {
             reason: "br0 has 192.0.2.10/24 by enp1s0 from 192.0.2.1".into(),
             provisional: false,
             uplink: Some(("enp1s0".parse().unwrap(), mac)),
+            uplink_neighbour: String::new(),
             port_mac: Some(mac),
             private: Some("172.23.0.1/16".parse().unwrap()),
             lease: Some(lease),
@@ -468,6 +492,7 @@ pub(crate) mod samples {
                 role: LinkRole::Uplink,
                 dhcp_state: Some("BOUND"),
                 reason: "carrier; DHCP 192.0.2.10 from 192.0.2.1".into(),
+                neighbour: None,
             }],
             configuration_problems: Vec::new(),
         }

@@ -3,12 +3,13 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use buildos_dhcp::Instant;
+use buildos_netlink::{RouteNetlinkMessage, bridge};
 use buildos_types::{LinkIndex, MacAddress};
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{
-    AddressAttribute, AddressHeaderFlags, AddressMessage, AddressProtocol, CacheInfo,
+    AddressAttribute, AddressMessage, AddressProtocol, CacheInfo,
 };
-use rtnetlink::packet_route::link::{BridgeStpState, LinkAttribute, LinkMessage};
+use rtnetlink::packet_route::link::{BridgeStpState, InfoBridge};
 use rtnetlink::packet_route::route::{RouteMessage, RouteProtocol, RouteScope};
 use rtnetlink::{LinkBridge, LinkMessageBuilder, LinkUnspec, RouteMessageBuilder};
 
@@ -20,41 +21,52 @@ pub(super) const PROTOCOL: u8 = 16;
 /// Unlimited lifetime of an address (`INFINITY_LIFE_TIME` of the kernel).
 pub(super) const UNLIMITED: u32 = u32::MAX;
 
-/// Returns a request that creates a bridge whose ports forward at once.
-pub(super) fn new_bridge(name: &str, mac: MacAddress) -> LinkMessage {
-    LinkMessageBuilder::<LinkBridge>::new(name)
+/// Returns the message that creates a bridge whose ports forward at once.
+pub(super) fn new_bridge(name: &str, mac: MacAddress) -> RouteNetlinkMessage {
+    let bridge = LinkMessageBuilder::<LinkBridge>::new(name)
         .address(mac.0.to_vec())
         .stp_state(BridgeStpState::Disabled)
-        .forward_delay(BridgeSettings::FORWARD_AT_ONCE.forward_delay)
-        .build()
+        .forward_delay(BridgeSettings::FORWARD_AT_ONCE.forward_delay);
+    RouteNetlinkMessage::NewLink(bridge.build())
 }
 
-/// Returns the requests that make the ports of a bridge forward at once, to be sent in
+/// Returns the messages that make the ports of a bridge forward at once, to be sent in
 /// order: the kernel refuses the delay while spanning tree is on.
-pub(super) fn bridge_settings(index: LinkIndex) -> [LinkMessage; 2] {
-    let bridge = || LinkMessageBuilder::<LinkBridge>::new("").index(index.get());
+pub(super) fn bridge_settings(index: LinkIndex) -> [RouteNetlinkMessage; 2] {
     let delay = BridgeSettings::FORWARD_AT_ONCE.forward_delay;
     [
-        without_name(bridge().stp_state(BridgeStpState::Disabled).build()),
-        without_name(bridge().forward_delay(delay).build()),
+        InfoBridge::StpState(BridgeStpState::Disabled),
+        InfoBridge::ForwardDelay(delay),
     ]
+    .map(|setting| bridge::set(index, vec![setting]))
 }
 
-/// Returns a builder of a request that changes a link.
-pub(super) fn change(index: LinkIndex) -> LinkMessageBuilder<LinkUnspec> {
-    LinkUnspec::new_with_index(index.get())
+/// Returns the message that changes a link as `set` says.
+pub(super) fn change(
+    index: LinkIndex,
+    set: impl FnOnce(LinkMessageBuilder<LinkUnspec>) -> LinkMessageBuilder<LinkUnspec>,
+) -> RouteNetlinkMessage {
+    let builder = LinkUnspec::new_with_index(index.get());
+    RouteNetlinkMessage::SetLink(set(builder).build())
 }
 
-/// Removes the name, which the builder of a bridge requires. The kernel refuses an empty one.
-fn without_name(mut message: LinkMessage) -> LinkMessage {
-    message
-        .attributes
-        .retain(|attribute| !matches!(attribute, LinkAttribute::IfName(_)));
-    message
+/// Returns the message that adds an address with its lifetime and netd's mark, or replaces
+/// the lifetime.
+pub(super) fn address(address: &Address, now: Instant) -> RouteNetlinkMessage {
+    let mut message = bare_address(address);
+    let ip = IpAddr::V4(address.net.addr());
+    message.attributes.push(AddressAttribute::Address(ip));
+    // Longer prefixes have no broadcast address (RFC 3021).
+    if address.net.prefix_len() < 31 {
+        let broadcast = AddressAttribute::Broadcast(address.net.broadcast());
+        message.attributes.push(broadcast);
+    }
+    message.attributes.extend(lifetime_and_mark(address, now));
+    RouteNetlinkMessage::NewAddress(message)
 }
 
 /// Returns the attributes of an added address: its lifetime and netd's mark.
-pub(super) fn lifetime_and_mark(address: &Address, now: Instant) -> [AddressAttribute; 2] {
+fn lifetime_and_mark(address: &Address, now: Instant) -> [AddressAttribute; 2] {
     let valid = address
         .expires
         .map_or(UNLIMITED, |end| whole_seconds(end, now));
@@ -76,20 +88,22 @@ fn whole_seconds(end: Instant, now: Instant) -> u32 {
         .clamp(1, UNLIMITED - 1)
 }
 
-/// Returns a request that removes an address.
-pub(super) fn removal(address: &Address) -> AddressMessage {
+/// Returns the message that removes an address.
+pub(super) fn removal(address: &Address) -> RouteNetlinkMessage {
+    RouteNetlinkMessage::DelAddress(bare_address(address))
+}
+
+fn bare_address(address: &Address) -> AddressMessage {
     let mut message = AddressMessage::default();
     message.header.family = AddressFamily::Inet;
     message.header.index = address.link.get();
     message.header.prefix_len = address.net.prefix_len();
-    message.header.flags = AddressHeaderFlags::empty();
-    message
-        .attributes
-        .push(AddressAttribute::Local(IpAddr::V4(address.net.addr())));
+    let ip = IpAddr::V4(address.net.addr());
+    message.attributes.push(AddressAttribute::Local(ip));
     message
 }
 
-/// Returns a message that adds or removes a route.
+/// Returns a route of the main table, to be added or removed.
 pub(super) fn route(installed: &InstalledRoute) -> RouteMessage {
     let route = &installed.route;
     let mut builder = RouteMessageBuilder::<Ipv4Addr>::new()

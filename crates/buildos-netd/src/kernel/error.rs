@@ -20,7 +20,7 @@ pub enum KernelError {
         /// The request; completes "cannot …".
         operation: String,
         /// The kernel's answer.
-        source: rtnetlink::Error,
+        source: io::Error,
     },
     /// The kernel did not answer.
     #[error("cannot {operation}: no answer from the kernel within {} s", TIMEOUT.as_secs())]

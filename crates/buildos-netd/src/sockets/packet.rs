@@ -17,15 +17,15 @@
 
 use std::io;
 use std::mem::{size_of_val, zeroed};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, UdpSocket};
 use std::os::fd::{AsRawFd, FromRawFd as _, OwnedFd, RawFd};
 
 use buildos_dhcp::socket_filter::Instruction;
 use buildos_dhcp::udp_packet::CLIENT_PORT;
 use buildos_types::{LinkIndex, MacAddress};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::net::UdpSocket;
 
 use super::auxdata;
 
@@ -34,6 +34,10 @@ use super::auxdata;
 const RECEIVE_SIZE: usize = 2048;
 /// Size of the socket's buffer in bytes. It bounds the memory that a flood can use.
 const RECEIVE_BUFFER: usize = 64 * 1024;
+
+/// "Nearest bridge", the destination of LLDP frames, which no bridge forwards (IEEE
+/// 802.1AB-2016, table 7-1).
+pub const LLDP_GROUP: MacAddress = MacAddress([0x01, 0x80, 0xc2, 0x00, 0x00, 0x0e]);
 
 /// packet(7); not in the crate libc.
 const PACKET_IGNORE_OUTGOING: i32 = 23;
@@ -44,6 +48,8 @@ const PACKET_IGNORE_OUTGOING: i32 = 23;
 pub enum EtherType {
     Ipv4,
     Arp,
+    /// LLDP (IEEE 802.1AB). A socket joins its multicast group.
+    Lldp,
     /// Every protocol. The socket sees received frames before a bridge takes them.
     Tap,
 }
@@ -54,6 +60,7 @@ impl EtherType {
         let number = match self {
             Self::Ipv4 => libc::ETH_P_IP,
             Self::Arp => libc::ETH_P_ARP,
+            Self::Lldp => libc::ETH_P_LLDP,
             Self::Tap => libc::ETH_P_ALL,
         };
         (number as u16).to_be()
@@ -153,6 +160,9 @@ impl PacketReceiver {
                 length_of(&address),
             )
         })?;
+        if kind == EtherType::Lldp {
+            join(fd.as_raw_fd(), link, LLDP_GROUP)?;
+        }
         // SAFETY: an OwnedFd returns the same open descriptor until it is
         // dropped, and the AsyncFd owns it.
         let fd = unsafe { AsyncFd::register(fd) }.map_err(io::Error::from)?;
@@ -180,12 +190,13 @@ impl PacketReceiver {
 }
 
 /// Opens a UDP socket on the client port that sends and receives by one device, broadcasts
-/// included, and receives the datagrams that pass its filter.
+/// included, and receives the datagrams that pass its filter. tokio watches for datagrams only:
+/// each sent one would wake a socket of its own type.
 ///
 /// # Errors
 ///
 /// The socket is not permitted (CAP_NET_RAW, CAP_NET_BIND_SERVICE), or the device is missing.
-pub fn udp(device: &str, program: &[Instruction]) -> io::Result<UdpSocket> {
+pub fn udp(device: &str, program: &[Instruction]) -> io::Result<AsyncFd<UdpSocket>> {
     let socket = Socket::new(Domain::IPV4, Type::DGRAM.nonblocking(), Some(Protocol::UDP))?;
     attach_filter(socket.as_raw_fd(), program)?;
     socket.set_reuse_address(true)?;
@@ -195,7 +206,10 @@ pub fn udp(device: &str, program: &[Instruction]) -> io::Result<UdpSocket> {
         Ipv4Addr::UNSPECIFIED,
         CLIENT_PORT,
     )))?;
-    UdpSocket::from_std(socket.into())
+    // SAFETY: a UdpSocket returns the same open descriptor until it is dropped, and the AsyncFd
+    // owns it.
+    let socket = unsafe { AsyncFd::register_with_interest(socket.into(), Interest::READABLE) };
+    socket.map_err(io::Error::from)
 }
 
 fn receive(fd: RawFd) -> io::Result<Received> {
@@ -229,6 +243,30 @@ fn packet_socket() -> io::Result<OwnedFd> {
     let fd = check(unsafe { libc::socket(libc::AF_PACKET, kind, 0) })?;
     // SAFETY: the descriptor was just opened and has no other owner.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Makes the NIC receive frames to a multicast address while the socket is open.
+fn join(fd: RawFd, link: LinkIndex, group: MacAddress) -> io::Result<()> {
+    // SAFETY: a packet_mreq of zeroes is valid.
+    let mut request: libc::packet_mreq = unsafe { zeroed() };
+    request.mr_ifindex = i32::try_from(link.get()).map_err(io::Error::other)?;
+    request.mr_type = libc::PACKET_MR_MULTICAST as u16;
+    request.mr_alen = 6;
+    for (byte, value) in request.mr_address.iter_mut().zip(group.0) {
+        *byte = value;
+    }
+    let (level, name) = (libc::SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP);
+    // SAFETY: see the module.
+    let result = unsafe {
+        libc::setsockopt(
+            fd,
+            level,
+            name,
+            (&raw const request).cast(),
+            length_of(&request),
+        )
+    };
+    check(result).map(|_| ())
 }
 
 fn attach_filter(fd: RawFd, program: &[Instruction]) -> io::Result<()> {

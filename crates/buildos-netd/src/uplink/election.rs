@@ -147,7 +147,8 @@ pub struct Election {
     /// Time at which a changed hostname is sent to the server of the lease, without
     /// waiting for T1.
     send_hostname_at: Option<Instant>,
-    contenders: BTreeMap<LinkIndex, Contender>,
+    /// Boxed: a node of the map has room for eleven, which would take 24 kB.
+    contenders: BTreeMap<LinkIndex, Box<Contender>>,
     port: Option<LinkIndex>,
     /// Hardware addresses of all links of the host.
     own_macs: BTreeSet<MacAddress>,
@@ -262,7 +263,7 @@ impl Election {
             let seed = self.next_seed();
             let contender = self.contenders.entry(candidate.index).or_insert_with(|| {
                 let config = config(&self.rules, &self.hostname, candidate.mac);
-                Contender::new(candidate.clone(), config, seed)
+                Box::new(Contender::new(candidate.clone(), config, seed))
             });
             if contender.no_carrier_since.is_some() && contender.fallback.is_some() {
                 // Another host may have the address now.
@@ -315,7 +316,7 @@ impl Election {
             .claimed_address()
             .filter(|_| self.rules.detect_conflicts)
             .map(|interface| Detector::in_use(mac, interface));
-        self.contenders.insert(index, contender);
+        self.contenders.insert(index, Box::new(contender));
         self.port = Some(index);
         self.advance(now);
     }
@@ -429,19 +430,19 @@ impl Election {
 
     /// Returns all contenders in the order of their indices.
     pub fn contenders(&self) -> impl Iterator<Item = &Contender> {
-        self.contenders.values()
+        self.contenders.values().map(Box::as_ref)
     }
 
     /// Returns the contender with that index.
     #[must_use]
     pub fn contender(&self, index: LinkIndex) -> Option<&Contender> {
-        self.contenders.get(&index)
+        self.contenders.get(&index).map(Box::as_ref)
     }
 
     /// Returns the port of br0.
     #[must_use]
     pub fn port(&self) -> Option<&Contender> {
-        self.contenders.get(&self.port?)
+        self.contenders.get(&self.port?).map(Box::as_ref)
     }
 
     /// Returns the lease of the port of br0, or what br0 has without one ([`fallback`]).

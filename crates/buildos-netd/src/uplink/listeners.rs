@@ -6,6 +6,7 @@
 //! | SELECTING, REQUESTING, REBOOTING | a packet socket, which needs no address |
 //! | BOUND, RENEWING, REBINDING | a UDP socket on br0 |
 //! | the same, with a search beside the lease | also a packet socket |
+//! | any, with `lldp` | also a packet socket of the NIC for LLDP |
 //! | not the port of br0, while another NIC fails | also a packet socket, for the identity of br0 |
 //!
 //! A bridge takes frames from its ports before packet sockets see them. The packet socket of
@@ -45,11 +46,14 @@ pub enum Listen {
     /// Packet socket on this link for ARP packets from the first address to the second: the
     /// answers of a gateway.
     Gateway(LinkIndex, Ipv4Addr, Ipv4Addr),
+    /// Packet socket on this NIC for LLDP frames. A bridge does not take them from its ports.
+    Lldp(LinkIndex),
 }
 
-/// Returns the sockets of all contenders, with the index of the contender.
+/// Returns the sockets of all contenders, with the index of the contender. `lldp` adds those for
+/// LLDP.
 #[must_use]
-pub fn listeners(election: &Election, observed: &Observed) -> Vec<(LinkIndex, Listen)> {
+pub fn listeners(election: &Election, observed: &Observed, lldp: bool) -> Vec<(LinkIndex, Listen)> {
     let mut listeners = Vec::new();
     for contender in election.contenders() {
         let (index, mac) = (contender.candidate.index, contender.client.mac());
@@ -74,11 +78,13 @@ pub fn listeners(election: &Election, observed: &Observed) -> Vec<(LinkIndex, Li
         let gateway = contender
             .monitor()
             .map(|monitor| Listen::Gateway(link, monitor.gateway(), monitor.address()));
+        let lldp = lldp.then_some(Listen::Lldp(index));
         let wanted = messages
             .into_iter()
             .chain(claims)
             .chain(offers)
-            .chain(gateway);
+            .chain(gateway)
+            .chain(lldp);
         listeners.extend(wanted.map(|listen| (index, listen)));
     }
     listeners

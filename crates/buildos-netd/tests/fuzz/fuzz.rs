@@ -1,4 +1,4 @@
-//! Mutated files, kernel command lines and ARP packets. [`buildos_fuzz`] has the number of each.
+//! Mutated files, kernel command lines, ARP packets and LLDP frames. [`buildos_fuzz`] has the number of each.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -7,6 +7,7 @@ use buildos_dbus_api::network1::Reachability;
 use buildos_dhcp::{Lease, arp};
 use buildos_fuzz::{Generator, executions, mutate, mutate_text};
 use buildos_netd::kernel::fake;
+use buildos_netd::lldp::{self, Neighbours};
 use buildos_netd::observed::PUBLIC_BRIDGE;
 use buildos_netd::reconcile::{FormerUplink, Kernel as _, Reconciler};
 use buildos_netd::settings::{Settings, schema};
@@ -296,4 +297,61 @@ fn mutated_arp_packets_confirm_only_the_gateway() {
         assert!(requests <= 1);
     }
     assert!(confirmed > 0);
+}
+
+/// Returns a frame of a switch with its name, its port and two VLANs.
+fn lldp_frame() -> Vec<u8> {
+    let mut frame = Vec::new();
+    for (kind, value) in [
+        (1, &b"\x04\x02\0\0\0\0\xfe"[..]),
+        (2, b"\x05Gi1/0/12"),
+        (3, b"\0\x78"),
+        (4, b"build host 7"),
+        (5, b"sw1.example.org"),
+        (127, b"\0\x80\xc2\x01\0\x2a"),
+        (127, b"\0\x80\xc2\x03\0\x0a\x04farm"),
+        (0, b""),
+    ] {
+        frame.push(kind << 1);
+        frame.push(u8::try_from(value.len()).unwrap());
+        frame.extend(value);
+    }
+    frame
+}
+
+#[test]
+fn mutated_lldp_frames_are_refused_or_have_bounded_neighbours() {
+    let mut random = Generator::new(4);
+    let (mut parsed, mut refused) = (0u64, 0u64);
+    let mut neighbours = Neighbours::default();
+    let mut now = START;
+    for _ in 0..executions(100_000) {
+        let mut bytes = lldp_frame();
+        mutate(&mut bytes, 0, &mut random);
+        let Ok(frame) = lldp::frame::parse(&bytes) else {
+            refused += 1;
+            continue;
+        };
+        parsed += 1;
+        let neighbour = &frame.neighbour;
+        // Each byte of a name becomes ten characters at most.
+        for name in [&neighbour.system, &neighbour.port] {
+            assert!((1..=640).contains(&name.as_str().len()), "{name:?}");
+        }
+        let vlans = neighbour.vlans.iter().chain(&neighbour.untagged_vlan);
+        assert!(vlans.clone().all(|vlan| (1..=4094).contains(vlan)));
+        assert!(vlans.count() <= 17);
+        now += Duration::from_secs(random.next() % 60);
+        let valid_for = frame.valid_for;
+        neighbours.receive(now, index(1), frame);
+        neighbours.timeout(now);
+        let latest = now + Duration::from_secs(65_535);
+        assert!(
+            neighbours
+                .deadline()
+                .is_none_or(|at| now < at && at <= latest)
+        );
+        assert!(valid_for <= Duration::from_secs(65_535));
+    }
+    assert!(parsed > 0 && refused > 0);
 }
