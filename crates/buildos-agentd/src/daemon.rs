@@ -125,7 +125,6 @@ struct Daemon {
     /// True if agentd has not run in this boot before.
     first_start: bool,
     host: Host,
-    hardware: Hardware,
     observer: Observer,
     agents: Agents,
     /// Agents with `enabled = false`.
@@ -165,7 +164,6 @@ async fn start(service: &Service<Settings>) -> Result<(Daemon, Inputs), Error> {
             nat: inputs.nat.next().await?,
             ..Host::default()
         },
-        hardware: Hardware::read(Path::new("/")),
         observer: Observer::default(),
         agents: Agents::default(),
         disabled: Vec::new(),
@@ -190,7 +188,9 @@ impl Daemon {
     async fn configure(&mut self, service: &Service<Settings>) -> Result<(), Error> {
         let settings = service.settings();
         let valid = service.problems().is_empty();
-        let configured = Configured::new(settings, valid, self.hardware);
+        // The settings of buildos-updated can have changed, too.
+        let hardware = Hardware::read(Path::new("/"));
+        let configured = Configured::new(settings, valid, hardware);
         self.budgets = settings.budgets;
         self.suspension = Suspension {
             policy: settings.suspended,

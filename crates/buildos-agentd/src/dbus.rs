@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use buildos_dbus_api::agent1::{NAME, PATH};
-use buildos_dbus_api::update;
+use buildos_dbus_api::{request_name, update};
 use tokio::sync::mpsc;
 use zbus::zvariant::OwnedObjectPath;
 use zbus::{Connection, fdo, interface};
@@ -314,7 +314,7 @@ impl Publisher {
     ///
     /// Another process owns the name, or the policy of the bus forbids it.
     pub async fn take_name(&self) -> zbus::Result<()> {
-        self.connection.request_name(NAME).await
+        request_name(&self.connection, NAME).await
     }
 
     /// Publishes the changed properties and objects.

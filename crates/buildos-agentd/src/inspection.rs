@@ -65,6 +65,7 @@ mod tests {
         let hardware = Hardware {
             threads: NonZeroU32::MIN,
             memory: 4096,
+            volume: 0,
         };
         let Inspection { text, problems } = inspect_for(&settings, hardware);
         assert_eq!(

@@ -3,7 +3,7 @@
 //! | resource | default |
 //! |---|---|
 //! | hardware threads of a task | all, divided by the concurrent tasks of its agent |
-//! | RAM of a task | RAM less a reserve and the RAM of auxiliary machines, divided by the tasks of all agents |
+//! | RAM of a task | RAM less a reserve, the RAM of auxiliary machines and of a machine volume, divided by the tasks of all agents |
 //! | number of a toolchain | 1 to 9 in the order of names, without configured ones; none for a single agent |
 //!
 //! Agents together may get more threads than there are: their builds take longer. RAM is
@@ -66,7 +66,10 @@ impl Resources {
 #[must_use]
 pub fn usable_memory(settings: &Settings, hardware: Hardware) -> u64 {
     let reserve = settings.memory_reserve.unwrap_or(hardware.reserve());
-    hardware.memory.saturating_sub(reserve)
+    hardware
+        .memory
+        .saturating_sub(reserve)
+        .saturating_sub(hardware.volume)
 }
 
 /// Returns the resources of an agent in `settings`.
@@ -145,6 +148,7 @@ mod tests {
     const HARDWARE: Hardware = Hardware {
         threads: NonZeroU32::new(16).unwrap(),
         memory: 65_536,
+        volume: 0,
     };
 
     /// Makes agents with `instance_max` and `ram_mib`, 0 if not configured.
@@ -177,6 +181,17 @@ mod tests {
     fn one_agent_gets_all_resources() {
         let settings = settings(&[("bbot@a", 0, 0)]);
         assert_eq!(of("bbot@a", &settings, HARDWARE), (16, 61_440, 61_440));
+    }
+
+    #[test]
+    fn machine_volume_in_ram_takes_its_ram_from_the_tasks() {
+        let settings = settings(&[("bbot@a", 2, 0)]);
+        let hardware = Hardware {
+            volume: 20_480,
+            ..HARDWARE
+        };
+        assert_eq!(usable_memory(&settings, hardware), 40_960);
+        assert_eq!(of("bbot@a", &settings, hardware), (8, 20_480, 40_960));
     }
 
     #[test]
@@ -240,6 +255,7 @@ mod tests {
         let floor = Hardware {
             threads: NonZeroU32::MIN,
             memory: 698,
+            volume: 0,
         };
         let settings = settings(&[("bbot@a", 0, 0)]);
         let (_, ram, total) = of("bbot@a", &settings, floor);
@@ -252,6 +268,7 @@ mod tests {
         let small = Hardware {
             threads: NonZeroU32::MIN,
             memory: 400,
+            volume: 0,
         };
         let settings = settings(&[("bbot@a", 4, 0)]);
         assert_eq!(of("bbot@a", &settings, small), (1, LEAST_RAM, 1024));

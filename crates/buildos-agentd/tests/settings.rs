@@ -34,6 +34,7 @@ fn hardware() -> Hardware {
     Hardware {
         threads: NonZeroU32::new(4).unwrap(),
         memory: 8192,
+        volume: 0,
     }
 }
 

@@ -1,6 +1,7 @@
 //! Serves `org.build2.buildos.hostname1` on the system bus.
 
 use buildos_dbus_api::hostname1::{NAME, PATH, Source};
+use buildos_dbus_api::request_name;
 use zbus::{Connection, interface};
 
 /// Values of the properties.
@@ -29,7 +30,7 @@ pub async fn serve(connection: &Connection, published: Published) -> zbus::Resul
         .object_server()
         .at(PATH, Manager { published })
         .await?;
-    connection.request_name(NAME).await
+    request_name(connection, NAME).await
 }
 
 /// Changes the properties, and signals the differences.

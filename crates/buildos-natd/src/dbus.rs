@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use buildos_dbus_api::nat1::{NAME, PATH, ProbeState, State};
+use buildos_dbus_api::request_name;
 use buildos_probe::Outcome;
 use buildos_service::text;
 use zbus::{Connection, fdo, interface};
@@ -44,7 +45,7 @@ pub async fn serve(connection: &Connection, root: &Path, published: Published) -
     let server = connection.object_server();
     server.at(PATH, Manager { published }).await?;
     server.at(PATH, Usage::new(root)).await?;
-    connection.request_name(NAME).await
+    request_name(connection, NAME).await
 }
 
 /// Updates the properties and emits one signal with those that changed.

@@ -1,8 +1,10 @@
 //! Reads the CPU and RAM of the machine, from which the defaults of agents follow.
 
-use std::fs;
 use std::num::NonZeroU32;
 use std::path::Path;
+
+use buildos_updated::paths::Paths;
+use buildos_updated::ram::{self, Memory};
 
 /// Lower limit of the operating system's reserve, MiB, on machines with at least 1 GiB.
 /// After boot it uses 291 MB of 2 GiB (docs/figures.md), a third of that for the image.
@@ -16,6 +18,10 @@ pub struct Hardware {
     pub threads: NonZeroU32,
     /// RAM that the kernel manages, MiB; 0 if it cannot be read.
     pub memory: u64,
+    /// RAM of a machine volume in RAM, MiB. It counts also before the volume is made, and if a
+    /// disk has the volume: agents must not get different RAM because a disk is late. A volume that
+    /// was made counts until the next boot.
+    pub volume: u64,
 }
 
 impl Hardware {
@@ -26,10 +32,12 @@ impl Hardware {
             .ok()
             .and_then(|threads| u32::try_from(threads.get()).ok())
             .and_then(NonZeroU32::new);
-        let meminfo = fs::read_to_string(root.join("proc/meminfo")).unwrap_or_default();
+        let memory = Memory::read(root).all;
+        let (updated, _) = buildos_updated::settings::load(root);
         Self {
             threads: threads.unwrap_or(NonZeroU32::MIN),
-            memory: mem_total(&meminfo).unwrap_or(0),
+            memory,
+            volume: ram::reserved(&Paths::new(root), updated.ram_mib, memory),
         }
     }
 
@@ -44,27 +52,10 @@ impl Hardware {
     }
 }
 
-/// Parses `MemTotal` of `/proc/meminfo` (proc_meminfo(5)); MiB.
-fn mem_total(meminfo: &str) -> Option<u64> {
-    let line = meminfo
-        .lines()
-        .find_map(|line| line.strip_prefix("MemTotal:"))?;
-    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kib / 1024)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn meminfo_total_is_parsed() {
-        let text = "MemTotal:       24574052 kB\nMemFree:        20133944 kB\n";
-        assert_eq!(mem_total(text), Some(23_998));
-        for bad in ["", "MemFree: 1 kB\n", "MemTotal: x kB\n", "MemTotal: 5\n"] {
-            assert_eq!(mem_total(bad), None, "{bad}");
-        }
-    }
+    use std::fs;
 
     #[test]
     fn reserve_grows_with_ram() {
@@ -81,7 +72,12 @@ mod tests {
             (65_536, 4096),
         ] {
             let threads = NonZeroU32::MIN;
-            assert_eq!(Hardware { threads, memory }.reserve(), reserve, "{memory}");
+            let hardware = Hardware {
+                threads,
+                memory,
+                volume: 0,
+            };
+            assert_eq!(hardware.reserve(), reserve, "{memory}");
         }
     }
 
@@ -91,5 +87,30 @@ mod tests {
         assert!(hardware.memory > 0);
         let nowhere = Hardware::read(Path::new("/nonexistent"));
         assert_eq!(nowhere.memory, 0);
+    }
+
+    #[test]
+    fn machine_volume_in_ram_counts_if_it_fits() {
+        let root = tempfile::tempdir().unwrap();
+        let write = |path: &str, text: &str| {
+            let path = root.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        write("proc/meminfo", "MemTotal: 8388608 kB\n");
+        let volume = |toml: &str| {
+            write("etc/buildos/updated.conf.d/a.toml", toml);
+            Hardware::read(root.path()).volume
+        };
+        assert_eq!(volume(""), 0);
+        assert_eq!(volume("machines.ram_mib = 2048\n"), 2048);
+        assert_eq!(volume("machines.ram_mib = 8000\n"), 0);
+
+        // The key was lowered, and then removed, while the volume is in RAM.
+        let report = r#"{"state":"used","volume":"default","mib":2048,"reason":""}"#;
+        write("run/buildos/machine-ram/state.json", report);
+        assert_eq!(volume("machines.ram_mib = 512\n"), 2048);
+        assert_eq!(volume(""), 2048);
+        assert_eq!(volume("machines.ram_mib = 4096\n"), 4096);
     }
 }
