@@ -24,5 +24,6 @@ pub(crate) mod run;
 pub(crate) mod schema;
 pub(crate) mod show;
 pub(crate) mod status;
+pub(crate) mod update;
 pub(crate) mod volume;
 pub(crate) mod why;

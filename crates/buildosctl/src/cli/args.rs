@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use buildos_agentd::machine::qemu::ConsoleKind;
 use buildos_channel::Name;
+use buildos_updated::choices::change::Change;
 use buildos_volumes::choice::Purpose;
 use lexopt::{Arg, Parser, ValueExt as _};
 
 use super::commands::{Command, DEFAULT, Flag, Form, Id, find};
 use crate::commands::machine::forward;
 use crate::commands::show::{self, View};
-use crate::commands::{check, drain, machine, placed, publish, volume};
+use crate::commands::{check, drain, machine, placed, publish, update, volume};
 use crate::simulate;
 
 /// A command with its arguments.
@@ -33,6 +34,7 @@ pub(crate) enum Invocation {
     Publish(publish::Request),
     Placed(placed::Request),
     Volume(volume::Request),
+    Update(update::Request),
     Simulate(simulate::Request),
     Console,
     /// Help of the command, or of all.
@@ -199,7 +201,10 @@ fn invocation(command: &Command, given: Given) -> Result<Invocation, lexopt::Err
         return Ok(Invocation::Volume(of_volume(command, given)?));
     }
     if command.id == Id::Machines && !given.operands.is_empty() {
-        return Ok(Invocation::Placed(placed(command, &given)?));
+        return of_machines(command, given);
+    }
+    if command.id == Id::Update {
+        return Ok(Invocation::Update(of_update(command, given)?));
     }
     let limit = command.operands().limit();
     if let Some(unexpected) = limit.and_then(|limit| given.operands.get(limit)) {
@@ -239,29 +244,52 @@ fn invocation(command: &Command, given: Given) -> Result<Invocation, lexopt::Err
         },
         Id::Console => Invocation::Console,
         // They have verbs.
-        Id::Publish | Id::Machine | Id::Volume => {
+        Id::Publish | Id::Machine | Id::Volume | Id::Update => {
             return Err(format!("{} needs a verb", command.name).into());
         }
     })
 }
 
-/// Returns the request of `machines list`, `plan` or `verify`.
-fn placed(command: &Command, given: &Given) -> Result<placed::Request, lexopt::Error> {
-    let unexpected = |word: &String| Err(Arg::Value(word.into()).unexpected());
-    let request = match given.operands.as_slice() {
-        [verb] if command.form(verb).is_some() => match verb.as_str() {
-            "list" => placed::Request::List,
-            "plan" => placed::Request::Plan,
-            _ => placed::Request::Verify,
-        },
-        [verb, second, ..] if command.form(verb).is_some() => return unexpected(second),
-        [verb, ..] => return unexpected(verb),
-        [] => return Err("machines needs a verb".into()),
-    };
-    match given.flags.first() {
-        Some(flag) => Err(Arg::Long(flag.long()).unexpected()),
-        None => Ok(request),
+/// Returns the request of `machines` with a verb.
+fn of_machines(command: &Command, given: Given) -> Result<Invocation, lexopt::Error> {
+    let verb = verb(command, &given)?;
+    let mut operands = given.operands.into_iter().skip(1);
+    match verb.as_str() {
+        "list" => return Ok(Invocation::Placed(placed::Request::List)),
+        "plan" => return Ok(Invocation::Placed(placed::Request::Plan)),
+        "verify" => return Ok(Invocation::Placed(placed::Request::Verify)),
+        _ => {}
     }
+    let Some(name) = operands.next() else {
+        return Err(format!("machines {verb} needs the name of a machine").into());
+    };
+    Ok(Invocation::Update(update::Request::Change(
+        match verb.as_str() {
+            "add" => Change::Add(name),
+            "remove" => Change::Remove(name),
+            "unpin" => Change::Unpin(name),
+            _ => Change::Pin(name, operands.next().map(revision).transpose()?),
+        },
+    )))
+}
+
+fn revision(text: String) -> Result<u64, lexopt::Error> {
+    let revision = text.parse().ok().filter(|revision| *revision > 0);
+    revision.ok_or_else(|| format!("{text:?} is no revision").into())
+}
+
+/// Returns the request of `update`.
+fn of_update(command: &Command, given: Given) -> Result<update::Request, lexopt::Error> {
+    let verb = verb(command, &given)?;
+    let words: Vec<_> = given.operands.into_iter().skip(1).collect();
+    Ok(match verb.as_str() {
+        "status" => update::Request::Status,
+        "check" => update::Request::Check { wait: given.wait },
+        "now" => update::Request::Now { wait: given.wait },
+        "history" => update::Request::History,
+        "hold" => update::Request::Change(Change::Hold(words.join(" "))),
+        _ => update::Request::Change(Change::Resume),
+    })
 }
 
 /// Checks verb and flags of a command with verbs, such as `publish init DIR`. Returns the verb.
@@ -371,14 +399,26 @@ fn request(command: &Command, given: Given) -> Result<publish::Request, lexopt::
         channel: channel.clone(),
     };
     Ok(match verb.as_str() {
-        "machine" => {
+        "machine" | "container" => {
             let mut place = place(String::from("."));
             place.tree = given.tree.unwrap_or(place.tree);
             let source = publish::Source {
                 directory: directory.into(),
-                name: given.name.ok_or("publish machine needs --name")?,
+                name: given
+                    .name
+                    .ok_or_else(|| format!("publish {verb} needs --name"))?,
+                kind: verb.parse().map_err(|_| "no kind of machine")?,
             };
             publish::Request::Machine(place, source)
+        }
+        "os" => {
+            let mut place = place(String::from("."));
+            place.tree = given.tree.unwrap_or(place.tree);
+            let source = publish::OsSource {
+                directory: directory.into(),
+                version: given.name,
+            };
+            publish::Request::Os(place, source)
         }
         "init" => publish::Request::Init(place(directory)),
         "promote" => publish::Request::Promote(place(directory), given.promotion),
@@ -404,6 +444,7 @@ fn subjects(given: Given) -> Result<Vec<check::Subject>, lexopt::Error> {
 mod tests {
     use super::*;
     use crate::cli::commands::{COMMANDS, Operands, Value};
+    use buildos_channel::model::Kind;
 
     fn parsed(words: &[&str]) -> Result<Invocation, String> {
         parse(Parser::from_args(words)).map_err(|e| e.to_string())
@@ -465,6 +506,59 @@ mod tests {
             assert!(parsed(&["machines", verb, "x"]).is_err());
         }
         assert!(parsed(&["machines", "x"]).is_err());
+    }
+
+    #[test]
+    fn choices_take_a_name_a_revision_or_a_reason() {
+        let name = || "box".to_owned();
+        let change = |change| Ok(Invocation::Update(update::Request::Change(change)));
+        for (line, expected) in [
+            ("machines add box", change(Change::Add(name()))),
+            ("machines remove box", change(Change::Remove(name()))),
+            ("machines pin box", change(Change::Pin(name(), None))),
+            ("machines pin box 3", change(Change::Pin(name(), Some(3)))),
+            ("machines unpin box", change(Change::Unpin(name()))),
+            ("update hold", change(Change::Hold(String::new()))),
+            (
+                "update hold release week",
+                change(Change::Hold("release week".to_owned())),
+            ),
+            ("update resume", change(Change::Resume)),
+            (
+                "update status",
+                Ok(Invocation::Update(update::Request::Status)),
+            ),
+            (
+                "update now --wait",
+                Ok(Invocation::Update(update::Request::Now { wait: true })),
+            ),
+            (
+                "update history",
+                Ok(Invocation::Update(update::Request::History)),
+            ),
+            (
+                "update check --wait",
+                Ok(Invocation::Update(update::Request::Check { wait: true })),
+            ),
+        ] {
+            let words: Vec<_> = line.split(' ').collect();
+            assert_eq!(parsed(&words), expected, "{line}");
+        }
+        for (bad, reason) in [
+            ("machines pin", "machines pin needs the name of a machine"),
+            ("machines pin box new", "\"new\" is no revision"),
+            ("machines pin box 0", "\"0\" is no revision"),
+            ("machines unpin box 3", "unexpected argument \"3\""),
+            (
+                "update",
+                "update needs one of status, check, now, history, hold, resume",
+            ),
+            ("update resume now", "unexpected argument \"now\""),
+            ("update status --wait", "invalid option '--wait'"),
+        ] {
+            let words: Vec<_> = bad.split(' ').collect();
+            assert_eq!(parsed(&words), Err(reason.into()), "{bad}");
+        }
     }
 
     #[test]
@@ -638,10 +732,22 @@ mod tests {
         let source = publish::Source {
             directory: "box".into(),
             name: "m".parse().unwrap(),
+            kind: Kind::Container,
         };
         assert_eq!(
-            parsed(&["publish", "machine", "box", "--name", "m", "--tree=www"]),
+            parsed(&["publish", "container", "box", "--name", "m", "--tree=www"]),
             Ok(Invocation::Publish(publish::Request::Machine(
+                place("stable"),
+                source
+            )))
+        );
+        let source = publish::OsSource {
+            directory: "image".into(),
+            version: Some("12.5".parse().unwrap()),
+        };
+        assert_eq!(
+            parsed(&["publish", "os", "image", "--name=12.5", "--tree=www"]),
+            Ok(Invocation::Publish(publish::Request::Os(
                 place("stable"),
                 source
             )))
@@ -764,14 +870,18 @@ mod tests {
                 let mut arguments = vec![command.name.to_owned()];
                 arguments.extend(form.verb.map(str::to_owned));
                 match form.operands {
-                    Operands::Files | Operands::File | Operands::Directory | Operands::Tap => {
-                        arguments.push("a".to_owned());
-                    }
+                    Operands::Files
+                    | Operands::File
+                    | Operands::Directory
+                    | Operands::Tap
+                    | Operands::Name
+                    | Operands::NameAndRevision => arguments.push("a".to_owned()),
                     Operands::Volume => arguments.push("machines".to_owned()),
                     Operands::TapAndPort => {
                         arguments.extend(["tap0".to_owned(), "22".to_owned()]);
                     }
-                    Operands::None | Operands::Agents | Operands::Journalctl => {}
+                    Operands::None | Operands::Agents | Operands::Journalctl | Operands::Reason => {
+                    }
                 }
                 arguments.extend(form.required.iter().map(|flag| value(*flag)));
                 let words: Vec<_> = arguments.iter().map(String::as_str).collect();

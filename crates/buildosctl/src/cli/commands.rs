@@ -15,6 +15,7 @@ pub(crate) enum Id {
     Machines,
     Machine,
     Volume,
+    Update,
     Drain,
     Resume,
     Renew,
@@ -72,6 +73,12 @@ pub(crate) enum Operands {
     TapAndPort,
     /// The purpose of a volume.
     Volume,
+    /// The name of a machine of the channel.
+    Name,
+    /// The name of a machine of the channel, and a revision, which can be left out.
+    NameAndRevision,
+    /// Any number of words.
+    Reason,
 }
 
 /// A flag.
@@ -154,7 +161,7 @@ const SHOW: Form = Form {
 };
 
 /// All commands, in the order of the help.
-pub(crate) static COMMANDS: [Command; 17] = [
+pub(crate) static COMMANDS: [Command; 18] = [
     Command {
         id: Id::Status,
         name: "status",
@@ -218,6 +225,10 @@ list, plan and verify are about the machines on machine volumes, from which
 agents make their machines. list shows them, plan what the next run of
 buildos-updated would fetch, keep and remove, and verify reads all files again,
 as root, and exits with 1 if one has changed.
+
+add takes NAME of the channel although machines.select does not match it, and
+remove removes it until add. pin keeps it at REVISION, or at the current one,
+until unpin. Only root and members of buildos-admin can do that.
 ",
         forms: &[
             SHOW,
@@ -231,6 +242,26 @@ as root, and exits with 1 if one has changed.
             },
             Form {
                 verb: Some("verify"),
+                ..NOTHING
+            },
+            Form {
+                verb: Some("add"),
+                operands: Operands::Name,
+                ..NOTHING
+            },
+            Form {
+                verb: Some("remove"),
+                operands: Operands::Name,
+                ..NOTHING
+            },
+            Form {
+                verb: Some("pin"),
+                operands: Operands::NameAndRevision,
+                ..NOTHING
+            },
+            Form {
+                verb: Some("unpin"),
+                operands: Operands::Name,
                 ..NOTHING
             },
         ],
@@ -289,6 +320,50 @@ device, and the ID to repeat.
                 required: &[Flag::Disk],
                 optional: &[Flag::Name, Flag::Yes, Flag::Erase, Flag::Virtual],
                 operands: Operands::Volume,
+            },
+        ],
+    },
+    Command {
+        id: Id::Update,
+        name: "update",
+        summary: "Show, start or hold updates by the channel",
+        details: "\
+status shows the channel, the last run of buildos-updated, the operating system
+and the machines. history shows which operating systems were started, and which
+came back. check starts a run now; with --wait it returns after the run, and
+exits with 1 after a problem. now does the same, and takes the operating system
+of the channel also outside of its window, before the rollout reaches this host,
+and with agents that were drained before. While hold lasts, nothing is fetched,
+placed, removed or started, until resume. Only root and members of buildos-admin
+can check, hold, resume, and update now.
+",
+        forms: &[
+            Form {
+                verb: Some("status"),
+                ..NOTHING
+            },
+            Form {
+                verb: Some("check"),
+                optional: &[Flag::Wait],
+                ..NOTHING
+            },
+            Form {
+                verb: Some("now"),
+                optional: &[Flag::Wait],
+                ..NOTHING
+            },
+            Form {
+                verb: Some("history"),
+                ..NOTHING
+            },
+            Form {
+                verb: Some("hold"),
+                operands: Operands::Reason,
+                ..NOTHING
+            },
+            Form {
+                verb: Some("resume"),
+                ..NOTHING
             },
         ],
     },
@@ -374,7 +449,10 @@ build host is needed. Exits with 1 if there is a mistake.
 DIR is the tree: channel/ and objects/ are served, desk/ has drafts. init makes
 it, show compares the draft with what is published, and promote lets gpg(1)
 sign the draft with the next serial. machine adds the btrfs subvolume DIR to
-the draft of the tree --tree, as root. No build host is needed.
+the draft of the tree --tree as a machine of bbot-agent, container as one that
+hosts have in /var/lib/machines for systemd-nspawn(1). Both need root. os adds
+the operating system that image/build made in DIR; its version is --name, or
+comes from its packages. No build host is needed.
 ",
         forms: &[
             Form {
@@ -388,6 +466,18 @@ the draft of the tree --tree, as root. No build host is needed.
                 required: &[Flag::Name],
                 optional: &[Flag::Tree, Flag::Channel],
                 operands: Operands::Directory,
+            },
+            Form {
+                verb: Some("container"),
+                required: &[Flag::Name],
+                optional: &[Flag::Tree, Flag::Channel],
+                operands: Operands::Directory,
+            },
+            Form {
+                verb: Some("os"),
+                optional: &[Flag::Name, Flag::Tree, Flag::Channel],
+                operands: Operands::Directory,
+                ..NOTHING
             },
             Form {
                 verb: Some("show"),
@@ -476,9 +566,9 @@ impl Operands {
     pub(crate) const fn limit(self) -> Option<usize> {
         match self {
             Self::None => Some(0),
-            Self::File | Self::Directory | Self::Tap | Self::Volume => Some(1),
-            Self::TapAndPort => Some(2),
-            Self::Agents | Self::Journalctl | Self::Files => None,
+            Self::File | Self::Directory | Self::Tap | Self::Volume | Self::Name => Some(1),
+            Self::TapAndPort | Self::NameAndRevision => Some(2),
+            Self::Agents | Self::Journalctl | Self::Files | Self::Reason => None,
         }
     }
 }
@@ -585,7 +675,7 @@ impl Flag {
         match self {
             Self::Json => "Print one JSON object on a line",
             Self::Watch => "Print again whenever something changes",
-            Self::Wait => "Return once no task runs",
+            Self::Wait => "Return once no task runs, or the run has ended",
             Self::Budget => "Stop agents whose tasks still run after SECONDS",
             Self::Daemon => "FILE is for netd, hostnamed, natd, agentd or updated",
             Self::Cmdline => "Check this kernel command line",

@@ -129,7 +129,9 @@ pub(super) fn bash() -> String {
             flags = format!("{verb} {flags}");
         }
         out += &match command.operands() {
-            Operands::None => format!("            choices=\"{flags}\" ;;\n"),
+            Operands::None | Operands::Name | Operands::NameAndRevision | Operands::Reason => {
+                format!("            choices=\"{flags}\" ;;\n")
+            }
             Operands::Agents => {
                 format!("            choices=\"{flags} $(_buildosctl_agents)\" ;;\n")
             }
@@ -190,7 +192,7 @@ pub(super) fn zsh() -> String {
         out += &format!("                {})\n", names(&group, " | "));
         let verbs: Vec<_> = command.forms.iter().filter_map(|form| form.verb).collect();
         let operands = match command.operands() {
-            Operands::None => None,
+            Operands::None | Operands::Name | Operands::NameAndRevision | Operands::Reason => None,
             Operands::Agents => Some("'*:agent:_buildosctl_agents'"),
             Operands::Files => Some("'*:file:_files'"),
             Operands::File => Some("':file:_files'"),

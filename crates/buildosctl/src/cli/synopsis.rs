@@ -75,6 +75,9 @@ impl Line {
             Operands::Tap => parts.push("TAP".to_owned()),
             Operands::TapAndPort => parts.push("TAP PORT".to_owned()),
             Operands::Volume => parts.push("state|machines".to_owned()),
+            Operands::Name => parts.push("NAME".to_owned()),
+            Operands::NameAndRevision => parts.push("NAME [REVISION]".to_owned()),
+            Operands::Reason => parts.push("[REASON...]".to_owned()),
         }
         parts.join(" ")
     }
@@ -105,6 +108,9 @@ impl Line {
             Operands::Tap => ".Ar tap\n",
             Operands::TapAndPort => ".Ar tap port\n",
             Operands::Volume => ".Cm state | machines\n",
+            Operands::Name => ".Ar name\n",
+            Operands::NameAndRevision => ".Ar name Op Ar revision\n",
+            Operands::Reason => ".Op Ar reason ...\n",
         };
         out
     }

@@ -138,7 +138,8 @@ fn command_line(line: &str, place: &str) -> Vec<String> {
         }
     }
     for parameter in cmdline::parse(line) {
-        if image::PARAMETERS.contains(&parameter.key.as_str()) {
+        let of_image = image::PARAMETERS.iter().chain(&image::OF_UPDATES);
+        if of_image.clone().any(|known| *known == parameter.key) {
             let value = parameter.value.as_deref().unwrap_or_default();
             let problem = image::problem(&parameter.key, value);
             problems.extend(problem.map(|problem| format!("{place}: {problem}")));
@@ -162,6 +163,7 @@ fn unknown(key: &str, place: &str, daemons: &[Daemon]) -> Option<String> {
     let aliases = daemons.iter().flat_map(|daemon| daemon.aliases.iter());
     let short = aliases
         .chain(&image::PARAMETERS)
+        .chain(&image::OF_UPDATES)
         .filter_map(|name| name.strip_prefix("buildos."));
     let nearest = prefixes
         .chain(short.map(str::to_owned))
@@ -392,6 +394,10 @@ mod tests {
             let value = match (key, value) {
                 ("buildos.login", "TTY" | "" | "$tty") => "ttyS0",
                 ("buildos.ssh_key", _) => "ssh-ed25519,AAAA,me@desk",
+                ("buildos.running", _) => concat!(
+                    "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef:",
+                    "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+                ),
                 ("buildos.hostname", "NAME" | "") => "b1",
                 (_, "URL") => "https://ci.example.com/",
                 (_, "") => continue,

@@ -23,6 +23,11 @@ const SETTLE: Duration = Duration::from_secs(1);
 /// Maximum time between two reads. The daemons do not signal every change.
 const READ_INTERVAL: Duration = Duration::from_secs(30);
 
+/// Columns of a console in text mode, and of most serial terminals.
+const WIDTH: usize = 80;
+/// Column at which the texts of the rows begin.
+const INDENT: usize = 11;
+
 /// Keeps the issue file up to date until the connection to the bus is lost.
 pub(crate) async fn keep(bus: &Connection) -> Result<(), String> {
     let changes = Changes::new(bus).await;
@@ -73,6 +78,10 @@ fn issue(host: &Host) -> String {
     match &host.network {
         Some(network) => {
             rows.push(format!("  network  {}: {}", network.state, network.reason));
+            if !network.uplink_neighbour.is_empty() {
+                let (uplink, neighbour) = (&network.uplink, &network.uplink_neighbour);
+                rows.push(format!("  cable    {uplink} to {neighbour}"));
+            }
             let address = network.address.split('/').next().unwrap_or_default();
             let global = network.ipv6_addresses.iter();
             let global = global.filter(|address| !address.starts_with("fe80:"));
@@ -113,11 +122,44 @@ fn issue(host: &Host) -> String {
         })),
         None => rows.push("  agents   buildos-agentd does not answer".to_owned()),
     }
+    if let Some(trial) = &host.os_trial {
+        match trial.state.as_str() {
+            "trial" => rows.push(format!("  system   {} is on trial", trial.version)),
+            "returned" => rows.push(format!("  system   has returned: {}", trial.reason)),
+            _ => {}
+        }
+    }
     rows.push("Why it does not build: buildosctl why".to_owned());
     rows.push(String::new());
     // agetty expands escape codes that begin with a backslash.
-    let lines: Vec<_> = rows.iter().map(|row| row.replace('\\', "\\\\")).collect();
+    let lines = rows.iter().flat_map(|row| fold(row));
+    let lines: Vec<_> = lines.map(|line| line.replace('\\', "\\\\")).collect();
     lines.join("\n") + "\n"
+}
+
+/// Breaks a row between words, so that it fits on a console. The text of the row continues below
+/// its beginning.
+fn fold(row: &str) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut rest = row.to_owned();
+    while rest.chars().count() > WIDTH {
+        let end = rest
+            .char_indices()
+            .nth(WIDTH)
+            .map_or(rest.len(), |(at, _)| at);
+        // The heading and the spaces after it stay together.
+        let mut spaces = rest.match_indices(' ').map(|(at, _)| at);
+        let Some(at) = spaces.rfind(|at| (INDENT..=end).contains(at)) else {
+            break;
+        };
+        let tail = rest.split_off(at);
+        lines.push(std::mem::replace(
+            &mut rest,
+            format!("{:INDENT$}{}", "", tail.trim_start()),
+        ));
+    }
+    lines.push(rest);
+    lines
 }
 
 #[cfg(test)]
@@ -137,6 +179,7 @@ mod tests {
             "\
 Build host build-adbeefb8da, buildos 0.1.0
   network  online: br0 has 192.0.2.7/24 by eth0 from 192.0.2.1 \\\\u{1b}
+  cable    eth0 to sw1 port Gi1/0/12
   login    ssh root@192.0.2.7 or ssh root@2001:db8::7
   ssh key  ED25519 SHA256:Bbpk8cdSyWlh6jV9N5oJh4IzLGpaEqAPcSdqJYEsdLI
   nat      active: 172.23.0.0/16 on br1 goes out through br0
@@ -145,6 +188,37 @@ Why it does not build: buildosctl why
 
 "
         );
+    }
+
+    #[test]
+    fn long_row_continues_below_its_text() {
+        let mut host = ready();
+        host.nat.as_mut().unwrap().reason =
+            "172.23.0.0/16 on br1 goes out through br0; DHCP hands out 172.23.0.2 to \
+             172.23.255.254"
+                .into();
+        let issue = issue(&host);
+        assert!(
+            issue.contains(
+                "  nat      active: 172.23.0.0/16 on br1 goes out through br0; DHCP hands out\n\
+                 \x20          172.23.0.2 to 172.23.255.254\n"
+            ),
+            "{issue}"
+        );
+        assert!(issue.lines().all(|line| line.chars().count() <= WIDTH));
+    }
+
+    #[test]
+    fn word_longer_than_a_row_is_not_broken() {
+        let word = "x".repeat(100);
+        assert_eq!(
+            fold(&format!("  network  {word}")),
+            [format!("  network  {word}")]
+        );
+        let row = format!("  network  a {word} b");
+        let rest = format!("{:INDENT$}", "");
+        let expected = ["  network  a".to_owned(), format!("{rest}{word} b")];
+        assert_eq!(fold(&row), expected);
     }
 
     #[test]

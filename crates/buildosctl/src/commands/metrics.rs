@@ -7,6 +7,7 @@ use buildos_dbus_api::agent1::InstanceState;
 use buildos_dbus_api::nat1::Resource;
 use buildos_dbus_api::network1::{AddressOrigin, Reachability, State};
 
+use buildos_updated::os_handover::files::TrialState;
 use buildos_volumes::report::VolumeState;
 
 use super::why::judge;
@@ -47,7 +48,36 @@ pub(crate) fn render(host: &Host) -> String {
     agents(host, &mut out);
     agent_machines(host, &mut out);
     state_volume(host, &mut out);
+    os_trial(host, &mut out);
+    update(host, &mut out);
     out.0
+}
+
+fn update(host: &Host, out: &mut Page) {
+    let Some(update) = &host.update else { return };
+    let name = "buildos_update_fetched_bytes";
+    out.family(
+        name,
+        "gauge",
+        "Bytes of pieces that came in the last run of buildos-updated.",
+    );
+    out.sample(name, &[("from", "peers")], update.from_peers);
+    out.sample(name, &[("from", "origin")], update.fetched);
+    let name = "buildos_update_bad_peers";
+    out.family(name, "gauge", "Peers that sent wrong content in this run.");
+    out.sample(name, &[], count(update.bad_peers.len()));
+}
+
+fn os_trial(host: &Host, out: &mut Page) {
+    let Some(trial) = &host.os_trial else {
+        return;
+    };
+    let name = "buildos_os_trial";
+    let help =
+        "1 for the state of the trial of an operating system in this boot, 0 for the others.";
+    out.family(name, "gauge", help);
+    let states = TrialState::ALL.iter().map(|state| state.as_str());
+    out.states(name, &[], states, &trial.state);
 }
 
 fn state_volume(host: &Host, out: &mut Page) {
@@ -160,6 +190,22 @@ fn network(host: &Host, out: &mut Page) {
     for link in &host.links {
         let labels = [("link", link.name.as_str()), ("role", &link.role)];
         out.sample("buildos_link_carrier", &labels, link.carrier.into());
+    }
+    out.family(
+        "buildos_link_neighbour_info",
+        "gauge",
+        "Device and port at the other end of a cable by LLDP, with the VLAN of frames without a tag; always 1.",
+    );
+    let links = host.links.iter();
+    for link in links.filter(|link| !link.neighbour_system.is_empty()) {
+        let vlan = link.neighbour_untagged_vlan.to_string();
+        let labels = [
+            ("link", link.name.as_str()),
+            ("system", &link.neighbour_system),
+            ("port", &link.neighbour_port),
+            ("vlan", &vlan),
+        ];
+        out.sample("buildos_link_neighbour_info", &labels, 1);
     }
     for (name, help, usec) in [
         (
@@ -429,8 +475,9 @@ fn escape(value: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::snapshot::model::StateVolume;
+    use crate::snapshot::model::{OsTrial, StateVolume};
     use crate::snapshot::samples::ready;
+    use buildos_updated::state::Updated;
     use std::collections::BTreeSet;
 
     #[test]
@@ -443,6 +490,7 @@ mod tests {
             "buildos_network_state{state=\"online\"} 1",
             "buildos_network_state{state=\"no-carrier\"} 0",
             "buildos_link_carrier{link=\"eth1\",role=\"candidate\"} 0",
+            "buildos_link_neighbour_info{link=\"eth0\",system=\"sw1\",port=\"Gi1/0/12\",vlan=\"42\"} 1",
             "buildos_nat_packets_total{what=\"new connections\"} 5",
             "buildos_agent_state{agent=\"bbot@default\",state=\"running\"} 1",
         ] {
@@ -493,8 +541,44 @@ mod tests {
     }
 
     #[test]
+    fn page_has_trial_of_operating_system() {
+        let mut host = ready();
+        assert!(!render(&host).contains("os_trial"));
+        host.os_trial = Some(OsTrial {
+            state: "returned".into(),
+            ..OsTrial::default()
+        });
+        let page = render(&host);
+        for line in [
+            "buildos_os_trial{state=\"returned\"} 1",
+            "buildos_os_trial{state=\"proven\"} 0",
+        ] {
+            assert!(page.lines().any(|l| l == line), "{line}\n{page}");
+        }
+    }
+
+    #[test]
+    fn page_has_what_came_from_peers() {
+        let mut host = ready();
+        host.update = Some(Updated {
+            from_peers: 7,
+            bad_peers: vec!["192.0.2.7: x".into()],
+            ..Updated::default()
+        });
+        let page = render(&host);
+        for line in [
+            "buildos_update_fetched_bytes{from=\"peers\"} 7",
+            "buildos_update_fetched_bytes{from=\"origin\"} 0",
+            "buildos_update_bad_peers 1",
+        ] {
+            assert!(page.lines().any(|l| l == line), "{line}\n{page}");
+        }
+    }
+
+    #[test]
     fn samples_follow_metric_family() {
         let mut host = ready();
+        host.update = Some(Updated::default());
         host.state_volume = Some(StateVolume::default());
         let page = render(&host);
         let mut family = "";

@@ -3,13 +3,15 @@
 //! It reads the state files of buildos-updated and of its helper, so it needs no daemon.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use buildos_channel::Channel;
+use buildos_channel::model::Kind;
 use buildos_channel::plan::streams;
 use buildos_service::text::{Escaped, size};
+use buildos_updated::choices::{self, Choices};
 use buildos_updated::paths::Paths;
-use buildos_updated::retention::{self, Placed, Reason};
+use buildos_updated::retention::{self, Placed, Reason, Selection};
 use buildos_updated::room::{self, Room};
 use buildos_updated::settings::{self, Settings};
 use buildos_updated::state::{self, Machine, Updated, Volume, Volumes};
@@ -40,7 +42,8 @@ pub(crate) fn show(request: Request) -> Result<(String, bool), String> {
         Request::List => {
             let updated: Option<Updated> = state::read(&paths.state());
             let now = offer::now().seconds().saturating_mul(1_000_000);
-            Ok((list(&volumes, updated.as_ref(), now), true))
+            let choices = choices::load(&paths);
+            Ok((list(&volumes, updated.as_ref(), &choices, now), true))
         }
         Request::Plan => {
             let (settings, problems) = settings::load(paths.root());
@@ -57,14 +60,25 @@ pub(crate) fn show(request: Request) -> Result<(String, bool), String> {
             }
             let empty = Volume::default();
             let volume = volumes.volume(settings.volume.as_str()).unwrap_or(&empty);
-            Ok((plan(&offer.channel, volume, &settings), true))
+            let choices = choices::load(&paths)?;
+            Ok((plan(&offer.channel, volume, &settings, &choices), true))
         }
         Request::Verify => verify(&volumes, &paths),
     }
 }
 
-fn list(volumes: &Volumes, updated: Option<&Updated>, now: u64) -> String {
+fn list(
+    volumes: &Volumes,
+    updated: Option<&Updated>,
+    choices: &Result<Choices, String>,
+    now: u64,
+) -> String {
     let mut out = String::new();
+    let none = Choices::default();
+    let (choices, damaged) = match choices {
+        Ok(choices) => (choices, None),
+        Err(damaged) => (&none, Some(damaged)),
+    };
     for volume in &volumes.volumes {
         out += &format!(
             "volume {}: {} of {} free\n",
@@ -73,7 +87,7 @@ fn list(volumes: &Volumes, updated: Option<&Updated>, now: u64) -> String {
             size(volume.size)
         );
         let mut rows = vec![row(&["MACHINE", "REVISION", "STATE", "ID", "PATH"])];
-        rows.extend(volume.machines.iter().map(cells));
+        rows.extend(volume.machines.iter().map(|m| cells(m, choices)));
         let foreign = volume.foreign.iter().map(|path| {
             let path = Escaped::new(path).to_string();
             row(&["-", "-", "put there by hand", "-", &path])
@@ -86,6 +100,13 @@ fn list(volumes: &Volumes, updated: Option<&Updated>, now: u64) -> String {
     if volumes.volumes.is_empty() {
         out += "no machine volume is mounted\n";
     }
+    if let Some(reason) = &choices.hold {
+        out += &format!("updates are held: {}\n", Escaped::received(reason));
+    }
+    let removed = choices.machines.keys();
+    for name in removed.filter(|name| choices.is_removed(name)) {
+        out += &format!("{name} is removed by an operator\n");
+    }
     if let Some(updated) = updated.filter(|updated| !updated.result.is_empty()) {
         out += &match updated.ended_usec {
             0 => format!("update: {}\n", updated.result),
@@ -96,36 +117,64 @@ fn list(volumes: &Volumes, updated: Option<&Updated>, now: u64) -> String {
             ),
         };
     }
+    if let Some(updated) = updated.filter(|updated| updated.fetched > 0 || updated.from_peers > 0) {
+        out += &format!(
+            "pieces: {} from peers, {} from the origin\n",
+            size(updated.from_peers),
+            size(updated.fetched)
+        );
+    }
+    for peer in updated.iter().flat_map(|updated| &updated.bad_peers) {
+        out += &format!("bad peer: {}\n", Escaped::received(peer));
+    }
     let problems = updated.iter().flat_map(|updated| &updated.problems);
-    let all: BTreeSet<&String> = problems.chain(&volumes.problems).collect();
+    let problems = problems.chain(&volumes.problems).chain(damaged);
+    let all: BTreeSet<&String> = problems.collect();
     for problem in all {
         out += &format!("problem: {}\n", Escaped::received(problem));
     }
     out
 }
 
-fn cells(machine: &Machine) -> Vec<String> {
-    let state = match (machine.current, machine.used) {
+fn cells(machine: &Machine, choices: &Choices) -> Vec<String> {
+    let mut state = match (machine.current, machine.used) {
         (true, true) => "current, in use",
         (true, false) => "current",
         (false, true) => "previous, in use",
         (false, false) => "previous",
-    };
+    }
+    .to_owned();
+    if let Ok(name) = machine.name.parse() {
+        if choices.pinned(&name) == Some(machine.revision) {
+            state += ", pinned";
+        }
+        if choices.is_added(&name) {
+            state += ", added";
+        }
+    }
     row(&[
         machine.name.as_str(),
         &machine.revision.to_string(),
-        state,
+        &state,
         machine.id.get(..ID).unwrap_or(&machine.id),
-        machine.path.as_str(),
+        &shown_path(machine),
     ])
 }
 
 /// Returns what a host fetches, keeps and removes, and the room that it needs.
-fn plan(channel: &Channel, volume: &Volume, settings: &Settings) -> String {
+fn plan(channel: &Channel, volume: &Volume, settings: &Settings, choices: &Choices) -> String {
     let placed = volume.placed();
     let installed = placed.iter().map(|placed| placed.id).collect();
-    let plan = retention::compare(channel, &placed, &settings.select, settings.keep);
-    let mut out = String::new();
+    let selection = Selection {
+        patterns: &settings.select,
+        keep: settings.keep,
+        choices,
+    };
+    let plan = retention::compare(channel, &placed, &selection);
+    let mut out = match &choices.hold {
+        Some(reason) => format!("updates are held: {}\n", Escaped::received(reason)),
+        None => String::new(),
+    };
     let mut most = 0;
     for machine in &plan.place {
         let candidates = streams(machine, &installed);
@@ -196,7 +245,31 @@ const fn word(reason: Reason) -> &'static str {
         Reason::Superseded => "superseded",
         Reason::NotInChannel => "not in the channel",
         Reason::NotSelected => "not selected",
+        Reason::Pinned => "pinned",
+        Reason::PinMissing => "kept: the pinned revision is not on the volume",
+        Reason::Removed => "removed by an operator",
+        Reason::Held => "held",
     }
+}
+
+/// Returns the path of a container, or that of a machine relative to its volume.
+fn shown_path(machine: &Machine) -> String {
+    match machine.kind.parse() {
+        Ok(Kind::Container) => {
+            let directory = Paths::new(Path::new("/")).containers();
+            directory.join(&machine.path).display().to_string()
+        }
+        Ok(Kind::Machine) | Err(_) => machine.path.clone(),
+    }
+}
+
+/// Returns where a machine is.
+fn place(paths: &Paths, volume: &Volume, machine: &Machine) -> PathBuf {
+    let directory = match machine.kind.parse() {
+        Ok(Kind::Container) => paths.containers(),
+        Ok(Kind::Machine) | Err(_) => paths.machines().join(&volume.name),
+    };
+    directory.join(&machine.path)
 }
 
 /// Computes the content ids of all machines again.
@@ -204,7 +277,7 @@ fn verify(volumes: &Volumes, paths: &Paths) -> Result<(String, bool), String> {
     let (mut out, mut well) = (String::new(), true);
     for volume in &volumes.volumes {
         for machine in &volume.machines {
-            let path = paths.machines().join(&volume.name).join(&machine.path);
+            let path = place(paths, volume, machine);
             let id = scan::contents(&path)?.id().to_string();
             let found = match id == machine.id {
                 true => "unchanged".to_owned(),
@@ -228,6 +301,7 @@ mod tests {
     fn machine(name: &str, revision: u64, current: bool, used: bool) -> Machine {
         Machine {
             name: name.into(),
+            kind: Kind::Machine.to_string(),
             revision,
             id: Digest::of(format!("{name}{revision}").as_bytes()).to_string(),
             path: format!("{name}/{name}-{revision}"),
@@ -259,22 +333,35 @@ mod tests {
         let updated = Updated {
             ended_usec: 60_000_000,
             result: "serial 2: 1 placed".into(),
+            fetched: 1 << 20,
+            from_peers: 20 << 20,
+            bad_peers: vec!["192.0.2.7: x".into()],
             ..Updated::default()
         };
+        let chosen = br#"{"schema":1,"hold":"release","removed":["old"],"pinned":{"box":2}}"#;
+        let chosen = Choices::parse(chosen).map_err(|error| error.to_string());
         assert_eq!(
-            list(&volumes, Some(&updated), 180_000_000),
+            list(&volumes, Some(&updated), &chosen, 180_000_000),
             "\
 volume default: 40.0 GiB of 100 GiB free
 MACHINE  REVISION  STATE              ID            PATH
 box      1         previous, in use   21df3653491b  box/box-1
-box      2         current            c057f39e2186  box/box-2
+box      2         current, pinned    c057f39e2186  box/box-2
 -        -         put there by hand  -             mine
+updates are held: release
+old is removed by an operator
 update 2 min 0 s ago: serial 2: 1 placed
+pieces: 20.0 MiB from peers, 1.00 MiB from the origin
+bad peer: 192.0.2.7: x
 problem: machine box: x
 "
         );
         let none = Volumes::default();
-        assert_eq!(list(&none, None, 0), "no machine volume is mounted\n");
+        let damaged = Err("damaged".to_owned());
+        assert_eq!(
+            list(&none, None, &damaged, 0),
+            "no machine volume is mounted\nproblem: damaged\n"
+        );
     }
 
     #[test]
@@ -305,8 +392,9 @@ problem: machine box: x
             keep: 0,
             ..Settings::default()
         };
+        let none = Choices::default();
         assert_eq!(
-            plan(&channel, &volume(machines), &settings),
+            plan(&channel, &volume(machines.clone()), &settings, &none),
             "\
 + box revision 3: 20.0 MiB from revision 2, 1.00 GiB whole
 = box revision 2: previous
@@ -317,8 +405,14 @@ problem: machine box: x
 needs 100 MiB of 40.0 GiB free
 "
         );
+        let held = Choices {
+            hold: Some("release".into()),
+            ..Choices::default()
+        };
+        let text = plan(&channel, &volume(machines), &settings, &held);
+        assert!(text.starts_with("updates are held: release\n= box revision 2: held\n"));
         let full = Volume::default();
-        let text = plan(&channel, &full, &settings);
+        let text = plan(&channel, &full, &settings, &none);
         assert!(
             text.contains("\ndoes not fit: it needs 4.00 GiB on the volume"),
             "{text}"

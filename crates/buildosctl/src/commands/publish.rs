@@ -14,18 +14,20 @@
 //! | `tree` | drafts and published channels on the disk |
 //! | `objects` | objects on the disk |
 //! | `machine` | a revision of a machine: snapshot, contents, streams in pieces |
+//! | `os` | the two files of an operating system |
 //! | `packages` | packages of a machine |
 //! | `promote` | the next publication, and its signature |
 //! | `show` | a channel as text, and the changes of a draft |
 //!
 //! # Limits
 //!
-//! Only machines have a command that adds them. An operator writes `[os]`, `[[agent]]` and
-//! `[[toolchain]]` into the draft. No host fetches a channel yet.
+//! Only machines and the operating system have a command that adds them. An operator writes
+//! `[[agent]]` and `[[toolchain]]` into the draft, and no host fetches them yet.
 
 mod changes;
 mod machine;
 pub(crate) mod objects;
+mod os;
 mod packages;
 mod place;
 mod promote;
@@ -34,6 +36,7 @@ mod size;
 mod tree;
 
 pub(crate) use machine::Source;
+pub(crate) use os::Source as OsSource;
 pub(crate) use place::{DEFAULT_CHANNEL, Place};
 pub(crate) use promote::Options;
 
@@ -44,6 +47,8 @@ pub(crate) enum Request {
     Init(Place),
     /// Publishes a revision of a machine into the draft.
     Machine(Place, Source),
+    /// Publishes an operating system into the draft.
+    Os(Place, OsSource),
     /// Shows what is published, and what the draft changes.
     Show(Place),
     /// Signs the draft.
@@ -55,6 +60,7 @@ pub(crate) fn publish(request: &Request) -> Result<String, String> {
     match request {
         Request::Init(place) => tree::init(place),
         Request::Machine(place, source) => machine::publish(place, source),
+        Request::Os(place, source) => os::publish(place, source),
         Request::Show(place) => show::show(place),
         Request::Promote(place, options) => promote::promote(place, options),
     }

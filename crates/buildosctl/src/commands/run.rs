@@ -8,7 +8,7 @@ use buildos_dbus_api::system_bus;
 use buildos_service::text;
 use zbus::Connection;
 
-use super::{check, console, drain, machine, placed, publish, renew, show, volume};
+use super::{check, console, drain, machine, placed, publish, renew, show, update, volume};
 use crate::cli::args::Invocation;
 use crate::cli::help;
 use crate::simulate;
@@ -52,6 +52,20 @@ pub(crate) fn run(invocation: Invocation) -> ExitCode {
             Err(error) => fail(&error),
         },
         Invocation::Placed(request) => printed(placed::show(request)),
+        Invocation::Update(update::Request::Status) => print(&update::status()),
+        Invocation::Update(update::Request::Check { wait }) => with_bus(async |bus| {
+            let (text, well) = update::check(&bus, wait).await?;
+            Ok(printed(Ok((text, well))))
+        }),
+        Invocation::Update(update::Request::Now { wait }) => with_bus(async |bus| {
+            let (text, is_well) = update::now(&bus, wait).await?;
+            Ok(printed(Ok((text, is_well))))
+        }),
+        Invocation::Update(update::Request::History) => printed(update::history()),
+        Invocation::Update(update::Request::Change(change)) => with_bus(async |bus| {
+            let text = update::change(&bus, &change).await?;
+            Ok(print(&text))
+        }),
         Invocation::Volume(request) => printed(volume::run(&request)),
         Invocation::Simulate(request) => simulated(&request),
     }

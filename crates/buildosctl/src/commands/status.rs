@@ -1,5 +1,7 @@
 //! `buildosctl status`: shows the host on one screen.
 
+use std::collections::BTreeMap;
+
 use buildos_dbus_api::agent1::InstanceState;
 use buildos_dbus_api::nat1::{ProbeState, State as NatState};
 use buildos_dbus_api::network1::{AddressOrigin, Reachability, State as NetworkState};
@@ -28,6 +30,8 @@ pub(crate) fn render(host: &Host, style: Style) -> String {
     nat(host, &mut lines);
     agents(host, &mut lines);
     state(host, &mut lines);
+    updates(host, &mut lines);
+    ram_volume(host, &mut lines);
     system(host, &mut lines);
     let width = lines.iter().map(|line| line.key.chars().count()).max();
     let width = width.unwrap_or(0);
@@ -274,6 +278,51 @@ fn state(host: &Host, lines: &mut Vec<Line>) {
     }
 }
 
+fn updates(host: &Host, lines: &mut Vec<Line>) {
+    let choices = &host.choices;
+    let mut found = Vec::new();
+    let mut add = |tone, key: &str, text: &str| {
+        if !text.is_empty() {
+            let heading = if found.is_empty() { "updates" } else { "" };
+            found.push(toned(heading, tone, key, text));
+        }
+    };
+    add(Tone::Warning, "unknown", &choices.problem);
+    add(
+        Tone::Warning,
+        "held",
+        choices.hold.as_deref().unwrap_or_default(),
+    );
+    add(Tone::Weak, "pinned", &pinned(&choices.pinned));
+    add(Tone::Weak, "added", &choices.added.join(", "));
+    add(Tone::Weak, "removed", &choices.removed.join(", "));
+    if !choices.not_kept.is_empty() {
+        let text = format!("after this boot: {}", choices.not_kept);
+        add(Tone::Warning, "not kept", &text);
+    }
+    lines.append(&mut found);
+}
+
+/// Returns the machines that stay at a revision.
+pub(crate) fn pinned(pinned: &BTreeMap<String, u64>) -> String {
+    let each = pinned.iter();
+    let each = each.map(|(name, revision)| format!("{name} at revision {revision}"));
+    each.collect::<Vec<_>>().join(", ")
+}
+
+fn ram_volume(host: &Host, lines: &mut Vec<Line>) {
+    let Some(volume) = &host.ram_volume else {
+        return;
+    };
+    let tone = if volume.fault { Tone::Bad } else { Tone::Good };
+    let size = match volume.mib {
+        0 => String::new(),
+        mib => format!(", {}", text::size(mib << 20)),
+    };
+    let text = format!("machine volume {}: {}{size}", volume.volume, volume.reason);
+    lines.push(toned("ram", tone, &volume.state, text));
+}
+
 fn system(host: &Host, lines: &mut Vec<Line>) {
     let clock = if host.clock_synchronised {
         "clock synchronised"
@@ -286,6 +335,16 @@ fn system(host: &Host, lines: &mut Vec<Line>) {
         &format!("buildos {}", host.version),
         format!("{}, {clock}", host.image),
     ));
+    if let Some(trial) = &host.os_trial {
+        let tone = match trial.state.as_str() {
+            "proven" => Tone::Good,
+            "trial" => Tone::Warning,
+            _ => Tone::Bad,
+        };
+        let text = [trial.version.as_str(), trial.reason.as_str()];
+        let text: Vec<_> = text.into_iter().filter(|part| !part.is_empty()).collect();
+        lines.push(toned("", tone, &trial.state, text.join(": ")));
+    }
     for key in &host.ssh_host_keys {
         let text = format!("{} {}", key.kind, key.fingerprint);
         lines.push(line("", "ssh key", text));
@@ -295,7 +354,7 @@ fn system(host: &Host, lines: &mut Vec<Line>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::snapshot::model::StateVolume;
+    use crate::snapshot::model::{Choices, OsTrial, RamVolume, StateVolume};
     use crate::snapshot::samples::{agent, ready, silent};
 
     #[test]
@@ -315,6 +374,26 @@ mod tests {
             saved_usec: host.taken_usec - 60_000_000,
             size: 1 << 30,
             ..StateVolume::default()
+        });
+        host.choices = Choices {
+            hold: Some("release week".into()),
+            pinned: BTreeMap::from([("box".into(), 3), ("web".into(), 12)]),
+            removed: vec!["old".into()],
+            not_kept: "the state volume is full".into(),
+            ..Choices::default()
+        };
+        host.ram_volume = Some(RamVolume {
+            state: "used".into(),
+            volume: "default".into(),
+            mib: 8192,
+            reason: "in RAM until the next boot".into(),
+            ..RamVolume::default()
+        });
+        host.os_trial = Some(OsTrial {
+            state: "trial".into(),
+            version: "1.5".into(),
+            reason: "buildosctl why ended with 15 (nat)".into(),
+            ..OsTrial::default()
         });
         let network = host.network.as_mut().unwrap();
         network.configuration_problems = vec!["a.toml:1: unknown key \"privat\"".into()];
@@ -336,7 +415,13 @@ agents   bbot@default      building (4 processes): running since 06:59
 state    full              cannot write /state/netd/state.json: No space left on device, last 1 min 0 s ago
          free              0 B of 1.00 GiB
          warning           vda stays the state volume, although vda and vdb have the same label
+updates  held              release week
+         pinned            box at revision 3, web at revision 12
+         removed           old
+         not kept          after this boot: the state volume is full
+ram      used              machine volume default: in RAM until the next boot, 8.00 GiB
 system   buildos 0.1.0     Debian GNU/Linux 13 (trixie), clock synchronised
+         trial             1.5: buildosctl why ended with 15 (nat)
          ssh key           ED25519 SHA256:Bbpk8cdSyWlh6jV9N5oJh4IzLGpaEqAPcSdqJYEsdLI
 "
         );

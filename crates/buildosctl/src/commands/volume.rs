@@ -9,7 +9,9 @@
 
 use std::path::Path;
 
-use buildos_service::text::size;
+use buildos_service::text::{Escaped, size};
+use buildos_updated::paths::Paths;
+use buildos_updated::ram::{self, Report, State};
 use buildos_volumes::LABEL_PREFIX;
 use buildos_volumes::choice::{Choice, choose};
 use buildos_volumes::device::{self, Device};
@@ -41,7 +43,10 @@ pub(crate) fn run(request: &Request) -> Result<(String, bool), String> {
     let devices = device::candidates(root);
     match request {
         Request::List { accept_virtual } => {
-            let text = list(&devices, &mounts::read(root), *accept_virtual);
+            let mut text = list(&devices, &mounts::read(root), *accept_virtual);
+            if let Some(report) = ram::report(&Paths::new(root)) {
+                text += &in_ram(&report);
+            }
             Ok((text, true))
         }
         Request::Check {
@@ -75,6 +80,16 @@ fn list(devices: &[Device], mounts: &[Mount], accept_virtual: bool) -> String {
         1 => "no device has a label of buildos\n".to_owned(),
         _ => columns(&rows),
     }
+}
+
+/// Returns a line about the machine volume in RAM.
+fn in_ram(report: &Report) -> String {
+    let (volume, reason) = (&report.volume, &report.reason);
+    let text = match report.state {
+        State::Used => format!("machine volume {volume}: {reason}"),
+        State::Disk | State::Failed => format!("machine volume {volume} is not in RAM: {reason}"),
+    };
+    format!("{}\n", Escaped::received(&text))
 }
 
 /// Returns whether a device is used, and the reason.
@@ -183,6 +198,24 @@ DEVICE      LABEL                  KIND   SIZE      DISK     STATE
         );
         let none = list(&[], &[], false);
         assert_eq!(none, "no device has a label of buildos\n");
+    }
+
+    #[test]
+    fn volume_in_ram_has_a_line_with_its_reason() {
+        let report = |state, reason: &str| Report {
+            state,
+            volume: "default".into(),
+            mib: 0,
+            reason: reason.into(),
+        };
+        assert_eq!(
+            in_ram(&report(State::Failed, "only 1 MiB")),
+            "machine volume default is not in RAM: only 1 MiB\n"
+        );
+        assert_eq!(
+            in_ram(&report(State::Used, "in RAM until the next boot")),
+            "machine volume default: in RAM until the next boot\n"
+        );
     }
 
     #[test]

@@ -9,13 +9,18 @@ use buildos_dbus_api::system::{ServiceProxy, SystemdProxy, UnitProxy, unit_path}
 use buildos_dbus_api::watch::Snapshot;
 use buildos_dbus_api::{agent1, hostname1, nat1, network1};
 use buildos_service::{clock, text};
-use buildos_volumes::report::{self, Report};
+use buildos_updated::choices::{self, Choice};
+use buildos_updated::os_handover::files::Trial;
+use buildos_updated::paths::Paths;
+use buildos_updated::{ram, state};
+use buildos_volumes::report::{self, Report, VolumeState};
 use serde::Deserialize;
 use zbus::Connection;
 use zbus::zvariant::{OwnedObjectPath, Type, as_value};
 
 use super::model::{
-    Agent, Daemon, Host, Instance, Link, Manager, Network, Run, SCHEMA, StateVolume,
+    Agent, Choices, Daemon, Host, Instance, Link, Manager, Network, OsTrial, RamVolume, Run,
+    SCHEMA, StateVolume,
 };
 use super::{auth_keys, controllers, ssh};
 
@@ -74,6 +79,11 @@ pub(crate) async fn summary(cache: &Cache) -> Host {
     }
     host.ssh_host_keys = ssh::host_keys(bus).await;
     host.state_volume = report::read(Path::new("/")).map(volume);
+    let updated = Paths::new(Path::new("/"));
+    host.choices = choices(&updated);
+    host.ram_volume = ram::report(&updated).map(ram_volume);
+    host.update = state::read(&updated.state());
+    host.os_trial = Trial::read(Path::new("/")).map(os_trial);
     host
 }
 
@@ -87,6 +97,73 @@ fn volume(report: Report) -> StateVolume {
         saved_usec: report.saved_usec,
         size: report.size,
         free: report.free,
+    }
+}
+
+fn choices(paths: &Paths) -> Choices {
+    let mut found = Choices::default();
+    let loaded = match choices::load(paths) {
+        Ok(loaded) => loaded,
+        Err(problem) => {
+            found.problem = text::Escaped::received(&problem).into();
+            return found;
+        }
+    };
+    if loaded.hold.is_none() && loaded.machines.is_empty() {
+        return found;
+    }
+    for (name, choice) in &loaded.machines {
+        match choice {
+            Choice::Added { .. } => found.added.push(name.to_string()),
+            Choice::Removed => found.removed.push(name.to_string()),
+            Choice::Pinned { .. } => {}
+        }
+        if let Some(revision) = loaded.pinned(name) {
+            found.pinned.insert(name.to_string(), revision);
+        }
+    }
+    found.hold = loaded
+        .hold
+        .map(|hold| text::Escaped::received(&hold).into());
+    if !choices::are_kept(paths) {
+        found.not_kept = not_kept(paths.root()).to_owned();
+    }
+    found
+}
+
+/// Returns the reason for which choices end with this boot, on a host that does not keep them.
+pub(crate) fn not_kept(root: &Path) -> &'static str {
+    match report::read(root).map(|report| report.state) {
+        None | Some(VolumeState::Absent) => "this host has no state volume",
+        Some(VolumeState::Refused) => "the state volume is refused",
+        Some(VolumeState::Failed) => "the state volume cannot be mounted",
+        Some(VolumeState::Mounted | VolumeState::Active) => "the state volume is being read",
+        Some(VolumeState::Full) => "the state volume is full",
+        Some(VolumeState::ReadOnly) => "the state volume is read-only",
+        Some(VolumeState::Slow) => "the disk of the state volume does not answer",
+        Some(VolumeState::Failing) => "the state volume cannot be read or written",
+        Some(VolumeState::Gone) => "the state volume is no longer mounted",
+    }
+}
+
+fn ram_volume(report: ram::Report) -> RamVolume {
+    RamVolume {
+        state: report.state.as_str().to_owned(),
+        fault: report.state == ram::State::Failed,
+        volume: text::Escaped::received(&report.volume).into(),
+        mib: report.mib,
+        reason: text::Escaped::received(&report.reason).into(),
+    }
+}
+
+fn os_trial(trial: Trial) -> OsTrial {
+    OsTrial {
+        state: trial.state.as_str().to_owned(),
+        version: text::Escaped::received(&trial.version).into(),
+        reason: text::Escaped::received(&trial.reason).into(),
+        image: text::Escaped::received(&trial.image).into(),
+        initrd: text::Escaped::received(&trial.initrd).into(),
+        deadline_usec: trial.deadline_usec,
     }
 }
 
@@ -253,6 +330,42 @@ fn image(os_release: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn choices_have_the_reason_for_which_they_end_with_the_boot() {
+        let root = tempfile::tempdir().unwrap();
+        let paths = Paths::new(root.path());
+        let write = |path: &Path, text: &str| {
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        assert_eq!(choices(&paths), Choices::default());
+        write(
+            &paths.choices(),
+            r#"{"schema":1,"hold":"release week","added":["new"],"removed":["old"],
+                "pinned":{"box":3,"new":1}}"#,
+        );
+        let found = choices(&paths);
+        assert_eq!(found.hold.as_deref(), Some("release week"));
+        assert_eq!(
+            (found.added, found.removed),
+            (vec!["new".into()], vec!["old".into()])
+        );
+        assert_eq!(
+            found.pinned,
+            BTreeMap::from([("box".into(), 3), ("new".into(), 1)])
+        );
+        assert_eq!(not_kept(root.path()), "this host has no state volume");
+        for state in VolumeState::ALL {
+            let text = format!(r#"{{"state":"{}"}}"#, state.as_str());
+            write(&root.path().join(report::SELECTED), &text);
+            let named = not_kept(root.path()).contains("the state volume");
+            assert_eq!(named, state != VolumeState::Absent, "{state:?}");
+        }
+        write(&paths.choices(), "{");
+        assert!(choices(&paths).problem.contains("choices"));
+    }
 
     #[test]
     fn image_is_named_by_os_release() {

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use buildos_agentd::machine::qemu::Console;
 use buildos_dbus_api::watch::Snapshot;
+use buildos_updated::state::Updated;
 use serde::{Deserialize, Serialize};
 use zbus::zvariant::{Type, as_value};
 
@@ -55,6 +56,15 @@ pub(crate) struct Host {
     pub(crate) ssh_host_keys: Vec<HostKey>,
     /// State volume, as in buildos-volumes(8); null if no disk has had its label in this boot
     pub(crate) state_volume: Option<StateVolume>,
+    /// Choices of an operator about updates
+    pub(crate) choices: Choices,
+    /// Machine volume in RAM, as in buildos-updated(8); null without `machines.ram_mib`
+    pub(crate) ram_volume: Option<RamVolume>,
+    /// Trial of an operating system in this boot, or the return from one; null without
+    pub(crate) os_trial: Option<OsTrial>,
+    /// Last run of buildos-updated. Only `metrics` reads it.
+    #[serde(skip)]
+    pub(crate) update: Option<Updated>,
 }
 
 /// State volume, as in buildos-volumes(8)
@@ -77,6 +87,58 @@ pub(crate) struct StateVolume {
     pub(crate) size: u64,
     /// Free bytes
     pub(crate) free: u64,
+}
+
+/// Choices of an operator about updates, as in buildos-updated(8)
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct Choices {
+    /// Reason of the hold; null if updates are not held
+    pub(crate) hold: Option<String>,
+    /// Machines that stay at a revision
+    pub(crate) pinned: BTreeMap<String, u64>,
+    /// Machines that are taken although `machines.select` does not match them
+    pub(crate) added: Vec<String>,
+    /// Machines that are not taken
+    pub(crate) removed: Vec<String>,
+    /// Why the choices end with this boot, or empty
+    pub(crate) not_kept: String,
+    /// Why the choices are not known, or empty
+    pub(crate) problem: String,
+}
+
+/// Machine volume in RAM, as in buildos-updated(8)
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct RamVolume {
+    /// used, disk (a disk has the label of the volume) or failed
+    pub(crate) state: String,
+    /// True if an operator has to act
+    pub(crate) fault: bool,
+    /// Name of the volume
+    pub(crate) volume: String,
+    /// Size in MiB, or 0
+    pub(crate) mib: u64,
+    /// State in one line, for people
+    pub(crate) reason: String,
+}
+
+/// Trial of an operating system, as in buildos-updated(8)
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct OsTrial {
+    /// trial, proven, or returned
+    pub(crate) state: String,
+    /// Version on trial; empty after a return
+    pub(crate) version: String,
+    /// What is not good, or why the host returned; empty otherwise
+    pub(crate) reason: String,
+    /// SHA-256 digest of its kernel
+    pub(crate) image: String,
+    /// SHA-256 digest of its initrd
+    pub(crate) initrd: String,
+    /// End of the trial, in microseconds since 1970, or 0
+    pub(crate) deadline_usec: u64,
 }
 
 /// Host key of the SSH server
@@ -167,6 +229,8 @@ properties! {
         uplink as "Uplink": String,
         /// Hardware address of the uplink, or empty
         uplink_address as "UplinkAddress": String,
+        /// Device and port at the other end of the uplink's cable by LLDP, or empty
+        uplink_neighbour as "UplinkNeighbour": String,
         /// br0
         public_bridge as "PublicBridge": String,
         /// Ports of br0
@@ -233,6 +297,14 @@ properties! {
         dhcp_state as "DHCPState": String,
         /// Reason for role and state, in one line
         reason as "Reason": String,
+        /// Device at the other end of the cable by LLDP, or empty
+        neighbour_system as "NeighbourSystem": String,
+        /// Its port, or empty
+        neighbour_port as "NeighbourPort": String,
+        /// VLAN of frames without a tag on that port; 0 if the device does not say
+        neighbour_untagged_vlan as "NeighbourUntaggedVLAN": u16,
+        /// VLANs of frames with a tag on that port
+        neighbour_tagged_vlans as "NeighbourTaggedVLANs": Vec<u16>,
     }
 }
 

@@ -22,6 +22,7 @@ pub(crate) fn ready() -> Host {
         online: true,
         uplink: "eth0".into(),
         uplink_address: "de:ad:be:ef:b8:da".into(),
+        uplink_neighbour: "sw1 port Gi1/0/12".into(),
         public_bridge: "br0".into(),
         public_ports: strings(&["eth0"]),
         private_bridge: "br1".into(),
@@ -58,7 +59,13 @@ pub(crate) fn ready() -> Host {
         clock_synchronised: true,
         network: Some(network),
         links: vec![
-            link("eth0", 2, "uplink", true, "carrier; DHCP BOUND"),
+            Link {
+                neighbour_system: "sw1".into(),
+                neighbour_port: "Gi1/0/12".into(),
+                neighbour_untagged_vlan: 42,
+                neighbour_tagged_vlans: vec![10, 20],
+                ..link("eth0", 2, "uplink", true, "carrier; DHCP BOUND")
+            },
             link("eth1", 3, "candidate", false, "no carrier"),
         ],
         name: Some(Naming {

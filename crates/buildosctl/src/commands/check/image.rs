@@ -4,6 +4,9 @@
 /// The names of the parameters.
 pub(super) const PARAMETERS: [&str; 2] = ["buildos.login", "buildos.ssh_key"];
 
+/// The names of the parameters that image/serve and updates of the operating system write.
+pub(super) const OF_UPDATES: [&str; 3] = ["buildos.returned", "buildos.running", "buildos.trial"];
+
 /// Returns the mistake in the value of a parameter, if there is one.
 ///
 /// The rules are those of `buildos-image-generator` and ssh-keygen(1). The image runs both,

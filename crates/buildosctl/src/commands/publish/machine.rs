@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use buildos_channel::Name;
 use buildos_channel::contents::{Change, Contents};
-use buildos_channel::model::{Increment, Limits, Machine, Stream};
+use buildos_channel::model::{Increment, Kind, Limits, Machine, Stream};
 use buildos_channel::pieces::Cutter;
 use buildos_channel::write;
 use buildos_types::Escaped;
@@ -35,6 +35,8 @@ pub(crate) struct Source {
     pub(crate) directory: PathBuf,
     #[allow(missing_docs)]
     pub(crate) name: Name,
+    #[allow(missing_docs)]
+    pub(crate) kind: Kind,
 }
 
 /// Bytes of a record: some ten million files.
@@ -54,6 +56,16 @@ struct Revision {
 /// Publishes a revision and returns what changed.
 pub(super) fn publish(place: &Place, source: &Source) -> Result<String, String> {
     let mut draft = tree::draft(place)?;
+    let mut others = draft
+        .machines
+        .iter()
+        .filter(|other| other.kind != source.kind);
+    if let Some(other) = others.find(|other| other.name == source.name) {
+        return Err(format!(
+            "{} is a {} in this channel: a {} needs another name",
+            source.name, other.kind, source.kind
+        ));
+    }
     let directory = fs::canonicalize(&source.directory)
         .map_err(|error| format!("cannot find {}: {error}", source.directory.display()))?;
     btrfs::need_subvolume(&directory)?;
@@ -224,6 +236,7 @@ fn make(
     }
     let machine = Machine {
         name: source.name.clone(),
+        kind: source.kind,
         revision: number,
         id,
         size: contents.size(),

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use buildos_service::text::size;
 use buildos_updated::paths::Paths;
+use buildos_updated::ram;
 use buildos_updated::state::{self, Volumes};
 use buildos_volumes::choice::{Choice, Purpose, choose};
 use buildos_volumes::device::Device;
@@ -39,6 +40,8 @@ enum Finding {
 struct Facts {
     volume: Volume,
     choice: Choice,
+    /// True if it is a machine volume in RAM.
+    in_ram: bool,
     mount: Option<Mount>,
     /// Free bytes and size of the file system.
     space: Option<(u64, u64)>,
@@ -109,6 +112,10 @@ fn collect(
             )
         });
     Facts {
+        in_ram: volume.purpose == Purpose::Machines
+            && ram::report(&Paths::new(root)).is_some_and(|report| {
+                report.state == ram::State::Used && report.volume == volume.name
+            }),
         errors: device.and_then(|device| errors(root, device)),
         users: users(root, &volume),
         volume,
@@ -187,6 +194,11 @@ fn judge(facts: &Facts) -> Vec<Finding> {
     let label = &facts.volume.label;
     let mut findings = vec![match &facts.choice {
         Choice::Refused(refusal) => Finding::Bad(refusal.to_string()),
+        Choice::Device(device) if facts.in_ram => Finding::Bad(format!(
+            "{} has the label, but until the next boot the volume is in RAM",
+            device.name
+        )),
+        Choice::Absent if facts.in_ram => Finding::Good("it is in RAM".to_owned()),
         Choice::Device(device) => {
             let name = device.node().display().to_string();
             Finding::Good(format!("{name} is the volume with the label {label}"))
@@ -299,6 +311,7 @@ mod tests {
             space: Some((900 << 20, 1 << 30)),
             errors: Some(Vec::new()),
             users: Vec::new(),
+            in_ram: false,
         }
     }
 
@@ -322,6 +335,29 @@ mod tests {
             "the kernel has counted no errors of the disk",
         ];
         assert_eq!(findings, expected.map(|text| Finding::Good(text.into())));
+    }
+
+    #[test]
+    fn volume_in_ram_is_no_problem_until_a_disk_has_its_label() {
+        let in_ram = Facts {
+            in_ram: true,
+            choice: Choice::Absent,
+            ..good()
+        };
+        assert_eq!(problems(&in_ram), [""; 0]);
+        let with_disk = Facts {
+            in_ram: true,
+            ..good()
+        };
+        assert_eq!(
+            problems(&with_disk),
+            ["sda has the label, but until the next boot the volume is in RAM"]
+        );
+        let on_loop = Facts {
+            in_ram: false,
+            ..in_ram
+        };
+        assert_eq!(problems(&on_loop), ["it is on a virtual device"]);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use buildos_updated::volume::mount;
 use buildos_volumes::choice::Purpose;
 use buildos_volumes::device::Device;
 use buildos_volumes::mounts::{self, Mount};
-use buildos_volumes::{MACHINES_LABEL, STATE, STATE_LABEL};
+use buildos_volumes::{STATE, STATE_LABEL};
 
 /// A volume that a label names.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,8 +33,7 @@ impl Volume {
     pub(super) fn new(purpose: Purpose, name: Option<&str>) -> Self {
         let label = match (purpose, name) {
             (Purpose::State, _) => STATE_LABEL.to_owned(),
-            (Purpose::Machines, None | Some("default")) => MACHINES_LABEL.to_owned(),
-            (Purpose::Machines, Some(name)) => format!("{MACHINES_LABEL}.{name}"),
+            (Purpose::Machines, name) => mount::label(name.unwrap_or("default")),
         };
         let name = match purpose {
             Purpose::State => String::new(),

@@ -5,6 +5,7 @@ use super::agents::{agent, clock, controllers, fault_advice, needs};
 use super::network::{bridges, carrier, daemons, lease, name, nat};
 use super::step::{Step, StepResult};
 use super::verdict::{Finding, Mark, Outcome, Verdict};
+use crate::commands::status::pinned;
 use crate::snapshot::model::{Host, SCHEMA};
 use crate::term::span;
 
@@ -36,24 +37,27 @@ pub(crate) fn judge(host: &Host) -> Verdict {
         chain: Vec::new(),
         advice: Vec::new(),
     };
+    let mut is_checked = true;
     for (step, check) in CHAIN {
-        let (mark, text) = if verdict.step.is_some() {
+        let (mark, text) = if !is_checked {
             (Mark::NotChecked, String::new())
         } else {
             match check(host) {
                 StepResult::Passed(text) => (Mark::Ok, text),
                 StepResult::Remark(text) => (Mark::Remark, text),
                 // Tasks run, so this failure does not keep the host from building.
-                StepResult::Failed(text, _) | StepResult::OutOfService(text, _)
-                    if !building.is_empty() =>
-                {
+                StepResult::Failed(text, _) if !building.is_empty() => {
+                    verdict.step = verdict.step.or(Some(step));
                     (Mark::Remark, text)
                 }
+                StepResult::OutOfService(text, _) if !building.is_empty() => (Mark::Remark, text),
                 StepResult::Failed(text, advice) => {
+                    is_checked = false;
                     fail(&mut verdict, step, Outcome::Broken, &text, advice);
                     (Mark::Broken, text)
                 }
                 StepResult::OutOfService(text, advice) => {
+                    is_checked = false;
                     fail(&mut verdict, step, Outcome::OutOfService, &text, advice);
                     (Mark::Broken, text)
                 }
@@ -71,16 +75,45 @@ pub(crate) fn judge(host: &Host) -> Verdict {
     } else if verdict.step.is_none() {
         idle(host, &mut verdict);
     }
-    verdict.advice.extend(disks(host));
+    verdict.advice.extend(choices(host));
+    verdict.advice.extend(volumes(host));
+    verdict.advice.extend(os_trial(host));
     verdict
 }
 
-/// Returns advice for faults of disks, which keep no host from building.
-fn disks(host: &Host) -> Vec<String> {
-    let Some(volume) = &host.state_volume else {
-        return Vec::new();
-    };
+/// Returns advice for choices of an operator, which a colleague can have forgotten.
+fn choices(host: &Host) -> Vec<String> {
+    let choices = &host.choices;
     let mut advice = Vec::new();
+    if let Some(reason) = &choices.hold {
+        advice.push(format!(
+            "Updates are held: {reason}; buildosctl update resume ends it."
+        ));
+    }
+    if !choices.pinned.is_empty() {
+        let pinned = pinned(&choices.pinned);
+        advice.push(format!(
+            "Machines stay at a revision: {pinned}; buildosctl machines unpin ends it."
+        ));
+    }
+    if !choices.problem.is_empty() {
+        advice.push(format!("Choices about updates: {}.", choices.problem));
+    }
+    advice
+}
+
+/// Returns advice for faults of volumes, which keep no host from building.
+fn volumes(host: &Host) -> Vec<String> {
+    let mut advice = Vec::new();
+    if let Some(volume) = host.ram_volume.as_ref().filter(|volume| volume.fault) {
+        advice.push(format!(
+            "Machine volume {} in RAM: {}; see buildos-updated(8).",
+            volume.volume, volume.reason
+        ));
+    }
+    let Some(volume) = &host.state_volume else {
+        return advice;
+    };
     if volume.fault {
         advice.push(format!(
             "State volume ({}): {}; see buildos-volumes(8).",
@@ -91,6 +124,28 @@ fn disks(host: &Host) -> Vec<String> {
         advice.push(format!("State volume: {}.", volume.warning));
     }
     advice
+}
+
+/// Returns what the operator should know about an operating system on trial.
+fn os_trial(host: &Host) -> Option<String> {
+    let trial = host.os_trial.as_ref()?;
+    match trial.state.as_str() {
+        "returned" => Some(format!(
+            "The host has returned to its former operating system: {}; see buildos-updated(8).",
+            trial.reason
+        )),
+        "trial" if !trial.reason.is_empty() => {
+            let end = match trial.deadline_usec.saturating_sub(host.taken_usec) {
+                0 => "beyond its deadline".to_owned(),
+                rest => format!("for another {}", span(rest)),
+            };
+            Some(format!(
+                "Operating system {} is on trial {end}, and not proven: {}.",
+                trial.version, trial.reason
+            ))
+        }
+        _ => None,
+    }
 }
 
 /// RAM that no agent uses before its first machine runs, in bytes.

@@ -5,7 +5,8 @@ use buildos_dbus_api::network1::{AddressOrigin, LinkRole, Reachability, State as
 
 use super::agent_state::is_needed;
 use super::step::{StepResult, unknown};
-use crate::snapshot::model::{Daemon, Host, Nat, Network};
+use crate::commands::links::vlans;
+use crate::snapshot::model::{Daemon, Host, Link, Nat, Network};
 use crate::term::relative;
 
 pub(super) fn daemons(host: &Host) -> StepResult {
@@ -76,6 +77,7 @@ pub(super) fn lease(host: &Host) -> StepResult {
     with_network(host, |network| {
         if network.address.is_empty() {
             let mut advice = lease_advice(&network.reason);
+            advice.extend(host.links.iter().filter_map(vlan_advice));
             let global = network.ipv6_addresses.iter();
             advice.extend(
                 global
@@ -159,6 +161,20 @@ fn claims(reason: &str) -> impl Iterator<Item = &str> {
     let is_claim =
         |part: &&str| part.contains("claims this address") || part.contains("detect_conflicts");
     reason.split("; ").filter(is_claim)
+}
+
+/// Returns what LLDP says about the VLANs of a NIC that gets no lease.
+fn vlan_advice(link: &Link) -> Option<String> {
+    let vlans = vlans(link);
+    // Without a lease, a NIC can be the port of br0 for IPv6.
+    let roles = [LinkRole::Candidate, LinkRole::Uplink];
+    let is_asking = roles.iter().any(|role| link.role == role.as_str());
+    (is_asking && link.carrier && !vlans.is_empty()).then(|| {
+        format!(
+            "{} is connected to {} port {}, which has {vlans}. netd asks without a tag.",
+            link.name, link.neighbour_system, link.neighbour_port
+        )
+    })
 }
 
 /// Returns the advice for a reason of netd that names what it waits for.

@@ -4,7 +4,8 @@ use super::chain::{CHAIN, judge};
 use super::step::Step;
 use super::verdict::{Mark, Outcome, Verdict};
 use crate::snapshot::model::{
-    Agent, Complaint, Daemon, Fault, Host, Manager, Naming, Nat, Network, StateVolume,
+    Agent, Complaint, Daemon, Fault, Host, Manager, Naming, Nat, Network, OsTrial, RamVolume,
+    StateVolume,
 };
 use crate::snapshot::samples::{self, NOW, agent, ready};
 use crate::term::Style;
@@ -61,6 +62,8 @@ fn verdict_on_host_with_tasks_and_silent_natd_is_building() {
     assert_eq!(verdict.outcome, Outcome::Building);
     assert_eq!(verdict.exit_code(), 0);
     assert_eq!(verdict.answer, "bbot@default with 3 processes of tasks");
+    // The trial of an operating system reads it.
+    assert_eq!(verdict.step, Some(Step::Daemons));
     assert!(verdict.chain.iter().any(|f| f.mark == Mark::Remark));
     assert!(verdict.chain.iter().all(|f| f.mark != Mark::Broken));
 }
@@ -95,7 +98,7 @@ fn open_ports_are_named_on_ready_host() {
 }
 
 /// Faults: name, change to the host, failed step, and parts of answer and advice.
-const FAULTS: [(&str, Change, Step, &str, &str); 32] = [
+const FAULTS: [(&str, Change, Step, &str, &str); 33] = [
     (
         "silent daemon",
         |host| {
@@ -122,6 +125,16 @@ const FAULTS: [(&str, Change, Step, &str, &str); 32] = [
         Step::Carrier,
         "no carrier on eth0, eth1",
         "Plug in a cable",
+    ),
+    (
+        "port of a switch with tagged VLANs only",
+        |host| {
+            without_lease(host, "eth0: no answer to 5 DISCOVERs");
+            host.links[0].neighbour_untagged_vlan = 0;
+        },
+        Step::Lease,
+        "no answer to 5 DISCOVERs",
+        "eth0 is connected to sw1 port Gi1/0/12, which has VLANs 10, 20 with a tag.",
     ),
     (
         "carrier lost",
@@ -651,6 +664,82 @@ fn text_begins_with_answer_and_ends_with_advice() {
         "{text}"
     );
     assert!(text.contains("\nWhat to do:\n  Plug in a cable"), "{text}");
+}
+
+#[test]
+fn hold_and_pins_are_advice() {
+    let mut host = ready();
+    host.choices.hold = Some("release week".into());
+    host.choices.pinned.insert("box".into(), 3);
+    host.choices.removed.push("old".into());
+    let mut expected = judge(&ready());
+    expected.advice.extend([
+        "Updates are held: release week; buildosctl update resume ends it.".to_owned(),
+        "Machines stay at a revision: box at revision 3; buildosctl machines unpin ends it."
+            .to_owned(),
+    ]);
+    let found = judge(&host);
+    assert_eq!(found.outcome, expected.outcome);
+    assert_eq!(found.advice, expected.advice);
+}
+
+#[test]
+fn volume_that_does_not_fit_into_ram_is_advice() {
+    let mut host = ready();
+    let mut volume = RamVolume {
+        state: "failed".into(),
+        fault: true,
+        volume: "default".into(),
+        reason: "machines.ram_mib = 8192, but only 400 MiB of RAM are available".into(),
+        ..RamVolume::default()
+    };
+    host.ram_volume = Some(volume.clone());
+    let mut expected = judge(&ready());
+    expected.advice.push(
+        "Machine volume default in RAM: machines.ram_mib = 8192, but only 400 MiB of RAM are \
+         available; see buildos-updated(8)."
+            .into(),
+    );
+    let found = judge(&host);
+    assert_eq!(found.outcome, expected.outcome);
+    assert_eq!(found.advice, expected.advice);
+    volume.fault = false;
+    host.ram_volume = Some(volume);
+    assert_eq!(judge(&host).advice, judge(&ready()).advice);
+}
+
+#[test]
+fn return_and_trial_of_operating_system_are_advice() {
+    let mut host = ready();
+    let before = judge(&host);
+    let mut trial = OsTrial {
+        state: "trial".into(),
+        version: "1.5".into(),
+        deadline_usec: host.taken_usec + 60_000_000,
+        ..OsTrial::default()
+    };
+    host.os_trial = Some(trial.clone());
+    assert_eq!(judge(&host), before);
+    trial.reason = "agent bbot@default does not run, although it ran before the update".into();
+    host.os_trial = Some(trial.clone());
+    let last = |host: &Host| judge(host).advice.last().cloned().unwrap();
+    assert_eq!(
+        last(&host),
+        "Operating system 1.5 is on trial for another 1 min 0 s, and not proven: agent \
+         bbot@default does not run, although it ran before the update."
+    );
+    trial.deadline_usec = host.taken_usec;
+    host.os_trial = Some(trial.clone());
+    assert!(last(&host).starts_with("Operating system 1.5 is on trial beyond its deadline, and"));
+    trial.state = "returned".into();
+    trial.reason = "buildosctl why ended with 15 (nat)".into();
+    host.os_trial = Some(trial);
+    assert_eq!(
+        last(&host),
+        "The host has returned to its former operating system: buildosctl why ended with 15 \
+         (nat); see buildos-updated(8)."
+    );
+    assert_eq!(judge(&host).exit_code(), 0);
 }
 
 #[test]

@@ -53,7 +53,7 @@ pub(crate) struct Verdict {
     /// Version of this format, as in status
     pub(super) schema: u32,
     pub(super) outcome: Outcome,
-    /// The failed step; null if all passed
+    /// The first failed step, also while tasks run; null if all passed
     pub(super) step: Option<Step>,
     /// The answer in one sentence
     pub(super) answer: String,
