@@ -10,6 +10,7 @@ help:
 	@echo
 	@echo 'sudo make check-fast    format, lints, unit tests'
 	@echo 'sudo make check-system  the packages, on hosts in namespaces'
+	@echo 'sudo make check-system-all as check-system, with the long tests of kills and power cuts'
 	@echo 'sudo make check-boot    the image, on machines in QEMU'
 	@echo 'sudo make check-boot-all as check-boot, with every way to boot and every failure'
 	@echo 'sudo make bench         netd beside other DHCP clients, into docs/bench-dhcp.md'
@@ -34,6 +35,9 @@ check-fast: host-packages
 
 check-system: build/debs/.stamp
 	tests/lane tests/system
+
+check-system-all: build/debs/.stamp
+	tests/lane tests/system --all
 
 check-boot: build/demo/SHA256SUMS
 	tests/lane tests/boot
@@ -84,4 +88,4 @@ build/demo/SHA256SUMS: build/debs/.stamp $(IMAGE_FILES)
 
 FORCE:
 
-.PHONY: help boot check check-reproducible docs check-fast check-system check-boot check-boot-all measure bench debs image clean host-packages FORCE
+.PHONY: help boot check check-reproducible docs check-fast check-system check-system-all check-boot check-boot-all measure bench debs image clean host-packages FORCE

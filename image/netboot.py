@@ -7,6 +7,8 @@ dnsmasq.conf that lead machines to it.
     pxelinux.cfg/, ipxe.cfg/       configurations: 01-MAC for one host, `default` for all
     grub/grub.cfg                  configuration for all hosts, for a GRUB added there
     buildos/                       the two files, manifest, SPDX document, checksums
+    objects/                       the two files of the last builds, by digest
+    buildos/builds                 digests of the last builds, the newest first
 
 `image/serve` makes it for real networks, `image/boot` for the simulated LAN.
 """
@@ -41,6 +43,9 @@ WAYS = ("direct", "pxelinux", "ipxe", "uefi")
 
 NEEDED = ("buildos-image", "buildos-initrd")
 ABOUT = ("buildos.manifest", "buildos.spdx.json", "SHA256SUMS")
+
+BUILDS = 3
+"""Builds of which the files stay: a host that was started with one of them can return to it."""
 
 PANIC = "panic=60"
 """Makes a panicking kernel reboot after a minute. The initrd sets the same, but only
@@ -121,8 +126,9 @@ def mac_address(text: str) -> str:
     return text.replace("-", ":").lower()
 
 
-def check_sums(image: Path) -> None:
-    """Raises NetbootError unless the files of `image` match its SHA256SUMS."""
+def check_sums(image: Path) -> list[str]:
+    """Returns the digests of NEEDED. Raises NetbootError unless the files of `image` match its
+    SHA256SUMS."""
     for name in NEEDED:
         if not (image / name).is_file():
             raise NetbootError(f"{image / name} is missing: image/build makes it")
@@ -136,6 +142,7 @@ def check_sums(image: Path) -> None:
             found = hashlib.file_digest(file, "sha256").hexdigest()
         if sums.get(name) != found:
             raise NetbootError(f"{image / name} does not match SHA256SUMS: copy it again")
+    return [sums[name] for name in NEEDED]
 
 
 def extra_parameters(image: Path) -> str:
@@ -164,6 +171,37 @@ def publish(
     for name, text in names.items():
         _write(root / "pxelinux.cfg" / name, configuration(text, timeout))
         _write(root / "ipxe.cfg" / name, ipxe_configuration(text))
+
+
+def running_parameter(digests: list[str]) -> str:
+    """Returns the kernel parameter from which a host knows its two files, to return to them
+    after an update. `digests` come from `check_sums`."""
+    return f"buildos.running={':'.join(digests)}"
+
+
+def keep_build(root: Path, image: Path, digests: list[str]) -> None:
+    """Keeps the files of a build by their digests, and removes those of old builds. Call it before
+    `publish`: a host that boots a new build finds its files.
+
+    `digests` come from `check_sums`. A file stays that a channel in the same directory names."""
+    for name, digest in zip(NEEDED, digests, strict=True):
+        if not (root / "objects" / digest).exists():
+            _install(image / name, root / "objects" / digest)
+    record = root / "buildos/builds"
+    former = record.read_text().splitlines() if record.exists() else []
+    build = ":".join(digests)
+    builds = [build, *(line for line in former if line != build)]
+    files = (file for file in (root / "channel").glob("*") if file.is_file())
+    channels = " ".join(file.read_text("latin-1") for file in files)
+    old = builds[BUILDS:]
+    named = [line for line in old if all(digest in channels for digest in line.split(":"))]
+    kept = [*builds[:BUILDS], *named]
+    _write(record, "".join(f"{line}\n" for line in kept))
+    needed = {digest for line in kept for digest in line.split(":")}
+    for digest in {digest for line in old for digest in line.split(":")} - needed:
+        # A build that image/serve does not know can have the same kernel.
+        if digest not in channels:
+            (root / "objects" / digest).unlink(missing_ok=True)
 
 
 def _install(source: Path, target: Path) -> None:

@@ -7,9 +7,9 @@ import json
 import socket
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from . import qemu, shell
 from .boot_lan import BootLan
@@ -34,15 +34,22 @@ class GuestError(SimlanError):
 class Guest(Closing):
     """A running machine."""
 
-    def __init__(self, lan: BootLan, machine: qemu.Machine, kernel: Path, directory: Path) -> None:
-        """Starts `machine`. `kernel`, which the machine boots, decides the accelerator.
-        `directory` gets console.log and qemu.log."""
+    def __init__(
+        self,
+        lan: BootLan,
+        machine: qemu.Machine,
+        kernel: Path,
+        directory: Path,
+        accelerator: Sequence[str] = (),
+    ) -> None:
+        """Starts `machine`. `kernel`, which the machine boots, decides the accelerator, if none is
+        given. `directory` gets console.log and qemu.log."""
         self._lan = lan
         self._console = directory / "console.log"
         self._errors = directory / "qemu.log"
         channel = directory / "shell"
         taps = [lan.plug(nic.segment) for nic in machine.nics]
-        argv = machine.arguments(qemu.accelerator(kernel), taps)
+        argv = machine.arguments(accelerator or qemu.accelerator(kernel), taps)
         self._monitor = directory / "monitor"
         argv += ["-serial", f"file:{self._console}", *shell.arguments(channel)]
         argv += ["-qmp", f"unix:{self._monitor},server=on,wait=off"]
@@ -100,8 +107,8 @@ class Guest(Closing):
         """Writes a PNG of the screen."""
         self.command("screendump", filename=str(file), format="png")
 
-    def command(self, execute: str, **arguments: object) -> None:
-        """Runs a command of QEMU's monitor (qemu-qmp-ref(7))."""
+    def command(self, execute: str, **arguments: object) -> Any:
+        """Runs a command of QEMU's monitor (qemu-qmp-ref(7)); returns its answer."""
         with contextlib.closing(socket.socket(socket.AF_UNIX)) as monitor:
             monitor.settimeout(60)
             monitor.connect(str(self._monitor))
@@ -115,6 +122,7 @@ class Guest(Closing):
                         pass
                     if "error" in answer:
                         raise GuestError(f"{execute}: {answer['error']['desc']}")
+                return answer["return"]
 
     def kernel_start(self) -> float:
         """Returns when the guest's kernel started, seconds since this host's epoch."""
