@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 TOP = Path(__file__).resolve().parents[2]
+import long_tests
 import netboot
 from booted_host import Boot, BootedHost
 from simlan import qemu, shell
@@ -36,24 +37,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=TOP / "build/demo",
         help="directory of buildos-image and buildos-initrd, with the stand-ins for agents",
     )
-    parser.addoption(
-        "--all",
-        action="store_true",
-        help="adds the long tests: every way to boot, every kind of failure",
-    )
+    long_tests.add_option(parser, "every way to boot, every kind of failure")
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "long: only with --all")
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselects the long tests without --all."""
-    if config.getoption("--all"):
-        return
-    long = [item for item in items if item.get_closest_marker("long")]
-    config.hook.pytest_deselected(items=long)
-    items[:] = [item for item in items if item not in long]
+pytest_configure = long_tests.add_marker
+pytest_collection_modifyitems = long_tests.deselect
 
 
 @pytest.fixture(scope="session")
@@ -93,6 +81,7 @@ def booting(image: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[B
             credentials: dict[str, str] | None = None,
             published: Path | None = None,
             dhcp_boot: Sequence[str] | None = None,
+            lan: BootLan | None = None,
             **options: Any,
         ) -> BootedHost:
             """Boots a machine.
@@ -104,6 +93,7 @@ def booting(image: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[B
             credentials  credentials besides the shell's
             published    a filled netboot directory, in place of a new one
             dhcp_boot    lines of dnsmasq.conf that lead machines there, in place of the way's
+            lan          the LAN of a machine before, in place of a new one
             options      of qemu.Machine
             """
             directory = tmp_path_factory.mktemp("host")
@@ -121,7 +111,8 @@ def booting(image: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[B
             )
             if dhcp_boot is None:
                 dhcp_boot = netboot.dhcp_boot(way, BOOT_URL)
-            lan = stack.enter_context(BootLan(directory, names, published, dhcp_boot))
+            if lan is None:
+                lan = stack.enter_context(BootLan(directory, names, published, dhcp_boot))
             guest = Guest(lan, machine, image / "buildos-image", directory)
             stack.enter_context(guest)
             _running.append(guest)

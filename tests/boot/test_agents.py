@@ -7,7 +7,6 @@ virtualization. tests/system/test_tasks.py builds in a machine in QEMU."""
 from __future__ import annotations
 
 import ipaddress
-import itertools
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -18,10 +17,11 @@ from typing import Any
 import pytest
 from agents import bbot, instance
 from booted_host import BOOT_SECONDS, Boot, BootedHost
+from container import PORT as CONTAINER_PORT
+from container import container, manual_example
 from simlan.boot_lan import CONTROLLER_URL, agent_parameters
 from simlan.errors import CommandFailed
 
-TOP = Path(__file__).resolve().parents[2]
 PORT = 7000
 SLAVE = "buildos.agentd.bslave.default.arguments"
 PRIVATE = ipaddress.ip_network("172.23.0.0/16")
@@ -415,51 +415,14 @@ def test_no_unit_failed(host: BootedHost) -> None:
     assert host.shell.output("systemctl --failed --quiet --no-legend --plain") == ""
 
 
-# A container that serves a page, made of the image's busybox.
-CONTAINER = f"""
-root=/var/lib/machines/debian
-mkdir -p $root/usr/bin $root/usr/sbin $root/etc $root/proc $root/sys $root/dev $root/run \\
-    $root/tmp $root/srv
-ln -s usr/bin $root/bin
-ln -s usr/sbin $root/sbin
-cp /usr/bin/busybox $root/usr/bin
-chroot $root /bin/busybox --install -s /usr/bin
-echo ID=container >$root/etc/os-release
-echo first >$root/srv/page
-cat >$root/etc/lease <<'END'
-#!/bin/sh
-[ "$1" != bound ] || ip address replace $ip/$mask dev $interface
-END
-cat >$root/sbin/init <<'END'
-#!/bin/sh
-# As systemd: halts with SIGRTMIN+3, powers off with SIGRTMIN+4.
-trap 'exit 0' 37 38
-ip link set host0 up
-udhcpc -b -i host0 -s /etc/lease
-httpd -f -p {PORT} -h /srv &
-wait
-END
-chmod +x $root/etc/lease $root/sbin/init
-"""
-
-
-def manual_example(first: str) -> str:
-    """Returns the example of the manual that begins with the line `first`."""
-    lines = iter((TOP / "docs/manual.md").read_text().splitlines())
-    example = [next(line for line in lines if line.strip() == first)]
-    margin = len(example[0]) - len(first)
-    example += itertools.takewhile(lambda line: line.startswith(" " * margin), lines)
-    return "".join(f"{line[margin:]}\n" for line in example)
-
-
 def test_container_of_manual_keeps_its_files_and_stops(host: BootedHost) -> None:
     shell = host.shell
     before = set(host.lan.leases())
-    shell.output(CONTAINER)
+    shell.output(container("/var/lib/machines/debian"))
 
     def page() -> str:
         addresses = [a for mac, a in host.lan.leases().items() if mac not in before]
-        url = [f"http://{address}:{PORT}/page" for address in addresses]
+        url = [f"http://{address}:{CONTAINER_PORT}/page" for address in addresses]
         curl = ["curl", "--silent", "--fail", "--max-time", "10", *url]
         return host.lan.run(curl, check=False).strip() if url else ""
 

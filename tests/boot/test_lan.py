@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import subprocess
 from pathlib import Path
 
@@ -78,12 +79,22 @@ def serve(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 def make_image(directory: Path) -> Path:
     """Makes the files of an image that image/serve reads."""
     directory.mkdir()
-    (directory / "buildos-image").write_text("kernel")
-    (directory / "buildos-initrd").write_text("initrd")
+    return change_image(directory, "kernel", "initrd")
+
+
+def change_image(directory: Path, kernel: str, initrd: str) -> Path:
+    """Replaces the two files of an image."""
+    (directory / "buildos-image").write_text(kernel)
+    (directory / "buildos-initrd").write_text(initrd)
     (directory / "buildos.cmdline").write_text("quiet\n")
     sums = subprocess.check_output(["sha256sum", *netboot.NEEDED], cwd=directory, text=True)
     (directory / "SHA256SUMS").write_text(sums)
     return directory
+
+
+def running(*contents: str) -> str:
+    digests = [hashlib.sha256(content.encode()).hexdigest() for content in contents]
+    return f"buildos.running={':'.join(digests)}"
 
 
 def test_serve_fills_and_updates_a_directory(tmp_path: Path) -> None:
@@ -97,15 +108,67 @@ def test_serve_fills_and_updates_a_directory(tmp_path: Path) -> None:
         *("pxelinux.cfg/default", "pxelinux.cfg/01-de-ad-be-ef-b8-da"),
         *("ipxe.cfg/default", "ipxe.cfg/01-de-ad-be-ef-b8-da", "grub/grub.cfg"),
         *("buildos/buildos-image", "buildos/buildos-initrd", "buildos/SHA256SUMS"),
+        "buildos/builds",
+        *(f"objects/{hashlib.sha256(text).hexdigest()}" for text in (b"kernel", b"initrd")),
     }
+    known = running("kernel", "initrd")
     grub = (root / "grub/grub.cfg").read_text()
-    assert "    linux /buildos/buildos-image quiet panic=60\n" in grub
-    common = "append initrd=/buildos/buildos-initrd quiet panic=60"
+    assert f"    linux /buildos/buildos-image quiet {known} panic=60\n" in grub
+    common = f"append initrd=/buildos/buildos-initrd quiet {known} panic=60"
     assert f"{common}\n" in (root / "pxelinux.cfg/default").read_text()
     assert f"{common} debug\n" in (root / "pxelinux.cfg/01-de-ad-be-ef-b8-da").read_text()
     # A second run replaces the files.
     assert serve(root, "--image", image, "--append", "panic=5").returncode == 0
-    assert "quiet panic=5\n" in (root / "pxelinux.cfg/default").read_text()
+    assert f"quiet {known} panic=5\n" in (root / "pxelinux.cfg/default").read_text()
+
+
+def test_serve_keeps_three_builds_and_files_of_channels(tmp_path: Path) -> None:
+    image, root = make_image(tmp_path / "image"), tmp_path / "netboot"
+    (root / "channel").mkdir(parents=True)
+    (root / "channel/stable").write_text(running("kernel", "1"))
+    (root / "objects").mkdir()
+    (root / "objects/piece").write_text("of a machine")
+
+    def objects() -> set[str]:
+        return {path.read_text() for path in (root / "objects").iterdir()} - {"of a machine"}
+
+    for number in range(5):
+        change_image(image, "kernel", str(number))
+        assert serve(root, "--image", image, "--source", "http://x/y").returncode == 0
+    # The channel names build 1.
+    assert objects() == {"kernel", "1", "2", "3", "4"}
+    assert (root / "objects/piece").exists()
+    (root / "channel/stable").write_text("")
+    # An old build becomes the newest again; the same one twice counts once.
+    for number in (3, 3, 5):
+        change_image(image, "kernel", str(number))
+        assert serve(root, "--image", image, "--source", "http://x/y").returncode == 0
+    assert objects() == {"kernel", "3", "4", "5"}
+    text = (root / "ipxe.cfg/default").read_text()
+    assert f"quiet {running('kernel', '5')} buildos.updated.update.source=http://x/y panic" in text
+    assert len((root / "buildos/builds").read_text().splitlines()) == 3
+
+
+def test_serve_keeps_kernel_of_a_channel_with_another_initrd(tmp_path: Path) -> None:
+    image, root = make_image(tmp_path / "image"), tmp_path / "netboot"
+    # image/serve reads only files as channels.
+    (root / "channel/old").mkdir(parents=True)
+    (root / "channel/stable").write_text(running("kernel 0", "of another host"))
+    for number in range(5):
+        change_image(image, f"kernel {number}", str(number))
+        done = serve(root, "--image", image)
+        assert done.returncode == 0, done.stderr
+    objects = {path.read_text() for path in (root / "objects").iterdir()}
+    assert objects == {"kernel 0", *(f"kernel {n}" for n in (2, 3, 4)), "2", "3", "4"}
+
+
+def test_serve_has_objects_of_a_build_before_hosts_boot_it(tmp_path: Path) -> None:
+    image, root = make_image(tmp_path / "image"), tmp_path / "netboot"
+    # A file in place of a directory ends the run.
+    root.mkdir()
+    (root / "objects").write_text("")
+    assert serve(root, "--image", image).returncode == 1
+    assert not (root / "pxelinux.cfg").exists()
 
 
 def test_serve_refuses_files_with_wrong_checksums(tmp_path: Path) -> None:

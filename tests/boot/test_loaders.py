@@ -13,6 +13,7 @@ from pathlib import Path
 import netboot
 import pytest
 from booted_host import BOOT_SECONDS, Boot, BootedHost
+from cpio_archive import archive
 
 TOP = Path(__file__).resolve().parents[2]
 CONSOLE = "console=ttyS0"
@@ -37,22 +38,6 @@ def manual_line() -> str:
     found = re.search(r"^    (buildos\.\S+)$", text, re.MULTILINE)
     assert found and set("?=&,") <= set(found[1])
     return found[1]
-
-
-def archive(name: str, content: bytes) -> bytes:
-    """Returns a cpio archive, in the format newc, with one executable file."""
-
-    def entry(name: str, mode: int, content: bytes) -> bytes:
-        # inode, mode, uid, gid, links, mtime, size, devices (2 + 2), length of name, check
-        fields = [0, mode, 0, 0, 1, 0, len(content), 0, 0, 0, 0, len(name) + 1, 0]
-        head = b"070701" + b"".join(b"%08X" % field for field in fields) + name.encode() + b"\0"
-        return padded(head) + padded(content)
-
-    return entry(name, 0o100755, content) + entry("TRAILER!!!", 0, b"")
-
-
-def padded(data: bytes) -> bytes:
-    return data + bytes(-len(data) % 4)
 
 
 @pytest.fixture

@@ -4,7 +4,8 @@
     update_server.py --listen ADDRESS:PORT --log FILE.jsonl --tree DIR
 
 Each request is a line of JSON in the log: `path`, `from` (the first byte) and `bytes` (sent).
-A file `DIR/desk/truncate` makes the server break off each object after half of what was asked.
+A file `DIR/desk/truncate` makes the server break off each object after half of what was asked, or
+after the part between 0 and 1 that the file has as text.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ def serve(address: str, port: int, log: Path, tree: Path) -> None:
             self.send_header("Content-Length", str(len(rest)))
             self.end_headers()
             if file.parent.name == "objects" and (tree / "desk/truncate").exists():
-                rest = rest[: len(rest) // 2]
+                part = (tree / "desk/truncate").read_text()
+                rest = rest[: int(len(rest) * float(part or 0.5))]
                 self.close_connection = True
             try:
                 self.wfile.write(rest)

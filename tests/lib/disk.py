@@ -33,9 +33,11 @@ def accept_disks(host: Host) -> None:
 class Disk(Closing):
     """A disk, which outlives hosts."""
 
-    def __init__(self, make: Sequence[str] = (), *, size: int = SIZE) -> None:
+    def __init__(
+        self, make: Sequence[str] = (), *, size: int = SIZE, directory: str = "/var/tmp"
+    ) -> None:
         """`make` is a program that makes a file system on the path that follows it."""
-        self._directory = TemporaryDirectory(prefix="buildos-disk-", dir="/var/tmp")
+        self._directory = TemporaryDirectory(prefix="buildos-disk-", dir=directory)
         self.image = Path(self._directory.name) / "disk"
         with self.image.open("wb") as image:
             image.truncate(size)

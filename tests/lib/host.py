@@ -206,6 +206,11 @@ class Host(Closing):
             f"{self.name}: systemd runs",
         )
 
+    @property
+    def pid(self) -> int:
+        """PID 1 of the running host, in the PID namespace of the tests."""
+        return self._pid
+
     def wait_for_boot(self, deadline: float = DEADLINE) -> str:
         """Waits for the end of the boot; returns `running` or `degraded`."""
         wait = self.command(["systemctl", "is-system-running", "--wait"])

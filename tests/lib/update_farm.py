@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -43,20 +44,24 @@ class Farm(Closing):
         self.serial = 0
         self.tree = directory / "www"
         (directory / "bin").mkdir(parents=True)
-        zstd = shutil.which("zstd")
-        assert zstd is not None, "zstd is not installed (image/host-packages)"
-        self.zstd = Path(zstd)
-        shutil.copy(zstd, directory / "bin/zstd")
+        self.zstd = self._copy_of("zstd", "image/host-packages")
         # A short path: that of a socket in it has at most 108 bytes.
+        # The host has the one with libraries.
+        self.busybox = self._copy_of("busybox", "tests/host-packages")
         self._home = tempfile.mkdtemp(prefix="gpg")
         self._env = {**os.environ, "GNUPGHOME": self._home}
         self._gpg("--passphrase", "", "--quick-generate-key", "op@desk", "ed25519", "sign")
         self.key = self._gpg("--armor", "--export", "op@desk").decode()
         self._loops: list[str] = []
 
-    def close(self) -> None:
+    def detach(self) -> None:
+        """Takes the disks away from hosts that have ended."""
         for loop in self._loops:
             subprocess.run(["losetup", "--detach", loop], check=False)
+        self._loops.clear()
+
+    def close(self) -> None:
+        self.detach()
         subprocess.run(["gpgconf", "--kill", "gpg-agent"], env=self._env, check=False)
         shutil.rmtree(self._home, ignore_errors=True)
 
@@ -65,6 +70,12 @@ class Farm(Closing):
         return subprocess.run(
             command, env=self._env, input=stdin, check=True, capture_output=True
         ).stdout
+
+    def _copy_of(self, name: str, packages: str) -> Path:
+        """Copies a program of this machine; `packages` is the list that has its package."""
+        program = shutil.which(name)
+        assert program is not None, f"{name} is not installed ({packages})"
+        return Path(shutil.copy(program, self.directory / "bin"))
 
     # The desk
 
@@ -120,9 +131,17 @@ class Farm(Closing):
         host.configure("updated", f'update.source = "{url}"\n{toml}')
         host.file("/etc/buildos/keys/op.asc", self.key)
 
-    def disk(self, label: str = "buildos.machines") -> str:
+    def start(self, host: Host, toml: str = "") -> None:
+        """Boots a host with an empty volume that follows the channel."""
+        self.lan.serve_dhcp()
+        self.prepare(host, self.serve(), toml)
+        host.start([self.lan])
+        host.wait_for(lambda: host.addresses("br0"), "br0 has an address")
+        self.attach(host, self.disk())
+
+    def disk(self, label: str = "buildos.machines", directory: Path | None = None) -> str:
         """Makes a disk with an empty volume; returns its device."""
-        path = self.directory / f"{label}.{len(self._loops)}.disk"
+        path = (directory or self.directory) / f"{label}.{len(self._loops)}.disk"
         subprocess.run(["truncate", f"--size={SIZE}", str(path)], check=True)
         subprocess.run(["mkfs.btrfs", "--quiet", "--label", label, str(path)], check=True)
         losetup = ["losetup", "--find", "--show", str(path)]
@@ -145,9 +164,22 @@ class Farm(Closing):
         """Gives a running host a disk, and mounts its volume."""
         self.plug(host, device)
         host.copy(self.zstd, "/usr/bin")
+        host.copy(self.busybox, "/usr/bin")
         # On an installed host both have happened at boot.
         host.systemctl("start", "systemd-sysusers.service", "buildos-machine-place.path")
         host.systemctl("start", "buildos-machine-volumes.service")
+
+
+def without(draft: str, names: Collection[str]) -> str:
+    """Returns a draft without some machines."""
+    head, *machines = draft.split("[[machine]]")
+    tail = ""
+    if machines:
+        machines[-1], rollout, tail = machines[-1].partition("[rollout]")
+        tail = rollout + tail
+    lines = [f'name = "{name}"\n' for name in names]
+    kept = [machine for machine in machines if not any(line in machine for line in lines)]
+    return "[[machine]]".join([head, *kept]) + tail
 
 
 def update(host: Host, deadline: float = 180) -> dict[str, Any]:
@@ -169,6 +201,15 @@ def volume(host: Host, name: str = "default") -> dict[str, Any]:
     return found
 
 
+def acknowledged(host: Host) -> tuple[int, int]:
+    """Returns the serial and the highest revision that the helper has reported."""
+    path = Path(f"/proc/{host.pid}/root/run/buildos/machine-place/state.json")
+    state = json.loads(path.read_text())
+    machines = [m["revision"] for v in state["volumes"] for m in v["machines"]]
+    serial = state["accepted"][0] if state["accepted"] else 0
+    return serial, max(machines, default=0)
+
+
 def revisions(host: Host) -> list[str]:
     """Returns the placed revisions, the current ones with a star."""
     machines = volume(host)["machines"]
@@ -181,3 +222,18 @@ def subvolumes(host: Host) -> list[str]:
     return sorted(line.split(" path ")[1] for line in listed.splitlines())
 
 
+_AGE = r"""
+top=/run/buildos/machine-volumes/default/records/machines
+[ -d $top ] || exit 0
+# sed -i does not write to the disk what it renames.
+find $top -type f ! -name '*.new' | while read -r record; do
+    sed 's/"left":[0-9]*/"left":1/' "$record" >"$record.new"
+    sync "$record.new"
+    mv "$record.new" "$record"
+done
+"""
+
+
+def age(host: Host) -> None:
+    """Makes the host believe that links were replaced long ago."""
+    host.run(_AGE)

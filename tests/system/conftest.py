@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import long_tests
 import pytest
 from agents import bbot, wait_until_runs
 from buildroot import Root
@@ -14,11 +15,20 @@ from host import Host
 from nat import wait_until_ready
 from roots import host_debs, host_root
 from simlan.lan import Lan
+from update_farm import Farm
 
 NewHost = Callable[..., Host]
 NewLan = Callable[..., Lan]
 
 _figures: list[str] = []
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    long_tests.add_option(parser, "thousands of kills and power cuts, hundreds of operations")
+
+
+pytest_configure = long_tests.add_marker
+pytest_collection_modifyitems = long_tests.deselect
 
 
 @pytest.fixture(scope="session")
@@ -120,3 +130,10 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     if report.failed:
         for host in Host.running:
             report.sections.append((host.name, host.report()))
+
+
+@pytest.fixture
+def farm(root: Root, tmp_path: Path, lan: Lan) -> Iterator[Farm]:
+    """A desk that publishes machines, and its server on the LAN."""
+    with Farm(root, tmp_path / "farm", lan) as farm:
+        yield farm

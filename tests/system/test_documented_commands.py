@@ -28,8 +28,9 @@ NOT_RUN = {
     r"^buildosctl drain --wait && systemctl (reboot|poweroff)$": "ends the host",
     r"^(mkdir|cp) .*/var/lib/tftpboot/buildos": "for the boot server; tests/boot serves the files",
     r"^qemu-system-x86_64 ": "tests/boot boots like this",
-    r"\bFILE\b|\bNAME\b|^buildos-\w+ --print --root /srv/desk$": "contains a placeholder",
+    r"\bFILE\b|\bNAME\b|\bREASON\b|^buildos-\w+ --print --root /srv/desk$": "contains a placeholder",
     r"^buildosctl machine (attach|forward)\b": "tests/system/test_machines.py, test_machine_ports.py",
+    r"^buildosctl update (hold|resume)\b": "tests/system/test_update_choices.py",
     r"^buildosctl volume create ": "tests/system/test_volumes.py",
     r"^systemctl edit ": "starts an editor on a terminal",
     r"^buildosctl (publish|check --keyring) ": "tests/system/test_publish*.py",
@@ -102,7 +103,8 @@ def site(root: Root) -> Iterator[Host]:
 
 def test_manuals_contain_commands() -> None:
     buses = {command.split()[2] for command in COMMANDS if command.startswith("busctl introspect")}
-    assert {name.rsplit(".", 1)[1] for name in buses} == {"network1", "hostname1", "nat1", "agent1"}
+    served = {"network1", "hostname1", "nat1", "agent1", "update1"}
+    assert {name.rsplit(".", 1)[1] for name in buses} == served
     assert len(COMMANDS) > 25
     for like in NOT_RUN:
         assert any(re.search(like, command) for command in COMMANDS), like

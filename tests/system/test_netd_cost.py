@@ -10,7 +10,7 @@ from simlan.lan import Lan
 
 NETD = "buildos-netd.service"
 _RENEWALS = 4
-_CALLS = 60
+_CALLS = 36
 """Limit of system calls of a renewal while the daemons follow netd on the bus."""
 _LINKS = 300
 _GROWTH = 2048

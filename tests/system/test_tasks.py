@@ -16,6 +16,8 @@ from roots import KERNEL
 from simlan.agent_keys import fingerprint
 from simlan.errors import CommandFailed
 from simlan.lan import Lan
+from task_machine import NAME, SNAPSHOTS, STARTED, TaskMachine, report
+from update_farm import Farm, age, revisions, update, volume
 
 PRIVATE = ipaddress.ip_network("172.23.0.0/16")
 
@@ -93,6 +95,35 @@ def test_task_is_built_on_br1(host: Host, lan: Lan) -> None:
     host.wait_for(lambda: not leftovers(host), "the task has left nothing")
     assert messages(host, LEAKED) == []
     assert host.failed_units() == []
+
+
+def test_task_runs_in_its_revision_while_the_next_one_is_published(farm: Farm, host: Host) -> None:
+    lan = farm.lan
+    url = lan.start_controller()
+    task = {"source": f"{serve_sources(lan, hello=HELLO)}hello.c", "machine": NAME}
+    host.configure("agentd", bbot(url, POLL_OFTEN))
+    machine = TaskMachine(farm, 5_000_000)
+    one = machine.publish("one")
+    farm.start(host, "machines.keep = 0\n")
+    wait_until_runs(host)
+    assert update(host)["result"] == "serial 1: 1 placed"
+    lan.script_controller(all={"tasks": 1, **task})
+    host.wait_for(lambda: host.succeeds(STARTED), "a task runs in the machine")
+
+    two = machine.publish("two")
+    assert update(host)["result"] == "serial 2: 1 placed"
+    age(host)
+    update(host)
+    # The task has a snapshot of its own.
+    assert revisions(host) == [f"{NAME}-2*"]
+    (snapshot,) = host.run(SNAPSHOTS).split()
+    assert snapshot.startswith(f"{NAME}-1-tap")
+    assert volume(host)["foreign"] == [f"{NAME}/{snapshot}"]
+    machine.release()
+    assert report(wait_for_results(host, lan, 1)[0]) == one
+    lan.script_controller(all={"tasks": 2, **task})
+    assert report(wait_for_results(host, lan, 2)[1]) == two
+    host.wait_for(lambda: not host.run(SNAPSHOTS) and not leftovers(host), "nothing is left")
 
 
 def make_key(directory: Path) -> str:

@@ -23,7 +23,8 @@ EXPOSED = {
     # Agents need sudo, virtual machines and containers; the units name the reasons.
     "buildos-bbot@.service",
     "buildos-bslave@.service",
-    # Its mounts must reach the host, which excludes mount namespaces.
+    # Their mounts must reach the host, which excludes mount namespaces.
+    "buildos-machine-ram.service",
     "buildos-machine-volumes.service",
 }
 MAX_EXPOSURES = {
@@ -31,6 +32,8 @@ MAX_EXPOSURES = {
     "buildos-agentd.service": 2.5,
     # CAP_SYS_ADMIN for subvolumes, and files of all users.
     "buildos-machine-place.service": 4.0,
+    # Loads a kernel, and calls buildosctl, which connects to controllers.
+    "buildos-os-trial.service": 2.5,
 }
 """Maximum exposures that differ from `MAX_EXPOSURE`.
 
@@ -120,6 +123,14 @@ def test_restart_delay_of_service_grows(path: Path) -> None:
     assert "MemoryMax" in unit
 
 
+@pytest.mark.parametrize("path", services(), ids=attrgetter("name"))
+def test_service_has_no_io_controller(path: Path) -> None:
+    """With one, a machine volume in RAM would count for MemoryMax= of the service that writes it:
+    the kernel counts pages of a loop device for the nearest group with this controller."""
+    text = path.read_text()
+    assert not re.search(r"^IO(?!SchedulingClass=|SchedulingPriority=)\w+=", text, re.MULTILINE)
+
+
 def test_daemon_without_bus_restarts_with_growing_delay(host: Host, lan: Lan) -> None:
     lan.serve_dhcp()
     host.start([lan])
@@ -185,6 +196,11 @@ def test_target_lists_units_of_build_host(alone: Host) -> None:
         "buildos-machine-place.path",
         "buildos-natd.service",
         "buildos-netd.service",
+        "buildos-os-handover.path",
+        "buildos-os-trial.service",
+        "buildos-os-verdict.path",
+        "buildos-pieces-http.socket",
+        "buildos-pieces.socket",
         "buildos-probe.path",
         "buildos-updated.timer",
         "buildos-views.service",

@@ -12,6 +12,7 @@ use crate::log::{Log, chain};
 use crate::machine_list;
 use crate::manifest::{self, Manifest};
 use crate::running_tasks::RunningTasks;
+use crate::snapshot::Snapshot;
 use crate::sudo::ToolError;
 use crate::tap::Tap;
 use crate::tftp::{self, TransferError};
@@ -42,8 +43,8 @@ pub struct Agent {
     faults: Faults,
     log: Log,
     client: Arc<Client>,
-    /// Body of the task request.
-    request: String,
+    /// Name of the host.
+    name: String,
     machines: Vec<Manifest>,
     /// Last result of each controller; a repeated result is not logged.
     last_results: HashMap<Uri, String>,
@@ -60,6 +61,8 @@ enum BuildError {
     Machine(#[from] BuildMachineError),
     #[error(transparent)]
     Auxiliary(#[from] AuxiliaryError),
+    #[error("cannot snapshot the machine")]
+    Snapshot(#[source] ToolError),
     #[error("cannot redirect TFTP")]
     Redirect(#[from] ToolError),
     #[error(transparent)]
@@ -93,16 +96,7 @@ impl Agent {
         log: Log,
         name: &str,
     ) -> Result<Self, machine_list::MachineError> {
-        let machines = match &options.fake_machine {
-            Some(file) => machine_list::fake(file)?,
-            None => machine_list::list(&options.machines)?,
-        };
-        let request = task_request(
-            &options,
-            name,
-            key.as_ref().map(AgentKey::fingerprint),
-            &machines,
-        );
+        let machines = list(&options)?;
         let client = Client::new(Duration::from_secs(options.request_timeout));
         Ok(Self {
             options: Arc::new(options),
@@ -111,7 +105,7 @@ impl Agent {
             faults,
             log,
             client: Arc::new(client),
-            request,
+            name: name.to_owned(),
             machines,
             last_results: HashMap::new(),
             rounds: 0,
@@ -162,8 +156,19 @@ impl Agent {
         }
     }
 
-    /// Polls every controller once and returns the tasks handed out, with their priority.
+    /// Lists the machines, polls every controller once and returns the tasks handed out, with their
+    /// priority.
     pub fn round(&mut self) -> Vec<(Task, Priority)> {
+        match list(&self.options) {
+            Ok(machines) => self.machines = machines,
+            Err(error) => self.log.warning(chain(&error)),
+        }
+        let request = task_request(
+            &self.options,
+            &self.name,
+            self.key.as_deref().map(AgentKey::fingerprint),
+            &self.machines,
+        );
         let random = RandomState::new();
         let mut tasks: Vec<(Task, Priority)> = Vec::new();
         let limit = usize::try_from(self.options.instance_max).unwrap_or(usize::MAX);
@@ -175,7 +180,7 @@ impl Agent {
             if !priority.may_poll(&running, limit) {
                 continue;
             }
-            let (is_warning, result) = match self.client.request_task(url, &self.request) {
+            let (is_warning, result) = match self.client.request_task(url, &request) {
                 Ok(None) => (false, "nothing to do".to_owned()),
                 Ok(Some(task)) => {
                     let name = task.manifest.get("name").unwrap_or_default();
@@ -230,6 +235,14 @@ impl Agent {
             }
             tasks.end(&interrupted);
         });
+    }
+}
+
+/// Returns the manifests of the machines that the options name.
+fn list(options: &Options) -> Result<Vec<Manifest>, machine_list::MachineError> {
+    match &options.fake_machine {
+        Some(file) => machine_list::fake(file),
+        None => machine_list::list(&options.machines),
     }
 }
 
@@ -292,7 +305,13 @@ fn build(
     let name = container::unique_name();
     let directory = format!("/tmp/{name}-build");
     let seconds = faults.slow.as_secs().to_string();
-    let arguments = ["--startup", "--build", &directory, "--slow", &seconds];
+    let mut arguments = vec!["--startup", "--build", &directory, "--slow", &seconds];
+    // It is deleted after the end of the machine, which uses it.
+    let snapshot = snapshot(options, hypervisor, task, &name).map_err(BuildError::Snapshot)?;
+    let path = snapshot.as_ref().map(|s| s.path().display().to_string());
+    if let Some(path) = &path {
+        arguments.extend(["--machine", path]);
+    }
     let mut machine = BuildMachine::start(hypervisor, &name, &options.bridge, &arguments)?;
     let redirect = TftpRedirect::new(machine.link(), port)?;
     let request = manifest::write(&[request]);
@@ -309,6 +328,21 @@ fn build(
     };
     let manifests = manifest::parse(&String::from_utf8_lossy(&result))?;
     Ok(manifests.into_iter().next())
+}
+
+/// Makes a snapshot of the machine of a task, if the task runs in it: containers only.
+fn snapshot(
+    options: &Options,
+    hypervisor: Option<&Hypervisor>,
+    task: &Task,
+    suffix: &str,
+) -> Result<Option<Snapshot>, ToolError> {
+    let name = task.manifest.get("machine").unwrap_or_default();
+    let revision = match hypervisor {
+        Some(_) => None,
+        None => machine_list::revision(&options.machines, name),
+    };
+    revision.map(|r| Snapshot::new(&r, suffix)).transpose()
 }
 
 /// Port of the redirection that is left behind.

@@ -25,6 +25,7 @@ pub mod manifest;
 pub mod program_path;
 pub mod running_tasks;
 pub mod shutdown;
+pub mod snapshot;
 pub mod sudo;
 pub mod tap;
 pub mod tftp;

@@ -5,6 +5,9 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+/// Program of a machine that a task runs in it. A machine without it only lends its name.
+pub const TEST: &str = "test";
+
 /// The machines cannot be listed.
 #[derive(Debug, thiserror::Error)]
 pub enum MachineError {
@@ -74,6 +77,16 @@ pub fn list(directory: &Path) -> Result<Vec<Manifest>, MachineError> {
     Ok(machines)
 }
 
+/// Returns the directory of the current revision of a machine below `directory`, if tasks run in it.
+#[must_use]
+pub fn revision(directory: &Path, name: &str) -> Option<PathBuf> {
+    let machines = entries(directory).ok()?.into_iter();
+    machines
+        .map(|volume| volume.join(name))
+        .find_map(|machine| Some(machine.join(fs::read_link(machine.join(name)).ok()?)))
+        .filter(|revision| revision.join(TEST).is_file())
+}
+
 fn header(id: &str, name: &str, summary: &str) -> Manifest {
     Manifest::default()
         .with("id", id)
@@ -121,6 +134,21 @@ mod tests {
             list(top.path()).unwrap(),
             [header("debian_13-2", "debian_13", "debian_13")]
         );
+    }
+
+    #[test]
+    fn tasks_run_in_the_current_revision_of_a_machine_with_a_test() {
+        let top = tempfile::tempdir().unwrap();
+        let machine = top.path().join("default/box");
+        for number in 1..=2 {
+            fs::create_dir_all(machine.join(format!("box-{number}"))).unwrap();
+        }
+        symlink("box-2", machine.join("box")).unwrap();
+        assert_eq!(revision(top.path(), "box"), None);
+        fs::write(machine.join("box-2").join(TEST), "").unwrap();
+        assert_eq!(revision(top.path(), "box"), Some(machine.join("box-2")));
+        assert_eq!(revision(top.path(), "other"), None);
+        assert_eq!(revision(Path::new("/nonexistent"), "box"), None);
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! Runs one task in a build machine.
 //!
 //! The worker acquires a lease, reads the task by TFTP, downloads the source, compiles and
-//! runs the C program, and writes the result by TFTP.
+//! runs the C program, runs the program `test` of the machine in it, and writes the result by TFTP.
 
 use crate::auxiliary;
 use crate::login;
+use crate::machine_list::TEST;
 use crate::manifest::{self, Manifest};
 use crate::tftp::{self, TransferError};
 use crate::udhcpc::{self, LeaseError};
@@ -39,12 +40,18 @@ pub enum WorkerError {
     Directory(PathBuf, #[source] io::Error),
 }
 
-/// Runs a task in a new `directory` and delays the result by `slow`.
+/// Runs a task in a new `directory` and delays the result by `slow`. `machine` is the root directory
+/// of the machine.
 ///
 /// # Errors
 ///
 /// The agent gets no result.
-pub fn work(directory: &Path, agent: SocketAddr, slow: Duration) -> Result<(), WorkerError> {
+pub fn work(
+    directory: &Path,
+    machine: Option<&Path>,
+    agent: SocketAddr,
+    slow: Duration,
+) -> Result<(), WorkerError> {
     fs::create_dir_all(directory)
         .map_err(|error| WorkerError::Directory(directory.to_owned(), error))?;
     udhcpc::acquire(directory)?;
@@ -52,14 +59,14 @@ pub fn work(directory: &Path, agent: SocketAddr, slow: Duration) -> Result<(), W
     let task = tftp::get(agent, tftp::TASK_FILE).map_err(transfer)?;
     let task = manifest::parse(&String::from_utf8_lossy(&task))?;
     let task = task.into_iter().next().unwrap_or_default();
-    let result = manifest::write(&[build(directory, &task)]);
+    let result = manifest::write(&[build(directory, machine, &task)]);
     std::thread::sleep(slow);
     tftp::put(agent, tftp::RESULT_FILE, result.as_bytes()).map_err(transfer)
 }
 
 /// Asks the auxiliary machines, downloads, compiles and runs the program of the task, waits for
-/// the person of an interactive task, and returns the result.
-fn build(directory: &Path, task: &Manifest) -> Manifest {
+/// the person of an interactive task, runs the program of the machine, and returns the result.
+fn build(directory: &Path, machine: Option<&Path>, task: &Manifest) -> Manifest {
     let mut steps = Vec::new();
     if let Some(environment) = task.get(auxiliary::ENVIRONMENT) {
         steps.push(("configure", auxiliary::ask(environment)));
@@ -78,6 +85,11 @@ fn build(directory: &Path, task: &Manifest) -> Manifest {
                 .map_err(|error| format!("cannot wait for a login: {error}"));
         }
         steps.push(("test", test));
+        if let Some(machine) = machine {
+            let mut program = Command::new("chroot");
+            program.arg(machine).arg(format!("/{TEST}"));
+            steps.push(("test-installed", execute(&mut program)));
+        }
     }
     result(task, &steps)
 }
@@ -180,7 +192,7 @@ mod tests {
     fn unreachable_source_makes_an_error_result() {
         let directory = tempfile::tempdir().unwrap();
         let task = task().with("repository-url", "http://127.0.0.1:1/x.c");
-        let built = build(directory.path(), &task);
+        let built = build(directory.path(), None, &task);
         assert_eq!(built.get("status"), Some("error"));
         assert!(
             built

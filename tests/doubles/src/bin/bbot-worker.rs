@@ -15,6 +15,7 @@ fn main() -> ExitCode {
     let log = Log::Journal;
     let Arguments {
         directory,
+        machine,
         agent,
         slow,
         is_auxiliary,
@@ -22,7 +23,7 @@ fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(error) => {
             log.error(format_args!(
-                "bbot-worker: {error}: --startup [--auxiliary] [--build DIR] [--tftp-host ADDRESS:PORT] [--slow SECONDS] is expected"
+                "bbot-worker: {error}: --startup [--auxiliary] [--build DIR] [--machine DIR] [--tftp-host ADDRESS:PORT] [--slow SECONDS] is expected"
             ));
             return ExitCode::FAILURE;
         }
@@ -30,7 +31,7 @@ fn main() -> ExitCode {
     exit_at_end_of_stdin();
     let result = match is_auxiliary {
         true => auxiliary::serve(&directory, agent).map_err(|error| chain(&error)),
-        false => work(&directory, agent, slow).map_err(|error| chain(&error)),
+        false => work(&directory, machine.as_deref(), agent, slow).map_err(|error| chain(&error)),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
 
 struct Arguments {
     directory: PathBuf,
+    machine: Option<PathBuf>,
     agent: SocketAddr,
     slow: Duration,
     is_auxiliary: bool,
@@ -51,6 +53,7 @@ struct Arguments {
 fn parse(mut parser: lexopt::Parser) -> Result<Arguments, lexopt::Error> {
     let mut arguments = Arguments {
         directory: PathBuf::from("."),
+        machine: None,
         agent: SocketAddr::from((TFTP_HOST, TFTP_PORT)),
         slow: Duration::ZERO,
         is_auxiliary: false,
@@ -61,6 +64,7 @@ fn parse(mut parser: lexopt::Parser) -> Result<Arguments, lexopt::Error> {
             lexopt::Arg::Long("startup") => startup = true,
             lexopt::Arg::Long("auxiliary") => arguments.is_auxiliary = true,
             lexopt::Arg::Long("build") => arguments.directory = parser.value()?.into(),
+            lexopt::Arg::Long("machine") => arguments.machine = Some(parser.value()?.into()),
             lexopt::Arg::Long("tftp-host") => arguments.agent = parser.value()?.parse()?,
             lexopt::Arg::Long("slow") => {
                 arguments.slow = Duration::from_secs(parser.value()?.parse()?);
