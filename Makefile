@@ -33,8 +33,9 @@ check:
 check-fast: host-packages
 	tests/fast
 
+# Two files of tests at a time: most of their time is waiting.
 check-system: build/debs/.stamp
-	tests/lane tests/system
+	tests/lane tests/system -n 2 --dist=loadfile
 
 check-system-all: build/debs/.stamp
 	tests/lane tests/system --all

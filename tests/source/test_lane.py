@@ -20,11 +20,22 @@ def test_unstable():
 """
 
 
-def _lane(directory: Path, content: str) -> subprocess.CompletedProcess[str]:
+# Passes in the one process of a second run only.
+PASSES_ALONE = """
+import os
+
+def test_unstable():
+    assert "PYTEST_XDIST_WORKER" not in os.environ
+"""
+
+
+def _lane(
+    directory: Path, content: str, *arguments: str
+) -> subprocess.CompletedProcess[str]:
     (directory / "pytest.ini").touch()
     (directory / "test_example.py").write_text(content)
     return subprocess.run(
-        [LANE, directory], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        [LANE, directory, *arguments], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
 
 
@@ -33,6 +44,14 @@ def test_unstable_test_is_named_and_passes(tmp_path: Path) -> None:
     assert result.returncode == 0
     assert "UNSTABLE" in result.stdout
     assert result.stdout.rstrip().endswith("test_example.py::test_unstable")
+    assert result.stdout.count("1 passed") == 2
+
+
+def test_second_run_has_one_process(tmp_path: Path) -> None:
+    content = PASSES_ALONE + "\ndef test_good():\n    pass\n"
+    result = _lane(tmp_path, content, "-n", "2", "--dist=loadfile")
+    assert result.returncode == 0, result.stdout
+    assert "UNSTABLE" in result.stdout
     assert result.stdout.count("1 passed") == 2
 
 

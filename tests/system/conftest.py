@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,7 +21,8 @@ from update_farm import Farm
 NewHost = Callable[..., Host]
 NewLan = Callable[..., Lan]
 
-_figures: list[str] = []
+_FIGURE = "figure"
+"""The property of a test's report that is a line of the figures."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -109,16 +111,24 @@ def running(host: Host, lan: Lan, url: str) -> Host:
     return host
 
 
-@pytest.fixture(scope="session")
-def figure() -> Callable[[str], None]:
+@pytest.fixture
+def figure(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
     """Adds a line to the figures at the end of the run."""
-    return _figures.append
+    return lambda line: record_property(_FIGURE, line)
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    if _figures:
+    reports = itertools.chain.from_iterable(terminalreporter.stats.values())
+    figures = [
+        line
+        for report in reports
+        if getattr(report, "when", None) == "call"
+        for name, line in report.user_properties
+        if name == _FIGURE
+    ]
+    if figures:
         terminalreporter.section("figures")
-        for line in _figures:
+        for line in figures:
             terminalreporter.write_line(line)
 
 
