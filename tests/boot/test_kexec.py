@@ -94,6 +94,11 @@ class Publisher:
             file.write(bytes(-initrd.stat().st_size % 4) + archive("init", changed.encode()))
         return self._publish(System(self.good.image, initrd))
 
+    def remove(self, system: System) -> None:
+        """Removes what `variant` made."""
+        (self.tree / system.digests[1]).unlink()
+        system.initrd.unlink()
+
     def channel(self, system: System, serial: int) -> str:
         """Returns the signed channel that has this system."""
         until = (datetime.now(UTC) + timedelta(days=30)).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -112,7 +117,8 @@ def publisher(image: Path, tmp_path: Path) -> Iterator[Publisher]:
     publisher.close()
 
 
-def _start(boot: Boot, publisher: Publisher, memory: int = 2048) -> BootedHost:
+def start(boot: Boot, publisher: Publisher, memory: int = 2048, **options: Any) -> BootedHost:
+    """Boots the good system; waits for the first poll. The host trusts the publisher's key."""
     append = f"console=ttyS0 {agent_parameters()} {publisher.good.running}"
     host = boot(
         "e1000@lan",
@@ -121,6 +127,7 @@ def _start(boot: Boot, publisher: Publisher, memory: int = 2048) -> BootedHost:
         dhcp_boot=[],
         memory=memory,
         reboots=True,
+        **options,
     )
     host.wait_for_poll()
     trust(host, publisher.key)
@@ -141,7 +148,7 @@ def trust(host: BootedHost, key: str) -> None:
     host.run(["sh", "-c", 'printf %s "$1" >/etc/buildos/keys/op.asc', "sh", key])
 
 
-def _request(
+def request(
     host: BootedHost, publisher: Publisher, system: System, serial: int, deadline: int
 ) -> None:
     """Does the work of buildos-updated: fills the spool, and asks for the system."""
@@ -169,11 +176,11 @@ def _request(
     host.run(["sh", "-c", write, "sh", json.dumps(request)])
 
 
-def wait_for_kexec(host: BootedHost, kernel: int) -> str:
-    """Waits for the next system, see `wait_for_boot`."""
+def wait_for_load(host: BootedHost, kernel: int) -> None:
+    """Waits until the next system is loaded, or its kernel, the `kernel`-th, has started."""
 
     def handed_over() -> bool:
-        if _kernels(host) >= kernel:
+        if kernels(host) >= kernel:
             return True
         state = host.shell.run(f"cat {STATE}", BOOT_SECONDS).output
         if "refused" in state or "failed" in state:
@@ -181,29 +188,28 @@ def wait_for_kexec(host: BootedHost, kernel: int) -> str:
         return "loaded" in state
 
     host.guest.wait_for(handed_over, "the next system is loaded", BOOT_SECONDS)
-    return wait_for_boot(host, kernel)
 
 
 def wait_for_boot(host: BootedHost, kernel: int) -> str:
     """Waits for the `kernel`-th start of a kernel; returns its command line."""
-    host.guest.wait_for(lambda: _kernels(host) >= kernel, "a kernel starts", 2 * BOOT_SECONDS)
+    host.guest.wait_for(lambda: kernels(host) >= kernel, "a kernel starts", 2 * BOOT_SECONDS)
     host.shell.reset()
     host.shell.wait(BOOT_SECONDS)
     return host.shell.output("cat /proc/cmdline")
 
 
-def _kernels(host: BootedHost) -> int:
+def kernels(host: BootedHost) -> int:
     return host.guest.console().count("] Linux version ")
 
 
-def _trial(host: BootedHost) -> dict[str, Any]:
+def trial_of(host: BootedHost) -> dict[str, Any]:
     text = host.shell.run(f"cat {TRIAL}").output
     return json.loads(text) if text.startswith("{") else {}
 
 
 def wait_for_trial(host: BootedHost, state: str) -> dict[str, Any]:
     def reached() -> dict[str, Any] | None:
-        trial = _trial(host)
+        trial = trial_of(host)
         return trial if trial.get("state") == state else None
 
     return host.guest.wait_for(reached, f"the trial is {state}", BOOT_SECONDS)
@@ -212,11 +218,12 @@ def wait_for_trial(host: BootedHost, state: str) -> dict[str, Any]:
 @pytest.mark.long
 def test_host_returns_from_bad_system(boot_once: Boot, publisher: Publisher) -> None:
     """natd of the new system does not start. The host returns without disk and boot server."""
-    host = _start(boot_once, publisher)
+    host = start(boot_once, publisher)
     bad = publisher.variant("bad", BREAK_NATD)
     # Long enough to read the command line before the host returns.
-    _request(host, publisher, bad, serial=1, deadline=300)
-    line = wait_for_kexec(host, 2)
+    request(host, publisher, bad, serial=1, deadline=300)
+    wait_for_load(host, 2)
+    line = wait_for_boot(host, 2)
     assert bad.running in line
     assert "buildos.trial=1" in line
 
