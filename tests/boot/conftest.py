@@ -76,6 +76,7 @@ def booting(image: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[B
         def start(
             *nics: str,
             way: str = "direct",
+            uefi: bool = False,
             append: str = f"{CONSOLE} {agent_parameters(QUERY)}",
             names: dict[str, str] | None = None,
             credentials: dict[str, str] | None = None,
@@ -88,6 +89,7 @@ def booting(image: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[B
 
             nics         MODEL@SEGMENT of each NIC
             way          one of netboot.WAYS
+            uefi         the firmware is UEFI, also if nothing is booted by it
             append       kernel parameters
             names        host names from DHCP, by MAC address
             credentials  credentials besides the shell's
@@ -106,7 +108,7 @@ def booting(image: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[B
                 image=image if way == "direct" else None,
                 append=append,
                 credentials={**shell.credentials(), **(credentials or {})},
-                uefi=qemu.uefi_variables(directory) if way == "uefi" else None,
+                uefi=qemu.uefi_variables(directory) if uefi or way == "uefi" else None,
                 **options,
             )
             if dhcp_boot is None:

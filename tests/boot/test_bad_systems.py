@@ -121,11 +121,6 @@ def _take(
     host.shell.wait(BOOT_SECONDS)
 
 
-@pytest.fixture
-def host(boot_once: Boot, publisher: Publisher) -> BootedHost:
-    return start(boot_once, publisher, memory=2560, extra=_WATCHDOG)
-
-
 def _wait_for_poll(host: BootedHost) -> None:
     polls = len(host.lan.task_requests())
     host.guest.wait_for(
@@ -134,8 +129,9 @@ def _wait_for_poll(host: BootedHost) -> None:
 
 
 def test_host_returns_from_each_bad_system(
-    host: BootedHost, publisher: Publisher, figure: Callable[[str], None]
+    boot_once: Boot, publisher: Publisher, figure: Callable[[str], None]
 ) -> None:
+    host = start(boot_once, publisher, memory=2560)
     for serial, bad in enumerate(_BROKEN, 1):
         begin = time.monotonic()
         system = publisher.variant("bad", bad.script)
@@ -154,9 +150,11 @@ def test_host_returns_from_each_bad_system(
         trust(host, publisher.key)
 
 
-def test_bad_system_that_cannot_return_starts_by_the_boot_server(
-    host: BootedHost, publisher: Publisher, figure: Callable[[str], None]
+def test_host_starts_by_its_boot_server_after_bad_system_that_does_not_run(
+    boot_once: Boot, publisher: Publisher, figure: Callable[[str], None]
 ) -> None:
+    """The firmware remembers which system it was."""
+    host = start(boot_once, publisher, memory=2560, uefi=True, extra=_WATCHDOG)
     for serial, (name, script) in enumerate(_DEAD.items(), 1):
         begin = time.monotonic()
         system = publisher.variant("bad", script)
@@ -165,6 +163,9 @@ def test_bad_system_that_cannot_return_starts_by_the_boot_server(
         assert publisher.good.running in line, name
         assert "buildos.trial" not in line and "buildos.returned" not in line, (name, line)
         _wait_for_poll(host)
+        trial = trial_of(host)
+        assert trial["state"] == "returned", (name, trial)
+        assert (trial["image"], trial["initrd"]) == system.digests, name
         figure(f"{name}: back after {time.monotonic() - begin:.0f} s")
         publisher.remove(system)
         trust(host, publisher.key)

@@ -20,12 +20,13 @@
 //!
 //! # Limits
 //!
-//! A system that panics or hangs cannot return by itself. It starts again by its boot server,
-//! a panic after a minute.
+//! A system that panics or hangs cannot return by itself. It starts again by its boot server, a panic
+//! after a minute, a hang by the hardware watchdog. The firmware then names it ([`firmware`]).
 
 pub mod command_line;
 pub mod cpio;
 pub mod files;
+pub mod firmware;
 pub mod hand_over;
 pub mod judge;
 pub mod kexec;

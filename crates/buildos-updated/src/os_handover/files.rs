@@ -85,6 +85,12 @@ impl Files {
         self.root.join("proc/cmdline")
     }
 
+    /// Returns the directory of the firmware's variables.
+    #[must_use]
+    pub fn firmware_variables(&self) -> PathBuf {
+        self.root.join("sys/firmware/efi/efivars")
+    }
+
     #[allow(missing_docs)]
     #[must_use]
     pub fn meminfo(&self) -> PathBuf {

@@ -33,8 +33,9 @@ use nix::sys::statfs::{OVERLAYFS_SUPER_MAGIC, TMPFS_MAGIC, statfs};
 
 use super::command_line::{self, Pair, Returned};
 use super::files::{Files, Handover, HandoverState, IMAGE, INITRD, PREVIOUS, RECORD, write};
+use super::firmware::LOST;
 use super::record::{self, Method, Record, Request};
-use super::{cpio, kexec};
+use super::{cpio, firmware, kexec};
 use crate::paths::Paths;
 use crate::spool::Spool;
 use crate::{durable, messages, offer, settings};
@@ -71,7 +72,7 @@ pub fn main() -> ExitCode {
     let serial = request.as_ref().map_or(0, |request| request.serial);
     let result = request
         .map_err(refused)
-        .and_then(|request| run(&files, &Paths::new(root), &request).map(|()| request));
+        .and_then(|request| run(&files, &Paths::new(root), &request).map(|new| (request, new)));
     let (state, reason) = match &result {
         Ok(_) => (HandoverState::Loaded, String::new()),
         Err(ended) => (ended.state, ended.reason.clone()),
@@ -83,14 +84,14 @@ pub fn main() -> ExitCode {
     };
     // buildos-updated stops waiting after a while.
     let written = write(&files.handover(), &state);
-    let started = result.and_then(|request| {
+    let started = result.and_then(|(request, new)| {
         // Last: without the request, agents take tasks again.
         if !is_requested(&files, &request) {
             kexec::unload();
             return Err(refused("the request was withdrawn".to_owned()));
         }
         messages::handed_over(&request.version, request.serial);
-        kexec::start(request.method).map_err(failed)
+        start(&files, request.method, new).map_err(failed)
     });
     match (started, written) {
         (Ok(()), Ok(())) => ExitCode::SUCCESS,
@@ -110,6 +111,23 @@ pub fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Lets systemd start the new system, which the firmware remembers.
+fn start(files: &Files, method: Method, new: Pair) -> Result<(), String> {
+    let variables = files.firmware_variables();
+    // The boot server decides what a reboot starts.
+    if method == Method::Kexec {
+        if let Err(error) = firmware::remember(&variables, new) {
+            messages::trial_failed(&format!(
+                "the firmware does not keep the name of the new system: {error}"
+            ));
+        }
+    }
+    kexec::start(method).inspect_err(|_| {
+        // The system was not tried. A failure has the cause of the first one.
+        let _ = firmware::forget(&variables);
+    })
 }
 
 fn refused(reason: String) -> Ended {
@@ -138,8 +156,9 @@ fn is_requested(files: &Files, request: &Request) -> bool {
     read_request(files).is_ok_and(|found| found == *request)
 }
 
-/// Verifies everything, and loads the new system unless the boot server starts it.
-fn run(files: &Files, paths: &Paths, request: &Request) -> Result<(), Ended> {
+/// Verifies everything, and loads the new system unless the boot server starts it. Returns the new
+/// system.
+fn run(files: &Files, paths: &Paths, request: &Request) -> Result<Pair, Ended> {
     let line = read_command_line(files).map_err(refused)?;
     let (os, accepted) = offered(files, paths, request, &line).map_err(refused)?;
     let running = command_line::running(&line).ok_or_else(|| {
@@ -151,7 +170,8 @@ fn run(files: &Files, paths: &Paths, request: &Request) -> Result<(), Ended> {
         image: os.image.sha256,
         initrd: os.initrd.sha256,
     };
-    check_new(&line, new, running)
+    let lost = firmware::read(&files.firmware_variables());
+    check_new(&line, new, running, lost)
         .map_err(|reason| refused(format!("version {} {reason}", os.version)))?;
     let prepared = match request.method {
         Method::Kexec => Some(prepare(files, request, &os, &line, running).map_err(refused)?),
@@ -169,11 +189,12 @@ fn run(files: &Files, paths: &Paths, request: &Request) -> Result<(), Ended> {
             },
         )?;
     }
-    Ok(())
+    Ok(new)
 }
 
-/// Refuses a system that runs, or from which the host has just returned.
-fn check_new(line: &str, new: Pair, running: Pair) -> Result<(), String> {
+/// Refuses a system that runs, or from which the host has just returned. The `lost` one began a
+/// trial without an end.
+fn check_new(line: &str, new: Pair, running: Pair, lost: Option<Pair>) -> Result<(), String> {
     if new == running {
         return Err("runs already".to_owned());
     }
@@ -182,6 +203,7 @@ fn check_new(line: &str, new: Pair, running: Pair) -> Result<(), String> {
             "did not prove itself on this host ({})",
             code.escape_default()
         )),
+        _ if lost == Some(new) => Err(format!("did not prove itself on this host ({LOST})")),
         _ => Ok(()),
     }
 }
@@ -482,13 +504,18 @@ mod tests {
         };
         let (old, bad) = (pair(b"old"), pair(b"bad"));
         let line = command_line::of_return("quiet", "why-15", bad);
-        assert_eq!(check_new(&line, pair(b"new"), old), Ok(()));
-        assert_eq!(check_new("quiet", bad, old), Ok(()));
-        assert_eq!(check_new(&line, old, old).unwrap_err(), "runs already");
+        assert_eq!(check_new(&line, pair(b"new"), old, Some(bad)), Ok(()));
+        assert_eq!(check_new("quiet", bad, old, None), Ok(()));
         assert_eq!(
-            check_new(&line, bad, old).unwrap_err(),
+            check_new(&line, old, old, None).unwrap_err(),
+            "runs already"
+        );
+        assert_eq!(
+            check_new(&line, bad, old, None).unwrap_err(),
             "did not prove itself on this host (why-15)"
         );
+        let lost = check_new("quiet", bad, old, Some(bad)).unwrap_err();
+        assert_eq!(lost, format!("did not prove itself on this host ({LOST})"));
     }
 
     #[test]

@@ -17,11 +17,12 @@ use buildos_service::log_to_journal;
 use nix::time::{ClockId, clock_gettime};
 use serde::Deserialize;
 
-use super::command_line::{self, Returned};
+use super::command_line::{self, Pair, Returned};
 use super::files::{Files, IMAGE, INITRD, RECORD, Trial, TrialState, write};
+use super::firmware::{LOST, VARIABLE};
 use super::judge::{self, Decision, Finding, Observation, Reason};
 use super::record::{self, Method, Record};
-use super::{kexec, why};
+use super::{firmware, kexec, why};
 use crate::programs::capture;
 use crate::{messages, offer, spool};
 
@@ -67,13 +68,17 @@ fn record_start(files: &Files) -> Result<(), String> {
     let line = read_bounded(&path, COMMAND_LINE)
         .map_err(|error| format!("cannot read {}: {error}", path.display()))?;
     let line = String::from_utf8_lossy(&line);
-    let Some(Returned { code, from }) = command_line::returned(&line) else {
+    let (from, reason) = if let Some(Returned { code, from }) = command_line::returned(&line) {
+        let reason = match Reason::of_code(&code) {
+            Some(reason) => reason.to_string(),
+            None => code.escape_default().to_string(),
+        };
+        (from, reason)
+    } else if let Some(from) = lost(files, &line) {
+        (from, LOST.to_owned())
+    } else {
         record_no_trial(files, &line);
         return Ok(());
-    };
-    let reason = match Reason::of_code(&code) {
-        Some(reason) => reason.to_string(),
-        None => code.escape_default().to_string(),
     };
     messages::returned(&from.image, &from.initrd, &reason);
     let state = Trial {
@@ -87,6 +92,13 @@ fn record_start(files: &Files) -> Result<(), String> {
     };
     show(files, &state);
     Ok(())
+}
+
+/// Returns the system that began a trial without an end. The boot server has started this one.
+fn lost(files: &Files, line: &str) -> Option<Pair> {
+    let from = firmware::read(&files.firmware_variables())?;
+    let running = command_line::running(line)?;
+    (from != running).then_some(from)
 }
 
 /// Writes down that this system stays without a trial: its initrd had no previous system, or could
@@ -200,6 +212,11 @@ fn keep(files: &Files, state: Trial) {
     };
     show(files, &state);
     messages::proven(&state.version);
+    if let Err(error) = firmware::forget(&files.firmware_variables()) {
+        messages::trial_failed(&format!(
+            "the firmware does not remove the variable {VARIABLE}: {error}"
+        ));
+    }
     // The record first: without it the others are of no use.
     for name in [RECORD, IMAGE, INITRD] {
         let path = files.previous().join(name);
@@ -318,6 +335,27 @@ mod tests {
             since_usec: 1,
             deadline_usec: 2,
         }
+    }
+
+    fn a_pair(seed: &[u8]) -> Pair {
+        Pair {
+            image: Digest::of(seed),
+            initrd: Digest::of(seed),
+        }
+    }
+
+    #[test]
+    fn system_that_the_firmware_remembers_is_lost_unless_it_runs() {
+        let root = tempfile::tempdir().unwrap();
+        let files = Files::new(root.path());
+        let variables = files.firmware_variables();
+        fs::create_dir_all(&variables).unwrap();
+        let line = |pair: Pair| format!("quiet buildos.running={}:{}", pair.image, pair.initrd);
+        assert_eq!(lost(&files, &line(a_pair(b"old"))), None);
+        firmware::remember(&variables, a_pair(b"new")).unwrap();
+        assert_eq!(lost(&files, &line(a_pair(b"old"))), Some(a_pair(b"new")));
+        assert_eq!(lost(&files, &line(a_pair(b"new"))), None);
+        assert_eq!(lost(&files, "quiet"), None);
     }
 
     #[test]
