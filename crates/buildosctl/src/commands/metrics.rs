@@ -6,8 +6,11 @@ use std::fmt::Write as _;
 use buildos_dbus_api::agent1::InstanceState;
 use buildos_dbus_api::nat1::Resource;
 use buildos_dbus_api::network1::{AddressOrigin, Reachability, State};
+use buildos_dbus_api::update1::{Cause, MachineState, OsState};
 
+use buildos_channel::Timestamp;
 use buildos_updated::os_handover::files::TrialState;
+use buildos_updated::state::Os;
 use buildos_volumes::report::VolumeState;
 
 use super::why::judge;
@@ -63,9 +66,88 @@ fn update(host: &Host, out: &mut Page) {
     );
     out.sample(name, &[("from", "peers")], update.from_peers);
     out.sample(name, &[("from", "origin")], update.fetched);
-    let name = "buildos_update_bad_peers";
-    out.family(name, "gauge", "Peers that sent wrong content in this run.");
-    out.sample(name, &[], count(update.bad_peers.len()));
+    for (name, help, value) in [
+        (
+            "buildos_update_bad_peers",
+            "Peers that sent wrong content in this run.",
+            count(update.bad_peers.len()),
+        ),
+        (
+            "buildos_update_problems",
+            "Faults of the last run, refused channels among them.",
+            count(update.problems.len()),
+        ),
+        (
+            "buildos_update_held",
+            "1 if an operator holds updates on this host.",
+            (!update.held.is_empty()).into(),
+        ),
+    ] {
+        out.family(name, "gauge", help);
+        out.sample(name, &[], value);
+    }
+    let name = "buildos_update_channel_serial";
+    out.family(
+        name,
+        "gauge",
+        "Serial of the accepted channel; 0 without one.",
+    );
+    out.sample(name, &[("channel", &update.channel)], update.serial);
+    let valid_until = update.valid_until.parse::<Timestamp>();
+    for (name, help, seconds) in [
+        (
+            "buildos_update_channel_valid_until_timestamp_seconds",
+            "End of the validity of the accepted channel.",
+            valid_until.map_or(0, Timestamp::seconds),
+        ),
+        (
+            "buildos_update_run_timestamp_seconds",
+            "End of the last run of buildos-updated.",
+            update.ended_usec / 1_000_000,
+        ),
+    ] {
+        if seconds != 0 {
+            out.family(name, "gauge", help);
+            out.sample(name, &[], seconds);
+        }
+    }
+    out.family(
+        "buildos_update_machines",
+        "gauge",
+        "Machines of the channel and of the volume, by state.",
+    );
+    for state in MachineState::ALL {
+        let machines = update.machines.iter();
+        let number = machines.filter(|machine| machine.state == *state).count();
+        let labels = [("state", state.as_str())];
+        out.sample("buildos_update_machines", &labels, count(number));
+    }
+    os_update(&update.os, out);
+}
+
+fn os_update(os: &Os, out: &mut Page) {
+    let name = "buildos_os_update_state";
+    let help = "1 for the state of the update of the operating system, 0 for the others.";
+    out.family(name, "gauge", help);
+    let states = OsState::ALL.iter().map(|state| state.as_str());
+    out.states(name, &[], states, os.state.as_str());
+    let name = "buildos_os_update_held";
+    out.family(
+        name,
+        "gauge",
+        "1 for the cause that holds the update of the operating system, 0 for the others.",
+    );
+    let held = os.cause.filter(|_| os.state == OsState::Held);
+    for cause in Cause::ALL {
+        let labels = [("cause", cause.as_str())];
+        out.sample(name, &labels, (held == Some(*cause)).into());
+    }
+    if os.since_usec != 0 {
+        let name = "buildos_os_update_since_timestamp_seconds";
+        let help = "Time of the last change of the state of the update of the operating system.";
+        out.family(name, "gauge", help);
+        out.sample(name, &[], os.since_usec / 1_000_000);
+    }
 }
 
 fn os_trial(host: &Host, out: &mut Page) {
@@ -576,9 +658,54 @@ mod tests {
     }
 
     #[test]
+    fn page_has_update_of_operating_system() {
+        let mut host = ready();
+        host.update = Some(updated());
+        let page = render(&host);
+        for line in [
+            "buildos_update_problems 1",
+            "buildos_update_held 0",
+            "buildos_update_channel_serial{channel=\"stable\"} 7",
+            "buildos_update_channel_valid_until_timestamp_seconds 1893456000",
+            "buildos_update_run_timestamp_seconds 9",
+            "buildos_update_machines{state=\"waiting\"} 1",
+            "buildos_update_machines{state=\"current\"} 0",
+            "buildos_os_update_state{state=\"held\"} 1",
+            "buildos_os_update_state{state=\"bad\"} 0",
+            "buildos_os_update_held{cause=\"window\"} 1",
+            "buildos_os_update_held{cause=\"fault\"} 0",
+            "buildos_os_update_since_timestamp_seconds 8",
+        ] {
+            assert!(page.lines().any(|l| l == line), "{line}\n{page}");
+        }
+        host.update.as_mut().unwrap().os.state = OsState::Draining;
+        // The cause is of the hold of before.
+        assert!(render(&host).contains("buildos_os_update_held{cause=\"window\"} 0\n"));
+    }
+
+    /// A run that has left everything behind that has a metric.
+    fn updated() -> Updated {
+        Updated {
+            problems: vec!["x".into()],
+            channel: "stable".into(),
+            serial: 7,
+            valid_until: "2030-01-01T00:00:00Z".into(),
+            ended_usec: 9_000_000,
+            machines: vec![buildos_dbus_api::update1::Machine::default()],
+            os: Os {
+                state: OsState::Held,
+                cause: Some(Cause::Window),
+                since_usec: 8_000_000,
+                ..Os::default()
+            },
+            ..Updated::default()
+        }
+    }
+
+    #[test]
     fn samples_follow_metric_family() {
         let mut host = ready();
-        host.update = Some(Updated::default());
+        host.update = Some(updated());
         host.state_volume = Some(StateVolume::default());
         let page = render(&host);
         let mut family = "";
@@ -593,7 +720,15 @@ mod tests {
 
     #[test]
     fn dashboard_and_alerts_use_only_existing_metrics() {
-        let page = render(&ready());
+        let mut host = ready();
+        host.update = Some(updated());
+        host.os_trial = Some(OsTrial::default());
+        host.state_volume = Some(StateVolume {
+            saved_usec: 5_000_000,
+            size: 1,
+            ..StateVolume::default()
+        });
+        let page = render(&host);
         let known: BTreeSet<&str> = page
             .lines()
             .filter_map(|line| line.strip_prefix("# TYPE "))
