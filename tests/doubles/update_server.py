@@ -1,9 +1,10 @@
 #!/usr/bin/python3
-"""Serves a tree of channels over HTTP, with ranges.
+"""Serves a tree of channels over HTTP, with ranges and conditional requests.
 
     update_server.py --listen ADDRESS:PORT --log FILE.jsonl --tree DIR
 
-Each request is a line of JSON in the log: `path`, `from` (the first byte) and `bytes` (sent).
+Each request is a line of JSON in the log: `path`, `status`, `from` (the first byte), `bytes`
+(sent), and `headers` (bytes of both headers).
 A file `DIR/desk/truncate` makes the server break off each object after half of what was asked, or
 after the part between 0 and 1 that the file has as text.
 """
@@ -11,6 +12,7 @@ after the part between 0 and 1 that the file has as text.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import re
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -33,6 +35,12 @@ def serve(address: str, port: int, log: Path, tree: Path) -> None:
                 self.send_error(404)
                 return
             content = file.read_bytes()
+            etag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'
+            if self.headers.get("If-None-Match") == etag:
+                self.send_response(304)
+                self.send_header("ETag", etag)
+                self._end(304, 0, 0)
+                return
             match = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
             first = int(match[1]) if match else 0
             if match and first >= len(content):
@@ -44,17 +52,26 @@ def serve(address: str, port: int, log: Path, tree: Path) -> None:
                 self.send_header("Content-Range", f"bytes {first}-{last}/{len(content)}")
             rest = content[first:]
             self.send_header("Content-Length", str(len(rest)))
-            self.end_headers()
+            self.send_header("ETag", etag)
+            status = 206 if match else 200
             if file.parent.name == "objects" and (tree / "desk/truncate").exists():
                 part = (tree / "desk/truncate").read_text()
                 rest = rest[: int(len(rest) * float(part or 0.5))]
                 self.close_connection = True
+            self._end(status, first, len(rest))
             try:
                 self.wfile.write(rest)
             except ConnectionError:
                 pass
+
+        def _end(self, status: int, first: int, sent: int) -> None:
+            """Ends the headers of the answer, and logs the request."""
+            answer = b"".join(self._headers_buffer) + b"\r\n"
+            self.end_headers()
+            size = len(self.raw_requestline) + len(str(self.headers)) + len(answer)
+            entry = {"path": self.path, "status": status, "from": first, "bytes": sent}
             with log.open("a") as out:
-                out.write(json.dumps({"path": self.path, "from": first, "bytes": len(rest)}) + "\n")
+                out.write(json.dumps({**entry, "headers": size}) + "\n")
 
         def log_message(self, format: str, *args: object) -> None:
             pass

@@ -189,6 +189,7 @@ def test_target_lists_units_of_build_host(alone: Host) -> None:
     assert [line.strip() for line in listed.splitlines()] == [
         "buildos.target",
         "buildos-agentd.service",
+        "buildos-channel-look.timer",
         "buildos-console.service",
         "buildos-dnsmasq.service",
         "buildos-drain.service",
@@ -202,6 +203,7 @@ def test_target_lists_units_of_build_host(alone: Host) -> None:
         "buildos-pieces-http.socket",
         "buildos-pieces.socket",
         "buildos-probe.path",
+        "buildos-updated.path",
         "buildos-updated.timer",
         "buildos-views.service",
     ]

@@ -16,9 +16,10 @@ type Program = fn() -> ExitCode;
 const USAGE: u8 = 2;
 
 /// The programs, sorted by name.
-const PROGRAMS: [(&str, Program); 17] = [
+const PROGRAMS: [(&str, Program); 18] = [
     ("buildos-agent-reap", buildos_agentd::cleanup::main),
     ("buildos-agentd", buildos_agentd::main),
+    ("buildos-channel-look", buildos_updated::look::main),
     ("buildos-dnsmasq", buildos_natd::dnsmasq::supervise::main),
     ("buildos-hostnamed", buildos_hostnamed::main),
     (

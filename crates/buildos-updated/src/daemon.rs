@@ -3,6 +3,7 @@
 //! | started by | begins with |
 //! |---|---|
 //! | the timer, or `systemctl start` | a run |
+//! | another channel file ([`look`]) | a run |
 //! | a call on the bus | the call; then a run, if the last one is older than an hour |
 //!
 //! A start by the bus delays the timer, which counts from the end of the daemon. The daemon ends
@@ -24,6 +25,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use crate::choices;
 use crate::choices::change::{self, Change, Known};
 use crate::dbus::{Bus, Event, Wanted};
+use crate::look;
 use crate::messages;
 use crate::offer;
 use crate::paths::Paths;
@@ -68,6 +70,7 @@ pub async fn run(mut service: Service<Settings>) -> Result<(), DaemonError> {
     let paths = Paths::new(Path::new("/"));
     let last: Option<Updated> = state::read(&paths.state());
     let mut last_run = last.as_ref().map_or(0, |last| last.ended_usec);
+    let mut last_begin = last.as_ref().map_or(0, |last| last.began_usec);
     let mut shown = with_choices(last.unwrap_or_default(), &paths);
     let mut bus = connect(shown.clone()).await;
     let is_activated = bus.as_ref().is_some_and(|bus| bus.is_activated);
@@ -82,6 +85,7 @@ pub async fn run(mut service: Service<Settings>) -> Result<(), DaemonError> {
         if let (None, Some(cause)) = (&running, next) {
             next = None;
             service.reread();
+            last_begin = offer::now_usec();
             running = Some(start(&paths, &service, cause));
         }
         tokio::select! {
@@ -132,10 +136,15 @@ pub async fn run(mut service: Service<Settings>) -> Result<(), DaemonError> {
                 Event::Lost => bus = None,
             },
             // A choice comes before a run that is only due.
-            () = sleep_until(idle), if running.is_none() => match is_due(last_run, offer::now_usec()) {
-                true => next = Some(Start::default()),
-                false => break,
-            },
+            () = sleep_until(idle), if running.is_none() => {
+                // The start that a look caused has no effect while the daemon runs.
+                match is_due(last_run, offer::now_usec())
+                    || look::is_changed_since(&paths, last_begin)
+                {
+                    true => next = Some(Start::default()),
+                    false => break,
+                }
+            }
         }
     }
     // systemd keeps a start by a later call until the daemon has ended.

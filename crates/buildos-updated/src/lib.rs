@@ -6,6 +6,8 @@
 //! | [`overview`] | what is wanted and what is there, for each machine; pure |
 //! | [`progress`] | connects a run with the event loop |
 //! | [`request`] | lets the helper place machines, and waits for it |
+//! | [`look`] | finds out whether the server has another channel file |
+//! | [`seen`] | remembers the channel file that was fetched last |
 //! | [`offer`] | reads a signed channel: signatures, policy, rollout |
 //! | [`spool`] | keeps fetched objects, to place them and for other hosts |
 //! | [`peers`] | fetches pieces from hosts of the LAN, or from the origin |
@@ -33,6 +35,7 @@ pub mod daemon;
 pub mod dbus;
 pub mod durable;
 pub mod layout;
+pub mod look;
 mod messages;
 pub mod offer;
 pub mod os;
@@ -48,6 +51,7 @@ pub mod request;
 pub mod retention;
 pub mod room;
 pub mod scan;
+pub mod seen;
 pub mod settings;
 pub mod share;
 pub mod spool;

@@ -16,8 +16,9 @@ use buildos_service::file::read_bounded;
 use crate::durable;
 use crate::messages;
 use crate::paths::Paths;
-use crate::programs::curl::{self, Failure};
+use crate::programs::curl::{self, Answer, Failure, Validators};
 use crate::programs::sqv;
+use crate::seen::{self, Seen};
 use crate::settings::{Settings, Source};
 use crate::state::{self, Volumes};
 
@@ -49,9 +50,11 @@ pub fn fetch(paths: &Paths, settings: &Settings, source: &Source) -> Result<Offe
     let fetched = path.with_extension("new");
     // A file of the run before is not the beginning of this one.
     let _ = fs::remove_file(&fetched);
-    let url = source.file(&format!("channel/{}", settings.channel));
-    match curl::fetch(Path::new("curl"), &url, &fetched, SIGNED as u64, settings) {
-        Ok(()) => {}
+    let url = url(settings, source);
+    let curl = Path::new("curl");
+    match curl::fetch_if_changed(curl, &url, None, &fetched, SIGNED as u64, settings) {
+        Ok(Answer::Fetched(validators)) => note(paths, &url, validators, &fetched),
+        Ok(Answer::Unchanged) => return Err(format!("{url}: 304 without a condition")),
         Err(Failure::Other(reason)) => return Err(reason),
         Err(Failure::CannotResume) => return Err(format!("{url}: the transfer broke off")),
     }
@@ -70,6 +73,24 @@ pub fn fetch(paths: &Paths, settings: &Settings, source: &Source) -> Result<Offe
         messages::accepted(&offer.channel);
     }
     Ok(offer)
+}
+
+/// Returns the URL of the channel file.
+#[must_use]
+pub fn url(settings: &Settings, source: &Source) -> String {
+    source.file(&format!("channel/{}", settings.channel))
+}
+
+/// Notes which file was fetched, before it is judged: looks do not repeat a refusal.
+fn note(paths: &Paths, url: &str, validators: Validators, fetched: &Path) {
+    if let Ok(file) = read_bounded(fetched, SIGNED) {
+        let seen = Seen {
+            url: url.to_owned(),
+            validators,
+            digest: Digest::of(&file),
+        };
+        seen::note(paths, &seen);
+    }
 }
 
 /// Reads and judges the signed file at `path`. `last` is what was accepted before.

@@ -44,6 +44,24 @@ impl Paths {
         self.root.join("run/buildos/updated/channel")
     }
 
+    /// Returns the note about the channel file that the daemon fetched last.
+    #[must_use]
+    pub fn seen(&self) -> PathBuf {
+        self.root.join("run/buildos/updated/seen")
+    }
+
+    /// Returns the file that is written when the server has another channel file.
+    #[must_use]
+    pub fn changed(&self) -> PathBuf {
+        self.root.join("run/buildos/updated/changed")
+    }
+
+    /// Returns the channel file of a look at the server.
+    #[must_use]
+    pub fn look(&self) -> PathBuf {
+        self.root.join("run/buildos/updated/look")
+    }
+
     /// Returns the request of the daemon to the helper that places machines.
     #[must_use]
     pub fn request(&self) -> PathBuf {

@@ -124,6 +124,103 @@ pub fn fetch_from_peer(
     })
 }
 
+/// Answer of a server to a request for a whole file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// It still has the file of the condition.
+    Unchanged,
+    /// It sent the file.
+    Fetched(Validators),
+}
+
+/// Headers of an answer that make a later request conditional; empty without one.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Validators {
+    pub etag: String,
+    pub last_modified: String,
+}
+
+/// Writes the status and the validators of an answer, one on a line.
+const HEADERS: &str = "%{http_code}\\n%header{etag}\\n%header{last-modified}\\n";
+/// Bytes of these lines: curl(1) takes headers of at most 100 KiB.
+const HEADERS_SIZE: usize = 256 * 1024;
+/// Longest validator in bytes. Without it a request is not conditional.
+const VALIDATOR: usize = 200;
+/// Time to connect, and of the whole request, in seconds.
+const SMALL_CONNECT: &str = "10";
+const SMALL_LONGEST: &str = "30";
+
+/// Fetches the small file `url` of at most `most` bytes into the new file `to`, unless the server
+/// still has the one of `known`.
+///
+/// # Errors
+///
+/// The transfer is not complete; the file can have what arrived.
+pub fn fetch_if_changed(
+    program: &Path,
+    url: &str,
+    known: Option<&Validators>,
+    to: &Path,
+    most: u64,
+    settings: &Settings,
+) -> Result<Answer, Failure> {
+    let mut command = curl(program);
+    command.args(["--connect-timeout", SMALL_CONNECT]);
+    command.args(["--max-time", SMALL_LONGEST]);
+    command.arg("--max-filesize").arg(most.to_string());
+    if let Some(proxy) = &settings.proxy {
+        command.arg("--proxy").arg(proxy.as_str());
+    }
+    let known = known.cloned().unwrap_or_default();
+    for (header, value) in [
+        ("If-None-Match", known.etag),
+        ("If-Modified-Since", known.last_modified),
+    ] {
+        if !value.is_empty() {
+            command.arg("--header").arg(format!("{header}: {value}"));
+        }
+    }
+    command.args(["--write-out", HEADERS, "--output"]).arg(to);
+    command.arg("--").arg(url);
+    let out = capture::output(&mut command, "curl", HEADERS_SIZE)
+        .map_err(|error| Failure::Other(reason(url, &error)))?;
+    answer(&String::from_utf8_lossy(&out))
+        .ok_or_else(|| Failure::Other(format!("{url}: neither 200 nor 304")))
+}
+
+/// Reads what curl wrote about an answer.
+fn answer(text: &str) -> Option<Answer> {
+    let mut lines = text.lines();
+    let status = lines.next()?;
+    let mut validator = || {
+        let value = lines.next().unwrap_or_default().trim();
+        let is_plain = value.bytes().all(|byte| matches!(byte, b' '..=b'~'));
+        match is_plain && value.len() <= VALIDATOR {
+            true => value.to_owned(),
+            false => String::new(),
+        }
+    };
+    match status {
+        "304" => Some(Answer::Unchanged),
+        "200" => Some(Answer::Fetched(Validators {
+            etag: validator(),
+            last_modified: validator(),
+        })),
+        _ => None,
+    }
+}
+
+/// Returns the reason of a failure of curl in one line.
+fn reason(url: &str, error: &ProgramError) -> String {
+    if let ProgramError::Failed { message, .. } = error {
+        if !message.is_empty() {
+            return format!("{url}: {message}");
+        }
+    }
+    format!("{url}: {}", text::chain(error))
+}
+
 /// Fetches `url` into the file `to`, of at most `most` bytes. What the file already has is
 /// the beginning of the content.
 ///
@@ -161,10 +258,7 @@ pub fn fetch(
         {
             Err(Failure::CannotResume)
         }
-        Err(ProgramError::Failed { message, .. }) if !message.is_empty() => {
-            Err(Failure::Other(format!("{url}: {message}")))
-        }
-        Err(error) => Err(Failure::Other(format!("{url}: {}", text::chain(&error)))),
+        Err(error) => Err(Failure::Other(reason(url, &error))),
     }
 }
 
@@ -193,6 +287,29 @@ mod tests {
             with_script(&format!("case \"$*\" in *'{needed}') ;; *) exit 1;; esac")),
             Ok(())
         );
+    }
+
+    #[test]
+    fn answers_are_bounded_and_plain() {
+        let fetched = |etag: &str, last_modified: &str| {
+            Some(Answer::Fetched(Validators {
+                etag: etag.to_owned(),
+                last_modified: last_modified.to_owned(),
+            }))
+        };
+        let date = "Mon, 30 Nov 2026 23:59:59 GMT";
+        assert_eq!(answer("304\n\n\n"), Some(Answer::Unchanged));
+        assert_eq!(answer("200\n\n\n"), fetched("", ""));
+        assert_eq!(
+            answer(&format!("200\nW/\"a\"\n{date}\n")),
+            fetched("W/\"a\"", date)
+        );
+        assert_eq!(answer("200\na\tb\n\u{e4}\n"), fetched("", ""));
+        let long = "x".repeat(VALIDATOR + 1);
+        assert_eq!(answer(&format!("200\n{long}\n{date}\n")), fetched("", date));
+        for other in ["", "206\n", "301\n\n\n", "000\n", "\u{0}"] {
+            assert_eq!(answer(other), None, "{other:?}");
+        }
     }
 
     #[test]

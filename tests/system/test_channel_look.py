@@ -1,0 +1,136 @@
+"""A host notices a new channel within five minutes, at little cost."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from buildroot import TOP
+from host import Host
+from update_farm import Farm, update, updated
+
+LOOK = "buildos-channel-look.service"
+UNITS = TOP / "units" / "systemd" / "system"
+
+
+def look(host: Host) -> None:
+    host.systemctl("start", LOOK)
+
+
+def requests(farm: Farm) -> list[dict[str, Any]]:
+    log = farm.lan.json_log("updates.jsonl")
+    return [entry for entry in log if entry["path"] == "/channel/stable"]
+
+
+def seconds(unit: Path, key: str) -> int:
+    """Returns a time of a unit file in seconds."""
+    found = re.search(rf"^{key}=(\d+)(s|min)$", unit.read_text(), re.MULTILINE)
+    assert found, f"{unit.name}: {key}"
+    return int(found[1]) * {"s": 1, "min": 60}[found[2]]
+
+
+def start(farm: Farm, host: Host) -> None:
+    """Boots a host that follows the channel, without a machine volume."""
+    farm.desk("true")
+    farm.sign()
+    farm.lan.serve_dhcp()
+    farm.prepare(host, farm.serve())
+    host.start([farm.lan])
+    host.wait_for(lambda: host.addresses("br0"), "br0 has an address")
+
+
+def cursor(host: Host) -> str:
+    return str(host.journal("--lines=1")[-1]["__CURSOR"])
+
+
+def lines(host: Host, after: str) -> list[str]:
+    """Returns what the looks and buildos-updated logged, and systemd about them."""
+    units = {LOOK, "buildos-channel-look.timer", "buildos-updated.service"}
+    entries = host.journal(f"--after-cursor={after}")
+    found = []
+    for entry in entries:
+        if {entry.get("UNIT"), entry.get("_SYSTEMD_UNIT")} & units:
+            found.append(str(entry["MESSAGE"]))
+    return found
+
+
+def test_interval_and_request_fit_into_five_minutes() -> None:
+    timer = UNITS / "buildos-channel-look.timer"
+    service = UNITS / LOOK
+    interval = seconds(timer, "OnUnitInactiveSec") + seconds(timer, "RandomizedDelaySec")
+    interval += seconds(timer, "AccuracySec")
+    assert interval <= 250
+    # Of a request, curl ends the rest after 30 s.
+    assert interval + seconds(service, "TimeoutStartSec") <= 300
+
+
+def test_unchanged_channel_costs_a_small_request_and_no_line(
+    farm: Farm, host: Host, figure: Callable[[str], None]
+) -> None:
+    start(farm, host)
+    update(host)
+    began = updated(host)["began_usec"]
+    before, after = len(requests(farm)), cursor(host)
+    for _ in range(3):
+        look(host)
+    found = requests(farm)[before:]
+    assert [entry["status"] for entry in found] == [304] * 3
+    assert [entry["bytes"] for entry in found] == [0] * 3
+    assert lines(host, after) == []
+    assert updated(host)["began_usec"] == began, "no run took place"
+    figure(f"bytes of request and answer, channel unchanged: {found[-1]['headers']}")
+
+
+def test_new_channel_leads_to_a_run(farm: Farm, host: Host) -> None:
+    start(farm, host)
+    assert update(host)["serial"] == 1
+    host.wait_for(lambda: host.active("buildos-channel-look.timer"), "the timer runs")
+    assert host.active("buildos-updated.path")
+    farm.sign()
+    look(host)
+    host.wait_for(lambda: updated(host)["serial"] == 2, "the host has the new channel")
+
+
+def test_new_channel_is_noticed_while_buildos_updated_runs(farm: Farm, host: Host) -> None:
+    """The daemon that a call started stays for ten seconds: its start has no effect then."""
+    start(farm, host)
+    assert update(host)["serial"] == 1
+    farm.sign()
+    host.bus_property("update1", "Activity")
+    assert host.active("buildos-updated.service")
+    look(host)
+    host.wait_for(lambda: updated(host)["serial"] == 2, "the host has the new channel")
+
+
+def test_refused_channel_leads_to_one_run(farm: Farm, host: Host) -> None:
+    start(farm, host)
+    update(host)
+    good = farm.signed.read_text()
+    farm.signed.write_text(good.replace("serial = 1", "serial = 9"))
+    look(host)
+
+    def refused() -> bool:
+        return "is refused" in updated(host)["result"]
+
+    host.wait_for(refused, "the run refuses the channel")
+    began = updated(host)["began_usec"]
+    after = cursor(host)
+    look(host)
+    assert requests(farm)[-1]["status"] == 304
+    assert lines(host, after) == []
+    assert updated(host)["began_usec"] == began, "no run took place"
+    farm.signed.write_text(good)
+    look(host)
+    host.wait_for(lambda: not refused(), "the run accepts the channel again")
+
+
+def test_held_host_does_not_ask(farm: Farm, host: Host) -> None:
+    start(farm, host)
+    update(host)
+    host.run("buildosctl update hold test")
+    before = len(requests(farm))
+    farm.sign()
+    look(host)
+    assert len(requests(farm)) == before
