@@ -26,6 +26,8 @@ impl Limits {
     pub const INCREMENTS: usize = 2;
     /// Greatest serial, and revision: a mistyped one leaves room for the next.
     pub const NUMBER: u64 = 999_999_999;
+    /// Bytes of an agent that a host takes: without a disk it is in RAM.
+    pub const EXTENSION: u64 = 256 << 20;
     /// Bytes of a stream, an object, or a machine: 1 TiB.
     pub const SIZE: u64 = 1 << 40;
 }

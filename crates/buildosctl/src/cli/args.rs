@@ -420,6 +420,15 @@ fn request(command: &Command, given: Given) -> Result<publish::Request, lexopt::
             };
             publish::Request::Os(place, source)
         }
+        "agent" => {
+            let mut place = place(String::from("."));
+            place.tree = given.tree.unwrap_or(place.tree);
+            let source = publish::AgentSource {
+                file: directory.into(),
+                version: given.name,
+            };
+            publish::Request::Agent(place, source)
+        }
         "init" => publish::Request::Init(place(directory)),
         "promote" => publish::Request::Promote(place(directory), given.promotion),
         _ => publish::Request::Show(place(directory)),

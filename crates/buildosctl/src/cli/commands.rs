@@ -452,7 +452,8 @@ sign the draft with the next serial. machine adds the btrfs subvolume DIR to
 the draft of the tree --tree as a machine of bbot-agent, container as one that
 hosts have in /var/lib/machines for systemd-nspawn(1). Both need root. os adds
 the operating system that image/build made in DIR; its version is --name, or
-comes from its packages. No build host is needed.
+comes from its packages. agent adds the agent that image/agent made in FILE; its
+version is --name, or that of the file name. No build host is needed.
 ",
         forms: &[
             Form {
@@ -477,6 +478,12 @@ comes from its packages. No build host is needed.
                 verb: Some("os"),
                 optional: &[Flag::Name, Flag::Tree, Flag::Channel],
                 operands: Operands::Directory,
+                ..NOTHING
+            },
+            Form {
+                verb: Some("agent"),
+                optional: &[Flag::Name, Flag::Tree, Flag::Channel],
+                operands: Operands::File,
                 ..NOTHING
             },
             Form {

@@ -14,6 +14,7 @@
 //! | `tree` | drafts and published channels on the disk |
 //! | `objects` | objects on the disk |
 //! | `machine` | a revision of a machine: snapshot, contents, streams in pieces |
+//! | `agent` | an agent as a system extension |
 //! | `os` | the two files of an operating system |
 //! | `packages` | packages of a machine |
 //! | `promote` | the next publication, and its signature |
@@ -21,9 +22,10 @@
 //!
 //! # Limits
 //!
-//! Only machines and the operating system have a command that adds them. An operator writes
-//! `[[agent]]` and `[[toolchain]]` into the draft, and no host fetches them yet.
+//! No command adds a toolchain. An operator writes `[[toolchain]]` into the draft. No host fetches
+//! agents and toolchains yet.
 
+mod agent;
 mod changes;
 mod machine;
 pub(crate) mod objects;
@@ -35,6 +37,7 @@ mod show;
 mod size;
 mod tree;
 
+pub(crate) use agent::Source as AgentSource;
 pub(crate) use machine::Source;
 pub(crate) use os::Source as OsSource;
 pub(crate) use place::{DEFAULT_CHANNEL, Place};
@@ -49,6 +52,8 @@ pub(crate) enum Request {
     Machine(Place, Source),
     /// Publishes an operating system into the draft.
     Os(Place, OsSource),
+    /// Publishes an agent into the draft.
+    Agent(Place, AgentSource),
     /// Shows what is published, and what the draft changes.
     Show(Place),
     /// Signs the draft.
@@ -61,6 +66,7 @@ pub(crate) fn publish(request: &Request) -> Result<String, String> {
         Request::Init(place) => tree::init(place),
         Request::Machine(place, source) => machine::publish(place, source),
         Request::Os(place, source) => os::publish(place, source),
+        Request::Agent(place, source) => agent::publish(place, source),
         Request::Show(place) => show::show(place),
         Request::Promote(place, options) => promote::promote(place, options),
     }

@@ -1,9 +1,12 @@
 //! Stores objects, and finds those that a channel names but the tree lacks.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use buildos_channel::digest::Hasher;
 use buildos_channel::model::{Object, Stream};
 use buildos_channel::pieces::PieceList;
 use buildos_channel::{Channel, Digest};
@@ -26,6 +29,39 @@ pub(crate) fn store(tree: &Path, sha256: &Digest, data: &[u8]) -> Result<bool, S
         return Ok(false);
     }
     replace(&path, data).map(|()| true)
+}
+
+/// Copies a file into the objects of a tree, if `accept` accepts its digest.
+pub(crate) fn copy(
+    tree: &Path,
+    file: &Path,
+    accept: impl FnOnce(&Digest) -> Result<(), String>,
+) -> Result<Object, String> {
+    let failed = |error: io::Error| format!("cannot copy {}: {error}", file.display());
+    let mut from = File::open(file).map_err(failed)?;
+    let mut to = tempfile::Builder::new()
+        .prefix(".new.")
+        .permissions(PermissionsExt::from_mode(0o644))
+        .tempfile_in(tree.join("objects"))
+        .map_err(failed)?;
+    let mut hasher = Hasher::default();
+    let mut size = 0_u64;
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        let count = from.read(&mut buffer).map_err(failed)?;
+        let Some(data @ [_, ..]) = buffer.get(..count) else {
+            break;
+        };
+        hasher.update(data);
+        to.write_all(data).map_err(failed)?;
+        size = size.saturating_add(count as u64);
+    }
+    let sha256 = hasher.finish();
+    accept(&sha256)?;
+    to.as_file().sync_all().map_err(failed)?;
+    to.persist(path(tree, &sha256))
+        .map_err(|error| failed(error.error))?;
+    Ok(Object { sha256, size })
 }
 
 /// Returns what is wrong with the objects that `channel` names, at most 20 faults.

@@ -2,12 +2,8 @@
 //!
 //! Objects are never removed, so hosts find the pair that they run: without it they take no other.
 
-use std::fs::File;
-use std::io::{Read as _, Write as _};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use buildos_channel::digest::Hasher;
 use buildos_channel::model::{Object, Os};
 use buildos_channel::{Digest, Name, write};
 use buildos_updated::os::memory::LARGEST_PAIR;
@@ -109,36 +105,13 @@ fn file(place: &Place, source: &Source, name: &str, sums: &str) -> Result<Object
 
 /// Copies a file with the digest `sum` into the objects of a tree.
 fn store(tree: &Path, path: &Path, sum: &str) -> Result<Object, String> {
-    let failed = |error: std::io::Error| format!("cannot copy {}: {error}", path.display());
-    let mut from = File::open(path).map_err(failed)?;
-    let mut to = tempfile::Builder::new()
-        .prefix(".new.")
-        .permissions(PermissionsExt::from_mode(0o644))
-        .tempfile_in(tree.join("objects"))
-        .map_err(failed)?;
-    let mut hasher = Hasher::default();
-    let mut size = 0_u64;
-    let mut buffer = vec![0; 1 << 16];
-    loop {
-        let count = from.read(&mut buffer).map_err(failed)?;
-        let Some(data @ [_, ..]) = buffer.get(..count) else {
-            break;
-        };
-        hasher.update(data);
-        to.write_all(data).map_err(failed)?;
-        size = size.saturating_add(count as u64);
-    }
-    let sha256 = hasher.finish();
-    if sum.parse() != Ok(sha256) {
-        return Err(format!(
+    objects::copy(tree, path, |sha256| match sum.parse() == Ok(*sha256) {
+        true => Ok(()),
+        false => Err(format!(
             "{} does not match {SUMS}: copy it again",
             path.display()
-        ));
-    }
-    to.as_file().sync_all().map_err(failed)?;
-    to.persist(objects::path(tree, &sha256))
-        .map_err(|error| failed(error.error))?;
-    Ok(Object { sha256, size })
+        )),
+    })
 }
 
 #[cfg(test)]
