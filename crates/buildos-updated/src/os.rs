@@ -32,6 +32,8 @@ use buildos_service::random;
 use crate::durable;
 use crate::messages;
 use crate::offer::{self, Offer};
+use crate::os_handover::files::TrialState;
+use crate::os_handover::record::{self, Request, TrialTerms};
 use crate::os_handover::why;
 use crate::paths::Paths;
 use crate::programs::fleet_lock::{Answer, FleetLock};
@@ -52,11 +54,10 @@ pub mod trial;
 pub mod window;
 
 use decide::{Facts, Hold};
-use handover::Request;
 use lifecycle::{Action, Event};
 use pair::Pair;
 use records::{Bad, Entry, Pending, Records};
-use trial::{Trial, Verdict};
+use trial::Trial;
 use window::{Open, Windows};
 
 /// A drain gives up after this time. The next run tries again.
@@ -114,7 +115,7 @@ struct Update<'a, 'b> {
     verdict: Option<Bad>,
     /// Agents that took tasks before the drain.
     polled: Vec<String>,
-    why_before: i32,
+    why_before: i64,
 }
 
 /// Ends the drain of a run that was killed.
@@ -336,7 +337,7 @@ impl<'a> Update<'a, '_> {
         let pending = self.records.pending.clone();
         let pending = pending.filter(|pending| pending.boot != self.boot);
         match (trial, pending) {
-            (Some(trial), pending) if trial.verdict == Verdict::Returned => {
+            (Some(trial), pending) if trial.state == TrialState::Returned => {
                 let version = version_of(&trial, pending.as_ref(), self.os());
                 self.verdict = Some(Bad {
                     pair: trial.pair,
@@ -637,14 +638,19 @@ impl<'a> Update<'a, '_> {
         if let Err(reason) = self.record(OsState::HandedOver, &version, "") {
             return self.failed(reason);
         }
-        let request = Request::new(
-            &version,
+        let request = Request {
+            version: version.clone(),
             serial,
-            self.method,
-            self.run.settings.os.trial_s,
-            self.polled.clone(),
-            self.why_before,
-        );
+            method: match self.method {
+                Method::Reboot => record::Method::Reboot,
+                Method::Kexec | Method::Off => record::Method::Kexec,
+            },
+            trial: TrialTerms {
+                deadline_s: self.run.settings.os.trial_s.into(),
+                agents: self.polled.clone(),
+                why_before: self.why_before,
+            },
+        };
         let progress = self.run.progress;
         let mut is_loaded = false;
         let loaded = || {
@@ -702,9 +708,9 @@ fn version_of(trial: &Trial, pending: Option<&Pending>, os: Option<&Os>) -> Stri
 }
 
 /// Returns the exit status of `buildosctl why` without tasks; -1 if it is not known.
-fn why_status() -> i32 {
+fn why_status() -> i64 {
     let status = why::status(WHY_SECONDS).filter(|status| *status != WHY_TIMEOUT);
-    status.map_or(-1, i32::from)
+    status.map_or(-1, i64::from)
 }
 
 #[cfg(test)]
@@ -720,7 +726,7 @@ mod tests {
             initrd: Digest::of(b"initrd"),
         };
         let trial = |version: &str| Trial {
-            verdict: Verdict::Returned,
+            state: TrialState::Returned,
             version: version.to_owned(),
             pair,
             reason: String::new(),

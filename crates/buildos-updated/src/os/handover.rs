@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 
 use buildos_service::file::overwrite;
 use buildos_service::text::{Escaped, chain};
-use serde::{Deserialize, Serialize};
 
+use crate::os_handover::files::{Handover, HandoverState};
+use crate::os_handover::record::Request;
 use crate::paths::Paths;
-use crate::settings::Method;
 use crate::state;
 
 /// The helper has to answer and to end, and the host to go down, within this time: more than
@@ -26,64 +26,6 @@ const HELPER: &str = "sys/fs/cgroup/system.slice/buildos-os-handover.service";
 const LOOK: Duration = Duration::from_millis(200);
 /// Permissions of the request.
 const READABLE: u32 = 0o644;
-
-/// The request.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Request {
-    /// Version of the new system.
-    pub version: String,
-    /// Serial of the channel that has it.
-    pub serial: u64,
-    /// `kexec` or `reboot`.
-    method: &'static str,
-    /// Seconds that the new system has to prove itself.
-    pub deadline_s: u32,
-    /// Agents that polled before.
-    pub agents: Vec<String>,
-    /// Exit status of `buildosctl why` before the drain; -1 if it is not known.
-    pub why_before: i32,
-}
-
-impl Request {
-    /// Returns a request.
-    #[must_use]
-    pub fn new(
-        version: &str,
-        serial: u64,
-        method: Method,
-        deadline_s: u32,
-        agents: Vec<String>,
-        why_before: i32,
-    ) -> Self {
-        Self {
-            version: version.to_owned(),
-            serial,
-            method: match method {
-                Method::Reboot => "reboot",
-                Method::Kexec | Method::Off => "kexec",
-            },
-            deadline_s,
-            agents,
-            why_before,
-        }
-    }
-}
-
-/// Answer of the helper.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Answer {
-    Refused,
-    Loaded,
-    Failed,
-}
-
-#[derive(Debug, Deserialize)]
-struct Text {
-    state: Answer,
-    #[serde(default)]
-    reason: String,
-}
 
 /// Identity of a file: a replaced one has a different one.
 fn identity(path: &Path) -> Option<(u64, i64, i64)> {
@@ -119,20 +61,22 @@ pub fn request(
         }
         let found = identity(&answer);
         // A file that is not whole yet is read again.
-        let text = (found != seen).then(|| state::read::<Text>(&answer));
+        let text = (found != seen).then(|| state::read::<Handover>(&answer));
         if let Some(text) = text.flatten() {
             seen = found;
             let reason = Escaped::received(&text.reason).to_string();
             match text.state {
-                Answer::Loaded if is_loaded => {}
-                Answer::Loaded => {
+                HandoverState::Loaded if is_loaded => {}
+                HandoverState::Loaded => {
                     is_loaded = true;
                     loaded();
                 }
-                Answer::Refused => {
+                HandoverState::Refused => {
                     return Err(format!("buildos-os-handover refuses it: {reason}"));
                 }
-                Answer::Failed => return Err(format!("buildos-os-handover failed: {reason}")),
+                HandoverState::Failed => {
+                    return Err(format!("buildos-os-handover failed: {reason}"));
+                }
             }
         }
         if is_withdrawn {
@@ -177,7 +121,21 @@ pub fn withdraw(paths: &Paths) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::os_handover::record::{Method, TrialTerms};
     use std::cell::Cell;
+
+    fn wanted(agents: Vec<String>) -> Request {
+        Request {
+            version: "2".to_owned(),
+            serial: 7,
+            method: Method::Kexec,
+            trial: TrialTerms {
+                deadline_s: 900,
+                agents,
+                why_before: 0,
+            },
+        }
+    }
 
     fn answered(old: &str, new: &str) -> (Result<(), String>, bool) {
         let directory = tempfile::tempdir().unwrap();
@@ -188,7 +146,7 @@ mod tests {
         if !old.is_empty() {
             overwrite(&paths.os_handover(), old.as_bytes(), READABLE).unwrap();
         }
-        let wanted = Request::new("2", 7, Method::Kexec, 900, vec!["bbot@x".to_owned()], 0);
+        let wanted = wanted(vec!["bbot@x".to_owned()]);
         let is_loaded = Cell::new(false);
         let looks = Cell::new(0);
         let result = request(
@@ -242,7 +200,7 @@ mod tests {
             }
             let group = directory.path().join(HELPER);
             fs::create_dir_all(&group).unwrap();
-            let wanted = Request::new("2", 7, Method::Kexec, 900, Vec::new(), 0);
+            let wanted = wanted(Vec::new());
             let result = thread::scope(|scope| {
                 scope.spawn(|| {
                     let end = Instant::now() + Duration::from_secs(60);

@@ -1,17 +1,16 @@
 //! Reads the state of a trial, which buildos-os-trial.service writes.
 
 use buildos_service::text::Escaped;
-use serde::Deserialize;
 
 use super::pair::Pair;
+use crate::os_handover::files::{self, TrialState};
 use crate::paths::Paths;
-use crate::state;
 
 /// What is known about a trial.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trial {
-    /// State or verdict.
-    pub verdict: Verdict,
+    #[allow(missing_docs)]
+    pub state: TrialState,
     #[allow(missing_docs)]
     pub version: String,
     /// The pair on trial, or the one from which the host came back.
@@ -20,36 +19,13 @@ pub struct Trial {
     pub reason: String,
 }
 
-/// State of a trial.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Verdict {
-    /// The pair that runs is on trial.
-    Trial,
-    /// The pair that runs has passed.
-    Proven,
-    /// The host came back from the pair.
-    Returned,
-}
-
-#[derive(Deserialize)]
-struct Text {
-    state: Verdict,
-    #[serde(default)]
-    version: String,
-    image: String,
-    initrd: String,
-    #[serde(default)]
-    reason: String,
-}
-
 /// Returns the trial of this boot, if there is one.
 #[must_use]
 pub fn read(paths: &Paths) -> Option<Trial> {
-    let text: Text = state::read(&paths.trial())?;
+    let text = files::Trial::read(paths.root())?;
     let pair = format!("{}:{}", text.image, text.initrd);
     Some(Trial {
-        verdict: text.state,
+        state: text.state,
         version: Escaped::received(&text.version).to_string(),
         pair: pair.parse().ok()?,
         reason: Escaped::received(&text.reason).to_string(),
@@ -61,7 +37,7 @@ pub fn read(paths: &Paths) -> Option<Trial> {
 #[must_use]
 pub fn is_on(paths: &Paths) -> bool {
     match read(paths) {
-        Some(trial) => trial.verdict == Verdict::Trial,
+        Some(trial) => trial.state == TrialState::Trial,
         // A directory that cannot be read has one, too.
         None => paths.previous_os().try_exists().unwrap_or(true),
     }
@@ -85,7 +61,7 @@ mod tests {
         );
         std::fs::write(paths.trial(), text).unwrap();
         let trial = read(&paths).unwrap();
-        assert_eq!(trial.verdict, Verdict::Returned);
+        assert_eq!(trial.state, TrialState::Returned);
         assert_eq!(
             (trial.version.as_str(), trial.reason.as_str()),
             ("2", "no poll")

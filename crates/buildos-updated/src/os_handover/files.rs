@@ -104,8 +104,10 @@ pub struct Handover {
     #[allow(missing_docs)]
     pub state: HandoverState,
     /// One line; empty if nothing went wrong.
+    #[serde(default)]
     pub reason: String,
     /// Serial of the request; 0 if it could not be read.
+    #[serde(default)]
     pub serial: u64,
 }
 
@@ -127,16 +129,20 @@ pub struct Trial {
     #[allow(missing_docs)]
     pub state: TrialState,
     /// Version of the new system; empty after a return, and without a trial.
+    #[serde(default)]
     pub version: String,
     /// Digest of its kernel.
     pub image: String,
     /// Digest of its initrd.
     pub initrd: String,
     /// One line: what is not good, why the host returned, or why there was no trial; else empty.
+    #[serde(default)]
     pub reason: String,
     /// Time since which it has this state, microseconds since 1970.
+    #[serde(default)]
     pub since_usec: u64,
     /// End of the trial, microseconds since 1970; 0 unless the state is `trial`.
+    #[serde(default)]
     pub deadline_usec: u64,
 }
 

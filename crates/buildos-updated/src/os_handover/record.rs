@@ -1,4 +1,4 @@
-//! Parses the request of buildos-updated, and the record that travels with a previous system.
+//! Defines the request of buildos-updated, and the record that travels with a previous system.
 //!
 //! Both are JSON. buildos-updated has no privileges, so what starts is not believed: the signed
 //! channel has to agree with it. The record comes from buildos-os-handover of another version.
