@@ -77,7 +77,8 @@ fn parse(meminfo: &str) -> Option<u64> {
     kib.checked_mul(1024)
 }
 
-/// Returns true if what is written below a directory takes RAM.
+/// Returns true if what is written below a directory takes RAM. The root of the image is an overlay
+/// in RAM.
 #[must_use]
 pub fn is_in_ram(directory: &Path) -> bool {
     statfs(directory)

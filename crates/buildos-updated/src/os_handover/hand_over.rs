@@ -29,13 +29,13 @@ use buildos_channel::model::{Object, Os};
 use buildos_channel::policy::Accepted;
 use buildos_service::file::{open_regular, read_bounded};
 use buildos_service::log_to_journal;
-use nix::sys::statfs::{OVERLAYFS_SUPER_MAGIC, TMPFS_MAGIC, statfs};
 
 use super::command_line::{self, Pair, Returned};
 use super::files::{Files, Handover, HandoverState, IMAGE, INITRD, PREVIOUS, RECORD, write};
 use super::firmware::LOST;
 use super::record::{self, Method, Record, Request};
 use super::{cpio, firmware, kexec};
+use crate::os::memory::is_in_ram;
 use crate::paths::Paths;
 use crate::spool::Spool;
 use crate::{durable, messages, offer, settings};
@@ -301,7 +301,7 @@ fn prepare(
     };
     let record = record.encode()?;
     let carried = initrd.size + old_image.size + old_initrd.size;
-    let freed = match in_memory(&files.spool()) {
+    let freed = match is_in_ram(&files.spool()) {
         true => carried + image.size,
         false => 0,
     };
@@ -426,15 +426,6 @@ impl<R: Read> Read for Hashed<R> {
         self.hasher.update(buffer.get(..count).unwrap_or_default());
         Ok(count)
     }
-}
-
-/// Returns true if files of a directory are in RAM.
-fn in_memory(directory: &Path) -> bool {
-    // The root of the image is an overlay in RAM.
-    statfs(directory).is_ok_and(|found| {
-        let kind = found.filesystem_type();
-        kind == TMPFS_MAGIC || kind == OVERLAYFS_SUPER_MAGIC
-    })
 }
 
 /// Refuses a handover for which RAM is too small. `freed` bytes are in use and become free.
