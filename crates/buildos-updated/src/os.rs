@@ -21,7 +21,6 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use buildos_channel::HostId;
@@ -66,8 +65,6 @@ const LONGEST_DRAIN: Duration = Duration::from_secs(24 * 3600);
 const LONGEST_WAIT: Duration = Duration::from_secs(3600);
 /// Shortest interval between two requests for the lock.
 const LOCK_RETRY: Duration = Duration::from_secs(20);
-/// Interval between two looks at an interruption.
-const LOOK: Duration = Duration::from_millis(500);
 /// Most steps of a run: more is a defect.
 const STEPS: usize = 20;
 /// Seconds for `buildosctl why`, and its exit status after them.
@@ -505,7 +502,7 @@ impl<'a> Update<'a, '_> {
             (self.run.show)(&self.status);
             // Hosts that wait together do not ask together.
             let jitter = Duration::from_millis(random::seed() % 20_000);
-            if self.pause(LOCK_RETRY + jitter) {
+            if self.run.progress.wait_until_held(LOCK_RETRY + jitter) {
                 self.release();
                 return self.held(Cause::Operator, INTERRUPTED);
             }
@@ -514,18 +511,6 @@ impl<'a> Update<'a, '_> {
                 return self.held(Cause::Window, CLOSED);
             }
         }
-    }
-
-    /// Waits, and returns true if the run is interrupted.
-    fn pause(&self, time: Duration) -> bool {
-        let end = Instant::now() + time;
-        while Instant::now() < end {
-            if self.run.progress.is_held() {
-                return true;
-            }
-            thread::sleep(LOOK);
-        }
-        self.run.progress.is_held()
     }
 
     /// Releases the lock once in a boot.
@@ -657,7 +642,9 @@ impl<'a> Update<'a, '_> {
             is_loaded = true;
             messages::os_handed_over(&version);
         };
-        let result = handover::request(self.run.paths, &request, loaded, || progress.is_held());
+        let result = handover::request(self.run.paths, &request, loaded, |time| {
+            progress.wait_until_held(time)
+        });
         match result {
             Ok(()) => Event::Loaded,
             Err(_) if progress.is_held() => self.held(Cause::Operator, INTERRUPTED),

@@ -34,7 +34,7 @@ fn identity(path: &Path) -> Option<(u64, i64, i64)> {
 }
 
 /// Writes the request and waits. Calls `loaded` once the helper has accepted it. Withdraws the
-/// request if `is_interrupted`. Returns without an error if the host goes down.
+/// request if `interrupted_within` a time, which it waits for, returns true. Returns without an error if the host goes down.
 ///
 /// # Errors
 ///
@@ -43,7 +43,7 @@ pub fn request(
     paths: &Paths,
     request: &Request,
     mut loaded: impl FnMut(),
-    is_interrupted: impl Fn() -> bool,
+    interrupted_within: impl Fn(Duration) -> bool,
 ) -> Result<(), String> {
     let answer = paths.os_handover();
     let before = identity(&answer);
@@ -54,7 +54,7 @@ pub fn request(
     let mut is_loaded = false;
     let mut seen = before;
     while began.elapsed() < LIMIT {
-        let is_withdrawn = is_interrupted();
+        let is_withdrawn = interrupted_within(LOOK);
         if is_withdrawn {
             // The helper can be beyond its last look at the request.
             withdraw(paths)?;
@@ -85,7 +85,6 @@ pub fn request(
                 false => Err("interrupted by a choice of the operator".to_owned()),
             };
         }
-        thread::sleep(LOOK);
     }
     let limit = LIMIT.as_secs();
     Err(match is_loaded {
@@ -123,6 +122,7 @@ mod tests {
     use super::*;
     use crate::os_handover::record::{Method, TrialTerms};
     use std::cell::Cell;
+    use std::sync::mpsc;
 
     fn wanted(agents: Vec<String>) -> Request {
         Request {
@@ -153,7 +153,7 @@ mod tests {
             &paths,
             &wanted,
             || is_loaded.set(true),
-            || {
+            |_| {
                 looks.set(looks.get() + 1);
                 if looks.get() == 2 {
                     let text = fs::read_to_string(paths.os_request()).unwrap();
@@ -201,12 +201,14 @@ mod tests {
             let group = directory.path().join(HELPER);
             fs::create_dir_all(&group).unwrap();
             let wanted = wanted(Vec::new());
+            let (sender, seen) = mpsc::channel();
             let result = thread::scope(|scope| {
                 scope.spawn(|| {
                     let end = Instant::now() + Duration::from_secs(60);
                     while !paths.os_request().exists() && Instant::now() < end {
                         thread::yield_now();
                     }
+                    sender.send(()).unwrap();
                     while paths.os_request().exists() && Instant::now() < end {
                         thread::yield_now();
                     }
@@ -218,9 +220,9 @@ mod tests {
                     &paths,
                     &wanted,
                     || {},
-                    || {
+                    |_| {
                         looks.set(looks.get() + 1);
-                        looks.get() > 1
+                        looks.get() > 1 && seen.recv().is_ok()
                     },
                 )
             });
