@@ -133,16 +133,22 @@ def check_sums(image: Path) -> list[str]:
         if not (image / name).is_file():
             raise NetbootError(f"{image / name} is missing: image/build makes it")
     try:
-        lines = (image / "SHA256SUMS").read_text().splitlines()
+        text = (image / "SHA256SUMS").read_text()
     except FileNotFoundError as error:
         raise NetbootError(f"{image} has no SHA256SUMS: image/build makes it") from error
-    sums = {name: digest for digest, name in (line.split() for line in lines)}
+    except UnicodeDecodeError as error:
+        raise NetbootError(f"{image / 'SHA256SUMS'} is not text: copy it again") from error
+    lines = re.findall(r"(?m)^([0-9a-f]{64})  (\S+)$", text)
+    sums = {name: digest for digest, name in lines}
     for name in NEEDED:
-        with (image / name).open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if sums.get(name) != found:
+        if sums.get(name) != _digest(image / name):
             raise NetbootError(f"{image / name} does not match SHA256SUMS: copy it again")
     return [sums[name] for name in NEEDED]
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def extra_parameters(image: Path) -> str:
@@ -185,8 +191,10 @@ def keep_build(root: Path, image: Path, digests: list[str]) -> None:
 
     `digests` come from `check_sums`. A file stays that a channel in the same directory names."""
     for name, digest in zip(NEEDED, digests, strict=True):
-        if not (root / "objects" / digest).exists():
-            _install(image / name, root / "objects" / digest)
+        # Also in the place of a damaged one.
+        kept = root / "objects" / digest
+        if not kept.exists() or _digest(kept) != digest:
+            _install(image / name, kept)
     record = root / "buildos/builds"
     former = record.read_text().splitlines() if record.exists() else []
     build = ":".join(digests)

@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -88,14 +88,28 @@ class Farm(Closing):
             directory="/work/desk",
         ).decode()
 
-    def sign(self, *, serial: int | None = None, days: float = 30, text: str | None = None) -> None:
-        """Publishes the draft with the next serial, or with `serial`."""
+    def add_key(self, name: str) -> None:
+        """Makes a key that no host trusts."""
+        self._gpg("--passphrase", "", "--quick-generate-key", name, "ed25519", "sign")
+
+    def sign(
+        self,
+        *,
+        serial: int | None = None,
+        days: float = 30,
+        text: str | None = None,
+        key: str = "op@desk",
+        gpg: Sequence[str] = (),
+    ) -> None:
+        """Publishes the draft with the next serial, or with `serial`; signs it with `key` and
+        more options of gpg(1)."""
         self.serial = self.serial + 1 if serial is None else serial
         draft = text or (self.tree / "desk/stable.toml").read_text()
         until = (datetime.now(UTC) + timedelta(days=days)).strftime("%Y-%m-%dT%H:%M:%SZ")
         draft = re.sub(r"^serial = \d+", f"serial = {self.serial}", draft, flags=re.MULTILINE)
         draft = re.sub(r"^valid_until = \S+", f"valid_until = {until}", draft, flags=re.MULTILINE)
-        (self.tree / "channel/stable").write_bytes(self._gpg("--clearsign", stdin=draft.encode()))
+        sign = [*gpg, "--local-user", key, "--clearsign"]
+        (self.tree / "channel/stable").write_bytes(self._gpg(*sign, stdin=draft.encode()))
 
     @property
     def signed(self) -> Path:

@@ -69,21 +69,29 @@ pub enum Verdict {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum Refusal {
-    #[error("{found} valid signatures, and {required} are required")]
+    #[error("{found} valid signatures, and {required} are required; promote it with more keys")]
     TooFewSignatures { found: u8, required: u8 },
-    #[error("the clock of this host is not set, so the validity of the channel is not known")]
+    #[error(
+        "the clock of this host is not set, so the validity of the channel is not known; look at timedatectl timesync-status"
+    )]
     ClockNotSet,
-    #[error("it is the file of channel {found}, not of {expected}")]
+    #[error(
+        "it is the file of channel {found}, not of {expected}; copy the right file to the server"
+    )]
     OtherChannel { found: Name, expected: Name },
-    #[error("it expired at {valid_until}")]
+    #[error("it expired at {valid_until}; promote it again")]
     Expired { valid_until: Timestamp },
     #[error(
-        "it is valid until {valid_until}, which is more than {LONGEST_VALIDITY_DAYS} days away"
+        "it is valid until {valid_until}, which is more than {LONGEST_VALIDITY_DAYS} days away; promote it for fewer days"
     )]
     ValidTooLong { valid_until: Timestamp },
-    #[error("its serial {found} is lower than {accepted}, which this host has accepted")]
+    #[error(
+        "its serial {found} is lower than {accepted}, which this host has accepted; copy the newest channel to the server"
+    )]
     SerialWentDown { found: u64, accepted: u64 },
-    #[error("this host has accepted a different file with the same serial {serial}")]
+    #[error(
+        "this host has accepted a different file with the same serial {serial}; promote the draft again, at one desk"
+    )]
     SameSerial { serial: u64 },
 }
 

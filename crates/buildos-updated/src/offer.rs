@@ -110,7 +110,7 @@ pub fn read(
     let signed = verify(&file, &keyrings(paths), settings.signatures)?;
     let parsed = grammar::parse(&signed.text).map_err(|problems| {
         let problems: Vec<_> = problems.iter().map(ToString::to_string).collect();
-        problems.join("; ")
+        format!("{}; promote a corrected draft", problems.join("; "))
     })?;
     let verified = Verified {
         channel: &parsed.channel,
@@ -151,7 +151,11 @@ fn verify(file: &[u8], keyrings: &[PathBuf], required: u8) -> Result<sqv::Signed
         .map_err(|error| format!("cannot make a temporary directory: {error}"))?;
     let copy = directory.path().join("signed");
     fs::write(&copy, file).map_err(|error| format!("cannot copy the channel: {error}"))?;
-    sqv::verify(Path::new("sqv"), &copy, keyrings, required)
+    sqv::verify(Path::new("sqv"), &copy, keyrings, required).map_err(|reason| {
+        format!(
+            "{reason}; copy the channel to the server again, or the key of its signer to /etc/buildos/keys"
+        )
+    })
 }
 
 /// Returns the files with trusted keys, in order of their names.

@@ -16,7 +16,7 @@ use buildos_channel::digest::Hasher;
 use buildos_service::file::open_regular;
 use nix::sys::statvfs::statvfs;
 
-use crate::programs::curl::{self, Failure, PeerFailure};
+use crate::programs::curl::{self, COPY_AGAIN, Failure, PeerFailure};
 use crate::room::Room;
 use crate::settings::{Settings, Source};
 
@@ -228,10 +228,10 @@ impl Spool {
             }
             match length(&part) {
                 found if found < size => {
-                    reason = format!("{url}: {found} bytes instead of {size}");
+                    reason = format!("{url}: {found} bytes instead of {size}; {COPY_AGAIN}");
                 }
                 found if found > size => {
-                    reason = format!("{url}: {found} bytes instead of {size}");
+                    reason = format!("{url}: {found} bytes instead of {size}; {COPY_AGAIN}");
                     remove(&part)?;
                 }
                 _ => match digest(&part) {
@@ -240,7 +240,9 @@ impl Spool {
                         return Ok(size.saturating_sub(before));
                     }
                     Ok(found) => {
-                        reason = format!("{url}: the content has a different digest, {found}");
+                        reason = format!(
+                            "{url}: the content has a different digest, {found}; {COPY_AGAIN}"
+                        );
                         remove(&part)?;
                     }
                     Err(error) => return Err(format!("cannot read {}: {error}", part.display())),
@@ -288,7 +290,8 @@ impl Spool {
                     return Ok(size);
                 }
                 Ok(found) => {
-                    reason = format!("{url}: the content has a different digest, {found}");
+                    reason =
+                        format!("{url}: the content has a different digest, {found}; {COPY_AGAIN}");
                     remove(&part)?;
                 }
                 Err(error) => reason = format!("cannot read {}: {error}", part.display()),

@@ -56,7 +56,8 @@ fn serial_never_goes_down() {
     let refusal = judge(verified(&channel()), &terms(), Some(last), now()).unwrap_err();
     assert_eq!(
         refusal.to_string(),
-        "its serial 42 is lower than 43, which this host has accepted"
+        "its serial 42 is lower than 43, which this host has accepted; copy the newest channel to \
+         the server"
     );
 }
 
@@ -78,7 +79,10 @@ fn validity_needs_clock_and_ends_in_time() {
     let at = |text: &str| Clock::Set(time(text));
     assert!(judged(at("2027-01-31T11:59:59Z")).is_ok());
     let expired = judged(at("2027-01-31T12:00:00Z")).unwrap_err();
-    assert_eq!(expired.to_string(), "it expired at 2027-01-31T12:00:00Z");
+    assert_eq!(
+        expired.to_string(),
+        "it expired at 2027-01-31T12:00:00Z; promote it again"
+    );
     assert!(judged(at("2025-12-27T12:00:00Z")).is_ok());
     let too_long = judged(at("2025-12-27T11:59:59Z")).unwrap_err();
     assert!(
@@ -96,7 +100,7 @@ fn file_of_other_channel_is_refused() {
     let refusal = judge(verified(&channel()), &terms, None, now()).unwrap_err();
     assert_eq!(
         refusal.to_string(),
-        "it is the file of channel stable, not of canary"
+        "it is the file of channel stable, not of canary; copy the right file to the server"
     );
 }
 
@@ -117,7 +121,7 @@ fn too_few_signatures_are_refused_and_zero_is_never_enough() {
     assert!(judged(2, 2).is_ok() && judged(3, 2).is_ok() && judged(1, 0).is_ok());
     assert_eq!(
         judged(1, 2).unwrap_err().to_string(),
-        "1 valid signatures, and 2 are required"
+        "1 valid signatures, and 2 are required; promote it with more keys"
     );
     assert!(judged(0, 0).is_err());
 }

@@ -32,6 +32,9 @@ const PEER_RATE: u64 = 256 * 1024;
 /// Time in seconds after which a peer is found to be slow.
 const PEER_SECONDS: &str = "4";
 
+/// Remedy for a file that the server does not have as the channel describes it.
+pub const COPY_AGAIN: &str = "copy the file to the server again";
+
 /// A file was not fetched.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Failure {
@@ -213,12 +216,20 @@ fn answer(text: &str) -> Option<Answer> {
 
 /// Returns the reason of a failure of curl in one line.
 fn reason(url: &str, error: &ProgramError) -> String {
-    if let ProgramError::Failed { message, .. } = error {
-        if !message.is_empty() {
-            return format!("{url}: {message}");
-        }
+    let ProgramError::Failed {
+        status, message, ..
+    } = error
+    else {
+        return format!("{url}: {}", text::chain(error));
+    };
+    let remedy = match status.code() {
+        Some(HTTP_ERROR | TOO_LARGE) => format!("; {COPY_AGAIN}"),
+        _ => String::new(),
+    };
+    match message.is_empty() {
+        true => format!("{url}: {}{remedy}", text::chain(error)),
+        false => format!("{url}: {message}{remedy}"),
     }
-    format!("{url}: {}", text::chain(error))
 }
 
 /// Fetches `url` into the file `to`, of at most `most` bytes. What the file already has is
@@ -354,7 +365,7 @@ mod tests {
         assert_eq!(
             with_script("echo 'curl: (22) error: 404' >&2; exit 22"),
             Err(Failure::Other(
-                "http://x/y: curl: (22) error: 404".to_owned()
+                "http://x/y: curl: (22) error: 404; copy the file to the server again".to_owned()
             ))
         );
     }
