@@ -188,6 +188,7 @@ def test_target_lists_units_of_build_host(alone: Host) -> None:
     listed = alone.run(["systemctl", "list-dependencies", "--plain", "buildos.target"])
     assert [line.strip() for line in listed.splitlines()] == [
         "buildos.target",
+        "buildos-agent-place.path",
         "buildos-agentd.service",
         "buildos-channel-look.timer",
         "buildos-console.service",

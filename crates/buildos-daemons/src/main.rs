@@ -16,7 +16,8 @@ type Program = fn() -> ExitCode;
 const USAGE: u8 = 2;
 
 /// The programs, sorted by name.
-const PROGRAMS: [(&str, Program); 18] = [
+const PROGRAMS: [(&str, Program); 19] = [
+    ("buildos-agent-place", buildos_updated::agent_place::main),
     ("buildos-agent-reap", buildos_agentd::cleanup::main),
     ("buildos-agentd", buildos_agentd::main),
     ("buildos-channel-look", buildos_updated::look::main),

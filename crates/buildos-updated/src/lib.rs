@@ -18,6 +18,8 @@
 //! | [`ram`] | whether a host has a machine volume in RAM, and of which size |
 //! | [`volume`] | the helpers that run as root: mount volumes, place machines |
 //! | [`os_handover`] | the helpers that run as root: start a new system, judge it, return |
+//! | [`agents`] | fetches agents |
+//! | [`agent_place`] | the helper that runs as root: places agents |
 //! | [`os`] | updates the operating system |
 //! | [`state`] | state files for buildosctl |
 //! | [`dbus`] | `org.build2.buildos.update1` |
@@ -30,6 +32,8 @@
 
 use std::process::ExitCode;
 
+pub mod agent_place;
+pub mod agents;
 pub mod choices;
 pub mod daemon;
 pub mod dbus;

@@ -13,6 +13,10 @@ const REFUSED: &str = "3a4b2cf8d7e5463c9d1f6a0e5b7c8d91";
 const PLACED: &str = "b1c6a7d85f0e4e3b8c2d9f4a6e1b0c73";
 /// A machine was not placed.
 const NOT_PLACED: &str = "5d9e0f1a2b3c4d5e8f7a6b9c8d7e6f50";
+/// An agent was placed.
+const AGENT_PLACED: &str = "356a751d83894da2a63652433d5f6384";
+/// An agent was not placed.
+const AGENT_NOT_PLACED: &str = "bee9506127b44384a7ee7aacbc28d25b";
 /// A machine was removed.
 const REMOVED: &str = "c8e1f7a94b2d4d6f9e3a5c7b1d0f8e24";
 /// A peer sent something else than a piece.
@@ -90,6 +94,27 @@ pub(crate) fn not_placed(name: &Name, revision: u64, reason: &str) {
         buildos_machine = name.as_str(),
         buildos_revision = revision,
         "machine {name} revision {revision}: {}",
+        Escaped::received(reason)
+    );
+}
+
+/// Logs an agent that is on the host.
+pub(crate) fn agent_placed(name: &Name, version: &Name) {
+    tracing::info!(
+        message_id = AGENT_PLACED,
+        buildos_agent_name = name.as_str(),
+        buildos_version = version.as_str(),
+        "placed agent {name} {version}"
+    );
+}
+
+/// Logs an agent that is not on the host.
+pub(crate) fn agent_not_placed(name: &Name, version: &Name, reason: &str) {
+    tracing::warn!(
+        message_id = AGENT_NOT_PLACED,
+        buildos_agent_name = name.as_str(),
+        buildos_version = version.as_str(),
+        "agent {name} {version}: {}",
         Escaped::received(reason)
     );
 }

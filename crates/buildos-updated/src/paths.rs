@@ -5,6 +5,9 @@ use std::path::{Path, PathBuf};
 /// The state of the helper that places machines.
 pub(crate) const PLACED: &str = "run/buildos/machine-place/state.json";
 
+/// The state of the helper that places agents.
+pub(crate) const AGENTS_PLACED: &str = "run/buildos/agent-place/state.json";
+
 /// The files below a root, which is `/` outside of tests.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Paths {
@@ -60,6 +63,30 @@ impl Paths {
     #[must_use]
     pub fn look(&self) -> PathBuf {
         self.root.join("run/buildos/updated/look")
+    }
+
+    /// Returns the spool of agents, which is in RAM on the image.
+    #[must_use]
+    pub fn agents_spool(&self) -> PathBuf {
+        self.os_spool().join("agents")
+    }
+
+    /// Returns the request of the daemon to the helper that places agents.
+    #[must_use]
+    pub fn agents_request(&self) -> PathBuf {
+        self.root.join("run/buildos/updated/agents-request")
+    }
+
+    /// Returns the state of this helper.
+    #[must_use]
+    pub fn agents_placed(&self) -> PathBuf {
+        self.root.join(AGENTS_PLACED)
+    }
+
+    /// Returns the directory of placed agents, where only root writes.
+    #[must_use]
+    pub fn agents(&self) -> PathBuf {
+        self.root.join("var/lib/buildos/agents")
     }
 
     /// Returns the request of the daemon to the helper that places machines.

@@ -1,5 +1,4 @@
-//! Requests that buildos-machine-place compares the volumes with the spool, and waits for its
-//! answer.
+//! Requests that a helper places what is in its spool, and waits for its answer.
 //!
 //! The request is a number in a file, which a path unit watches. The answer is the same number in
 //! the state of the helper, which inotify(7) reports.
@@ -12,8 +11,8 @@ use buildos_service::random;
 use buildos_service::text::chain;
 use tokio::time::timeout;
 
-use crate::paths::{PLACED, Paths};
-use crate::state::{self, Volumes};
+use crate::paths::Paths;
+use crate::state::{self, Helper};
 
 /// The helper has to begin within this time.
 const BEGIN: Duration = Duration::from_secs(90);
@@ -37,27 +36,25 @@ enum Answer {
 }
 
 /// Judges the state of the helper, for the time since the first request.
-fn judge(volumes: Option<&Volumes>, number: u64, elapsed: Duration) -> Answer {
+fn judge(handled: Option<(u64, u64)>, number: u64, elapsed: Duration) -> Answer {
     let left = |limit: Duration, reason| match limit.saturating_sub(elapsed) {
         Duration::ZERO => Answer::Failed(reason),
         left => Answer::Open(left),
     };
-    match volumes {
-        None => left(BEGIN, "buildos-machine-place.service does not run"),
-        Some(volumes) if volumes.handled == number => Answer::Done,
-        Some(volumes) if volumes.handling == number => {
-            left(END, "buildos-machine-place.service does not end")
-        }
-        Some(_) => left(BEGIN, "buildos-machine-place.service does not answer"),
+    match handled {
+        None => left(BEGIN, "does not run"),
+        Some((_, handled)) if handled == number => Answer::Done,
+        Some((handling, _)) if handling == number => left(END, "does not end"),
+        Some(_) => left(BEGIN, "does not answer"),
     }
 }
 
-/// Lets the helper compare the volumes with the spool, and waits for its end.
+/// Lets a helper compare what is placed with its spool, and waits for its end.
 ///
 /// # Errors
 ///
 /// It does not begin or end in time, or cannot be watched.
-pub fn request(paths: &Paths) -> Result<Volumes, String> {
+pub fn request<T: Helper>(paths: &Paths) -> Result<T, String> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -66,22 +63,23 @@ pub fn request(paths: &Paths) -> Result<Volumes, String> {
     runtime.block_on(wait(paths, random::seed()))
 }
 
-async fn wait(paths: &Paths, number: u64) -> Result<Volumes, String> {
-    let watch = FileWatch::new(paths.root(), &[PLACED]).map_err(|error| chain(&error))?;
+async fn wait<T: Helper>(paths: &Paths, number: u64) -> Result<T, String> {
+    let watch = FileWatch::new(paths.root(), &[T::STATE]).map_err(|error| chain(&error))?;
     let began = Instant::now();
     let mut asked: Option<Instant> = None;
     loop {
         // A change after this is reported.
         watch.add_directories().map_err(|error| chain(&error))?;
-        let volumes: Option<Volumes> = state::read(&paths.placed());
-        let left = match judge(volumes.as_ref(), number, began.elapsed()) {
+        let state: Option<T> = state::read(&paths.root().join(T::STATE));
+        let handled = state.as_ref().map(T::handled);
+        let left = match judge(handled, number, began.elapsed()) {
             Answer::Open(left) => left,
-            Answer::Failed(reason) => return Err(reason.to_owned()),
-            Answer::Done => return Ok(volumes.unwrap_or_default()),
+            Answer::Failed(reason) => return Err(format!("{} {reason}", T::UNIT)),
+            Answer::Done => return Ok(state.unwrap_or_default()),
         };
         if asked.is_none_or(|asked| asked.elapsed() >= REPEAT) {
             let text = format!("{number}\n");
-            overwrite(&paths.request(), text.as_bytes(), READABLE)
+            overwrite(&T::request(paths), text.as_bytes(), READABLE)
                 .map_err(|error| chain(&error))?;
             asked = Some(Instant::now());
         }
@@ -95,6 +93,7 @@ async fn wait(paths: &Paths, number: u64) -> Result<Volumes, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state::Volumes;
     use std::fs;
     use std::path::Path;
     use std::thread;
@@ -111,31 +110,19 @@ mod tests {
     fn answer_is_awaited_with_a_limit_for_begin_and_end() {
         let second = Duration::from_secs(1);
         let failed = |reason: &'static str| Answer::Failed(reason);
-        for (volumes, elapsed, answer) in [
+        for (handled, elapsed, answer) in [
             (None, Duration::ZERO, Answer::Open(BEGIN)),
-            (
-                None,
-                BEGIN,
-                failed("buildos-machine-place.service does not run"),
-            ),
-            (Some(state(1, 1)), BEGIN - second, Answer::Open(second)),
-            (
-                Some(state(1, 1)),
-                BEGIN,
-                failed("buildos-machine-place.service does not answer"),
-            ),
-            (Some(state(7, 1)), BEGIN, Answer::Open(END - BEGIN)),
-            (
-                Some(state(7, 1)),
-                END,
-                failed("buildos-machine-place.service does not end"),
-            ),
-            (Some(state(7, 7)), END, Answer::Done),
+            (None, BEGIN, failed("does not run")),
+            (Some((1, 1)), BEGIN - second, Answer::Open(second)),
+            (Some((1, 1)), BEGIN, failed("does not answer")),
+            (Some((7, 1)), BEGIN, Answer::Open(END - BEGIN)),
+            (Some((7, 1)), END, failed("does not end")),
+            (Some((7, 7)), END, Answer::Done),
         ] {
             assert_eq!(
-                judge(volumes.as_ref(), 7, elapsed),
+                judge(handled, 7, elapsed),
                 answer,
-                "{volumes:?} {elapsed:?}"
+                "{handled:?} {elapsed:?}"
             );
         }
     }
@@ -168,7 +155,7 @@ mod tests {
         fs::create_dir_all(paths.request().parent().unwrap()).unwrap();
         let volumes = thread::scope(|scope| {
             scope.spawn(|| answer(root));
-            request(&paths)
+            request::<Volumes>(&paths)
         });
         let volumes = volumes.unwrap();
         assert_ne!(volumes.handled, 0);

@@ -35,6 +35,8 @@ pub struct Settings {
     pub os: OsSettings,
     /// Machines of the channel that the host takes.
     pub select: Vec<Pattern>,
+    /// Agents of the channel that the host takes.
+    pub agents: Vec<Pattern>,
     /// Names of subvolumes and links.
     pub layout: Layout,
     /// Previous revisions of a machine that stay.
@@ -118,6 +120,7 @@ impl Default for Settings {
                 trial_s: 900,
             },
             select: vec![Pattern::all()],
+            agents: Vec::new(),
             layout: Layout::default(),
             keep: 1,
             volume: name("default").unwrap_or_else(fallback),
@@ -297,6 +300,13 @@ pub fn schema() -> Schema<Settings> {
             |settings: &mut Settings, seconds: TrialSeconds| settings.os.trial_s = seconds.0,
         )
         .key(
+            "agents.select",
+            "Agents of the channel that this host takes, as patterns with * and ?.",
+            |settings: &mut Settings, patterns: Vec<Text<Pattern>>| {
+                settings.agents = patterns.into_iter().map(|pattern| pattern.0).collect();
+            },
+        )
+        .key(
             "machines.select",
             "Machines of the channel that this host takes, as patterns with * and ?.",
             |settings: &mut Settings, patterns: Vec<Text<Pattern>>| {
@@ -404,7 +414,7 @@ mod tests {
              update.share = false\nupdate.peers = [\"http://mirror/x\"]\n\
              machines.select = [\"x86_64-*\"]\nmachines.subvolume = \"{name}/{name}-1.{revision}\"\n\
              machines.link = \"{name}/{name}-1\"\nmachines.keep = 0\nmachines.volume = \"fast\"\n\
-             machines.ram_mib = 8192\n",
+             machines.ram_mib = 8192\nagents.select = [\"bbot-*\"]\n",
         );
         assert_eq!(problems, [""; 0]);
         let source = settings.source.unwrap();
@@ -418,6 +428,7 @@ mod tests {
         assert_eq!(settings.channel.as_str(), "canary");
         assert_eq!(settings.volume.as_str(), "fast");
         assert_eq!(settings.ram_mib, 8192);
+        assert_eq!(settings.agents, ["bbot-*".parse().unwrap()]);
         assert!(!settings.share);
         let expected = OsSettings {
             method: Method::Reboot,

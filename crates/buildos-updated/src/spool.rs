@@ -79,6 +79,7 @@ impl Spool {
     ///
     /// The spool cannot be changed.
     pub fn create(&self) -> Result<(), String> {
+        make(&self.directory)?;
         make(&self.objects())?;
         self.prepare()
     }
@@ -142,6 +143,16 @@ impl Spool {
     /// The spool cannot be read or changed.
     pub fn keep_only(&self, needed: &BTreeSet<Digest>) -> Result<(), String> {
         clear(&self.objects(), needed)?;
+        clear(&self.parts(), needed)
+    }
+
+    /// Removes the objects, and what is not a part of one of `needed`.
+    ///
+    /// # Errors
+    ///
+    /// The spool cannot be read or changed.
+    pub fn keep_parts(&self, needed: &BTreeSet<Digest>) -> Result<(), String> {
+        clear(&self.objects(), &BTreeSet::new())?;
         clear(&self.parts(), needed)
     }
 

@@ -1,6 +1,6 @@
 //! Defines the state files that buildosctl reads.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use buildos_channel::policy::Accepted;
 use buildos_channel::{Digest, Name};
@@ -8,6 +8,7 @@ use buildos_dbus_api::update1::{self, Cause, OsState, Phase};
 use buildos_service::file::read_bounded;
 use serde::{Deserialize, Serialize};
 
+use crate::paths::{AGENTS_PLACED, PLACED, Paths};
 use crate::retention::Placed;
 
 /// Version of both formats.
@@ -99,6 +100,76 @@ pub struct Volumes {
     pub volumes: Vec<Volume>,
     /// Faults, one line each.
     pub problems: Vec<String>,
+}
+
+/// Agents that are placed: `/run/buildos/agent-place/state.json`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Agents {
+    #[allow(missing_docs)]
+    pub schema: u32,
+    /// The request that the helper carries out.
+    pub handling: u64,
+    /// The request that the helper has carried out.
+    pub handled: u64,
+    /// Serial and digest of the channel that the helper accepted last.
+    pub accepted: Option<(u64, String)>,
+    /// By name, the newest first.
+    pub agents: Vec<Agent>,
+    /// Faults, one line each.
+    pub problems: Vec<String>,
+}
+
+/// A placed agent.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Agent {
+    #[allow(missing_docs)]
+    pub name: String,
+    #[allow(missing_docs)]
+    pub version: String,
+    /// Digest of the system extension.
+    pub sha256: String,
+    /// Bytes.
+    pub size: u64,
+    /// Time at which it was placed, microseconds since 1970.
+    pub placed_usec: u64,
+}
+
+/// State of a helper that carries out numbered requests.
+pub trait Helper: for<'de> Deserialize<'de> + Default {
+    /// Unit of the helper.
+    const UNIT: &'static str;
+    /// Path of the state, relative to the root.
+    const STATE: &'static str;
+    /// Returns the path of the request.
+    fn request(paths: &Paths) -> PathBuf;
+    /// Returns the request that the helper carries out, and the one that it has carried out.
+    fn handled(&self) -> (u64, u64);
+}
+
+impl Helper for Volumes {
+    const UNIT: &'static str = "buildos-machine-place.service";
+    const STATE: &'static str = PLACED;
+
+    fn request(paths: &Paths) -> PathBuf {
+        paths.request()
+    }
+
+    fn handled(&self) -> (u64, u64) {
+        (self.handling, self.handled)
+    }
+}
+
+impl Helper for Agents {
+    const UNIT: &'static str = "buildos-agent-place.service";
+    const STATE: &'static str = AGENTS_PLACED;
+
+    fn request(paths: &Paths) -> PathBuf {
+        paths.agents_request()
+    }
+
+    fn handled(&self) -> (u64, u64) {
+        (self.handling, self.handled)
+    }
 }
 
 /// A machine volume.

@@ -20,6 +20,7 @@ use buildos_channel::{Channel, Digest, HostId, Name};
 use buildos_dbus_api::update1::{OsState, Phase};
 use buildos_service::file::{overwrite, read_bounded};
 
+use crate::agents;
 use crate::choices::{self, Choices};
 use crate::durable;
 use crate::messages;
@@ -187,7 +188,7 @@ impl Run<'_> {
     fn apply(&mut self) -> Result<(), String> {
         let spool = Spool::new(&self.paths.spool(self.settings.volume.as_str()));
         if self.start.is_choice && !self.progress.is_interrupted() && has_volume(&spool) {
-            let volumes = request(self.paths)?;
+            let volumes = request::<Volumes>(self.paths)?;
             self.describe(None, &volumes);
         }
         Ok(())
@@ -231,12 +232,12 @@ impl Run<'_> {
         if self.progress.is_interrupted() {
             return machines;
         }
+        let (agents, faults) = agents::run(self.paths, self.settings, source, &offer);
+        self.state.problems.extend(faults);
         let os = self.os(source, &offer)?;
-        match machines {
-            Ok(machines) if os.is_empty() => Ok(machines),
-            Ok(machines) => Ok(format!("{machines}; {os}")),
-            Err(reason) => Err(reason),
-        }
+        let lines = [machines?, agents, os];
+        let lines: Vec<_> = lines.into_iter().filter(|line| !line.is_empty()).collect();
+        Ok(lines.join("; "))
     }
 
     /// Updates the operating system. Returns what is to be known about it, or nothing.
@@ -303,7 +304,7 @@ impl Run<'_> {
         durable::replace(&spool.channel(), &offer.file)?;
         let line = "waiting for buildos-machine-place".to_owned();
         self.show(Phase::Placing, line);
-        let mut volumes = request(self.paths)?;
+        let mut volumes = request::<Volumes>(self.paths)?;
         if let Some(reason) = refused(offer, &self.settings.volume, &volumes) {
             return Err(reason);
         }
@@ -397,7 +398,7 @@ impl Run<'_> {
                 return Err(INTERRUPTED.to_owned());
             }
             let fetched = self.fetch(machine, &candidate, spool, shared, fetcher, host);
-            let after = match fetched.and_then(|()| request(self.paths)) {
+            let after = match fetched.and_then(|()| request::<Volumes>(self.paths)) {
                 Ok(after) => after,
                 Err(reason) => {
                     reasons.push(reason);

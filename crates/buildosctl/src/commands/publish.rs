@@ -23,7 +23,7 @@
 //! # Limits
 //!
 //! No command adds a toolchain. An operator writes `[[toolchain]]` into the draft. No host fetches
-//! agents and toolchains yet.
+//! toolchains yet, and units of agents do not use placed agents yet.
 
 mod agent;
 mod changes;

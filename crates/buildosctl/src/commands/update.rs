@@ -14,7 +14,7 @@ use buildos_updated::choices::change::Change;
 use buildos_updated::choices::{self, Choices};
 use buildos_updated::os::records::{self, Records};
 use buildos_updated::paths::Paths;
-use buildos_updated::state::{self, Updated};
+use buildos_updated::state::{self, Agents, Updated};
 use zbus::Connection;
 use zbus::proxy::CacheProperties;
 
@@ -167,7 +167,23 @@ pub(crate) fn status() -> String {
     let paths = Paths::new(Path::new("/"));
     let state: Option<Updated> = state::read(&paths.state());
     let not_kept = (!choices::are_kept(&paths)).then(|| not_kept(paths.root()));
-    render(state.as_ref(), &choices::load(&paths), not_kept, usec())
+    let mut out = render(state.as_ref(), &choices::load(&paths), not_kept, usec());
+    let agents: Option<Agents> = state::read(&paths.agents_placed());
+    out += &agent_lines(&agents.unwrap_or_default(), usec());
+    out
+}
+
+/// Returns a line for each agent that is placed.
+fn agent_lines(agents: &Agents, now: u64) -> String {
+    let lines = agents.agents.iter().map(|agent| {
+        format!(
+            "agent {} {}: placed {} ago\n",
+            Escaped::received(&agent.name),
+            Escaped::received(&agent.version),
+            span(now.saturating_sub(agent.placed_usec))
+        )
+    });
+    lines.collect()
 }
 
 fn render(
@@ -317,6 +333,24 @@ mod tests {
             state,
             ..Machine::default()
         }
+    }
+
+    #[test]
+    fn status_shows_placed_agents() {
+        let agents = Agents {
+            agents: vec![state::Agent {
+                name: "bbot-agent".to_owned(),
+                version: "0.18.0".to_owned(),
+                placed_usec: 60_000_000,
+                ..state::Agent::default()
+            }],
+            ..Agents::default()
+        };
+        assert_eq!(
+            agent_lines(&agents, 120_000_000),
+            "agent bbot-agent 0.18.0: placed 1 min 0 s ago\n"
+        );
+        assert_eq!(agent_lines(&Agents::default(), 0), "");
     }
 
     #[test]
