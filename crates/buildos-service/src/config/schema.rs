@@ -18,6 +18,7 @@ pub struct Schema<T> {
     name: &'static str,
     keys: Vec<Key<T>>,
     tables: Vec<Table<T>>,
+    check: Option<Box<Check<T>>>,
 }
 
 /// One key of a [`Schema`].
@@ -37,6 +38,7 @@ struct Table<T> {
     declare: Box<Declare<T>>,
 }
 
+type Check<T> = dyn Fn(&mut T) -> Vec<(String, String)>;
 type Declare<T> = dyn Fn(&mut T, &str) -> Result<(), String>;
 type Setter<T> = dyn Fn(&mut T, &str, Text<'_>) -> Result<(), String>;
 
@@ -56,6 +58,7 @@ impl<T> Schema<T> {
             name,
             keys: Vec::new(),
             tables: Vec::new(),
+            check: None,
         }
     }
 
@@ -109,6 +112,14 @@ impl<T> Schema<T> {
         self
     }
 
+    /// Adds the check for contradictions between keys. It runs after all sources are read,
+    /// removes what has no effect, and returns the key and the error of each.
+    #[must_use]
+    pub fn check(mut self, check: impl Fn(&mut T) -> Vec<(String, String)> + 'static) -> Self {
+        self.check = Some(Box::new(check));
+        self
+    }
+
     /// Adds a short name on the kernel command line to the last key.
     #[must_use]
     pub fn alias(mut self, name: &'static str) -> Self {
@@ -128,6 +139,17 @@ impl<T> Schema<T> {
     #[must_use]
     pub fn keys(&self) -> &[Key<T>] {
         &self.keys
+    }
+
+    /// Returns true if the schema has a check for contradictions.
+    pub(super) fn has_check(&self) -> bool {
+        self.check.is_some()
+    }
+
+    /// Removes contradictions, and returns their keys and errors.
+    pub(super) fn contradictions(&self, config: &mut T) -> Vec<(String, String)> {
+        let check = self.check.as_ref();
+        check.map(|check| check(config)).unwrap_or_default()
     }
 
     pub(super) fn set(
