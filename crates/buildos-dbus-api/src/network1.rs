@@ -67,6 +67,8 @@ string_enum! {
         Candidate = "candidate",
         /// The port of br0 that carries the lease.
         Uplink = "uplink",
+        /// Carries a VLAN that is the uplink or may become it.
+        Nic = "nic",
         /// One of the two bridges.
         Bridge = "bridge",
     }
@@ -199,6 +201,12 @@ pub trait Link {
     /// One line for operators: why the link is in this role and state.
     #[zbus(property)]
     fn reason(&self) -> zbus::Result<String>;
+    /// Number of the VLAN, if netd made the link for one; otherwise 0.
+    #[zbus(property, name = "VLAN")]
+    fn vlan(&self) -> zbus::Result<u16>;
+    /// Name of the NIC of that VLAN, or empty.
+    #[zbus(property, name = "VLANParent")]
+    fn vlan_parent(&self) -> zbus::Result<String>;
     /// Device at the other end of the cable by LLDP, escaped, or empty.
     #[zbus(property)]
     fn neighbour_system(&self) -> zbus::Result<String>;

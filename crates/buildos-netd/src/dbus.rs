@@ -438,7 +438,7 @@ impl Link {
         self.0.carrier
     }
 
-    /// The role: `ignored`, `candidate`, `uplink` or `bridge`.
+    /// The role: `ignored`, `candidate`, `uplink`, `nic` (of a VLAN) or `bridge`.
     #[zbus(property)]
     fn role(&self) -> &str {
         self.0.role.as_str()
@@ -454,6 +454,18 @@ impl Link {
     #[zbus(property)]
     fn reason(&self) -> &str {
         &self.0.reason
+    }
+
+    /// Number of the VLAN, if netd made the link for one; otherwise 0.
+    #[zbus(property, name = "VLAN")]
+    fn vlan(&self) -> u16 {
+        self.0.vlan.as_ref().map_or(0, |(_, id)| *id)
+    }
+
+    /// Name of the NIC of that VLAN, or empty.
+    #[zbus(property, name = "VLANParent")]
+    fn vlan_parent(&self) -> &str {
+        self.0.vlan.as_ref().map_or("", |(nic, _)| nic.as_str())
     }
 
     /// Device at the other end of the cable by LLDP, escaped, or empty.

@@ -12,6 +12,7 @@ use crate::observed::{Link, Observed, PUBLIC_BRIDGE};
 use crate::settings::{Ipv6, Settings};
 use crate::uplink::candidate;
 use crate::uplink::election::Election;
+use crate::uplink::path::NicVlan;
 
 /// Shortest remaining lifetime with which netd applies a lease: the kernel counts
 /// lifetimes in whole seconds and refuses 0.
@@ -22,8 +23,10 @@ const SHORTEST_LIFETIME: Duration = Duration::from_secs(1);
 pub struct Desired {
     /// All NICs, candidates or not. At most one of them is a port of br0.
     pub nics: BTreeSet<LinkIndex>,
-    /// Links to set up, so that they can show carrier.
+    /// Links to set up, so that they can show carrier: the candidates.
     pub up: BTreeSet<LinkIndex>,
+    /// VLANs of NICs. The NICs are set up, too.
+    pub vlans: Vec<NicVlan>,
     /// Port of br0.
     pub uplink: Option<LinkIndex>,
     /// Hardware address of br0; [`None`] for that of its port.
@@ -85,6 +88,7 @@ impl Desired {
                 .contenders()
                 .map(|contender| contender.candidate.index)
                 .collect(),
+            vlans: candidate::vlans(observed, settings),
             uplink: election.port().map(|port| port.candidate.index),
             mac: election.port().map(|port| port.client.mac()),
             lease: lease.map(|lease| UplinkSpec::new(lease, settings.keep_expired)),
@@ -98,6 +102,15 @@ impl Desired {
 }
 
 impl Desired {
+    /// Returns the NICs in use, in the order of their indices: the candidates, and the NICs of
+    /// VLANs.
+    pub fn used_nics(&self, observed: &Observed) -> BTreeSet<LinkIndex> {
+        let candidates = self.up.iter().map(|link| observed.nic_of(*link));
+        candidates
+            .chain(self.vlans.iter().map(|vlan| vlan.nic))
+            .collect()
+    }
+
     /// Returns the desired MTU of a NIC, if one is configured or was: at most what its driver
     /// accepts.
     #[must_use]

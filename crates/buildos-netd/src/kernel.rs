@@ -180,8 +180,15 @@ impl Kernel for Rtnetlink {
                 let bridge = build::new_bridge(name, *mac);
                 self.create(&operation, bridge).await
             }
+            Op::CreateVlan(vlan) => self.create(&operation, build::new_vlan(vlan)).await,
+            Op::RemoveVlan(index) => {
+                let removal = build::link_removal(*index);
+                self.change(&operation, removal).await
+            }
             Op::DisableIpv6AndArp(index) => {
-                if let Some(link) = observed.links.get(index) {
+                // A VLAN has no LRO of its own.
+                let nic = observed.links.get(index).filter(|link| link.vlan.is_none());
+                if let Some(link) = nic {
                     sysctl::disable_lro(&link.name);
                 }
                 sysctl(index, &sysctl::IPV6_AND_ARP_OFF)

@@ -72,6 +72,27 @@ pub struct Link {
     pub answers_arp: bool,
     /// Bridge settings; [`None`] unless it is a bridge.
     pub bridge: Option<BridgeSettings>,
+    /// NIC and number; [`None`] unless it is a VLAN (IEEE 802.1Q) of a link.
+    pub vlan: Option<Vlan>,
+}
+
+/// A VLAN, as which a link belongs to a NIC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Vlan {
+    /// The link that carries it.
+    pub nic: LinkIndex,
+    /// Number of the VLAN.
+    pub id: u16,
+    /// True if the link carries netd's mark (`IFLA_GROUP`).
+    pub is_own: bool,
+}
+
+impl Link {
+    /// Returns the VLAN if netd made the link.
+    #[must_use]
+    pub fn own_vlan(&self) -> Option<Vlan> {
+        self.vlan.filter(|vlan| vlan.is_own)
+    }
 }
 
 /// Settings of a bridge that delay traffic of its ports.
@@ -139,6 +160,22 @@ impl Observed {
         self.links
             .values()
             .find(|link| link.name == name && link.bridge.is_some())
+    }
+
+    /// Returns the link of a VLAN, also if another program made it.
+    #[must_use]
+    pub fn vlan(&self, nic: LinkIndex, id: u16) -> Option<&Link> {
+        let is_it = |vlan: Vlan| (vlan.nic, vlan.id) == (nic, id);
+        self.links
+            .values()
+            .find(|link| link.vlan.is_some_and(is_it))
+    }
+
+    /// Returns the NIC below a VLAN that netd made; for other links the link itself.
+    #[must_use]
+    pub fn nic_of(&self, link: LinkIndex) -> LinkIndex {
+        let own = self.links.get(&link).and_then(Link::own_vlan);
+        own.map_or(link, |vlan| vlan.nic)
     }
 
     /// Returns the ports of the bridge of that name.

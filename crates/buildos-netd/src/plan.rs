@@ -5,17 +5,18 @@
 //! | order | operations | reason |
 //! |---|---|---|
 //! | 1 | NICs: IPv6 and ARP off, MTU, up | hardware takes seconds to find its carrier; some loses it when the MTU changes |
-//! | 2 | bridges: create, settings, port, up | a former uplink leaves br0 before the new one joins |
-//! | 3 | routes, then addresses: remove | a route needs its source address |
-//! | 4 | addresses, then routes: add | same |
+//! | 2 | VLANs of NICs: remove, create, same as NICs | a VLAN is down while its NIC is |
+//! | 3 | bridges: create, settings, port, up | a former uplink leaves br0 before the new one joins |
+//! | 4 | routes, then addresses: remove | a route needs its source address |
+//! | 5 | addresses, then routes: add | same |
 //!
-//! Operations on a bridge that does not exist yet follow in the next round
+//! Operations on a bridge or a VLAN that does not exist yet follow in the next round
 //! ([`crate::reconcile`]).
 //!
 //! # Limits
 //!
-//! Only addresses and routes that carry netd's mark are removed. A restarted netd
-//! recognises its own by the mark (`IFA_PROTO`, `RTA_PROTOCOL`).
+//! Only VLANs, addresses and routes that carry netd's mark are removed. A restarted netd
+//! recognises its own by the mark (`IFLA_GROUP`, `IFA_PROTO`, `RTA_PROTOCOL`).
 
 use std::time::Duration;
 
@@ -26,6 +27,7 @@ use crate::desired::Desired;
 use crate::observed::{
     Address, BridgeSettings, InstalledRoute, Link, Observed, PRIVATE_BRIDGE, PUBLIC_BRIDGE,
 };
+use crate::uplink::path::NicVlan;
 
 /// Hardware address of br1, locally administered. A bridge without a fixed address takes
 /// the lowest of its ports' addresses, which changes as machines come and go.
@@ -43,6 +45,10 @@ const LIFETIME_TOLERANCE: Duration = Duration::from_secs(2);
 pub enum Op {
     /// Create a bridge with [`BridgeSettings::FORWARD_AT_ONCE`] and this hardware address.
     CreateBridge(&'static str, MacAddress),
+    /// Create a VLAN of a NIC, with netd's mark.
+    CreateVlan(NicVlan),
+    /// Remove a VLAN that netd made.
+    RemoveVlan(LinkIndex),
     /// Disable IPv6 on a NIC, and ARP replies for addresses of other links.
     DisableIpv6AndArp(LinkIndex),
     /// Disable IPv6 on a link.
@@ -83,6 +89,7 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Vec<Op> {
     let private = observed.bridge(PRIVATE_BRIDGE);
     let mut ops = Vec::new();
     prepare_nics(desired, observed, &mut ops);
+    prepare_vlans(desired, observed, &mut ops);
     match public {
         None => ops.push(Op::CreateBridge(PUBLIC_BRIDGE, PORTLESS_MAC)),
         Some(bridge) => public_bridge(desired, observed, bridge, &mut ops),
@@ -112,13 +119,43 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Vec<Op> {
 /// that a NIC learns leads nowhere once the NIC is a port, and a second NIC on br0's
 /// network would attract br0's traffic.
 fn prepare_nics(desired: &Desired, observed: &Observed, ops: &mut Vec<Op>) {
-    let links = desired.up.iter().filter_map(|i| observed.links.get(i));
-    for link in links {
+    let nics = desired.used_nics(observed);
+    for link in nics.iter().filter_map(|i| observed.links.get(i)) {
         if link.ipv6 == Some(true) || link.answers_arp {
             ops.push(Op::DisableIpv6AndArp(link.index));
         }
         if let Some(mtu) = desired.nic_mtu(link).filter(|mtu| link.mtu != *mtu) {
             ops.push(Op::SetMtu(link.index, mtu));
+        }
+        if !link.up {
+            ops.push(Op::SetUp(link.index));
+        }
+    }
+}
+
+/// Removes and creates VLANs, and sets up those that exist.
+fn prepare_vlans(desired: &Desired, observed: &Observed, ops: &mut Vec<Op>) {
+    let own = |link: &Link| Some((link.index, link.own_vlan()?));
+    for (index, vlan) in observed.links.values().filter_map(own) {
+        let mut needed = desired.vlans.iter();
+        if !needed.any(|needed| (needed.nic, needed.id.get()) == (vlan.nic, vlan.id)) {
+            ops.push(Op::RemoveVlan(index));
+        }
+    }
+    for vlan in &desired.vlans {
+        let nic = observed.links.get(&vlan.nic);
+        let Some(link) = observed.vlan(vlan.nic, vlan.id.get()) else {
+            ops.push(Op::CreateVlan(vlan.clone()));
+            continue;
+        };
+        if link.ipv6 == Some(true) || link.answers_arp {
+            ops.push(Op::DisableIpv6AndArp(link.index));
+        }
+        let Some(nic) = nic.filter(|nic| nic.up) else {
+            continue;
+        };
+        if link.mtu != nic.mtu {
+            ops.push(Op::SetMtu(link.index, nic.mtu));
         }
         if !link.up {
             ops.push(Op::SetUp(link.index));
@@ -264,10 +301,10 @@ fn is_same_lifetime(a: Option<Instant>, b: Option<Instant>) -> bool {
 }
 
 impl Op {
-    /// Returns true for [`Op::Detach`].
+    /// Returns true for the removal of a port of br0.
     #[must_use]
     pub fn is_detach(&self) -> bool {
-        matches!(self, Self::Detach(_))
+        matches!(self, Self::Detach(_) | Self::RemoveVlan(_))
     }
 
     /// Returns the address of an operation that only replaces its lifetime.
@@ -313,6 +350,15 @@ impl Op {
                     false => format!("create bridge {name}"),
                 }
             }
+            Self::CreateVlan(NicVlan { nic, id, name }) => {
+                let mut links = observed.links.values();
+                let taken = match links.any(|link| link.name == *name) {
+                    true => ": a different link has this name",
+                    false => "",
+                };
+                format!("create VLAN {id} of {} as {name}{taken}", link(nic))
+            }
+            Self::RemoveVlan(i) => format!("remove VLAN {}", link(i)),
             Self::DisableIpv6AndArp(i) => {
                 format!("disable IPv6 and ARP for other links on {}", link(i))
             }

@@ -523,8 +523,8 @@ impl Reconciler {
         self.election.set_own_macs(own.collect::<BTreeSet<_>>());
         self.set_ipv6();
         let has_carrier = |link| {
-            let nic = candidates.iter().find(|nic| nic.index == link);
-            nic.is_some_and(|nic| nic.carrier)
+            let candidate = candidates.iter().find(|candidate| candidate.nic == link);
+            candidate.is_some_and(|candidate| candidate.carrier)
         };
         let lldp = self.settings.lldp;
         self.neighbours.retain(|link| lldp && has_carrier(link));
@@ -628,9 +628,9 @@ impl Reconciler {
         self.update_overlap(&occupied);
         let (settings, observed) = (&self.settings, &self.observed);
         let mut desired = Desired::new(&self.election, settings, observed, private, now);
-        let up = desired.up.iter().copied();
+        let nics = desired.used_nics(observed);
         self.original_mtus
-            .update(desired.mtu.is_some(), up, observed);
+            .update(desired.mtu.is_some(), nics, observed);
         if desired.mtu.is_none() {
             desired.original_mtus.clone_from(self.original_mtus.get());
         }

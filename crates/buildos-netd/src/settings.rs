@@ -11,6 +11,7 @@ use serde::Deserialize;
 
 use crate::pattern::Pattern;
 use crate::static_address::{BootAddress, StaticAddress};
+use crate::uplink::path::{self, UplinkName, Uplinks};
 
 /// Settings of buildos-netd.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +22,8 @@ pub struct Settings {
     pub include: Vec<Pattern>,
     /// Links that are not candidates.
     pub exclude: Vec<Pattern>,
+    /// Sections `[uplink.NAME]`: paths of NICs to their networks.
+    pub uplinks: Uplinks,
     /// NIC that the machine booted from.
     pub bootif: Option<MacAddress>,
     /// Role of `bootif` in the election.
@@ -191,6 +194,7 @@ impl Default for Settings {
                 .collect(),
             include: Vec::new(),
             exclude: Vec::new(),
+            uplinks: Uplinks::new(),
             bootif: None,
             bootif_mode: BootifMode::default(),
             // A NIC has carrier some seconds after it is set up. A switch port with spanning
@@ -357,6 +361,20 @@ pub fn schema() -> Schema<Settings> {
             "Receive LLDP on the NICs that can become the uplink, to show the switch and port of each (true). netd never sends it.",
             |s: &mut Settings, lldp| s.lldp = lldp,
         )
+        .table("uplink.*", |s: &mut Settings, name: UplinkName| {
+            s.uplinks.entry(name).or_default();
+        })
+        .named(
+            "uplink.*.links",
+            "NICs that the section is for: names, patterns or hardware addresses (\"eno*\").",
+            |s: &mut Settings, name, links| s.uplinks.entry(name).or_default().links = links,
+        )
+        .named(
+            "uplink.*.vlan",
+            "VLAN of these NICs (1 to 4094), whose frames have a tag; without it frames have none.",
+            |s: &mut Settings, name, vlan| s.uplinks.entry(name).or_default().vlan = Some(vlan),
+        )
+        .check(|s| path::remove_contradictions(&mut s.uplinks))
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use crate::lldp::Neighbour;
 use crate::observed::{Link, Observed, PRIVATE_BRIDGE, PUBLIC_BRIDGE};
 use crate::reconcile::{Reconciler, is_global};
 use crate::settings::{OnlineRequires, Settings};
-use crate::uplink::candidate;
+use crate::uplink::candidate::{self, Exclusion};
 use crate::uplink::contender::Contender;
 use crate::uplink::election::Election;
 
@@ -75,6 +75,9 @@ pub struct LinkStatus {
     /// Device at the other end of the cable, by LLDP.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub neighbour: Option<Neighbour>,
+    /// NIC and number, if it is a VLAN that netd made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vlan: Option<(InterfaceName, u16)>,
 }
 
 /// Two clocks, read at the same time.
@@ -140,7 +143,7 @@ impl Status {
             uplink_neighbour: text_or_empty(
                 election
                     .port()
-                    .and_then(|port| reconciler.neighbours().get(port.candidate.index)),
+                    .and_then(|port| reconciler.neighbours().get(port.candidate.nic)),
             ),
             port_mac: election.port().map(|port| port.candidate.mac),
             private,
@@ -249,7 +252,7 @@ fn state(election: &Election, lease: Option<&Lease>, required: OnlineRequires) -
 
 fn links(reconciler: &Reconciler) -> Vec<LinkStatus> {
     let (observed, election) = (reconciler.observed(), reconciler.election());
-    let settings = reconciler.settings();
+    let (settings, neighbours) = (reconciler.settings(), reconciler.neighbours());
     let port = election.port().map(|port| port.candidate.index);
     let links = observed.links.values().filter(|link| link.name != "lo");
     links
@@ -273,10 +276,18 @@ fn links(reconciler: &Reconciler) -> Vec<LinkStatus> {
                 role,
                 dhcp_state: contender.map(|contender| contender.client.state().as_str()),
                 reason,
-                neighbour: reconciler.neighbours().get(link.index).cloned(),
+                neighbour: neighbours.get(observed.nic_of(link.index)).cloned(),
+                vlan: own_vlan(link, observed),
             }
         })
         .collect()
+}
+
+/// Returns [`LinkStatus::vlan`].
+fn own_vlan(link: &Link, observed: &Observed) -> Option<(InterfaceName, u16)> {
+    let vlan = link.own_vlan()?;
+    let nic = observed.links.get(&vlan.nic)?;
+    Some((nic.name.clone(), vlan.id))
 }
 
 fn contender_reason(link: &Link, contender: &Contender) -> String {
@@ -318,11 +329,13 @@ fn other_link(link: &Link, observed: &Observed, settings: &Settings) -> (LinkRol
     let reason = if private_ports.any(|port| port.index == link.index) {
         format!("port of {PRIVATE_BRIDGE}, added by another program")
     } else {
-        let check = candidate::check_with_settings(link, observed, settings);
-        check.err().map_or_else(
-            || "not examined yet".to_owned(),
-            |exclusion| exclusion.to_string(),
-        )
+        match candidate::check_with_settings(link, observed, settings) {
+            Ok(()) => "not examined yet".to_owned(),
+            Err(exclusion @ Exclusion::NicOfVlan(..)) => {
+                return (LinkRole::Nic, exclusion.to_string());
+            }
+            Err(exclusion) => exclusion.to_string(),
+        }
     };
     (LinkRole::Ignored, reason)
 }
@@ -493,6 +506,7 @@ pub(crate) mod samples {
                 dhcp_state: Some("BOUND"),
                 reason: "carrier; DHCP 192.0.2.10 from 192.0.2.1".into(),
                 neighbour: None,
+                vlan: None,
             }],
             configuration_problems: Vec::new(),
         }

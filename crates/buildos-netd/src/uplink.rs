@@ -7,6 +7,7 @@
 //! | [`election`] | the choice among the contenders, and the move of br0 within one LAN |
 //! | [`gateway`] | reachability of a gateway |
 //! | [`notice`] | decisions that are logged |
+//! | [`path`] | VLANs by which NICs lead to their networks |
 //! | [`rank`] | order of offers and leases |
 //! | [`listeners`] | sockets that the contenders need |
 //! | `ipv6_port` | the search for a port of br0 without a lease |
@@ -19,5 +20,6 @@ pub mod gateway;
 mod ipv6_port;
 pub mod listeners;
 pub mod notice;
+pub mod path;
 pub mod rank;
 mod takeover;

@@ -97,6 +97,7 @@ impl World {
             mac: mac(*index),
             carrier: *carrier,
             carrier_losses: self.carrier_losses,
+            nic: *index,
         });
         candidates.collect()
     }
@@ -624,6 +625,7 @@ fn lease_resumed_is_confirmed_and_kept_meanwhile() {
     let uplink = Candidate {
         carrier_losses: 0,
         index: port,
+        nic: port,
         name: "uplink".parse().unwrap(),
         mac: mac(port),
         carrier: true,
@@ -1011,6 +1013,7 @@ fn address_resumed_is_defended_not_probed() {
     let uplink = Candidate {
         carrier_losses: 0,
         index: index(1),
+        nic: index(1),
         name: "uplink".parse().unwrap(),
         mac: mac(index(1)),
         carrier: true,

@@ -12,17 +12,18 @@ mod nics;
 #[path = "support/servers.rs"]
 mod servers;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use buildos_dhcp::arp::Packet;
 use buildos_dhcp::{Instant, State};
 use buildos_netd::kernel::fake;
-use buildos_netd::observed::{PRIVATE_BRIDGE, PUBLIC_BRIDGE};
+use buildos_netd::observed::{Link, PRIVATE_BRIDGE, PUBLIC_BRIDGE};
 use buildos_netd::pattern::Pattern;
 use buildos_netd::plan::Op;
 use buildos_netd::reconcile::{FormerUplink, Kernel as _, RETRY, Reconciler};
 use buildos_netd::settings::Settings;
+use buildos_netd::uplink::path::Uplink;
 use buildos_types::{LinkIndex, MacAddress};
 use lan::Lan;
 use nics::{index, mac, nic};
@@ -56,6 +57,8 @@ impl Refusal {
         match op {
             _ if matches!(self, Self::Everything) => true,
             Op::CreateBridge(..)
+            | Op::CreateVlan(_)
+            | Op::RemoveVlan(_)
             | Op::DisableIpv6AndArp(_)
             | Op::DisableIpv6(_)
             | Op::EnableIpv6(_)
@@ -79,6 +82,8 @@ enum Step {
     Plug(LinkIndex, bool),
     /// The configuration excludes a NIC, or includes it again.
     Exclude(LinkIndex, bool),
+    /// The configuration gives a NIC a VLAN, or takes it away.
+    Tag(LinkIndex, Option<i64>),
     Server(LinkIndex, Server, u32),
     Pass(u32),
     /// Another host claims the address.
@@ -124,6 +129,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         4 => (nic(), any::<bool>()).prop_map(|(nic, on)| Step::Carrier(nic, on)),
         1 => (nic(), any::<bool>()).prop_map(|(nic, on)| Step::Plug(nic, on)),
         1 => (nic(), any::<bool>()).prop_map(|(nic, out)| Step::Exclude(nic, out)),
+        1 => (nic(), prop::option::of(42i64..44)).prop_map(|(nic, vlan)| Step::Tag(nic, vlan)),
         3 => (nic(), server, 10u32..5000).prop_map(|(nic, server, lease)| Step::Server(nic, server, lease)),
         4 => (0u32..200_000).prop_map(Step::Pass),
         2 => (0u32..5_000_000).prop_map(Step::Pass),
@@ -148,6 +154,7 @@ struct World {
     reconciler: Reconciler,
     lan: Lan,
     excluded: BTreeSet<LinkIndex>,
+    vlans: BTreeMap<LinkIndex, i64>,
     refusing: bool,
     /// A static address is configured, and expired leases are kept.
     fallback: bool,
@@ -158,9 +165,10 @@ struct World {
 impl World {
     fn new(fallback: bool) -> Self {
         let mut world = Self {
-            reconciler: Reconciler::new(settings(&BTreeSet::new(), fallback), 1),
+            reconciler: Reconciler::new(settings(&BTreeSet::new(), &BTreeMap::new(), fallback), 1),
             lan: Lan::new(Duration::from_secs(100)),
             excluded: BTreeSet::new(),
+            vlans: BTreeMap::new(),
             refusing: false,
             fallback,
             former_boot: None,
@@ -200,7 +208,15 @@ impl World {
                     true => self.excluded.insert(nic),
                     false => self.excluded.remove(&nic),
                 };
-                let settings = settings(&self.excluded, self.fallback);
+                let settings = settings(&self.excluded, &self.vlans, self.fallback);
+                self.reconciler.configure(now, settings);
+            }
+            Step::Tag(nic, vlan) => {
+                match vlan {
+                    Some(vlan) => self.vlans.insert(nic, vlan),
+                    None => self.vlans.remove(&nic),
+                };
+                let settings = settings(&self.excluded, &self.vlans, self.fallback);
                 self.reconciler.configure(now, settings);
             }
             Step::Server(nic, server, lease) => {
@@ -300,7 +316,8 @@ impl World {
 
     fn start_anew(&mut self, former: Option<FormerUplink>) {
         let seed = u64::try_from(self.now().as_nanos()).unwrap();
-        self.reconciler = Reconciler::new(settings(&self.excluded, self.fallback), seed);
+        self.reconciler =
+            Reconciler::new(settings(&self.excluded, &self.vlans, self.fallback), seed);
         self.lan.replies.clear();
         self.start(former);
     }
@@ -382,8 +399,19 @@ impl World {
                 let mut macs = all_nics().map(mac);
                 assert!(macs.any(|mac| br0.mac == Some(mac)));
             }
-            assert!(!self.excluded.contains(&port.index));
+            assert!(!self.excluded.contains(&observed.nic_of(port.index)));
+            assert!(
+                !self.vlans.contains_key(&port.index),
+                "the NIC of a VLAN is in br0"
+            );
         }
+        let own = observed.links.values().filter_map(Link::own_vlan);
+        let own = own.map(|vlan| (vlan.nic, i64::from(vlan.id)));
+        let needed = self.vlans.iter().map(|(nic, vlan)| (*nic, *vlan));
+        let needed = needed
+            .filter(|(nic, _)| observed.links.contains_key(nic) && !self.excluded.contains(nic));
+        let own: BTreeSet<_> = own.collect();
+        assert_eq!(own, needed.collect::<BTreeSet<_>>());
         let (leased, private): (Vec<_>, Vec<_>) = observed
             .addresses
             .iter()
@@ -412,11 +440,23 @@ impl World {
     }
 }
 
-fn settings(excluded: &BTreeSet<LinkIndex>, fallback: bool) -> Settings {
+fn settings(
+    excluded: &BTreeSet<LinkIndex>,
+    vlans: &BTreeMap<LinkIndex, i64>,
+    fallback: bool,
+) -> Settings {
+    let uplinks = vlans.iter().map(|(nic, vlan)| {
+        let uplink = Uplink {
+            links: vec![format!("eth{nic}").try_into().unwrap()],
+            vlan: Some((*vlan).try_into().unwrap()),
+        };
+        (format!("nic{nic}").parse().unwrap(), uplink)
+    });
     let exclude = excluded.iter().map(|nic| Pattern(format!("eth{nic}")));
     Settings {
         bootif: Some(mac(index(1))),
         exclude: exclude.collect(),
+        uplinks: uplinks.collect(),
         static_address: fallback.then(|| STATIC.to_owned().try_into().unwrap()),
         keep_expired: fallback,
         ..Settings::default()

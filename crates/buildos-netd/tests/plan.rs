@@ -51,6 +51,7 @@ fn desired(uplink: Option<u32>) -> Desired {
     Desired {
         nics: [index(2), index(3)].into(),
         up: [index(2), index(3)].into(),
+        vlans: Vec::new(),
         uplink: uplink.map(index),
         mac: None,
         lease: uplink.map(|_| UplinkSpec {

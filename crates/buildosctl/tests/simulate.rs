@@ -47,9 +47,10 @@ fn descriptions() -> Vec<PathBuf> {
 }
 
 /// Final state and hostname of each description, which `BUILDOS_BLESS` does not change.
-const ENDS: [(&str, &str, Option<&str>); 19] = [
+const ENDS: [(&str, &str, Option<&str>); 20] = [
     ("three-nics", "online", Some("build-adbeefb8da")),
     ("no-server", "acquiring", None),
+    ("tagged", "online", Some("build-0000000001")),
     ("slow-server", "online", Some("build-0000000001")),
     ("bootif", "online", Some("build-0000000002")),
     ("overlap", "online", Some("rack-7.farm.example.org")),

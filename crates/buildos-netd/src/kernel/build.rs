@@ -9,15 +9,19 @@ use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{
     AddressAttribute, AddressMessage, AddressProtocol, CacheInfo,
 };
-use rtnetlink::packet_route::link::{BridgeStpState, InfoBridge};
+use rtnetlink::packet_route::link::{BridgeStpState, InfoBridge, LinkAttribute};
 use rtnetlink::packet_route::route::{RouteMessage, RouteProtocol, RouteScope};
-use rtnetlink::{LinkBridge, LinkMessageBuilder, LinkUnspec, RouteMessageBuilder};
+use rtnetlink::{LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVlan, RouteMessageBuilder};
 
 use crate::observed::{Address, BridgeSettings, InstalledRoute};
+use crate::uplink::path::NicVlan;
 
 /// Mark of netd's addresses (`IFA_PROTO`): the number of `RTPROT_DHCP`, which marks its
 /// routes. Both numbers are from the same registry (`/etc/iproute2/rt_protos`).
 pub(super) const PROTOCOL: u8 = 16;
+/// Mark of netd's links (`IFLA_GROUP`), the bytes "bos1": other programs have no reason to take
+/// this number. Unlike an alias, the kernel sets it together with the creation.
+pub(super) const OWN_GROUP: u32 = 0x626f_7331;
 /// Unlimited lifetime of an address (`INFINITY_LIFE_TIME` of the kernel).
 pub(super) const UNLIMITED: u32 = u32::MAX;
 
@@ -28,6 +32,19 @@ pub(super) fn new_bridge(name: &str, mac: MacAddress) -> RouteNetlinkMessage {
         .stp_state(BridgeStpState::Disabled)
         .forward_delay(BridgeSettings::FORWARD_AT_ONCE.forward_delay);
     RouteNetlinkMessage::NewLink(bridge.build())
+}
+
+/// Returns the message that creates a VLAN of a NIC, with netd's mark.
+pub(super) fn new_vlan(vlan: &NicVlan) -> RouteNetlinkMessage {
+    let link = LinkVlan::new(vlan.name.as_str(), vlan.nic.get(), vlan.id.get());
+    let group = LinkAttribute::Group(OWN_GROUP);
+    RouteNetlinkMessage::NewLink(link.append_extra_attribute(group).build())
+}
+
+/// Returns the message that removes a link.
+pub(super) fn link_removal(index: LinkIndex) -> RouteNetlinkMessage {
+    let builder = LinkUnspec::new_with_index(index.get());
+    RouteNetlinkMessage::DelLink(builder.build())
 }
 
 /// Returns the messages that make the ports of a bridge forward at once, to be sent in

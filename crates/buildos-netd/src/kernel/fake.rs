@@ -7,9 +7,10 @@ use buildos_dhcp::Instant;
 use buildos_types::{InterfaceName, LinkIndex};
 use futures_util::FutureExt as _;
 
-use crate::observed::{Address, BridgeSettings, Link, Observed};
+use crate::observed::{Address, BridgeSettings, Link, Observed, Vlan};
 use crate::plan::Op;
 use crate::reconcile::Kernel;
+use crate::uplink::path::NicVlan;
 
 /// Index of the loopback interface.
 const LOOPBACK: u32 = 1;
@@ -58,6 +59,7 @@ pub fn nic(index: LinkIndex, name: InterfaceName) -> Link {
         ipv6: Some(true),
         answers_arp: true,
         bridge: None,
+        vlan: None,
     }
 }
 
@@ -136,15 +138,35 @@ impl FakeKernel {
         LinkIndex::new(last.checked_add(1)?)
     }
 
+    /// Updates the links of VLANs as their NICs changed.
+    fn update_vlans(&mut self) {
+        let mut links = self.observed.links.values();
+        if !links.any(|link| link.vlan.is_some()) {
+            return;
+        }
+        let nics = self.observed.links.clone();
+        self.observed.links.retain(|_, link| {
+            let Some(vlan) = link.vlan else { return true };
+            let Some(nic) = nics.get(&vlan.nic) else {
+                return false;
+            };
+            link.up &= nic.up;
+            link.carrier = link.up && nic.carrier;
+            link.mtu = link.mtu.min(nic.mtu);
+            true
+        });
+    }
+
     fn update_carrier(&mut self) {
         let mut bridges_with_carrier = BTreeSet::new();
         for (index, link) in &mut self.observed.links {
             if let Some(plugged) = self.cables.get(index) {
                 link.carrier = link.up && *plugged;
             }
-            if link.carrier {
-                bridges_with_carrier.extend(link.controller);
-            }
+        }
+        self.update_vlans();
+        for link in self.observed.links.values().filter(|link| link.carrier) {
+            bridges_with_carrier.extend(link.controller);
         }
         let links = self.observed.links.values_mut();
         for bridge in links.filter(|link| link.bridge.is_some()) {
@@ -174,6 +196,37 @@ impl FakeKernel {
         });
     }
 
+    fn create_vlan(&mut self, vlan: &NicVlan) {
+        let links = &self.observed.links;
+        let is_taken = links.values().any(|link| link.name == vlan.name);
+        let Some(nic) = links.get(&vlan.nic).filter(|_| !is_taken) else {
+            return;
+        };
+        let (mac, mtu) = (nic.mac, nic.mtu);
+        let Some(index) = self.unused_index() else {
+            return;
+        };
+        self.add_link(Link {
+            mac,
+            mtu,
+            kind: Some("vlan".to_owned()),
+            device: false,
+            vlan: Some(Vlan {
+                nic: vlan.nic,
+                id: vlan.id.get(),
+                is_own: true,
+            }),
+            ..self::nic(index, vlan.name.clone())
+        });
+    }
+
+    fn remove_link(&mut self, index: LinkIndex) {
+        self.observed.links.remove(&index);
+        self.observed
+            .other_addresses
+            .retain(|(link, _)| *link != index);
+    }
+
     /// Adds an address, or replaces its lifetime.
     fn set_address(&mut self, address: &Address) {
         let mut address = address.clone();
@@ -199,6 +252,8 @@ impl FakeKernel {
         };
         match op {
             Op::CreateBridge(name, mac) => self.create_bridge(name, *mac),
+            Op::CreateVlan(vlan) => self.create_vlan(vlan),
+            Op::RemoveVlan(index) => self.remove_link(*index),
             Op::DisableIpv6AndArp(index) => change(index, &|link| {
                 (link.ipv6, link.answers_arp) = (Some(false), false);
             }),
@@ -238,6 +293,14 @@ impl Kernel for FakeKernel {
         }
         if self.ignores.as_ref().is_some_and(|ignores| ignores(op)) {
             return Ok(());
+        }
+        let is_down = |index: LinkIndex| !self.observed.links.get(&index).is_some_and(|l| l.up);
+        if let Op::SetUp(index) = op {
+            let vlan = self.observed.links.get(index).and_then(|link| link.vlan);
+            if vlan.is_some_and(|vlan| is_down(vlan.nic)) {
+                // ENETDOWN.
+                return Err(Refused(op.describe(observed)));
+            }
         }
         self.execute(op);
         Ok(())

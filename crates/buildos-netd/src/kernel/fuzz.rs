@@ -4,15 +4,17 @@
 use std::time::Duration;
 
 use buildos_fuzz::{Generator, executions, mutate};
+use buildos_types::LinkIndex;
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 
 use super::parse;
 use crate::desired::Desired;
-use crate::observed::{Link, Observed};
+use crate::observed::{Link, Observed, Vlan};
 use crate::plan::plan;
 use crate::settings::Settings;
 use crate::uplink::candidate;
+use crate::uplink::path::Uplink;
 
 /// Messages as hexadecimal digits. Comments separate them.
 const MESSAGES: &str = include_str!("../../tests/golden/netlink.txt");
@@ -98,7 +100,14 @@ fn unchanged_messages_are_read() {
         observed.routes.len(),
         observed.ipv6.len(),
     );
-    assert_eq!(counts, (3, 2, 1), "{observed:?}");
+    assert_eq!(counts, (4, 2, 1), "{observed:?}");
+    let vlans = observed.links.values().filter_map(Link::own_vlan);
+    let expected = Vlan {
+        nic: LinkIndex::new(5).unwrap(),
+        id: 42,
+        is_own: true,
+    };
+    assert_eq!(vlans.collect::<Vec<_>>(), [expected]);
     assert_eq!(
         (observed.addresses.len(), observed.other_addresses.len()),
         (1, 1)
@@ -132,7 +141,17 @@ fn mutated_messages_are_read_or_refused() {
 #[test]
 fn mutated_states_of_a_kernel_have_candidates_and_a_bounded_plan() {
     let (messages, mut random) = (messages(), Generator::new(2));
-    let settings = Settings::default();
+    let tagged = Uplink {
+        links: vec!["*".to_owned().try_into().unwrap()],
+        vlan: Some(42.try_into().unwrap()),
+    };
+    let settings = [
+        Settings::default(),
+        Settings {
+            uplinks: [("lan".parse().unwrap(), tagged)].into(),
+            ..Settings::default()
+        },
+    ];
     let mut planned = 0u64;
     for _ in 0..executions(20_000) {
         let mut observed = Observed::default();
@@ -146,12 +165,14 @@ fn mutated_states_of_a_kernel_have_candidates_and_a_bounded_plan() {
             read(&bytes, &mut observed);
         }
         check(&observed);
-        let candidates = candidate::list(&observed, &settings);
+        let settings = random.one_of(&settings);
+        let candidates = candidate::list(&observed, settings);
         assert!(candidates.len() <= observed.links.len());
         let desired = Desired {
             nics: candidate::nics(&observed, &[]),
             up: candidates.iter().map(|candidate| candidate.index).collect(),
             uplink: candidates.first().map(|candidate| candidate.index),
+            vlans: candidate::vlans(&observed, settings),
             metric: settings.route_metric,
             mtu: Some(9000),
             ipv6: true,

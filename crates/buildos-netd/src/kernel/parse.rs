@@ -11,14 +11,14 @@ use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use rtnetlink::packet_route::link::{
     AfSpecInet, AfSpecInet6, AfSpecUnspec, BridgeStpState, InfoBridge, InfoData, InfoKind,
-    LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+    InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, VlanProtocol,
 };
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol,
 };
 
-use super::build::{PROTOCOL, UNLIMITED};
-use crate::observed::{Address, BridgeSettings, InstalledRoute, Link};
+use super::build::{OWN_GROUP, PROTOCOL, UNLIMITED};
+use crate::observed::{Address, BridgeSettings, InstalledRoute, Link, Vlan};
 
 /// Parses a link. Returns [`None`] for links whose names are not [`InterfaceName`]s.
 pub(super) fn link(message: &LinkMessage) -> Option<Link> {
@@ -45,7 +45,10 @@ pub(super) fn link(message: &LinkMessage) -> Option<Link> {
         ipv6: None,
         answers_arp: false,
         bridge: None,
+        vlan: None,
     };
+    let (mut nic, mut group, mut is_elsewhere) = (None, 0, false);
+    let mut vlan_id = None;
     #[allow(clippy::wildcard_enum_match_arm)] // The kernel sends dozens of others.
     for attribute in &message.attributes {
         match attribute {
@@ -60,13 +63,26 @@ pub(super) fn link(message: &LinkMessage) -> Option<Link> {
             LinkAttribute::Controller(index) => link.controller = LinkIndex::new(*index),
             LinkAttribute::LinkInfo(info) => {
                 (link.kind, link.bridge) = kind(info);
+                vlan_id = vlan(info);
             }
+            LinkAttribute::Link(index) => nic = LinkIndex::new(*index),
+            LinkAttribute::LinkNetNsId(_) => is_elsewhere = true,
+            LinkAttribute::Group(number) => group = *number,
             LinkAttribute::AfSpecUnspec(families) => {
                 (link.answers_arp, link.ipv6) = protocols(families);
             }
             _ => {}
         }
     }
+    // The index of a link in a different network namespace means nothing here.
+    let nic = nic.filter(|_| !is_elsewhere);
+    link.vlan = nic.zip(vlan_id).map(|(nic, id)| Vlan {
+        nic,
+        id,
+        is_own: group == OWN_GROUP,
+    });
+    // The carrier of a VLAN is that of its NIC, which the kernel copies before the VLAN can send.
+    link.carrier &= link.vlan.is_none() || message.header.flags.contains(LinkFlags::Running);
     // Only links without a kind can be hardware. There can be hundreds of others.
     if link.kind.is_none() {
         let sysfs = Path::new("/sys/class/net").join(link.name.as_str());
@@ -84,6 +100,24 @@ fn interface_name(attribute: &LinkAttribute) -> Option<InterfaceName> {
         LinkAttribute::IfName(name) => InterfaceName::new(name).ok(),
         _ => None,
     }
+}
+
+/// Returns the number of a VLAN, of IEEE 802.1Q only.
+#[allow(clippy::wildcard_enum_match_arm)] // Others do not matter.
+fn vlan(info: &[LinkInfo]) -> Option<u16> {
+    let settings = info.iter().find_map(|part| match part {
+        LinkInfo::Data(InfoData::Vlan(settings)) => Some(settings),
+        _ => None,
+    })?;
+    let mut id = None;
+    for setting in settings {
+        match setting {
+            InfoVlan::Id(number) => id = Some(*number),
+            InfoVlan::Protocol(protocol) if *protocol != VlanProtocol::Ieee8021Q => return None,
+            _ => {}
+        }
+    }
+    id
 }
 
 /// Returns the kind of a link and, for a bridge, its settings.

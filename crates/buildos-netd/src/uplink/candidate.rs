@@ -4,6 +4,9 @@
 //! backed by a device in sysfs, not a virtual function of another NIC (SR-IOV), and not a port
 //! of a bridge other than br0. The
 //! configuration adds links (`include`, for virtual NICs) and removes links (`exclude`).
+//!
+//! Where a section of the configuration gives a NIC a VLAN, the link of the VLAN is the candidate
+//! in place of the NIC ([`super::path`]).
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -14,6 +17,7 @@ use ipnet::Ipv4Net;
 use crate::observed::{Link, Observed, PUBLIC_BRIDGE};
 use crate::pattern::Pattern;
 use crate::settings::Settings;
+use crate::uplink::path::{self, NicVlan, VlanId};
 
 /// A link that may become the uplink.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +29,8 @@ pub struct Candidate {
     pub carrier: bool,
     /// Number of losses of carrier so far.
     pub carrier_losses: u32,
+    /// The NIC: that of a VLAN, or the link itself.
+    pub nic: LinkIndex,
 }
 
 /// Reason why a link is not a candidate.
@@ -48,6 +54,10 @@ pub enum Exclusion {
     NotBootedFrom,
     /// Port of a bridge or bond (its index) other than br0.
     OtherController(LinkIndex),
+    /// The NIC of this VLAN, which is the candidate, by the section of this name.
+    NicOfVlan(VlanId, String),
+    /// Another program made the VLAN, as the link of this name.
+    OtherVlan(VlanId, InterfaceName),
 }
 
 impl fmt::Display for Exclusion {
@@ -69,6 +79,12 @@ impl fmt::Display for Exclusion {
                     "port of link {controller}, which buildos does not manage; left alone"
                 )
             }
+            Self::NicOfVlan(id, section) => write!(f, "carries VLAN {id} by {section}"),
+            Self::OtherVlan(id, name) => write!(
+                f,
+                "its VLAN {id} is {name}, which another program made; remove {name}, or the key \
+                 vlan"
+            ),
         }
     }
 }
@@ -85,10 +101,35 @@ pub fn list(observed: &Observed, settings: &Settings) -> Vec<Candidate> {
                 name: link.name.clone(),
                 mac: link.mac?,
                 carrier: link.up && link.carrier,
-                carrier_losses: link.carrier_losses,
+                // The NIC counts losses that are over before its VLANs notice.
+                carrier_losses: nic(link, observed).carrier_losses,
+                nic: nic(link, observed).index,
             })
         })
         .collect()
+}
+
+/// Returns the NIC of a VLAN that netd made; for other links the link itself.
+fn nic<'a>(link: &'a Link, observed: &'a Observed) -> &'a Link {
+    let nic = observed.links.get(&observed.nic_of(link.index));
+    nic.unwrap_or(link)
+}
+
+/// Returns the VLANs that NICs need.
+#[must_use]
+pub fn vlans(observed: &Observed, settings: &Settings) -> Vec<NicVlan> {
+    if settings.uplinks.is_empty() {
+        return Vec::new();
+    }
+    let nics = observed
+        .links
+        .values()
+        .filter(|link| link.own_vlan().is_none());
+    nics.filter_map(|nic| match check_with_settings(nic, observed, settings) {
+        Err(Exclusion::NicOfVlan(id, _)) => path::vlan(nic, id),
+        _ => None,
+    })
+    .collect()
 }
 
 /// Returns all NICs, including those that `exclude` or another bridge keeps from being
@@ -97,7 +138,9 @@ pub fn list(observed: &Observed, settings: &Settings) -> Vec<Candidate> {
 pub fn nics(observed: &Observed, include: &[Pattern]) -> BTreeSet<LinkIndex> {
     let links = observed.links.values();
     links
-        .filter(|link| check(link, link.controller, include, &[]).is_ok())
+        .filter(|link| {
+            link.own_vlan().is_some() || check(link, link.controller, include, &[]).is_ok()
+        })
         .map(|link| link.index)
         .collect()
 }
@@ -112,18 +155,68 @@ pub fn check_with_settings(
     observed: &Observed,
     settings: &Settings,
 ) -> Result<(), Exclusion> {
-    let public = observed.bridge(PUBLIC_BRIDGE).map(|bridge| bridge.index);
-    check(link, public, &settings.include, &settings.exclude)?;
+    if let Some(vlan) = link.own_vlan() {
+        let nic = observed.links.get(&vlan.nic);
+        let nic = nic.filter(|nic| nic.own_vlan().is_none());
+        match nic.map(|nic| check_with_settings(nic, observed, settings)) {
+            Some(Err(Exclusion::NicOfVlan(id, _))) if id.get() == vlan.id => {}
+            _ => return Err(Exclusion::Virtual("vlan".to_owned())),
+        }
+        check_controller(link, public_bridge(observed))?;
+        return check_addresses(link, observed);
+    }
+    check(
+        link,
+        public_bridge(observed),
+        &settings.include,
+        &settings.exclude,
+    )?;
+    check_addresses(link, observed)?;
+    match settings.required_nic() {
+        Some(nic) if link.mac != Some(nic) => return Err(Exclusion::NotBootedFrom),
+        Some(_) | None => {}
+    }
+    check_path(link, observed, settings)
+}
+
+/// Returns Ok if no section gives the NIC a VLAN.
+fn check_path(nic: &Link, observed: &Observed, settings: &Settings) -> Result<(), Exclusion> {
+    let Some((section, id)) =
+        path::applied(&settings.uplinks, nic).and_then(|applied| Some((applied, applied.vlan?)))
+    else {
+        return Ok(());
+    };
+    match observed.vlan(nic.index, id.get()) {
+        Some(other) if other.own_vlan().is_none() => {
+            Err(Exclusion::OtherVlan(id, other.name.clone()))
+        }
+        _ => Err(Exclusion::NicOfVlan(id, section.to_string())),
+    }
+}
+
+fn public_bridge(observed: &Observed) -> Option<LinkIndex> {
+    observed.bridge(PUBLIC_BRIDGE).map(|bridge| bridge.index)
+}
+
+/// Returns Ok if another program gave the link no address.
+fn check_addresses(link: &Link, observed: &Observed) -> Result<(), Exclusion> {
     // As a port of br0, the NIC would receive nothing for the address. A NIC that is a port
     // already stays one.
     let mut others = observed.other_addresses.iter();
     let address = others.find(|(index, _)| *index == link.index && link.controller.is_none());
-    if let Some((_, net)) = address {
-        return Err(Exclusion::OtherAddress(*net));
+    match address {
+        Some((_, net)) => Err(Exclusion::OtherAddress(*net)),
+        None => Ok(()),
     }
-    match settings.required_nic() {
-        Some(nic) if link.mac != Some(nic) => Err(Exclusion::NotBootedFrom),
-        Some(_) | None => Ok(()),
+}
+
+/// Returns Ok unless the link is a port of a bridge other than br0.
+fn check_controller(link: &Link, public_bridge: Option<LinkIndex>) -> Result<(), Exclusion> {
+    match link.controller {
+        Some(controller) if Some(controller) != public_bridge => {
+            Err(Exclusion::OtherController(controller))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -147,12 +240,7 @@ fn check(
     {
         return Err(Exclusion::Configured(pattern.0.clone()));
     }
-    match link.controller {
-        Some(controller) if Some(controller) != public_bridge => {
-            return Err(Exclusion::OtherController(controller));
-        }
-        _ => {}
-    }
+    check_controller(link, public_bridge)?;
     if include
         .iter()
         .any(|pattern| pattern.matches(link.name.as_str()))

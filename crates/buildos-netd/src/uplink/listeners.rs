@@ -78,14 +78,15 @@ pub fn listeners(election: &Election, observed: &Observed, lldp: bool) -> Vec<(L
         let gateway = contender
             .monitor()
             .map(|monitor| Listen::Gateway(link, monitor.gateway(), monitor.address()));
-        let lldp = lldp.then_some(Listen::Lldp(index));
         let wanted = messages
             .into_iter()
             .chain(claims)
             .chain(offers)
-            .chain(gateway)
-            .chain(lldp);
+            .chain(gateway);
         listeners.extend(wanted.map(|listen| (index, listen)));
+        // Frames of LLDP have no tag.
+        let nic = contender.candidate.nic;
+        listeners.extend(lldp.then_some((nic, Listen::Lldp(nic))));
     }
     listeners
 }

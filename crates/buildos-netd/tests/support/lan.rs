@@ -105,7 +105,7 @@ impl Kernel for Lan {
             self.refused.push((self.now(), op.clone()));
         }
         let ports = self.kernel.observed.ports(PUBLIC_BRIDGE);
-        let nics = ports.filter(|port| port.kind.is_none());
+        let nics = ports.filter(|port| port.kind.is_none() || port.vlan.is_some());
         assert!(nics.count() <= 1, "two NICs in br0 after {op:?}");
         result
     }
@@ -129,18 +129,19 @@ impl Network for Lan {
 
     fn transmit(&mut self, nic: &Candidate, transmit: &Transmit) {
         self.sent.push((nic.index, transmit.kind));
-        let (server, lease) = self.servers[&nic.index];
-        let reached = self.kernel.is_plugged(nic.index)
-            && self.kernel.observed.links.contains_key(&nic.index);
+        // A VLAN of a NIC leads to the NIC's server.
+        let (server, lease) = self.servers[&nic.nic];
+        let reached =
+            self.kernel.is_plugged(nic.nic) && self.kernel.observed.links.contains_key(&nic.index);
         let Some(kind) = answer(server, transmit).filter(|_| reached) else {
             return;
         };
         if transmit.kind == MessageKind::Request && server == Server::Good {
             let until = self.now() + Duration::from_secs(lease.into());
             let owner = client_nic(transmit);
-            self.granted.insert((owner, nic.index), until);
+            self.granted.insert((owner, nic.nic), until);
         }
-        let message = reply(server, nic.index, transmit, kind, lease);
+        let message = reply(server, nic.nic, transmit, kind, lease);
         self.replies.push_back((nic.index, message));
     }
 
@@ -149,8 +150,8 @@ impl Network for Lan {
     }
 
     fn ask_gateway(&mut self, nic: &Candidate, _: LinkIndex, request: &Request) {
-        let gateway = self.gateways.get(&nic.index);
-        if let Some(mac) = gateway.filter(|_| self.kernel.is_plugged(nic.index)) {
+        let gateway = self.gateways.get(&nic.nic);
+        if let Some(mac) = gateway.filter(|_| self.kernel.is_plugged(nic.nic)) {
             let answer = arp::Packet {
                 sender_mac: *mac,
                 sender: request.packet.target,

@@ -60,14 +60,20 @@ enum Due {
 }
 
 /// Returns the addition to a sentence about a frame with that tag, and true if the frame is of
-/// another VLAN.
-fn tagged(vlan: Option<Vlan>) -> (String, bool) {
+/// another VLAN than that of the link.
+fn tagged(vlan: Option<Vlan>, own: Option<u16>) -> (String, bool) {
     let Some(Vlan(vlan)) = vlan else {
-        return (String::new(), false);
+        return (String::new(), own.is_some());
     };
-    let is_other = is_of_other_vlan(vlan);
+    let is_other = own.map_or_else(|| is_of_other_vlan(vlan), |own| own != vlan);
     let suffix = if is_other { ", which is not ours" } else { "" };
     (format!(" with the tag of VLAN {vlan}{suffix}"), is_other)
+}
+
+/// Returns true if a frame of a VLAN reaches a host that sends with that tag. Frames without a tag
+/// reach every host of the segment: the description does not say to which VLAN they belong.
+fn is_reached(vlan: Option<Vlan>, own: Option<u16>) -> bool {
+    own.is_none() || vlan.map(|Vlan(vlan)| vlan) == own
 }
 
 /// Returns the hardware address of a server: locally administered, with its IP address.
@@ -167,18 +173,18 @@ impl Lan {
                     reconciler.kernel_changed(None);
                 }
             }
-            Due::Message { nic, text, payload } if self.kernel.is_plugged(nic) => {
+            Due::Message { nic, text, payload } if self.is_plugged(nic) => {
                 self.record_for_nic(nic, text);
                 reconciler.packet(now, nic, &payload);
             }
-            Due::Arp { nic, text, packet } if self.kernel.is_plugged(nic) => {
+            Due::Arp { nic, text, packet } if self.is_plugged(nic) => {
                 self.record_for_nic(nic, text);
                 reconciler.arp(now, nic, &packet);
             }
-            Due::Answer { nic, packet } if self.kernel.is_plugged(nic) => {
+            Due::Answer { nic, packet } if self.is_plugged(nic) => {
                 reconciler.arp(now, nic, &packet);
             }
-            Due::Dropped { nic, text } if self.kernel.is_plugged(nic) => {
+            Due::Dropped { nic, text } if self.is_plugged(nic) => {
                 self.record_for_nic(nic, text);
             }
             Due::Message { .. } | Due::Arp { .. } | Due::Answer { .. } | Due::Dropped { .. } => {}
@@ -212,8 +218,20 @@ impl Lan {
 
     /// Returns the segment that frames of a NIC reach now.
     fn segment(&self, nic: LinkIndex) -> Option<Segment> {
-        let (_, segment) = self.nics.get(&nic)?;
-        self.kernel.is_plugged(nic).then(|| segment.clone())
+        let (_, segment) = self.nics.get(&self.kernel.observed.nic_of(nic))?;
+        self.is_plugged(nic).then(|| segment.clone())
+    }
+
+    /// Returns true if the cable of a NIC, or of the NIC of a VLAN, is connected.
+    fn is_plugged(&self, link: LinkIndex) -> bool {
+        let is_there = self.kernel.observed.links.contains_key(&link);
+        is_there && self.kernel.is_plugged(self.kernel.observed.nic_of(link))
+    }
+
+    /// Returns the number of the VLAN that netd made a link for.
+    fn own_vlan(&self, link: LinkIndex) -> Option<u16> {
+        let link = self.kernel.observed.links.get(&link)?;
+        link.own_vlan().map(|vlan| vlan.id)
     }
 
     fn schedule(&mut self, at: Instant, due: Due) {
@@ -232,8 +250,8 @@ impl Lan {
     }
 
     fn record_for_nic(&mut self, nic: LinkIndex, text: impl Into<String>) {
-        if let Some((name, _)) = self.nics.get(&nic) {
-            self.timeline.add(self.kernel.now(), name, text);
+        if let Some(link) = self.kernel.observed.links.get(&nic) {
+            self.timeline.add(self.kernel.now(), &link.name, text);
         }
     }
 
@@ -269,10 +287,11 @@ impl Network for Lan {
         let Some(segment) = self.segment(nic.index) else {
             return;
         };
-        let now = self.now();
+        let (now, own) = (self.now(), self.own_vlan(nic.index));
         let mut replies = Vec::new();
         for (Word(name), server) in &mut self.servers {
             let receives = server.spec().segment == segment
+                && is_reached(server.spec().vlan, own)
                 && server.receives(since_start(now), transmit.destination);
             if !receives {
                 continue;
@@ -284,7 +303,7 @@ impl Network for Lan {
                     .filter(|_| reply.kind == MessageKind::Ack)
                     .map(|seconds| format!(" for {seconds} s"));
                 let (of, lease) = (of.unwrap_or_default(), lease.unwrap_or_default());
-                let (tag, is_other) = tagged(server.spec().vlan);
+                let (tag, is_other) = tagged(server.spec().vlan, own);
                 let text = format!("{}{of}{lease} comes from {name}{tag}", reply.kind);
                 let (nic, payload) = (nic.index, reply.payload);
                 let due = match is_other {
@@ -313,14 +332,15 @@ impl Network for Lan {
             return;
         };
         let neighbours = self.neighbours.iter();
-        let now = since_start(self.now());
+        let (now, own) = (since_start(self.now()), self.own_vlan(nic.index));
         let owners = neighbours.filter(|(_, n)| {
             let is_alive = n.until.is_none_or(|until| now < until.0);
-            is_alive && n.segment == segment && (n.proxy_arp || n.address == target)
+            let is_reached = n.segment == segment && is_reached(n.vlan, own);
+            is_alive && is_reached && (n.proxy_arp || n.address == target)
         });
         let answers: Vec<_> = owners
             .map(|(Word(name), neighbour)| {
-                let (nic, (tag, is_other)) = (nic.index, tagged(neighbour.vlan));
+                let (nic, (tag, is_other)) = (nic.index, tagged(neighbour.vlan, own));
                 let text = format!("{name} claims {target} by ARP{tag}");
                 let packet = arp::Packet {
                     sender_mac: neighbour.mac,
@@ -340,6 +360,7 @@ impl Network for Lan {
 
     fn ask_gateway(&mut self, nic: &Candidate, _: LinkIndex, request: &Request) {
         let (target, now) = (request.packet.target, self.now());
+        let own = self.own_vlan(nic.index);
         let Some(segment) = self.segment(nic.index) else {
             return;
         };
@@ -347,11 +368,11 @@ impl Network for Lan {
             let spec = server.spec();
             spec.segment == segment
                 && spec.address == target
-                && !tagged(spec.vlan).1
+                && !tagged(spec.vlan, own).1
                 && server.receives(since_start(now), target)
         });
         let is_alive = |n: &Neighbour| n.until.is_none_or(|until| since_start(now) < until.0);
-        let is_heard = |n: &&Neighbour| is_alive(n) && !tagged(n.vlan).1;
+        let is_heard = |n: &&Neighbour| is_alive(n) && !tagged(n.vlan, own).1;
         let mut neighbours = self.neighbours.values().filter(is_heard);
         let neighbour =
             neighbours.find(|n| n.segment == segment && (n.proxy_arp || n.address == target));

@@ -291,12 +291,16 @@ properties! {
         hardware_address as "HardwareAddress": String,
         /// True if the link has carrier
         carrier as "Carrier": bool,
-        /// ignored, candidate, uplink or bridge
+        /// ignored, candidate, uplink, nic (of a VLAN) or bridge
         role as "Role": String,
         /// State of its DHCP client as in RFC 2131, or empty
         dhcp_state as "DHCPState": String,
         /// Reason for role and state, in one line
         reason as "Reason": String,
+        /// Number of the VLAN, if netd made the link for one; otherwise 0
+        vlan as "VLAN": u16,
+        /// NIC of that VLAN, or empty
+        vlan_parent as "VLANParent": String,
         /// Device at the other end of the cable by LLDP, or empty
         neighbour_system as "NeighbourSystem": String,
         /// Its port, or empty

@@ -170,8 +170,12 @@ fn vlan_advice(link: &Link) -> Option<String> {
     let roles = [LinkRole::Candidate, LinkRole::Uplink];
     let is_asking = roles.iter().any(|role| link.role == role.as_str());
     (is_asking && link.carrier && !vlans.is_empty()).then(|| {
+        let asks = match link.vlan {
+            0 => "without a tag; see [uplink.NAME] in buildos-netd.conf(5)".to_owned(),
+            vlan => format!("with the tag of VLAN {vlan}"),
+        };
         format!(
-            "{} is connected to {} port {}, which has {vlans}. netd asks without a tag.",
+            "{} is connected to {} port {}, which has {vlans}. netd asks {asks}.",
             link.name, link.neighbour_system, link.neighbour_port
         )
     })

@@ -98,7 +98,7 @@ fn open_ports_are_named_on_ready_host() {
 }
 
 /// Faults: name, change to the host, failed step, and parts of answer and advice.
-const FAULTS: [(&str, Change, Step, &str, &str); 33] = [
+const FAULTS: [(&str, Change, Step, &str, &str); 34] = [
     (
         "silent daemon",
         |host| {
@@ -125,6 +125,16 @@ const FAULTS: [(&str, Change, Step, &str, &str); 33] = [
         Step::Carrier,
         "no carrier on eth0, eth1",
         "Plug in a cable",
+    ),
+    (
+        "port of a switch without the VLAN of the uplink",
+        |host| {
+            without_lease(host, "eth0: no answer to 5 DISCOVERs");
+            host.links[0].vlan = 7;
+        },
+        Step::Lease,
+        "no answer to 5 DISCOVERs",
+        "netd asks with the tag of VLAN 7.",
     ),
     (
         "port of a switch with tagged VLANs only",
