@@ -99,7 +99,7 @@ pub trait Manager {
     /// True if br0 has a lease that a better one on another NIC would replace.
     #[zbus(property)]
     fn provisional(&self) -> zbus::Result<bool>;
-    /// Name of the NIC in br0, or empty.
+    /// Name of the NIC, or of its VLAN, in br0, or empty.
     #[zbus(property)]
     fn uplink(&self) -> zbus::Result<String>;
     /// MAC address of br0 (`aa:bb:cc:dd:ee:ff`): that of the NIC that the lease was granted
@@ -110,7 +110,7 @@ pub trait Manager {
     /// empty.
     #[zbus(property)]
     fn uplink_neighbour(&self) -> zbus::Result<String>;
-    /// Names of the NICs that can become the uplink, including the uplink.
+    /// Names of the NICs and VLANs that can become the uplink, including the uplink.
     #[zbus(property)]
     fn candidates(&self) -> zbus::Result<Vec<String>>;
     /// Name of the public bridge, `br0`.
@@ -236,13 +236,13 @@ pub struct Network {
     /// True in the state `online`.
     #[serde(with = "as_value")]
     pub online: bool,
-    /// Name of the NIC in br0, or empty.
+    /// Name of the NIC, or of its VLAN, in br0, or empty.
     #[serde(with = "as_value")]
     pub uplink: String,
     /// MAC address of br0, or empty.
     #[serde(with = "as_value")]
     pub uplink_address: String,
-    /// Names of the NICs that can become the uplink.
+    /// Names of the NICs and VLANs that can become the uplink.
     #[serde(with = "as_value")]
     pub candidates: Vec<String>,
     /// Name of the public bridge.

@@ -224,7 +224,7 @@ impl Manager {
         self.status.provisional
     }
 
-    /// Name of the NIC in br0, or empty.
+    /// Name of the NIC, or of its VLAN, in br0, or empty.
     #[zbus(property)]
     fn uplink(&self) -> &str {
         &self.published.uplink
@@ -244,7 +244,7 @@ impl Manager {
         &self.status.uplink_neighbour
     }
 
-    /// Names of the NICs that can become the uplink, including the uplink.
+    /// Names of the NICs and VLANs that can become the uplink, including the uplink.
     #[zbus(property)]
     fn candidates(&self) -> &[String] {
         &self.published.candidates
