@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from buildroot import TOP
 from host import Host
 from update_farm import Farm, update, updated
@@ -81,6 +83,21 @@ def test_unchanged_channel_costs_a_small_request_and_no_line(
     assert lines(host, after) == []
     assert updated(host)["began_usec"] == began, "no run took place"
     figure(f"bytes of request and answer, channel unchanged: {found[-1]['headers']}")
+
+
+@pytest.mark.long
+def test_new_channel_is_noticed_within_five_minutes(
+    farm: Farm, host: Host, figure: Callable[[str], None]
+) -> None:
+    start(farm, host)
+    assert update(host)["serial"] == 1
+    host.wait_for(lambda: host.active("buildos-channel-look.timer"), "the timer runs")
+    seen = len(requests(farm))
+    host.wait_for(lambda: len(requests(farm)) > seen, "a look", 300)
+    farm.sign()
+    began = time.monotonic()
+    host.wait_for(lambda: updated(host)["serial"] == 2, "the host has the new channel", 300)
+    figure(f"seconds from a channel, just after a look, to its run: {time.monotonic() - began:.0f}")
 
 
 def test_new_channel_leads_to_a_run(farm: Farm, host: Host) -> None:
