@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from booted_host import BOOT_SECONDS, Boot
 from cpio_archive import archive
 from simlan.qemu import QEMU
 
@@ -98,3 +99,25 @@ def test_vlan_goes_with_its_section(facts: Facts) -> None:
     assert facts["vlans_left"] == "eth0.9"
     assert facts["other_vlan"] == "reported"
     assert facts["vlans_at_end"] == "eth0.9"
+
+
+@pytest.mark.long
+def test_unit_may_make_vlans(boot_once: Boot) -> None:
+    """The sandbox of the unit lets netd make the VLAN, for which the kernel loads its module."""
+    host = boot_once("e1000@lan")
+    host.wait_for_poll()
+    host.shell.wait(BOOT_SECONDS)
+    nic = host.run("ls -d /sys/class/net/*/device | cut -d/ -f5").strip()
+    assert host.run("ls /sys/module | grep -c 8021q || true").strip() == "0"
+    section = '[uplink.lan]\nlinks = ["*"]\nvlan = 42\n'
+    host.run("mkdir -p /etc/buildos/netd.conf.d")
+    host.run(f"printf '{section}' >/etc/buildos/netd.conf.d/10-vlan.toml")
+    host.run("systemctl reload buildos-netd")
+    made = host.run("ip -d -o link show type vlan")
+    assert f"{nic}.42@{nic}" in made and "vlan protocol 802.1Q id 42" in made, made
+    assert "UP" in made, made
+    status = host.run("buildosctl links")
+    assert "carries VLAN 42 by [uplink.lan]" in status, status
+    host.run("rm /etc/buildos/netd.conf.d/10-vlan.toml && systemctl reload buildos-netd")
+    assert host.run("ip -o link show type vlan") == ""
+    host.guest.wait_for(lambda: nic in host.run("ip -o link show master br0"), "the NIC in br0", 60)
