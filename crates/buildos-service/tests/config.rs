@@ -44,6 +44,15 @@ fn schema() -> Schema<Settings> {
                 c.speeds.insert(port, v);
             },
         )
+        .check(|c| {
+            let is_fast = |speed: &u32| c.grace > 0 && *speed > c.grace;
+            let ports = c.speeds.iter().filter(|(_, speed)| is_fast(speed));
+            let error = |(port, _)| (format!("port.{port}"), "is faster than grace".to_owned());
+            let errors = ports.map(error).collect();
+            c.speeds
+                .retain(|_, speed| c.grace == 0 || *speed <= c.grace);
+            errors
+        })
 }
 
 /// Creates a root with a kernel command line and these files.
@@ -101,6 +110,27 @@ fn later_source_wins_key_by_key() {
     assert_eq!(settings.private, "etc");
     assert_eq!(settings.grace, 3);
     assert_eq!(settings.include, ["run"]);
+}
+
+#[test]
+fn contradiction_between_sources_has_place_of_its_key() {
+    let ports = "private = 'a'\n[port.1]\nspeed = 9\n[port.2]\nspeed = 2\n";
+    let root = root(
+        "buildos.testd.carrier.grace=3 buildos.testd.port.4.speed=5",
+        &[
+            ("etc/buildos/testd.conf.d/10-a.toml", ports),
+            ("etc/buildos/testd.conf.d/20-b.toml", "port.3.speed = 1\n"),
+        ],
+    );
+    let (settings, problems) = load(&root);
+    assert_eq!(
+        problems,
+        [
+            "/etc/buildos/testd.conf.d/10-a.toml:3: port.1: is faster than grace",
+            "kernel command line: port.4: is faster than grace",
+        ]
+    );
+    assert_eq!(settings.speeds, BTreeMap::from([(2, 2), (3, 1)]));
 }
 
 #[test]
