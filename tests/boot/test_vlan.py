@@ -51,7 +51,12 @@ def run_guest(kernel: Path, initrd: Path) -> str:
     argv += ["-serial", "stdio", "-monitor", "none", "-kernel", str(kernel)]
     argv += ["-initrd", str(initrd), "-append", "console=ttyS0 quiet panic=-1 mitigations=off"]
     result = subprocess.run(
-        argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=DEADLINE, check=False
+        argv,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=False,
     )
     return result.stdout.replace("\r", "") + result.stderr
 
@@ -71,9 +76,7 @@ def test_host_without_section_makes_no_vlan(facts: Facts) -> None:
     assert facts["untagged_links"] == "0"
 
 
-def test_tagged_lease_is_as_fast_as_untagged(
-    facts: Facts, figure: Callable[[str], None]
-) -> None:
+def test_tagged_lease_is_as_fast_as_untagged(facts: Facts, figure: Callable[[str], None]) -> None:
     def times(kind: str) -> list[int]:
         return [int(facts[f"{kind}_{number}"]) for number in (1, 2, 3)]
 
