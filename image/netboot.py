@@ -7,6 +7,7 @@ dnsmasq.conf that lead machines to it.
     pxelinux.cfg/, ipxe.cfg/       configurations: 01-MAC for one host, `default` for all
     grub/grub.cfg                  configuration for all hosts, for a GRUB added there
     buildos/                       the two files, manifest, SPDX document, checksums
+    *.sig                          signatures of these files for iPXE (image/serve --sign)
     objects/                       the two files of the last builds, by digest
     buildos/builds                 digests of the last builds, the newest first
 
@@ -16,9 +17,12 @@ dnsmasq.conf that lead machines to it.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shutil
+import subprocess
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 PXELINUX = Path("/usr/lib/PXELINUX/pxelinux.0")
@@ -31,6 +35,9 @@ LOADERS = (
     IPXE / "undionly.kpxe",
     IPXE / "snponly.efi",
 )
+
+SITE_IPXE = ("undionly.kpxe", "snponly.efi")
+"""Files of image/ipxe, which verify signatures."""
 
 WAYS = ("direct", "pxelinux", "ipxe", "uefi")
 """How a machine boots in QEMU:
@@ -62,6 +69,32 @@ reboot
 """
 
 
+SIGNED_BOOT_IPXE = """\
+#!ipxe
+# Starts nothing that the site has not signed. iPXE of image/ipxe has verified this file, too.
+imgtrust --permanent || goto replace
+set name ipxe.cfg/01-${netX/mac:hexhyp}
+imgfetch --name configuration ${name} && goto verify ||
+set name ipxe.cfg/default
+imgfetch --name configuration ${name} || goto failed
+:verify
+imgverify configuration ${name}.sig || goto refused
+imgexec configuration || goto failed
+:refused
+echo buildos: ${name} is refused: altered, or not signed by the site
+echo buildos: run image/serve --sign on the boot server
+:failed
+echo buildos: nothing was started; trying again in a minute
+sleep 60
+reboot
+:replace
+echo buildos: this iPXE cannot verify signatures; loading the one of the site
+iseq ${platform} efi && chain snponly.efi ||
+iseq ${platform} pcbios && chain undionly.kpxe ||
+goto failed
+"""
+
+
 class NetbootError(Exception):
     """A directory cannot be published, or an argument is invalid."""
 
@@ -81,10 +114,75 @@ ipappend 2
 """
 
 
-def ipxe_configuration(append: str) -> str:
+_PASSPHRASE = "BUILDOS_PASSPHRASE"
+
+
+@dataclass(frozen=True)
+class Signer:
+    """Signs files for iPXE's imgverify: a key, and its certificate by the CA of image/ipxe."""
+
+    key: Path
+    certificate: Path
+    passphrase: str = ""
+
+    @property
+    def needs_passphrase(self) -> bool:
+        """True if the key is encrypted."""
+        return b"ENCRYPTED" in self.key.read_bytes()
+
+    def check(self) -> None:
+        """Raises NetbootError if iPXE would refuse every signature."""
+        shown = self._openssl("x509", "-in", self.certificate, "-noout", "-ext", "extendedKeyUsage")
+        if b"Code Signing" not in shown:
+            raise NetbootError(
+                f"{self.certificate} has no extendedKeyUsage codeSigning: docs/booting.md says "
+                "how to make one"
+            )
+        dates = ("x509", "-in", self.certificate, "-noout", "-checkend", "0")
+        if subprocess.run(["openssl", *map(str, dates)], capture_output=True).returncode != 0:
+            raise NetbootError(f"{self.certificate} has expired: make a new one with the same CA")
+
+    def sign(self, file: Path) -> bytes:
+        """Returns the detached signature of a file."""
+        # Without a question on the terminal for each file.
+        secret = ("-passin", f"env:{_PASSPHRASE}")
+        sign = ("cms", "-sign", "-binary", "-noattr", "-in", file, "-outform", "DER")
+        return self._openssl(*sign, "-signer", self.certificate, "-inkey", self.key, *secret)
+
+    def _openssl(self, *arguments: str | Path) -> bytes:
+        environment = {**os.environ, _PASSPHRASE: self.passphrase}
+        command = ["openssl", *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, env=environment)
+        if done.returncode != 0:
+            reason = done.stderr.decode(errors="replace").strip().partition("\n")[0]
+            raise NetbootError(
+                f"openssl cannot use {self.certificate} with {self.key}: {reason or 'no reason'}"
+            )
+        return done.stdout
+
+
+def ipxe_configuration(append: str, signed: bool = False) -> str:
     """Returns a file of `ipxe.cfg/`. BOOTIF= equals the effect of PXELINUX's `ipappend 2`;
-    with initrd= a kernel started by UEFI finds its initrd among iPXE's files."""
+    with initrd= a kernel started by UEFI finds its initrd among iPXE's files.
+
+    A signed one lets iPXE verify both files: the kernel's signature says nothing about the
+    initrd, which has the system."""
     bootif = "BOOTIF=01-${netX/mac:hexhyp}"
+    if signed:
+        return f"""\
+#!ipxe
+kernel ../buildos/buildos-image initrd=buildos-initrd {bootif}{" " if append else ""}{append}
+initrd ../buildos/buildos-initrd
+set name buildos-image
+imgverify buildos-image ../buildos/buildos-image.sig || goto refused
+set name buildos-initrd
+imgverify buildos-initrd ../buildos/buildos-initrd.sig || goto refused
+boot
+:refused
+echo buildos: ${{name}} is refused: altered, or not signed by the site
+echo buildos: run image/serve --sign on the boot server
+exit 1
+"""
     return f"""\
 #!ipxe
 kernel ../buildos/buildos-image initrd=buildos-initrd {bootif}{" " if append else ""}{append}
@@ -158,16 +256,35 @@ def extra_parameters(image: Path) -> str:
 
 
 def publish(
-    root: Path, image: Path, append: str, hosts: Mapping[str, str], timeout: int = 50
+    root: Path,
+    image: Path,
+    append: str,
+    hosts: Mapping[str, str],
+    timeout: int = 50,
+    signer: Signer | None = None,
+    ipxe: Path | None = None,
 ) -> None:
     """Fills the directory `root`, or updates it; replaces each file as a whole.
 
     `append` are the parameters for every host. `hosts` has the parameters for hosts that
-    boot from the NIC with that MAC address, in place of `append`."""
-    for loader in LOADERS:
+    boot from the NIC with that MAC address, in place of `append`.
+
+    With a signer only iPXE gets files, as PXELINUX and GRUB verify no initrd. `ipxe` is the
+    directory of image/ipxe."""
+    loaders = LOADERS
+    if signer:
+        if ipxe is None:
+            raise NetbootError("--sign needs --ipxe DIR: image/ipxe makes the files")
+        signer.check()
+        loaders = tuple(ipxe / name for name in SITE_IPXE)
+    for loader in loaders:
         if not loader.exists():
-            raise NetbootError(f"{loader} is missing: image/host-packages lists its package")
+            how = "image/ipxe makes it" if signer else "image/host-packages lists its package"
+            raise NetbootError(f"{loader} is missing: {how}")
         _install(loader, root / loader.name)
+    if signer:
+        _publish_signed(root, image, append, hosts, signer)
+        return
     _write(root / "boot.ipxe", BOOT_IPXE)
     for name in (*NEEDED, *ABOUT):
         if (image / name).exists():
@@ -177,6 +294,24 @@ def publish(
     for name, text in names.items():
         _write(root / "pxelinux.cfg" / name, configuration(text, timeout))
         _write(root / "ipxe.cfg" / name, ipxe_configuration(text))
+
+
+def _publish_signed(
+    root: Path, image: Path, append: str, hosts: Mapping[str, str], signer: Signer
+) -> None:
+    for name in ABOUT:
+        if (image / name).exists():
+            _install(image / name, root / "buildos" / name)
+    # Both signatures first: a host that boots meanwhile meets a difference for a moment only.
+    signatures = {name: signer.sign(image / name) for name in NEEDED}
+    for name, signature in signatures.items():
+        _install(image / name, root / "buildos" / name)
+        _write(root / "buildos" / f"{name}.sig", signature)
+    names = {"default": append, **{configuration_name(mac): text for mac, text in hosts.items()}}
+    texts = {f"ipxe.cfg/{name}": ipxe_configuration(text, True) for name, text in names.items()}
+    for name, text in {**texts, "boot.ipxe": SIGNED_BOOT_IPXE}.items():
+        _write(root / name, text)
+        _write(root / f"{name}.sig", signer.sign(root / name))
 
 
 def running_parameter(digests: list[str]) -> str:
@@ -220,10 +355,10 @@ def _install(source: Path, target: Path) -> None:
     beside.rename(target)
 
 
-def _write(target: Path, text: str) -> None:
+def _write(target: Path, text: str | bytes) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     beside = target.with_name(f".{target.name}.new")
-    beside.write_text(text)
+    beside.write_bytes(text.encode() if isinstance(text, str) else text)
     beside.chmod(0o644)
     beside.rename(target)
 
@@ -238,9 +373,9 @@ def dhcp_boot(way: str, url: str) -> list[str]:
     return dhcp_boot_any(url) if way == "uefi" else []
 
 
-def dhcp_boot_any(url: str) -> list[str]:
+def dhcp_boot_any(url: str, bios: str = "pxelinux.0") -> list[str]:
     """Returns dnsmasq's lines for a network with machines of all kinds: iPXE gets `url`,
-    BIOS PXELINUX, UEFI iPXE."""
+    BIOS the file `bios`, UEFI iPXE."""
     return [
         # Option 175 is iPXE's own; client-arch 7 and 9 are UEFI on 64-bit PCs (RFC 4578).
         "dhcp-match=set:ipxe,175",
@@ -248,5 +383,5 @@ def dhcp_boot_any(url: str) -> list[str]:
         "dhcp-match=set:efi,option:client-arch,9",
         f"dhcp-boot=tag:ipxe,{url}",
         "dhcp-boot=tag:!ipxe,tag:efi,snponly.efi",
-        "dhcp-boot=tag:!ipxe,tag:!efi,pxelinux.0",
+        f"dhcp-boot=tag:!ipxe,tag:!efi,{bios}",
     ]

@@ -19,11 +19,14 @@ TOP = Path(__file__).resolve().parents[2]
 CONSOLE = "console=ttyS0"
 GRUB = Path("/usr/lib/grub/x86_64-efi-signed/grubnetx64.efi.signed")
 MARK = "the kernel's command line: "
+FOREIGN = "foreign"
+"""A file that no initrd of these tests has."""
 INIT = f"""\
 #!/bin/busybox sh
 mount -t devtmpfs devtmpfs /dev
 mount -t proc proc /proc
 echo "{MARK}$(cat /proc/cmdline)" >/dev/ttyS0
+[ ! -e /{FOREIGN} ] || echo "the initrd has a file {FOREIGN}" >/dev/ttyS0
 /bin/busybox poweroff -f
 """
 
