@@ -10,16 +10,15 @@ refuses before a system is loaded is in tests/system/test_os_update.py and test_
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from booted_host import BOOT_SECONDS, Boot, BootedHost
 from test_kexec import (
     Publisher,
-    System,
     kernels,
-    publisher,
     request,
     start,
     trial_of,
@@ -28,8 +27,6 @@ from test_kexec import (
 )
 
 pytestmark = pytest.mark.long
-
-__all__ = ["publisher"]
 
 _DEADLINE_S = 60
 """The shortest that a trial may have."""
@@ -87,11 +84,6 @@ _BROKEN = [
     Broken("the agent's user is missing", "sed -i /^build:/d /root/etc/passwd", "why-"),
     Broken("the agents are masked", "ln -s /dev/null /root/etc/systemd/system/bbot@.service", "why-"),
     Broken("udev is missing", _without("usr/bin/udevadm"), "why-"),
-    Broken(
-        "netd's configuration is invalid",
-        "mkdir -p /root/etc/buildos && echo nonsense >/root/etc/buildos/netd.toml",
-        "why-",
-    ),
     Broken("nothing can be written", "dd if=/dev/zero of=/root/fill bs=1M || true", "why-"),
 ]
 
@@ -106,19 +98,22 @@ _DEAD = {
 }
 
 
-def _take(
-    host: BootedHost, publisher: Publisher, system: System, serial: int
-) -> None:
-    """Gives the system to the host, and waits until the host is back."""
+def _take(host: BootedHost, publisher: Publisher, script: str) -> tuple[str, str]:
+    """Gives a bad system to the host, and waits until the host is back. Returns its digests."""
+    system = publisher.variant("bad", script)
+    digests = system.digests
+    trust(host, publisher.key)
     before = kernels(host)
-    request(host, publisher, system, serial, _DEADLINE_S)
+    request(host, publisher, system, before, _DEADLINE_S)
     wait_for_load(host, before + 1)
     host.guest.wait_for(
         lambda: kernels(host) >= before + 2, "the host is back", 2 * BOOT_SECONDS
     )
     assert kernels(host) == before + 2
+    publisher.remove(system)
     host.shell.reset()
     host.shell.wait(BOOT_SECONDS)
+    return digests
 
 
 def _wait_for_poll(host: BootedHost) -> None:
@@ -128,44 +123,54 @@ def _wait_for_poll(host: BootedHost) -> None:
     )
 
 
-def test_host_returns_from_each_bad_system(
-    boot_once: Boot, publisher: Publisher, figure: Callable[[str], None]
+@pytest.fixture(scope="module")
+def publisher(image: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Publisher]:
+    publisher = Publisher(tmp_path_factory.mktemp("publisher"), image)
+    yield publisher
+    publisher.close()
+
+
+@pytest.fixture(scope="module")
+def host(boot: Boot, publisher: Publisher) -> BootedHost:
+    return start(boot, publisher, memory=2560, trusts=False)
+
+
+@pytest.fixture(scope="module")
+def uefi_host(boot: Boot, publisher: Publisher) -> BootedHost:
+    options = {"uefi": True, "extra": _WATCHDOG}
+    return start(boot, publisher, memory=2560, trusts=False, **options)
+
+
+@pytest.mark.parametrize("bad", _BROKEN, ids=lambda bad: bad.name.replace(" ", "-"))
+def test_host_returns_from_bad_system(
+    host: BootedHost, publisher: Publisher, figure: Callable[[str], None], bad: Broken
 ) -> None:
-    host = start(boot_once, publisher, memory=2560)
-    for serial, bad in enumerate(_BROKEN, 1):
-        begin = time.monotonic()
-        system = publisher.variant("bad", bad.script)
-        _take(host, publisher, system, serial)
-        line = host.shell.output("cat /proc/cmdline")
-        assert publisher.good.running in line, bad.name
-        assert f"buildos.returned={bad.code}" in line, (bad.name, line)
-        _wait_for_poll(host)
-        trial = trial_of(host)
-        assert trial["state"] == "returned", (bad.name, trial)
-        assert (trial["image"], trial["initrd"]) == system.digests, bad.name
-        assert trial["reason"], bad.name
-        taken = time.monotonic() - begin
-        figure(f"{bad.name}: back after {taken:.0f} s: {trial['reason']}")
-        publisher.remove(system)
-        trust(host, publisher.key)
+    begin = time.monotonic()
+    digests = _take(host, publisher, bad.script)
+    line = host.shell.output("cat /proc/cmdline")
+    assert publisher.good.running in line
+    assert f"buildos.returned={bad.code}" in line
+    _wait_for_poll(host)
+    trial = trial_of(host)
+    assert trial["state"] == "returned", trial
+    assert (trial["image"], trial["initrd"]) == digests
+    assert trial["reason"]
+    taken = time.monotonic() - begin
+    figure(f"{bad.name}: back after {taken:.0f} s: {trial['reason']}")
 
 
-def test_host_starts_by_its_boot_server_after_bad_system_that_does_not_run(
-    boot_once: Boot, publisher: Publisher, figure: Callable[[str], None]
+@pytest.mark.parametrize("name", _DEAD, ids=lambda name: name.replace(" ", "-"))
+def test_host_starts_by_its_boot_server_after_bad_system(
+    uefi_host: BootedHost, publisher: Publisher, figure: Callable[[str], None], name: str
 ) -> None:
     """The firmware remembers which system it was."""
-    host = start(boot_once, publisher, memory=2560, uefi=True, extra=_WATCHDOG)
-    for serial, (name, script) in enumerate(_DEAD.items(), 1):
-        begin = time.monotonic()
-        system = publisher.variant("bad", script)
-        _take(host, publisher, system, serial)
-        line = host.shell.output("cat /proc/cmdline")
-        assert publisher.good.running in line, name
-        assert "buildos.trial" not in line and "buildos.returned" not in line, (name, line)
-        _wait_for_poll(host)
-        trial = trial_of(host)
-        assert trial["state"] == "returned", (name, trial)
-        assert (trial["image"], trial["initrd"]) == system.digests, name
-        figure(f"{name}: back after {time.monotonic() - begin:.0f} s")
-        publisher.remove(system)
-        trust(host, publisher.key)
+    begin = time.monotonic()
+    digests = _take(uefi_host, publisher, _DEAD[name])
+    line = uefi_host.shell.output("cat /proc/cmdline")
+    assert publisher.good.running in line
+    assert "buildos.trial" not in line and "buildos.returned" not in line
+    _wait_for_poll(uefi_host)
+    trial = trial_of(uefi_host)
+    assert trial["state"] == "returned", trial
+    assert (trial["image"], trial["initrd"]) == digests
+    figure(f"{name}: back after {time.monotonic() - begin:.0f} s")

@@ -117,8 +117,10 @@ def publisher(image: Path, tmp_path: Path) -> Iterator[Publisher]:
     publisher.close()
 
 
-def start(boot: Boot, publisher: Publisher, memory: int = 2048, **options: Any) -> BootedHost:
-    """Boots the good system; waits for the first poll. The host trusts the publisher's key."""
+def start(
+    boot: Boot, publisher: Publisher, memory: int = 2048, trusts: bool = True, **options: Any
+) -> BootedHost:
+    """Boots the good system; waits for the first poll, and gives it the publisher's key."""
     append = f"console=ttyS0 {agent_parameters()} {publisher.good.running}"
     host = boot(
         "e1000@lan",
@@ -130,7 +132,8 @@ def start(boot: Boot, publisher: Publisher, memory: int = 2048, **options: Any) 
         **options,
     )
     host.wait_for_poll()
-    trust(host, publisher.key)
+    if trusts:
+        trust(host, publisher.key)
     return host
 
 
