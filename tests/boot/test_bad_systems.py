@@ -68,9 +68,6 @@ _BROKEN = [
     Broken("netd is missing", _without("usr/sbin/buildos-netd"), "why-10"),
     Broken("hostnamed is missing", _without("usr/sbin/buildos-hostnamed"), "why-10"),
     Broken("agentd is missing", _without("usr/sbin/buildos-agentd"), "why-10"),
-    Broken("all daemons are missing", _without(_DAEMONS), "why-10"),
-    Broken("all daemons end at once", _instead(_DAEMONS, "exit 1"), "why-10"),
-    Broken("no daemon gets ready", _instead(_DAEMONS, "exec sleep infinity"), "why-10"),
     Broken("buildosctl is missing", _without("usr/bin/buildosctl"), "why-"),
     Broken("buildosctl never ends", _instead("usr/bin/buildosctl", "exec sleep infinity"), "why-"),
     Broken("the agent is missing", _without("usr/bin/bbot-agent"), "why-18"),
@@ -87,13 +84,16 @@ _BROKEN = [
     Broken("nothing can be written", "dd if=/dev/zero of=/root/fill bs=1M || true", "why-"),
 ]
 
-# What does not run long enough to return by itself: a script in place of the last line of init.
+# What does not run long enough to return by itself, or has no program that would return.
 _DEAD = {
     "init ends": "exit 1",
     "there is no root": "umount -l /root; exec switch_root /root /usr/lib/systemd/systemd",
     "systemd is missing": "rm /root/usr/lib/systemd/systemd",
     "the C library is missing": "rm /root/usr/lib/x86_64-linux-gnu/libc.so.6",
     "init hangs": "while :; do sleep 60; done",
+    "all daemons are missing": _without(_DAEMONS),
+    "all daemons end at once": _instead(_DAEMONS, "exit 1"),
+    "all daemons hang": _instead(_DAEMONS, "exec sleep infinity"),
     "the kernel crashes": "echo c >/root/proc/sysrq-trigger",
 }
 

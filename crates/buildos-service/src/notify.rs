@@ -28,7 +28,8 @@ pub fn stopping() {
     send(&[NotifyState::Stopping]);
 }
 
-pub(crate) fn watchdog() {
+/// Reports that the program works (`WATCHDOG=1`), within `WatchdogSec=`.
+pub fn watchdog() {
     send(&[NotifyState::Watchdog]);
 }
 

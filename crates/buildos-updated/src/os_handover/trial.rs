@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use buildos_channel::Digest;
 use buildos_service::file::{open_regular, read_bounded};
-use buildos_service::log_to_journal;
+use buildos_service::{log_to_journal, notify};
 use nix::time::{ClockId, clock_gettime};
 use serde::Deserialize;
 
@@ -48,6 +48,8 @@ pub fn main() -> ExitCode {
         tracing::error!("buildos-os-trial takes no arguments");
         return ExitCode::from(2);
     }
+    // A system whose program does not get here starts again, by the boot server.
+    notify::ready();
     let files = Files::new(Path::new("/"));
     let result = match files.previous().join(RECORD).exists() {
         true => judge(&files),
@@ -152,6 +154,7 @@ fn judge(files: &Files) -> Result<(), String> {
         deadline_usec: 0,
     };
     loop {
+        notify::watchdog();
         let observation = observe(&record.trial.agents);
         let finding = judge::finding(terms, &observation);
         let reason = match &finding {
@@ -246,7 +249,10 @@ fn go_back(files: &Files, record: &Record, reason: &Reason, state: Trial) -> Res
         ..state
     };
     show(files, &state);
-    sleep(SHUTDOWN);
+    for _ in 0..SHUTDOWN.as_secs() / INTERVAL.as_secs() {
+        notify::watchdog();
+        sleep(INTERVAL);
+    }
     Err(format!(
         "the host still runs {} minutes after it began to return",
         SHUTDOWN.as_secs() / 60
