@@ -175,6 +175,21 @@ fn excluded_nic_loses_its_vlan() {
 }
 
 #[test]
+fn address_of_other_program_on_the_nic_leaves_its_vlan_the_uplink() {
+    let mut lan = lan_of(&[1]);
+    let mut reconciler = start(settings(TAGGED), &mut lan, None);
+    let address = "198.51.100.7/24".parse().unwrap();
+    lan.kernel
+        .observed
+        .other_addresses
+        .push((index(1), address));
+    reconciler.configure(lan.now(), settings(TAGGED));
+    settle(&mut reconciler, &mut lan);
+    assert_eq!(ports(&lan), ["eth1.42"]);
+    assert!(reconciler.election().lease().is_some());
+}
+
+#[test]
 fn vlan_of_other_program_is_left_alone_with_reason() {
     let mut lan = lan_of(&[1, 2]);
     for (number, nic_number, id) in [(8, 1, 42), (9, 2, 7)] {

@@ -171,12 +171,15 @@ pub fn check_with_settings(
         &settings.include,
         &settings.exclude,
     )?;
-    check_addresses(link, observed)?;
-    match settings.required_nic() {
-        Some(nic) if link.mac != Some(nic) => return Err(Exclusion::NotBootedFrom),
-        Some(_) | None => {}
+    // A NIC with a VLAN may have addresses of its own: it is no port of br0.
+    let path = check_path(link, observed, settings);
+    if path.is_ok() {
+        check_addresses(link, observed)?;
     }
-    check_path(link, observed, settings)
+    match settings.required_nic() {
+        Some(nic) if link.mac != Some(nic) => Err(Exclusion::NotBootedFrom),
+        Some(_) | None => path,
+    }
 }
 
 /// Returns Ok if no section gives the NIC a VLAN.
