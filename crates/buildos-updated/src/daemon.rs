@@ -138,9 +138,8 @@ pub async fn run(mut service: Service<Settings>) -> Result<(), DaemonError> {
             // A choice comes before a run that is only due.
             () = sleep_until(idle), if running.is_none() => {
                 // The start that a look caused has no effect while the daemon runs.
-                match is_due(last_run, offer::now_usec())
-                    || look::is_changed_since(&paths, last_begin)
-                {
+                let now = offer::now_usec();
+                match is_due(last_run, now) || look::is_changed_since(&paths, last_begin, now) {
                     true => next = Some(Start::default()),
                     false => break,
                 }

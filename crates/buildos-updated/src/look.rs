@@ -34,14 +34,16 @@ use crate::{choices, offer, seen};
 /// Permissions of the files.
 const READABLE: u32 = 0o644;
 
-/// Returns true if a look found another channel file after `began`, in microseconds since 1970.
+/// Returns true if a look found another channel file between `began` and `now`, in microseconds
+/// since 1970. A file of the future is from before the clock was set.
 #[must_use]
-pub fn is_changed_since(paths: &Paths, began: u64) -> bool {
+pub fn is_changed_since(paths: &Paths, began: u64, now: u64) -> bool {
     let modified = fs::metadata(paths.changed()).and_then(|metadata| metadata.modified());
     let modified = modified
         .ok()
         .and_then(|time| time.duration_since(UNIX_EPOCH).ok());
-    modified.is_some_and(|time| time.as_micros() > u128::from(began))
+    let period = u128::from(began) + 1..=u128::from(now);
+    modified.is_some_and(|time| period.contains(&time.as_micros()))
 }
 
 /// Runs the program.
@@ -197,9 +199,13 @@ mod tests {
     #[test]
     fn change_counts_until_a_run_begins_after_it() {
         let site = Site::new();
-        assert!(!is_changed_since(&site.paths(), 0));
+        let before = offer::now_usec();
+        assert!(!is_changed_since(&site.paths(), 0, before));
         fs::write(site.paths().changed(), "x").unwrap();
-        assert!(is_changed_since(&site.paths(), 0));
-        assert!(!is_changed_since(&site.paths(), offer::now_usec() + 1));
+        let after = offer::now_usec() + 1_000_000;
+        assert!(is_changed_since(&site.paths(), 0, after));
+        assert!(!is_changed_since(&site.paths(), after, after + 1));
+        // The clock was set back meanwhile.
+        assert!(!is_changed_since(&site.paths(), 0, before - 1_000_000));
     }
 }

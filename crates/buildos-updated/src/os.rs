@@ -333,6 +333,12 @@ impl<'a> Update<'a, '_> {
         }
         let pending = self.records.pending.clone();
         let pending = pending.filter(|pending| pending.boot != self.boot);
+        // The firmware also remembers a pair from before the last one.
+        let is_last = |trial: &Trial| match (&pending, trial.state) {
+            (Some(pending), TrialState::Returned) => pending.pair == trial.pair,
+            _ => true,
+        };
+        let trial = trial.filter(is_last);
         match (trial, pending) {
             (Some(trial), pending) if trial.state == TrialState::Returned => {
                 let version = version_of(&trial, pending.as_ref(), self.os());

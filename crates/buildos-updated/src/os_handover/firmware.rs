@@ -2,7 +2,8 @@
 //!
 //! A system that panics or hangs records nothing, and without a state volume the system of before
 //! would take it again. The variable names the pair from the handover until the pair has proven
-//! itself. A host that runs another pair while the variable is there did not get through the trial.
+//! itself, and the pair of before. A host that runs the pair of before while the variable is there
+//! did not get through the trial.
 //!
 //! Only machines with UEFI have variables. The file system of the kernel
 //! (Documentation/filesystems/efivarfs.rst) gives each one a file: four bytes of attributes, then
@@ -38,30 +39,47 @@ const LIMIT: usize = 1024;
 /// `FS_IMMUTABLE_FL` of ioctl_iflags(2).
 const IMMUTABLE: c_long = 0x10;
 
-/// Writes the pair that starts on trial. Does nothing without UEFI.
+/// A trial that has begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Begun {
+    /// The pair on trial.
+    pub new: Pair,
+    /// The pair of before.
+    pub previous: Pair,
+}
+
+/// Writes which pair starts on trial. Does nothing without UEFI.
 ///
 /// # Errors
 ///
 /// The firmware refuses it, or has no room.
-pub fn remember(variables: &Path, pair: Pair) -> io::Result<()> {
-    if !variables.is_dir() || read(variables) == Some(pair) {
+pub fn remember(variables: &Path, begun: Begun) -> io::Result<()> {
+    if !variables.is_dir() || read(variables) == Some(begun) {
         return Ok(());
     }
     let path = variables.join(VARIABLE);
     make_mutable(&path)?;
     let mut content = ATTRIBUTES.to_le_bytes().to_vec();
-    content.extend(format!("{}:{}", pair.image, pair.initrd).bytes());
+    content.extend(format!("{} {}", text(begun.new), text(begun.previous)).bytes());
     let mut options = OpenOptions::new();
     let mut file = options.create(true).write(true).open(path)?;
     file.write_all(&content)
 }
 
-/// Returns the pair that last started on trial and has not proven itself.
+/// Returns the trial that began last, unless its pair has proven itself.
 #[must_use]
-pub fn read(variables: &Path) -> Option<Pair> {
+pub fn read(variables: &Path) -> Option<Begun> {
     let content = read_bounded(&variables.join(VARIABLE), LIMIT).ok()?;
     let value = std::str::from_utf8(content.get(HEADER..)?).ok()?;
-    value.parse().ok()
+    let (new, previous) = value.split_once(' ')?;
+    Some(Begun {
+        new: new.parse().ok()?,
+        previous: previous.parse().ok()?,
+    })
+}
+
+fn text(pair: Pair) -> String {
+    format!("{}:{}", pair.image, pair.initrd)
 }
 
 /// Removes the variable.
@@ -100,10 +118,14 @@ mod tests {
     use super::*;
     use buildos_channel::Digest;
 
-    fn a_pair(seed: &[u8]) -> Pair {
-        Pair {
+    fn begun(new: &[u8]) -> Begun {
+        let pair = |seed: &[u8]| Pair {
             image: Digest::of(seed),
             initrd: Digest::of(&[seed, b"i"].concat()),
+        };
+        Begun {
+            new: pair(new),
+            previous: pair(b"previous"),
         }
     }
 
@@ -111,7 +133,7 @@ mod tests {
     fn host_without_uefi_remembers_nothing() {
         let directory = tempfile::tempdir().unwrap();
         let variables = directory.path().join("efivars");
-        remember(&variables, a_pair(b"a")).unwrap();
+        remember(&variables, begun(b"a")).unwrap();
         assert_eq!(read(&variables), None);
         forget(&variables).unwrap();
         assert!(!variables.exists());
@@ -121,14 +143,14 @@ mod tests {
     fn last_pair_is_remembered_until_it_is_forgotten() {
         let directory = tempfile::tempdir().unwrap();
         let variables = directory.path();
-        remember(variables, a_pair(b"a")).unwrap();
-        assert_eq!(read(variables), Some(a_pair(b"a")));
-        remember(variables, a_pair(b"b")).unwrap();
-        assert_eq!(read(variables), Some(a_pair(b"b")));
+        remember(variables, begun(b"a")).unwrap();
+        assert_eq!(read(variables), Some(begun(b"a")));
+        remember(variables, begun(b"b")).unwrap();
+        assert_eq!(read(variables), Some(begun(b"b")));
         let content = fs::read(variables.join(VARIABLE)).unwrap();
         assert_eq!(
             (&content[..HEADER], content.len()),
-            (&[7, 0, 0, 0][..], 133)
+            (&[7, 0, 0, 0][..], 263)
         );
         forget(variables).unwrap();
         assert_eq!(read(variables), None);

@@ -32,7 +32,7 @@ use buildos_service::log_to_journal;
 
 use super::command_line::{self, Pair, Returned};
 use super::files::{Files, Handover, HandoverState, IMAGE, INITRD, PREVIOUS, RECORD, write};
-use super::firmware::LOST;
+use super::firmware::{Begun, LOST};
 use super::record::{self, Method, Record, Request};
 use super::{cpio, firmware, kexec};
 use crate::os::memory::is_in_ram;
@@ -72,7 +72,7 @@ pub fn main() -> ExitCode {
     let serial = request.as_ref().map_or(0, |request| request.serial);
     let result = request
         .map_err(refused)
-        .and_then(|request| run(&files, &Paths::new(root), &request).map(|new| (request, new)));
+        .and_then(|request| run(&files, &Paths::new(root), &request).map(|begun| (request, begun)));
     let (state, reason) = match &result {
         Ok(_) => (HandoverState::Loaded, String::new()),
         Err(ended) => (ended.state, ended.reason.clone()),
@@ -84,14 +84,14 @@ pub fn main() -> ExitCode {
     };
     // buildos-updated stops waiting after a while.
     let written = write(&files.handover(), &state);
-    let started = result.and_then(|(request, new)| {
+    let started = result.and_then(|(request, begun)| {
         // Last: without the request, agents take tasks again.
         if !is_requested(&files, &request) {
             kexec::unload();
             return Err(refused("the request was withdrawn".to_owned()));
         }
         messages::handed_over(&request.version, request.serial);
-        start(&files, request.method, new).map_err(failed)
+        start(&files, request.method, begun).map_err(failed)
     });
     match (started, written) {
         (Ok(()), Ok(())) => ExitCode::SUCCESS,
@@ -114,15 +114,16 @@ pub fn main() -> ExitCode {
 }
 
 /// Lets systemd start the new system, which the firmware remembers.
-fn start(files: &Files, method: Method, new: Pair) -> Result<(), String> {
-    let variables = files.firmware_variables();
+fn start(files: &Files, method: Method, begun: Begun) -> Result<(), String> {
     // The boot server decides what a reboot starts.
-    if method == Method::Kexec {
-        if let Err(error) = firmware::remember(&variables, new) {
-            messages::trial_failed(&format!(
-                "the firmware does not keep the name of the new system: {error}"
-            ));
-        }
+    if method == Method::Reboot {
+        return kexec::start(method);
+    }
+    let variables = files.firmware_variables();
+    if let Err(error) = firmware::remember(&variables, begun) {
+        messages::trial_failed(&format!(
+            "the firmware does not keep the name of the new system: {error}"
+        ));
     }
     kexec::start(method).inspect_err(|_| {
         // The system was not tried. A failure has the cause of the first one.
@@ -156,9 +157,8 @@ fn is_requested(files: &Files, request: &Request) -> bool {
     read_request(files).is_ok_and(|found| found == *request)
 }
 
-/// Verifies everything, and loads the new system unless the boot server starts it. Returns the new
-/// system.
-fn run(files: &Files, paths: &Paths, request: &Request) -> Result<Pair, Ended> {
+/// Verifies everything, and loads the new system unless the boot server starts it.
+fn run(files: &Files, paths: &Paths, request: &Request) -> Result<Begun, Ended> {
     let line = read_command_line(files).map_err(refused)?;
     let (os, accepted) = offered(files, paths, request, &line).map_err(refused)?;
     let running = command_line::running(&line).ok_or_else(|| {
@@ -170,7 +170,7 @@ fn run(files: &Files, paths: &Paths, request: &Request) -> Result<Pair, Ended> {
         image: os.image.sha256,
         initrd: os.initrd.sha256,
     };
-    let lost = firmware::read(&files.firmware_variables());
+    let lost = firmware::read(&files.firmware_variables()).map(|begun| begun.new);
     check_new(&line, new, running, lost)
         .map_err(|reason| refused(format!("version {} {reason}", os.version)))?;
     let prepared = match request.method {
@@ -189,7 +189,10 @@ fn run(files: &Files, paths: &Paths, request: &Request) -> Result<Pair, Ended> {
             },
         )?;
     }
-    Ok(new)
+    Ok(Begun {
+        new,
+        previous: running,
+    })
 }
 
 /// Refuses a system that runs, or from which the host has just returned. The `lost` one began a

@@ -96,11 +96,24 @@ fn record_start(files: &Files) -> Result<(), String> {
     Ok(())
 }
 
-/// Returns the system that began a trial without an end. The boot server has started this one.
+/// Returns the system that began a trial without an end: the boot server has started the system of
+/// before. If it has started a different one, the trial is of the past.
 fn lost(files: &Files, line: &str) -> Option<Pair> {
-    let from = firmware::read(&files.firmware_variables())?;
-    let running = command_line::running(line)?;
-    (from != running).then_some(from)
+    let variables = files.firmware_variables();
+    let begun = firmware::read(&variables)?;
+    if command_line::running(line)? == begun.previous {
+        return Some(begun.new);
+    }
+    forget(&variables);
+    None
+}
+
+fn forget(variables: &Path) {
+    if let Err(error) = firmware::forget(variables) {
+        messages::trial_failed(&format!(
+            "the firmware does not remove the variable {VARIABLE}: {error}"
+        ));
+    }
 }
 
 /// Writes down that this system stays without a trial: its initrd had no previous system, or could
@@ -215,11 +228,7 @@ fn keep(files: &Files, state: Trial) {
     };
     show(files, &state);
     messages::proven(&state.version);
-    if let Err(error) = firmware::forget(&files.firmware_variables()) {
-        messages::trial_failed(&format!(
-            "the firmware does not remove the variable {VARIABLE}: {error}"
-        ));
-    }
+    forget(&files.firmware_variables());
     // The record first: without it the others are of no use.
     for name in [RECORD, IMAGE, INITRD] {
         let path = files.previous().join(name);
@@ -351,17 +360,25 @@ mod tests {
     }
 
     #[test]
-    fn system_that_the_firmware_remembers_is_lost_unless_it_runs() {
+    fn system_on_trial_is_lost_if_the_one_of_before_runs() {
         let root = tempfile::tempdir().unwrap();
         let files = Files::new(root.path());
         let variables = files.firmware_variables();
         fs::create_dir_all(&variables).unwrap();
         let line = |pair: Pair| format!("quiet buildos.running={}:{}", pair.image, pair.initrd);
         assert_eq!(lost(&files, &line(a_pair(b"old"))), None);
-        firmware::remember(&variables, a_pair(b"new")).unwrap();
-        assert_eq!(lost(&files, &line(a_pair(b"old"))), Some(a_pair(b"new")));
-        assert_eq!(lost(&files, &line(a_pair(b"new"))), None);
-        assert_eq!(lost(&files, "quiet"), None);
+        let begun = firmware::Begun {
+            new: a_pair(b"new"),
+            previous: a_pair(b"old"),
+        };
+        // The new one, or a third one, came by the boot server.
+        for other in [b"new", b"3rd"] {
+            firmware::remember(&variables, begun).unwrap();
+            assert_eq!(lost(&files, "quiet"), None);
+            assert_eq!(lost(&files, &line(a_pair(b"old"))), Some(a_pair(b"new")));
+            assert_eq!(lost(&files, &line(a_pair(other))), None);
+            assert_eq!(firmware::read(&variables), None);
+        }
     }
 
     #[test]
