@@ -15,7 +15,7 @@ from simlan.qemu import QEMU
 
 TOP = Path(__file__).resolve().parents[2]
 SCRIPT = Path(__file__).with_name("vlan_rack.sh")
-DEADLINE = 300
+DEADLINE = 900
 """Seconds. The guest needs half a minute on an idle core."""
 
 SYSTEMD = "exec switch_root /root /usr/lib/systemd/systemd"

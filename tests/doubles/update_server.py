@@ -65,13 +65,14 @@ def serve(address: str, port: int, log: Path, tree: Path) -> None:
                 pass
 
         def _end(self, status: int, first: int, sent: int) -> None:
-            """Ends the headers of the answer, and logs the request."""
+            """Logs the request, and ends the headers of the answer."""
             answer = b"".join(self._headers_buffer) + b"\r\n"
-            self.end_headers()
             size = len(self.raw_requestline) + len(str(self.headers)) + len(answer)
             entry = {"path": self.path, "status": status, "from": first, "bytes": sent}
+            # Before the answer: a client that has it finds the entry.
             with log.open("a") as out:
                 out.write(json.dumps({**entry, "headers": size}) + "\n")
+            self.end_headers()
 
         def log_message(self, format: str, *args: object) -> None:
             pass

@@ -33,6 +33,8 @@ machine() { [ -e desk/$1 ] || btrfs --quiet subvolume create desk/$1; }
 publish() { buildosctl publish machine --tree www --name $1 desk/$1; }
 """
 
+TIMERS = ["buildos-updated.timer", "buildos-channel-look.timer"]
+
 
 class Farm(Closing):
     """Keys of an operator, a desk, its server in a LAN, and disks for hosts."""
@@ -139,9 +141,16 @@ class Farm(Closing):
 
     # Hosts
 
-    def prepare(self, host: Host, url: str, toml: str = "") -> None:
-        """Configures a host that has not started, and makes loop devices count as disks."""
+    def prepare(
+        self, host: Host, url: str, toml: str = "", timers: Collection[str] = ()
+    ) -> None:
+        """Configures a host that has not started, and makes loop devices count as disks. Of
+        the timers of updates it has only `timers`: runs take place when a test wants them."""
         accept_disks(host)
+        for timer in TIMERS:
+            if timer not in timers:
+                # A unit without content is masked.
+                host.file(f"/etc/systemd/system/{timer}", "")
         host.configure("updated", f'update.source = "{url}"\n{toml}')
         host.file("/etc/buildos/keys/op.asc", self.key)
 

@@ -14,6 +14,8 @@ from host import Host
 from update_farm import Farm, update, updated
 
 LOOK = "buildos-channel-look.service"
+TIMER = "buildos-channel-look.timer"
+UPDATED = "buildos-updated.service"
 UNITS = TOP / "units" / "systemd" / "system"
 
 
@@ -33,14 +35,28 @@ def seconds(unit: Path, key: str) -> int:
     return int(found[1]) * {"s": 1, "min": 60}[found[2]]
 
 
-def start(farm: Farm, host: Host) -> None:
+def start(farm: Farm, host: Host, *timers: str) -> None:
     """Boots a host that follows the channel, without a machine volume."""
     farm.desk("true")
     farm.sign()
     farm.lan.serve_dhcp()
-    farm.prepare(host, farm.serve())
+    farm.prepare(host, farm.serve(), timers=timers)
     host.start([farm.lan])
     host.wait_for(lambda: host.addresses("br0"), "br0 has an address")
+
+
+def run(host: Host) -> dict[str, Any]:
+    """Lets a run take place; returns the state after the end of the daemon."""
+    found = update(host)
+    wait_for_end(host)
+    return found
+
+
+def wait_for_end(host: Host) -> None:
+    def ended() -> bool:
+        return host.unit(UPDATED, "ActiveState")["ActiveState"] == "inactive"
+
+    host.wait_for(ended, "buildos-updated has ended")
 
 
 def cursor(host: Host) -> str:
@@ -49,7 +65,7 @@ def cursor(host: Host) -> str:
 
 def lines(host: Host, after: str) -> list[str]:
     """Returns what the looks and buildos-updated logged, and systemd about them."""
-    units = {LOOK, "buildos-channel-look.timer", "buildos-updated.service"}
+    units = {LOOK, TIMER, UPDATED}
     entries = host.journal(f"--after-cursor={after}")
     found = []
     for entry in entries:
@@ -59,7 +75,7 @@ def lines(host: Host, after: str) -> list[str]:
 
 
 def test_interval_and_request_fit_into_five_minutes() -> None:
-    timer = UNITS / "buildos-channel-look.timer"
+    timer = UNITS / TIMER
     service = UNITS / LOOK
     interval = seconds(timer, "OnUnitInactiveSec") + seconds(timer, "RandomizedDelaySec")
     interval += seconds(timer, "AccuracySec")
@@ -72,7 +88,7 @@ def test_unchanged_channel_costs_a_small_request_and_no_line(
     farm: Farm, host: Host, figure: Callable[[str], None]
 ) -> None:
     start(farm, host)
-    update(host)
+    run(host)
     began = updated(host)["began_usec"]
     before, after = len(requests(farm)), cursor(host)
     for _ in range(3):
@@ -89,9 +105,9 @@ def test_unchanged_channel_costs_a_small_request_and_no_line(
 def test_new_channel_is_noticed_within_five_minutes(
     farm: Farm, host: Host, figure: Callable[[str], None]
 ) -> None:
-    start(farm, host)
+    start(farm, host, TIMER)
     assert update(host)["serial"] == 1
-    host.wait_for(lambda: host.active("buildos-channel-look.timer"), "the timer runs")
+    host.wait_for(lambda: host.active(TIMER), "the timer runs")
     seen = len(requests(farm))
     host.wait_for(lambda: len(requests(farm)) > seen, "a look", 300)
     farm.sign()
@@ -102,9 +118,8 @@ def test_new_channel_is_noticed_within_five_minutes(
 
 def test_new_channel_leads_to_a_run(farm: Farm, host: Host) -> None:
     start(farm, host)
-    assert update(host)["serial"] == 1
-    host.wait_for(lambda: host.active("buildos-channel-look.timer"), "the timer runs")
-    assert host.active("buildos-updated.path")
+    assert run(host)["serial"] == 1
+    host.wait_for(lambda: host.active("buildos-updated.path"), "the path unit watches")
     farm.sign()
     look(host)
     host.wait_for(lambda: updated(host)["serial"] == 2, "the host has the new channel")
@@ -113,17 +128,17 @@ def test_new_channel_leads_to_a_run(farm: Farm, host: Host) -> None:
 def test_new_channel_is_noticed_while_buildos_updated_runs(farm: Farm, host: Host) -> None:
     """The daemon that a call started stays for ten seconds: its start has no effect then."""
     start(farm, host)
-    assert update(host)["serial"] == 1
+    assert run(host)["serial"] == 1
+    host.wait_for(lambda: host.active("buildos-updated.path"), "the path unit watches")
     farm.sign()
     host.bus_property("update1", "Activity")
-    assert host.active("buildos-updated.service")
     look(host)
     host.wait_for(lambda: updated(host)["serial"] == 2, "the host has the new channel")
 
 
 def test_refused_channel_leads_to_one_run(farm: Farm, host: Host) -> None:
     start(farm, host)
-    update(host)
+    run(host)
     good = farm.signed.read_text()
     farm.signed.write_text(good.replace("serial = 1", "serial = 9"))
     look(host)
@@ -132,6 +147,7 @@ def test_refused_channel_leads_to_one_run(farm: Farm, host: Host) -> None:
         return "is refused" in updated(host)["result"]
 
     host.wait_for(refused, "the run refuses the channel")
+    wait_for_end(host)
     began = updated(host)["began_usec"]
     after = cursor(host)
     look(host)

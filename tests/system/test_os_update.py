@@ -128,7 +128,10 @@ def objects(host: Host) -> list[str]:
 
 def next_run(host: Host) -> dict[str, Any]:
     """Lets a run take place, after the end of the one before."""
-    host.wait_for(lambda: not host.active(UNIT), "the daemon has ended")
+    ended = ("inactive", "failed")
+    host.wait_for(
+        lambda: host.unit(UNIT, "ActiveState")["ActiveState"] in ended, "the daemon has ended"
+    )
     return update(host)
 
 
