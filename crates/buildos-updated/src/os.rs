@@ -333,12 +333,7 @@ impl<'a> Update<'a, '_> {
         }
         let pending = self.records.pending.clone();
         let pending = pending.filter(|pending| pending.boot != self.boot);
-        // The firmware also remembers a pair from before the last one.
-        let is_last = |trial: &Trial| match (&pending, trial.state) {
-            (Some(pending), TrialState::Returned) => pending.pair == trial.pair,
-            _ => true,
-        };
-        let trial = trial.filter(is_last);
+        let trial = trial.filter(|trial| is_of_last(trial, pending.as_ref()));
         match (trial, pending) {
             (Some(trial), pending) if trial.state == TrialState::Returned => {
                 let version = version_of(&trial, pending.as_ref(), self.os());
@@ -686,6 +681,13 @@ impl<'a> Update<'a, '_> {
     }
 }
 
+/// Returns false for the return from a pair before the one that the host went to last: the firmware
+/// also remembers that.
+fn is_of_last(trial: &Trial, pending: Option<&Pending>) -> bool {
+    let is_other = pending.is_some_and(|pending| pending.pair != trial.pair);
+    trial.state != TrialState::Returned || !is_other
+}
+
 /// Returns the version of a pair from which the host came back: the previous system does not know
 /// it after a boot without a state volume.
 fn version_of(trial: &Trial, pending: Option<&Pending>, os: Option<&Os>) -> String {
@@ -733,5 +735,33 @@ mod tests {
         assert_eq!(version_of(&trial("3"), Some(&pending), None), "3");
         assert_eq!(version_of(&trial(""), Some(&pending), None), "2");
         assert_eq!(version_of(&trial(""), None, None), "of another channel");
+    }
+
+    #[test]
+    fn return_from_an_earlier_pair_does_not_answer_for_the_last_one() {
+        let pair = |seed: &[u8]| Pair {
+            image: Digest::of(seed),
+            initrd: Digest::of(seed),
+        };
+        let trial = Trial {
+            state: TrialState::Returned,
+            version: String::new(),
+            pair: pair(b"b"),
+            reason: String::new(),
+        };
+        let pending = |seed: &[u8]| Pending {
+            pair: pair(seed),
+            version: "3".to_owned(),
+            by_reboot: true,
+            boot: String::new(),
+        };
+        assert!(is_of_last(&trial, None));
+        assert!(is_of_last(&trial, Some(&pending(b"b"))));
+        assert!(!is_of_last(&trial, Some(&pending(b"c"))));
+        let proven = Trial {
+            state: TrialState::Proven,
+            ..trial
+        };
+        assert!(is_of_last(&proven, Some(&pending(b"c"))));
     }
 }
