@@ -119,6 +119,20 @@ fn read(text: &str, report: &mut Report<'_>) -> Option<Channel> {
     let os = document.optional_table("os", report);
     let os = os.map(|table| os_of(table, report));
     let agents = document.tables("agent", Limits::PROGRAMS, report);
+    let mut extensions = BTreeSet::new();
+    let agent = |table: Table<'_>, report: &mut Report<'_>| {
+        let at = table.at();
+        let agent = agent(table, report)?;
+        // Hosts name the place of an agent by the digest.
+        if !extensions.insert(agent.extension.sha256) {
+            let message = format!(
+                "agent {}: the extension is that of another agent",
+                agent.name
+            );
+            report.error(at, message);
+        }
+        Some(agent)
+    };
     let agents = each(agents, report, agent, |agent| &agent.name);
     let toolchains = document.tables("toolchain", Limits::PROGRAMS, report);
     let toolchains = each(toolchains, report, toolchain, |toolchain| &toolchain.name);
@@ -151,7 +165,7 @@ fn read(text: &str, report: &mut Report<'_>) -> Option<Channel> {
 fn each<'t, T>(
     tables: Vec<Table<'t>>,
     report: &mut Report<'_>,
-    read: impl Fn(Table<'t>, &mut Report<'_>) -> Option<T>,
+    mut read: impl FnMut(Table<'t>, &mut Report<'_>) -> Option<T>,
     name: impl Fn(&T) -> &Name,
 ) -> Vec<T> {
     let mut names = BTreeSet::new();

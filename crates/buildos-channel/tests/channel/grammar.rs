@@ -192,6 +192,20 @@ fn increment_from_own_id_or_from_one_id_twice_is_refused() {
 }
 
 #[test]
+fn extension_of_two_agents_is_refused() {
+    let mut channel = channel();
+    let mut other = channel.agents[0].clone();
+    other.name = name("other");
+    channel.agents.push(other);
+    let found = mistakes(&write::text(&channel));
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(
+        found[0].ends_with("agent other: the extension is that of another agent"),
+        "{found:?}"
+    );
+}
+
+#[test]
 fn all_mistakes_are_reported_at_once_and_their_number_is_bounded() {
     let text = with("serial = 42", "serial = 0").replace("revision = 3", "revision = 0");
     let found = mistakes(&text);

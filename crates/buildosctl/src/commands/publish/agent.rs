@@ -45,6 +45,14 @@ pub(super) fn publish(place: &Place, source: &Source) -> Result<String, String> 
     );
     let is_same = draft.agents.contains(&agent);
     draft.agents.retain(|former| former.name != agent.name);
+    let mut others = draft.agents.iter();
+    if let Some(other) = others.find(|other| other.extension.sha256 == extension.sha256) {
+        return Err(format!(
+            "{} has the content of agent {}: each agent needs its own",
+            source.file.display(),
+            other.name
+        ));
+    }
     if draft.agents.len() >= Limits::PROGRAMS {
         return Err(format!("a channel has at most {} agents", Limits::PROGRAMS));
     }
@@ -157,6 +165,24 @@ mod tests {
         assert_eq!(agents, [("bbot-agent", "0.19.0"), ("bslave", "1")]);
         assert_eq!(draft.agents[0].extension.sha256, Digest::of(b"hsqs19"));
         assert_eq!(objects::faults(&place.tree, &draft), [""; 0]);
+    }
+
+    #[test]
+    fn content_of_another_agent_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let place = desk(directory.path());
+        let publish = |name: &str| publish(&place, &source(directory.path(), name, "hsqs"));
+        publish("bslave_1.raw").unwrap();
+        // Another version of the same agent can have it.
+        publish("bslave_2.raw").unwrap();
+        let error = publish("bbot-agent_1.raw").unwrap_err();
+        assert!(
+            error.ends_with(
+                "bbot-agent_1.raw has the content of agent bslave: each agent needs its own"
+            ),
+            "{error}"
+        );
+        assert_eq!(tree::draft(&place).unwrap().agents.len(), 1);
     }
 
     #[test]
