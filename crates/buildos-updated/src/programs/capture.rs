@@ -48,7 +48,7 @@ const LONGEST_MESSAGE: usize = 2000;
 ///
 /// The program is not installed, or cannot be run.
 pub fn start(command: &mut Command, package: &'static str) -> Result<Child, ProgramError> {
-    command.spawn().map_err(|source| {
+    spawn(command).map_err(|source| {
         let program = name(command);
         if source.kind() == io::ErrorKind::NotFound {
             ProgramError::Missing { program, package }
@@ -56,6 +56,31 @@ pub fn start(command: &mut Command, package: &'static str) -> Result<Child, Prog
             ProgramError::Start { program, source }
         }
     })
+}
+
+#[cfg(not(test))]
+fn spawn(command: &mut Command) -> io::Result<Child> {
+    command.spawn()
+}
+
+/// Tests write programs and run them at once. A child that another thread has forked meanwhile
+/// has the program open for writing until it calls execve(2), and execution fails with ETXTBSY.
+#[cfg(test)]
+fn spawn(command: &mut Command) -> io::Result<Child> {
+    use std::time::{Duration, Instant};
+
+    let end = Instant::now() + Duration::from_secs(30);
+    loop {
+        match command.spawn() {
+            Err(error)
+                if error.kind() == io::ErrorKind::ExecutableFileBusy && Instant::now() < end =>
+            {
+                tests::BUSY.store(true, std::sync::atomic::Ordering::Relaxed);
+                thread::yield_now();
+            }
+            result => return result,
+        }
+    }
 }
 
 /// Runs a program to its end and returns its standard output.
@@ -152,6 +177,13 @@ fn name(command: &Command) -> String {
 mod tests {
     use super::*;
     use buildos_service::text::chain;
+    use std::fs::{self, File, Permissions};
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::{Duration, Instant};
+
+    /// True once a program was open for writing when it was to be run.
+    pub(super) static BUSY: AtomicBool = AtomicBool::new(false);
 
     fn shell(script: &str, limit: usize) -> Result<Vec<u8>, String> {
         output(Command::new("sh").args(["-c", script]), "dash", limit).map_err(|e| chain(&e))
@@ -192,5 +224,24 @@ mod tests {
             chain(&error),
             "cannot run /nonexistent/sqv: it is not installed (package sqv)"
         );
+    }
+
+    #[test]
+    fn program_that_is_open_for_writing_is_run_once_it_is_closed() {
+        let directory = tempfile::tempdir().unwrap();
+        let program = directory.path().join("program");
+        fs::write(&program, "#!/bin/sh\nprintf abc\n").unwrap();
+        fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
+        let writer = File::options().append(true).open(&program).unwrap();
+        thread::scope(|scope| {
+            let runs = scope.spawn(|| output(&mut Command::new(&program), "dash", 3));
+            let end = Instant::now() + Duration::from_secs(20);
+            while !BUSY.load(Ordering::Relaxed) && !runs.is_finished() {
+                assert!(Instant::now() < end, "the program was not run");
+                thread::yield_now();
+            }
+            drop(writer);
+            assert_eq!(runs.join().unwrap().unwrap(), b"abc");
+        });
     }
 }
