@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from typing import Any
 
@@ -31,10 +32,16 @@ def start(farm: Farm, host: Host, toml: str = 'agents.select = ["bbot-*"]\n') ->
     host.wait_for(lambda: host.addresses("br0"), "br0 has an address")
 
 
+def state(host: Host) -> dict[str, Any]:
+    """Returns the state of the helper."""
+    found: dict[str, Any] = json.loads(host.read("/run/buildos/agent-place/state.json"))
+    return found
+
+
 def placed(host: Host) -> list[dict[str, Any]]:
-    state = json.loads(host.read("/run/buildos/agent-place/state.json"))
-    assert not state["problems"], state
-    agents: list[dict[str, Any]] = state["agents"]
+    found = state(host)
+    assert not found["problems"], found
+    agents: list[dict[str, Any]] = found["agents"]
     return agents
 
 
@@ -107,11 +114,18 @@ def test_helper_believes_neither_channel_nor_object_of_the_spool(farm: Farm, hos
     update(host)
     signed = farm.signed.read_text()
 
+    requests = itertools.count(1)
+
     def place() -> list[str]:
-        host.run("echo 1 >/run/buildos/updated/agents-request")
-        host.systemctl("start", "buildos-agent-place.service")
-        state = json.loads(host.read("/run/buildos/agent-place/state.json"))
-        problems: list[str] = state["problems"]
+        request = next(requests)
+        # The path unit starts the helper.
+        host.run(f"echo {request} >/run/buildos/updated/agents-request")
+
+        def handled() -> bool:
+            return bool(state(host)["handled"] == request)
+
+        host.wait_for(handled, f"the helper has handled request {request}")
+        problems: list[str] = state(host)["problems"]
         return problems
 
     def spool(path: str, content: str) -> None:
