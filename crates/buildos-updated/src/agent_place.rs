@@ -12,9 +12,11 @@
 //! ```
 //!
 //! A directory appears by one rename, so it is whole. Of each agent of the channel, the previous one
-//! stays, too. An agent that a drop-in of a unit names is never removed.
+//! stays, too. An agent that a drop-in of a unit names is never removed, and no agent is removed
+//! while a drop-in cannot be read.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
@@ -166,15 +168,29 @@ fn carry_out(paths: &Paths, settings: &Settings, problems: &mut Vec<String>) -> 
             Err(reason) => problems.push(format!("agent {}: {reason}", agent.name)),
         }
     }
-    let used = drop_ins(paths.root());
-    for agent in retired(&look(paths), &offer.channel, &wanted, &used) {
+    remove(paths, &offer.channel, &wanted, problems);
+    Ok(())
+}
+
+/// Removes the agents that are not needed, unless it is not known which of them units use.
+fn remove(paths: &Paths, channel: &Channel, wanted: &[&Agent], problems: &mut Vec<String>) {
+    let placed = look(paths);
+    let used = match drop_ins(paths.root()) {
+        Ok(used) => used,
+        Err(reason) => {
+            if !retired(&placed, channel, wanted, &BTreeSet::new()).is_empty() {
+                problems.push(format!("no agent is removed: {reason}"));
+            }
+            return;
+        }
+    };
+    for agent in retired(&placed, channel, wanted, &used) {
         let directory = paths.agents().join(&agent.sha256);
         match fs::remove_dir_all(&directory) {
             Ok(()) => tracing::info!("removed agent {} {}", agent.name, agent.version),
             Err(error) => problems.push(format!("cannot remove {}: {error}", directory.display())),
         }
     }
-    Ok(())
 }
 
 fn clear(directory: &Path) -> Result<(), String> {
@@ -256,21 +272,28 @@ fn retired<'p>(
 }
 
 /// Returns the digests in the drop-ins of the units of agents.
-fn drop_ins(root: &Path) -> BTreeSet<String> {
+///
+/// # Errors
+///
+/// A drop-in cannot be read: it can name any agent.
+fn drop_ins(root: &Path) -> Result<BTreeSet<String>, String> {
     let mut found = BTreeSet::new();
     for directory in ["run/systemd/system", "etc/systemd/system"] {
-        let directories = fs::read_dir(root.join(directory)).into_iter().flatten();
-        for directory in directories.filter_map(Result::ok) {
-            let name = directory.file_name();
-            let is_of_agent = name
-                .to_str()
+        for directory in entries(&root.join(directory))? {
+            let is_of_agent = directory
+                .file_name()
+                .and_then(OsStr::to_str)
                 .is_some_and(|name| name.starts_with("buildos-") && name.ends_with(".d"));
             if !is_of_agent {
                 continue;
             }
-            let files = fs::read_dir(directory.path()).into_iter().flatten();
-            for file in files.filter_map(Result::ok) {
-                let content = read_bounded(&file.path(), DROP_IN).unwrap_or_default();
+            for file in entries(&directory)? {
+                // systemd ignores other files, see systemd.unit(5).
+                if file.extension() != Some(OsStr::new("conf")) || is_masked(&file) {
+                    continue;
+                }
+                let content = read_bounded(&file, DROP_IN)
+                    .map_err(|error| format!("cannot read {}: {error}", file.display()))?;
                 let text = String::from_utf8_lossy(&content);
                 let parts = text.split(|c: char| !c.is_ascii_hexdigit());
                 let digests = parts.filter(|part| part.parse::<Digest>().is_ok());
@@ -278,7 +301,23 @@ fn drop_ins(root: &Path) -> BTreeSet<String> {
             }
         }
     }
-    found
+    Ok(found)
+}
+
+/// Returns the paths in a directory, which can be absent.
+fn entries(directory: &Path) -> Result<Vec<PathBuf>, String> {
+    let failed = |error: io::Error| format!("cannot read {}: {error}", directory.display());
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(failed)?,
+    };
+    let paths = entries.map(|entry| entry.map(|entry| entry.path()));
+    paths.collect::<io::Result<_>>().map_err(failed)
+}
+
+/// Returns true if a drop-in is a link to `/dev/null`, which has no content for systemd.
+fn is_masked(file: &Path) -> bool {
+    fs::read_link(file).is_ok_and(|target| target == Path::new("/dev/null"))
 }
 
 #[cfg(test)]
@@ -422,6 +461,53 @@ mod tests {
         let digest = Digest::of(b"x").to_string();
         let text = format!("ExtensionImages=/var/lib/buildos/agents/{digest}/x.raw\n");
         fs::write(directory.join("50-buildos.conf"), text).unwrap();
-        assert_eq!(drop_ins(root.path()), BTreeSet::from([digest]));
+        let used = BTreeSet::from([digest]);
+        assert_eq!(drop_ins(root.path()).as_ref(), Ok(&used));
+        // Neither has content for systemd.
+        symlink("/dev/null", directory.join("masked.conf")).unwrap();
+        fs::write(directory.join("notes"), vec![b'x'; DROP_IN + 1]).unwrap();
+        assert_eq!(drop_ins(root.path()), Ok(used));
+    }
+
+    #[test]
+    fn no_agent_is_removed_while_a_drop_in_cannot_be_read() {
+        let site = site();
+        let text = "format = 1\nname = \"stable\"\nserial = 6\n\
+            valid_until = 2027-01-31T12:00:00Z\n";
+        let channel = grammar::parse(text).unwrap().channel;
+        let bbot = agent("bbot-agent", "1");
+        spooled(&site, &bbot, "bbot-agent1");
+        place(&site.paths, &site.spool, &bbot).unwrap();
+        let root = site.paths.root();
+        let directory = root.join("etc/systemd/system/buildos-bbot@.service.d");
+        fs::create_dir_all(&directory).unwrap();
+        let (file, target) = (directory.join("a.conf"), root.join("target"));
+        fs::write(&target, bbot.extension.sha256.to_string()).unwrap();
+        let large: fn(&Path, &Path) = |file, _| fs::write(file, vec![b'x'; DROP_IN + 1]).unwrap();
+        let link: fn(&Path, &Path) = |file, target| symlink(target, file).unwrap();
+        let strange: fn(&Path, &Path) = |file, _| fs::create_dir(file).unwrap();
+        for make in [large, link, strange] {
+            make(&file, &target);
+            let mut problems = Vec::new();
+            remove(&site.paths, &channel, &[], &mut problems);
+            let [problem] = &problems[..] else {
+                panic!("{problems:?}");
+            };
+            assert!(
+                problem.starts_with("no agent is removed: cannot read "),
+                "{problem}"
+            );
+            assert!(is_placed(&bbot, &look(&site.paths)));
+            // There is no fault while no agent is to be removed.
+            problems.clear();
+            remove(&site.paths, &channel, &[&bbot], &mut problems);
+            assert_eq!(problems, [""; 0]);
+            let _ = fs::remove_file(&file);
+        }
+        fs::remove_dir(&file).unwrap();
+        let mut problems = Vec::new();
+        remove(&site.paths, &channel, &[], &mut problems);
+        assert_eq!(problems, [""; 0]);
+        assert_eq!(look(&site.paths).agents, []);
     }
 }
