@@ -16,8 +16,6 @@ use crate::state::{self, Helper};
 
 /// The helper has to begin within this time.
 const BEGIN: Duration = Duration::from_secs(90);
-/// The helper has to end within this time: a machine can have hundreds of gigabytes.
-const END: Duration = Duration::from_secs(4 * 3600);
 /// Interval between repetitions of the request: systemd starts a helper again that was
 /// killed.
 const REPEAT: Duration = Duration::from_secs(5);
@@ -35,8 +33,8 @@ enum Answer {
     Open(Duration),
 }
 
-/// Judges the state of the helper, for the time since the first request.
-fn judge(handled: Option<(u64, u64)>, number: u64, elapsed: Duration) -> Answer {
+/// Judges the state of the helper, for the time since the first request. It has to end within `end`.
+fn judge(handled: Option<(u64, u64)>, number: u64, elapsed: Duration, end: Duration) -> Answer {
     let left = |limit: Duration, reason| match limit.saturating_sub(elapsed) {
         Duration::ZERO => Answer::Failed(reason),
         left => Answer::Open(left),
@@ -44,7 +42,7 @@ fn judge(handled: Option<(u64, u64)>, number: u64, elapsed: Duration) -> Answer 
     match handled {
         None => left(BEGIN, "does not run"),
         Some((_, handled)) if handled == number => Answer::Done,
-        Some((handling, _)) if handling == number => left(END, "does not end"),
+        Some((handling, _)) if handling == number => left(end, "does not end"),
         Some(_) => left(BEGIN, "does not answer"),
     }
 }
@@ -72,7 +70,7 @@ async fn wait<T: Helper>(paths: &Paths, number: u64) -> Result<T, String> {
         watch.add_directories().map_err(|error| chain(&error))?;
         let state: Option<T> = state::read(&paths.root().join(T::STATE));
         let handled = state.as_ref().map(T::handled);
-        let left = match judge(handled, number, began.elapsed()) {
+        let left = match judge(handled, number, began.elapsed(), T::END) {
             Answer::Open(left) => left,
             Answer::Failed(reason) => return Err(format!("{} {reason}", T::UNIT)),
             Answer::Done => return Ok(state.unwrap_or_default()),
@@ -98,6 +96,8 @@ mod tests {
     use std::path::Path;
     use std::thread;
 
+    const END: Duration = <Volumes as Helper>::END;
+
     fn state(handling: u64, handled: u64) -> Volumes {
         Volumes {
             handling,
@@ -120,7 +120,7 @@ mod tests {
             (Some((7, 7)), END, Answer::Done),
         ] {
             assert_eq!(
-                judge(handled, 7, elapsed),
+                judge(handled, 7, elapsed, END),
                 answer,
                 "{handled:?} {elapsed:?}"
             );

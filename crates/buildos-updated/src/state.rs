@@ -1,6 +1,7 @@
 //! Defines the state files that buildosctl reads.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use buildos_channel::policy::Accepted;
 use buildos_channel::{Digest, Name};
@@ -140,6 +141,8 @@ pub trait Helper: for<'de> Deserialize<'de> + Default {
     const UNIT: &'static str;
     /// Path of the state, relative to the root.
     const STATE: &'static str;
+    /// The helper has to end within this time.
+    const END: Duration;
     /// Returns the path of the request.
     fn request(paths: &Paths) -> PathBuf;
     /// Returns the request that the helper carries out, and the one that it has carried out.
@@ -149,6 +152,8 @@ pub trait Helper: for<'de> Deserialize<'de> + Default {
 impl Helper for Volumes {
     const UNIT: &'static str = "buildos-machine-place.service";
     const STATE: &'static str = PLACED;
+    // A machine can have hundreds of gigabytes.
+    const END: Duration = Duration::from_secs(4 * 3600);
 
     fn request(paths: &Paths) -> PathBuf {
         paths.request()
@@ -162,6 +167,8 @@ impl Helper for Volumes {
 impl Helper for Agents {
     const UNIT: &'static str = "buildos-agent-place.service";
     const STATE: &'static str = AGENTS_PLACED;
+    // TimeoutStartSec= of the unit has 10 minutes.
+    const END: Duration = Duration::from_secs(15 * 60);
 
     fn request(paths: &Paths) -> PathBuf {
         paths.agents_request()

@@ -232,8 +232,12 @@ impl Run<'_> {
         if self.progress.is_interrupted() {
             return machines;
         }
-        let (agents, faults) = agents::run(self.paths, self.settings, source, &offer);
+        let (agents, faults) =
+            agents::run(self.paths, self.settings, source, &offer, self.progress);
         self.state.problems.extend(faults);
+        if self.progress.is_interrupted() {
+            return Ok(INTERRUPTED.to_owned());
+        }
         let os = self.os(source, &offer)?;
         let lines = [machines?, agents, os];
         let lines: Vec<_> = lines.into_iter().filter(|line| !line.is_empty()).collect();
