@@ -36,7 +36,7 @@ _WATCHDOG = ["-device", "i6300esb", "-action", "watchdog=reset"]
 
 @dataclass(frozen=True)
 class Broken:
-    """A system that runs, and is to blame: it returns by itself."""
+    """A bad system that runs long enough to return by itself."""
 
     name: str
     script: str

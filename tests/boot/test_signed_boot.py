@@ -141,7 +141,7 @@ TAMPERS: dict[str, tuple[Callable[[Path, Site], object], str]] = {
 
 @pytest.mark.long
 @pytest.mark.parametrize("firmware", ["ipxe", "uefi"])
-def test_what_the_site_has_not_signed_is_not_started(
+def test_altered_file_is_refused_with_its_name(
     boot_once: Boot, small_image: Path, site: Site, tmp_path: Path, firmware: str
 ) -> None:
     for name, (alter, sentence) in TAMPERS.items():

@@ -26,7 +26,7 @@ Facts = dict[str, str]
 
 @pytest.fixture(scope="module")
 def facts(image: Path, tmp_path_factory: pytest.TempPathFactory) -> Facts:
-    """What the guest found."""
+    """Facts that the guest printed."""
     initrd = tmp_path_factory.mktemp("vlan") / "initrd"
     shutil.copyfile(image / "buildos-initrd", initrd)
     init = (TOP / "image/initrd/init").read_text()
