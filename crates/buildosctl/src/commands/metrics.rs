@@ -679,11 +679,11 @@ mod tests {
             assert!(page.lines().any(|l| l == line), "{line}\n{page}");
         }
         host.update.as_mut().unwrap().os.state = OsState::Draining;
-        // The cause is of the hold of before.
+        // The cause belongs to the previous hold.
         assert!(render(&host).contains("buildos_os_update_held{cause=\"window\"} 0\n"));
     }
 
-    /// A run that has left everything behind that has a metric.
+    /// A state with a value for each metric.
     fn updated() -> Updated {
         Updated {
             problems: vec!["x".into()],
