@@ -21,7 +21,8 @@
 //! # Limits
 //!
 //! A system that panics or hangs cannot return by itself. It starts again by its boot server, a panic
-//! after a minute, a hang by the hardware watchdog. The firmware then names it ([`firmware`]).
+//! after a minute, a hang of a system whose systemd has started by the hardware watchdog. The firmware
+//! then names it ([`firmware`]).
 
 pub mod command_line;
 pub mod cpio;
