@@ -26,18 +26,16 @@ use std::process::ExitCode;
 use buildos_channel::model::{Agent, Limits};
 use buildos_channel::{Channel, Digest, Name};
 use buildos_service::file::{open_regular, overwrite, read_bounded};
-use buildos_service::log_to_journal;
 use buildos_service::text::chain;
 
 use crate::agents::{is_placed, selected};
 use crate::paths::Paths;
 use crate::settings::{self, Settings};
 use crate::spool::{self, Spool};
-use crate::state::{self, Agents, Helper as _, SCHEMA};
-use crate::{durable, messages, offer};
+use crate::state::{self, Agents, SCHEMA};
+use crate::{durable, messages, offer, request};
 
 /// Bytes of a request, and of a record.
-const REQUEST: usize = 64;
 const RECORD: usize = 500;
 /// Previous agents of a name that stay.
 const KEEP: usize = 1;
@@ -53,31 +51,7 @@ const NEW: &str = ".new";
 /// Runs the helper.
 #[must_use]
 pub fn main() -> ExitCode {
-    log_to_journal("buildos-agent-place");
-    if std::env::args_os().len() > 1 {
-        tracing::error!("buildos-agent-place takes no arguments");
-        return ExitCode::from(2);
-    }
-    let paths = Paths::new(Path::new("/"));
-    loop {
-        let request = request(&paths);
-        match run(&paths, request) {
-            // A request that came meanwhile did not start the unit, which was active.
-            Ok(()) if self::request(&paths) == request => return ExitCode::SUCCESS,
-            Ok(()) => {}
-            Err(error) => {
-                messages::helper_failed(&error);
-                return ExitCode::FAILURE;
-            }
-        }
-    }
-}
-
-/// Returns the number of the request, or 0.
-fn request(paths: &Paths) -> u64 {
-    let content = read_bounded(&Agents::request(paths), REQUEST).unwrap_or_default();
-    let text = String::from_utf8_lossy(&content);
-    text.trim().parse().unwrap_or(0)
+    request::answer::<Agents>("buildos-agent-place", run)
 }
 
 /// Carries out a request, and writes the state.

@@ -3,14 +3,17 @@
 //! The request is a number in a file, which a path unit watches. The answer is the same number in
 //! the state of the helper, which inotify(7) reports.
 
+use std::path::Path;
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use buildos_service::file::overwrite;
+use buildos_service::file::{overwrite, read_bounded};
 use buildos_service::file_watch::FileWatch;
-use buildos_service::random;
 use buildos_service::text::chain;
+use buildos_service::{log_to_journal, random};
 use tokio::time::timeout;
 
+use crate::messages;
 use crate::paths::Paths;
 use crate::state::{self, Helper};
 
@@ -19,6 +22,8 @@ const BEGIN: Duration = Duration::from_secs(90);
 /// Interval between repetitions of the request: systemd starts a helper again that was
 /// killed.
 const REPEAT: Duration = Duration::from_secs(5);
+/// Bytes of a request that are read.
+const NUMBER: usize = 64;
 /// Permissions of the request.
 const READABLE: u32 = 0o644;
 
@@ -45,6 +50,36 @@ fn judge(handled: Option<(u64, u64)>, number: u64, elapsed: Duration, end: Durat
         Some((handling, _)) if handling == number => left(end, "does not end"),
         Some(_) => left(BEGIN, "does not answer"),
     }
+}
+
+/// Runs a helper, a program without arguments: `run` carries out the request with this number.
+#[must_use]
+pub fn answer<T: Helper>(program: &str, run: fn(&Paths, u64) -> Result<(), String>) -> ExitCode {
+    log_to_journal(program);
+    if std::env::args_os().len() > 1 {
+        tracing::error!("{program} takes no arguments");
+        return ExitCode::from(2);
+    }
+    let paths = Paths::new(Path::new("/"));
+    loop {
+        let number = number::<T>(&paths);
+        match run(&paths, number) {
+            // A request that came meanwhile did not start the unit, which was active.
+            Ok(()) if self::number::<T>(&paths) == number => return ExitCode::SUCCESS,
+            Ok(()) => {}
+            Err(error) => {
+                messages::helper_failed(&error);
+                return ExitCode::FAILURE;
+            }
+        }
+    }
+}
+
+/// Returns the number of the request, or 0.
+fn number<T: Helper>(paths: &Paths) -> u64 {
+    let content = read_bounded(&T::request(paths), NUMBER).unwrap_or_default();
+    let text = String::from_utf8_lossy(&content);
+    text.trim().parse().unwrap_or(0)
 }
 
 /// Lets a helper compare what is placed with its spool, and waits for its end.

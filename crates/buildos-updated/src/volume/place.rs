@@ -25,8 +25,7 @@ use std::process::ExitCode;
 use buildos_channel::model::{Kind, Machine};
 use buildos_channel::plan::{self, Candidate};
 use buildos_channel::{Channel, Digest, Name};
-use buildos_service::file::{overwrite, read_bounded};
-use buildos_service::log_to_journal;
+use buildos_service::file::overwrite;
 use buildos_service::text::chain;
 
 use super::account;
@@ -40,10 +39,8 @@ use crate::retention::{self, Placed, Reason, Retention, Selection};
 use crate::settings::{self, Settings};
 use crate::spool::{self, Spool};
 use crate::state::{self, SCHEMA, Volumes};
-use crate::{choices, durable, messages, offer, room, scan};
+use crate::{choices, durable, messages, offer, request, room, scan};
 
-/// Bytes of a request.
-const REQUEST: usize = 64;
 /// Seconds for which a revision stays after its link: a task reads the link before it opens a file.
 const GRACE: u64 = 60;
 /// Permissions of the state file.
@@ -52,31 +49,7 @@ const READABLE: u32 = 0o644;
 /// Runs the helper.
 #[must_use]
 pub fn main() -> ExitCode {
-    log_to_journal("buildos-machine-place");
-    if std::env::args_os().len() > 1 {
-        tracing::error!("buildos-machine-place takes no arguments");
-        return ExitCode::from(2);
-    }
-    let paths = Paths::new(Path::new("/"));
-    loop {
-        let request = request(&paths);
-        match run(&paths, request) {
-            // A request that came meanwhile did not start the unit, which was active.
-            Ok(()) if self::request(&paths) == request => return ExitCode::SUCCESS,
-            Ok(()) => {}
-            Err(error) => {
-                messages::helper_failed(&error);
-                return ExitCode::FAILURE;
-            }
-        }
-    }
-}
-
-/// Returns the number of the request, or 0.
-fn request(paths: &Paths) -> u64 {
-    let content = read_bounded(&paths.request(), REQUEST).unwrap_or_default();
-    let text = String::from_utf8_lossy(&content);
-    text.trim().parse().unwrap_or(0)
+    request::answer::<Volumes>("buildos-machine-place", run)
 }
 
 /// Carries out a request: brings all volumes into order and writes the state.
